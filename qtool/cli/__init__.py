@@ -1,0 +1,71 @@
+"""The command line: parse, call one function, render. click and tqdm live only here."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from qtool import __version__
+from qtool.core.errors import QtoolError
+
+# name -> one-sentence help; the module qtool.cli.NAME holds `command`, imported only when it is used
+COMMANDS = {
+    "calibrate": "Collect the statistics of every activation in one streaming pass.",
+    "quantize": "Write the int8 model, and verify what onnxruntime will really run.",
+    "eval": "Compare the accuracy, size and latency of models with the float one.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"qtool.cli.{'evaluate' if cmd_name == 'eval' else cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input.",
+)
+@click.version_option(__version__, prog_name="qtool")
+def app() -> None:
+    """Turn a float ONNX model into an int8 model that onnxruntime's integer kernels really run, and prove it.
+
+    \b
+    Example:
+      qtool calibrate model.onnx --data images.npz -o model.calib
+      qtool quantize  model.onnx --calibration model.calib -o model.int8.onnx
+      qtool eval      model.onnx model.int8.onnx --data labelled.npz --metric top1 --max-drop 1%
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a gate failed, 2 wrong usage or bad input, 130 interrupted."""
+    try:
+        code = app.main(args=arguments, prog_name="qtool", standalone_mode=False)
+    except QtoolError as error:
+        click.echo(f"qtool: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("qtool: interrupted; nothing was written", err=True)
+        sys.exit(130)
+    except MemoryError:
+        click.echo("qtool: out of memory; use a smaller --batch-size or --threads", err=True)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,61 @@
+"""Outputs that are never half-written: made beside the target and renamed."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qtool.core.errors import OutputError
+
+
+def check_writable(path: str | Path) -> Path:
+    """Refuse an output early, before any work is done for it.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the path is a folder.
+    """
+    target = Path(path)
+    parent = target.parent
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder; name a file")
+    if not parent.is_dir():
+        raise OutputError(f"{target}: the folder {parent} does not exist; create it first")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{target}: the folder {parent} is not writable; choose another output")
+    return target
+
+
+@contextmanager
+def atomic_output(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds, remove it if not.
+
+    An interrupt, an error or a full disk leaves what was at `path` before.
+
+    Raises:
+        OutputError: the file cannot be created or written.
+    """
+    target = check_writable(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another output") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another output") from error
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write `text` (UTF-8) to `path` atomically. Raises `OutputError`."""
+    with atomic_output(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

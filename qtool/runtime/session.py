@@ -1,0 +1,104 @@
+"""onnxruntime sessions: the one place that knows onnxruntime's options, types and error messages."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from qtool.core.errors import DataError, ModelError
+from qtool.core.tensorspec import InputSpec
+
+_FATAL_ONLY = 4
+_NUMPY_TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "int16": np.int16,
+    "uint16": np.uint16,
+    "int32": np.int32,
+    "uint32": np.uint32,
+    "int64": np.int64,
+    "uint64": np.uint64,
+    "bool": np.bool_,
+    "string": np.object_,
+}
+
+
+class Session:
+    """A loaded model, ready to run on the CPU.
+
+    Args:
+        model: a path, or the bytes of a serialised model.
+        threads: intra-op threads; 1 runs in the calling thread and gives the same bits every time.
+        optimize: False switches every graph optimisation off, which executes the model as it is written.
+        save_optimized: a path where onnxruntime writes the graph that it will really execute.
+        name: what to call the model in messages.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        *,
+        threads: int = 1,
+        optimize: bool = True,
+        save_optimized: str | Path | None = None,
+        name: str | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _FATAL_ONLY
+        if not optimize:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if save_optimized is not None:
+            options.optimized_model_filepath = str(save_optimized)
+        self.name = name or (str(model) if isinstance(model, str | Path) else "the model")
+        source = model if isinstance(model, bytes) else str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"{self.name}: onnxruntime cannot load it: {one_line(error)}") from error
+        self.inputs = [_input_spec(argument) for argument in self._session.get_inputs()]
+        self.outputs: list[str] = [argument.name for argument in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once; `feeds` maps input name to array, the result maps output name to array.
+
+        Raises:
+            DataError: onnxruntime refuses the arrays, or a layer fails on them.
+        """
+        return dict(zip(self.outputs, self.run_list(feeds, self.outputs), strict=True))
+
+    def run_list(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
+        """Like `run`, for the outputs `names` alone and in their order."""
+        try:
+            result: list[np.ndarray] = self._session.run(list(names), dict(feeds))
+        except Exception as error:
+            raise DataError(f"{self.name}: onnxruntime cannot run it on this data: {one_line(error)}") from error
+        return result
+
+
+def _input_spec(argument: ort.NodeArg) -> InputSpec:
+    element = re.fullmatch(r"tensor\((\w+)\)", argument.type)
+    dtype = _NUMPY_TYPES.get(element.group(1), np.object_) if element else np.object_
+    shape = argument.shape
+    return InputSpec(
+        name=argument.name,
+        dtype=np.dtype(dtype),
+        shape=None if shape is None else tuple(d if isinstance(d, int | str) else None for d in shape),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An onnxruntime message without its status prefix, its source location and its line breaks."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ ", "", text)
+    return text[:400]
