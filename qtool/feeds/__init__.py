@@ -1,0 +1,17 @@
+"""DATA -> batches: `.npz`, folders of arrays or images, ONNX test data, Python hooks; always streamed."""
+
+from qtool.feeds.batching import Batch, Feeds
+from qtool.feeds.forms import Data, open_feeds
+from qtool.feeds.hooks import load_function
+from qtool.feeds.preprocess import PRESETS, Preprocess, load_preprocess
+
+__all__ = [
+    "PRESETS",
+    "Batch",
+    "Data",
+    "Feeds",
+    "Preprocess",
+    "load_function",
+    "load_preprocess",
+    "open_feeds",
+]

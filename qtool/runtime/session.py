@@ -36,6 +36,7 @@ class Session:
         threads: intra-op threads; 1 runs in the calling thread and gives the same bits every time.
         optimize: False switches every graph optimisation off, which executes the model as it is written.
         save_optimized: a path where onnxruntime writes the graph that it will really execute.
+        config: session configuration entries.
         name: what to call the model in messages.
 
     Raises:
@@ -49,6 +50,7 @@ class Session:
         threads: int = 1,
         optimize: bool = True,
         save_optimized: str | Path | None = None,
+        config: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> None:
         options = ort.SessionOptions()
@@ -59,6 +61,8 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:
             options.optimized_model_filepath = str(save_optimized)
+        for key, value in (config or {}).items():
+            options.add_session_config_entry(key, value)
         self.name = name or (str(model) if isinstance(model, str | Path) else "the model")
         source = model if isinstance(model, bytes) else str(model)
         try:

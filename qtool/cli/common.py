@@ -1,0 +1,190 @@
+"""What commands share: options, the progress bar, and JSON for machines."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from qtool.core.errors import UsageError
+from qtool.core.evaluation import MaxDrop
+from qtool.core.files import check_writable, write_text
+from qtool.core.progress import Progress, silent
+
+STDOUT = "-"
+_BAR_DELAY_S = 1.0
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Decorator = Callable[[_Function], _Function]
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[MaxDrop]
+else:
+    _ParamType = click.ParamType  # generic from click 8.2 on only
+
+
+class Percent(_ParamType):
+    """A permitted drop: `1%` of the float value, or `0.01` in the metric's own unit. Becomes a `MaxDrop`."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxDrop:
+        """Parse `value`; click's usage error where it is neither."""
+        try:
+            return MaxDrop.parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def json_option(function: _Function) -> _Function:
+    """`--json FILE` as `json_path`."""
+    decorate: _Decorator[_Function] = click.option(
+        "--json",
+        "json_path",
+        metavar="FILE",
+        help="Write the result as JSON; - prints it, and nothing else, to stdout.",
+    )
+    return decorate(function)
+
+
+def threads_option(function: _Function) -> _Function:
+    """`--threads T` as `threads`, 1 unless given."""
+    decorate: _Decorator[_Function] = click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="T",
+        help="Threads inside an operator; 1 gives the same bits every time.",
+    )
+    return decorate(function)
+
+
+def quiet_option(function: _Function) -> _Function:
+    """`-q`, `--quiet` as `quiet`."""
+    decorate: _Decorator[_Function] = click.option(
+        "-q", "--quiet", is_flag=True, help="Print errors and failed gates only."
+    )
+    return decorate(function)
+
+
+def samples_option(function: _Function) -> _Function:
+    """`--samples N` as `samples`, None unless given."""
+    decorate: _Decorator[_Function] = click.option(
+        "--samples", type=click.IntRange(min=1), metavar="N", help="Use the first N samples.  [default: all]"
+    )
+    return decorate(function)
+
+
+def batch_size_option(function: _Function) -> _Function:
+    """`--batch-size B` as `batch_size`, 1 unless given."""
+    decorate: _Decorator[_Function] = click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        metavar="B",
+        help="Samples a run, where the model's batch is dynamic.",
+    )
+    return decorate(function)
+
+
+def preprocess_option(function: _Function) -> _Function:
+    """`--preprocess SPEC` as `preprocess`, None unless given."""
+    decorate: _Decorator[_Function] = click.option(
+        "--preprocess",
+        metavar="SPEC",
+        help="How images become the input: a JSON or TOML file, or a preset's name.",
+    )
+    return decorate(function)
+
+
+def data_option(function: _Function) -> _Function:
+    """`--data DATA` as `data`, required."""
+    decorate: _Decorator[_Function] = click.option(
+        "--data",
+        required=True,
+        metavar="DATA",
+        help="A .npz, a folder of .npy, .npz or images, ONNX test_data_set folders, or file.py:FUNCTION.",
+    )
+    return decorate(function)
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Progress]:
+    """A `Progress` that draws a bar with ETA on stderr, on a terminal, for a step of over a second."""
+    if quiet or not sys.stderr.isatty():
+        yield silent
+        return
+    bar = _Bar()
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+class _Bar:
+    """One tqdm bar a step."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._step = ""
+
+    def __call__(self, step: str, done: int, total: int | None) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None or step != self._step or done < self._bar.n:
+            self.close()
+            self._step = step
+            self._bar = tqdm(
+                total=total, desc=step, file=sys.stderr, delay=_BAR_DELAY_S, leave=False, dynamic_ncols=True
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str, str | Path]) -> None:
+    """Refuse, before any work is done, outputs that cannot be written or would destroy something.
+
+    Args:
+        outputs: option to path, None where it was not given; `-` is standard output.
+        inputs: what the command reads, by name.
+
+    Raises:
+        OutputError: an output cannot be written.
+        UsageError: two outputs are one file, an output is an input, or two go to standard output.
+    """
+    taken = {os.path.realpath(path): name for name, path in inputs.items()}
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = STDOUT if str(path) == STDOUT else os.path.realpath(check_writable(path))
+        if place in taken:
+            where = "standard output" if place == STDOUT else str(path)
+            raise UsageError(f"{option} {where}: is {taken[place]} already; name another file")
+        taken[place] = option
+
+
+def emit_json(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write `document` as strict JSON (no NaN, no Infinity, ASCII), keys in their order; `-` is standard
+    output.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    emit_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def emit_text(path: str | Path, text: str) -> None:
+    """Write `text` atomically to `path`, or to standard output where that is `-`. Raises `OutputError`."""
+    if str(path) == STDOUT:
+        click.echo(text, nl=False)
+    else:
+        write_text(path, text)

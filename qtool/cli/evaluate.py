@@ -1,0 +1,136 @@
+"""`qtool eval`: parse, call `evaluate`, render."""
+
+import click
+
+from qtool.cli.common import (
+    STDOUT,
+    Percent,
+    batch_size_option,
+    check_outputs,
+    data_option,
+    emit_json,
+    emit_text,
+    json_option,
+    preprocess_option,
+    progress_bar,
+    quiet_option,
+    samples_option,
+    threads_option,
+)
+from qtool.core.evaluation import Evaluation, MaxDrop
+from qtool.evaluation import DEFAULT_LATENCY_RUNS, evaluate
+from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines
+from qtool.report.junit import evaluation_junit
+
+
+@click.command("eval")
+@click.argument("float_model", metavar="FLOAT")
+@click.argument("candidates", metavar="CANDIDATE...", nargs=-1, required=True)
+@data_option
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="METRIC",
+    help="top1, top5, cosine, sqnr, mse, MODULE:FUNCTION or file.py:FUNCTION; again for more.  "
+    "[default: top1 with labels, else sqnr]",
+)
+@click.option(
+    "--max-drop",
+    type=Percent(),
+    metavar="DROP",
+    help="Fail where top1, top5 or your own metric drops by more: 1% of float's value, or 0.01 in its unit.",
+)
+@click.option("--min-sqnr", type=float, metavar="DB", help="Fail where the SQNR of the outputs is less.")
+@samples_option
+@batch_size_option
+@preprocess_option
+@click.option("--latency", is_flag=True, help="Time the models too, one sample a run, interleaved.")
+@click.option(
+    "--latency-runs",
+    type=click.IntRange(min=1),
+    default=DEFAULT_LATENCY_RUNS,
+    show_default=True,
+    metavar="N",
+    help="Timed runs of each model.",
+)
+@threads_option
+@json_option
+@click.option("--junit", "junit_path", metavar="FILE", help="Write the gates as JUnit XML.")
+@click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
+@quiet_option
+@click.pass_context
+def command(
+    context: click.Context,
+    *,
+    float_model: str,
+    candidates: tuple[str, ...],
+    data: str,
+    metrics: tuple[str, ...],
+    max_drop: MaxDrop | None,
+    min_sqnr: float | None,
+    samples: int | None,
+    batch_size: int,
+    preprocess: str | None,
+    latency: bool,
+    latency_runs: int,
+    threads: int,
+    json_path: str | None,
+    junit_path: str | None,
+    markdown_path: str | None,
+    quiet: bool,
+) -> None:
+    """Compare the accuracy, size and latency of models with the float one.
+
+    \b
+    Example:
+      qtool eval model.onnx model.int8.onnx --data labelled.npz --metric top1 --max-drop 1%
+
+    Exits with 1 where a gate (--max-drop, --min-sqnr) fails. A metric of your own is a function (outputs,
+    labels), two dictionaries of arrays, that returns a score for each sample or one for the batch; or a class
+    with update(outputs, labels) and result(). Higher is better unless it has lower_is_better = True.
+    """
+    outputs = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
+    read = {"FLOAT": float_model, "--data": data} | {f"CANDIDATE {path}": path for path in candidates}
+    check_outputs(outputs, read)
+    with progress_bar(quiet) as progress:
+        evaluation = evaluate(
+            float_model,
+            candidates,
+            data,
+            metrics=metrics or None,
+            max_drop=max_drop,
+            min_sqnr=min_sqnr,
+            samples=samples,
+            batch_size=batch_size,
+            preprocess=preprocess,
+            latency=latency,
+            latency_runs=latency_runs,
+            threads=threads,
+            progress=progress,
+        )
+    _write(evaluation, json_path, junit_path, markdown_path)
+    if quiet or STDOUT in outputs.values():
+        _complain(evaluation)
+    else:
+        click.echo(evaluation_text(evaluation))
+    if not evaluation.passed:
+        context.exit(1)
+
+
+def _write(
+    evaluation: Evaluation, json_path: str | None, junit_path: str | None, markdown_path: str | None
+) -> None:
+    if json_path is not None:
+        emit_json(json_path, evaluation.to_dict())
+    if junit_path is not None:
+        emit_text(junit_path, evaluation_junit(evaluation))
+    if markdown_path is not None:
+        emit_text(markdown_path, evaluation_markdown(evaluation))
+
+
+def _complain(evaluation: Evaluation) -> None:
+    """Where the table is not printed, what is wrong goes to stderr."""
+    failed = [gate_line(gate) for gate in evaluation.gates if not gate.passed]
+    for line in nan_lines(evaluation) + failed:
+        click.echo(line, err=True)

@@ -1,0 +1,126 @@
+"""Scale and affine mapping between real numbers and 8-bit integers, as ONNX's QuantizeLinear defines it.
+
+Source: the paper, section 3.1; ONNX operators QuantizeLinear and DequantizeLinear. Zero is always representable.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+DType = Literal["uint8", "int8"]
+Array = np.ndarray
+
+# Scales below this risk products of scales that underflow float32 inside an integer kernel.
+MIN_SCALE = float(np.float32(2.0**-80))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """How an activation is represented: `dtype`, and whether its grid is symmetric around zero.
+
+    With `symmetric`, a signed tensor gets the zero point in the middle of the type (128 or 0) and 127 steps on either
+    side; a tensor without negative values keeps the full range of the type. `zero_point_zero` forces the zero point
+    to the number 0 even then (TensorRT).
+    """
+
+    dtype: DType
+    symmetric: bool
+    zero_point_zero: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class QParams:
+    """Scale, zero point and type of one tensor; one element each for per-tensor, C of them for per-channel.
+
+    `axis` is None for per-tensor. Scales are float32 values.
+    """
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    dtype: DType
+    axis: int | None = None
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The smallest and largest real number that a per-tensor grid represents, computed in float32 as ONNX does."""
+        qmin, qmax = integer_range(self.dtype)
+        scale, zero_point = np.float32(self.scale[0]), self.zero_point[0]
+        return float(np.float32(qmin - zero_point) * scale), float(np.float32(qmax - zero_point) * scale)
+
+
+def integer_range(dtype: DType) -> tuple[int, int]:
+    """(0, 255) for uint8, (-128, 127) for int8."""
+    return (0, 255) if dtype == "uint8" else (-128, 127)
+
+
+def activation_qparams(low: float, high: float, spec: TensorSpec) -> QParams:
+    """The grid of `spec` that covers [low, high] widened to hold zero.
+
+    Raises:
+        ValueError: a bound is not finite, or low > high.
+    """
+    if not (np.isfinite(low) and np.isfinite(high)) or low > high:
+        raise ValueError(f"not a range: [{low}, {high}]")
+    low, high = min(float(low), 0.0), max(float(high), 0.0)
+    qmin, qmax = integer_range(spec.dtype)
+    middle = (qmin + qmax + 1) // 2
+    if spec.zero_point_zero or (spec.symmetric and low < 0.0):
+        scale, zero_point = max(-low, high) / 127.0, 0 if spec.zero_point_zero else middle
+    elif low == 0.0:
+        scale, zero_point = high / 255.0, qmin
+    else:
+        scale = (high - low) / 255.0
+        zero_point = int(np.clip(np.rint(qmin - low / scale), qmin, qmax)) if scale > 0.0 else qmin
+    scale = float(np.float32(max(scale, MIN_SCALE))) if scale > 0.0 else 1.0
+    return QParams((scale,), (zero_point,), spec.dtype)
+
+
+def fit_inside(params: QParams, low: float, high: float) -> QParams:
+    """Shrink a per-tensor grid until it lies within [low, high], so that a Clip to these bounds changes nothing.
+
+    onnxruntime drops a Clip before a QuantizeLinear only then (`ClipQuantFusion`). Returns `params` itself where it
+    already fits, and where no grid that holds zero can (zero outside the bounds).
+    """
+    if not low <= 0.0 <= high:
+        return params
+    scale = np.float32(params.scale[0])
+    zero_point = params.zero_point[0]
+    qmin, qmax = integer_range(params.dtype)
+    if low == 0.0 and zero_point != qmin:
+        zero_point = qmin
+    for steps, bound in ((qmax - zero_point, high), (zero_point - qmin, -low)):
+        if steps > 0 and bound > 0 and np.float32(steps) * scale > np.float32(bound):
+            scale = np.float32(bound / steps)
+            while np.float32(steps) * scale > np.float32(bound):
+                scale = np.nextafter(scale, np.float32(0))
+    return QParams((float(scale),), (zero_point,), params.dtype)
+
+
+def quantize(x: Array, params: QParams) -> Array:
+    """QuantizeLinear: round half to even of x / scale, plus zero point, saturated. Any shape; NaN is not allowed."""
+    scale, zero_point = _broadcast(params, x.ndim)
+    qmin, qmax = integer_range(params.dtype)
+    with np.errstate(over="ignore"):
+        steps = np.rint(x.astype(np.float32) / scale)
+    # Saturate before adding: float32 holds these integers exactly only below 2**24.
+    steps = np.clip(steps, -(2.0**20), 2.0**20) + zero_point
+    result: Array = np.clip(steps, qmin, qmax).astype(params.dtype)
+    return result
+
+
+def dequantize(q: Array, params: QParams) -> Array:
+    """DequantizeLinear: (q - zero point) * scale in float32. Any shape."""
+    scale, zero_point = _broadcast(params, q.ndim)
+    result: Array = (q.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+    return result
+
+
+def _broadcast(params: QParams, ndim: int) -> tuple[Array, Array]:
+    scale = np.asarray(params.scale, np.float32)
+    zero_point = np.asarray(params.zero_point, np.float32)
+    if params.axis is None:
+        return scale.reshape(()), zero_point.reshape(())
+    shape = [1] * ndim
+    shape[params.axis] = -1
+    return scale.reshape(shape), zero_point.reshape(shape)

@@ -1,0 +1,263 @@
+"""The records of an evaluation: what was measured on each model, what was asked, what was found.
+
+JSON has no infinities, yet an SQNR can be infinite: `to_dict` writes every such number as one of the strings
+"inf", "-inf" and "nan". A null means "does not apply".
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from qtool.core.errors import UsageError
+
+SCHEMA = "qtool.evaluation"
+SCHEMA_VERSION = 1
+
+
+class MetricKind(Enum):
+    """What a metric compares a model's outputs with."""
+
+    ACCURACY = "accuracy"
+    """the labels: float has a score of its own, and a candidate can drop below it"""
+    SIMILARITY = "similarity"
+    """the float model's outputs: float is perfect by definition, so a drop says nothing"""
+
+
+class GateRule(Enum):
+    """What a gate asks."""
+
+    MAX_DROP = "max-drop"
+    MIN_SQNR = "min-sqnr"
+
+
+@dataclass(frozen=True, slots=True)
+class MaxDrop:
+    """How much an accuracy metric may drop: a fraction of float's value, or an amount in its own unit."""
+
+    value: float
+    relative: bool
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.value) and self.value >= 0):
+            raise UsageError(f"a drop of {self.value} makes no sense; give a percentage such as 1%, or 0.01")
+
+    @classmethod
+    def parse(cls, value: "MaxDrop | str | float") -> "MaxDrop":
+        """`"1%"` is relative to float's metric; `"0.01"` and `0.01` are absolute, in the metric's unit.
+
+        Raises:
+            UsageError: not a number, negative, or not finite.
+        """
+        if isinstance(value, MaxDrop):
+            return value
+        number = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(%?)\s*", str(value))
+        try:
+            if number is None:
+                raise ValueError
+            amount = float(number.group(1))
+        except ValueError:
+            raise UsageError(
+                f"a drop of '{value}' makes no sense; give a percentage such as 1%, or 0.01"
+            ) from None
+        return cls(amount / 100, relative=True) if number.group(2) else cls(amount, relative=False)
+
+    def __str__(self) -> str:
+        return percent(self.value) if self.relative else f"{self.value:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricInfo:
+    """A metric that was measured."""
+
+    name: str
+    kind: MetricKind
+    lower_is_better: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric of one model.
+
+    `drop` is how much worse than float it is, positive = worse, whichever way the metric counts;
+    `relative_drop` is the same as a fraction of float's value. Both are None for float itself and for
+    similarity metrics, and `relative_drop` where float scores 0.
+    """
+
+    metric: str
+    value: float
+    drop: float | None = None
+    relative_drop: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NanFound:
+    """NaN in a model's outputs: where first, and in how many samples."""
+
+    output: str
+    sample: int
+    samples: int
+
+    def __str__(self) -> str:
+        return f"NaN in {self.samples} sample(s), first in output '{self.output}' of sample {self.sample}"
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The median of one model's runs, and of the rounds' ratios float / this model (1 for float)."""
+
+    median_ms: float
+    speedup: float
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySetup:
+    """How the latency was taken: rounds after warm-up rounds, each running every model once."""
+
+    runs: int
+    warmup: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """One model's part of an evaluation.
+
+    `sqnr_db` is over all outputs together, `sqnr_db_by_output` for each; None and empty for the float model.
+    `agreement` is the share of samples with the same predicted class as float's, None where the model
+    predicts none.
+    """
+
+    name: str
+    path: str
+    size_bytes: int
+    scores: tuple[Score, ...]
+    sqnr_db: float | None = None
+    sqnr_db_by_output: tuple[tuple[str, float], ...] = ()
+    agreement: float | None = None
+    nan: NanFound | None = None
+    latency: Latency | None = None
+
+    def score(self, metric: str) -> Score:
+        """The score of the metric of that name. Raises `KeyError`."""
+        for score in self.scores:
+            if score.metric == metric:
+                return score
+        raise KeyError(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One question put to one candidate, and the answer.
+
+    `found` is in the unit of `limit`, None where it is not defined.
+    """
+
+    model: str
+    rule: GateRule
+    metric: str
+    limit: float
+    relative: bool
+    found: float | None
+    passed: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Models compared on the same samples.
+
+    `class_output` names the output read as class scores, None where no output has their shape.
+    """
+
+    data: str
+    samples: int
+    batch_size: int
+    threads: int
+    metrics: tuple[MetricInfo, ...]
+    float_model: ModelResult
+    candidates: tuple[ModelResult, ...]
+    gates: tuple[Gate, ...] = ()
+    class_output: str | None = None
+    latency: LatencySetup | None = None
+
+    @property
+    def passed(self) -> bool:
+        """No gate failed."""
+        return all(gate.passed for gate in self.gates)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strict JSON, in a fixed order; `schema_version` grows when a key changes its meaning or goes."""
+        return {
+            "schema": SCHEMA,
+            "schema_version": SCHEMA_VERSION,
+            "passed": self.passed,
+            "data": self.data,
+            "samples": self.samples,
+            "batch_size": self.batch_size,
+            "threads": self.threads,
+            "class_output": self.class_output,
+            "latency": None if self.latency is None else _latency_setup(self.latency),
+            "metrics": [
+                {"name": m.name, "kind": m.kind.value, "lower_is_better": m.lower_is_better}
+                for m in self.metrics
+            ],
+            "float_model": _model(self.float_model),
+            "candidates": [_model(model) for model in self.candidates],
+            "gates": [_gate(gate) for gate in self.gates],
+        }
+
+
+def percent(fraction: float) -> str:
+    """0.0123 as "1.23%", with four significant digits at most."""
+    return f"{100 * fraction:.4g}%"
+
+
+def json_number(value: float | None) -> float | str | None:
+    """A number that strict JSON can hold: the non-finite ones become "inf", "-inf" and "nan"."""
+    if value is None or math.isfinite(value):
+        return value
+    return str(float(value))
+
+
+def _latency_setup(setup: LatencySetup) -> dict[str, Any]:
+    return {"runs": setup.runs, "warmup": setup.warmup, "batch": setup.batch}
+
+
+def _model(model: ModelResult) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "path": model.path,
+        "size_bytes": model.size_bytes,
+        "metrics": {
+            score.metric: {
+                "value": json_number(score.value),
+                "drop": json_number(score.drop),
+                "relative_drop": json_number(score.relative_drop),
+            }
+            for score in model.scores
+        },
+        "sqnr_db": json_number(model.sqnr_db),
+        "sqnr_db_by_output": {name: json_number(value) for name, value in model.sqnr_db_by_output},
+        "agreement": model.agreement,
+        "nan": None
+        if model.nan is None
+        else {"output": model.nan.output, "sample": model.nan.sample, "samples": model.nan.samples},
+        "latency": None
+        if model.latency is None
+        else {"median_ms": model.latency.median_ms, "speedup": model.latency.speedup},
+    }
+
+
+def _gate(gate: Gate) -> dict[str, Any]:
+    return {
+        "model": gate.model,
+        "rule": gate.rule.value,
+        "metric": gate.metric,
+        "limit": gate.limit,
+        "relative": gate.relative,
+        "found": json_number(gate.found),
+        "passed": gate.passed,
+        "message": gate.message,
+    }

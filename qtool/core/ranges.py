@@ -1,0 +1,167 @@
+"""Calibrators: from the distribution of a tensor to the range that its integer grid covers.
+
+All are pure functions of the same statistics, chosen after the data has gone. Source: the paper, section 4
+(max, entropy, percentile); MSE minimises the expected squared error of the grid that would be used.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from qtool.core.affine import TensorSpec
+from qtool.core.histogram import Array, Distribution
+
+Method = Literal["max", "entropy", "percentile", "mse"]
+METHODS: tuple[Method, ...] = ("max", "entropy", "percentile", "mse")
+DEFAULT_PERCENTILE = 99.99
+ENTROPY_BINS = 2048
+ENTROPY_LEVELS = 128
+ENTROPY_STRIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrator:
+    """A method and its parameter.
+
+    Raises:
+        ValueError: unknown method, or a percentile outside (50, 100].
+    """
+
+    method: Method
+    percentile: float = DEFAULT_PERCENTILE
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown calibrator {self.method!r}; choose one of {', '.join(METHODS)}")
+        if not 50.0 < self.percentile <= 100.0:
+            raise ValueError(f"percentile {self.percentile:g} is not in (50, 100]; 99.99 is usual")
+
+    def __str__(self) -> str:
+        return f"percentile {self.percentile:g}" if self.method == "percentile" else self.method
+
+
+def choose_range(distribution: Distribution, calibrator: Calibrator, spec: TensorSpec) -> tuple[float, float]:
+    """The range [low, high], low <= 0 <= high, that `calibrator` gives a tensor represented as `spec`."""
+    low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+    if distribution.counts.size == 0 or low == high:
+        return low, high
+    if calibrator.method == "percentile":
+        return _percentile(distribution, calibrator.percentile, symmetric=spec.symmetric)
+    if calibrator.method == "entropy":
+        threshold = entropy_threshold(distribution.magnitudes())
+        return max(low, -threshold), min(high, threshold)
+    if calibrator.method == "mse":
+        return _least_squares(distribution, spec)
+    return low, high
+
+
+def _percentile(distribution: Distribution, percentile: float, *, symmetric: bool) -> tuple[float, float]:
+    """Symmetric: the percentile of |x|. Affine: what lies outside is shared by the two tails."""
+    if symmetric:
+        threshold = distribution.magnitudes().quantile(percentile / 100.0)
+        return max(min(distribution.minimum, 0.0), -threshold), min(max(distribution.maximum, 0.0), threshold)
+    tail = (1.0 - percentile / 100.0) / 2.0
+    return min(distribution.quantile(tail), 0.0), max(distribution.quantile(1.0 - tail), 0.0)
+
+
+def entropy_threshold(magnitudes: Distribution) -> float:
+    """The clip T of |x| that loses least information: KL divergence over 2048 bins against 128 levels.
+
+    For every eighth candidate number of bins i in 128..2048: P is the histogram of |x| up to bin i with everything beyond
+    counted in the last bin; Q is the histogram (without what lies beyond) merged into 128 levels and spread again over
+    the bins that are not empty. T is the upper edge of the i with the smallest KL(P || Q). The 2048 equal bins of
+    [0, max|x|] are filled from the 16-bit-key histogram, whose bins are spread evenly over those they cover.
+    """
+    top = magnitudes.maximum
+    counts = magnitudes.rebin(ENTROPY_BINS, top)
+    best, best_divergence = ENTROPY_BINS, np.inf
+    # The bin at zero says nothing about where to clip and dwarfs the rest after a ReLU: take its neighbour's count.
+    counts[0] = min(counts[0], counts[1])
+    for i in range(ENTROPY_LEVELS, ENTROPY_BINS + 1, ENTROPY_STRIDE):
+        divergence = _divergence(counts, i)
+        if divergence < best_divergence:
+            best, best_divergence = i, divergence
+    return top * best / ENTROPY_BINS
+
+
+def _divergence(counts: Array, i: int) -> float:
+    inside = counts[:i]
+    p = inside.copy()
+    p[-1] += counts[i:].sum()
+    level = (np.arange(i) * ENTROPY_LEVELS) // i
+    filled = inside > 0
+    mass = np.bincount(level, inside, ENTROPY_LEVELS)
+    share = np.bincount(level, filled, ENTROPY_LEVELS)
+    q = np.where(filled, mass[level] / np.maximum(share[level], 1.0), 0.0)
+    known = p > 0
+    if q.sum() == 0.0 or (q[known] == 0.0).any():
+        return float(np.inf)
+    p, q = p[known] / p.sum(), q[known] / q.sum()
+    return float(np.sum(p * np.log(p / q)))
+
+
+def _least_squares(distribution: Distribution, spec: TensorSpec) -> tuple[float, float]:
+    """The range with the least expected squared error, by a grid search on both ends, then on each in turn."""
+    bins = _coarsen(distribution)
+    low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+    fractions = np.linspace(1.0, 0.1, 91)
+    if spec.symmetric or low == 0.0 or high == 0.0:
+        if spec.symmetric and low < 0.0:
+            low, high = min(low, -high), max(high, -low)
+        errors = _expected_error(bins, low * fractions, high * fractions, spec)
+        best = float(fractions[int(np.argmin(errors))])
+        return max(low * best, min(distribution.minimum, 0.0)), min(high * best, max(distribution.maximum, 0.0))
+    both = fractions[int(np.argmin(_expected_error(bins, low * fractions, high * fractions, spec)))]
+    lows, highs = low * fractions, high * fractions
+    best_low, best_high = low * both, high * both
+    for _ in range(2):
+        best_low = float(lows[int(np.argmin(_expected_error(bins, lows, np.full_like(lows, best_high), spec)))])
+        best_high = float(highs[int(np.argmin(_expected_error(bins, np.full_like(highs, best_low), highs, spec)))])
+    return best_low, best_high
+
+
+def _coarsen(distribution: Distribution) -> Distribution:
+    """Bins far below the finest step that any candidate grid has become one bin at zero each side."""
+    top = max(-distribution.minimum, distribution.maximum)
+    tiny = np.maximum(np.abs(distribution.low), np.abs(distribution.high)) < top * 2.0**-14
+    if not tiny.any():
+        return distribution
+    keep = ~tiny
+    return Distribution(
+        np.concatenate([[0.0], distribution.low[keep]]),
+        np.concatenate([[0.0], distribution.high[keep]]),
+        np.concatenate([[distribution.counts[tiny].sum()], distribution.counts[keep]]),
+    )
+
+
+def _expected_error(bins: Distribution, low: Array, high: Array, spec: TensorSpec) -> Array:
+    """Sum of squared errors ([k]) of the k grids [low, high] ([k] each) over a distribution of n bins."""
+    steps = 254.0 if spec.symmetric and bins.minimum < 0.0 else 127.0 if spec.zero_point_zero else 255.0
+    scale = ((high - low) / steps)[:, None]
+    low, high = low[:, None], high[:, None]
+    width = bins.high - bins.low
+    middle = (bins.low + bins.high) / 2.0
+    # a bin much narrower than a step: the error at its middle; a wider one: the exact mean over the bin
+    clipped = np.clip(middle, low, high)
+    error = (middle - scale * np.rint(clipped / scale)) ** 2 + width**2 / 12.0
+    wide = width[None, :] > scale / 8.0
+    columns = np.flatnonzero(wide.any(axis=0))
+    if columns.size:
+        a, b = bins.low[columns], bins.high[columns]
+        mean = (_integral(b, scale, low, high) - _integral(a, scale, low, high)) / width[columns]
+        error[:, columns] = np.where(wide[:, columns], mean, error[:, columns])
+    result: Array = error @ bins.counts
+    return result
+
+
+def _integral(x: Array, scale: Array, low: Array, high: Array) -> Array:
+    """Integral from 0 to x of the squared error of rounding to multiples of `scale`, saturated to [low, high].
+
+    Each whole step adds scale**3 / 12; beyond the range the error is the distance to its end.
+    """
+    inside = np.clip(x, low, high)
+    n = np.rint(inside / scale)
+    beyond = x - inside
+    result: Array = n * scale**3 / 12.0 + (inside - n * scale) ** 3 / 3.0 + beyond**3 / 3.0
+    return result

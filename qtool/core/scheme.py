@@ -1,0 +1,35 @@
+"""What the user asks of a quantised model; settings are values, and a wrong combination cannot be built."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qtool.core.errors import UsageError
+
+SCHEMES = ("symmetric", "affine")
+GRANULARITIES = ("per-channel", "per-tensor")
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Representation and selection.
+
+    activations: `affine` or `symmetric` grids for activations (weights are always symmetric).
+    granularity: of weights.
+    include_ops: quantise these operator types alone; empty means all that the target knows.
+    exclude_ops, exclude: operator types, and node names or globs, that stay float.
+
+    Raises:
+        UsageError: an unknown value.
+    """
+
+    activations: Literal["symmetric", "affine"] = "affine"
+    granularity: Literal["per-channel", "per-tensor"] = "per-channel"
+    include_ops: tuple[str, ...] = ()
+    exclude_ops: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.activations not in SCHEMES:
+            raise UsageError(f"unknown scheme {self.activations!r}; choose one of {', '.join(SCHEMES)}")
+        if self.granularity not in GRANULARITIES:
+            raise UsageError(f"unknown granularity {self.granularity!r}; choose one of {', '.join(GRANULARITIES)}")

@@ -1,0 +1,125 @@
+"""What a calibration pass leaves behind: a histogram for each tensor, a few samples, and whose they are.
+
+The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for byte the same for the same content.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from qtool.core.errors import CalibrationError
+from qtool.core.files import atomic_output
+from qtool.core.histogram import BINS, Histogram
+
+VERSION = 1
+_HEADER = "header.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_LIMIT = 2**31
+"""No member of a genuine file comes near this many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Statistics of a model over data.
+
+    name: what to call them in messages (the file's path).
+    model_digest: SHA-256 of the model file they belong to.
+    samples: how many samples were seen.
+    tensors: tensor name -> histogram.
+    examples: the first few batches of inputs, for verification after the data has gone.
+    """
+
+    name: str
+    model_digest: str
+    samples: int
+    tensors: dict[str, Histogram]
+    examples: tuple[dict[str, np.ndarray], ...]
+
+    def save(self, path: str | Path) -> int:
+        """Write atomically; returns the size in bytes. Raises `OutputError`."""
+        header = {
+            "qtool_calibration": VERSION,
+            "model": self.model_digest,
+            "samples": self.samples,
+            "tensors": [
+                {"name": name, "min": h.minimum, "max": h.maximum} for name, h in self.tensors.items()
+            ],
+            "examples": [list(example) for example in self.examples],
+        }  # fmt: skip
+        with atomic_output(path) as temporary:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+                _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
+                for i, histogram in enumerate(self.tensors.values()):
+                    keys = np.flatnonzero(histogram.counts)
+                    _add(archive, f"{i}.keys.npy", _npy(keys.astype("<u2")))
+                    _add(archive, f"{i}.counts.npy", _npy(histogram.counts[keys].astype("<i8")))
+                for i, example in enumerate(self.examples):
+                    for j, array in enumerate(example.values()):
+                        _add(archive, f"example.{i}.{j}.npy", _npy(array))
+            return temporary.stat().st_size
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(info, data)
+
+
+def load_statistics(path: str | Path, model_digest: str | None = None, model_name: str = "the model") -> Statistics:
+    """Read a calibration file.
+
+    Raises:
+        CalibrationError: missing, damaged, of another version, or (where `model_digest` is given) of another model.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CalibrationError(f"{file}: no such calibration file; make one with `qtool calibrate`")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _read(archive, file, model_digest, model_name)
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CalibrationError(f"{file}: not a calibration file, or damaged ({reason}); calibrate again") from error
+
+
+def _read(archive: zipfile.ZipFile, file: Path, model_digest: str | None, model_name: str) -> Statistics:
+    if any(info.file_size > _LIMIT for info in archive.infolist()):
+        raise ValueError("a member is impossibly large")
+    header = json.loads(archive.read(_HEADER))
+    if header["qtool_calibration"] != VERSION:
+        raise CalibrationError(
+            f"{file}: calibration format {header['qtool_calibration']}, this qtool reads {VERSION}; calibrate again"
+        )
+    if model_digest is not None and header["model"] != model_digest:
+        raise CalibrationError(
+            f"{file}: made for another model than {model_name} "
+            f"(SHA-256 {str(header['model'])[:12]}... against {model_digest[:12]}...); calibrate this model"
+        )
+    tensors = {}
+    for i, row in enumerate(header["tensors"]):
+        keys, counts = _array(archive, f"{i}.keys.npy"), _array(archive, f"{i}.counts.npy")
+        if keys.shape != counts.shape or keys.ndim != 1 or (counts < 0).any():
+            raise ValueError(f"histogram {i}")
+        full = np.zeros(BINS, np.int64)
+        full[keys.astype(np.intp)] = counts
+        tensors[row["name"]] = Histogram(full, float(row["min"]), float(row["max"]))
+    examples = tuple(
+        {name: _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
+        for i, names in enumerate(header["examples"])
+    )
+    return Statistics(str(file), header["model"], int(header["samples"]), tensors, examples)
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    return np.asarray(np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False))

@@ -1,0 +1,80 @@
+"""The record of a verification, and the small arithmetic it needs."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
+    """SQNR in dB: 10 log10(sum(reference^2) / sum((reference - other)^2)); inf where they are equal."""
+    exact = reference.astype(np.float64).reshape(-1)
+    noise = float(np.sum((exact - other.astype(np.float64).reshape(-1)) ** 2))
+    signal = float(np.sum(exact**2))
+    if noise == 0.0:
+        return math.inf
+    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCheck:
+    """One quantised activation, as executed.
+
+    sqnr_db: against the float graph.
+    steps: mean distance between optimised and unoptimised execution, in quantisation steps.
+    """
+
+    tensor: str
+    sqnr_db: float
+    steps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What onnxruntime will run, and whether it computes what was planned.
+
+    kernels: operator -> count in the optimised graph.
+    layers: weighted layers in all; integer_layers: those that run as integer kernels.
+    macs: multiply-accumulates of one batch of the examples; integer_macs: those in integer kernels.
+    fallbacks: other nodes that were planned as integers and run as float.
+    float_layers: weighted layer -> why it is float.
+    optimized_sqnr_db: unoptimised against optimised outputs of the quantised model (worst output).
+    output_sqnr_db: float against quantised outputs (worst output), on the examples.
+    examples: how many samples that was measured on.
+    census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
+    """
+
+    kernels: dict[str, int]
+    layers: int
+    integer_layers: int
+    macs: int
+    integer_macs: int
+    fallbacks: tuple[str, ...]
+    float_layers: dict[str, str]
+    preparation_sqnr_db: float
+    optimized_sqnr_db: float
+    output_sqnr_db: float
+    examples: int
+    census: bool
+    tensors: tuple[TensorCheck, ...]
+
+    @property
+    def integer_share(self) -> float:
+        """The share of multiply-accumulates that integer kernels do, 0 to 1."""
+        return self.integer_macs / self.macs if self.macs else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: infinite SQNR becomes the string "inf"."""
+        result: dict[str, Any] = _finite(asdict(self) | {"integer_share": self.integer_share})
+        return result
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
+    return value

@@ -1,0 +1,115 @@
+"""Gates: what was asked of every candidate, and whether it holds."""
+
+import math
+from collections.abc import Sequence
+
+from qtool.core.errors import UsageError
+from qtool.core.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
+from qtool.evaluation.metrics import TOP_K
+
+# 0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass
+_ROUNDING = 1e-9
+
+
+def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqnr: float | None) -> None:
+    """Refuse gates that could not be judged, or could not fail.
+
+    Raises:
+        UsageError: a drop asked of similarity metrics alone, a drop as large as the metric, an SQNR that is
+            no number.
+    """
+    if min_sqnr is not None and not math.isfinite(min_sqnr):
+        raise UsageError(f"--min-sqnr {min_sqnr}: give a number of decibels, such as 20")
+    if max_drop is None:
+        return
+    accuracy = [metric for metric in metrics if metric.kind is MetricKind.ACCURACY]
+    if not accuracy:
+        names = ", ".join(metric.name for metric in metrics)
+        raise UsageError(
+            f"--max-drop {max_drop}: {names} compares with float's outputs and cannot drop; use "
+            "--min-sqnr, or add "
+            "--metric top1 with labels in --data"
+        )
+    if max_drop.value >= 1 and any(metric.name in TOP_K for metric in accuracy):
+        raise UsageError(
+            f"--max-drop {max_drop}: would pass every model, as top1 and top5 lie between 0 and 1; "
+            "for one percent "
+            "say 1%, for one point say 0.01"
+        )
+
+
+def scored_drop(metric: MetricInfo, value: float, reference: float) -> Score:
+    """The score of a candidate beside float's: positive drop = worse, whichever way the metric counts."""
+    if metric.kind is MetricKind.SIMILARITY:
+        return Score(metric.name, value)
+    drop = value - reference if metric.lower_is_better else reference - value
+    return Score(metric.name, value, drop, drop / abs(reference) if reference else None)
+
+
+def judge(
+    float_model: ModelResult,
+    candidates: Sequence[ModelResult],
+    metrics: Sequence[MetricInfo],
+    max_drop: MaxDrop | None,
+    min_sqnr: float | None,
+) -> tuple[Gate, ...]:
+    """Every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on all outputs."""
+    gates: list[Gate] = []
+    for model in candidates:
+        if max_drop is not None:
+            for metric in metrics:
+                if metric.kind is MetricKind.ACCURACY:
+                    gates.append(_drop_gate(float_model, model, metric, max_drop))
+        if min_sqnr is not None:
+            gates.append(_sqnr_gate(model, min_sqnr))
+    return tuple(gates)
+
+
+def _drop_gate(float_model: ModelResult, model: ModelResult, metric: MetricInfo, max_drop: MaxDrop) -> Gate:
+    reference, score = float_model.score(metric.name), model.score(metric.name)
+    found, asked = _drop_found(metric, score, max_drop), f"asked at most {max_drop}"
+    passed = found is not None and model.nan is None and found <= max_drop.value + _ROUNDING
+    if model.nan is not None:
+        found, said = None, f": {model.nan}; {asked}"
+    elif found is None:
+        said = f" is 0 in float, a share of which says nothing; {asked}; check the labels, or ask for 0.01"
+    else:
+        amount = percent(found) if max_drop.relative else f"{found:.4g}"
+        said = f": drop {amount} ({reference.value:.6g} to {score.value:.6g}), {asked}"
+    return Gate(
+        model=model.name,
+        rule=GateRule.MAX_DROP,
+        metric=metric.name,
+        limit=max_drop.value,
+        relative=max_drop.relative,
+        found=found,
+        passed=passed,
+        message=f"{model.name}: {metric.name}{said}",
+    )
+
+
+def _drop_found(metric: MetricInfo, score: Score, max_drop: MaxDrop) -> float | None:
+    if not max_drop.relative or score.drop is None or score.relative_drop is not None:
+        return score.relative_drop if max_drop.relative else score.drop
+    if metric.lower_is_better:
+        # float makes no error: the fraction is not defined, but the question has an answer
+        return 0.0 if score.drop <= 0 else math.inf
+    return None
+
+
+def _sqnr_gate(model: ModelResult, min_sqnr: float) -> Gate:
+    found, asked = model.sqnr_db, f"asked at least {min_sqnr:.4g} dB"
+    if model.nan is not None:
+        found, said = None, f": {model.nan}; {asked}"
+    else:
+        said = f" is {found:.4g} dB, {asked}"
+    return Gate(
+        model=model.name,
+        rule=GateRule.MIN_SQNR,
+        metric="sqnr",
+        limit=min_sqnr,
+        relative=False,
+        found=found,
+        passed=found is not None and found >= min_sqnr,
+        message=f"{model.name}: sqnr{said}",
+    )

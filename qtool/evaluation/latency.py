@@ -1,0 +1,49 @@
+"""Latency: medians of interleaved runs in one process.
+
+Each round runs every model once, A B C A B C: whatever slows the machine down for a while slows all of them,
+and the ratio is taken within each round before the median over rounds.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qtool.core.evaluation import Latency
+from qtool.core.progress import Progress
+from qtool.runtime.session import Session
+
+WARMUP_ROUNDS = 10
+
+
+def measure_latency(
+    sessions: Sequence[Session], inputs: Mapping[str, np.ndarray], runs: int, progress: Progress
+) -> tuple[Latency, ...]:
+    """One `Latency` a session, in their order; the first is the one that the speed-ups are against.
+
+    Raises:
+        DataError: a model does not run on `inputs`.
+    """
+    times: list[list[int]] = [[] for _ in sessions]
+    step = "timing"
+    for done in range(WARMUP_ROUNDS + runs):
+        for session, taken in zip(sessions, times, strict=True):
+            begin = time.perf_counter_ns()
+            session.run_list(inputs, session.outputs)
+            taken.append(time.perf_counter_ns() - begin)
+        progress(step, done + 1, WARMUP_ROUNDS + runs)
+    return summarize_rounds([taken[WARMUP_ROUNDS:] for taken in times])
+
+
+def summarize_rounds(times: Sequence[Sequence[int]]) -> tuple[Latency, ...]:
+    """Nanoseconds [model][round] to medians, and medians of the rounds' ratios to the first model."""
+    return tuple(
+        Latency(
+            median_ms=statistics.median(taken) / 1e6,
+            speedup=statistics.median(
+                first / max(own, 1) for first, own in zip(times[0], taken, strict=True)
+            ),
+        )
+        for taken in times
+    )

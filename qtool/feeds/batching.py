@@ -1,0 +1,203 @@
+"""Batches of samples, and how what a source reads at once becomes them."""
+
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qtool.core.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The arrays of one run of the model.
+
+    `inputs` maps input name to a C-contiguous array of the input's type. `labels` maps name to an array whose
+    first axis counts samples. `start` is the index of the first sample in the data set and `size` the number
+    of samples. `origin` names the batch in messages: "images.npz, samples 3 to 6" or "calib/0004.jpg".
+    """
+
+    inputs: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    start: int
+    size: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What a source reads at once.
+
+    `divisible` says that the first axis of every array (rank 0 apart) counts samples, so that the chunk may
+    be cut and joined; otherwise it is one run of the model as it stands. `origin` is the file, or None where
+    the index says it better.
+    """
+
+    inputs: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    size: int
+    origin: str | None
+    divisible: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How many samples a batch takes.
+
+    `exact` means that the model's batch dimension is fixed at `size`; otherwise `size` is how many samples of
+    equal shape are stacked, and a larger chunk stays whole. `limit` is the number of samples taken altogether
+    (None: all).
+    """
+
+    size: int = 1
+    exact: bool = False
+    limit: int | None = None
+
+
+class Feeds:
+    """A data set as batches; every iteration streams it from the start.
+
+    Attributes:
+        name: what to call the data in messages.
+        samples: the number of samples, or None where only reading everything would tell.
+
+    Raises:
+        DataError: while iterating, when the data cannot be fed to the model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], Iterator[Chunk]],
+        *,
+        available: int | None,
+        batching: Batching,
+    ) -> None:
+        self.name = name
+        self._read = read
+        self._batching = batching
+        self.samples = available
+        if available is not None and batching.limit is not None:
+            self.samples = min(available, batching.limit)
+        if batching.exact and self.samples is not None and self.samples % batching.size:
+            raise _leftover(name, self.samples, batching.size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = 0
+        for chunk in _rebatched(self.name, _limited(self._read(), self._batching.limit), self._batching):
+            yield Batch(
+                inputs={name: np.asarray(array, order="C") for name, array in chunk.inputs.items()},
+                labels=chunk.labels,
+                start=start,
+                size=chunk.size,
+                origin=chunk.origin or f"{self.name}, {span(start, chunk.size)}",
+            )
+            start += chunk.size
+        if start == 0:
+            raise DataError(f"{self.name}: holds no samples; give at least one")
+
+
+def span(start: int, size: int) -> str:
+    """The words for `size` samples from index `start` on."""
+    return f"sample {start}" if size == 1 else f"samples {start} to {start + size - 1}"
+
+
+def _leftover(name: str, found: int, size: int) -> DataError:
+    whole = found - found % size
+    remedy = f"use --samples {whole}" if whole else "give more samples"
+    return DataError(
+        f"{name}: {found} samples do not fill batches of {size}, the batch size that the model fixes; "
+        f"{remedy}, or a model with a free batch dimension"
+    )
+
+
+def _limited(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
+    """The first `limit` samples; an indivisible chunk that reaches over the limit stays whole."""
+    taken = 0
+    for chunk in chunks:
+        kept = chunk
+        if limit is not None and chunk.divisible and taken + chunk.size > limit:
+            kept = _cut(chunk, 0, limit - taken)
+        taken += kept.size
+        yield kept
+        if limit is not None and taken >= limit:
+            return
+
+
+def _rebatched(name: str, chunks: Iterator[Chunk], batching: Batching) -> Iterator[Chunk]:
+    pending: list[Chunk] = []
+    done = held = 0
+    for chunk in chunks:
+        if pending and (
+            _key(chunk) != _key(pending[0]) or (not batching.exact and held + chunk.size > batching.size)
+        ):
+            if batching.exact:
+                raise _shape_changed(name, done, held, batching.size)
+            yield _joined(pending)
+            done, held, pending = done + held, 0, []
+        if not chunk.divisible:
+            yield chunk
+            done += chunk.size
+            continue
+        for piece in _pieces(chunk, batching, held):
+            pending.append(piece)
+            held += piece.size
+            if held >= batching.size:
+                yield _joined(pending)
+                done, held, pending = done + held, 0, []
+    if pending:
+        if batching.exact:
+            raise _leftover(name, done + held, batching.size)
+        yield _joined(pending)
+
+
+def _shape_changed(name: str, start: int, held: int, size: int) -> DataError:
+    return DataError(
+        f"{name}: {span(start, held)} do not fill a batch of {size}, the batch size that the model fixes, "
+        f"before the shape changes; order the samples so that {size} of one shape follow each other"
+    )
+
+
+def _pieces(chunk: Chunk, batching: Batching, held: int) -> Iterator[Chunk]:
+    if not batching.exact or held + chunk.size <= batching.size:
+        yield chunk
+        return
+    first = 0
+    while first < chunk.size:
+        stop = min(chunk.size, first + batching.size - held)
+        yield _cut(chunk, first, stop)
+        first, held = stop, 0
+
+
+def _cut(chunk: Chunk, first: int, stop: int) -> Chunk:
+    if first == 0 and stop == chunk.size:
+        return chunk
+    return replace(
+        chunk,
+        inputs={name: array[first:stop] if array.ndim else array for name, array in chunk.inputs.items()},
+        labels={name: array[first:stop] for name, array in chunk.labels.items()},
+        size=stop - first,
+    )
+
+
+def _key(chunk: Chunk) -> Hashable:
+    """Equal for chunks that may be joined."""
+    inputs = tuple((n, a.shape[1:] if a.ndim else a.tobytes()) for n, a in sorted(chunk.inputs.items()))
+    labels = tuple((n, a.shape[1:], a.dtype.str) for n, a in sorted(chunk.labels.items()))
+    return chunk.divisible, inputs, labels
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    first, last = chunks[0], chunks[-1]
+    origin = first.origin if first.origin == last.origin else f"{first.origin} to {last.origin}"
+    return Chunk(
+        inputs={
+            name: np.concatenate([chunk.inputs[name] for chunk in chunks]) if array.ndim else array
+            for name, array in first.inputs.items()
+        },
+        labels={name: np.concatenate([chunk.labels[name] for chunk in chunks]) for name in first.labels},
+        size=sum(chunk.size for chunk in chunks),
+        origin=origin,
+    )

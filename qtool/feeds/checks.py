@@ -1,0 +1,143 @@
+"""Whether an array can be fed to an input of the model: type, shape, values."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from qtool.core.errors import DataError
+from qtool.core.tensorspec import InputSpec
+
+Dimensions = Sequence[int | str | None]
+
+
+class Described(Protocol):
+    """What an array and the header of a stored array have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+
+def describe(dtype: np.dtype, shape: Dimensions | None) -> str:
+    """The words for a type and a shape: `float32 [N, 3, 224, 224]`."""
+    kind = "string" if dtype == np.object_ else str(dtype)
+    if shape is None:
+        return f"{kind} of any shape"
+    return f"{kind} [{', '.join('?' if d is None else str(d) for d in shape)}]"
+
+
+def quoted(names: Iterable[str]) -> str:
+    """The words for a list of names, the long ones cut short: `'a', 'b', ... (12 in all)`."""
+    known = list(names)
+    text = ", ".join(f"'{name}'" for name in known[:8])
+    return f"{text}, ... ({len(known)} in all)" if len(known) > 8 else text
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that somebody who wrote `name` may have meant."""
+    known = list(names)
+    folded = {other.casefold(): other for other in known}
+    found = difflib.get_close_matches(name.casefold(), list(folded), n=1)
+    return folded[found[0]] if found else None
+
+
+def fits_dimensions(shape: Sequence[int], expected: Dimensions) -> bool:
+    """Whether the ranks and every fixed dimension agree."""
+    return len(shape) == len(expected) and all(
+        not isinstance(want, int) or want == have for have, want in zip(shape, expected, strict=True)
+    )
+
+
+def castable(dtype: np.dtype, spec: InputSpec) -> bool:
+    """Whether arrays of `dtype` may become the input's type: float from float, integer or bool from those."""
+    if spec.dtype == np.object_:
+        return dtype.kind in "OUS"
+    if dtype.kind == "f" or spec.dtype.kind == "f":
+        return dtype.kind == spec.dtype.kind
+    return dtype == spec.dtype or (dtype.kind in "biu" and spec.dtype.kind in "biu")
+
+
+def check_dtype(where: str, label: str, dtype: np.dtype, spec: InputSpec) -> None:
+    """Refuse a type that cannot become the input's.
+
+    Args:
+        where: the file or the data's name.
+        label: what to call the array.
+
+    Raises:
+        DataError: naming --preprocess where uint8 meets a float input.
+    """
+    if castable(dtype, spec):
+        return
+    message = f"{where}: {label} is {dtype}, but the model's input '{spec.name}' takes {_kind(spec)}"
+    if dtype == np.uint8 and spec.dtype.kind == "f":
+        raise DataError(f"{message}; for images say how to convert them with --preprocess")
+    if dtype == np.object_:
+        raise DataError(f"{message}; give arrays of numbers that all have one shape")
+    raise DataError(f"{message}; convert it with .astype('{_kind(spec)}') where that is what you mean")
+
+
+def _kind(spec: InputSpec) -> str:
+    return "string" if spec.dtype == np.object_ else str(spec.dtype)
+
+
+def check_shape(where: str, label: str, array: Described, expected: Dimensions, spec: InputSpec) -> None:
+    """Refuse a shape that contradicts `expected`, the part of the input's shape that `array` must have.
+
+    Raises:
+        DataError: naming both shapes.
+    """
+    if not fits_dimensions(array.shape, expected):
+        raise shape_error(where, label, array, spec)
+
+
+def shape_error(where: str, label: str, array: Described, spec: InputSpec) -> DataError:
+    """The error for an array whose rank or a fixed dimension is wrong."""
+    return DataError(
+        f"{where}: {label} is {describe(array.dtype, array.shape)}, but the model's input '{spec.name}' "
+        f"takes {describe(spec.dtype, spec.shape)}; give arrays of that shape"
+    )
+
+
+def to_input(where: str, array: np.ndarray, spec: InputSpec, start: int, *, samples: bool) -> np.ndarray:
+    """`array` in the input's type, values checked; its type has passed `check_dtype`.
+
+    Args:
+        start: index of the first sample of `array`.
+        samples: whether the first axis of `array` counts samples; otherwise all of it is sample `start`.
+
+    Raises:
+        DataError: NaN or Inf, or a value that the input's type cannot hold; it names the sample.
+    """
+    if spec.dtype == np.object_:
+        return array.astype(np.object_)
+    if spec.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            result = array.astype(spec.dtype, copy=False)
+        good = np.isfinite(result)
+    else:
+        result = array.astype(spec.dtype, copy=False)
+        if result.dtype == array.dtype or np.can_cast(array.dtype, result.dtype):
+            return result
+        # uint64 and int64 wrap into each other, so equality alone does not show that the value was kept
+        good = (result == array) & ((result < 0) == (array < 0))
+    if not good.all():
+        index = start + int(np.argmin(good)) // max(1, good[0].size) if samples and good.ndim else start
+        raise _value_error(where, array, good, spec, index)
+    return result
+
+
+def _value_error(where: str, array: np.ndarray, good: np.ndarray, spec: InputSpec, index: int) -> DataError:
+    place = np.unravel_index(int(np.argmin(good)), good.shape)
+    value = array[place]
+    subject = f"{where}: sample {index}: the input '{spec.name}' holds"
+    if np.isfinite(value):
+        return DataError(
+            f"{subject} {value}, which {spec.dtype} cannot hold; scale the data or drop the sample"
+        )
+    word = "NaN" if np.isnan(value) else "Inf"
+    return DataError(f"{subject} {word}; repair the sample or drop it")

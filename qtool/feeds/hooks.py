@@ -1,0 +1,174 @@
+"""Python that yields the data: `MODULE:FUNCTION`, `path/file.py:FUNCTION`, a callable, or dictionaries."""
+
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from qtool.core.errors import DataError
+from qtool.feeds.batching import Chunk, Feeds
+from qtool.feeds.checks import closest
+from qtool.feeds.fitting import Fitter
+
+_SPEC = re.compile(r"(?P<module>.+):(?P<function>[^\W\d]\w*)")
+
+
+def is_function_spec(text: str) -> bool:
+    """Whether a text has the form `MODULE:FUNCTION` or `path/file.py:FUNCTION`."""
+    match = _SPEC.fullmatch(text)
+    if match is None:
+        return False
+    module = match["module"]
+    return module.endswith(".py") or all(part.isidentifier() for part in module.split("."))
+
+
+def load_function(spec: str) -> Callable[..., Any]:
+    """The function that `MODULE:FUNCTION` or `path/file.py:FUNCTION` names.
+
+    As with `python -m`, the current folder comes first where modules are looked for; as with `python
+    file.py`, the file's folder does. Both stay on `sys.path`.
+
+    Raises:
+        DataError: the module or the function does not exist, or importing it fails; it names what was raised.
+    """
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise DataError(f"{spec}: names no function; write MODULE:FUNCTION or path/file.py:FUNCTION")
+    name, function = match["module"], match["function"]
+    try:
+        module = _load_file(Path(name)) if name.endswith(".py") else _load_module(name)
+    except DataError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{spec}: importing {name} raised {_told(error)}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        near = closest(function, [key for key, value in vars(module).items() if callable(value)])
+        hint = f"did you mean '{near}'?" if near else "check the name"
+        raise DataError(f"{spec}: {name} has no function '{function}'; {hint}")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_module(name: str) -> ModuleType:
+    _search(Path.cwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise DataError(
+                f"{name}: no such module here or among the installed packages; "
+                f"check the name, or write path/file.py:FUNCTION"
+            ) from error
+        raise
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise DataError(f"{path}: does not exist; check the path before the colon")
+    _search(path.resolve().parent)
+    name = f"_qtool_hook_{path.stem}"
+    specification = importlib.util.spec_from_file_location(name, path)
+    if specification is None or specification.loader is None:
+        raise DataError(f"{path}: is no Python file; name one that ends in .py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def _search(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def open_function(
+    name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None
+) -> Feeds:
+    """The batches of a function without parameters that yields dictionaries name -> array.
+
+    A dictionary is one sample or one batch. Every iteration calls the function anew. Its arrays are copied,
+    so it may reuse them.
+
+    Raises:
+        DataError: while iterating: what the function raises, or what it yields does not fit the model.
+    """
+
+    def read() -> Iterator[Chunk]:
+        return _fitted(name, _yielded(name, function), fitter, copy=True)
+
+    return Feeds(name, read, available=None, batching=fitter.batching(batch_size, limit))
+
+
+def open_records(
+    name: str, records: Iterable[Mapping[str, Any]], fitter: Fitter, batch_size: int, limit: int | None
+) -> Feeds:
+    """The batches of dictionaries name -> array, one sample or batch each.
+
+    Raises:
+        DataError: at once for a list, else while iterating: a dictionary does not fit the model.
+    """
+    batching = fitter.batching(batch_size, limit)
+    available = None
+    if isinstance(records, list | tuple):
+        plans = [fitter.arrange(name, _arrays(name, record, index)) for index, record in enumerate(records)]
+        if all(plan.divisible for plan in plans):
+            available = sum(plan.size for plan in plans)
+
+    def read() -> Iterator[Chunk]:
+        return _fitted(name, iter(records), fitter, copy=False)
+
+    return Feeds(name, read, available=available, batching=batching)
+
+
+def _fitted(name: str, records: Iterator[Any], fitter: Fitter, *, copy: bool) -> Iterator[Chunk]:
+    start = 0
+    for index, record in enumerate(records):
+        arrays = _arrays(name, record, index)
+        if copy:
+            arrays = {key: array.copy() for key, array in arrays.items()}
+        chunk = fitter.fit(name, arrays, start, None)
+        yield chunk
+        start += chunk.size
+
+
+def _yielded(name: str, function: Callable[[], Any]) -> Iterator[Any]:
+    try:
+        result = function()
+        if isinstance(result, Mapping):
+            raise DataError(f"{name}: returned one dictionary; it must yield one for every sample")
+        yield from result
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: raised {_told(error)}; correct the function") from error
+
+
+def _arrays(name: str, record: Any, index: int) -> dict[str, np.ndarray]:
+    if not isinstance(record, Mapping):
+        raise DataError(
+            f"{name}: item {index} is a {type(record).__name__}, not a dictionary; give dictionaries "
+            "name -> array"
+        )
+    try:
+        return {str(key): np.asarray(value) for key, value in record.items()}
+    except Exception as error:
+        raise DataError(
+            f"{name}: item {index} holds what is no array ({_told(error)}); give NumPy arrays"
+        ) from error
+
+
+def _told(error: BaseException) -> str:
+    """An exception's type, message and place, on one line."""
+    text = " ".join(str(error).split())[:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    here = Path(__file__)
+    own = [frame for frame in frames if Path(frame.filename) != here and "importlib" not in frame.filename]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"

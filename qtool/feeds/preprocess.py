@@ -1,0 +1,213 @@
+"""How uint8 images become a model's input: the settings, their files and their presets."""
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+from qtool.core.errors import UsageError
+from qtool.feeds.checks import closest
+
+LAYOUTS = ("NCHW", "NHWC", "AUTO")
+COLORS = ("RGB", "BGR", "GRAY")
+RESIZES = ("stretch", "center-crop")
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """x = (u8 * scale - mean) / std for every channel, in the model's channel order; then the layout.
+
+    Attributes:
+        layout: the model's axes; AUTO reads them off the model's input shape.
+        color: the model's channel order; GRAY is one channel (ITU-R 601 luma of a colour picture).
+        scale, mean, std: in units of the 0..255 pixel values; one number, or one a channel for mean and std.
+        size: height and width that the model takes; None means the model's own where fixed, else each
+            image's.
+        resize: "stretch" to that size, or "center-crop": keep the proportions, cover the size, cut the middle
+            out. Images that have the size already are left alone. Bilinear with antialiasing (Pillow).
+        crop: with "center-crop", which part of the resized picture is kept along its tighter side; 0.875
+            resizes to 256 and keeps 224.
+        input_name: the input that takes the images, where the model has several.
+        label_offset: what is added to integer labels.
+
+    Raises:
+        UsageError: a value is impossible.
+    """
+
+    layout: str = "AUTO"
+    color: str = "RGB"
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    size: tuple[int, int] | None = None
+    resize: str = "stretch"
+    crop: float = 1.0
+    input_name: str | None = None
+    label_offset: int = 0
+
+    def __post_init__(self) -> None:
+        for key, value, valid in (
+            ("layout", self.layout, LAYOUTS),
+            ("color", self.color, COLORS),
+            ("resize", self.resize, RESIZES),
+        ):
+            if value not in valid:
+                raise UsageError(f"preprocess: {key} is {value!r}; use one of {', '.join(valid)}")
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (1, self.channels):
+                raise UsageError(
+                    f"preprocess: {key} has {len(numbers)} values for {self.channels} channels "
+                    f"({self.color}); give one, or one a channel"
+                )
+        if not all(math.isfinite(x) for x in (self.scale, *self.mean, *self.std)):
+            raise UsageError("preprocess: scale, mean and std must be finite numbers")
+        if 0.0 in self.std or self.scale == 0:
+            raise UsageError("preprocess: scale and std must not be 0")
+        if self.size is not None and min(self.size) < 1:
+            raise UsageError(
+                f"preprocess: size is {list(self.size)}; give a height and a width of at least 1"
+            )
+        if not 0 < self.crop <= 1:
+            raise UsageError(f"preprocess: crop is {self.crop}; give a part above 0 and up to 1")
+        if self.crop != 1 and self.resize != "center-crop":
+            raise UsageError("preprocess: crop needs resize = 'center-crop'")
+
+    @property
+    def channels(self) -> int:
+        """The number of channels that the model's input has."""
+        return 1 if self.color == "GRAY" else 3
+
+
+_IMAGENET: dict[str, Any] = {
+    "scale": 1 / 255,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+    "resize": "center-crop",
+    "crop": 0.875,
+}
+
+PRESETS: dict[str, Preprocess] = {
+    "imagenet": Preprocess(layout="NCHW", **_IMAGENET),
+    "imagenet-nhwc": Preprocess(layout="NHWC", **_IMAGENET),
+    "caffe": Preprocess(color="BGR", mean=(103.939, 116.779, 123.68)),
+    "tf": Preprocess(scale=2 / 255, mean=(1.0,)),
+    "unit": Preprocess(scale=1 / 255),
+    "unit-gray": Preprocess(scale=1 / 255, color="GRAY"),
+    "raw": Preprocess(),
+}
+"""The presets by name.
+
+| name | the model's input |
+|---|---|
+| imagenet | torchvision's: 0..1 less (0.485, 0.456, 0.406), by (0.229, 0.224, 0.225); centre crop; NCHW |
+| imagenet-nhwc | the same, NHWC |
+| caffe | BGR, 0..255 minus mean (103.939, 116.779, 123.68); layout as the model says |
+| tf | -1..1, RGB; layout as the model says |
+| unit | 0..1, RGB; layout as the model says |
+| unit-gray | 0..1, one channel; layout as the model says |
+| raw | 0..255, RGB; layout as the model says |
+"""
+
+
+def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Preprocess:
+    """The settings of a JSON or TOML file, a preset's name, or a mapping with the same keys.
+
+    Raises:
+        UsageError: no such file or preset, an unknown key or an impossible value; it names the valid ones.
+    """
+    if isinstance(spec, Preprocess):
+        return spec
+    if isinstance(spec, Mapping):
+        return _from_mapping("preprocess", spec)
+    text, path = str(spec), Path(spec)
+    if text in PRESETS and not isinstance(spec, Path):
+        return PRESETS[text]
+    if path.suffix.lower() not in (".json", ".toml"):
+        near = closest(text, PRESETS)
+        hint = f" (did you mean '{near}'?)" if near else ""
+        raise UsageError(
+            f"--preprocess {text}: no such preset{hint}; use {', '.join(PRESETS)}, or a .json or .toml file"
+        )
+    return _from_mapping(text, _read(path))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path}: does not exist; give a preprocess file, or one of {', '.join(PRESETS)}"
+        ) from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:
+        kind = path.suffix[1:].upper()
+        raise UsageError(
+            f"{path}: is not valid {kind} ({' '.join(str(error).split())}); correct it"
+        ) from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: holds no table of settings; write keys such as 'scale', 'mean' and 'std'")
+    return content
+
+
+def _from_mapping(where: str, content: Mapping[str, Any]) -> Preprocess:
+    known = [field.name for field in fields(Preprocess)]
+    for key in content:
+        if key not in known:
+            near = closest(str(key), known)
+            hint = f" (did you mean '{near}'?)" if near else ""
+            raise UsageError(f"{where}: unknown key '{key}'{hint}; the keys are {', '.join(known)}")
+    values = {key: _parsed(where, key, value) for key, value in content.items()}
+    try:
+        return Preprocess(**values)
+    except UsageError as error:
+        raise UsageError(f"{where}: {str(error).removeprefix('preprocess: ')}") from error
+
+
+def _parsed(where: str, key: str, value: Any) -> Any:
+    if key in ("layout", "color", "resize") and isinstance(value, str):
+        return value.lower() if key == "resize" else value.upper()
+    if key in ("scale", "crop") and _is_number(value):
+        return float(value)
+    if key in ("mean", "std"):
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if numbers and all(_is_number(x) for x in numbers):
+            return tuple(float(x) for x in numbers)
+    if key == "size":
+        return _parsed_size(where, value)
+    if key == "input_name" and (value is None or isinstance(value, str)):
+        return value
+    if key == "label_offset" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise UsageError(f"{where}: {key} is {value!r}; {_WANTED[key]}")
+
+
+def _parsed_size(where: str, value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    pair = [value, value] if isinstance(value, int) else value
+    if isinstance(pair, list | tuple) and len(pair) == 2 and all(type(x) is int and x > 0 for x in pair):
+        return cast("tuple[int, int]", tuple(pair))
+    raise UsageError(f"{where}: size is {value!r}; {_WANTED['size']}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_WANTED = {
+    "layout": f"use one of {', '.join(LAYOUTS)}",
+    "color": f"use one of {', '.join(COLORS)}",
+    "resize": f"use one of {', '.join(RESIZES)}",
+    "scale": "give a number",
+    "crop": "give a number above 0 and up to 1",
+    "mean": "give a number, or a list with one a channel",
+    "std": "give a number, or a list with one a channel",
+    "size": "give a number of pixels, [height, width], or null",
+    "input_name": "give the name of an input of the model",
+    "label_offset": "give a whole number",
+}

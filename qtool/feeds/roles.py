@@ -1,0 +1,82 @@
+"""Which array is which input of the model, and which are labels."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qtool.core.errors import DataError
+from qtool.core.tensorspec import InputSpec
+from qtool.feeds.checks import Described, castable, closest, describe, fits_dimensions, quoted
+
+LABELS = "labels"
+
+
+def match_arrays(
+    where: str, inputs: Sequence[InputSpec], arrays: Mapping[str, Described], *, images: bool
+) -> dict[str, str]:
+    """Input name -> array name. The arrays that it does not name are labels.
+
+    An array called like an input is that input. For a model with one input a single other array serves,
+    whatever its name; of several, the one whose type and shape fit.
+
+    Args:
+        images: whether preprocessing is asked for, so that uint8 images are what is looked for.
+
+    Raises:
+        DataError: an input without an array, or with several that would do; it names what there is.
+    """
+    missing = [spec for spec in inputs if spec.name not in arrays]
+    matched = {spec.name: spec.name for spec in inputs if spec.name in arrays}
+    if not missing:
+        return matched
+    if len(inputs) > 1:
+        raise _missing(where, missing[0], inputs, arrays)
+    spec = inputs[0]
+    candidates = [name for name in arrays if name != LABELS]
+    if not candidates:
+        raise _missing(where, spec, inputs, arrays)
+    if len(candidates) > 1:
+        fitting = [name for name in candidates if _may_feed(arrays[name], spec, images=images)]
+        if not fitting:
+            raise _missing(where, spec, inputs, arrays)
+        if len(fitting) > 1:
+            raise DataError(
+                f"{where}: {quoted(fitting)} could each be the model's input '{spec.name}'; "
+                f"rename the right one to '{spec.name}'"
+            )
+        candidates = fitting
+    return {spec.name: candidates[0]}
+
+
+def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:
+    is_images = array.dtype == np.uint8 and len(array.shape) in (3, 4)
+    if images:
+        return is_images
+    if spec.dtype.kind == "f" and spec.shape is not None and len(spec.shape) == 4 and is_images:
+        return True  # the type check then says what is missing: --preprocess
+    if not castable(array.dtype, spec):
+        return False
+    if spec.shape is None:
+        return True
+    sample, shape = spec.shape[1:], array.shape
+    return any(
+        (
+            fits_dimensions(shape, (None, *sample)),
+            fits_dimensions(shape, (None, *spec.shape)),
+            len(spec.shape) > 0 and fits_dimensions(shape, sample),
+        )
+    )
+
+
+def _missing(
+    where: str, spec: InputSpec, inputs: Sequence[InputSpec], arrays: Mapping[str, Described]
+) -> DataError:
+    names = [spec.name for spec in inputs]
+    spare = [name for name in arrays if name not in names]
+    near = closest(spec.name, spare)
+    found = ", ".join(f"'{name}' {describe(a.dtype, a.shape)}" for name, a in list(arrays.items())[:8])
+    takes = f"'{spec.name}', {describe(spec.dtype, spec.shape)}"
+    remedy = (
+        f"rename '{near}' to '{spec.name}'" if near else f"name the arrays after the inputs: {quoted(names)}"
+    )
+    return DataError(f"{where}: no array for the model's input {takes}; found {found or 'none'}; {remedy}")

@@ -1,0 +1,171 @@
+"""Questions to a graph and safe edits of it, over onnx-ir. The other packages see its classes through here alone."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir import Graph, Model, Node, Value
+
+__all__ = [
+    "Graph", "Model", "Names", "Node", "Value",
+    "activations", "add_initializer", "attribute", "clone", "consumers", "constant", "constant_or_none",
+    "has_subgraph", "is_float32", "is_main_op", "new_node", "rank", "remove_node", "replace_uses", "set_attribute",
+    "single_consumer", "static_dim", "static_shape", "weight_like",
+]  # fmt: skip
+
+Array = np.ndarray
+
+
+def clone(model: Model) -> Model:
+    """An independent copy that shares the (immutable) tensors."""
+    return model.clone()
+
+
+def is_main_op(node: Node, *types: str) -> bool:
+    """Whether the node is one of these operators of the standard ONNX domain."""
+    return node.domain in ("", "ai.onnx") and node.op_type in types
+
+
+def has_subgraph(node: Node) -> bool:
+    """Whether an attribute of the node holds a graph (If, Loop, Scan, ...)."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def attribute(node: Node, name: str, default: Any = None) -> Any:
+    """The value of an attribute (strings decoded), or `default`."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+def set_attribute(node: Node, name: str, value: object) -> None:
+    """Set or replace an attribute."""
+    node.attributes[name] = ir.convenience.convert_attribute(name, value)
+
+
+def constant(value: Value | None) -> Array:
+    """The content of an initializer.
+
+    Raises:
+        ValueError: the value is not constant.
+    """
+    found = constant_or_none(value)
+    if found is None:
+        raise ValueError(f"{value.name if value else None!r} is not constant")
+    return found
+
+
+def constant_or_none(value: Value | None) -> Array | None:
+    """The content of an initializer, or None for anything computed or fed."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return value.const_value.numpy()
+
+
+def weight_like(value: Value | None) -> bool:
+    """Whether the value is a float32 initializer."""
+    return value is not None and value.is_initializer() and is_float32(value)
+
+
+def is_float32(value: Value) -> bool:
+    """Whether the value is known to be float32."""
+    return value.dtype == ir.DataType.FLOAT
+
+
+def activations(node: Node) -> list[tuple[int, Value]]:
+    """(input index, value) of the inputs that are neither absent nor initializers."""
+    return [(i, v) for i, v in enumerate(node.inputs) if v is not None and not v.is_initializer()]
+
+
+def consumers(value: Value) -> list[Node]:
+    """The nodes that read the value, in graph order of first use, each once."""
+    return list(dict.fromkeys(node for node, _ in value.uses()))
+
+
+def single_consumer(value: Value) -> Node | None:
+    """The one node that reads the value, if there is exactly one use and the value is not a graph output."""
+    uses = list(value.uses())
+    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def rank(value: Value | None) -> int | None:
+    """The number of dimensions, where known."""
+    return None if value is None or value.shape is None else value.shape.rank()
+
+
+def static_dim(value: Value | None, axis: int) -> int | None:
+    """A dimension that is a known number, or None."""
+    if value is None or value.shape is None or axis >= value.shape.rank():
+        return None
+    dim = value.shape[axis]
+    return dim if isinstance(dim, int) else None
+
+
+def static_shape(value: Value | None) -> tuple[int, ...] | None:
+    """The shape where all of it is known numbers, or None."""
+    if value is None or value.shape is None:
+        return None
+    dims = tuple(value.shape)
+    return tuple(d for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
+
+
+class Names:
+    """Hands out names that no value or node of a graph has."""
+
+    def __init__(self, graph: Graph) -> None:
+        nodes = list(graph.all_nodes())
+        self._taken = {n.name for n in nodes} | {o.name for n in nodes for o in n.outputs}
+        self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, or `wanted_1`, `wanted_2`... where that is taken."""
+        name, i = wanted, 0
+        while name in self._taken:
+            i += 1
+            name = f"{wanted}_{i}"
+        self._taken.add(name)
+        return name
+
+
+def add_initializer(graph: Graph, name: str, array: Array) -> Value:
+    """Register a new initializer; the name must be free."""
+    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def new_node(
+    op_type: str,
+    inputs: Sequence[Value | None],
+    output: str,
+    *,
+    name: str,
+    attributes: dict[str, object] | None = None,
+) -> Node:
+    """A node of the standard domain with one output; insert it with `graph.insert_before/after` or `append`."""
+    node = ir.node(op_type, inputs, attributes=attributes or {}, name=name)
+    node.outputs[0].name = output
+    return node
+
+
+def replace_uses(old: Value, new: Value, *, only: Iterable[Node] | None = None) -> None:
+    """Let the readers of `old` (those in `only`, if given) read `new`; graph outputs keep their name and place."""
+    wanted = None if only is None else set(only)
+    for node, index in list(old.uses()):
+        if wanted is None or node in wanted:
+            node.replace_input_with(index, new)
+    if wanted is None and old.is_graph_output():
+        graph = old.graph
+        assert graph is not None
+        graph.outputs[list(graph.outputs).index(old)] = new
+        name = old.name
+        old.name = f"{name}_replaced"
+        new.name = name
+
+
+def remove_node(node: Node) -> None:
+    """Take a node out whose outputs nobody reads any more."""
+    graph = node.graph
+    assert graph is not None
+    graph.remove(node, safe=True)

@@ -1,0 +1,73 @@
+"""Opset, shapes and the passes that onnx and onnx-ir already have."""
+
+import contextlib
+import logging
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from qtool.core.errors import ModelError
+from qtool.graph.model_io import to_bytes
+
+MINIMUM = 13
+"""Per-axis QuantizeLinear exists since opset 13."""
+_IR_VERSION = 8
+
+
+def opset_of(model: ir.Model) -> int:
+    """The version of the standard domain that the model imports (0: none)."""
+    return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+
+
+def raise_opset(model: ir.Model, name: str) -> ir.Model:
+    """The model at opset 13 if it is lower, converted by ONNX's own version converter; else the model itself.
+
+    Raises:
+        ModelError: the converter cannot.
+    """
+    version = opset_of(model)
+    if version == 0 or version >= MINIMUM:
+        return model
+    proto = onnx.load_from_string(to_bytes(model))
+    try:
+        with contextlib.redirect_stdout(None):
+            converted = onnx.version_converter.convert_version(proto, MINIMUM)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{name}: opset {version} cannot be raised to {MINIMUM} ({reason}); export the model with opset {MINIMUM} or later"
+        ) from error
+    result = ir.from_proto(converted)
+    result.ir_version = max(result.ir_version or 0, _IR_VERSION)
+    return result
+
+
+def tidy(model: ir.Model) -> None:
+    """In place: functions inlined, constants made initializers, identities and dead nodes removed, nodes sorted."""
+    passes: list[ir.passes.InPlacePass] = [
+        common.RemoveInitializersFromInputsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0),
+        common.IdentityEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.TopologicalSortPass(),
+        common.NameFixPass(),
+    ]
+    if model.functions:
+        model = common.InlinePass()(model).model
+    for one in passes:
+        one(model)
+    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """In place: types and shapes where ONNX's inference finds them; a failure leaves what was known."""
+    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        logger.setLevel(level)

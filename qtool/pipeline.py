@@ -1,0 +1,273 @@
+"""The table of contents: what the commands do, in order. No click, no printing."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtool.core.errors import CalibrationError, NothingToQuantizeError, UsageError
+from qtool.core.files import atomic_output, check_writable
+from qtool.core.placement import Placement
+from qtool.core.plan import Plan, load_plan
+from qtool.core.progress import Progress, silent
+from qtool.core.ranges import Calibrator
+from qtool.core.scheme import Scheme
+from qtool.core.statistics import Statistics, load_statistics
+from qtool.core.tensorspec import InputSpec
+from qtool.core.verification import Verification
+from qtool.feeds import Data, Feeds, Preprocess, open_feeds
+from qtool.graph import model_io
+from qtool.runtime.session import Session
+from qtool.stages.calibrate import collect_or_explain
+from qtool.stages.choose import choose
+from qtool.stages.place import place
+from qtool.stages.plan import make_plan
+from qtool.stages.prepare import Prepared, prepare
+from qtool.stages.rewrite import rewrite
+from qtool.stages.verify import verify
+from qtool.targets.rules import Target
+from qtool.targets.tables import TARGETS, find_target
+
+PathLike = str | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What `calibrate` did: the statistics, where they are, and the size of that file in bytes."""
+
+    statistics: Statistics
+    output: Path | None
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "qtool": "calibrate",
+            "output": None if self.output is None else str(self.output),
+            "bytes": self.size,
+            "model_sha256": self.statistics.model_digest,
+            "samples": self.statistics.samples,
+            "tensors": [
+                {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
+                for name, h in self.statistics.tensors.items()
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What `quantize` did: the plan, the proof, where the model is, and its size and the float model's in bytes."""
+
+    plan: Plan
+    verification: Verification
+    changes: dict[str, int]
+    output: Path
+    size: int
+    float_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "qtool": "quantize",
+            "output": str(self.output),
+            "bytes": self.size,
+            "float_bytes": self.float_size,
+            "preparation": self.changes,
+            "verification": self.verification.to_dict(),
+            "plan": self.plan.to_dict(),
+        }
+
+
+def calibrate(
+    model: PathLike,
+    data: Data,
+    output: PathLike | None = None,
+    *,
+    samples: int | None = None,
+    batch_size: int = 1,
+    threads: int = 1,
+    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Calibrated:
+    """Collect statistics of every activation that any target quantises, in one streaming pass.
+
+    Args:
+        model: path of a float ONNX model.
+        data: anything `qtool eval` and `qtool calibrate` take as DATA, or arrays by input name, or a function that
+            yields dictionaries of arrays.
+        output: where to write the calibration file; None writes nothing.
+        samples: use the first so many samples; None uses all.
+        batch_size: samples run at once, where the model's batch dimension is free.
+        threads: batches run side by side; the result is the same at any number.
+        preprocess: how uint8 images become the model's input.
+        progress: is told of every batch.
+
+    Raises:
+        ModelError: the model cannot be read, is already quantised, or holds nothing to quantise.
+        DataError: the data cannot be fed to the model, is empty, or leads to NaN or Inf.
+        OutputError: `output` cannot be written.
+    """
+    if output is not None:
+        _check_output(output, model)
+    prepared = prepare(model_io.load(model))
+    statistics = _statistics(prepared, data, samples, batch_size, threads, preprocess, progress)
+    size = 0
+    if output is not None:
+        size = statistics.save(output)
+        statistics = replace(statistics, name=str(output))
+    return Calibrated(statistics, None if output is None else Path(output), size)
+
+
+def quantize(
+    model: PathLike,
+    output: PathLike,
+    *,
+    calibration: PathLike | Statistics | None = None,
+    data: Data | None = None,
+    calibrator: Calibrator | str | None = None,
+    scheme: Scheme | None = None,
+    target: str = "auto",
+    plan: PathLike | Plan | None = None,
+    save_plan: PathLike | None = None,
+    samples: int | None = None,
+    batch_size: int = 1,
+    threads: int = 1,
+    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Quantized:
+    """Write the int8 model, after checking what onnxruntime will really run.
+
+    Args:
+        model: path of a float ONNX model.
+        output: where to write the int8 model.
+        calibration: a calibration file, or the statistics themselves.
+        data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads and preprocess.
+        calibrator: how ranges are chosen; the default is percentile 99.99 (docs/accuracy.md says why).
+        scheme: representation, granularity, and what stays float.
+        target: where the model shall run; `auto` is this machine.
+        plan: apply this plan (a file or a value) instead of making one.
+        save_plan: where to write the plan.
+
+    Raises:
+        UsageError: options that contradict each other.
+        ModelError, DataError, CalibrationError, OutputError: as their names say; nothing has been written then.
+        VerificationError: the model would compute something else than planned; nothing has been written then.
+    """
+    for path in (output, save_plan):
+        if path is not None:
+            _check_output(path, model)
+    if (calibration is None) == (data is None):
+        raise UsageError("give either a calibration file or data to calibrate with, and not both")
+    chosen_target = find_target(target)
+    chosen = calibrator if isinstance(calibrator, Calibrator) else Calibrator(_method(calibrator))
+    prepared = prepare(model_io.load(model))
+    if data is not None:
+        place(prepared.model, chosen_target, scheme or Scheme(), name=prepared.name)
+        statistics = _statistics(prepared, data, samples, batch_size, threads, preprocess, progress)
+    else:
+        statistics = _loaded(calibration, prepared)
+    progress("quantize", 0, 3)
+    final = _planned(prepared, statistics, chosen, scheme or Scheme(), chosen_target, plan)
+    progress("quantize", 1, 3)
+    return _write(prepared, final, statistics, Path(output), save_plan, progress)
+
+
+def _method(name: str | None) -> Any:
+    try:
+        return Calibrator(name or "percentile").method  # type: ignore[arg-type]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _planned(
+    prepared: Prepared,
+    statistics: Statistics,
+    calibrator: Calibrator,
+    scheme: Scheme,
+    target: Target,
+    plan: PathLike | Plan | None,
+) -> Plan:
+    if plan is not None:
+        final = plan if isinstance(plan, Plan) else load_plan(plan)
+        if final.model_digest != prepared.digest:
+            raise UsageError(f"{plan if not isinstance(plan, Plan) else 'the plan'}: made for another model; make it again")
+        if final.target not in TARGETS:
+            raise UsageError(f"the plan is for target {final.target!r}, which this qtool does not know; make it again")
+        return final
+    placement = place(prepared.model, target, scheme, name=prepared.name)
+    ranges = choose(placement, statistics, calibrator)
+    return make_plan(
+        prepared.model, placement, ranges, digest=prepared.digest, target=target, scheme=scheme, calibrator=calibrator
+    )
+
+
+def _write(
+    prepared: Prepared, plan: Plan, statistics: Statistics, output: Path, save_plan: PathLike | None, progress: Progress
+) -> Quantized:
+    data = model_io.to_bytes(rewrite(prepared.model, plan))
+    progress("quantize", 2, 3)
+    proof = verify(Path(prepared.name), prepared.model, data, plan, TARGETS[plan.target], statistics.examples)
+    with atomic_output(output) as temporary:
+        temporary.write_bytes(data)
+        if save_plan is not None:
+            plan.save(save_plan)
+    progress("quantize", 3, 3)
+    return Quantized(plan, proof, prepared.changes, output, len(data), Path(prepared.name).stat().st_size)
+
+
+def _loaded(calibration: PathLike | Statistics | None, prepared: Prepared) -> Statistics:
+    if isinstance(calibration, Statistics):
+        if calibration.model_digest != prepared.digest:
+            raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
+        return calibration
+    assert calibration is not None
+    return load_statistics(calibration, prepared.digest, prepared.name)
+
+
+def _statistics(
+    prepared: Prepared,
+    data: Data,
+    samples: int | None,
+    batch_size: int,
+    threads: int,
+    preprocess: Preprocess | PathLike | Mapping[str, Any] | None,
+    progress: Progress,
+) -> Statistics:
+    if threads < 1:
+        raise UsageError(f"{threads} threads are impossible; give 1 or more")
+    tensors = observed_tensors(prepared)
+    feeds = open_feeds(data, _inputs(prepared), preprocess=preprocess, samples=samples, batch_size=batch_size)
+    return collect_or_explain(
+        prepared.model, tensors, feeds, name=prepared.name, digest=prepared.digest, threads=threads, progress=progress
+    )
+
+
+def _inputs(prepared: Prepared) -> list[InputSpec]:
+    return Session(model_io.to_bytes(prepared.model), optimize=False, name=prepared.name).inputs
+
+
+def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
+    """The tensors that the statistics must hold so that they serve every target, in graph order.
+
+    Raises:
+        NothingToQuantizeError: no target finds anything.
+    """
+    placements: list[Placement] = []
+    failure: NothingToQuantizeError | None = None
+    for name in ("x86", "tensorrt"):
+        try:
+            placements.append(place(prepared.model, TARGETS[name], Scheme(), name=prepared.name))
+        except NothingToQuantizeError as error:
+            failure = failure or error
+    if not placements:
+        assert failure is not None
+        raise failure
+    return tuple(dict.fromkeys(tensor for placement in placements for tensor in placement.observed))
+
+
+def _check_output(output: PathLike, model: PathLike) -> None:
+    target = check_writable(output)
+    if target.exists() and Path(model).exists() and target.samefile(model):
+        raise UsageError(f"{target}: would overwrite the float model; choose another output")

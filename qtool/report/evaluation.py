@@ -1,0 +1,98 @@
+"""An evaluation as a text table and as Markdown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qtool.core.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
+from qtool.report.text import ABSENT, aligned, file_size, markdown, number
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    title: str
+    cell: Callable[[ModelResult], str]
+
+
+def evaluation_text(evaluation: Evaluation) -> str:
+    """The table, a line on how it was taken, what is wrong with a model, and a line a gate."""
+    header, rows = _table(evaluation)
+    lines = [aligned(header, rows), "", setup_line(evaluation)]
+    lines += nan_lines(evaluation)
+    lines += [gate_line(gate) for gate in evaluation.gates]
+    return "\n".join(lines)
+
+
+def evaluation_markdown(evaluation: Evaluation) -> str:
+    """The same in Markdown, with a final line break."""
+    header, rows = _table(evaluation)
+    parts = [markdown(header, rows), setup_line(evaluation)]
+    notes = nan_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
+    if notes:
+        parts.append("\n".join(f"- {line}" for line in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def setup_line(evaluation: Evaluation) -> str:
+    """Samples, threads, and how the latency was taken."""
+    line = f"{evaluation.data}: {evaluation.samples} samples, {evaluation.threads} thread(s)"
+    if evaluation.latency is not None:
+        setup = evaluation.latency
+        line += f"; latency: medians of {setup.runs} interleaved runs, batch {setup.batch}"
+    return line
+
+
+def gate_line(gate: Gate) -> str:
+    """`PASS` or `FAIL`, then what was asked of which model, and what was found."""
+    return f"{'PASS' if gate.passed else 'FAIL'} {gate.message}"
+
+
+def nan_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each candidate whose outputs hold NaN."""
+    return [f"{model.name}: {model.nan}" for model in evaluation.candidates if model.nan is not None]
+
+
+def _table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    columns = [_Column("model", lambda model: model.name)]
+    for metric in evaluation.metrics:
+        columns += _metric_columns(metric, alone=len(evaluation.metrics) == 1)
+    if all(metric.name != "sqnr" for metric in evaluation.metrics):
+        columns.append(_Column("SQNR dB", lambda model: number(model.sqnr_db, 1)))
+    if any(model.agreement is not None for model in evaluation.candidates):
+        columns.append(
+            _Column(
+                "agreement", lambda model: ABSENT if model.agreement is None else f"{model.agreement:.4f}"
+            )
+        )
+    columns.append(_Column("size", lambda model: file_size(model.size_bytes)))
+    if evaluation.latency is not None:
+        columns += [_Column("latency ms", _latency), _Column("speed-up", _speedup)]
+    models = [evaluation.float_model, *evaluation.candidates]
+    return [column.title for column in columns], [
+        [column.cell(model) for column in columns] for model in models
+    ]
+
+
+def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
+    name, digits = metric.name, 1 if metric.name == "sqnr" else 4
+    value = _Column(
+        "SQNR dB" if name == "sqnr" else name, lambda model: number(model.score(name).value, digits)
+    )
+    if metric.kind is MetricKind.SIMILARITY:
+        return [value]
+
+    def drop(model: ModelResult) -> str:
+        score = model.score(name)
+        if score.drop is None:
+            return ABSENT
+        share = "" if score.relative_drop is None else f" ({100 * score.relative_drop:.2f}%)"
+        return number(score.drop) + share
+
+    return [value, _Column("drop" if alone else f"{name} drop", drop)]
+
+
+def _latency(model: ModelResult) -> str:
+    return ABSENT if model.latency is None else number(model.latency.median_ms, 3)
+
+
+def _speedup(model: ModelResult) -> str:
+    return ABSENT if model.latency is None else f"{model.latency.speedup:.2f}x"

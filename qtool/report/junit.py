@@ -1,0 +1,83 @@
+"""An evaluation as JUnit XML, so that continuous integration shows the gates as tests.
+
+A `testsuite` a candidate, its metrics as properties, a `testcase` a gate. A candidate without gates gets the
+one testcase `evaluated`, because several readers call a suite without tests an error.
+"""
+
+import re
+from xml.etree import ElementTree as ET
+
+from qtool.core.evaluation import Evaluation, Gate, ModelResult
+
+_SUITE = "qtool eval"
+# what XML 1.0 cannot hold, escaped or not
+_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def evaluation_junit(evaluation: Evaluation) -> str:
+    """The XML document, with its declaration and a final line break."""
+    root = ET.Element("testsuites", name=_SUITE)
+    tests = failures = 0
+    for model in evaluation.candidates:
+        gates = [gate for gate in evaluation.gates if gate.model == model.name]
+        suite = _suite(evaluation, model, gates)
+        root.append(suite)
+        tests += int(suite.attrib["tests"])
+        failures += int(suite.attrib["failures"])
+    root.attrib |= {"tests": str(tests), "failures": str(failures), "errors": "0"}
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(evaluation: Evaluation, model: ModelResult, gates: list[Gate]) -> ET.Element:
+    failed = sum(not gate.passed for gate in gates)
+    suite = ET.Element(
+        "testsuite",
+        name=_clean(model.name),
+        tests=str(max(len(gates), 1)),
+        failures=str(failed),
+        errors="0",
+        skipped="0",
+    )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _properties(evaluation, model):
+        ET.SubElement(properties, "property", name=_clean(name), value=_clean(value))
+    classname = _clean(f"{_SUITE}.{model.name}")
+    if not gates:
+        ET.SubElement(suite, "testcase", classname=classname, name="evaluated")
+    for gate in gates:
+        limit = f"{100 * gate.limit:g}%" if gate.relative else f"{gate.limit:g}"
+        case = ET.SubElement(
+            suite, "testcase", classname=classname, name=_clean(f"{gate.metric} {gate.rule.value} {limit}")
+        )
+        if gate.passed:
+            ET.SubElement(case, "system-out").text = _clean(gate.message)
+        else:
+            ET.SubElement(case, "failure", type=gate.rule.value, message=_clean(gate.message))
+    return suite
+
+
+def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, str]]:
+    rows: list[tuple[str, float | int | str | None]] = [
+        ("path", model.path),
+        ("samples", evaluation.samples),
+        ("threads", evaluation.threads),
+        ("size_bytes", model.size_bytes),
+        ("float_size_bytes", evaluation.float_model.size_bytes),
+    ]
+    for score in model.scores:
+        rows += [
+            (score.metric, score.value),
+            (f"{score.metric}.float", evaluation.float_model.score(score.metric).value),
+            (f"{score.metric}.drop", score.drop),
+        ]
+    rows += [("sqnr_db", model.sqnr_db), ("agreement", model.agreement)]
+    if model.latency is not None:
+        rows += [("latency_ms", model.latency.median_ms), ("speedup", model.latency.speedup)]
+    if model.nan is not None:
+        rows.append(("nan", str(model.nan)))
+    return [(name, str(value)) for name, value in rows if value is not None]
+
+
+def _clean(text: str) -> str:
+    return _ILLEGAL.sub("?", text)

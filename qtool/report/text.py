@@ -1,0 +1,55 @@
+"""Plain text: aligned columns, and numbers as people read them."""
+
+import math
+from collections.abc import Collection, Sequence
+
+ABSENT = "-"
+_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """A table with one line a row and two spaces between columns, without a final line break.
+
+    The columns numbered in `left` are flush left, the others flush right, as numbers want it. Every row has a
+    cell for each column of `header`.
+    """
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    lines: list[str] = []
+    for row in table:
+        cells = [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
+    """The same table in Markdown (GitHub's dialect), without a final line break."""
+    rule = [":--" if column in left else "--:" for column in range(len(header))]
+    lines = [[_escaped(cell) for cell in header], rule, *([_escaped(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """`value` with `digits` decimals, in scientific notation where these would hide it; "-" for None."""
+    if value is None:
+        return ABSENT
+    if not math.isfinite(value):
+        return str(float(value))
+    if value and not 10.0**-digits <= abs(value) < 1e6:
+        return f"{value:.3e}"
+    return f"{value:.{digits}f}"
+
+
+def file_size(size: int) -> str:
+    """Bytes in the largest fitting unit: 512 B, 307.1 KiB."""
+    if size < 1024:
+        return f"{size} B"
+    power = min(int(math.log(size, 1024)), len(_UNITS))
+    return f"{size / 1024**power:.1f} {_UNITS[power - 1]}"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("\\", "\\\\").replace("|", "\\|")

@@ -1,0 +1,171 @@
+"""From the chosen nodes to the tensors that are quantised, who reads them, and whose range they take."""
+
+from qtool.core.affine import TensorSpec
+from qtool.core.errors import ModelError
+from qtool.core.placement import BiasSite, ConstantSite, Placement, Reader, Site, WeightSite
+from qtool.core.scheme import Scheme
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.stages.place.conditions import residual_branch
+from qtool.stages.place.selection import Selection
+from qtool.targets.rules import OpRule, Target
+
+
+def build(model: Model, target: Target, scheme: Scheme, selection: Selection) -> Placement:
+    """Collect the sites in graph order. Raises `ModelError` where an excluded layer cannot be kept float."""
+    spec = target.activations[scheme.activations]
+    quantized = _quantized_values(selection)
+    roots = _roots(model, selection, quantized)
+    sites = tuple(_site(value, roots[value], spec, selection, bounds) for value, bounds in quantized.items())
+    return Placement(
+        sites=_in_graph_order(model, sites),
+        constants=_constants(selection, spec),
+        weights=_weights(selection, scheme),
+        biases=_biases(selection) if target.integer_bias else (),
+        integer={_name(n): selection.integer[n].kernels for n in model.graph if n in selection.integer},
+        layers=tuple(_name(n) for n in model.graph if _is_layer(n, target)),
+        skipped={_name(n): why for n, why in selection.declined.items()},
+    )
+
+
+def _is_layer(node: Node, target: Target) -> bool:
+    rule = target.rules.get(node.op_type)
+    return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
+
+
+def _name(node: Node) -> str:
+    assert node.name
+    return node.name
+
+
+def _inputs(selection: Selection, node: Node, rule: OpRule) -> list[tuple[int, Value]]:
+    if rule.check == "residual":
+        branch = residual_branch(node)
+        return [(i, v) for i, v in selection.activation_inputs(node, rule) if i == branch]
+    return selection.activation_inputs(node, rule)
+
+
+def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] | None]:
+    """What integer nodes read, and what the kernels that need it write; with the bounds that the grid absorbs."""
+    bounds: dict[Value, tuple[float, float] | None] = {}
+    for node, rule in selection.integer.items():
+        for tail in selection.tails(node, rule):
+            bounds[tail.value] = tail.bounds
+    result: dict[Value, tuple[float, float] | None] = {}
+    for node, rule in selection.integer.items():
+        for _, value in _inputs(selection, node, rule):
+            result[value] = bounds.get(value)
+        if rule.needs_output and selection.target.outputs:
+            for tail in selection.tails(node, rule):
+                result[tail.value] = tail.bounds
+    return result
+
+
+def _roots(model: Model, selection: Selection, quantized: dict[Value, tuple[float, float] | None]) -> dict[Value, Value]:
+    """The tensor whose range each takes: that before all pass-throughs, in graph order."""
+    root = {value: value for value in quantized}
+    for node in model.graph:
+        rule = selection.integer.get(node)
+        if rule is not None and rule.kind == "passthrough":
+            source = node.inputs[0]
+            for output in node.outputs:
+                if output in root and source in root:
+                    root[output] = root[source]
+    return root
+
+
+def _site(
+    value: Value, root: Value, spec: TensorSpec, selection: Selection, bounds: tuple[float, float] | None
+) -> Site:
+    producer = _integer_producer(value, selection)
+    readers: list[Reader] = []
+    float_readers: list[Reader] = []
+    for node, index in value.uses():
+        rule = selection.integer.get(node)
+        if node in selection.excluded:
+            float_readers.append((_name(node), index))
+        elif rule is not None and (index, value) in _inputs(selection, node, rule):
+            readers.append((_name(node), index))
+    if not selection.target.on_cpu:
+        float_readers = []
+    twin = _twin(value, float_readers)
+    return Site(
+        tensor=value.name or "",
+        root=root.name or "",
+        spec=spec,
+        bounds=bounds,
+        readers=tuple(sorted(readers)),
+        float_readers=tuple(sorted(float_readers)),
+        twin_axis=None if twin is None else twin[0],
+        twin_size=None if twin is None else twin[1],
+        produced=producer is not None and selection.target.outputs,
+    )
+
+
+def _integer_producer(value: Value, selection: Selection) -> Node | None:
+    """The integer node that writes the value, through the Relu or Clip that it absorbs."""
+    node = value.producer()
+    if node in selection.absorbed and node is not None and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node if node in selection.integer else None
+
+
+def _twin(value: Value, float_readers: list[Reader]) -> tuple[int, int] | None:
+    """The axis and length of the vector that hides a DQ from onnxruntime's selectors."""
+    if not float_readers:
+        return None
+    for axis in (1, *(a for a in range(edit.rank(value) or 0) if a != 1)):
+        size = edit.static_dim(value, axis)
+        if size is not None and size > 1:
+            return axis, size
+    raise ModelError(
+        f"node {float_readers[0][0]!r} cannot be kept float: no dimension of its input {value.name!r} is known; "
+        "exclude the layers before it as well, or export the model with static shapes"
+    )
+
+
+def _in_graph_order(model: Model, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+    names = [v.name for v in model.graph.inputs] + [o.name for n in model.graph for o in n.outputs]
+    order = {name: i for i, name in enumerate(names)}
+    return tuple(sorted(sites, key=lambda site: order[site.tensor]))
+
+
+def _constants(selection: Selection, spec: TensorSpec) -> tuple[ConstantSite, ...]:
+    readers: dict[str, list[Reader]] = {}
+    for node, rule in selection.integer.items():
+        if rule.kind == "elementwise" and rule.inputs is None:
+            for i, value in enumerate(node.inputs):
+                if value is not None and value.is_initializer():
+                    readers.setdefault(value.name or "", []).append((_name(node), i))
+    return tuple(ConstantSite(name, spec, tuple(sorted(found))) for name, found in sorted(readers.items()))
+
+
+def _weights(selection: Selection, scheme: Scheme) -> tuple[WeightSite, ...]:
+    readers: dict[tuple[str, int | None], list[Reader]] = {}
+    for node, rule in selection.weighted.items():
+        if rule.weight is not None:
+            weight = node.inputs[rule.weight]
+            assert weight is not None and weight.name
+            axis = _channel_axis(node) if scheme.granularity == "per-channel" else None
+            readers.setdefault((weight.name, axis), []).append((_name(node), rule.weight))
+    return tuple(WeightSite(name, axis, tuple(found)) for (name, axis), found in readers.items())
+
+
+def _channel_axis(node: Node) -> int:
+    """The axis of the weight's output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if edit.attribute(node, "transB", 0) else 1
+    return 1  # MatMul's last axis; ConvTranspose
+
+
+def _biases(selection: Selection) -> tuple[BiasSite, ...]:
+    result = []
+    for node, rule in selection.weighted.items():
+        bias = node.inputs[rule.bias] if rule.bias is not None and len(node.inputs) > rule.bias else None
+        if bias is not None and rule.bias is not None and rule.weight is not None:
+            x, weight = node.inputs[0], node.inputs[rule.weight]
+            assert x is not None and weight is not None
+            result.append(BiasSite(bias.name or "", x.name or "", weight.name or "", (_name(node), rule.bias)))
+    return tuple(result)

@@ -1,0 +1,65 @@
+"""Everything that depends on initializers alone is computed once, by onnxruntime itself.
+
+Declines for random operators, control flow, other domains, results of unknown size and results over 64 MiB.
+"""
+
+import math
+
+from qtool.core.errors import QtoolError
+from qtool.graph import compose, edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.runtime.session import Session
+
+_LIMIT_ELEMENTS = 16 * 2**20
+_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+
+
+def apply(model: Model) -> int:
+    """Returns how many nodes were folded."""
+    folded: list[Node] = []
+    known: set[Value] = set(model.graph.initializers.values())
+    for node in model.graph:
+        if _foldable(node, known):
+            folded.append(node)
+            known.update(node.outputs)
+    if not folded:
+        return 0
+    inside = set(folded)
+    frontier = [
+        output
+        for node in folded
+        for output in node.outputs
+        if any(user not in inside for user in edit.consumers(output)) and not output.is_graph_output()
+    ]
+    if not frontier:
+        return 0
+    try:
+        session = Session(compose.constant_part(model, folded, frontier), optimize=False, name="constant folding")
+        arrays = session.run_list({}, [str(v.name) for v in frontier])
+    except QtoolError:
+        return 0
+    names = edit.Names(model.graph)
+    for value, array in zip(frontier, arrays, strict=True):
+        edit.replace_uses(value, edit.add_initializer(model.graph, names.fresh(f"{value.name}_folded"), array))
+    count = 0
+    for node in reversed(folded):
+        if not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            edit.remove_node(node)
+            count += 1
+    return count
+
+
+def _foldable(node: Node, known: set[Value]) -> bool:
+    return (
+        node.domain in ("", "ai.onnx")
+        and node.op_type not in _RANDOM
+        and not edit.has_subgraph(node)
+        and bool(node.inputs)
+        and all(v is None or v in known for v in node.inputs)
+        and all(_small(o) for o in node.outputs)
+    )
+
+
+def _small(value: Value) -> bool:
+    shape = edit.static_shape(value)
+    return shape is not None and math.prod(shape) <= _LIMIT_ELEMENTS

@@ -1,0 +1,35 @@
+"""MatMul of a matrix with constant weights, and the Add of a constant vector after it, become Gemm.
+
+As Gemm the layer gets an int32 bias and a float output from one integer kernel: the best classifier head. onnxruntime
+does the same rewriting (`MatMulAddFusion`) but only knows the bias as float. Declines unless the input has rank 2.
+"""
+
+from qtool.graph import edit
+from qtool.graph.edit import Model
+
+
+def apply(model: Model) -> int:
+    """Returns how many pairs were rewritten."""
+    count = 0
+    for matmul in list(model.graph):
+        if not edit.is_main_op(matmul, "MatMul") or not edit.weight_like(matmul.inputs[1]):
+            continue
+        x, weight = matmul.inputs
+        add = edit.single_consumer(matmul.outputs[0])
+        if add is None or not edit.is_main_op(add, "Add") or edit.rank(x) != 2 or edit.rank(weight) != 2:
+            continue
+        bias = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
+        columns = edit.constant(weight).shape[1]
+        if not edit.weight_like(bias) or edit.constant(bias).shape not in ((columns,), (1, columns)):
+            continue
+        if edit.constant(bias).ndim == 2:
+            names = edit.Names(model.graph)
+            bias = edit.add_initializer(model.graph, names.fresh(f"{bias.name}_flat"), edit.constant(bias).reshape(-1))
+        gemm = edit.new_node("Gemm", [x, weight, bias], f"{add.outputs[0].name}_gemm", name=matmul.name or "Gemm")
+        gemm.outputs[0].shape, gemm.outputs[0].type = add.outputs[0].shape, add.outputs[0].type
+        model.graph.insert_before(matmul, gemm)
+        edit.replace_uses(add.outputs[0], gemm.outputs[0])
+        edit.remove_node(add)
+        edit.remove_node(matmul)
+        count += 1
+    return count

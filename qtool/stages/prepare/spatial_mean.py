@@ -1,0 +1,42 @@
+"""A ReduceMean over all spatial axes becomes GlobalAveragePool, which has an integer kernel.
+
+Declines for other axes, ranks other than 4, and computed axes.
+"""
+
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node
+
+
+def apply(model: Model) -> int:
+    """Returns how many nodes were rewritten."""
+    count = 0
+    for node in list(model.graph):
+        if not edit.is_main_op(node, "ReduceMean") or edit.rank(node.inputs[0]) != 4 or not _spatial(node):
+            continue
+        x, old = node.inputs[0], node.outputs[0]
+        assert x is not None
+        names = edit.Names(model.graph)
+        pool = edit.new_node("GlobalAveragePool", [x], names.fresh(f"{old.name}_pool"), name=names.fresh(f"{node.name}_pool"))
+        pool.outputs[0].type = old.type
+        model.graph.insert_before(node, pool)
+        last = pool
+        if not edit.attribute(node, "keepdims", 1):
+            last = edit.new_node(
+                "Flatten", [pool.outputs[0]], names.fresh(f"{old.name}_flat"),
+                name=names.fresh(f"{node.name}_flat"), attributes={"axis": 1},
+            )  # fmt: skip
+            last.outputs[0].type = old.type
+            model.graph.insert_after(pool, last)
+        last.outputs[0].shape = old.shape
+        edit.replace_uses(old, last.outputs[0])
+        edit.remove_node(node)
+        count += 1
+    return count
+
+
+def _spatial(node: Node) -> bool:
+    axes = edit.attribute(node, "axes")
+    if axes is None and len(node.inputs) > 1:
+        found = edit.constant_or_none(node.inputs[1])
+        axes = None if found is None else found.reshape(-1).tolist()
+    return axes is not None and sorted(int(a) % 4 for a in axes) == [2, 3]

@@ -1,0 +1,34 @@
+"""Multiply-accumulates of the weighted layers, from the shapes of a real run."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from qtool.graph import edit
+from qtool.graph.edit import Model
+
+
+def macs_of(model: Model, layers: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Layer -> multiply-accumulates of one run. `arrays` holds the layers' outputs (or inputs, for ConvTranspose)."""
+    wanted = set(layers)
+    result: dict[str, int] = {}
+    for node in model.graph:
+        if node.name not in wanted or node.inputs[1] is None:
+            continue
+        weight = edit.constant_or_none(node.inputs[1])
+        output = arrays.get(str(node.outputs[0].name))
+        if output is None:
+            continue
+        if weight is None:
+            inner = arrays.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
+            result[node.name] = output.size * (inner.shape[-1] if inner is not None and inner.ndim else 1)
+        elif node.op_type == "Conv":
+            result[node.name] = output.size * math.prod(weight.shape[1:])
+        elif node.op_type == "ConvTranspose":
+            source = arrays.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
+            result[node.name] = (source.size if source is not None else 0) * math.prod(weight.shape[1:])
+        else:
+            k = weight.shape[1 if node.op_type == "Gemm" and edit.attribute(node, "transB", 0) else -2]
+            result[node.name] = output.size * int(k)
+    return result
