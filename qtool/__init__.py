@@ -1,3 +1,59 @@
-"""qtool: from a float ONNX model to an int8 model that onnxruntime's integer kernels really run, with the proof."""
+"""qtool: from a float ONNX model to an int8 model that onnxruntime's integer kernels really run, with the proof.
+
+    import qtool
+
+    qtool.calibrate("model.onnx", "images.npz", "model.calib")
+    qtool.quantize("model.onnx", "model.int8.onnx", calibration="model.calib")
+    qtool.evaluate("model.onnx", ["model.int8.onnx"], "labelled.npz", metrics=["top1"], max_drop="1%")
+
+Everything is imported when it is first used, so that `import qtool` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qtool.core.errors import QtoolError
+    from qtool.core.plan import Plan
+    from qtool.core.ranges import Calibrator
+    from qtool.core.results import Calibrated, Quantized
+    from qtool.core.scheme import Scheme
+    from qtool.core.statistics import Statistics, load_statistics
+    from qtool.evaluation import evaluate
+    from qtool.pipeline import calibrate, quantize
 
 __version__ = "0.1.0"
+__all__ = [
+    "Calibrated",
+    "Calibrator",
+    "Plan",
+    "QtoolError",
+    "Quantized",
+    "Scheme",
+    "Statistics",
+    "__version__",
+    "calibrate",
+    "evaluate",
+    "load_statistics",
+    "quantize",
+]
+
+_HOME = {
+    "Calibrated": "qtool.core.results",
+    "Calibrator": "qtool.core.ranges",
+    "Plan": "qtool.core.plan",
+    "QtoolError": "qtool.core.errors",
+    "Quantized": "qtool.core.results",
+    "Scheme": "qtool.core.scheme",
+    "Statistics": "qtool.core.statistics",
+    "calibrate": "qtool.pipeline",
+    "evaluate": "qtool.evaluation",
+    "load_statistics": "qtool.core.statistics",
+    "quantize": "qtool.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'qtool' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

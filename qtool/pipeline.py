@@ -1,23 +1,21 @@
 """The table of contents: what the commands do, in order. No click, no printing."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from qtool.core.errors import CalibrationError, NothingToQuantizeError, UsageError
 from qtool.core.files import atomic_output, check_writable
 from qtool.core.placement import Placement
 from qtool.core.plan import Plan, load_plan
 from qtool.core.progress import Progress, silent
-from qtool.core.ranges import Calibrator
+from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
+from qtool.core.results import Calibrated, Quantized, Trial
 from qtool.core.scheme import Scheme
 from qtool.core.statistics import Statistics, load_statistics
 from qtool.core.tensorspec import InputSpec
-from qtool.core.verification import Verification
-from qtool.feeds import Data, Feeds, Preprocess, open_feeds
+from qtool.feeds import Data, Preprocess, open_feeds
 from qtool.graph import model_io
 from qtool.runtime.session import Session
 from qtool.stages.calibrate import collect_or_explain
@@ -29,55 +27,9 @@ from qtool.stages.rewrite import rewrite
 from qtool.stages.verify import verify
 from qtool.targets.rules import Target
 from qtool.targets.tables import TARGETS, find_target
+from qtool.tuning.calibrators import try_calibrators
 
 PathLike = str | Path
-
-
-@dataclass(frozen=True, slots=True)
-class Calibrated:
-    """What `calibrate` did: the statistics, where they are, and the size of that file in bytes."""
-
-    statistics: Statistics
-    output: Path | None
-    size: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "qtool": "calibrate",
-            "output": None if self.output is None else str(self.output),
-            "bytes": self.size,
-            "model_sha256": self.statistics.model_digest,
-            "samples": self.statistics.samples,
-            "tensors": [
-                {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
-                for name, h in self.statistics.tensors.items()
-            ],
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """What `quantize` did: the plan, the proof, where the model is, and its size and the float model's in bytes."""
-
-    plan: Plan
-    verification: Verification
-    changes: dict[str, int]
-    output: Path
-    size: int
-    float_size: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "qtool": "quantize",
-            "output": str(self.output),
-            "bytes": self.size,
-            "float_bytes": self.float_size,
-            "preparation": self.changes,
-            "verification": self.verification.to_dict(),
-            "plan": self.plan.to_dict(),
-        }
 
 
 def calibrate(
@@ -144,7 +96,8 @@ def quantize(
         output: where to write the int8 model.
         calibration: a calibration file, or the statistics themselves.
         data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads and preprocess.
-        calibrator: how ranges are chosen; the default is percentile 99.99 (docs/accuracy.md says why).
+        calibrator: how ranges are chosen; None or "auto" tries `qtool.core.ranges.CANDIDATES` on the examples that the
+            statistics hold and keeps the best by SQNR of the outputs.
         scheme: representation, granularity, and what stays float.
         target: where the model shall run; `auto` is this machine.
         plan: apply this plan (a file or a value) instead of making one.
@@ -160,61 +113,84 @@ def quantize(
             _check_output(path, model)
     if (calibration is None) == (data is None):
         raise UsageError("give either a calibration file or data to calibrate with, and not both")
-    chosen_target = find_target(target)
-    chosen = calibrator if isinstance(calibrator, Calibrator) else Calibrator(_method(calibrator))
+    job = _Job(scheme or Scheme(), find_target(target), _calibrators(calibrator), progress)
     prepared = prepare(model_io.load(model))
     if data is not None:
-        place(prepared.model, chosen_target, scheme or Scheme(), name=prepared.name)
+        place(prepared.model, job.target, job.scheme, name=prepared.name)
         statistics = _statistics(prepared, data, samples, batch_size, threads, preprocess, progress)
     else:
         statistics = _loaded(calibration, prepared)
-    progress("quantize", 0, 3)
-    final = _planned(prepared, statistics, chosen, scheme or Scheme(), chosen_target, plan)
-    progress("quantize", 1, 3)
-    return _write(prepared, final, statistics, Path(output), save_plan, progress)
-
-
-def _method(name: str | None) -> Any:
-    try:
-        return Calibrator(name or "percentile").method  # type: ignore[arg-type]
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _planned(
-    prepared: Prepared,
-    statistics: Statistics,
-    calibrator: Calibrator,
-    scheme: Scheme,
-    target: Target,
-    plan: PathLike | Plan | None,
-) -> Plan:
-    if plan is not None:
-        final = plan if isinstance(plan, Plan) else load_plan(plan)
-        if final.model_digest != prepared.digest:
-            raise UsageError(f"{plan if not isinstance(plan, Plan) else 'the plan'}: made for another model; make it again")
-        if final.target not in TARGETS:
-            raise UsageError(f"the plan is for target {final.target!r}, which this qtool does not know; make it again")
-        return final
-    placement = place(prepared.model, target, scheme, name=prepared.name)
-    ranges = choose(placement, statistics, calibrator)
-    return make_plan(
-        prepared.model, placement, ranges, digest=prepared.digest, target=target, scheme=scheme, calibrator=calibrator
+    final, trials = (_given(plan, prepared), ()) if plan is not None else _planned(prepared, statistics, job)
+    proven = model_io.to_bytes(rewrite(prepared.model, final))
+    proof = verify(Path(model), prepared.model, proven, final, TARGETS[final.target], statistics.examples)
+    with atomic_output(output) as temporary:
+        temporary.write_bytes(proven)
+        if save_plan is not None:
+            final.save(save_plan)
+    return Quantized(
+        final, proof, trials, prepared.changes, Path(output), len(proven), model_io.size_on_disk(Path(model))
     )
 
 
-def _write(
-    prepared: Prepared, plan: Plan, statistics: Statistics, output: Path, save_plan: PathLike | None, progress: Progress
-) -> Quantized:
-    data = model_io.to_bytes(rewrite(prepared.model, plan))
-    progress("quantize", 2, 3)
-    proof = verify(Path(prepared.name), prepared.model, data, plan, TARGETS[plan.target], statistics.examples)
-    with atomic_output(output) as temporary:
-        temporary.write_bytes(data)
-        if save_plan is not None:
-            plan.save(save_plan)
-    progress("quantize", 3, 3)
-    return Quantized(plan, proof, prepared.changes, output, len(data), Path(prepared.name).stat().st_size)
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What a plan is made for."""
+
+    scheme: Scheme
+    target: Target
+    calibrators: tuple[Calibrator, ...]
+    progress: Progress
+
+
+def _calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]:
+    if isinstance(given, Calibrator):
+        return (given,)
+    if given is None or given == "auto":
+        return CANDIDATES
+    if given not in METHODS:
+        raise UsageError(f"unknown calibrator {given!r}; choose one of auto, {', '.join(METHODS)}")
+    return (Calibrator(given),)
+
+
+def _given(plan: PathLike | Plan, prepared: Prepared) -> Plan:
+    final = plan if isinstance(plan, Plan) else load_plan(plan)
+    name = "the plan" if isinstance(plan, Plan) else str(plan)
+    if final.model_digest != prepared.digest:
+        raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with --save-plan")
+    if final.target not in TARGETS:
+        raise UsageError(f"{name}: for target {final.target!r}, which is unknown; choose one of {', '.join(TARGETS)}")
+    return final
+
+
+def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Plan, tuple[Trial, ...]]:
+    """The plan by the one calibrator, or by the best of several, with what was tried."""
+    placement = place(prepared.model, job.target, job.scheme, name=prepared.name)
+
+    def plan_by(calibrator: Calibrator) -> Plan:
+        return make_plan(
+            prepared.model,
+            placement,
+            choose(placement, statistics, calibrator),
+            digest=prepared.digest,
+            target=job.target,
+            scheme=job.scheme,
+            calibrator=calibrator,
+        )
+
+    if len(job.calibrators) == 1:
+        return plan_by(job.calibrators[0]), ()
+    tried = 0
+    plans: dict[Calibrator, Plan] = {}
+
+    def quantized_by(calibrator: Calibrator) -> bytes:
+        nonlocal tried
+        job.progress("try calibrators", tried, len(job.calibrators))
+        tried += 1
+        plans[calibrator] = plan_by(calibrator)
+        return model_io.to_bytes(rewrite(prepared.model, plans[calibrator]))
+
+    trials = try_calibrators(prepared.model, job.calibrators, quantized_by, statistics.examples, job.target.session)
+    return plans[trials[0].calibrator], tuple(trials)
 
 
 def _loaded(calibration: PathLike | Statistics | None, prepared: Prepared) -> Statistics:
@@ -240,7 +216,13 @@ def _statistics(
     tensors = observed_tensors(prepared)
     feeds = open_feeds(data, _inputs(prepared), preprocess=preprocess, samples=samples, batch_size=batch_size)
     return collect_or_explain(
-        prepared.model, tensors, feeds, name=prepared.name, digest=prepared.digest, threads=threads, progress=progress
+        prepared.model,
+        tensors,
+        feeds,
+        name=prepared.name,
+        digest=prepared.digest,
+        threads=threads,
+        progress=progress,
     )
 
 

@@ -113,9 +113,7 @@ def test_quiet_says_only_what_is_wrong(run):
 
 def test_a_metric_from_a_file(folder, run):
     (folder / "mine.py").write_text("def best(outputs, labels):\n    return outputs['scores'].max(axis=1)\n")
-    code, out, _ = run(
-        "float.onnx", "bad.onnx", "--data", "d.npz", "--metric", "mine.py:best", "--metric", "top1"
-    )
+    code, out, _ = run("float.onnx", "bad.onnx", "--data", "d.npz", "--metric", "mine.py:best", "--metric", "top1")
     assert code == 0
     assert out.splitlines()[0].split()[:4] == ["model", "best", "best", "drop"]
     assert f"{(X @ WEIGHTS).max(1).mean():.4f}" in out.splitlines()[1]

@@ -42,9 +42,7 @@ def save(path: Path, **arrays: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("batch_size", [1, 5, 23])
 def test_numbers_are_numpys_whatever_the_batch(float_model, candidate, data, batch_size):
-    result = evaluate(
-        float_model, candidate, data, metrics=["top1", "top5", "cosine", "mse"], batch_size=batch_size
-    )
+    result = evaluate(float_model, candidate, data, metrics=["top1", "top5", "cosine", "mse"], batch_size=batch_size)
     wanted, found = X.astype(float) @ WEIGHTS, X.astype(float) @ OTHER
     model = result.candidates[0]
     assert result.samples == 23
@@ -57,9 +55,7 @@ def test_numbers_are_numpys_whatever_the_batch(float_model, candidate, data, bat
     best = np.argsort(-found, axis=1)[:, :5]
     assert model.score("top5").value == pytest.approx((best == LABELS[:, None]).any(1).mean())
     assert model.score("mse").value == pytest.approx(((wanted - found) ** 2).mean(), rel=1e-4)
-    assert model.sqnr_db == pytest.approx(
-        10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()), abs=1e-3
-    )
+    assert model.sqnr_db == pytest.approx(10 * np.log10((wanted**2).sum() / ((wanted - found) ** 2).sum()), abs=1e-3)
     assert model.agreement == pytest.approx((wanted.argmax(1) == found.argmax(1)).mean())
     assert model.size_bytes == candidate.stat().st_size
 
@@ -115,9 +111,7 @@ def test_a_model_that_gives_the_class_itself(tmp_path, data):
     models = [predicts_class(tmp_path / f"{i}.onnx", w) for i, w in enumerate((WEIGHTS, OTHER))]
     result = evaluate(models[0], models[1], data)
     assert result.float_model.score("top1").value == pytest.approx(20 / 23)
-    assert result.candidates[0].agreement == pytest.approx(
-        ((X @ WEIGHTS).argmax(1) == (X @ OTHER).argmax(1)).mean()
-    )
+    assert result.candidates[0].agreement == pytest.approx(((X @ WEIGHTS).argmax(1) == (X @ OTHER).argmax(1)).mean())
 
 
 def test_agreement_is_left_out_where_no_output_has_class_scores(tmp_path, data):
@@ -177,9 +171,7 @@ def test_gates_are_put_to_every_candidate_and_metric(float_model, data, tmp_path
     answers = [(gate.model, gate.rule.value, gate.metric, gate.passed) for gate in result.gates]
     names = [model.name for model in result.candidates]
     assert [answer[:3] for answer in answers] == [
-        (name, *gate)
-        for name in names
-        for gate in (("max-drop", "top1"), ("max-drop", "top5"), ("min-sqnr", "sqnr"))
+        (name, *gate) for name in names for gate in (("max-drop", "top1"), ("max-drop", "top5"), ("min-sqnr", "sqnr"))
     ]
     assert [answer[3] for answer in answers[:3]] == [True, True, True]
     assert [answer[3] for answer in answers[3:]] == [False, False, False]
@@ -205,9 +197,7 @@ def test_nan_in_a_candidate_fails_its_gates(tmp_path):
     def mean(outputs, labels):  # noqa: ARG001
         return outputs["scores"][:, 0]
 
-    result = evaluate(
-        reference, broken, data, metrics=["top1", mean], max_drop=0.9, min_sqnr=-100, batch_size=4
-    )
+    result = evaluate(reference, broken, data, metrics=["top1", mean], max_drop=0.9, min_sqnr=-100, batch_size=4)
     assert result.candidates[0].nan is not None
     assert (result.candidates[0].nan.sample, result.candidates[0].nan.samples) == (4, 2)
     assert [gate.passed for gate in result.gates] == [False, False, False]
@@ -274,7 +264,7 @@ def test_other_shapes_are_refused(float_model, data, tmp_path):
         ({"min_sqnr": math.nan}, UsageError, "--min-sqnr nan"),
     ],
 )
-def test_requests_that_make_no_sense(float_model, candidate, data, options, error, says):  # noqa: PLR0917
+def test_requests_that_make_no_sense(float_model, candidate, data, options, error, says):
     with pytest.raises(error, match=says) as caught:
         evaluate(float_model, data=data, **{"candidates": [candidate], **options})
     assert "\n" not in str(caught.value)

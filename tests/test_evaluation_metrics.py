@@ -26,9 +26,7 @@ def seen(outputs, reference=None, labels=None, start=0, size=None):
     reference = outputs if reference is None else reference
     reference = {"y": reference} if isinstance(reference, np.ndarray) else reference
     labels = {} if labels is None else {"labels": np.asarray(labels)}
-    return Observation(
-        "model.onnx", outputs, reference, labels, start, size or len(next(iter(outputs.values())))
-    )
+    return Observation("model.onnx", outputs, reference, labels, start, size or len(next(iter(outputs.values()))))
 
 
 def in_batches(accumulator, outputs, reference=None, labels=None, size=3):
@@ -52,9 +50,7 @@ def test_top_k_is_the_label_among_the_k_best(k, shape):
     labels = RNG.integers(0, 9, 41)
     best = np.argsort(-scores.reshape(41, 9), axis=1)[:, :k]
     wanted = np.mean([label in row for label, row in zip(labels, best, strict=True)])
-    assert in_batches(TopK(k, ClassOutput("y", 9, False)), scores, labels=labels, size=4) == pytest.approx(
-        wanted
-    )
+    assert in_batches(TopK(k, ClassOutput("y", 9, False)), scores, labels=labels, size=4) == pytest.approx(wanted)
 
 
 @given(
@@ -140,9 +136,7 @@ def test_similarities_are_their_definitions_whatever_the_batch(size):
         10 * np.log10((a**2).sum() / ((a - b) ** 2).sum())
     )
     assert in_batches(Mse(), outputs, reference, size=size) == pytest.approx(((a - b) ** 2).mean())
-    cosines = [
-        x.ravel() @ y.ravel() / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)
-    ]
+    cosines = [x.ravel() @ y.ravel() / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
     assert in_batches(Cosine(), outputs, reference, size=size) == pytest.approx(np.mean(cosines))
 
 
@@ -159,9 +153,7 @@ def test_sqnr_accumulates_in_float64():
     reference = np.full((1 << 14, 16), 300.0, np.float16)
     outputs = reference.copy()
     outputs[0, 0] = 301.0
-    assert in_batches(Sqnr(), outputs, reference, size=1 << 13) == pytest.approx(
-        10 * math.log10(300.0**2 * 2**18)
-    )
+    assert in_batches(Sqnr(), outputs, reference, size=1 << 13) == pytest.approx(10 * math.log10(300.0**2 * 2**18))
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,7 @@ GOOD = ModelResult(
     agreement=0.99,
     latency=Latency(1.0, 2.125),
 )
-BAD = replace(
-    GOOD, name="bad.onnx", scores=(Score("top1", 0.7, 0.1, 0.125), Score("cosine", 0.5)), sqnr_db=3.21
-)
+BAD = replace(GOOD, name="bad.onnx", scores=(Score("top1", 0.7, 0.1, 0.125), Score("cosine", 0.5)), sqnr_db=3.21)
 NAN = replace(GOOD, name="nan.onnx", nan=NanFound("y", 4, 2), sqnr_db=math.nan)
 
 
@@ -84,10 +82,7 @@ FAIL bad.onnx: sqnr is 3.21 dB, asked at least 20 dB"""
 
 def test_nan_is_said_even_without_a_gate():
     result = evaluation(NAN)
-    assert (
-        "nan.onnx: NaN in 2 sample(s), first in output 'y' of sample 4"
-        in evaluation_text(result).splitlines()
-    )
+    assert "nan.onnx: NaN in 2 sample(s), first in output 'y' of sample 4" in evaluation_text(result).splitlines()
     assert result.passed
     assert not evaluation(NAN, max_drop="99%").passed
 

@@ -16,9 +16,7 @@ TOKENS = InputSpec("ids", np.dtype(np.int64), ("N", "T"))
 
 def records(lengths: list[int]) -> list[dict[str, np.ndarray]]:
     """One sample a record, its tokens all the sample's index, its length as given."""
-    return [
-        {"ids": np.full(length, index), "labels": np.array(index)} for index, length in enumerate(lengths)
-    ]
+    return [{"ids": np.full(length, index), "labels": np.array(index)} for index, length in enumerate(lengths)]
 
 
 @settings(max_examples=60, deadline=None)

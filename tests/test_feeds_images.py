@@ -78,9 +78,7 @@ def test_pictures_in_one_folder_or_beside_folders_have_no_labels(tmp_path):
 def test_labels_csv_gives_order_and_labels(tmp_path):
     for i in range(3):
         save(tmp_path / "sub" / f"{i}.png", picture(i))
-    (tmp_path / "labels.csv").write_text(
-        "label,file,note\n7,sub/2.png,x\n5,sub/0.png,y\n", encoding="utf-8-sig"
-    )
+    (tmp_path / "labels.csv").write_text("label,file,note\n7,sub/2.png,x\n5,sub/0.png,y\n", encoding="utf-8-sig")
     feeds = open_feeds(tmp_path, [X], preprocess={"label_offset": -1}, batch_size=2)
     (batch,) = feeds
     assert feeds.samples == 2
@@ -121,9 +119,7 @@ def test_gray_palette_and_transparent_pictures_become_rgb(tmp_path):
 def test_pictures_of_other_sizes_are_resized_or_run_one_by_one(tmp_path):
     save(tmp_path / "0.png", picture(0))
     save(tmp_path / "1.png", picture(1, 12, 10))
-    assert [b.inputs["x"].shape for b in open_feeds(tmp_path, [X], preprocess="raw", batch_size=2)] == [
-        (2, 6, 5, 3)
-    ]
+    assert [b.inputs["x"].shape for b in open_feeds(tmp_path, [X], preprocess="raw", batch_size=2)] == [(2, 6, 5, 3)]
     free = InputSpec("x", np.dtype(np.float32), ("N", "H", "W", 3))
     shapes = [b.inputs["x"].shape for b in open_feeds(tmp_path, [free], preprocess="raw", batch_size=2)]
     assert shapes == [(1, 6, 5, 3), (1, 12, 10, 3)]
@@ -189,9 +185,7 @@ def zoo():
 def test_the_zoo_s_pictures_come_bit_for_bit(zoo, name):
     session = Session(ZOO / name / "model.onnx")
     data = ZOO / name / "calib.npz" if name == "ultraface_rfb320" else ZOO / "imagenet" / "calib"
-    feeds = open_feeds(
-        data, session.inputs, preprocess=ZOO / name / "preprocess.json", samples=12, batch_size=5
-    )
+    feeds = open_feeds(data, session.inputs, preprocess=ZOO / name / "preprocess.json", samples=12, batch_size=5)
     found = np.concatenate([b.inputs["input"] for b in feeds])
     expected = np.concatenate([f["input"] for f in zoo.feeds(name, "calib", 12)])
     np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
@@ -201,9 +195,7 @@ def test_the_zoo_s_pictures_come_bit_for_bit(zoo, name):
 @ZOO_LEAVES_FILES_OPEN
 def test_the_zoo_s_labels_come_in_order(zoo):
     session = Session(ZOO / "mobilenetv2" / "model.onnx")
-    feeds = open_feeds(
-        ZOO / "imagenet" / "eval", session.inputs, preprocess="imagenet", batch_size=16, samples=64
-    )
+    feeds = open_feeds(ZOO / "imagenet" / "eval", session.inputs, preprocess="imagenet", batch_size=16, samples=64)
     found = np.concatenate([b.labels["labels"] for b in feeds])
     np.testing.assert_array_equal(found, zoo.pictures("eval")[1][:64])
 

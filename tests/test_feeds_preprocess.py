@@ -277,9 +277,7 @@ def test_unknown_presets_and_missing_files(tmp_path, monkeypatch, spec, words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"), [("a.json", "{"), ("a.toml", "= 3"), ("a.json", "[1]"), ("a.json", "\x00")]
-)
+@pytest.mark.parametrize(("name", "text"), [("a.json", "{"), ("a.toml", "= 3"), ("a.json", "[1]"), ("a.json", "\x00")])
 def test_damaged_settings_files(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=name) as caught:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,7 @@ def threads_option(function: _Function) -> _Function:
         default=1,
         show_default=True,
         metavar="T",
-        help="Threads inside an operator; 1 gives the same bits every time.",
+        help="Threads to compute with.",
     )
     return decorate(function)
 
@@ -110,6 +111,53 @@ def data_option(function: _Function) -> _Function:
         help="A .npz, a folder of .npy, .npz or images, ONNX test_data_set folders, or file.py:FUNCTION.",
     )
     return decorate(function)
+
+
+def config_option(function: _Function) -> _Function:
+    """`--config FILE`: defaults for the options of the command, from its table in a TOML file."""
+    decorate: _Decorator[_Function] = click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="A TOML file with a table for each command, its keys named as the options; these win over it.",
+    )
+    return decorate(function)
+
+
+def _read_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Make the command's table in the file its defaults. Raises `UsageError` for anything that it does not know."""
+    if path is None:
+        return
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: not TOML ({error}); write [quantize] and lines like calibrator = 'entropy'"
+        ) from error
+    commands = ("calibrate", "quantize", "eval")
+    for name, table in document.items():
+        if name not in commands or not isinstance(table, dict):
+            raise UsageError(f"{path}: unknown key {name!r}; the tables are [{'], ['.join(commands)}]")
+    options = {
+        flag.lstrip("-"): parameter
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option) and parameter.name != "config"
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in document.get(str(context.info_name), {}).items():
+        if key not in options:
+            raise UsageError(f"{path}: unknown key {key!r} in [{context.info_name}]; the keys are {', '.join(options)}")
+        several = options[key].multiple
+        if isinstance(value, dict) or isinstance(value, list) != several:
+            raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
+        defaults[str(options[key].name)] = value
+    context.default_map = defaults
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from qtool.cli.common import (
     Percent,
     batch_size_option,
     check_outputs,
+    config_option,
     data_option,
     emit_json,
     emit_text,
@@ -58,6 +59,7 @@ from qtool.report.junit import evaluation_junit
 @json_option
 @click.option("--junit", "junit_path", metavar="FILE", help="Write the gates as JUnit XML.")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
+@config_option
 @quiet_option
 @click.pass_context
 def command(
@@ -118,9 +120,7 @@ def command(
         context.exit(1)
 
 
-def _write(
-    evaluation: Evaluation, json_path: str | None, junit_path: str | None, markdown_path: str | None
-) -> None:
+def _write(evaluation: Evaluation, json_path: str | None, junit_path: str | None, markdown_path: str | None) -> None:
     if json_path is not None:
         emit_json(json_path, evaluation.to_dict())
     if junit_path is not None:

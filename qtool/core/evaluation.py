@@ -58,9 +58,7 @@ class MaxDrop:
                 raise ValueError
             amount = float(number.group(1))
         except ValueError:
-            raise UsageError(
-                f"a drop of '{value}' makes no sense; give a percentage such as 1%, or 0.01"
-            ) from None
+            raise UsageError(f"a drop of '{value}' makes no sense; give a percentage such as 1%, or 0.01") from None
         return cls(amount / 100, relative=True) if number.group(2) else cls(amount, relative=False)
 
     def __str__(self) -> str:
@@ -200,8 +198,7 @@ class Evaluation:
             "class_output": self.class_output,
             "latency": None if self.latency is None else _latency_setup(self.latency),
             "metrics": [
-                {"name": m.name, "kind": m.kind.value, "lower_is_better": m.lower_is_better}
-                for m in self.metrics
+                {"name": m.name, "kind": m.kind.value, "lower_is_better": m.lower_is_better} for m in self.metrics
             ],
             "float_model": _model(self.float_model),
             "candidates": [_model(model) for model in self.candidates],

@@ -1,4 +1,4 @@
-"""The plan: every scale, zero point, bias and fallback as data. Serialises to JSON, so it can be saved, diffed, edited."""
+"""The plan: every scale, zero point, bias and fallback as data, in JSON: it can be saved, compared and edited."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -146,5 +146,3 @@ def _from_dict(data: dict[str, Any]) -> Plan:
         layers=tuple(data["layers"]),
         skipped=dict(data["skipped"]),
     )
-
-

@@ -9,5 +9,5 @@ class Progress(Protocol):
     def __call__(self, step: str, done: int, total: int | None) -> None: ...
 
 
-def silent(step: str, done: int, total: int | None) -> None:  # noqa: ARG001
+def silent(step: str, done: int, total: int | None) -> None:
     """A `Progress` that shows nothing."""

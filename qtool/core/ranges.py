@@ -41,6 +41,16 @@ class Calibrator:
         return f"percentile {self.percentile:g}" if self.method == "percentile" else self.method
 
 
+# What the paper's workflow tries first (section 6, and tables 5 and 6), and the least squared error beside it.
+CANDIDATES = (
+    Calibrator("max"),
+    Calibrator("entropy"),
+    Calibrator("percentile", 99.99),
+    Calibrator("percentile", 99.999),
+    Calibrator("mse"),
+)
+
+
 def choose_range(distribution: Distribution, calibrator: Calibrator, spec: TensorSpec) -> tuple[float, float]:
     """The range [low, high], low <= 0 <= high, that `calibrator` gives a tensor represented as `spec`."""
     low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
@@ -68,7 +78,7 @@ def _percentile(distribution: Distribution, percentile: float, *, symmetric: boo
 def entropy_threshold(magnitudes: Distribution) -> float:
     """The clip T of |x| that loses least information: KL divergence over 2048 bins against 128 levels.
 
-    For every eighth candidate number of bins i in 128..2048: P is the histogram of |x| up to bin i with everything beyond
+    For every eighth number of bins i in 128..2048: P is the histogram of |x| up to bin i with everything beyond it
     counted in the last bin; Q is the histogram (without what lies beyond) merged into 128 levels and spread again over
     the bins that are not empty. T is the upper edge of the i with the smallest KL(P || Q). The 2048 equal bins of
     [0, max|x|] are filled from the 16-bit-key histogram, whose bins are spread evenly over those they cover.

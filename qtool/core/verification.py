@@ -21,13 +21,13 @@ def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
 class TensorCheck:
     """One quantised activation, as executed.
 
-    sqnr_db: against the float graph.
-    steps: mean distance between optimised and unoptimised execution, in quantisation steps.
+    sqnr_db: against the float graph, of the whole network up to here.
+    steps: largest distance between the integer kernel and the unoptimised layer on the same inputs, in steps.
     """
 
     tensor: str
     sqnr_db: float
-    steps: float
+    steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,10 @@ class Verification:
     macs: multiply-accumulates of one batch of the examples; integer_macs: those in integer kernels.
     fallbacks: other nodes that were planned as integers and run as float.
     float_layers: weighted layer -> why it is float.
-    optimized_sqnr_db: unoptimised against optimised outputs of the quantised model (worst output).
+    preparation_sqnr_db: the model's own outputs against the prepared graph's (worst output).
+    steps: the largest of the tensors' `steps`.
+    optimized_sqnr_db: unoptimised against optimised outputs of the whole quantised model (worst output). Single steps
+        that differ early grow through a deep network, so this may be as low as the quantisation noise itself.
     output_sqnr_db: float against quantised outputs (worst output), on the examples.
     examples: how many samples that was measured on.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
@@ -53,6 +56,7 @@ class Verification:
     fallbacks: tuple[str, ...]
     float_layers: dict[str, str]
     preparation_sqnr_db: float
+    steps: int
     optimized_sqnr_db: float
     output_sqnr_db: float
     examples: int

@@ -14,7 +14,9 @@ _SEVEN_BITS = 64
 _MIN_PRODUCT = 2.0**-100
 
 
-def weight_qparams(weight: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0) -> QParams:
+def weight_qparams(
+    weight: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0
+) -> QParams:
     """The grid of a weight: scale = max|w| / steps for each channel, zero point 0, integers in [-127, 127].
 
     Args:

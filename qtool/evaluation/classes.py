@@ -109,14 +109,11 @@ def require_class_output(output: ClassOutput | None, metric: str, k: int) -> Cla
             says.
     """
     if output is None:
-        raise UsageError(
-            f"--metric {metric}: no output has the shape of class scores [N, classes]; {_ALTERNATIVE}"
-        )
+        raise UsageError(f"--metric {metric}: no output has the shape of class scores [N, classes]; {_ALTERNATIVE}")
     if k > 1 and output.columns <= k:
         classes = f"{output.columns} column(s)"
         raise UsageError(
-            f"--metric {metric}: output '{output.name}' has {classes}, so it means nothing here; "
-            "use --metric top1"
+            f"--metric {metric}: output '{output.name}' has {classes}, so it means nothing here; use --metric top1"
         )
     return output
 

@@ -80,9 +80,7 @@ def evaluate(
     sessions = [Session(path, threads=threads) for path in paths]
     for session in sessions[1:]:
         check_interface(sessions[0], session, batch_size)
-    feeds = open_feeds(
-        data, sessions[0].inputs, preprocess=preprocess, samples=samples, batch_size=batch_size
-    )
+    feeds = open_feeds(data, sessions[0].inputs, preprocess=preprocess, samples=samples, batch_size=batch_size)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr)
     comparison.run(feeds, progress)
     timed: tuple[Latency, ...] | None = None
@@ -133,9 +131,7 @@ class _Comparison:
                 if not trial.is_float:
                     outputs = run_numeric(trial.session, batch.inputs)
                     check_outputs(trial.session, outputs, reference)
-                trial.update(
-                    Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size)
-                )
+                trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
             self.samples += batch.size
             self.batch_size = max(self.batch_size, batch.size)
             progress("evaluating", self.samples, feeds.samples)
@@ -158,9 +154,7 @@ class _Comparison:
         """One result a model, float's first."""
         reference = self.trials[0].values()
         results: list[ModelResult] = []
-        for index, (trial, path, name) in enumerate(
-            zip(self.trials, paths, _display_names(paths), strict=True)
-        ):
+        for index, (trial, path, name) in enumerate(zip(self.trials, paths, _display_names(paths), strict=True)):
             values = reference if trial.is_float else trial.values()
             scores = tuple(scored_drop(m.info, values[m.name], reference[m.name]) for m in self.metrics)
             results.append(
@@ -168,9 +162,7 @@ class _Comparison:
                     name=name,
                     path=str(path),
                     size_bytes=model_size(path),
-                    scores=scores_of({m.name: values[m.name] for m in self.metrics})
-                    if trial.is_float
-                    else scores,
+                    scores=scores_of({m.name: values[m.name] for m in self.metrics}) if trial.is_float else scores,
                     sqnr_db=trial.sqnr.result() if trial.sqnr else None,
                     sqnr_db_by_output=trial.sqnr.by_output() if trial.sqnr else (),
                     agreement=trial.agreement.result() if trial.agreement else None,

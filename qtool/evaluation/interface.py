@@ -12,9 +12,7 @@ def check_interface(reference: Session, candidate: Session, batch_size: int) -> 
         ModelError: inputs or outputs differ in name, type or shape, or the candidate's batch is fixed and
             float's not.
     """
-    _same_names(
-        candidate.name, "inputs", [i.name for i in reference.inputs], [i.name for i in candidate.inputs]
-    )
+    _same_names(candidate.name, "inputs", [i.name for i in reference.inputs], [i.name for i in candidate.inputs])
     _same_names(candidate.name, "outputs", reference.outputs, candidate.outputs)
     found = {spec.name: spec for spec in candidate.inputs}
     for wanted in reference.inputs:
@@ -34,8 +32,7 @@ def _same_input(model: str, wanted: InputSpec, found: InputSpec, batch_size: int
     name = wanted.name
     if wanted.dtype != found.dtype:
         raise ModelError(
-            f"{model}: input '{name}' is {found.dtype}, float's is {wanted.dtype}; compare models "
-            "with the same types"
+            f"{model}: input '{name}' is {found.dtype}, float's is {wanted.dtype}; compare models with the same types"
         )
     if wanted.shape is None or found.shape is None:
         return
@@ -52,15 +49,12 @@ def _same_input(model: str, wanted: InputSpec, found: InputSpec, batch_size: int
         _same_batch(model, name, dimensions[0][0], dimensions[0][1], batch_size)
 
 
-def _same_batch(
-    model: str, name: str, wanted: int | str | None, found: int | str | None, batch_size: int
-) -> None:
+def _same_batch(model: str, name: str, wanted: int | str | None, found: int | str | None, batch_size: int) -> None:
     if isinstance(wanted, int) or not isinstance(found, int) or found == batch_size == 1:
         return
     remedy = "use --batch-size 1" if found == 1 else "make it from float with the dynamic batch kept"
     raise ModelError(
-        f"{model}: input '{name}' has a fixed batch of {found}, float's is dynamic and runs with "
-        f"{batch_size}; {remedy}"
+        f"{model}: input '{name}' has a fixed batch of {found}, float's is dynamic and runs with {batch_size}; {remedy}"
     )
 
 

@@ -41,9 +41,7 @@ def summarize_rounds(times: Sequence[Sequence[int]]) -> tuple[Latency, ...]:
     return tuple(
         Latency(
             median_ms=statistics.median(taken) / 1e6,
-            speedup=statistics.median(
-                first / max(own, 1) for first, own in zip(times[0], taken, strict=True)
-            ),
+            speedup=statistics.median(first / max(own, 1) for first, own in zip(times[0], taken, strict=True)),
         )
         for taken in times
     )

@@ -47,9 +47,7 @@ class Trial:
         for name, accumulator in self._accumulators.items():
             values[name] = accumulator.result()
             if self.is_float and np.isnan(values[name]):
-                raise DataError(
-                    f"--metric {name}: is NaN for {self.session.name}; correct the metric or the labels"
-                )
+                raise DataError(f"--metric {name}: is NaN for {self.session.name}; correct the metric or the labels")
         return values
 
     def _look_for_nan(self, seen: Observation) -> None:
@@ -80,9 +78,7 @@ def run_numeric(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str,
     return outputs
 
 
-def check_outputs(
-    session: Session, outputs: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
-) -> None:
+def check_outputs(session: Session, outputs: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
     """Refuse outputs of another shape or kind of type than float's. Raises `ModelError`."""
     for name, reference in wanted.items():
         found = outputs[name]

@@ -60,9 +60,7 @@ def check_user_metric(found: object, spec: str) -> UserMetric:
         raise UsageError(f"--metric {spec}: the class needs update(outputs, labels) and result()")
     if callable(found):
         return found
-    raise UsageError(
-        f"--metric {spec}: is neither a function (outputs, labels) nor a class with update and result"
-    )
+    raise UsageError(f"--metric {spec}: is neither a function (outputs, labels) nor a class with update and result")
 
 
 class UserAccumulator:
@@ -104,9 +102,7 @@ class UserAccumulator:
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise DataError(
-                f"--metric {self._name}: result() gave {_kind(value)}; it must be one number"
-            ) from None
+            raise DataError(f"--metric {self._name}: result() gave {_kind(value)}; it must be one number") from None
 
     def _total(self, scores: object, seen: Observation) -> float:
         try:
@@ -127,15 +123,11 @@ class UserAccumulator:
         try:
             return function(*arguments)
         except Exception as error:
-            raise DataError(
-                f"--metric {self._name}: {what}: {_one_line(error)}; correct the metric"
-            ) from error
+            raise DataError(f"--metric {self._name}: {what}: {_one_line(error)}; correct the metric") from error
 
 
 def _kind(value: object) -> str:
-    return (
-        f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-    )
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -128,9 +128,7 @@ def _rebatched(name: str, chunks: Iterator[Chunk], batching: Batching) -> Iterat
     pending: list[Chunk] = []
     done = held = 0
     for chunk in chunks:
-        if pending and (
-            _key(chunk) != _key(pending[0]) or (not batching.exact and held + chunk.size > batching.size)
-        ):
+        if pending and (_key(chunk) != _key(pending[0]) or (not batching.exact and held + chunk.size > batching.size)):
             if batching.exact:
                 raise _shape_changed(name, done, held, batching.size)
             yield _joined(pending)

@@ -136,8 +136,6 @@ def _value_error(where: str, array: np.ndarray, good: np.ndarray, spec: InputSpe
     value = array[place]
     subject = f"{where}: sample {index}: the input '{spec.name}' holds"
     if np.isfinite(value):
-        return DataError(
-            f"{subject} {value}, which {spec.dtype} cannot hold; scale the data or drop the sample"
-        )
+        return DataError(f"{subject} {value}, which {spec.dtype} cannot hold; scale the data or drop the sample")
     word = "NaN" if np.isnan(value) else "Inf"
     return DataError(f"{subject} {word}; repair the sample or drop it")

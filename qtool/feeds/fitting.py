@@ -100,9 +100,7 @@ class Fitter:
                 check_label(where, name, array)
         return Arrangement(roles, frozenset(unbatched), size, divisible)
 
-    def _run_shape(
-        self, where: str, label: str, array: Described, spec: InputSpec
-    ) -> tuple[tuple[int, ...], bool]:
+    def _run_shape(self, where: str, label: str, array: Described, spec: InputSpec) -> tuple[tuple[int, ...], bool]:
         """The shape with a batch axis, and whether the array lacks that axis."""
         pixels = self.pixels_of(spec)
         if pixels is not None:
@@ -219,9 +217,7 @@ def _image_input(inputs: Sequence[InputSpec], settings: Preprocess) -> InputSpec
     if len(inputs) == 1:
         return inputs[0]
     if len(images) != 1:
-        raise UsageError(
-            f"preprocess: the model has several inputs; set input_name to one of {quoted(names)}"
-        )
+        raise UsageError(f"preprocess: the model has several inputs; set input_name to one of {quoted(names)}")
     return images[0]
 
 
@@ -229,8 +225,7 @@ def check_label(where: str, name: str, array: Described) -> None:
     """Refuse what can be neither an input nor labels. Raises `DataError`."""
     if array.dtype.kind not in "biufUS":
         raise DataError(
-            f"{where}: '{name}' is {array.dtype}, neither an input nor labels; give numbers or strings, "
-            "or remove it"
+            f"{where}: '{name}' is {array.dtype}, neither an input nor labels; give numbers or strings, or remove it"
         )
 
 
@@ -242,6 +237,5 @@ def _label(where: str, name: str, array: np.ndarray, plan: Arrangement) -> np.nd
         return array[None]
     count = f"{array.shape[0]} values" if array.ndim else "one value"
     raise DataError(
-        f"{where}: unequal sample counts: '{name}' has {count} for {plan.size} samples; give one label a "
-        "sample"
+        f"{where}: unequal sample counts: '{name}' has {count} for {plan.size} samples; give one label a sample"
     )

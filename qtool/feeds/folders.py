@@ -36,9 +36,7 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
         table = _file_table(path, fitter)
         plan = fitter.arrange(str(path), table.headers)
         if label is not None and plan.size != 1:
-            raise DataError(
-                f"{path}: holds {plan.size} samples but labels.csv one label; give one sample a file"
-            )
+            raise DataError(f"{path}: holds {plan.size} samples but labels.csv one label; give one sample a file")
         available += plan.size
         divisible = divisible and plan.divisible
 
@@ -53,9 +51,7 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
             start += chunk.size
 
     batching = fitter.batching(batch_size, limit)
-    return Feeds(
-        str(folder), read, available=available, batching=replace(batching, exact=batching.exact and divisible)
-    )
+    return Feeds(str(folder), read, available=available, batching=replace(batching, exact=batching.exact and divisible))
 
 
 def _file_table(path: Path, fitter: Fitter) -> Table:
@@ -71,10 +67,7 @@ def _file_table(path: Path, fitter: Fitter) -> Table:
 
 def _load(table: Table) -> dict[str, np.ndarray]:
     with table.open() as rows:
-        return {
-            name: rows[name].read(header.shape[0] if header.shape else 1)
-            for name, header in table.headers.items()
-        }
+        return {name: rows[name].read(header.shape[0] if header.shape else 1) for name, header in table.headers.items()}
 
 
 def onnx_sets_of(folder: Path) -> list[Path]:
@@ -100,9 +93,7 @@ def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | 
     def read() -> Iterator[Chunk]:
         start = 0
         for path in sets:
-            arrays = {
-                spec.name: read_tensor_file(path / f"input_{k}.pb") for k, spec in enumerate(fitter.inputs)
-            }
+            arrays = {spec.name: read_tensor_file(path / f"input_{k}.pb") for k, spec in enumerate(fitter.inputs)}
             for spec in fitter.inputs:
                 if spec.shape is not None and fitter.pixels_of(spec) is None:
                     check_shape(str(path), f"'{spec.name}'", arrays[spec.name], spec.shape, spec)
@@ -114,16 +105,10 @@ def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | 
 
 
 def _check_test_set(path: Path, inputs: list[InputSpec]) -> None:
-    numbers = {
-        int(match.group(1))
-        for file in files_of(path, (".pb",))
-        if (match := _TEST_INPUT.fullmatch(file.name))
-    }
+    numbers = {int(match.group(1)) for file in files_of(path, (".pb",)) if (match := _TEST_INPUT.fullmatch(file.name))}
     for number, spec in enumerate(inputs):
         if number not in numbers:
-            raise DataError(
-                f"{path}: input_{number}.pb, the model's input '{spec.name}', does not exist; add it"
-            )
+            raise DataError(f"{path}: input_{number}.pb, the model's input '{spec.name}', does not exist; add it")
     if len(numbers) > len(inputs):
         raise DataError(
             f"{path}: input_{max(numbers)}.pb is one more than the model's {len(inputs)} inputs; "

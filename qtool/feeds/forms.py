@@ -67,9 +67,7 @@ def open_feeds(
         return open_function(name, data, fitter, batch_size, samples)
     if isinstance(data, Iterable):
         return open_records("the data", data, fitter, batch_size, samples)
-    raise DataError(
-        f"the data is a {type(data).__name__}; give a path, arrays by name, dictionaries, or a function"
-    )
+    raise DataError(f"the data is a {type(data).__name__}; give a path, arrays by name, dictionaries, or a function")
 
 
 def _open_named(text: str, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
@@ -107,8 +105,7 @@ def _open_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | Non
     images = files_of(folder, IMAGE_SUFFIXES, recurse=True)
     if arrays and images:
         raise DataError(
-            f"{folder}: holds {len(arrays)} array files and {len(images)} images; leave only one kind in "
-            "the folder"
+            f"{folder}: holds {len(arrays)} array files and {len(images)} images; leave only one kind in the folder"
         )
     if arrays:
         return open_array_folder(folder, fitter, batch_size, limit)
@@ -116,6 +113,5 @@ def _open_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | Non
         return open_images(folder, fitter, batch_size, limit)
     looked_for = ", ".join((*ARRAY_SUFFIXES, *IMAGE_SUFFIXES))
     raise DataError(
-        f"{folder}: holds no data; looked for {looked_for}, {LABELS_FILE} beside them, and "
-        "test_data_set_N folders"
+        f"{folder}: holds no data; looked for {looked_for}, {LABELS_FILE} beside them, and test_data_set_N folders"
     )

@@ -88,9 +88,7 @@ def _search(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def open_function(
-    name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None
-) -> Feeds:
+def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
     """The batches of a function without parameters that yields dictionaries name -> array.
 
     A dictionary is one sample or one batch. Every iteration calls the function anew. Its arrays are copied,
@@ -153,15 +151,12 @@ def _yielded(name: str, function: Callable[[], Any]) -> Iterator[Any]:
 def _arrays(name: str, record: Any, index: int) -> dict[str, np.ndarray]:
     if not isinstance(record, Mapping):
         raise DataError(
-            f"{name}: item {index} is a {type(record).__name__}, not a dictionary; give dictionaries "
-            "name -> array"
+            f"{name}: item {index} is a {type(record).__name__}, not a dictionary; give dictionaries name -> array"
         )
     try:
         return {str(key): np.asarray(value) for key, value in record.items()}
     except Exception as error:
-        raise DataError(
-            f"{name}: item {index} holds what is no array ({_told(error)}); give NumPy arrays"
-        ) from error
+        raise DataError(f"{name}: item {index} holds what is no array ({_told(error)}); give NumPy arrays") from error
 
 
 def _told(error: BaseException) -> str:

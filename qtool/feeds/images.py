@@ -32,9 +32,7 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
     except ImportError as error:
         raise DataError(f"{folder}: reading images {NO_PILLOW}") from error
     pixels = _pixels(folder, fitter)
-    pictures = read_labels(folder) or _labelled_by_folder(
-        folder, files_of(folder, IMAGE_SUFFIXES, recurse=True)
-    )
+    pictures = read_labels(folder) or _labelled_by_folder(folder, files_of(folder, IMAGE_SUFFIXES, recurse=True))
 
     def read() -> Iterator[Chunk]:
         for path, label in pictures:
@@ -80,9 +78,7 @@ def _decoded(path: Path, pixels: Pixels) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             if picture.mode[0] in "IF":
-                raise DataError(
-                    f"{path}: has more than 8 bits a channel ({picture.mode}); convert it to 8 bits"
-                )
+                raise DataError(f"{path}: has more than 8 bits a channel ({picture.mode}); convert it to 8 bits")
             if picture.mode == "P" and "transparency" in picture.info:
                 return pixels.fitted(picture.convert("RGBA"))
             return pixels.fitted(picture)

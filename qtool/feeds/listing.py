@@ -61,9 +61,7 @@ def read_labels(folder: Path) -> list[tuple[Path, int | None]] | None:
             reader = csv.DictReader(stream)
             columns = reader.fieldnames or []
             if "file" not in columns or "label" not in columns:
-                raise DataError(
-                    f"{table}: needs the columns 'file' and 'label'; found {', '.join(columns) or 'none'}"
-                )
+                raise DataError(f"{table}: needs the columns 'file' and 'label'; found {', '.join(columns) or 'none'}")
             rows = [_labelled(table, reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: cannot be read ({error}); save it as UTF-8 CSV") from error
@@ -76,9 +74,7 @@ def _labelled(table: Path, line: int, row: dict[str, str | None]) -> tuple[Path,
     name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
     path = table.parent / name
     if not name or not path.is_file():
-        raise DataError(
-            f"{table}, line {line}: the file '{name}' does not exist; correct the row or remove it"
-        )
+        raise DataError(f"{table}, line {line}: the file '{name}' does not exist; correct the row or remove it")
     try:
         return path, int(label)
     except ValueError as error:

@@ -185,9 +185,7 @@ def _header(where: str, label: str, stream: IO[bytes]) -> tuple[Header, int]:
         else:
             raise ValueError(f"format version {version[0]}.{version[1]}")
     except ValueError as error:
-        raise DataError(
-            f"{where}: '{label}' is no NumPy array ({_first_line(error)}); save it again"
-        ) from error
+        raise DataError(f"{where}: '{label}' is no NumPy array ({_first_line(error)}); save it again") from error
     header = Header(shape, dtype, fortran)
     if dtype.hasobject:
         raise DataError(
@@ -196,8 +194,7 @@ def _header(where: str, label: str, stream: IO[bytes]) -> tuple[Header, int]:
         )
     if fortran and len(shape) > 1 and header.nbytes > _FORTRAN_LIMIT:
         raise DataError(
-            f"{where}: '{label}' is in Fortran order and too large to be read whole; "
-            f"save numpy.ascontiguousarray of it"
+            f"{where}: '{label}' is in Fortran order and too large to be read whole; save numpy.ascontiguousarray of it"
         )
     return header, stream.tell()
 
@@ -205,14 +202,11 @@ def _header(where: str, label: str, stream: IO[bytes]) -> tuple[Header, int]:
 def _check_length(where: str, label: str, header: Header, found: int) -> None:
     if min(header.shape, default=0) < 0 or header.nbytes != found:
         raise DataError(
-            f"{where}: '{label}' is damaged: {found} bytes of values, its header says {header.nbytes}; "
-            "save it again"
+            f"{where}: '{label}' is damaged: {found} bytes of values, its header says {header.nbytes}; save it again"
         )
 
 
-def _read_values(
-    where: str, label: str, stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype
-) -> np.ndarray:
+def _read_values(where: str, label: str, stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     with _readable(where):
         values = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
         done = 0
@@ -234,9 +228,7 @@ def _readable(where: str) -> Iterator[None]:
     except MemoryError as error:
         raise DataError(f"{where}: one sample does not fit into memory; check the file") from error
     except _UNREADABLE as error:
-        raise DataError(
-            f"{where}: is damaged or cannot be read ({_first_line(error)}); save it again"
-        ) from error
+        raise DataError(f"{where}: is damaged or cannot be read ({_first_line(error)}); save it again") from error
 
 
 def _first_line(error: BaseException) -> str:

@@ -193,9 +193,7 @@ def _as_picture(where: str, image: np.ndarray) -> "Image":
     try:
         from PIL.Image import fromarray
     except ImportError as error:
-        raise DataError(
-            f"{where}: converting images to the size and colour of the model {NO_PILLOW}"
-        ) from error
+        raise DataError(f"{where}: converting images to the size and colour of the model {NO_PILLOW}") from error
     picture: Image = fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
     return picture
 

@@ -67,9 +67,7 @@ class Preprocess:
         if 0.0 in self.std or self.scale == 0:
             raise UsageError("preprocess: scale and std must not be 0")
         if self.size is not None and min(self.size) < 1:
-            raise UsageError(
-                f"preprocess: size is {list(self.size)}; give a height and a width of at least 1"
-            )
+            raise UsageError(f"preprocess: size is {list(self.size)}; give a height and a width of at least 1")
         if not 0 < self.crop <= 1:
             raise UsageError(f"preprocess: crop is {self.crop}; give a part above 0 and up to 1")
         if self.crop != 1 and self.resize != "center-crop":
@@ -139,16 +137,12 @@ def _read(path: Path) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
     except FileNotFoundError as error:
-        raise UsageError(
-            f"{path}: does not exist; give a preprocess file, or one of {', '.join(PRESETS)}"
-        ) from error
+        raise UsageError(f"{path}: does not exist; give a preprocess file, or one of {', '.join(PRESETS)}") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except ValueError as error:
         kind = path.suffix[1:].upper()
-        raise UsageError(
-            f"{path}: is not valid {kind} ({' '.join(str(error).split())}); correct it"
-        ) from error
+        raise UsageError(f"{path}: is not valid {kind} ({' '.join(str(error).split())}); correct it") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path}: holds no table of settings; write keys such as 'scale', 'mean' and 'std'")
     return content

@@ -68,15 +68,11 @@ def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:
     )
 
 
-def _missing(
-    where: str, spec: InputSpec, inputs: Sequence[InputSpec], arrays: Mapping[str, Described]
-) -> DataError:
+def _missing(where: str, spec: InputSpec, inputs: Sequence[InputSpec], arrays: Mapping[str, Described]) -> DataError:
     names = [spec.name for spec in inputs]
     spare = [name for name in arrays if name not in names]
     near = closest(spec.name, spare)
     found = ", ".join(f"'{name}' {describe(a.dtype, a.shape)}" for name, a in list(arrays.items())[:8])
     takes = f"'{spec.name}', {describe(spec.dtype, spec.shape)}"
-    remedy = (
-        f"rename '{near}' to '{spec.name}'" if near else f"name the arrays after the inputs: {quoted(names)}"
-    )
+    remedy = f"rename '{near}' to '{spec.name}'" if near else f"name the arrays after the inputs: {quoted(names)}"
     return DataError(f"{where}: no array for the model's input {takes}; found {found or 'none'}; {remedy}")

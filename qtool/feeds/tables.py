@@ -100,9 +100,7 @@ class _StreamedTable:
         names = [self._roles[name] for name, form in self._forms.items() if form != _Form.CONSTANT]
         counts = {name: self._table.headers[name].shape[0] for name in [*names, *self._labels]}
         if not names:
-            raise DataError(
-                f"{where}: no array has a first axis that counts samples; give one value a sample"
-            )
+            raise DataError(f"{where}: no array has a first axis that counts samples; give one value a sample")
         count = counts[names[0]]
         for name, other in counts.items():
             if other != count:
@@ -125,16 +123,11 @@ class _StreamedTable:
             for start in range(0, wanted, size):
                 yield self._chunk(rows, constants, start, min(size, wanted - start))
 
-    def _chunk(
-        self, rows: Mapping[str, Rows], constants: Mapping[str, np.ndarray], start: int, size: int
-    ) -> Chunk:
+    def _chunk(self, rows: Mapping[str, Rows], constants: Mapping[str, np.ndarray], start: int, size: int) -> Chunk:
         inputs = {}
         for spec in self._fitter.inputs:
             form = self._forms[spec.name]
-            if form == _Form.CONSTANT:
-                values = constants[spec.name]
-            else:
-                values = rows[self._roles[spec.name]].read(size)
+            values = constants[spec.name] if form == _Form.CONSTANT else rows[self._roles[spec.name]].read(size)
             values = values[0] if form == _Form.WHOLE else values
             by_sample = form == _Form.ROWS
             inputs[spec.name] = self._fitter.value(

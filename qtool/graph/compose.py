@@ -1,6 +1,7 @@
 """Models made of parts of a model."""
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from qtool.graph.model_io import to_bytes
 
@@ -51,5 +52,28 @@ def with_outputs(model: ir.Model, names: list[str]) -> bytes:
     values.update(copy.graph.initializers)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(values[name] for name in names)
-    ir.passes.common.RemoveUnusedNodesPass()(copy)
+    common.RemoveUnusedNodesPass()(copy)
     return to_bytes(copy)
+
+
+def cut(model: ir.Model) -> tuple[bytes, dict[str, str]]:
+    """The quantised model cut at every QuantizeLinear, so that each layer can be run on given 8-bit inputs.
+
+    Returns the serialised model and, for each 8-bit tensor (now an output), the name of the input that feeds its
+    readers.
+    """
+    copy = model.clone()
+    inputs: dict[str, str] = {}
+    for node in list(copy.graph):
+        if node.op_type != "QuantizeLinear":
+            continue
+        old = node.outputs[0]
+        zero_point = node.inputs[2]
+        assert old.name is not None and zero_point is not None
+        fed = ir.Value(name=f"{old.name}/fed", type=zero_point.type)
+        for reader, index in list(old.uses()):
+            reader.replace_input_with(index, fed)
+        copy.graph.inputs.append(fed)
+        copy.graph.outputs.append(old)
+        inputs[old.name] = f"{old.name}/fed"
+    return to_bytes(copy), inputs

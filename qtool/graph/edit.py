@@ -8,10 +8,30 @@ import onnx_ir as ir
 from onnx_ir import Graph, Model, Node, Value
 
 __all__ = [
-    "Graph", "Model", "Names", "Node", "Value",
-    "activations", "add_initializer", "attribute", "clone", "consumers", "constant", "constant_or_none",
-    "has_subgraph", "is_float32", "is_main_op", "new_node", "rank", "remove_node", "replace_uses", "set_attribute",
-    "single_consumer", "static_dim", "static_shape", "weight_like",
+    "Graph",
+    "Model",
+    "Names",
+    "Node",
+    "Value",
+    "activations",
+    "add_initializer",
+    "attribute",
+    "clone",
+    "constant",
+    "constant_or_none",
+    "consumers",
+    "has_subgraph",
+    "is_float32",
+    "is_main_op",
+    "new_node",
+    "rank",
+    "remove_node",
+    "replace_uses",
+    "set_attribute",
+    "single_consumer",
+    "static_dim",
+    "static_shape",
+    "weight_like",
 ]  # fmt: skip
 
 Array = np.ndarray
@@ -38,7 +58,7 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     return default if found is None else found.value
 
 
-def set_attribute(node: Node, name: str, value: object) -> None:
+def set_attribute(node: Node, name: str, value: Any) -> None:
     """Set or replace an attribute."""
     node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
@@ -82,8 +102,10 @@ def consumers(value: Value) -> list[Node]:
     return list(dict.fromkeys(node for node, _ in value.uses()))
 
 
-def single_consumer(value: Value) -> Node | None:
+def single_consumer(value: Value | None) -> Node | None:
     """The one node that reads the value, if there is exactly one use and the value is not a graph output."""
+    if value is None:
+        return None
     uses = list(value.uses())
     return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
 
@@ -130,7 +152,7 @@ class Names:
 def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     """Register a new initializer; the name must be free."""
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -141,7 +163,7 @@ def new_node(
     output: str,
     *,
     name: str,
-    attributes: dict[str, object] | None = None,
+    attributes: dict[str, Any] | None = None,
 ) -> Node:
     """A node of the standard domain with one output; insert it with `graph.insert_before/after` or `append`."""
     node = ir.node(op_type, inputs, attributes=attributes or {}, name=name)

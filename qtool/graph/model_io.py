@@ -119,10 +119,19 @@ def to_bytes(model: ir.Model) -> bytes:
     try:
         data: bytes = proto.SerializeToString(deterministic=True)
     except ValueError as error:
-        raise ModelError("the model is larger than protobuf's 2 GB; models of this size are not supported yet") from error
+        raise ModelError(
+            "the model is larger than protobuf's 2 GB; models of this size are not supported yet"
+        ) from error
     if len(data) > _PROTOBUF_LIMIT:
         raise ModelError("the model is larger than protobuf's 2 GB; models of this size are not supported yet")
     return data
+
+
+def size_on_disk(path: Path) -> int:
+    """Bytes of a model file and its external data."""
+    proto = onnx.load(str(path), load_external_data=False)
+    external = {_external_file(tensor, path)[0] for tensor in _external_tensors(proto)}
+    return path.stat().st_size + sum(file.stat().st_size for file in external)
 
 
 def from_bytes(data: bytes) -> ir.Model:

@@ -37,7 +37,8 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{name}: opset {version} cannot be raised to {MINIMUM} ({reason}); export the model with opset {MINIMUM} or later"
+            f"{name}: opset {version} cannot be raised to {MINIMUM} ({reason}); "
+            f"export the model with opset {MINIMUM} or later"
         ) from error
     result = ir.from_proto(converted)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)

@@ -26,21 +26,15 @@ def read_tensor_file(path: str | Path) -> np.ndarray:
     except Exception as error:
         raise DataError(f"{path}: is not an ONNX tensor (TensorProto); write it again") from error
     if tensor.data_type == onnx.TensorProto.UNDEFINED:
-        raise DataError(
-            f"{path}: is not an ONNX tensor (TensorProto): it states no element type; write it again"
-        )
+        raise DataError(f"{path}: is not an ONNX tensor (TensorProto): it states no element type; write it again")
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        raise DataError(
-            f"{path}: keeps its data in another file, which is not read; save the tensor in one file"
-        )
+        raise DataError(f"{path}: keeps its data in another file, which is not read; save the tensor in one file")
     try:
         array = np.asarray(onnx.numpy_helper.to_array(tensor))
     except Exception as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: is a damaged ONNX tensor ({reason}); write it again") from error
     if array.dtype == np.object_:
-        texts = [
-            item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in array.ravel()
-        ]
+        texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in array.ravel()]
         array = np.array(texts, dtype=np.object_).reshape(array.shape)
     return array

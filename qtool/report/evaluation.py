@@ -59,24 +59,18 @@ def _table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
         columns.append(_Column("SQNR dB", lambda model: number(model.sqnr_db, 1)))
     if any(model.agreement is not None for model in evaluation.candidates):
         columns.append(
-            _Column(
-                "agreement", lambda model: ABSENT if model.agreement is None else f"{model.agreement:.4f}"
-            )
+            _Column("agreement", lambda model: ABSENT if model.agreement is None else f"{model.agreement:.4f}")
         )
     columns.append(_Column("size", lambda model: file_size(model.size_bytes)))
     if evaluation.latency is not None:
         columns += [_Column("latency ms", _latency), _Column("speed-up", _speedup)]
     models = [evaluation.float_model, *evaluation.candidates]
-    return [column.title for column in columns], [
-        [column.cell(model) for column in columns] for model in models
-    ]
+    return [column.title for column in columns], [[column.cell(model) for column in columns] for model in models]
 
 
 def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
     name, digits = metric.name, 1 if metric.name == "sqnr" else 4
-    value = _Column(
-        "SQNR dB" if name == "sqnr" else name, lambda model: number(model.score(name).value, digits)
-    )
+    value = _Column("SQNR dB" if name == "sqnr" else name, lambda model: number(model.score(name).value, digits))
     if metric.kind is MetricKind.SIMILARITY:
         return [value]
 

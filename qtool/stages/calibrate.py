@@ -6,7 +6,7 @@ is associative, so the statistics are the same bytes at any number of threads.
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
@@ -42,7 +42,7 @@ class Feed(Protocol):
 
     @property
     def samples(self) -> int | None: ...
-    def __iter__(self) -> Iterable[Batch]: ...  # type: ignore[misc]
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 def collect(
@@ -64,7 +64,9 @@ def collect(
     computed = [t for t in tensors if t not in inputs]
     outputs = [str(v.name) for v in model.graph.outputs if v.name not in computed]
     observer = _Observer(
-        Session(compose.with_outputs(model, [*computed, *outputs]), name=name), [t for t in tensors if t in inputs], computed
+        Session(compose.with_outputs(model, [*computed, *outputs]), name=name),
+        [t for t in tensors if t in inputs],
+        computed,
     )
     samples = 0
     examples: list[dict[str, np.ndarray]] = []
@@ -83,17 +85,17 @@ def collect(
     return Statistics(name, digest, samples, histograms, tuple(examples))
 
 
-def _run_all(observer: "_Observer", feed: Feed, threads: int) -> Iterable[Batch]:
+def _run_all(observer: "_Observer", feed: Feed, threads: int) -> Iterator[Batch]:
     """Yield each batch once it has been observed, in order."""
     if threads == 1:
-        for batch in feed:  # type: ignore[attr-defined]
+        for batch in feed:
             observer.observe(batch)
             yield batch
         return
     waiting: deque[tuple[Batch, Future[None]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for batch in feed:  # type: ignore[attr-defined]
+            for batch in feed:
                 waiting.append((batch, pool.submit(observer.observe, batch)))
                 if len(waiting) > threads:
                     yield _finished(waiting)
@@ -132,20 +134,22 @@ class _Observer:
             if tensor in self.histograms:
                 self._count(tensor, array, batch)
             elif array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise _NotFinite(tensor, batch)
+                raise _NotFiniteDataError(tensor, batch)
 
     def _count(self, tensor: str, array: np.ndarray, batch: Batch) -> None:
         if array.dtype != np.float32:
-            raise ModelError(f"{self.session.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model")
+            raise ModelError(
+                f"{self.session.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model"
+            )
         try:
             counted = count(array)
         except NotFiniteError as error:
-            raise _NotFinite(tensor, batch) from error
+            raise _NotFiniteDataError(tensor, batch) from error
         with self.locks[tensor]:
             self.histograms[tensor].add(counted)
 
 
-class _NotFinite(DataError):
+class _NotFiniteDataError(DataError):
     """NaN or Inf was seen; `born_in` finds out where it comes from."""
 
     def __init__(self, tensor: str, batch: Batch) -> None:
@@ -167,11 +171,11 @@ def collect_or_explain(
     """`collect`; where NaN or Inf turns up, the error names the layer that it is born in."""
     try:
         return collect(model, tensors, feed, name=name, digest=digest, threads=threads, progress=progress)
-    except _NotFinite as error:
+    except _NotFiniteDataError as error:
         raise _explained(model, error, name) from error
 
 
-def _explained(model: Model, error: _NotFinite, name: str) -> DataError:
+def _explained(model: Model, error: _NotFiniteDataError, name: str) -> DataError:
     batch = error.batch
     for tensor, array in batch.inputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():

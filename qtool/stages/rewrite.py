@@ -68,8 +68,7 @@ class _Rewriter:
     def _new(self, op: str, inputs: list[Value], base: str, axis: int | None = None) -> Node:
         name = self.names.fresh(base)
         attributes: dict[str, object] = {} if axis is None else {"axis": axis}
-        node = edit.new_node(op, inputs, name, name=self.names.fresh(f"{base}_node"), attributes=attributes)
-        return node
+        return edit.new_node(op, inputs, name, name=self.names.fresh(f"{base}_node"), attributes=attributes)
 
     def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], how: object) -> None:
         array = self._initializer(tensor)
@@ -104,8 +103,10 @@ class _Rewriter:
     def _activation(self, activation: ActivationPlan) -> None:
         value = self.values.get(activation.tensor)
         if value is None:
-            raise ModelError(f"the plan names tensor {activation.tensor!r}, which the model does not hold; make it again")
-        others = [use for use in value.uses()]
+            raise ModelError(
+                f"the plan names tensor {activation.tensor!r}, which the model does not hold; make it again"
+            )
+        others = list(value.uses())
         base = activation.tensor
         scale, zero_point = self._params(base, activation.params)
         q = self._new("QuantizeLinear", [value, scale, zero_point], f"{base}_quantized")

@@ -15,7 +15,12 @@ _WEIGHTED = {
     "Conv": OpRule("weighted", ("QLinearConv",), (0,), weight=1, bias=2, check="conv"),
     "Gemm": OpRule("weighted", ("QGemm",), (0,), weight=1, bias=2, needs_output=False, check="gemm"),
     "MatMul": OpRule(
-        "weighted", ("QLinearMatMul", "MatMulIntegerToFloat"), (0,), weight=1, needs_output=False, check="matmul"
+        "weighted",
+        ("QLinearMatMul", "MatMulIntegerToFloat"),
+        (0,),
+        weight=1,
+        needs_output=False,
+        check="matmul",
     ),
 }
 _ELEMENTWISE = {
@@ -48,7 +53,19 @@ _PASSTHROUGH = {
 # Float between integer layers: one operator over 8-bit inputs costs less than a float layer would.
 _BRIDGES = {
     name: OpRule("bridge", inputs=(0,))
-    for name in ("HardSigmoid", "HardSwish", "Tanh", "Relu", "Clip", "PRelu", "Elu", "Softplus", "Erf", "Gelu", "Mish")
+    for name in (
+        "HardSigmoid",
+        "HardSwish",
+        "Tanh",
+        "Relu",
+        "Clip",
+        "PRelu",
+        "Elu",
+        "Softplus",
+        "Erf",
+        "Gelu",
+        "Mish",
+    )
 }
 _CPU_RULES = _WEIGHTED | _ELEMENTWISE | _PASSTHROUGH | _BRIDGES
 

@@ -4,7 +4,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from qtool.feeds import open_feeds
@@ -14,7 +20,7 @@ from tests.bench.zoo_models import ZooModel
 
 class _Reader(CalibrationDataReader):
     def __init__(self, model: ZooModel, samples: int) -> None:
-        inputs = [i for i in Session(model.model).inputs]
+        inputs = Session(model.model).inputs
         feeds = open_feeds(model.calibration, inputs, preprocess=model.preprocess, samples=samples)
         self.batches = iter(feeds)
 

@@ -33,7 +33,14 @@ def vision_models(zoo: Path) -> list[ZooModel]:
     for name in ("mobilenetv2", "mobilenetv1_025", "squeezenet1_1"):
         folder, pictures = zoo / name, zoo / "imagenet"
         result.append(
-            ZooModel(name, folder / "model.onnx", pictures / "calib", pictures / "eval", folder / "preprocess.json", "top1")
+            ZooModel(
+                name,
+                folder / "model.onnx",
+                pictures / "calib",
+                pictures / "eval",
+                folder / "preprocess.json",
+                "top1",
+            )
         )
     for name in ("mlperf_resnet8", "mlperf_kws", "mlperf_vww", "ultraface_rfb320"):
         folder = zoo / name

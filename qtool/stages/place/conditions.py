@@ -93,6 +93,15 @@ def residual_branch(node: Node) -> int | None:
 CONDITIONS: dict[str, Callable[[Node], str | None]] = {
     f.__name__: f
     for f in (
-        conv, conv_transpose, gemm, matmul, average_pool, max_pool, nearest, no_constants, data_computed, residual,
-    )  # fmt: skip
+        conv,
+        conv_transpose,
+        gemm,
+        matmul,
+        average_pool,
+        max_pool,
+        nearest,
+        no_constants,
+        data_computed,
+        residual,
+    )
 }

@@ -185,11 +185,15 @@ def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[N
     present = {n.op_type for n in model.graph}
     for op in (*scheme.include_ops, *scheme.exclude_ops):
         if op not in present:
-            raise UsageError(f"{name}: holds no {op} (its operators are {', '.join(sorted(present))}); check the spelling")
+            raise UsageError(
+                f"{name}: holds no {op} (its operators are {', '.join(sorted(present))}); check the spelling"
+            )
     known = {op for op, rule in target.rules.items() if rule.kind != "bridge"}
     for op in scheme.include_ops:
         if op not in known:
-            raise UsageError(f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}")
+            raise UsageError(
+                f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}"
+            )
     result: dict[Node, str] = {}
     for node in model.graph:
         if scheme.include_ops and node.op_type not in scheme.include_ops:
@@ -199,7 +203,9 @@ def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[N
     for pattern in scheme.exclude:
         found = [n for n in model.graph if _matches(n, pattern)]
         if not found:
-            raise UsageError(f"{name}: no node is called {pattern!r}; `--json` of a run without --exclude lists the names")
+            raise UsageError(
+                f"{name}: no node is called {pattern!r}; `--json` of a run without --exclude lists the names"
+            )
         result.update(dict.fromkeys(found, f"excluded by {pattern!r}"))
     return result
 

@@ -61,7 +61,9 @@ def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] |
     return result
 
 
-def _roots(model: Model, selection: Selection, quantized: dict[Value, tuple[float, float] | None]) -> dict[Value, Value]:
+def _roots(
+    model: Model, selection: Selection, quantized: dict[Value, tuple[float, float] | None]
+) -> dict[Value, Value]:
     """The tensor whose range each takes: that before all pass-throughs, in graph order."""
     root = {value: value for value in quantized}
     for node in model.graph:

@@ -12,6 +12,7 @@ from qtool.stages.prepare import (
     fold_pad,
     hard_swish,
     matmul_add,
+    pointwise_head,
     simplify,
     spatial_mean,
 )
@@ -51,7 +52,7 @@ def prepare(loaded: LoadedModel) -> Prepared:
     opset.tidy(model)
     opset.infer_shapes(model)
     for step in (
-        simplify, fold_constants, fold_affine, fold_pad, matmul_add, spatial_mean, hard_swish,
+        simplify, fold_constants, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head, hard_swish,
     ):  # fmt: skip
         count = step.apply(model)
         if count:
@@ -65,7 +66,8 @@ def _refuse_quantized(model: Model, name: str) -> None:
     for node in model.graph.all_nodes():
         if node.op_type in _QUANTIZED:
             raise AlreadyQuantizedError(
-                f"{name}: already quantised (node {node.name or _output(node)!r} is a {node.op_type}); give the float model"
+                f"{name}: already quantised (node {node.name or _output(node)!r} is a {node.op_type}); "
+                "give the float model"
             )
 
 

@@ -4,6 +4,7 @@ The integer bias holds the shift, and the per-channel weight scale takes up the 
 Declines where the layer's output is read elsewhere, a constant varies along another axis, or training outputs are used.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,12 +73,15 @@ def _affine_of(node: Node, layer: Node) -> _Affine | None:
     vector = _per_channel(other, m, edit.constant(layer.inputs[1]).ndim if layer.op_type != "Gemm" else layer_rank or 2)
     if vector is None:
         return None
-    one, zero = np.ones(m), np.zeros(m)
-    if node.op_type in ("Mul", "Div"):
-        if node.op_type == "Div" and not vector.all():
-            return None
-        return _Affine(vector if node.op_type == "Mul" else 1.0 / vector, zero)
-    return _Affine(one, vector if node.op_type == "Add" else -vector)
+    return _ARITHMETIC[node.op_type](vector) if node.op_type != "Div" or vector.all() else None
+
+
+_ARITHMETIC: dict[str, Callable[[Array], _Affine]] = {
+    "Mul": lambda v: _Affine(v, np.zeros_like(v)),
+    "Div": lambda v: _Affine(1.0 / v, np.zeros_like(v)),
+    "Add": lambda v: _Affine(np.ones_like(v), v),
+    "Sub": lambda v: _Affine(np.ones_like(v), -v),
+}
 
 
 def _batch_norm(node: Node, m: int) -> _Affine | None:

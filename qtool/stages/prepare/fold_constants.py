@@ -11,7 +11,14 @@ from qtool.graph.edit import Model, Node, Value
 from qtool.runtime.session import Session
 
 _LIMIT_ELEMENTS = 16 * 2**20
-_RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+_RANDOM = {
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+}
 
 
 def apply(model: Model) -> int:

@@ -25,7 +25,10 @@ def apply(model: Model) -> int:
             attributes={"alpha": 1.0 / 6.0, "beta": 0.5},
         )  # fmt: skip
         product = edit.new_node(
-            "Mul", [x, gate.outputs[0]], names.fresh(f"{old.name}_hardswish"), name=names.fresh(f"{clip.name}_hardswish")
+            "Mul",
+            [x, gate.outputs[0]],
+            names.fresh(f"{old.name}_hardswish"),
+            name=names.fresh(f"{clip.name}_hardswish"),
         )
         for node in (gate, product):
             node.outputs[0].type, node.outputs[0].shape = old.type, old.shape

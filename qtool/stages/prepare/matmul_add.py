@@ -24,7 +24,9 @@ def apply(model: Model) -> int:
             continue
         if edit.constant(bias).ndim == 2:
             names = edit.Names(model.graph)
-            bias = edit.add_initializer(model.graph, names.fresh(f"{bias.name}_flat"), edit.constant(bias).reshape(-1))
+            bias = edit.add_initializer(
+                model.graph, names.fresh(f"{matmul.name}_bias"), edit.constant(bias).reshape(-1)
+            )
         gemm = edit.new_node("Gemm", [x, weight, bias], f"{add.outputs[0].name}_gemm", name=matmul.name or "Gemm")
         gemm.outputs[0].shape, gemm.outputs[0].type = add.outputs[0].shape, add.outputs[0].type
         model.graph.insert_before(matmul, gemm)

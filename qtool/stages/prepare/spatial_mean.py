@@ -16,7 +16,9 @@ def apply(model: Model) -> int:
         x, old = node.inputs[0], node.outputs[0]
         assert x is not None
         names = edit.Names(model.graph)
-        pool = edit.new_node("GlobalAveragePool", [x], names.fresh(f"{old.name}_pool"), name=names.fresh(f"{node.name}_pool"))
+        pool = edit.new_node(
+            "GlobalAveragePool", [x], names.fresh(f"{old.name}_pool"), name=names.fresh(f"{node.name}_pool")
+        )
         pool.outputs[0].type = old.type
         model.graph.insert_before(node, pool)
         last = pool

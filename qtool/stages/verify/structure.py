@@ -84,4 +84,6 @@ def _check_constant(node: str, exact: np.ndarray, new: Value) -> None:
         shape[axis] = -1
     slack = np.abs(exact) * 2e-6 + scale.reshape(shape if axis is not None else ()) * 0.505
     if got.shape != exact.shape or (np.abs(got - exact) > slack).any():
-        raise VerificationError(f"constant {new.name!r} of node {node!r} is not what the model holds; report this model")
+        raise VerificationError(
+            f"constant {new.name!r} of node {node!r} is not what the model holds; report this model"
+        )

@@ -1,0 +1,70 @@
+"""`qtool calibrate`: parse, call `calibrate`, render."""
+
+from pathlib import Path
+
+import click
+
+from qtool.cli.common import (
+    STDOUT,
+    batch_size_option,
+    check_outputs,
+    config_option,
+    data_option,
+    emit_json,
+    json_option,
+    preprocess_option,
+    progress_bar,
+    quiet_option,
+    samples_option,
+    threads_option,
+)
+from qtool.pipeline import calibrate
+from qtool.report.quantize import calibrated_text
+
+
+@click.command("calibrate")
+@click.argument("model", metavar="MODEL")
+@data_option
+@click.option("-o", "--output", metavar="FILE", help="The calibration file.  [default: MODEL with .calib]")
+@samples_option
+@batch_size_option
+@threads_option
+@preprocess_option
+@config_option
+@json_option
+@quiet_option
+def command(
+    *,
+    model: str,
+    data: str,
+    output: str | None,
+    samples: int | None,
+    batch_size: int,
+    threads: int,
+    preprocess: str | None,
+    json_path: str | None,
+    quiet: bool,
+) -> None:
+    """Collect the statistics of every activation in one streaming pass; they serve every calibrator and target.
+
+    \b
+    Example:
+      qtool calibrate mobilenetv2.onnx --data images.npz -o mobilenetv2.calib
+    """
+    target = output or str(Path(model).with_suffix(".calib"))
+    check_outputs({"--output": target, "--json": json_path}, {"MODEL": model, "--data": data})
+    with progress_bar(quiet or json_path == STDOUT) as progress:
+        result = calibrate(
+            model,
+            data,
+            target,
+            samples=samples,
+            batch_size=batch_size,
+            threads=threads,
+            preprocess=preprocess,
+            progress=progress,
+        )
+    if json_path is not None:
+        emit_json(json_path, result.to_dict())
+    if not quiet and json_path != STDOUT:
+        click.echo(calibrated_text(result))

@@ -1,0 +1,158 @@
+"""`qtool quantize`: parse, call `quantize`, render."""
+
+from pathlib import Path
+
+import click
+
+from qtool.cli.common import (
+    STDOUT,
+    batch_size_option,
+    check_outputs,
+    config_option,
+    emit_json,
+    json_option,
+    preprocess_option,
+    progress_bar,
+    quiet_option,
+    samples_option,
+    threads_option,
+)
+from qtool.core.errors import UsageError
+from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
+from qtool.core.scheme import GRANULARITIES, SCHEMES, Scheme
+from qtool.pipeline import quantize
+from qtool.report.quantize import quantized_text
+from qtool.targets.tables import NAMES
+
+
+@click.command("quantize")
+@click.argument("model", metavar="MODEL")
+@click.option("--calibration", metavar="FILE", help="A file made by `qtool calibrate`.")
+@click.option("--data", metavar="DATA", help="Calibrate with this first; see `qtool calibrate --help`.")
+@click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
+@click.option(
+    "--calibrator",
+    type=click.Choice(["auto", *METHODS]),
+    default="auto",
+    show_default=True,
+    help="How ranges are chosen; auto tries all on the samples kept with the statistics and takes the best.",
+)
+@click.option(
+    "--percentile",
+    type=click.FloatRange(50.0, 100.0, min_open=True),
+    metavar="P",
+    help=f"For the percentile calibrator, which it implies.  [default: {DEFAULT_PERCENTILE}]",
+)
+@click.option("--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations.")
+@click.option(
+    "--granularity",
+    type=click.Choice(GRANULARITIES),
+    default="per-channel",
+    show_default=True,
+    help="Of weights.",
+)
+@click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
+@click.option("--include-op", "include_ops", multiple=True, metavar="OP", help="Quantise these operators alone.")
+@click.option("--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.")
+@click.option("--exclude", multiple=True, metavar="NAME-OR-GLOB", help="Leave these layers in float, as executed.")
+@click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
+@click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one.")
+@samples_option
+@batch_size_option
+@threads_option
+@preprocess_option
+@config_option
+@json_option
+@quiet_option
+@click.pass_context
+def command(
+    context: click.Context,
+    *,
+    model: str,
+    calibration: str | None,
+    data: str | None,
+    output: str | None,
+    calibrator: str,
+    percentile: float | None,
+    scheme: str,
+    granularity: str,
+    target: str,
+    include_ops: tuple[str, ...],
+    exclude_ops: tuple[str, ...],
+    exclude: tuple[str, ...],
+    save_plan: str | None,
+    plan_path: str | None,
+    samples: int | None,
+    batch_size: int,
+    threads: int,
+    preprocess: str | None,
+    json_path: str | None,
+    quiet: bool,
+) -> None:
+    """Write the int8 model, after proving what onnxruntime will run and that it computes what was planned.
+
+    \b
+    Example:
+      qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
+    """
+    result_path = output or str(Path(model).with_suffix(".int8.onnx"))
+    inputs = {"MODEL": model, "--calibration": calibration, "--data": data, "--plan": plan_path}
+    check_outputs(
+        {"--output": result_path, "--save-plan": save_plan, "--json": json_path},
+        {name: path for name, path in inputs.items() if path is not None},
+    )
+    _refuse_ignored(context, calibration=calibration, plan=plan_path)
+    with progress_bar(quiet or json_path == STDOUT) as progress:
+        result = quantize(
+            model,
+            result_path,
+            calibration=calibration,
+            data=data,
+            calibrator=_calibrator(calibrator, percentile),
+            scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+            target=target,
+            plan=plan_path,
+            save_plan=save_plan,
+            samples=samples,
+            batch_size=batch_size,
+            threads=threads,
+            preprocess=preprocess,
+            progress=progress,
+        )
+    if json_path is not None:
+        emit_json(json_path, result.to_dict())
+    if not quiet and json_path != STDOUT:
+        click.echo(quantized_text(result))
+
+
+def _calibrator(method: str, percentile: float | None) -> Calibrator | str:
+    if percentile is None:
+        return method
+    if method not in ("auto", "percentile"):
+        raise UsageError(f"--percentile {percentile:g} says nothing to --calibrator {method}; leave one of them out")
+    return Calibrator("percentile", percentile)
+
+
+def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: str | None) -> None:
+    """An option that would be accepted and ignored is an error."""
+    given = {
+        name
+        for name in context.params
+        if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
+    }
+    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "preprocess"}):
+        raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
+    decided = {
+        "calibrator",
+        "percentile",
+        "scheme",
+        "granularity",
+        "target",
+        "include_ops",
+        "exclude_ops",
+        "exclude",
+    }
+    if plan is not None and (extra := given & decided):
+        names = {"include_ops": "include-op", "exclude_ops": "exclude-op"}
+        option = names.get(first := sorted(extra)[0], first)
+        raise UsageError(f"--{option} says nothing to --plan, which has decided it; leave one of them out")

@@ -1,0 +1,72 @@
+"""What `calibrate` and `quantize` give back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtool.core.plan import Plan
+from qtool.core.ranges import Calibrator
+from qtool.core.statistics import Statistics
+from qtool.core.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What `calibrate` did: the statistics, where they are (None: in memory alone), and the file's size in bytes."""
+
+    statistics: Statistics
+    output: Path | None
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "qtool": "calibrate",
+            "output": None if self.output is None else str(self.output),
+            "bytes": self.size,
+            "model_sha256": self.statistics.model_digest,
+            "samples": self.statistics.samples,
+            "tensors": [
+                {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
+                for name, h in self.statistics.tensors.items()
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A calibrator that was tried, and the SQNR of the outputs (dB) on the examples."""
+
+    calibrator: Calibrator
+    sqnr_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What `quantize` did.
+
+    trials: the calibrators tried, best first; empty where one was asked for.
+    changes: what preparation did to the float graph, by pass.
+    size, float_size: of the int8 and the float model in bytes.
+    """
+
+    plan: Plan
+    verification: Verification
+    trials: tuple[Trial, ...]
+    changes: dict[str, int]
+    output: Path
+    size: int
+    float_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "qtool": "quantize",
+            "output": str(self.output),
+            "bytes": self.size,
+            "float_bytes": self.float_size,
+            "preparation": self.changes,
+            "trials": [{"calibrator": str(t.calibrator), "sqnr_db": t.sqnr_db} for t in self.trials],
+            "verification": self.verification.to_dict(),
+            "plan": self.plan.to_dict(),
+        }

@@ -1,0 +1,72 @@
+"""The lines that `quantize` and `calibrate` print."""
+
+from qtool.core.results import Calibrated, Quantized
+from qtool.core.verification import Verification
+from qtool.report.text import file_size
+
+_NAMED = 3
+
+
+def calibrated_text(result: Calibrated) -> str:
+    """One line: how many samples and tensors, and where the statistics are."""
+    statistics = result.statistics
+    return (
+        f"{result.output}: {statistics.samples} samples, {len(statistics.tensors)} tensors, {file_size(result.size)}; "
+        "serves every calibrator and target"
+    )
+
+
+def quantized_text(result: Quantized) -> str:
+    """What was made, then the proof in four lines."""
+    plan, proof = result.plan, result.verification
+    shrunk = result.float_size / result.size
+    head = (
+        f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({shrunk:.1f}x smaller); "
+        f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
+    )
+    return "\n".join([head, _integer_line(proof), _float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)])
+
+
+def _calibrator(result: Quantized) -> str:
+    chosen = f"calibrator {result.plan.calibrator}"
+    if not result.trials:
+        return chosen
+    tried = ", ".join(f"{t.calibrator} {t.sqnr_db:.1f}" for t in result.trials)
+    return f"{chosen}, the best of ({tried} dB)"
+
+
+def _integer_line(proof: Verification) -> str:
+    if not proof.census:
+        return f"  integer     {proof.integer_layers} of {proof.layers} layers have Q/DQ; this machine cannot run them"
+    kernels = ", ".join(
+        f"{count} {op}" for op, count in proof.kernels.items() if op.startswith(("QLinear", "QGemm", "MatMulI"))
+    )
+    return (
+        f"  integer     {proof.integer_layers} of {proof.layers} layers, {100 * proof.integer_share:.1f} % of "
+        f"multiply-accumulates, run in integer kernels: {kernels}"
+    )
+
+
+def _float_line(proof: Verification) -> str:
+    rows = [f"{name} ({why})" for name, why in proof.float_layers.items()]
+    rows += [f"{name} (planned as integer, this onnxruntime runs it in float)" for name in proof.fallbacks]
+    if not rows:
+        return "  float       no layer"
+    more = f", and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    return f"  float       {', '.join(rows[:_NAMED])}{more}"
+
+
+def _arithmetic_line(proof: Verification) -> str:
+    checked = len(proof.tensors)
+    return (
+        f"  arithmetic  without Q/DQ the float graph comes back; {checked} tensors: optimised and unoptimised layers "
+        f"differ by {proof.steps} step{'' if proof.steps == 1 else 's'} at most"
+    )
+
+
+def _accuracy_line(proof: Verification) -> str:
+    worst = min(proof.tensors, key=lambda t: t.sqnr_db)
+    return (
+        f"  accuracy    outputs {proof.output_sqnr_db:.1f} dB SQNR against float on {proof.examples} calibration "
+        f"samples; worst tensor {worst.tensor} {worst.sqnr_db:.1f} dB"
+    )

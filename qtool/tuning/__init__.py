@@ -1,0 +1,1 @@
+"""Varies plans and measures what each does; it never pokes at a graph."""
