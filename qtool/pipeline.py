@@ -14,12 +14,11 @@ from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
 from qtool.core.results import Calibrated, Quantized, Trial
 from qtool.core.scheme import Scheme
 from qtool.core.statistics import Statistics, load_statistics
-from qtool.core.tensorspec import InputSpec
 from qtool.feeds import Data, Preprocess, open_feeds
-from qtool.graph import model_io
-from qtool.runtime.session import Session
+from qtool.graph import edit, model_io
 from qtool.stages.calibrate import collect_or_explain
 from qtool.stages.choose import choose
+from qtool.stages.fit_plan import fit_plan
 from qtool.stages.place import place
 from qtool.stages.plan import make_plan
 from qtool.stages.prepare import Prepared, prepare
@@ -159,6 +158,7 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> Plan:
         raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with --save-plan")
     if final.target not in TARGETS:
         raise UsageError(f"{name}: for target {final.target!r}, which is unknown; choose one of {', '.join(TARGETS)}")
+    fit_plan(prepared.model, final, name)
     return final
 
 
@@ -194,12 +194,15 @@ def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Pla
 
 
 def _loaded(calibration: PathLike | Statistics | None, prepared: Prepared) -> Statistics:
-    if isinstance(calibration, Statistics):
-        if calibration.model_digest != prepared.digest:
-            raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
-        return calibration
-    assert calibration is not None
-    return load_statistics(calibration, prepared.digest, prepared.name)
+    if not isinstance(calibration, Statistics):
+        assert calibration is not None
+        calibration = load_statistics(calibration, prepared.digest, prepared.name)
+    elif calibration.model_digest != prepared.digest:
+        raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
+    wanted = {spec.name for spec in edit.input_specs(prepared.model)}
+    if not calibration.examples or any(set(example) != wanted for example in calibration.examples):
+        raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
+    return calibration
 
 
 def _statistics(
@@ -214,7 +217,9 @@ def _statistics(
     if threads < 1:
         raise UsageError(f"{threads} threads are impossible; give 1 or more")
     tensors = observed_tensors(prepared)
-    feeds = open_feeds(data, _inputs(prepared), preprocess=preprocess, samples=samples, batch_size=batch_size)
+    feeds = open_feeds(
+        data, edit.input_specs(prepared.model), preprocess=preprocess, samples=samples, batch_size=batch_size
+    )
     return collect_or_explain(
         prepared.model,
         tensors,
@@ -224,10 +229,6 @@ def _statistics(
         threads=threads,
         progress=progress,
     )
-
-
-def _inputs(prepared: Prepared) -> list[InputSpec]:
-    return Session(model_io.to_bytes(prepared.model), optimize=False, name=prepared.name).inputs
 
 
 def observed_tensors(prepared: Prepared) -> tuple[str, ...]:

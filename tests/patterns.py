@@ -105,9 +105,7 @@ class Pattern:
     kernels: dict[str, int]
     edges: tuple[int, int] = (1, 1)
     shape: tuple[int, ...] = (3, 8, 8)
-    min_db: float = 28.0
     opset: int = 17
-    arm64: bool = True
     free: frozenset[str] = field(default=frozenset({"Transpose"}))
 
     def net(self) -> tuple[Net, tuple[str, ...]]:
@@ -158,6 +156,11 @@ def _matmul_chain(net: Net) -> tuple[str, ...]:
     return (net("MatMul", h, net.weight(16, 6, inputs=16)),)
 
 
+def _matmul_clip(net: Net) -> tuple[str, ...]:
+    h = net("MatMul", "x", net.weight(12, 16, inputs=12))
+    return (net("Tanh", net("Clip", h, net.const(0.1), net.const(2.0))),)
+
+
 def _matmul_add_2d(net: Net) -> tuple[str, ...]:
     h = net("Add", net("MatMul", "x", net.weight(12, 16, inputs=12)), net.bias(16))
     return (net("Add", net.const(net.rng.normal(size=(1, 6))), net("MatMul", h, net.weight(16, 6, inputs=16))),)
@@ -200,12 +203,17 @@ def _head_matmul(net: Net) -> tuple[str, ...]:
     return (net("Add", net("MatMul", flat, net.weight(8, 5, inputs=8)), net.bias(5)),)
 
 
+def _transposed(net: Net) -> tuple[str, ...]:
+    h = net("Reshape", net.gemm("x", 12, 16), _ints(net, 0, 2, 8))
+    return (net.gemm(net("Reshape", net("Transpose", h, perm=[0, 2, 1]), _ints(net, 0, 16)), 16, 5),)
+
+
 def _nhwc(net: Net) -> tuple[str, ...]:
     return (net.conv(net.conv(net("Transpose", "x", perm=[0, 3, 1, 2]), 3, 8), 8, 4),)
 
 
 def _clipped(low: float, high: float) -> Callable[[Net, str], str]:
-    return lambda net, h: net("Clip", net("Mul", h, net.const(3.0)) if False else h, net.const(low), net.const(high))
+    return lambda net, h: net("Clip", h, net.const(low), net.const(high))
 
 
 def _bridge(op: str, **attributes: object) -> Callable[[Net, str], str]:
@@ -214,6 +222,23 @@ def _bridge(op: str, **attributes: object) -> Callable[[Net, str], str]:
 
 def _flat(net: Net, h: str) -> str:
     return net("Flatten", net("MaxPool", h, kernel_shape=[2, 2], strides=[2, 2]))
+
+
+def _relu_beside(net: Net, h: str) -> str:
+    return net("Add", h, net("Relu", h))
+
+
+def _conv_transpose(net: Net, h: str) -> str:
+    skewed = np.logspace(-3, 0, 8).reshape(1, 8, 1, 1)
+    return net("ConvTranspose", h, net.const(net.rng.normal(size=(8, 8, 2, 2)) * skewed), net.bias(8), strides=[2, 2])
+
+
+def _unused_part(net: Net, h: str) -> str:
+    return net("Split", h, _ints(net, 4, 4), outputs=2, axis=1)[0]
+
+
+def _two_activations(net: Net, h: str) -> str:
+    return net("MatMul", h, net.conv(h, 8, 8))
 
 
 CONV2 = {"QLinearConv": 2}
@@ -231,8 +256,16 @@ PATTERNS: dict[str, Pattern] = {
     "gemm without bias": Pattern("Gemm", _gemm_chain(trans=0, bias=False), {"QGemm": 2}, (1, 0), (12,)),
     "gemm transB without bias": Pattern("Gemm", _gemm_chain(trans=1, bias=False), {"QGemm": 2}, (1, 0), (12,)),
     "matmul": Pattern("MatMul", _matmul_chain, {"QLinearMatMul": 1, "MatMulIntegerToFloat": 1}, (1, 0), (12,)),
-    "matmul add": Pattern("MatMul", _matmul_add_2d, {"QGemm": 2}, (1, 0), (12,)),
-    "matmul add 3-D": Pattern("MatMul", _matmul_add_3d, {}, (1, 0), (5, 12)),
+    "matmul add": Pattern("Gemm", _matmul_add_2d, {"QGemm": 2}, (1, 0), (12,)),
+    "matmul add 3-D": Pattern(
+        "MatMul", _matmul_add_3d, {"QLinearMatMul": 1, "QLinearAdd": 1, "MatMulIntegerToFloat": 1}, (1, 0), (5, 12)
+    ),
+    "gemm relu tanh": Pattern(
+        "Gemm", lambda n: (n("Tanh", n("Relu", n.gemm("x", 12, 6))),), {"QGemm": 1, "Tanh": 1}, (1, 1), (12,)
+    ),
+    "matmul clip tanh": Pattern(
+        "MatMul", _matmul_clip, {"QLinearMatMul": 1, "Clip": 1, "Tanh": 1}, (1, 1), (12,)
+    ),
     "residual add": Pattern("Add", between(_residual), {"QLinearConv": 3, "QLinearAdd": 1}),
     "residual add relu": Pattern("Add", between(_residual_relu), {"QLinearConv": 4, "QLinearAdd": 1}),
     "add constant": Pattern(
@@ -276,7 +309,7 @@ PATTERNS: dict[str, Pattern] = {
     ),
     "max pool": Pattern(
         "MaxPool", between(_bridge("MaxPool", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2])),
-        CONV2 | {"MaxPool": 1},
+        CONV2 | {"NhwcMaxPool": 1},
     ),
     "reduce max": Pattern(
         "ReduceMax", headed(_bridge("ReduceMax", axes=[2, 3], keepdims=0), 8),
@@ -287,11 +320,15 @@ PATTERNS: dict[str, Pattern] = {
         {"QLinearConv": 1, "ReduceMin": 1, "QGemm": 1}, (1, 0),
     ),
     "transpose": Pattern(
-        "Transpose", between(_bridge("Transpose", perm=[0, 1, 3, 2])), CONV2 | {"Transpose": 1}, free=frozenset()
+        "Transpose", _transposed, {"QGemm": 2, "Reshape": 2, "Transpose": 1}, (1, 0), (12,), free=frozenset()
     ),
     "transpose of the input": Pattern("Transpose", _nhwc, CONV2, shape=(8, 8, 3)),
-    "reshape": Pattern("Reshape", between(lambda n, h: n("Reshape", h, _ints(n, 0, 16, 8, 4)), 16), CONV2 | {"Reshape": 1}),
-    "flatten": Pattern("Flatten", headed(_flat, 128), {"QLinearConv": 1, "MaxPool": 1, "Flatten": 1, "QGemm": 1}, (1, 0)),
+    "reshape": Pattern(
+        "Reshape", between(lambda n, h: n("Reshape", h, _ints(n, 0, 16, 8, 4)), 16), CONV2 | {"Reshape": 1}
+    ),
+    "flatten": Pattern(
+        "Flatten", headed(_flat, 128), {"QLinearConv": 1, "NhwcMaxPool": 1, "Flatten": 1, "QGemm": 1}, (1, 0)
+    ),
     "squeeze": Pattern(
         "Squeeze", headed(lambda n, h: n("Squeeze", n("GlobalAveragePool", h), _ints(n, 2, 3)), 8),
         {"QLinearConv": 1, "QLinearGlobalAveragePool": 1, "Squeeze": 1, "QGemm": 1}, (1, 0),
@@ -321,5 +358,41 @@ PATTERNS: dict[str, Pattern] = {
         "Resize",
         between(lambda n, h: n("Resize", h, "", n.const([1, 1, 2, 2]), mode="nearest", nearest_mode="floor")),
         CONV2 | {"Resize": 1},
+    ),
+}  # fmt: skip
+
+
+def _float(op: str, middle: Callable[[Net, str], str], **others: int) -> Pattern:
+    """A pattern whose middle stays float: Q and DQ around it, and an integer layer before and behind."""
+    return Pattern(op, between(middle), CONV2 | others, (2, 2), opset=20)
+
+
+BRIDGES: dict[str, Pattern] = {
+    "hard sigmoid": _float("HardSigmoid", _bridge("HardSigmoid", alpha=0.2), HardSigmoid=1),
+    "hard swish": _float("HardSwish", _bridge("HardSwish"), HardSigmoid=1, Mul=1),
+    "tanh": _float("Tanh", _bridge("Tanh"), Tanh=1),
+    # the Relu goes into the saturation of the Q behind it
+    "relu beside": _float("Relu", _relu_beside, QLinearAdd=1),
+    "clip without zero": _float("Clip", _clipped(0.1, 1.0), Clip=1),
+    "prelu": _float("PRelu", lambda n, h: n("PRelu", h, n.const(n.rng.normal(size=(8, 1, 1)))), PRelu=1),
+    "elu": _float("Elu", _bridge("Elu"), Elu=1),
+    "softplus": _float("Softplus", _bridge("Softplus"), Softplus=1),
+    "erf": _float("Erf", _bridge("Erf"), Erf=1),
+    "gelu": _float("Gelu", _bridge("Gelu"), Gelu=1),
+    "mish": _float("Mish", _bridge("Mish"), Softplus=1, Tanh=1, Mul=1),
+}
+FLOAT: dict[str, Pattern] = {
+    "conv transpose": _float("ConvTranspose", _conv_transpose, ConvTranspose=1),
+    "linear resize": _float(
+        "Resize", lambda n, h: n("Resize", h, "", n.const([1, 1, 2, 2]), mode="linear"), Resize=1
+    ),
+    "reflecting pad": _float("Pad", lambda n, h: n("Pad", h, _ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), Pad=1),
+    "instance norm": _float(
+        "InstanceNormalization", lambda n, h: n("InstanceNormalization", h, n.bias(8), n.bias(8)),
+        InstanceNormalization=1,
+    ),
+    "unused part of a split": Pattern("Split", between(_unused_part, 4), CONV2 | {"Split": 1}, (2, 2)),
+    "matmul of two activations": Pattern(
+        "MatMul", between(_two_activations), {"QLinearConv": 3, "MatMul": 1}, (2, 3)
     ),
 }  # fmt: skip

@@ -10,9 +10,9 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from evaluation_models import linear
 
 from qtool.cli import common, main
+from tests.evaluation_models import linear
 
 ZOO = Path(os.environ.get("QTOOL_ZOO", Path(__file__).resolve().parents[2] / "shared" / "zoo"))
 RNG = np.random.default_rng(5)

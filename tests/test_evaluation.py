@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_models import linear, predicts_class, two_outputs
 
 from qtool.core.errors import DataError, ModelError, QtoolError, UsageError
 from qtool.core.evaluation import MaxDrop
 from qtool.evaluation import evaluate
+from tests.evaluation_models import linear, predicts_class, two_outputs
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(23, 6)).astype(np.float32)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluation_models import external, linear, predicts_class
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from qtool.evaluation.metrics import resolve_metrics
 from qtool.evaluation.observation import Observation
 from qtool.evaluation.similarity import Cosine, Mse, Sqnr
 from qtool.evaluation.trial import first_nan
+from tests.evaluation_models import external, linear, predicts_class
 
 RNG = np.random.default_rng(7)
 

@@ -59,8 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except QtoolError as error:
         click.echo(f"qtool: {error}", err=True)
         sys.exit(2)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"qtool: {_one_line(error)}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         click.echo("qtool: interrupted; nothing was written", err=True)
@@ -69,3 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("qtool: out of memory; use a smaller --batch-size or --threads", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: click.ClickException) -> str:
+    """click's message, and where the right usage stands."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return message if context is None else f"{message}; see `{context.command_path} --help`"

@@ -1,12 +1,11 @@
 """`qtool calibrate`: parse, call `calibrate`, render."""
 
-from pathlib import Path
-
 import click
 
 from qtool.cli.common import (
     STDOUT,
     batch_size_option,
+    beside,
     check_outputs,
     config_option,
     data_option,
@@ -51,7 +50,7 @@ def command(
     Example:
       qtool calibrate mobilenetv2.onnx --data images.npz -o mobilenetv2.calib
     """
-    target = output or str(Path(model).with_suffix(".calib"))
+    target = output or beside(model, ".calib")
     check_outputs({"--output": target, "--json": json_path}, {"MODEL": model, "--data": data})
     with progress_bar(quiet or json_path == STDOUT) as progress:
         result = calibrate(

@@ -198,6 +198,18 @@ class _Bar:
             self._bar = None
 
 
+def beside(model: str, suffix: str) -> str:
+    """The output's path where none is given: the model's, with another suffix.
+
+    Raises:
+        UsageError: the path of the model ends in no name.
+    """
+    path = Path(model)
+    if not path.name:
+        raise UsageError(f"MODEL {model!r}: is no file; give the path of an ONNX model")
+    return str(path.with_suffix(suffix))
+
+
 def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str, str | Path]) -> None:
     """Refuse, before any work is done, outputs that cannot be written or would destroy something.
 

@@ -1,12 +1,11 @@
 """`qtool quantize`: parse, call `quantize`, render."""
 
-from pathlib import Path
-
 import click
 
 from qtool.cli.common import (
     STDOUT,
     batch_size_option,
+    beside,
     check_outputs,
     config_option,
     emit_json,
@@ -95,7 +94,7 @@ def command(
     Example:
       qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
     """
-    result_path = output or str(Path(model).with_suffix(".int8.onnx"))
+    result_path = output or beside(model, ".int8.onnx")
     inputs = {"MODEL": model, "--calibration": calibration, "--data": data, "--plan": plan_path}
     check_outputs(
         {"--output": result_path, "--save-plan": save_plan, "--json": json_path},

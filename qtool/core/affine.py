@@ -46,7 +46,8 @@ class QParams:
         """The smallest and largest real number that a per-tensor grid represents, computed in float32 as ONNX does."""
         qmin, qmax = integer_range(self.dtype)
         scale, zero_point = np.float32(self.scale[0]), self.zero_point[0]
-        return float(np.float32(qmin - zero_point) * scale), float(np.float32(qmax - zero_point) * scale)
+        with np.errstate(over="ignore"):
+            return float(np.float32(qmin - zero_point) * scale), float(np.float32(qmax - zero_point) * scale)
 
 
 def integer_range(dtype: DType) -> tuple[int, int]:
@@ -77,24 +78,41 @@ def activation_qparams(low: float, high: float, spec: TensorSpec) -> QParams:
 
 
 def fit_inside(params: QParams, low: float, high: float) -> QParams:
-    """Shrink a per-tensor grid until it lies within [low, high], so that a Clip to these bounds changes nothing.
+    """Change a per-tensor grid as little as makes it lie within [low, high], so that a Clip to these changes nothing.
 
-    onnxruntime drops a Clip before a QuantizeLinear only then (`ClipQuantFusion`). Returns `params` itself where it
-    already fits, and where no grid that holds zero can (zero outside the bounds).
+    onnxruntime drops a Clip before a QuantizeLinear only then (`ClipQuantFusion`). The scale shrinks; the zero point
+    moves where less of the range is lost that way. Returns `params` itself where it fits already, and where no grid
+    can: zero outside the bounds, or bounds so narrow that the scale would underflow.
     """
+    start, end = params.range
+    if low <= start and end <= high:
+        return params
     if not low <= 0.0 <= high:
         return params
-    scale = np.float32(params.scale[0])
-    zero_point = params.zero_point[0]
+    start, end = max(start, low), min(end, high)
     qmin, qmax = integer_range(params.dtype)
-    if low == 0.0 and zero_point != qmin:
-        zero_point = qmin
-    for steps, bound in ((qmax - zero_point, high), (zero_point - qmin, -low)):
-        if steps > 0 and bound > 0 and np.float32(steps) * scale > np.float32(bound):
-            scale = np.float32(bound / steps)
-            while np.float32(steps) * scale > np.float32(bound):
-                scale = np.nextafter(scale, np.float32(0))
-    return QParams((float(scale),), (zero_point,), params.dtype)
+    below = np.arange(qmax - qmin + 1.0)
+    above = below[::-1]
+    # for each zero point: the largest scale within the bounds, and the one that reaches both ends of the range
+    allowed = np.minimum(_ratio(-low, below, np.inf), _ratio(high, above, np.inf))
+    scales = np.minimum(allowed, np.maximum(_ratio(-start, below, 0.0), _ratio(end, above, 0.0)))
+    lost = np.maximum(-start - below * scales, 0.0) + np.maximum(end - above * scales, 0.0)
+    cost = np.where(scales >= MIN_SCALE, lost + scales, np.inf)
+    chosen, present = int(np.argmin(cost)), params.zero_point[0] - qmin
+    if cost[chosen] == np.inf:
+        return params
+    if cost[present] <= cost[chosen] * (1.0 + 1e-6):
+        chosen = present
+    scale = np.float32(scales[chosen])
+    while np.float32(chosen) * scale > np.float32(-low) or np.float32(above[chosen]) * scale > np.float32(high):
+        scale = np.nextafter(scale, np.float32(0.0))
+    return QParams((float(scale),), (qmin + chosen,), params.dtype)
+
+
+def _ratio(length: float, steps: Array, without: float) -> Array:
+    """length / steps, and `without` where there are no steps."""
+    result: Array = np.divide(length, steps, out=np.full_like(steps, without), where=steps > 0.0)
+    return result
 
 
 def quantize(x: Array, params: QParams) -> Array:
@@ -112,7 +130,8 @@ def quantize(x: Array, params: QParams) -> Array:
 def dequantize(q: Array, params: QParams) -> Array:
     """DequantizeLinear: (q - zero point) * scale in float32. Any shape."""
     scale, zero_point = _broadcast(params, q.ndim)
-    result: Array = (q.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+    with np.errstate(over="ignore"):
+        result: Array = (q.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
     return result
 
 

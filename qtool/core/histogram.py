@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Array = np.ndarray
-BINS = 1 << 16
+from qtool.core.counting import BINS, Array, count_into
+
 _SIGN = 1 << 15
 _INFINITY = 0x7F80
 
@@ -37,12 +37,13 @@ class Histogram:
         Raises:
             NotFiniteError: it holds NaN or Inf; nothing has been added then.
         """
-        self.add(count(x))
-
-    def add(self, counted: "Counted") -> None:
-        """Add what `count` has made of an array."""
-        self.counts[: counted.counts.size] += counted.counts
-        self.minimum, self.maximum = min(self.minimum, counted.minimum), max(self.maximum, counted.maximum)
+        flat = np.ascontiguousarray(x, np.float32).reshape(-1)
+        if flat.size == 0:
+            return
+        extremes = count_into(self.counts, flat)
+        if extremes is None:
+            raise NotFiniteError
+        self.minimum, self.maximum = min(self.minimum, extremes[0]), max(self.maximum, extremes[1])
 
     def merge(self, other: "Histogram") -> None:
         """Add what `other` has observed."""
@@ -70,33 +71,6 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Counts of one array (int64, [k], k <= 65536: the keys up to the largest that occurs), minimum and maximum."""
-
-    counts: Array
-    minimum: float
-    maximum: float
-
-
-def count(x: Array) -> Counted:
-    """Count the elements of a float32 array of any shape by their upper 16 bits.
-
-    Raises:
-        NotFiniteError: it holds NaN or Inf.
-    """
-    flat = np.ascontiguousarray(x, np.float32).reshape(-1)
-    if flat.size == 0:
-        return Counted(np.zeros(0, np.int64), float("inf"), float("-inf"))
-    low, high = float(flat.min()), float(flat.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise NotFiniteError
-    # bincount needs 8-byte integers; shifting into them directly saves a pass over the data
-    keys = np.empty(flat.size, np.intp)
-    np.right_shift(flat.view(np.uint32), 16, out=keys, casting="unsafe")
-    return Counted(np.bincount(keys), low, high)
-
-
-@dataclass(frozen=True, slots=True)
 class Distribution:
     """Bins [low, high] in ascending order with their counts (float64 each, [n]); values lie evenly within a bin."""
 
@@ -115,12 +89,19 @@ class Distribution:
         return float(self.high[-1]) if self.high.size else 0.0
 
     def magnitudes(self) -> "Distribution":
-        """The distribution of |x|."""
+        """The distribution of |x|: the bins of x and -x, which differ in their clipped ends at most, are merged."""
+        if self.low.size == 0:
+            return self
         negative = self.high <= 0.0
         low = np.where(negative, -self.high, self.low)
         high = np.where(negative, -self.low, self.high)
-        order = np.argsort(low + high, kind="stable")
-        return Distribution(low[order], high[order], self.counts[order])
+        order = np.lexsort((high, low))
+        first = np.flatnonzero(np.diff(low[order], prepend=-1.0))
+        return Distribution(
+            low[order][first],
+            np.maximum.reduceat(high[order], first),
+            np.add.reduceat(self.counts[order], first),
+        )
 
     def quantile(self, q: float) -> float:
         """The value below which the fraction `q` of the elements lies, linear within a bin."""
@@ -134,13 +115,15 @@ class Distribution:
     def rebin(self, bins: int, top: float) -> Array:
         """Counts (float64, [bins]) over equal bins of [0, top], each source bin spread evenly over what it covers."""
         edges = np.linspace(0.0, top, bins + 1)
-        width = np.maximum(self.high - self.low, 1e-300)
         cumulative = np.concatenate([[0.0], np.cumsum(self.counts)])
         # cumulative count at each edge: whole bins below it plus the covered part of the bin it cuts
         index = np.searchsorted(self.high, edges, side="left")
         whole = cumulative[index]
         inside = np.minimum(index, self.low.size - 1)
-        part = np.clip((edges - self.low[inside]) / width[inside], 0.0, 1.0) * self.counts[inside]
+        width = (self.high - self.low)[inside]
+        # a bin without width holds one value, and belongs to the right of an edge there
+        share = np.divide(edges - self.low[inside], width, out=np.zeros_like(edges), where=width > 0.0)
+        part = np.clip(share, 0.0, 1.0) * self.counts[inside]
         part[index >= self.low.size] = 0.0
         at_edge = whole + part
         at_edge[0], at_edge[-1] = 0.0, cumulative[-1]

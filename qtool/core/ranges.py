@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from qtool.core.affine import TensorSpec
-from qtool.core.histogram import Array, Distribution
+from qtool.core.affine import TensorSpec, activation_qparams, integer_range
+from qtool.core.counting import Array
+from qtool.core.histogram import Distribution
 
 Method = Literal["max", "entropy", "percentile", "mse"]
 METHODS: tuple[Method, ...] = ("max", "entropy", "percentile", "mse")
@@ -18,6 +19,9 @@ DEFAULT_PERCENTILE = 99.99
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
 ENTROPY_STRIDE = 8
+# from the whole range to a thousandth of it, then between the neighbours of the best
+_COARSE_SHARES = np.geomspace(1.0, 1e-3, 48)
+_FINE_SHARES = np.geomspace(_COARSE_SHARES[0] / _COARSE_SHARES[1], _COARSE_SHARES[1] / _COARSE_SHARES[0], 17)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +116,38 @@ def _divergence(counts: Array, i: int) -> float:
 
 
 def _least_squares(distribution: Distribution, spec: TensorSpec) -> tuple[float, float]:
-    """The range with the least expected squared error, by a grid search on both ends, then on each in turn."""
+    """The range with the least expected squared error: of both ends together, then of each in turn."""
     bins = _coarsen(distribution)
-    low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
-    fractions = np.linspace(1.0, 0.1, 91)
-    if spec.symmetric or low == 0.0 or high == 0.0:
-        if spec.symmetric and low < 0.0:
-            low, high = min(low, -high), max(high, -low)
-        errors = _expected_error(bins, low * fractions, high * fractions, spec)
-        best = float(fractions[int(np.argmin(errors))])
-        return max(low * best, min(distribution.minimum, 0.0)), min(high * best, max(distribution.maximum, 0.0))
-    both = fractions[int(np.argmin(_expected_error(bins, low * fractions, high * fractions, spec)))]
-    lows, highs = low * fractions, high * fractions
-    best_low, best_high = low * both, high * both
-    for _ in range(2):
-        best_low = float(lows[int(np.argmin(_expected_error(bins, lows, np.full_like(lows, best_high), spec)))])
-        best_high = float(highs[int(np.argmin(_expected_error(bins, np.full_like(highs, best_low), highs, spec)))])
-    return best_low, best_high
+    lowest, highest = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+    if spec.symmetric or spec.zero_point_zero:
+        top = max(-lowest, highest)
+        low, high = _shrink(bins, spec, -top if lowest < 0.0 else 0.0, top)
+        return max(low, lowest), min(high, highest)
+    low, high = _shrink(bins, spec, lowest, highest)
+    for _ in range(2 if lowest < 0.0 < highest else 0):
+        low, _fixed = _shrink(bins, spec, lowest, high, "low")
+        _fixed, high = _shrink(bins, spec, low, highest, "high")
+    return low, high
+
+
+def _shrink(
+    bins: Distribution, spec: TensorSpec, low: float, high: float, ends: Literal["both", "low", "high"] = "both"
+) -> tuple[float, float]:
+    """[low, high] with `ends` multiplied by the share in [0.001, 1] that has the least expected error."""
+    shares = _COARSE_SHARES
+    for following in (_FINE_SHARES, None):
+        lows = low * shares if ends != "high" else np.full_like(shares, low)
+        highs = high * shares if ends != "low" else np.full_like(shares, high)
+        best = int(np.argmin(_expected_error(bins, lows, highs, spec)))
+        if following is not None:
+            shares = np.minimum(shares[best] * following, 1.0)
+    return float(lows[best]), float(highs[best])
 
 
 def _coarsen(distribution: Distribution) -> Distribution:
-    """Bins far below the finest step that any candidate grid has become one bin at zero each side."""
+    """Bins far below the finest step that any candidate grid has become one bin at zero, put first."""
     top = max(-distribution.minimum, distribution.maximum)
-    tiny = np.maximum(np.abs(distribution.low), np.abs(distribution.high)) < top * 2.0**-14
+    tiny = np.maximum(np.abs(distribution.low), np.abs(distribution.high)) < top * _COARSE_SHARES[-1] / 1024.0
     if not tiny.any():
         return distribution
     keep = ~tiny
@@ -146,10 +159,12 @@ def _coarsen(distribution: Distribution) -> Distribution:
 
 
 def _expected_error(bins: Distribution, low: Array, high: Array, spec: TensorSpec) -> Array:
-    """Sum of squared errors ([k]) of the k grids [low, high] ([k] each) over a distribution of n bins."""
-    steps = 254.0 if spec.symmetric and bins.minimum < 0.0 else 127.0 if spec.zero_point_zero else 255.0
-    scale = ((high - low) / steps)[:, None]
-    low, high = low[:, None], high[:, None]
+    """Sum of squared errors ([k]) of the grids for the k ranges [low, high] ([k] each) over a distribution."""
+    grids = [activation_qparams(*ends, spec) for ends in zip(low.tolist(), high.tolist(), strict=True)]
+    scale = np.array([grid.scale for grid in grids])
+    zero_point = np.array([grid.zero_point for grid in grids])
+    qmin, qmax = integer_range(spec.dtype)
+    low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
     width = bins.high - bins.low
     middle = (bins.low + bins.high) / 2.0
     # a bin much narrower than a step: the error at its middle; a wider one: the exact mean over the bin
@@ -166,7 +181,7 @@ def _expected_error(bins: Distribution, low: Array, high: Array, spec: TensorSpe
 
 
 def _integral(x: Array, scale: Array, low: Array, high: Array) -> Array:
-    """Integral from 0 to x of the squared error of rounding to multiples of `scale`, saturated to [low, high].
+    """Integral from 0 to x of the squared error of rounding to the multiples of `scale` in [low, high].
 
     Each whole step adds scale**3 / 12; beyond the range the error is the distance to its end.
     """

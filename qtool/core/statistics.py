@@ -5,22 +5,24 @@ The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for by
 
 import io
 import json
+import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from qtool.core.counting import BINS
 from qtool.core.errors import CalibrationError
 from qtool.core.files import atomic_output
-from qtool.core.histogram import BINS, Histogram
+from qtool.core.histogram import Histogram
 
 VERSION = 1
 _HEADER = "header.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LIMIT = 2**31
 """No member of a genuine file comes near this many bytes."""
+_LARGEST_HISTOGRAM = BINS * 8 + 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,13 @@ class Statistics:
             "model": self.model_digest,
             "samples": self.samples,
             "tensors": [
-                {"name": name, "min": h.minimum, "max": h.maximum} for name, h in self.tensors.items()
+                {"name": name, "min": h.minimum, "max": h.maximum} if h.count else {"name": name}
+                for name, h in self.tensors.items()
             ],
             "examples": [list(example) for example in self.examples],
-        }  # fmt: skip
+        }
         with atomic_output(path) as temporary:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
                 _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
                 for i, histogram in enumerate(self.tensors.values()):
                     keys = np.flatnonzero(histogram.counts)
@@ -66,14 +69,14 @@ class Statistics:
 
 def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
     return buffer.getvalue()
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     info = zipfile.ZipInfo(name, _EPOCH)
     info.compress_type = zipfile.ZIP_DEFLATED
-    archive.writestr(info, data)
+    archive.writestr(info, data, compresslevel=1)
 
 
 def load_statistics(path: str | Path, model_digest: str | None = None, model_name: str = "the model") -> Statistics:
@@ -88,8 +91,10 @@ def load_statistics(path: str | Path, model_digest: str | None = None, model_nam
     try:
         with zipfile.ZipFile(file) as archive:
             return _read(archive, file, model_digest, model_name)
-    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, EOFError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
+    except CalibrationError:
+        raise
+    except Exception as error:  # zipfile, zlib, json and numpy raise a dozen types on damaged input
+        reason = " ".join((str(error) or type(error).__name__).split())[:120]
         raise CalibrationError(f"{file}: not a calibration file, or damaged ({reason}); calibrate again") from error
 
 
@@ -99,27 +104,57 @@ def _read(archive: zipfile.ZipFile, file: Path, model_digest: str | None, model_
     header = json.loads(archive.read(_HEADER))
     if header["qtool_calibration"] != VERSION:
         raise CalibrationError(
-            f"{file}: calibration format {header['qtool_calibration']}, this qtool reads {VERSION}; calibrate again"
+            f"{file}: calibration format {str(header['qtool_calibration'])[:12]!r}, this qtool reads {VERSION}; "
+            "calibrate again"
         )
     if model_digest is not None and header["model"] != model_digest:
         raise CalibrationError(
             f"{file}: made for another model than {model_name} "
-            f"(SHA-256 {str(header['model'])[:12]}... against {model_digest[:12]}...); calibrate this model"
+            f"(SHA-256 {str(header['model'])[:12]!r} against {model_digest[:12]!r}); calibrate this model"
         )
-    tensors = {}
-    for i, row in enumerate(header["tensors"]):
-        keys, counts = _array(archive, f"{i}.keys.npy"), _array(archive, f"{i}.counts.npy")
-        if keys.shape != counts.shape or keys.ndim != 1 or (counts < 0).any():
-            raise ValueError(f"histogram {i}")
-        full = np.zeros(BINS, np.int64)
-        full[keys.astype(np.intp)] = counts
-        tensors[row["name"]] = Histogram(full, float(row["min"]), float(row["max"]))
+    tensors = {str(row["name"]): _histogram(archive, i, row) for i, row in enumerate(header["tensors"])}
     examples = tuple(
-        {name: _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
+        {str(name): _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
         for i, names in enumerate(header["examples"])
     )
-    return Statistics(str(file), header["model"], int(header["samples"]), tensors, examples)
+    return Statistics(str(file), str(header["model"]), int(header["samples"]), tensors, examples)
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    return np.asarray(np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False))
+def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histogram:
+    keys = _array(archive, f"{i}.keys.npy", _LARGEST_HISTOGRAM)
+    counts = _array(archive, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
+    if keys.dtype != np.uint16 or counts.dtype != np.int64 or keys.ndim != 1 or keys.shape != counts.shape:
+        raise ValueError(f"histogram {i} has another form")
+    if (np.diff(keys.astype(np.int64)) <= 0).any() or (counts <= 0).any():
+        raise ValueError(f"histogram {i} has impossible counts")
+    histogram = Histogram()
+    histogram.counts[keys] = counts
+    if keys.size:
+        histogram.minimum, histogram.maximum = float(row["min"]), float(row["max"])
+        if not _holds(histogram, keys):
+            raise ValueError(f"histogram {i} has an impossible range")
+    return histogram
+
+
+def _holds(histogram: Histogram, keys: np.ndarray) -> bool:
+    """Whether the exact minimum and maximum fall into bins that are not empty, as they must; false for NaN."""
+    if not np.isfinite([histogram.minimum, histogram.maximum]).all():
+        return False
+    with np.errstate(over="ignore"):
+        ends = np.array([histogram.minimum, histogram.maximum], np.float32)
+    inside = np.isin(ends.view(np.uint32) >> 16, keys) | (ends == 0.0)
+    return bool(inside.all()) and histogram.minimum <= histogram.maximum
+
+
+def _array(archive: zipfile.ZipFile, name: str, limit: int = _LIMIT) -> np.ndarray:
+    """Read a `.npy` member; its header is held against its size first, since numpy allocates what a header claims."""
+    if archive.getinfo(name).file_size > limit:
+        raise ValueError(f"{name} is impossibly large")
+    data = archive.read(name)
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError(f"{name} is not as large as it says")
+    return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))

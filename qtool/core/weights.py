@@ -42,7 +42,8 @@ def quantize_weight(weight: Array, params: QParams) -> Array:
 def bias_floor(bias: Array, input_scale: float, accumulated: int) -> Array:
     """The least weight scale ([M], float64) at which the int32 accumulator holds the bias and the products.
 
-    `accumulated` is the number of products summed into one output. A channel needs this where its weights are tiny
+    `accumulated` is the number of products summed into one output; half of the int32 range is the most that is kept for
+    them, which 33,155 products of the worst case cannot exceed. A channel needs this where its weights are tiny
     beside its bias; its weights then lose bits that the output could not show.
     """
     room = 2.0**31 - 1 - min(accumulated * 255.0 * 127.0, 2.0**30)

@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import Graph, Model, Node, Value
 
+from qtool.core.tensorspec import InputSpec
+
 __all__ = [
     "Graph",
     "Model",
@@ -16,11 +18,12 @@ __all__ = [
     "activations",
     "add_initializer",
     "attribute",
+    "attribute_values",
     "clone",
     "constant",
     "constant_or_none",
     "consumers",
-    "has_subgraph",
+    "has_subgraph", "input_specs",
     "is_float32",
     "is_main_op",
     "new_node",
@@ -56,6 +59,23 @@ def attribute(node: Node, name: str, default: Any = None) -> Any:
     """The value of an attribute (strings decoded), or `default`."""
     found = node.attributes.get(name)
     return default if found is None else found.value
+
+
+def attribute_values(node: Node) -> dict[str, object]:
+    """The attributes as values that are equal where their content is: tensors as bytes; subgraphs are left out."""
+    return {
+        name: _comparable(found)
+        for name, found in node.attributes.items()
+        if found.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    }
+
+
+def _comparable(found: ir.Attr) -> object:
+    if found.type == ir.AttributeType.TENSOR:
+        tensor = found.value
+        return tensor.dtype, tuple(tensor.shape), tensor.tobytes()
+    # NaN is not equal to itself, its text is
+    return str(found.value) if found.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS) else found.value
 
 
 def set_attribute(node: Node, name: str, value: Any) -> None:
@@ -95,6 +115,23 @@ def is_float32(value: Value) -> bool:
 def activations(node: Node) -> list[tuple[int, Value]]:
     """(input index, value) of the inputs that are neither absent nor initializers."""
     return [(i, v) for i, v in enumerate(node.inputs) if v is not None and not v.is_initializer()]
+
+
+def input_specs(model: Model) -> list[InputSpec]:
+    """Name, type and shape of the model's inputs, in order."""
+    return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
+
+
+def _numpy_type(value: Value) -> np.dtype:
+    if value.dtype is None or value.dtype == ir.DataType.STRING:
+        return np.dtype(np.object_)
+    return np.dtype(value.dtype.numpy())
+
+
+def _spec_shape(value: Value) -> tuple[int | str | None, ...] | None:
+    if value.shape is None:
+        return None
+    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
 
 def consumers(value: Value) -> list[Node]:

@@ -45,10 +45,10 @@ def load(path: str | Path) -> LoadedModel:
     _check_proto(proto, file)
     digest = _digest(proto, file)
     try:
+        _load_external(proto, file)
         model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, file.parent)
     except Exception as error:
-        raise ModelError(f"{file}: onnx-ir cannot read it ({_line(error)}); check it with onnx.checker") from error
+        raise ModelError(f"{file}: cannot be read ({_line(error)}); check it with onnx.checker") from error
     return LoadedModel(model, file, digest)
 
 
@@ -83,8 +83,14 @@ def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 def _external_file(tensor: onnx.TensorProto, file: Path) -> tuple[Path, int, int | None]:
     entries = {entry.key: entry.value for entry in tensor.external_data}
-    length = int(entries["length"]) if "length" in entries else None
-    return file.parent / entries.get("location", ""), int(entries.get("offset", 0)), length
+    try:
+        length = int(entries["length"]) if "length" in entries else None
+        offset = int(entries.get("offset", 0))
+    except ValueError as error:
+        raise ModelError(
+            f"{file}: tensor {tensor.name!r} says nonsense of its external data; export it again"
+        ) from error
+    return file.parent / entries.get("location", ""), offset, length
 
 
 def _check_external(proto: onnx.ModelProto, file: Path) -> None:
@@ -93,10 +99,22 @@ def _check_external(proto: onnx.ModelProto, file: Path) -> None:
         data, offset, length = _external_file(tensor, file)
         if not data.resolve().is_relative_to(folder):
             raise ModelError(f"{file}: tensor {tensor.name!r} points outside the model's folder ({data}); refused")
+        if offset < 0 or (length or 0) < 0:
+            raise ModelError(f"{file}: tensor {tensor.name!r} says nonsense of its external data; export it again")
         if not data.is_file():
             raise ModelError(f"{file}: external data file {data} of tensor {tensor.name!r} is missing; put it there")
         if data.stat().st_size < offset + (length or 0):
             raise ModelError(f"{file}: external data file {data} is truncated; copy or download it again")
+
+
+def _load_external(proto: onnx.ModelProto, file: Path) -> None:
+    """Into memory: sessions are made of bytes, which have no folder that external data could lie in."""
+    for tensor in _external_tensors(proto):
+        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(file.parent))
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+        # raises where there are fewer or more bytes than the shape says
+        onnx.numpy_helper.to_array(tensor)
 
 
 def _digest(proto: onnx.ModelProto, file: Path) -> str:

@@ -1,5 +1,6 @@
 """Reads the graph that onnxruntime says it will execute."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,3 +22,35 @@ def executed_nodes(path: str | Path) -> list[ExecutedNode]:
     """The nodes of a saved optimised model, in order."""
     graph = onnx.load(str(path), load_external_data=False).graph
     return [ExecutedNode(n.name, n.op_type, n.domain, tuple(n.input), tuple(n.output)) for n in graph.node]
+
+
+_BLOCK = 16
+"""The largest block of channels of any processor; fewer channels are padded to it, and padding must not be counted."""
+
+
+def without_reorders(path: str | Path, outputs: Sequence[str]) -> tuple[bytes, dict[str, str]]:
+    """A saved optimised model in which graph outputs that a ReorderOutput made are the blocked tensors themselves.
+
+    Only `outputs` are touched, and of these only those without padded channels. Returns the serialised model and, for
+    each output that was replaced, the name of the one that stands for it.
+    """
+    model = onnx.load(str(path))
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        channels = next((a.i for a in node.attribute if a.name == "channels"), 0)
+        blocked = node.op_type == "ReorderOutput" and node.output[0] in outputs and channels % _BLOCK == 0 < channels
+        if blocked and node.input[0] not in renamed.values():
+            renamed[node.output[0]] = node.input[0]
+        if not blocked or node.output[0] not in renamed or node.output[0] in read:
+            kept.append(node)
+    if renamed:
+        del graph.node[:]
+        graph.node.extend(kept)
+        for output in graph.output:
+            if output.name in renamed:
+                output.name = renamed[output.name]
+                output.type.tensor_type.ClearField("shape")
+    return model.SerializeToString(), renamed

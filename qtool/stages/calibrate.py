@@ -13,11 +13,12 @@ from typing import Protocol
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError
-from qtool.core.histogram import Histogram, NotFiniteError, count
+from qtool.core.histogram import Histogram, NotFiniteError
 from qtool.core.progress import Progress, silent
 from qtool.core.statistics import Statistics
-from qtool.graph import compose
+from qtool.graph import compose, edit
 from qtool.graph.edit import Model
+from qtool.runtime.observe import Observer
 from qtool.runtime.session import Session
 
 _EXAMPLES = 8
@@ -63,11 +64,8 @@ def collect(
     inputs = {v.name for v in model.graph.inputs}
     computed = [t for t in tensors if t not in inputs]
     outputs = [str(v.name) for v in model.graph.outputs if v.name not in computed]
-    observer = _Observer(
-        Session(compose.with_outputs(model, [*computed, *outputs]), name=name),
-        [t for t in tensors if t in inputs],
-        computed,
-    )
+    session = Observer(compose.with_outputs(model, [*computed, *outputs]), computed, name)
+    observer = _Counter(name, session, [t for t in tensors if t in inputs], computed)
     samples = 0
     examples: list[dict[str, np.ndarray]] = []
     room = _EXAMPLE_BYTES
@@ -85,7 +83,7 @@ def collect(
     return Statistics(name, digest, samples, histograms, tuple(examples))
 
 
-def _run_all(observer: "_Observer", feed: Feed, threads: int) -> Iterator[Batch]:
+def _run_all(observer: "_Counter", feed: Feed, threads: int) -> Iterator[Batch]:
     """Yield each batch once it has been observed, in order."""
     if threads == 1:
         for batch in feed:
@@ -111,10 +109,11 @@ def _finished(waiting: deque[tuple[Batch, Future[None]]]) -> Batch:
     return batch
 
 
-class _Observer:
+class _Counter:
     """Runs batches and counts; may be called from several threads."""
 
-    def __init__(self, session: Session, fed: Sequence[str], computed: Sequence[str]) -> None:
+    def __init__(self, name: str, session: Observer, fed: Sequence[str], computed: Sequence[str]) -> None:
+        self.name = name
         self.session = session
         self.fed = fed
         self.computed = computed
@@ -123,7 +122,7 @@ class _Observer:
 
     def observe(self, batch: Batch) -> None:
         try:
-            arrays = self.session.run_list(batch.inputs, self.session.outputs)
+            arrays = self.session.run(batch.inputs)
         except DataError as error:
             raise DataError(f"{batch.origin}: {error}") from error
         for tensor in self.fed:
@@ -138,15 +137,12 @@ class _Observer:
 
     def _count(self, tensor: str, array: np.ndarray, batch: Batch) -> None:
         if array.dtype != np.float32:
-            raise ModelError(
-                f"{self.session.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model"
-            )
+            raise ModelError(f"{self.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model")
         try:
-            counted = count(array)
+            with self.locks[tensor]:
+                self.histograms[tensor].observe(array)
         except NotFiniteError as error:
             raise _NotFiniteDataError(tensor, batch) from error
-        with self.locks[tensor]:
-            self.histograms[tensor].add(counted)
 
 
 class _NotFiniteDataError(DataError):
@@ -175,17 +171,28 @@ def collect_or_explain(
         raise _explained(model, error, name) from error
 
 
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
 def _explained(model: Model, error: _NotFiniteDataError, name: str) -> DataError:
     batch = error.batch
     for tensor, array in batch.inputs.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if not _finite(array):
             return DataError(f"{batch.origin}: input {tensor!r} holds NaN or Inf; remove the sample or repair the data")
     makers = {str(o.name): node for node in model.graph for o in node.outputs if o.uses() or o.is_graph_output()}
     session = Session(compose.with_outputs(model, list(makers)), optimize=False, name=name)
     with np.errstate(all="ignore"):
         for tensor, array in session.run(batch.inputs).items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if not _finite(array):
                 node = makers[tensor]
+                for value in node.inputs:
+                    constant = edit.constant_or_none(value)
+                    if value is not None and constant is not None and not _finite(constant):
+                        return DataError(
+                            f"{name}: initializer {value.name!r} of layer {node.name!r} ({node.op_type}) holds NaN or "
+                            "Inf; repair the model"
+                        )
                 return DataError(
                     f"{batch.origin}: NaN or Inf is born in layer {node.name!r} ({node.op_type}, output {tensor!r}); "
                     "remove the sample, or repair the model"

@@ -34,7 +34,7 @@ _ELEMENTWISE = {
     "Concat": OpRule("elementwise", ("QLinearConcat",), check="no_constants"),
 }
 _PASSTHROUGH = {
-    "MaxPool": OpRule("passthrough", ("MaxPool",), (0,), check="max_pool"),
+    "MaxPool": OpRule("passthrough", ("MaxPool", "NhwcMaxPool"), (0,), check="max_pool"),
     "ReduceMax": OpRule("passthrough", ("ReduceMax",), (0,)),
     "ReduceMin": OpRule("passthrough", ("ReduceMin",), (0,)),
     "Transpose": OpRule("passthrough", ("Transpose",), (0,)),
@@ -46,7 +46,7 @@ _PASSTHROUGH = {
     "Gather": OpRule("passthrough", ("Gather",), (0,), check="data_computed"),
     "Expand": OpRule("passthrough", ("Expand",), (0,)),
     "Tile": OpRule("passthrough", ("Tile",), (0,)),
-    "Split": OpRule("passthrough", ("Split",), (0,)),
+    "Split": OpRule("passthrough", ("Split",), (0,), check="all_outputs"),
     "DepthToSpace": OpRule("passthrough", ("DepthToSpace",), (0,)),
     "Resize": OpRule("passthrough", ("Resize",), (0,), check="nearest"),
 }

@@ -57,6 +57,11 @@ def max_pool(node: Node) -> str | None:
     return "its indices are used" if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]) else None
 
 
+def all_outputs(node: Node) -> str | None:
+    """Every output is used: onnxruntime wants a Q on each, and an unused one gets none."""
+    return None if all(o.uses() or o.is_graph_output() for o in node.outputs) else "an output is not used"
+
+
 def nearest(node: Node) -> str | None:
     """Resize by nearest neighbour."""
     return None if edit.attribute(node, "mode", "nearest") == "nearest" else "it interpolates"
@@ -99,6 +104,7 @@ CONDITIONS: dict[str, Callable[[Node], str | None]] = {
         matmul,
         average_pool,
         max_pool,
+        all_outputs,
         nearest,
         no_constants,
         data_computed,

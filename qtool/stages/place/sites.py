@@ -55,10 +55,18 @@ def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] |
     for node, rule in selection.integer.items():
         for _, value in _inputs(selection, node, rule):
             result[value] = bounds.get(value)
-        if rule.needs_output and selection.target.outputs:
+        if (rule.needs_output or _clip_in_the_way(node)) and selection.target.outputs:
             for tail in selection.tails(node, rule):
                 result[tail.value] = tail.bounds
     return result
+
+
+def _clip_in_the_way(node: Node) -> bool:
+    """Whether a Relu or Clip stands between the node and other readers: onnxruntime's selectors want a Q behind it."""
+    follower = edit.single_consumer(node.outputs[0])
+    if follower is None or not edit.is_main_op(follower, "Relu", "Clip"):
+        return False
+    return not follower.outputs[0].is_graph_output()
 
 
 def _roots(
@@ -84,11 +92,13 @@ def _site(
     float_readers: list[Reader] = []
     for node, index in value.uses():
         rule = selection.integer.get(node)
-        if node in selection.excluded:
+        if _stays_float(node, selection):
             float_readers.append((_name(node), index))
         elif rule is not None and (index, value) in _inputs(selection, node, rule):
             readers.append((_name(node), index))
-    if not selection.target.on_cpu:
+    produced = producer is not None and selection.target.outputs
+    if not selection.target.on_cpu or not produced:
+        # they read the float tensor itself
         float_readers = []
     twin = _twin(value, float_readers)
     return Site(
@@ -100,8 +110,19 @@ def _site(
         float_readers=tuple(sorted(float_readers)),
         twin_axis=None if twin is None else twin[0],
         twin_size=None if twin is None else twin[1],
-        produced=producer is not None and selection.target.outputs,
+        produced=produced,
     )
+
+
+def _stays_float(node: Node, selection: Selection) -> bool:
+    """Whether onnxruntime would make a node integer, or round its weights to 8 bits, that was chosen to be float.
+
+    It does so behind a DQ with a scalar scale: `WeightBiasQuantization` (whose ConvTranspose then runs in float over
+    rounded weights), and the selectors for a MatMul of two activations.
+    """
+    if node in selection.excluded:
+        return True
+    return node not in selection.integer and edit.is_main_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _integer_producer(value: Value, selection: Selection) -> Node | None:

@@ -1,6 +1,7 @@
 """Everything that depends on initializers alone is computed once, by onnxruntime itself.
 
-Declines for random operators, control flow, other domains, results of unknown size and results over 64 MiB.
+Declines for random operators, control flow, other domains, results of unknown size, and results over 64 MiB that are
+larger than what they are made of and are no layer's weight.
 """
 
 import math
@@ -11,6 +12,7 @@ from qtool.graph.edit import Model, Node, Value
 from qtool.runtime.session import Session
 
 _LIMIT_ELEMENTS = 16 * 2**20
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",
@@ -63,10 +65,20 @@ def _foldable(node: Node, known: set[Value]) -> bool:
         and not edit.has_subgraph(node)
         and bool(node.inputs)
         and all(v is None or v in known for v in node.inputs)
-        and all(_small(o) for o in node.outputs)
+        and all(_worth_storing(o, node) for o in node.outputs)
     )
 
 
-def _small(value: Value) -> bool:
+def _worth_storing(value: Value, node: Node) -> bool:
+    size = _size(value)
+    if size is None:
+        return False
+    if size <= _LIMIT_ELEMENTS or size <= sum(_size(v) or 0 for v in node.inputs if v is not None):
+        return True
+    # onnxruntime would fold it all the same, and then quantise a layer that was planned to stay float
+    return any(index == 1 and edit.is_main_op(reader, *_LAYERS) for reader, index in value.uses())
+
+
+def _size(value: Value) -> int | None:
     shape = edit.static_shape(value)
-    return shape is not None and math.prod(shape) <= _LIMIT_ELEMENTS
+    return None if shape is None else math.prod(shape)

@@ -20,7 +20,8 @@ def apply(model: Model) -> int:
         if spatial is None or not users or not all(_takes_pads(user, pad) for user in users):
             continue
         for conv in users:
-            own = list(edit.attribute(conv, "pads", None) or [0] * len(spatial))
+            valid = edit.attribute(conv, "auto_pad", "NOTSET") == "VALID"
+            own = list((None if valid else edit.attribute(conv, "pads", None)) or [0] * len(spatial))
             edit.set_attribute(conv, "pads", [int(a + b) for a, b in zip(own, spatial, strict=True)])
             edit.set_attribute(conv, "auto_pad", "NOTSET")
             assert pad.inputs[0] is not None

@@ -4,8 +4,13 @@ HardSigmoid has no integer kernel, nor have the four; one float node between the
 (measured in tests/test_fusion.py's patterns). Declines where an inner value is read elsewhere or a constant differs.
 """
 
+import numpy as np
+
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
+
+# an attribute is float32: a longer number would not survive serialisation
+_SIXTH = float(np.float32(1.0 / 6.0))
 
 
 def apply(model: Model) -> int:
@@ -22,7 +27,7 @@ def apply(model: Model) -> int:
         old = last.outputs[0]
         gate = edit.new_node(
             "HardSigmoid", [x], names.fresh(f"{clip.outputs[0].name}_gate"), name=names.fresh(f"{clip.name}_gate"),
-            attributes={"alpha": 1.0 / 6.0, "beta": 0.5},
+            attributes={"alpha": _SIXTH, "beta": 0.5},
         )  # fmt: skip
         product = edit.new_node(
             "Mul",

@@ -22,12 +22,14 @@ def apply(model: Model) -> int:
         columns = edit.constant(weight).shape[1]
         if not edit.weight_like(bias) or edit.constant(bias).shape not in ((columns,), (1, columns)):
             continue
+        names = edit.Names(model.graph)
         if edit.constant(bias).ndim == 2:
-            names = edit.Names(model.graph)
             bias = edit.add_initializer(
                 model.graph, names.fresh(f"{matmul.name}_bias"), edit.constant(bias).reshape(-1)
             )
-        gemm = edit.new_node("Gemm", [x, weight, bias], f"{add.outputs[0].name}_gemm", name=matmul.name or "Gemm")
+        gemm = edit.new_node(
+            "Gemm", [x, weight, bias], names.fresh(f"{add.outputs[0].name}_gemm"), name=matmul.name or "Gemm"
+        )
         gemm.outputs[0].shape, gemm.outputs[0].type = add.outputs[0].shape, add.outputs[0].type
         model.graph.insert_before(matmul, gemm)
         edit.replace_uses(add.outputs[0], gemm.outputs[0])

@@ -1,6 +1,6 @@
 """Dropout, which does nothing at inference, becomes Identity and then goes.
 
-Declines where the mask is used or training mode may be on.
+Declines where the mask is used, training mode may be on, or a graph output is what it makes.
 """
 
 from qtool.graph import edit

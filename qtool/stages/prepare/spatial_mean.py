@@ -1,6 +1,6 @@
 """A ReduceMean over all spatial axes becomes GlobalAveragePool, which has an integer kernel.
 
-Declines for other axes, ranks other than 4, and computed axes.
+Declines for other axes, ranks other than 4, types other than float32, and computed axes.
 """
 
 from qtool.graph import edit
@@ -11,10 +11,12 @@ def apply(model: Model) -> int:
     """Returns how many nodes were rewritten."""
     count = 0
     for node in list(model.graph):
-        if not edit.is_main_op(node, "ReduceMean") or edit.rank(node.inputs[0]) != 4 or not _spatial(node):
+        x = node.inputs[0] if node.inputs else None
+        if not edit.is_main_op(node, "ReduceMean") or x is None or not edit.is_float32(x):
             continue
-        x, old = node.inputs[0], node.outputs[0]
-        assert x is not None
+        if edit.rank(x) != 4 or not _spatial(node):
+            continue
+        old = node.outputs[0]
         names = edit.Names(model.graph)
         pool = edit.new_node(
             "GlobalAveragePool", [x], names.fresh(f"{old.name}_pool"), name=names.fresh(f"{node.name}_pool")

@@ -29,6 +29,7 @@ def macs_of(model: Model, layers: tuple[str, ...], arrays: Mapping[str, np.ndarr
             source = arrays.get(str(node.inputs[0].name)) if node.inputs[0] is not None else None
             result[node.name] = (source.size if source is not None else 0) * math.prod(weight.shape[1:])
         else:
-            k = weight.shape[1 if node.op_type == "Gemm" and edit.attribute(node, "transB", 0) else -2]
-            result[node.name] = output.size * int(k)
+            transposed = node.op_type == "Gemm" and edit.attribute(node, "transB", 0)
+            # a MatMul with a vector sums over its only axis
+            result[node.name] = output.size * weight.shape[1 if transposed else max(weight.ndim - 2, 0)]
     return result

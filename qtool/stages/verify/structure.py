@@ -5,7 +5,7 @@ import numpy as np
 from qtool.core.affine import QParams, dequantize
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
-from qtool.graph.edit import Model, Node, Value
+from qtool.graph.edit import Model, Value
 
 Source = tuple[str, str | int]
 
@@ -23,7 +23,7 @@ def check_structure(prepared: Model, quantized: Model) -> None:
         raise VerificationError(f"node {odd!r} was lost or added by the rewriting; please report this model")
     for name, old in before.items():
         new = after[name]
-        if old.op_identifier() != new.op_identifier() or _attributes(old) != _attributes(new):
+        if old.op_identifier() != new.op_identifier() or edit.attribute_values(old) != edit.attribute_values(new):
             raise VerificationError(f"node {name!r} was changed by the rewriting; please report this model")
         old_inputs, new_inputs = list(old.inputs), list(new.inputs)
         if len(old_inputs) != len(new_inputs):
@@ -33,10 +33,6 @@ def check_structure(prepared: Model, quantized: Model) -> None:
     for a, b in zip(prepared.graph.outputs, quantized.graph.outputs, strict=True):
         if a.name != b.name or _source(a) != _source(_stripped(b)):
             raise VerificationError(f"graph output {a.name!r} comes from elsewhere now; please report this model")
-
-
-def _attributes(node: Node) -> dict[str, object]:
-    return {name: attr.value for name, attr in node.attributes.items() if not edit.has_subgraph(node)}
 
 
 def _stripped(value: Value) -> Value:

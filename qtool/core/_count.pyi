@@ -1,0 +1,3 @@
+from numpy import ndarray
+
+def count(x: ndarray, lanes: ndarray, counts: ndarray) -> tuple[float, float] | None: ...

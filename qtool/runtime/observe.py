@@ -1,0 +1,48 @@
+"""A session that hands out inner tensors for counting, at little more than the cost of a plain run.
+
+onnxruntime runs convolutions in a blocked layout (NCHWc) and copies every tensor that is also an output back to NCHW
+(ReorderOutput). Counting does not care about the order of elements, so those copies are taken out of the optimised
+graph, and the blocked tensors are handed out instead. Source: onnxruntime `core/optimizer/nchwc_transformer.cc`.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qtool.core.errors import ModelError
+from qtool.graph.optimized import without_reorders
+from qtool.runtime.session import Session
+
+
+class Observer:
+    """Runs a model whose outputs are the tensors to observe; their elements come in any order and shape.
+
+    Args:
+        model: a serialised model.
+        any_order: the outputs whose elements may be permuted; the others come as they are.
+        name: what to call the model in messages.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+
+    def __init__(self, model: bytes, any_order: Sequence[str], name: str) -> None:
+        with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
+            optimized = Path(folder) / "optimized.onnx"
+            self._session = Session(model, save_optimized=optimized, name=name)
+            self.outputs = list(self._session.outputs)
+            self._names = list(self.outputs)
+            trimmed, renamed = without_reorders(optimized, any_order)
+        if renamed:
+            try:
+                self._session = Session(trimmed, optimize=False, name=name)
+            except ModelError:
+                # another onnxruntime may not take its own optimised graph back: the copies are slower, not wrong
+                return
+            self._names = [renamed.get(output, output) for output in self.outputs]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs, in the order of `self.outputs`. Raises `DataError`."""
+        return self._session.run_list(feeds, self._names)

@@ -1,0 +1,170 @@
+"""Outputs appear whole or not at all."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qtool.core.errors import OutputError
+from qtool.core.files import atomic_output, check_writable, write_text
+
+needs_permissions = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
+)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refusal(path: Path) -> str:
+    """The message of both ways in, which is one line and names the file; the block is never entered."""
+    with pytest.raises(OutputError) as early:
+        check_writable(path)
+    with pytest.raises(OutputError) as late, atomic_output(path):
+        pytest.fail("the block was entered")
+    assert str(early.value) == str(late.value)
+    assert str(path) in str(late.value)
+    assert "\n" not in str(late.value)
+    return str(late.value)
+
+
+def test_a_new_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "new.bin"
+    with atomic_output(path) as temporary:
+        assert temporary.parent == path.parent
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["new.bin"]
+
+
+def test_an_old_file_is_replaced_at_once(target):
+    with atomic_output(str(target)) as temporary:
+        temporary.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+    assert names(target.parent) == ["out.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError, GeneratorExit])
+def test_an_error_in_the_block_leaves_the_old_file(target, error):
+    with pytest.raises(error), atomic_output(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert target.read_bytes() == b"old"
+    assert names(target.parent) == ["out.bin"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_says_so(target):
+    said = pytest.raises(OutputError, match=r"out\.bin: cannot be written \(No space left on device\)")
+    with said, atomic_output(target) as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+    assert target.read_bytes() == b"old"
+    assert names(target.parent) == ["out.bin"]
+
+
+def test_a_block_that_removes_its_file_gets_an_error(target):
+    with pytest.raises(OutputError), atomic_output(target) as temporary:
+        temporary.unlink()
+    assert target.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interrupted_process_leaves_the_old_file(target):
+    script = (
+        "import os, signal, sys\n"
+        "from qtool.core.files import atomic_output\n"
+        "with atomic_output(sys.argv[1]) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, target], check=False, capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "KeyboardInterrupt" in ended.stderr
+    assert target.read_bytes() == b"old"
+    assert names(target.parent) == ["out.bin"]
+
+
+def test_two_writers_at_once_do_not_mix(target):
+    with atomic_output(target) as one, atomic_output(target) as two:
+        assert one != two
+        one.write_bytes(b"one")
+        two.write_bytes(b"two")
+    assert target.read_bytes() == b"one"
+    assert names(target.parent) == ["out.bin"]
+
+
+def test_a_missing_folder(tmp_path):
+    assert "does not exist; create it" in refusal(tmp_path / "nowhere" / "out.bin")
+    assert names(tmp_path) == []
+
+
+def test_a_file_where_the_folder_should_be(target):
+    assert "does not exist" in refusal(target / "out.bin")
+
+
+def test_a_folder_as_target(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "is a folder; name a file" in refusal(folder)
+    assert names(tmp_path) == ["folder"]
+
+
+@needs_permissions
+def test_a_folder_without_permission(target):
+    target.parent.chmod(0o555)
+    try:
+        assert "not writable" in refusal(target)
+        assert target.read_bytes() == b"old"
+    finally:
+        target.parent.chmod(0o755)
+
+
+@pytest.mark.xfail(sys.version_info < (3, 14), reason="Path.is_dir raises OSError here", strict=True)
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / ("x" * 300)):
+        pytest.fail("the block was entered")
+    assert names(tmp_path) == []
+
+
+def test_checking_writes_nothing(tmp_path, target):
+    before = target.stat()
+    assert check_writable(str(target)) == target
+    assert check_writable(tmp_path / "new") == tmp_path / "new"
+    assert names(tmp_path) == ["out.bin"]
+    assert target.stat().st_mtime_ns == before.st_mtime_ns
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664), (0o000, 0o666)])
+def test_permissions_follow_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        write_text(tmp_path / "out.txt", "x")
+        assert stat.S_IMODE((tmp_path / "out.txt").stat().st_mode) == mode
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+
+
+def test_while_it_is_written_nobody_else_may_read_it(tmp_path):
+    with atomic_output(tmp_path / "out.txt") as temporary:
+        assert stat.S_IMODE(temporary.stat().st_mode) & 0o077 == 0 or sys.platform == "win32"
+
+
+def test_text_is_utf8(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text("größe.txt", "naïve – 1 %\n")
+    assert (tmp_path / "größe.txt").read_bytes() == "naïve – 1 %\n".encode()
