@@ -132,7 +132,6 @@ def test_a_folder_without_permission(target):
         target.parent.chmod(0o755)
 
 
-@pytest.mark.xfail(sys.version_info < (3, 14), reason="Path.is_dir raises OSError here", strict=True)
 def test_a_name_that_is_too_long(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / ("x" * 300)):
         pytest.fail("the block was entered")

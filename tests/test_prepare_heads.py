@@ -71,7 +71,7 @@ def test_a_pointwise_head_becomes_gemm(after, bias, tmp_path):
         ("flatten", {"group": 2}),
         ("flatten", {"pads": 1}),
         ("-1 6 1", {}),
-        pytest.param("-1 2", {}, marks=pytest.mark.xfail(strict=True, reason="the second size is not compared")),
+        ("-1 2", {}),
     ],
 )
 def test_other_heads_stay_convolutions(after, options, tmp_path):

@@ -48,15 +48,7 @@ def test_old_opsets_compute_the_same(name, tmp_path):
     ("op", "opset", "scales"),
     [("Upsample", 9, [1, 1, 2, 2]), ("Resize", 10, [1, 1, 2, 2]), ("Resize", 10, [1, 1, 0.5, 0.5])],
 )
-@pytest.mark.parametrize(
-    "mode",
-    [
-        "nearest",
-        pytest.param(
-            "linear", marks=pytest.mark.xfail(strict=True, reason="onnx's converter forgets the asymmetric coordinates")
-        ),
-    ],
-)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
 def test_old_resizing_computes_the_same(mode, op, opset, scales, tmp_path):
     """Before opset 11 a Resize counted its samples from the corner (asymmetric); since then from the middle."""
     net = Net(opset=opset)

@@ -17,7 +17,11 @@ def check_writable(path: str | Path) -> Path:
     """
     target = Path(path)
     parent = target.parent
-    if target.is_dir():
+    try:
+        is_folder = target.is_dir()
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another output") from error
+    if is_folder:
         raise OutputError(f"{target}: is a folder; name a file")
     if not parent.is_dir():
         raise OutputError(f"{target}: the folder {parent} does not exist; create it first")

@@ -1,6 +1,7 @@
 """Models in and out: load with every check an untrusted file needs, serialise, save atomically."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,9 @@ def load(path: str | Path) -> LoadedModel:
         raise ModelError(f"{file}: not an ONNX model ({_line(error)}); export or download it again") from error
     _check_proto(proto, file)
     digest = _digest(proto, file)
+    _load_external(proto, file)
+    _check_sizes(proto, file)
     try:
-        _load_external(proto, file)
         model = ir.from_proto(proto)
     except Exception as error:
         raise ModelError(f"{file}: cannot be read ({_line(error)}); check it with onnx.checker") from error
@@ -110,11 +112,26 @@ def _check_external(proto: onnx.ModelProto, file: Path) -> None:
 def _load_external(proto: onnx.ModelProto, file: Path) -> None:
     """Into memory: sessions are made of bytes, which have no folder that external data could lie in."""
     for tensor in _external_tensors(proto):
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(file.parent))
+        try:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(file.parent))
+        except Exception as error:
+            raise ModelError(
+                f"{file}: external data of tensor {tensor.name!r} cannot be read ({_line(error)}); export it again"
+            ) from error
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
-        # raises where there are fewer or more bytes than the shape says
-        onnx.numpy_helper.to_array(tensor)
+
+
+def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
+    """As many bytes as shape and type need, no more: `onnx.checker` looks at neither surplus nor external data."""
+    for tensor in onnx.external_data_helper._get_all_tensors(proto):
+        if tensor.HasField("raw_data"):
+            have = len(tensor.raw_data)
+            need = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+            if have != need:
+                raise ModelError(
+                    f"{file}: tensor {tensor.name!r} holds {have} bytes, its shape needs {need}; export it again"
+                )
 
 
 def _digest(proto: onnx.ModelProto, file: Path) -> str:

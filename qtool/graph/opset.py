@@ -14,6 +14,8 @@ from qtool.graph.model_io import to_bytes
 MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
+# since this opset Resize counts from the middle of a sample unless told otherwise
+_CENTRED_RESIZE = 11
 
 
 def opset_of(model: ir.Model) -> int:
@@ -42,7 +44,17 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
         ) from error
     result = ir.from_proto(converted)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)
+    if version < _CENTRED_RESIZE:
+        _keep_asymmetric(result)
     return result
+
+
+def _keep_asymmetric(model: ir.Model) -> None:
+    """Say what Upsample, and Resize before opset 11, meant: the converter leaves it to the newer default."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "Resize" and "coordinate_transformation_mode" not in node.attributes:
+            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+                node.attributes[name] = ir.AttrString(name, value)
 
 
 def tidy(model: ir.Model) -> None:

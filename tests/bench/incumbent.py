@@ -1,9 +1,14 @@
 """onnxruntime's own quantize_static on the same samples, as the bar to reach."""
 
+import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx.version_converter
+import onnxruntime
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -33,6 +38,13 @@ def quantize_incumbent(model: ZooModel, output: Path, *, percentile: float | Non
     """U8S8, per channel, QDQ; min-max or a percentile."""
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
+        proto = onnx.load(str(model.model))
+        if next(o.version for o in proto.opset_import if o.domain == "") < 13:
+            raised = Path(folder) / "raised.onnx"
+            onnx.save(onnx.version_converter.convert_version(proto, 13), str(raised))
+            model = replace(model, model=raised)
+        onnxruntime.set_default_logger_severity(4)
+        logging.getLogger().setLevel(logging.ERROR)
         quant_pre_process(str(model.model), str(prepared), skip_symbolic_shape=True)
         extra = {} if percentile is None else {"CalibPercentile": percentile}
         quantize_static(

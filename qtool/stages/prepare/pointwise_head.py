@@ -65,5 +65,11 @@ def _flattens(node: Node) -> bool:
         return axes is not None and n is not None and sorted(int(a) % n for a in axes.reshape(-1)) == list(range(2, n))
     if edit.is_main_op(node, "Reshape"):
         shape = edit.constant_or_none(node.inputs[1])
-        return shape is not None and shape.size == 2 and int(shape[0]) in (0, -1)
+        channels = edit.static_dim(node.inputs[0], 1)
+        return shape is not None and shape.size == 2 and _keeps_rows(int(shape[0]), int(shape[1]), channels)
     return False
+
+
+def _keeps_rows(rows: int, columns: int, channels: int | None) -> bool:
+    """Whether a Reshape to (rows, columns) leaves one row a sample."""
+    return (rows, columns) == (0, -1) or (rows in (0, -1) and channels is not None and columns == channels)

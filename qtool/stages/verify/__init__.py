@@ -20,9 +20,10 @@ from qtool.targets.rules import Target
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
 _PREPARATION_DB = 50.0
-# An integer kernel may round a value to the neighbouring step, rarely to the one after that.
+# An integer kernel may round a value to the neighbouring step (all those that lie on a tie, where a channel is
+# constant), rarely to the one after that.
 _STEPS = 2
-_MEAN_STEPS = 0.1
+_MEAN_STEPS = 0.5
 _FAR_SHARE = 1e-3
 # Float outputs behind the last 8-bit tensor: an integer classifier and its unoptimised form.
 _TAIL_DB = 40.0
