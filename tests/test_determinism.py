@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import qtool
+from tests.patterns import Net
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODEL = REPOSITORY / "calib_data" / "digits_cnn.onnx"
@@ -35,13 +36,25 @@ for line in (
 """
 
 
-def outputs(folder, *, threads, hash_seed, batch_size=1):
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A model of a few layers and its data: (path, path)."""
+    net = Net(3, 12, 12)
+    hidden = net("Relu", net.conv("x", 3, 16))
+    hidden = net("Add", net.conv(net("Relu", net.conv(hidden, 16, 16, group=16)), 16, 16), hidden)
+    pooled = net("Flatten", net("GlobalAveragePool", net("Concat", hidden, net("Sigmoid", hidden), axis=1)))
+    folder = tmp_path_factory.mktemp("network")
+    np.savez(folder / "data.npz", **net.samples(SAMPLES))
+    return net.save(folder / "m.onnx", net.gemm(pooled, 32, 7), hidden), folder / "data.npz"
+
+
+def outputs(network, folder, *, threads, hash_seed, batch_size=1):
     """Calibrate and quantize in a process of its own; name -> bytes of all that it wrote."""
     folder.mkdir()
     options = ["--samples", str(SAMPLES), "--batch-size", str(batch_size)]
     # the folder is the current one, so that no path is in the JSON
     subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(MODEL), str(DATA), str(threads), ".", *options],
+        [sys.executable, "-c", PROGRAM, *map(str, network), str(threads), ".", *options],
         check=True,
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONHASHSEED": str(hash_seed)},
@@ -50,14 +63,14 @@ def outputs(folder, *, threads, hash_seed, batch_size=1):
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_bytes_do_not_depend_on_the_process_or_the_threads(tmp_path, batch_size):
-    first = outputs(tmp_path / "a", threads=1, hash_seed=1, batch_size=batch_size)
+def test_bytes_do_not_depend_on_the_process_or_the_threads(network, tmp_path, batch_size):
+    first = outputs(network, tmp_path / "a", threads=1, hash_seed=1, batch_size=batch_size)
     assert set(first) == {"c.calib", "c.json", "q.onnx", "q.json", "plan.json", "direct.onnx"}
     # the statistics that lie in a file are all that counts
     assert first["direct.onnx"] == first["q.onnx"]
-    assert outputs(tmp_path / "b", threads=2, hash_seed=2, batch_size=batch_size) == first
+    assert outputs(network, tmp_path / "b", threads=2, hash_seed=2, batch_size=batch_size) == first
     if batch_size == 1:
-        assert outputs(tmp_path / "c", threads=1, hash_seed=3) == first
+        assert outputs(network, tmp_path / "c", threads=1, hash_seed=3) == first
 
 
 def test_two_runs_in_one_process(tmp_path):

