@@ -164,29 +164,31 @@ def _expected_error(bins: Distribution, low: Array, high: Array, spec: TensorSpe
     scale = np.array([grid.scale for grid in grids])
     zero_point = np.array([grid.zero_point for grid in grids])
     qmin, qmax = integer_range(spec.dtype)
-    low, high = (qmin - zero_point) * scale, (qmax - zero_point) * scale
+    lows, highs = (qmin - zero_point) * scale, (qmax - zero_point) * scale
+    return np.array([_error_of(bins, *grid) for grid in zip(scale[:, 0], lows[:, 0], highs[:, 0], strict=True)])
+
+
+def _error_of(bins: Distribution, scale: float, low: float, high: float) -> float:
+    """Sum of squared errors of the grid of multiples of `scale` in [low, high]."""
     width = bins.high - bins.low
     middle = (bins.low + bins.high) / 2.0
     # a bin much narrower than a step: the error at its middle; a wider one: the exact mean over the bin
     clipped = np.clip(middle, low, high)
     error = (middle - scale * np.rint(clipped / scale)) ** 2 + width**2 / 12.0
-    wide = width[None, :] > scale / 8.0
-    columns = np.flatnonzero(wide.any(axis=0))
-    if columns.size:
-        a, b = bins.low[columns], bins.high[columns]
-        mean = (_integral(b, scale, low, high) - _integral(a, scale, low, high)) / width[columns]
-        error[:, columns] = np.where(wide[:, columns], mean, error[:, columns])
-    result: Array = error @ bins.counts
-    return result
+    wide = np.flatnonzero(width > scale / 8.0)
+    ends = _integral(np.stack([bins.low[wide], bins.high[wide]]), scale, low, high)
+    error[wide] = (ends[1] - ends[0]) / width[wide]
+    return float(error @ bins.counts)
 
 
-def _integral(x: Array, scale: Array, low: Array, high: Array) -> Array:
+def _integral(x: Array, scale: float, low: float, high: float) -> Array:
     """Integral from 0 to x of the squared error of rounding to the multiples of `scale` in [low, high].
 
     Each whole step adds scale**3 / 12; beyond the range the error is the distance to its end.
     """
     inside = np.clip(x, low, high)
     n = np.rint(inside / scale)
-    beyond = x - inside
-    result: Array = n * scale**3 / 12.0 + (inside - n * scale) ** 3 / 3.0 + beyond**3 / 3.0
+    rest, beyond = inside - n * scale, x - inside
+    # products, because numpy's ** 3 is a call of pow for each element
+    result: Array = n * (scale**3 / 12.0) + (rest * rest * rest + beyond * beyond * beyond) / 3.0
     return result

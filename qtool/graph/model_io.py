@@ -126,8 +126,13 @@ def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
     """As many bytes as shape and type need, no more: `onnx.checker` looks at neither surplus nor external data."""
     for tensor in onnx.external_data_helper._get_all_tensors(proto):
         if tensor.HasField("raw_data"):
-            have = len(tensor.raw_data)
-            need = math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+            try:
+                bits = ir.DataType(tensor.data_type).bitwidth
+            except (ValueError, TypeError) as error:
+                raise ModelError(
+                    f"{file}: tensor {tensor.name!r} has the unknown type {tensor.data_type}; export it again"
+                ) from error
+            have, need = len(tensor.raw_data), math.ceil(math.prod(tensor.dims) * bits / 8)
             if have != need:
                 raise ModelError(
                     f"{file}: tensor {tensor.name!r} holds {have} bytes, its shape needs {need}; export it again"

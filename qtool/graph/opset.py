@@ -62,7 +62,6 @@ def tidy(model: ir.Model) -> None:
     passes: list[ir.passes.InPlacePass] = [
         common.RemoveInitializersFromInputsPass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0),
-        common.IdentityEliminationPass(),
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedOpsetsPass(),
         common.TopologicalSortPass(),
@@ -70,9 +69,35 @@ def tidy(model: ir.Model) -> None:
     ]
     if model.functions:
         model = common.InlinePass()(model).model
+    _remove_identities(model)
     for one in passes:
         one(model)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+
+
+def _remove_identities(model: ir.Model) -> None:
+    """In place. Declines where the output of a graph would lose its name, or come from outside of that graph.
+
+    onnx-ir's own pass declines for graph inputs and initializers alone.
+    """
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or len(node.inputs) != 1:
+            continue
+        source, result, graph = node.inputs[0], node.outputs[0], node.graph
+        if source is None or graph is None:
+            continue
+        is_output = result.is_graph_output()
+        maker = source.producer()
+        if is_output and (maker is None or maker.graph is not graph or source.is_graph_output()):
+            continue
+        if source.type is None:
+            source.type = result.type
+        if source.shape is None or (is_output and result.shape is not None):
+            source.shape = result.shape
+        ir.convenience.replace_all_uses_with(result, source, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        if is_output:
+            source.name = result.name
 
 
 def infer_shapes(model: ir.Model) -> None:

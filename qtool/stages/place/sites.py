@@ -92,7 +92,8 @@ def _site(
     float_readers: list[Reader] = []
     for node, index in value.uses():
         rule = selection.integer.get(node)
-        if _stays_float(node, selection):
+        # onnxruntime's selectors do not look from a subgraph into the graph around it
+        if node.graph is value.graph and _stays_float(node, selection):
             float_readers.append((_name(node), index))
         elif rule is not None and (index, value) in _inputs(selection, node, rule):
             readers.append((_name(node), index))

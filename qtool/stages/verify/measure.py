@@ -1,0 +1,199 @@
+"""Runs the float and the quantised graph on the examples, one batch in memory at a time, and adds up differences."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from qtool.core.affine import dequantize
+from qtool.core.errors import VerificationError
+from qtool.core.plan import ActivationPlan, Plan
+from qtool.core.verification import TensorCheck
+from qtool.graph import compose, model_io
+from qtool.graph.edit import Model
+from qtool.runtime.session import Session
+
+# Below this the prepared graph is another function than the model; float32 reordering stays far above.
+_PREPARATION_DB = 50.0
+# An integer kernel may round a value to the neighbouring step (all those that lie on a tie, where a channel is
+# constant), rarely to the one after that.
+_STEPS = 2
+_MEAN_STEPS = 0.5
+_FAR_SHARE = 1e-3
+# Float outputs behind the last 8-bit tensor: an integer classifier and its unoptimised form.
+_TAIL_DB = 40.0
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(slots=True)
+class _Noise:
+    """Sums of squares of a reference and of the difference to it."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
+        a, b = reference.reshape(-1), other.reshape(-1)
+        # float32 sums are exact enough for decibels, and a fifth of the work; they may overflow
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = a - b
+            signal, noise = float(a @ a), float(difference @ difference)
+        if not (math.isfinite(signal) and math.isfinite(noise)):
+            a = a.astype(np.float64)
+            difference = a - b
+            signal, noise = float(a @ a), float(difference @ difference)
+        self.signal += signal
+        self.noise += noise
+
+    @property
+    def db(self) -> float:
+        if self.noise == 0.0:
+            return math.inf
+        return 10.0 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -math.inf
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Distances between two runs of a layer in quantisation steps."""
+
+    largest: int = 0
+    total: int = 0
+    far: int = 0
+    count: int = 0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        distance = np.abs(a.astype(np.int16) - b.astype(np.int16))
+        self.largest = max(self.largest, int(distance.max(initial=0)))
+        self.total += int(distance.sum(dtype=np.int64))
+        self.far += int(np.count_nonzero(distance > _STEPS))
+        self.count += distance.size
+
+    @property
+    def wrong(self) -> bool:
+        return self.total > _MEAN_STEPS * self.count or self.far > _FAR_SHARE * self.count
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was found.
+
+    tensors: activation -> SQNR of the whole network up to there, and steps of its layer alone.
+    preparation, shipped, whole, tail: float output -> the model as it came against the prepared graph; the prepared
+    graph against the quantised model as shipped; the quantised model unoptimised against as shipped; the layers behind
+    the last 8-bit tensors, unoptimised against optimised.
+    """
+
+    sqnr: dict[str, _Noise] = field(default_factory=dict)
+    steps: dict[str, _Steps] = field(default_factory=dict)
+    preparation: dict[str, _Noise] = field(default_factory=dict)
+    shipped: dict[str, _Noise] = field(default_factory=dict)
+    whole: dict[str, _Noise] = field(default_factory=dict)
+    tail: dict[str, _Noise] = field(default_factory=dict)
+
+    @property
+    def tensors(self) -> tuple[TensorCheck, ...]:
+        """In the order of the plan."""
+        return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
+
+    def check(self, source: Path) -> None:
+        """Raises `VerificationError` where something is computed that neither model nor plan says."""
+        for name, prepared in self.preparation.items():
+            if prepared.db < _PREPARATION_DB:
+                raise VerificationError(
+                    f"{source}: preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                )
+        for name, steps in self.steps.items():
+            if steps.wrong:
+                raise VerificationError(
+                    f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
+                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model"
+                )
+        for name, tail in self.tail.items():
+            if tail.db < _TAIL_DB:
+                raise VerificationError(
+                    f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
+                    f"({tail.db:.1f} dB between them); please report this model"
+                )
+
+
+def worst(figures: Mapping[str, _Noise]) -> float:
+    """The least SQNR in dB; inf where there is none."""
+    return min((noise.db for noise in figures.values()), default=math.inf)
+
+
+class _Sessions:
+    """The graphs that are compared; 8-bit tensors stand under the names in `stored`."""
+
+    def __init__(self, source: Path, prepared: Model, quantized: bytes, plan: Plan, config: Mapping[str, str]) -> None:
+        model = model_io.from_bytes(quantized)
+        outputs = [str(v.name) for v in model.graph.outputs]
+        names = _stored_names(prepared, model)
+        self.stored = {a.tensor: names[a.tensor] for a in plan.activations}
+        fed = {v.name for v in prepared.graph.inputs}
+        wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs]))
+        observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *outputs])))
+        pieces, self.cuts = compose.cut(model)
+        self.source = Session(source)
+        self.exact = Session(compose.with_outputs(prepared, wanted), name="the prepared model")
+        self.optimized = Session(observed, config=config, name="the quantised model")
+        self.unoptimized = Session(observed, optimize=False, name="the quantised model")
+        self.alone = Session(pieces, config=config, name="the quantised model's layers")
+
+
+def measure(
+    source: Path,
+    prepared: Model,
+    quantized: bytes,
+    plan: Plan,
+    shipped: Session,
+    config: Mapping[str, str],
+    examples: Sequence[Arrays],
+) -> Measured:
+    """Compare on the examples (batches of inputs); `shipped` is the quantised model in a default session."""
+    sessions = _Sessions(source, prepared, quantized, plan, config)
+    result = Measured()
+    for example in examples:
+        exact = {**example, **sessions.exact.run(example)}
+        plain = sessions.unoptimized.run(example)
+        alone = sessions.alone.run({**example, **{fed: plain[q] for q, fed in sessions.cuts.items()}})
+        _add_tensors(result, plan.activations, sessions.stored, exact, sessions.optimized.run(example), plain, alone)
+        final = shipped.run(example)
+        original = sessions.source.run({i.name: example[i.name] for i in sessions.source.inputs if i.name in example})
+        for name in shipped.outputs:
+            if exact[name].dtype.kind == "f":
+                result.preparation.setdefault(name, _Noise()).add(original[name], exact[name])
+                result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
+                result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
+                result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
+    return result
+
+
+def _add_tensors(
+    result: Measured,
+    activations: Sequence[ActivationPlan],
+    stored: Mapping[str, str],
+    exact: Arrays,
+    ran: Arrays,
+    plain: Arrays,
+    alone: Arrays,
+) -> None:
+    for activation in activations:
+        tensor, key = activation.tensor, stored[activation.tensor]
+        result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[key], activation.params))
+        result.steps.setdefault(tensor, _Steps()).add(plain[key], alone[key])
+
+
+def _stored_names(prepared: Model, quantized: Model) -> dict[str, str]:
+    """Activation -> the name of the 8-bit tensor that holds it."""
+    tensors = {(node.name, o.index()): str(o.name) for node in prepared.graph for o in node.outputs}
+    result = {}
+    for node in quantized.graph:
+        value = node.inputs[0]
+        if node.op_type == "QuantizeLinear" and value is not None:
+            maker = value.producer()
+            tensor = str(value.name) if maker is None else tensors[maker.name, value.index()]
+            result[tensor] = str(node.outputs[0].name)
+    return result
