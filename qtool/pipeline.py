@@ -12,7 +12,7 @@ from qtool.core.plan import Plan, load_plan
 from qtool.core.progress import Progress, silent
 from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
 from qtool.core.results import Calibrated, Quantized, Trial
-from qtool.core.scheme import Scheme
+from qtool.core.scheme import CORRECTIONS, Correction, Scheme
 from qtool.core.statistics import Statistics, load_statistics
 from qtool.feeds import Data, Preprocess, open_feeds
 from qtool.graph import edit, model_io
@@ -22,11 +22,11 @@ from qtool.stages.fit_plan import fit_plan
 from qtool.stages.place import place
 from qtool.stages.plan import make_plan
 from qtool.stages.prepare import Prepared, prepare
-from qtool.stages.rewrite import rewrite
+from qtool.stages.rewrite import rewrite, shift_biases
 from qtool.stages.verify import verify
 from qtool.targets.rules import Target
 from qtool.targets.tables import TARGETS, find_target
-from qtool.tuning.calibrators import try_calibrators
+from qtool.tuning.first import first_plan
 
 PathLike = str | Path
 
@@ -80,6 +80,7 @@ def quantize(
     calibrator: Calibrator | str | None = None,
     scheme: Scheme | None = None,
     target: str = "auto",
+    bias_correction: Correction = "auto",
     plan: PathLike | Plan | None = None,
     save_plan: PathLike | None = None,
     samples: int | None = None,
@@ -99,6 +100,8 @@ def quantize(
             statistics hold and keeps the best by SQNR of the outputs.
         scheme: representation, granularity, and what stays float.
         target: where the model shall run; `auto` is this machine.
+        bias_correction: let the biases take back the shift that rounding the weights makes, measured on the examples;
+            `auto` keeps it where the outputs' SQNR is better with it.
         plan: apply this plan (a file or a value) instead of making one.
         save_plan: where to write the plan.
 
@@ -112,7 +115,9 @@ def quantize(
             _check_output(path, model)
     if (calibration is None) == (data is None):
         raise UsageError("give either a calibration file or data to calibrate with, and not both")
-    job = _Job(scheme or Scheme(), find_target(target), _calibrators(calibrator), progress)
+    if bias_correction not in CORRECTIONS:
+        raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
+    job = _Job(scheme or Scheme(), find_target(target), _calibrators(calibrator), bias_correction, progress)
     prepared = prepare(model_io.load(model))
     if data is not None:
         place(prepared.model, job.target, job.scheme, name=prepared.name)
@@ -121,7 +126,9 @@ def quantize(
         statistics = _loaded(calibration, prepared)
     final, trials = (_given(plan, prepared), ()) if plan is not None else _planned(prepared, statistics, job)
     proven = model_io.to_bytes(rewrite(prepared.model, final))
-    proof = verify(Path(model), prepared.model, proven, final, TARGETS[final.target], statistics.examples)
+    shifted = shift_biases(prepared.model, final)
+    runs_on = TARGETS[final.target]
+    proof = verify(Path(model), prepared.model, shifted, proven, final, runs_on, statistics.examples)
     with atomic_output(output) as temporary:
         temporary.write_bytes(proven)
         if save_plan is not None:
@@ -138,6 +145,7 @@ class _Job:
     scheme: Scheme
     target: Target
     calibrators: tuple[Calibrator, ...]
+    correction: Correction
     progress: Progress
 
 
@@ -163,7 +171,7 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> Plan:
 
 
 def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Plan, tuple[Trial, ...]]:
-    """The plan by the one calibrator, or by the best of several, with what was tried."""
+    """The best plan for the job, with what was tried."""
     placement = place(prepared.model, job.target, job.scheme, name=prepared.name)
 
     def plan_by(calibrator: Calibrator) -> Plan:
@@ -177,20 +185,9 @@ def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Pla
             calibrator=calibrator,
         )
 
-    if len(job.calibrators) == 1:
-        return plan_by(job.calibrators[0]), ()
-    tried = 0
-    plans: dict[Calibrator, Plan] = {}
-
-    def quantized_by(calibrator: Calibrator) -> bytes:
-        nonlocal tried
-        job.progress("try calibrators", tried, len(job.calibrators))
-        tried += 1
-        plans[calibrator] = plan_by(calibrator)
-        return model_io.to_bytes(rewrite(prepared.model, plans[calibrator]))
-
-    trials = try_calibrators(prepared.model, job.calibrators, quantized_by, statistics.examples, job.target.session)
-    return plans[trials[0].calibrator], tuple(trials)
+    return first_plan(
+        prepared.model, plan_by, job.calibrators, job.correction, statistics.examples, job.target.session, job.progress
+    )
 
 
 def _loaded(calibration: PathLike | Statistics | None, prepared: Prepared) -> Statistics:

@@ -26,7 +26,7 @@ PARTS = {
     "feeds": {"core", "graph"},
     "evaluation": {"core", "feeds", "runtime"},
     "stages": {"core", "graph", "runtime", "targets"},
-    "tuning": {"core", "graph", "runtime", "targets", "feeds", "evaluation", "stages"},
+    "tuning": {"core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "recovery"},
     "recovery": {"core", "graph", "runtime", "targets", "feeds", "evaluation", "stages"},
     "pipeline": {
         "core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "tuning", "recovery"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qtool.core.affine import QParams
 from qtool.core.errors import UsageError
-from qtool.core.plan import ActivationPlan, BiasPlan, ConstantPlan, Plan, WeightPlan, load_plan
+from qtool.core.plan import ActivationPlan, BiasPlan, BiasShift, ConstantPlan, Plan, WeightPlan, load_plan
 
 PLAN = Plan(
     model_digest="ab" * 32,
@@ -45,6 +45,7 @@ PLAN = Plan(
     integer={"conv": ("QLinearConv",), "add": ("QLinearAdd", "Add"), "flatten": ()},
     layers=("conv", "gemm"),
     skipped={"head": "excluded by name"},
+    shifts=(BiasShift(("conv", 2), (-0.5, 0.0, 1e-7)),),
 )
 EMPTY = Plan("", "x86", "affine", "per-tensor", "max", (), (), (), (), {}, (), {})
 
@@ -155,7 +156,7 @@ PLACES = [path for path in places(as_json(PLAN)) if path != ("qtool_plan",)]
 @pytest.mark.parametrize("path", PLACES, ids=lambda path: ".".join(map(str, path)))
 def test_a_value_of_the_wrong_type_is_refused_wherever_it_stands(tmp_path, path):
     original = as_json(PLAN)
-    for wrong in (None, 1.5, "no", [], {}, True, -(10**30), [[]], {"a": 1}, math.nan):
+    for wrong in (None, 1.5, "no", [], {}, True, -(10**60), [[]], {"a": 1}, math.nan):
         data = copy.deepcopy(original)
         holder = data
         for key in path[:-1]:

@@ -221,6 +221,14 @@ def test_mse_is_close_to_the_least_error_there_is(name, spec):
     assert true_error(x, low, high, spec) <= least_error(x, spec) * 1.03
 
 
+@pytest.mark.parametrize("name", ["laplace", "shifted"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_mse_of_few_distinct_values_is_close_to_the_least_error_too(name, spec):
+    x = sample(name, 300)
+    low, high = choose_range(of(x), Calibrator("mse"), spec)
+    assert true_error(x, low, high, spec) <= least_error(x, spec) * 1.03
+
+
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_mse_reaches_far_below_an_outlier_among_very_many(spec):
     """A hundred million values and one outlier: clipping it to a hundredth is right."""

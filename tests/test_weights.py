@@ -110,6 +110,20 @@ def test_the_accumulator_never_overflows(weight, bias, input_scale, repeated, ze
     assert scale[0] >= 2.0**-126
 
 
+@pytest.mark.parametrize("accumulated", [1, 64, 1_000, 33_000])
+@pytest.mark.parametrize("share", [0.4, 0.9, 0.99999, 1.0, 1.00001, 1.5, 40.0])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_bias_near_the_end_of_int32_leaves_room_for_the_products(accumulated, share, sign):
+    """Every weight of the bias's sign, every activation 255, and a bias that alone would fill the accumulator."""
+    weight = np.full((1, 8), sign, np.float32)
+    bias = np.array([sign * share * 2.0**31 * 0.02 / 127], np.float32)
+    params = weight_qparams(weight, 0, bias_floor(bias, 0.02, accumulated))
+    quantized = int(quantize_weight(weight, params)[0, 0])
+    start = int(quantize_bias(bias, bias_scale(0.02, params))[0])
+    assert quantized * sign >= 1
+    assert INT32[0] <= start + 255 * quantized * accumulated <= INT32[1]
+
+
 def test_a_bias_that_fits_leaves_the_weights_their_precision():
     rng = np.random.default_rng(0)
     weight, bias = rng.normal(size=(8, 64)).astype(np.float32), rng.normal(size=8).astype(np.float32)

@@ -68,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("qtool: interrupted; nothing was written", err=True)
         sys.exit(130)
+    except OSError as error:
+        # of the machine, such as a full disk for temporary files: files of the user's are reported as QtoolError
+        click.echo(f"qtool: {error.filename or 'the system'}: {error.strerror or error}; nothing was written", err=True)
+        sys.exit(2)
     except MemoryError:
         click.echo("qtool: out of memory; use a smaller --batch-size or --threads", err=True)
         sys.exit(2)

@@ -18,7 +18,7 @@ from qtool.cli.common import (
 )
 from qtool.core.errors import UsageError
 from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
-from qtool.core.scheme import GRANULARITIES, SCHEMES, Scheme
+from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
 from qtool.pipeline import quantize
 from qtool.report.quantize import quantized_text
 from qtool.targets.tables import NAMES
@@ -51,6 +51,13 @@ from qtool.targets.tables import NAMES
     help="Of weights.",
 )
 @click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
+@click.option(
+    "--bias-correction",
+    type=click.Choice(CORRECTIONS),
+    default="auto",
+    show_default=True,
+    help="Let biases take back the shift that rounding the weights makes; auto keeps it where it measures better.",
+)
 @click.option("--include-op", "include_ops", multiple=True, metavar="OP", help="Quantise these operators alone.")
 @click.option("--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.")
 @click.option("--exclude", multiple=True, metavar="NAME-OR-GLOB", help="Leave these layers in float, as executed.")
@@ -76,6 +83,7 @@ def command(
     scheme: str,
     granularity: str,
     target: str,
+    bias_correction: Correction,
     include_ops: tuple[str, ...],
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -110,6 +118,7 @@ def command(
             calibrator=_calibrator(calibrator, percentile),
             scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
             target=target,
+            bias_correction=bias_correction,
             plan=plan_path,
             save_plan=save_plan,
             samples=samples,
@@ -147,11 +156,12 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         "scheme",
         "granularity",
         "target",
+        "bias_correction",
         "include_ops",
         "exclude_ops",
         "exclude",
     }
     if plan is not None and (extra := given & decided):
-        names = {"include_ops": "include-op", "exclude_ops": "exclude-op"}
+        names = {"include_ops": "include-op", "exclude_ops": "exclude-op", "bias_correction": "bias-correction"}
         option = names.get(first := sorted(extra)[0], first)
         raise UsageError(f"--{option} says nothing to --plan, which has decided it; leave one of them out")

@@ -13,7 +13,7 @@ def check_writable(path: str | Path) -> Path:
     """Refuse an output early, before any work is done for it.
 
     Raises:
-        OutputError: the folder is missing or not writable, or the path is a folder.
+        OutputError: the folder is missing or not writable, or the path is a folder or device.
     """
     target = Path(path)
     parent = target.parent
@@ -23,6 +23,9 @@ def check_writable(path: str | Path) -> Path:
         raise OutputError(f"{target}: cannot be written ({error.strerror}); choose another output") from error
     if is_folder:
         raise OutputError(f"{target}: is a folder; name a file")
+    if target.exists() and not target.is_file():
+        # a rename would put a file in the place of /dev/null
+        raise OutputError(f"{target}: is a device or pipe; name a file, or - where JSON or Markdown is to be printed")
     if not parent.is_dir():
         raise OutputError(f"{target}: the folder {parent} does not exist; create it first")
     if not os.access(parent, os.W_OK):

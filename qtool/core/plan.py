@@ -58,6 +58,14 @@ class BiasPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class BiasShift:
+    """What is added to the bias that `reader` reads, before it is quantised; one number each channel."""
+
+    reader: Reader
+    shift: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What `rewrite` applies to the prepared graph of the model with this digest."""
 
@@ -73,6 +81,7 @@ class Plan:
     integer: dict[str, tuple[str, ...]]
     layers: tuple[str, ...]
     skipped: dict[str, str]
+    shifts: tuple[BiasShift, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -119,7 +128,17 @@ def _plan(data: Any) -> Plan:
         integer={name: _texts(kernels, f"integer[{name!r}]") for name, kernels in _object(d["integer"], "integer")},
         layers=_texts(d["layers"], "layers"),
         skipped={name: _text(why, f"skipped[{name!r}]") for name, why in _object(d["skipped"], "skipped")},
+        shifts=tuple(_shift(row, f"shifts[{i}]") for i, row in _rows(d["shifts"], "shifts")),
     )
+
+
+def _shift(row: Any, where: str) -> BiasShift:
+    d = _fields(row, BiasShift, where)
+    (reader,) = _readers([d["reader"]], f"{where}.reader")
+    numbers = [number for _, number in _rows(d["shift"], f"{where}.shift")]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= _LARGEST for n in numbers):
+        raise ValueError(f"{where}.shift: float32 numbers are needed")
+    return BiasShift(reader, tuple(map(float, numbers)))
 
 
 def _activation(row: Any, where: str) -> ActivationPlan:

@@ -35,9 +35,10 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A calibrator that was tried, and the SQNR of the outputs (dB) on the examples."""
+    """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples."""
 
     calibrator: Calibrator
+    bias_correction: bool
     sqnr_db: float
 
 
@@ -66,7 +67,10 @@ class Quantized:
             "bytes": self.size,
             "float_bytes": self.float_size,
             "preparation": self.changes,
-            "trials": [{"calibrator": str(t.calibrator), "sqnr_db": t.sqnr_db} for t in self.trials],
+            "trials": [
+                {"calibrator": str(t.calibrator), "bias_correction": t.bias_correction, "sqnr_db": t.sqnr_db}
+                for t in self.trials
+            ],
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

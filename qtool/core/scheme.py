@@ -7,6 +7,8 @@ from qtool.core.errors import UsageError
 
 SCHEMES = ("symmetric", "affine")
 GRANULARITIES = ("per-channel", "per-tensor")
+Correction = Literal["auto", "on", "off"]
+CORRECTIONS: tuple[Correction, ...] = ("auto", "on", "off")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import Graph, Model, Node, Value
 
+from qtool.core.errors import ModelError
 from qtool.core.tensorspec import InputSpec
 
 __all__ = [
@@ -118,7 +119,14 @@ def activations(node: Node) -> list[tuple[int, Value]]:
 
 
 def input_specs(model: Model) -> list[InputSpec]:
-    """Name, type and shape of the model's inputs, in order."""
+    """Name, type and shape of the model's inputs, in order.
+
+    Raises:
+        ModelError: an input is no tensor.
+    """
+    for value in model.graph.inputs:
+        if not isinstance(value.type, ir.TensorType) or value.dtype == ir.DataType.UNDEFINED:
+            raise ModelError(f"input {value.name!r} is {value.type}, and only tensors can be fed; make it a tensor")
     return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
 
 

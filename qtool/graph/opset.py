@@ -14,6 +14,7 @@ from qtool.graph.model_io import to_bytes
 MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
+_SEQUENCES = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"}
 # since this opset Resize counts from the middle of a sample unless told otherwise
 _CENTRED_RESIZE = 11
 
@@ -109,3 +110,7 @@ def infer_shapes(model: ir.Model) -> None:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     finally:
         logger.setLevel(level)
+    for node in model.graph.all_nodes():
+        for value in node.outputs if node.op_type in _SEQUENCES else ():
+            # onnx-ir takes their elements' type for their own
+            value.type, value.shape = None, None

@@ -28,10 +28,12 @@ def quantized_text(result: Quantized) -> str:
 
 
 def _calibrator(result: Quantized) -> str:
-    chosen = f"calibrator {result.plan.calibrator}"
+    chosen = f"calibrator {result.plan.calibrator}" + (" with bias correction" if result.plan.shifts else "")
     if not result.trials:
         return chosen
-    tried = ", ".join(f"{t.calibrator} {t.sqnr_db:.1f}" for t in result.trials)
+    tried = ", ".join(
+        f"{t.calibrator}{' corrected' if t.bias_correction else ''} {t.sqnr_db:.1f}" for t in result.trials
+    )
     return f"{chosen}, the best of ({tried} dB)"
 
 

@@ -11,12 +11,33 @@ from qtool.graph.edit import Array, Model, Node, Value
 
 
 def rewrite(model: Model, plan: Plan) -> Model:
-    """A copy of the prepared graph with the plan's Q/DQ in it.
+    """A copy of the prepared graph with the plan's Q/DQ and bias shifts in it.
 
     Raises:
         ModelError: the plan names a tensor or node that the graph does not hold.
     """
-    return _Rewriter(model, plan).run()
+    return _Rewriter(shift_biases(model, plan), plan).run()
+
+
+def shift_biases(model: Model, plan: Plan) -> Model:
+    """A copy of the prepared graph, still float, whose biases have the plan's shifts added.
+
+    Raises:
+        ModelError: the plan names a node that the graph does not hold, or a bias of another size.
+    """
+    shifted = edit.clone(model)
+    nodes = {node.name: node for node in shifted.graph}
+    names = edit.Names(shifted.graph)
+    for shift in plan.shifts:
+        name, index = shift.reader
+        bias = nodes[name].inputs[index] if name in nodes and index < len(nodes[name].inputs) else None
+        exact = edit.constant_or_none(bias)
+        if bias is None or exact is None or exact.shape != (len(shift.shift),):
+            raise ModelError(f"the plan shifts a bias of node {name!r}, which the model does not hold; make it again")
+        value = (exact.astype(np.float64) + np.asarray(shift.shift)).astype(np.float32)
+        corrected = edit.add_initializer(shifted.graph, names.fresh(f"{bias.name}_{name}_corrected"), value)
+        nodes[name].replace_input_with(index, corrected)
+    return shifted
 
 
 class _Rewriter:
@@ -88,7 +109,8 @@ class _Rewriter:
         scale = np.asarray(bias.scale, np.float32)
         per_channel = scale.size > 1
         base = f"{bias.tensor}_{bias.reader[0]}" if self._shared(bias.tensor) else bias.tensor
-        integers = quantize_bias(self._initializer(bias.tensor), bias.scale)
+        reader, index = bias.reader
+        integers = quantize_bias(edit.constant(self._node(reader).inputs[index]), bias.scale)
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{base}_quantized"), integers)
         factor = edit.add_initializer(
             self.graph, self.names.fresh(f"{base}_scale"), scale if per_channel else scale.reshape(())

@@ -21,6 +21,7 @@ from qtool.targets.rules import Target
 def verify(
     source: Path,
     prepared: Model,
+    shifted: Model,
     quantized: bytes,
     plan: Plan,
     target: Target,
@@ -28,10 +29,12 @@ def verify(
 ) -> Verification:
     """Check a quantised model against its plan and the float graph, on a few batches of inputs.
 
+    `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ.
+
     Raises:
         VerificationError: the model would compute something else than planned; the message says where.
     """
-    check_structure(prepared, model_io.from_bytes(quantized))
+    check_structure(shifted, model_io.from_bytes(quantized))
     session, census = take_census(quantized, target.session)
     _check_census(plan, census, target)
     measured = measure(source, prepared, quantized, plan, session, target.session, examples)

@@ -1,0 +1,53 @@
+"""Fixtures of the tests of bad input: a model with its data in the current folder, commands that must be refused."""
+
+import numpy as np
+import pytest
+
+from qtool.cli import main
+from tests.refusals import SAMPLES, contents, network
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """m.onnx, good.npz, and m.calib made of them, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    network(tmp_path / "m.onnx")
+    np.savez(tmp_path / "good.npz", x=SAMPLES)
+    with pytest.raises(SystemExit) as caught:
+        main(["calibrate", "m.onnx", "--data", "good.npz", "-q"])
+    assert caught.value.code == 0
+    return tmp_path
+
+
+@pytest.fixture
+def refused(folder, capsys):
+    """Runs `qtool ...` and returns the one line that it says; everything else about it is asserted here."""
+
+    def call(*arguments, says):
+        before = contents(folder)
+        with pytest.raises(SystemExit) as caught:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (2, ""), err
+        assert err.startswith("qtool: "), err
+        assert err.endswith("\n"), err
+        assert err.count("\n") == 1, err
+        assert "Traceback" not in err
+        for word in says:
+            assert word in err, (word, err)
+        assert contents(folder) == before
+        return err
+
+    return call
+
+
+@pytest.fixture
+def no_model(refused):
+    """Both commands refuse the model `name` for the same reason."""
+
+    def call(name, *says):
+        first = refused("calibrate", name, "--data", "good.npz", "-o", "c", says=[name, *says])
+        second = refused("quantize", name, "--calibration", "m.calib", "-o", "q", says=[name, *says])
+        assert first == second
+
+    return call
