@@ -50,7 +50,13 @@ def run(net: Net, outputs: tuple[str, ...], folder: Path, target: str = "x86", s
     statistics = pipeline.calibrate(source, net.samples()).statistics
     quantized = folder / "int8.onnx"
     result = pipeline.quantize(
-        source, quantized, calibration=statistics, target=target, scheme=scheme, calibrator="max"
+        source,
+        quantized,
+        calibration=statistics,
+        target=target,
+        scheme=scheme,
+        calibrator="max",
+        bias_correction="off",
     )
     session, census = take_census(quantized.read_bytes(), TARGETS[target].session)
     fed = net.samples()

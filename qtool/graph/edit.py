@@ -24,6 +24,7 @@ __all__ = [
     "constant",
     "constant_or_none",
     "consumers",
+    "copy_node",
     "has_subgraph", "input_specs",
     "is_float32",
     "is_main_op",
@@ -214,6 +215,13 @@ def new_node(
     node = ir.node(op_type, inputs, attributes=attributes or {}, name=name)
     node.outputs[0].name = output
     return node
+
+
+def copy_node(node: Node, inputs: Sequence[Value | None], output: str, *, name: str) -> Node:
+    """A node of the same operator and attributes with other inputs and one output; insert it like a new one."""
+    copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=1, name=name)
+    copy.outputs[0].name = output
+    return copy
 
 
 def replace_uses(old: Value, new: Value, *, only: Iterable[Node] | None = None) -> None:

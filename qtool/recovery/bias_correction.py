@@ -62,13 +62,8 @@ def _shifting_session(prepared: Model, changes: Mapping[str, Array]) -> tuple[Se
     for node in list(model.graph):
         if node.name is not None and node.name in changes:
             weight = edit.add_initializer(model.graph, names.fresh(f"{node.name}_rounding"), changes[node.name])
-            copy = edit.new_node(
-                node.op_type,
-                [node.inputs[0], weight],
-                names.fresh(f"{node.name}_shift"),
-                name=names.fresh(f"{node.name}_shift_node"),
-                attributes=edit.attribute_values(node),
-            )
+            shift, name = names.fresh(f"{node.name}_shift"), names.fresh(f"{node.name}_shift_node")
+            copy = edit.copy_node(node, [node.inputs[0], weight], shift, name=name)
             model.graph.insert_after(node, copy)
             outputs[node.name] = str(copy.outputs[0].name)
     return Session(compose.with_outputs(model, list(outputs.values())), name="the prepared model"), outputs
