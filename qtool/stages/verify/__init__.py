@@ -32,13 +32,28 @@ def verify(
     `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ.
 
     Raises:
-        VerificationError: the model would compute something else than planned; the message says where.
+        VerificationError: the model would compute something else than planned; the message says which and where.
     """
+    try:
+        return _verified(source, prepared, shifted, quantized, plan, target, examples)
+    except VerificationError as error:
+        raise VerificationError(f"{source}: {error}") from error
+
+
+def _verified(
+    source: Path,
+    prepared: Model,
+    shifted: Model,
+    quantized: bytes,
+    plan: Plan,
+    target: Target,
+    examples: Sequence[Mapping[str, np.ndarray]],
+) -> Verification:
     check_structure(shifted, model_io.from_bytes(quantized))
     session, census = take_census(quantized, target.session)
     _check_census(plan, census, target)
     measured = measure(source, prepared, quantized, plan, session, target.session, examples)
-    measured.check(source)
+    measured.check()
     macs = _macs(prepared, plan, examples)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     return Verification(

@@ -98,12 +98,12 @@ class Measured:
         """In the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
-    def check(self, source: Path) -> None:
+    def check(self) -> None:
         """Raises `VerificationError` where something is computed that neither model nor plan says."""
         for name, prepared in self.preparation.items():
             if prepared.db < _PREPARATION_DB:
                 raise VerificationError(
-                    f"{source}: preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
                 )
         for name, steps in self.steps.items():
             if steps.wrong:
