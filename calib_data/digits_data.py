@@ -81,9 +81,7 @@ def write_split(out: Path) -> Split:
 
 def main() -> None:
     """Write the two files."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     write_split(parser.parse_args().out)
 

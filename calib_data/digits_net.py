@@ -50,9 +50,7 @@ class Activation(nn.Module):
     def write(self, graph: GraphWriter, name: str, x: str) -> str:
         """Relu, or the Clip that ONNX has for ReLU6."""
         if self.op == "relu6":
-            return graph.node(
-                "Clip", name, [x, graph.constant("relu6_min", 0.0), graph.constant("relu6_max", 6.0)]
-            )
+            return graph.node("Clip", name, [x, graph.constant("relu6_min", 0.0), graph.constant("relu6_max", 6.0)])
         return graph.node("Relu", name, [x])
 
 

@@ -76,9 +76,7 @@ def checked_logits(net: DigitsNet, path: Path, images: NDArray[np.float32]) -> N
 
 def main() -> None:
     """Train, export, check."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     out: Path = parser.parse_args().out
     torch.use_deterministic_algorithms(True)
