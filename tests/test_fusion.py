@@ -200,3 +200,14 @@ def test_free_sizes_of_images(tmp_path):
     fed = {"x": np.random.default_rng(0).normal(size=(2, 3, 10, 12)).astype(np.float32)}
     result = pipeline.quantize(source, tmp_path / "int8.onnx", data=fed, target="x86")
     assert result.verification.integer_layers == 3 and result.verification.kernels["QLinearAdd"] == 1
+
+
+def test_a_concatenation_takes_the_union_of_its_inputs_ranges(tmp_path):
+    """Nothing is clipped a second time, and onnxruntime copies the widest input instead of looking each value up."""
+    net = Net()
+    wide = net("Relu", net.conv("x", 3, 4))
+    narrow = net("Relu", net("Mul", net.conv("x", 3, 4), net.const([0.1])))
+    joined = net("Concat", narrow, wide, axis=1)
+    done = run(net, (net.conv(joined, 8, 4),), tmp_path)
+    grids = {a.tensor: a.params for a in done.result.plan.activations}
+    assert grids[joined] == grids[wide] != grids[narrow]

@@ -14,6 +14,7 @@ class Site:
 
     tensor: its name in the prepared graph.
     root: the tensor whose range it takes; its own name, or that of the tensor it is passed through from.
+    union: the tensors whose ranges together are its range (a concatenation), instead of its own statistics.
     bounds: of the Clip or Relu that the grid must absorb, or None.
     readers: inputs that read it through DQ.
     float_readers: inputs of layers that must stay float; they read it through a DQ of their own, which onnxruntime
@@ -31,6 +32,7 @@ class Site:
     twin_axis: int | None
     twin_size: int | None
     produced: bool
+    union: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

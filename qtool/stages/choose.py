@@ -15,8 +15,13 @@ def choose(placement: Placement, statistics: Statistics, calibrator: Calibrator)
         CalibrationError: the statistics lack a tensor.
     """
     specs = {site.root: site.spec for site in placement.sites}
-    ranges = {}
+    unions = {site.root: site.union for site in placement.sites if site.union and site.root == site.tensor}
+    ranges: dict[str, tuple[float, float]] = {}
     for tensor in placement.observed:
+        if tensor in unions:
+            joined = [ranges[part] for part in unions[tensor]]
+            ranges[tensor] = (min(low for low, _ in joined), max(high for _, high in joined))
+            continue
         histogram = statistics.tensors.get(tensor)
         if histogram is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")

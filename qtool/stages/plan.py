@@ -76,6 +76,7 @@ def _activation(site: Site, low_high: tuple[float, float], bounds: tuple[float, 
 
 def _why(site: Site, low_high: tuple[float, float], calibrator: Calibrator) -> str:
     source = str(calibrator) if site.root == site.tensor else f"shared with {site.root}"
+    source = f"union of {', '.join(site.union)}" if site.union else source
     absorbed = "" if site.bounds is None else f", absorbs [{site.bounds[0]:g}, {site.bounds[1]:g}]"
     return f"{source}: [{low_high[0]:.6g}, {low_high[1]:.6g}]{absorbed}"
 

@@ -1,5 +1,7 @@
 """From the chosen nodes to the tensors that are quantised, who reads them, and whose range they take."""
 
+from dataclasses import replace
+
 from qtool.core.affine import TensorSpec
 from qtool.core.errors import ModelError
 from qtool.core.placement import BiasSite, ConstantSite, Placement, Reader, Site, WeightSite
@@ -16,7 +18,10 @@ def build(model: Model, target: Target, scheme: Scheme, selection: Selection) ->
     spec = target.activations[scheme.activations]
     quantized = _quantized_values(selection)
     roots = _roots(model, selection, quantized)
-    sites = tuple(_site(value, roots[value], spec, selection, bounds) for value, bounds in quantized.items())
+    sites = tuple(
+        replace(_site(value, roots[value], spec, selection, bounds), union=_union(value, roots, selection))
+        for value, bounds in quantized.items()
+    )
     return Placement(
         sites=_in_graph_order(model, sites),
         constants=_constants(selection, spec),
@@ -82,6 +87,14 @@ def _roots(
                 if output in root and source in root:
                     root[output] = root[source]
     return root
+
+
+def _union(value: Value, roots: dict[Value, Value], selection: Selection) -> tuple[str, ...]:
+    """The ranges that a concatenation joins: its grid then clips nothing, and equals the widest input's."""
+    node = value.producer()
+    if node is None or node not in selection.integer or not edit.is_main_op(node, "Concat"):
+        return ()
+    return tuple(dict.fromkeys(str(roots[v].name) for v in node.inputs if v is not None))
 
 
 def _site(

@@ -8,11 +8,10 @@ import numpy as np
 from qtool.core.errors import VerificationError
 from qtool.core.plan import Plan
 from qtool.core.verification import Verification
-from qtool.graph import compose, model_io
+from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.runtime.census import Census, take_census
-from qtool.runtime.session import Session
-from qtool.stages.verify.macs import macs_of
+from qtool.stages.verify.macs import layer_macs
 from qtool.stages.verify.measure import measure, worst
 from qtool.stages.verify.structure import check_structure
 from qtool.targets.rules import Target
@@ -54,7 +53,7 @@ def _verified(
     _check_census(plan, census, target)
     measured = measure(source, prepared, quantized, plan, session, target.session, examples)
     measured.check()
-    macs = _macs(prepared, plan, examples)
+    macs = layer_macs(prepared, plan.layers, examples[0])
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     return Verification(
         kernels=census.kernels,
@@ -108,16 +107,3 @@ def _fallbacks(plan: Plan, census: Census, prepared: Model) -> tuple[str, ...]:
         elif any(n.name == node.name and makers.get(n.inputs[0]) == "DequantizeLinear" for n in census.nodes):
             result.append(node.name or "")
     return tuple(result)
-
-
-def _macs(prepared: Model, plan: Plan, examples: Sequence[Mapping[str, np.ndarray]]) -> dict[str, int]:
-    names = []
-    for node in prepared.graph:
-        if node.name in plan.layers:
-            names.append(str(node.outputs[0].name))
-            if node.op_type == "ConvTranspose" or not (node.inputs[1] is not None and node.inputs[1].is_initializer()):
-                names.append(str(node.inputs[0].name) if node.inputs[0] is not None else "")
-    fed = {v.name for v in prepared.graph.inputs}
-    wanted = [n for n in dict.fromkeys(names) if n and n not in fed and n not in prepared.graph.initializers]
-    session = Session(compose.with_outputs(prepared, wanted), name="the prepared model")
-    return macs_of(prepared, plan.layers, {**examples[0], **session.run(examples[0])})

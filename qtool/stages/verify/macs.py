@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qtool.graph import edit
+from qtool.graph import compose, edit
 from qtool.graph.edit import Model
+from qtool.runtime.session import Session
 
 
 def macs_of(model: Model, layers: tuple[str, ...], arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -33,3 +34,17 @@ def macs_of(model: Model, layers: tuple[str, ...], arrays: Mapping[str, np.ndarr
             # a MatMul with a vector sums over its only axis
             result[node.name] = output.size * weight.shape[1 if transposed else max(weight.ndim - 2, 0)]
     return result
+
+
+def layer_macs(model: Model, layers: tuple[str, ...], example: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Layer -> multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs)."""
+    names = []
+    for node in model.graph:
+        if node.name in layers:
+            names.append(str(node.outputs[0].name))
+            if node.op_type == "ConvTranspose" or not (node.inputs[1] is not None and node.inputs[1].is_initializer()):
+                names.append(str(node.inputs[0].name) if node.inputs[0] is not None else "")
+    fed = {v.name for v in model.graph.inputs}
+    wanted = [n for n in dict.fromkeys(names) if n and n not in fed and n not in model.graph.initializers]
+    session = Session(compose.with_outputs(model, wanted), name="the prepared model")
+    return macs_of(model, layers, {**example, **session.run(example)})
