@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from qtool.core.ranges import Calibrator
     from qtool.core.results import Calibrated, Quantized
     from qtool.core.scheme import Scheme
+    from qtool.core.sensitivity import Sensitivity
     from qtool.core.statistics import Statistics, load_statistics
+    from qtool.core.tuning import Tuned
     from qtool.evaluation import evaluate
-    from qtool.pipeline import calibrate, quantize
+    from qtool.pipeline import calibrate, quantize, tune
+    from qtool.tuning.sensitivity import sensitivity
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,12 +33,16 @@ __all__ = [
     "QtoolError",
     "Quantized",
     "Scheme",
+    "Sensitivity",
     "Statistics",
+    "Tuned",
     "__version__",
     "calibrate",
     "evaluate",
     "load_statistics",
     "quantize",
+    "sensitivity",
+    "tune",
 ]
 
 _HOME = {
@@ -45,11 +52,15 @@ _HOME = {
     "QtoolError": "qtool.core.errors",
     "Quantized": "qtool.core.results",
     "Scheme": "qtool.core.scheme",
+    "Sensitivity": "qtool.core.sensitivity",
     "Statistics": "qtool.core.statistics",
+    "Tuned": "qtool.core.tuning",
     "calibrate": "qtool.pipeline",
     "evaluate": "qtool.evaluation",
     "load_statistics": "qtool.core.statistics",
     "quantize": "qtool.pipeline",
+    "sensitivity": "qtool.tuning.sensitivity",
+    "tune": "qtool.pipeline",
 }
 
 

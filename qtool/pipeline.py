@@ -1,21 +1,29 @@
 """The table of contents: what the commands do, in order. No click, no printing."""
 
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from qtool.core.errors import CalibrationError, NothingToQuantizeError, UsageError
+from qtool.core.evaluation import MaxDrop
 from qtool.core.files import atomic_output, check_writable
 from qtool.core.placement import Placement
 from qtool.core.plan import Plan, load_plan
+from qtool.core.preparation import EQUALIZE
 from qtool.core.progress import Progress, silent
 from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
 from qtool.core.results import Calibrated, Quantized, Trial
 from qtool.core.scheme import CORRECTIONS, Correction, Scheme
 from qtool.core.statistics import Statistics, load_statistics
-from qtool.feeds import Data, Preprocess, open_feeds
+from qtool.core.tuning import Step, Tuned
+from qtool.evaluation import evaluate
+from qtool.evaluation.metrics import MetricSpec
+from qtool.feeds import Data, Feeds, Preprocess, open_feeds
 from qtool.graph import edit, model_io
+from qtool.recovery.preparing import apply, chosen_steps, decide
 from qtool.stages.calibrate import collect_or_explain
 from qtool.stages.choose import choose
 from qtool.stages.fit_plan import fit_plan
@@ -27,6 +35,9 @@ from qtool.stages.verify import verify
 from qtool.targets.rules import Target
 from qtool.targets.tables import TARGETS, find_target
 from qtool.tuning.first import first_plan
+from qtool.tuning.split import parts
+from qtool.tuning.tune import Search
+from qtool.tuning.workshop import Aim, Workshop
 
 PathLike = str | Path
 
@@ -40,6 +51,8 @@ def calibrate(
     batch_size: int = 1,
     threads: int = 1,
     preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
+    equalize: bool = False,
+    absorb_biases: bool = False,
     progress: Progress = silent,
 ) -> Calibrated:
     """Collect statistics of every activation that any target quantises, in one streaming pass.
@@ -53,6 +66,9 @@ def calibrate(
         batch_size: samples run at once, where the model's batch dimension is free.
         threads: batches run side by side; the result is the same at any number.
         preprocess: how uint8 images become the model's input.
+        equalize: rescale channels between layers first (cross-layer equalisation); what is quantised with these
+            statistics is that graph.
+        absorb_biases: move what a channel never falls below into the next layer's bias first.
         progress: is told of every batch.
 
     Raises:
@@ -63,7 +79,9 @@ def calibrate(
     if output is not None:
         _check_output(output, model)
     prepared = prepare(model_io.load(model))
-    statistics = _statistics(prepared, data, samples, batch_size, threads, preprocess, progress)
+    steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
+    feeds = _opened(prepared, data, samples, batch_size, preprocess)
+    _, statistics = _observed(prepared, steps, feeds, threads, progress)
     size = 0
     if output is not None:
         size = statistics.save(output)
@@ -81,6 +99,8 @@ def quantize(
     scheme: Scheme | None = None,
     target: str = "auto",
     bias_correction: Correction = "auto",
+    equalize: bool = False,
+    absorb_biases: bool = False,
     plan: PathLike | Plan | None = None,
     save_plan: PathLike | None = None,
     samples: int | None = None,
@@ -102,7 +122,9 @@ def quantize(
         target: where the model shall run; `auto` is this machine.
         bias_correction: let the biases take back the shift that rounding the weights makes, measured on the examples;
             `auto` keeps it where the outputs' SQNR is better with it.
-        plan: apply this plan (a file or a value) instead of making one.
+        equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them needs no word,
+            one that was made without them is refused.
+        plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for.
         save_plan: where to write the plan.
 
     Raises:
@@ -118,13 +140,22 @@ def quantize(
     if bias_correction not in CORRECTIONS:
         raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
     job = _Job(scheme or Scheme(), find_target(target), _calibrators(calibrator), bias_correction, progress)
+    steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
+    if plan is not None and steps:
+        raise UsageError(f"{steps[0]} says nothing to a plan, which has decided it; leave one of them out")
     prepared = prepare(model_io.load(model))
+    given = None
+    if plan is not None:
+        prepared, given = _given(plan, prepared)
     if data is not None:
         place(prepared.model, job.target, job.scheme, name=prepared.name)
-        statistics = _statistics(prepared, data, samples, batch_size, threads, preprocess, progress)
+        feeds = _opened(prepared, data, samples, batch_size, preprocess)
+        prepared, statistics = _observed(prepared, steps, feeds, threads, progress)
     else:
         statistics = _loaded(calibration, prepared)
-    final, trials = (_given(plan, prepared), ()) if plan is not None else _planned(prepared, statistics, job)
+        if given is None:
+            prepared = _as_calibrated(prepared, statistics, steps)
+    final, trials = (given, ()) if given is not None else _planned(prepared, statistics, job)
     proven = model_io.to_bytes(rewrite(prepared.model, final))
     shifted = shift_biases(prepared.model, final)
     runs_on = TARGETS[final.target]
@@ -135,6 +166,94 @@ def quantize(
             final.save(save_plan)
     return Quantized(
         final, proof, trials, prepared.changes, Path(output), len(proven), model_io.size_on_disk(Path(model))
+    )
+
+
+def tune(
+    model: PathLike,
+    data: Data,
+    output: PathLike,
+    *,
+    eval_data: Data | None = None,
+    metric: MetricSpec | None = None,
+    max_drop: MaxDrop | str | float = "1%",
+    min_sqnr: float | None = None,
+    calibrators: Sequence[Calibrator] = CANDIDATES,
+    max_float_macs: float = 0.1,
+    time_budget: float | None = None,
+    scheme: Scheme | None = None,
+    target: str = "auto",
+    samples: int | None = None,
+    threads: int = 1,
+    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
+    tell: Callable[[Step], None] | None = None,
+    progress: Progress = silent,
+) -> Tuned:
+    """The paper's workflow end to end: calibrate once, try, and leave in float what has to be.
+
+    The best model found so far is on disk from the first trial on, also when this is interrupted or out of time.
+
+    Args:
+        model, data, scheme, target, samples, threads, preprocess: as in `calibrate` and `quantize`.
+        output: where the best model goes.
+        eval_data: labelled data; its samples take turns in choosing and in reporting. None: of `data`, two samples in
+            four calibrate, one chooses, one reports.
+        metric: what to hold, as in `evaluate`; None is top1 with labels, else agreement with the float model.
+        max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
+        min_sqnr: asked for as well, in dB.
+        calibrators: what to try.
+        max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1.
+        time_budget: seconds, or None.
+        tell: is told of every model that was tried.
+
+    Raises:
+        UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
+    """
+    deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
+    runs_on = find_target(target)
+    if not runs_on.on_cpu:
+        raise UsageError(f"target {runs_on.name} does not run on this machine, where tuning measures; choose another")
+    _check_output(output, model)
+    wanted = scheme or Scheme()
+    aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
+    prepared = prepare(model_io.load(model))
+    place(prepared.model, runs_on, wanted, name=prepared.name)
+    specs = edit.input_specs(prepared.model)
+    feeds = open_feeds(data, specs, preprocess=preprocess, samples=samples)
+    if eval_data is None:
+        calibrating, choosing, reporting = parts(feeds, 4, (0, 1), (2,), (3,))
+        split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
+        feeds = open_feeds(calibrating, specs)
+    else:
+        labelled = open_feeds(eval_data, specs, preprocess=preprocess, samples=samples)
+        choosing, reporting = parts(labelled, 2, (0,), (1,))
+        split = f"{feeds.name} calibrates; every other sample of {labelled.name} chooses, the others report"
+    with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
+
+        def workshop(steps: tuple[str, ...]) -> Workshop | None:
+            ready, statistics = _observed(prepared, steps, feeds, threads, progress)
+            if steps and not ready.preparation.scales:
+                return None
+            return Workshop(Path(model), ready, statistics, runs_on, wanted, aim, choosing, Path(folder), threads)
+
+        forms = {"": lambda: workshop(()), "equalised, ": lambda: workshop((EQUALIZE,))}
+        search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
+        stopped = search.complete(calibrators)
+        evaluation = evaluate(model, [output], reporting, metrics=None if metric is None else [metric], threads=threads)
+    best, plan, proof = search.found()
+    met = aim.meets(evaluation.candidates[0]) and best.float_macs <= max_float_macs
+    return Tuned(
+        output=Path(output),
+        met=met,
+        best=best,
+        steps=tuple(search.steps),
+        stopped=stopped,
+        split=split,
+        metric=evaluation.metrics[0].name,
+        max_drop=str(aim.max_drop),
+        evaluation=evaluation,
+        verification=proof,
+        plan=plan,
     )
 
 
@@ -159,15 +278,20 @@ def _calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]:
     return (Calibrator(given),)
 
 
-def _given(plan: PathLike | Plan, prepared: Prepared) -> Plan:
+def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
+    """The plan, and the graph that it was made for."""
     final = plan if isinstance(plan, Plan) else load_plan(plan)
     name = "the plan" if isinstance(plan, Plan) else str(plan)
     if final.model_digest != prepared.digest:
         raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with --save-plan")
     if final.target not in TARGETS:
         raise UsageError(f"{name}: for target {final.target!r}, which is unknown; choose one of {', '.join(TARGETS)}")
+    try:
+        prepared = apply(prepared, final.preparation)
+    except ValueError as error:
+        raise UsageError(f"{name}: damaged preparation ({error}); make the plan again with --save-plan") from error
     fit_plan(prepared.model, final, name)
-    return final
+    return prepared, final
 
 
 def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Plan, tuple[Trial, ...]]:
@@ -175,7 +299,7 @@ def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Pla
     placement = place(prepared.model, job.target, job.scheme, name=prepared.name)
 
     def plan_by(calibrator: Calibrator) -> Plan:
-        return make_plan(
+        plan = make_plan(
             prepared.model,
             placement,
             choose(placement, statistics, calibrator),
@@ -184,6 +308,7 @@ def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Pla
             scheme=job.scheme,
             calibrator=calibrator,
         )
+        return replace(plan, preparation=prepared.preparation)
 
     return first_plan(
         prepared.model, plan_by, job.calibrators, job.correction, statistics.examples, job.target.session, job.progress
@@ -202,30 +327,50 @@ def _loaded(calibration: PathLike | Statistics | None, prepared: Prepared) -> St
     return calibration
 
 
-def _statistics(
+def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
+    """The graph that the statistics were collected on; `steps` are those that the caller expects of it."""
+    for step in steps:
+        if step not in statistics.preparation.steps:
+            raise UsageError(
+                f"{statistics.name}: calibrated without --{step}; calibrate again with it, or leave it out here"
+            )
+    try:
+        return apply(prepared, statistics.preparation)
+    except ValueError as error:
+        raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
+
+
+def _opened(
     prepared: Prepared,
     data: Data,
     samples: int | None,
     batch_size: int,
-    threads: int,
     preprocess: Preprocess | PathLike | Mapping[str, Any] | None,
-    progress: Progress,
-) -> Statistics:
+) -> Feeds:
+    """The data, once the model is known to hold something that it is for."""
+    observed_tensors(prepared)
+    specs = edit.input_specs(prepared.model)
+    return open_feeds(data, specs, preprocess=preprocess, samples=samples, batch_size=batch_size)
+
+
+def _observed(
+    prepared: Prepared, steps: tuple[str, ...], feeds: Feeds, threads: int, progress: Progress
+) -> tuple[Prepared, Statistics]:
+    """The graph with the steps done to it, and its statistics."""
     if threads < 1:
         raise UsageError(f"{threads} threads are impossible; give 1 or more")
-    tensors = observed_tensors(prepared)
-    feeds = open_feeds(
-        data, edit.input_specs(prepared.model), preprocess=preprocess, samples=samples, batch_size=batch_size
-    )
-    return collect_or_explain(
+    if steps:
+        prepared = apply(prepared, decide(prepared, steps, feeds, progress))
+    statistics = collect_or_explain(
         prepared.model,
-        tensors,
+        observed_tensors(prepared),
         feeds,
         name=prepared.name,
         digest=prepared.digest,
         threads=threads,
         progress=progress,
     )
+    return prepared, replace(statistics, preparation=prepared.preparation)
 
 
 def observed_tensors(prepared: Prepared) -> tuple[str, ...]:

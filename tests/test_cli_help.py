@@ -16,6 +16,9 @@ OPTIONS = {
     "calibrate": "--data -o --samples --batch-size --threads --preprocess --json -q --config",
     "quantize": "--calibration --data -o --calibrator --percentile --scheme --granularity --target --include-op "
     "--exclude-op --exclude --config --save-plan --plan --json -q",
+    "sensitivity": "--calibration --data --metric --view --calibrator --percentile --target --samples --threads "
+    "--memory --preprocess -o --json -q --config",
+    "tune": "--data --eval-data --metric --max-drop --calibrators --max-float-macs --time-budget -o --json -q --config",
     "eval": "--data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q --config",
 }
 

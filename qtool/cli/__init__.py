@@ -13,6 +13,8 @@ from qtool.core.errors import QtoolError
 COMMANDS = {
     "calibrate": "Collect the statistics of every activation in one streaming pass.",
     "quantize": "Write the int8 model, and verify what onnxruntime will really run.",
+    "sensitivity": "Rank the layers by what it costs to quantise them, as executed.",
+    "tune": "Find an int8 model within a target of accuracy: the whole workflow.",
     "eval": "Compare the accuracy, size and latency of models with the float one.",
 }
 

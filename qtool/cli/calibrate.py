@@ -29,6 +29,8 @@ from qtool.report.quantize import calibrated_text
 @batch_size_option
 @threads_option
 @preprocess_option
+@click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
+@click.option("--absorb-biases", is_flag=True, help="Move what a channel never falls below into the next bias first.")
 @config_option
 @json_option
 @quiet_option
@@ -41,6 +43,8 @@ def command(
     batch_size: int,
     threads: int,
     preprocess: str | None,
+    equalize: bool,
+    absorb_biases: bool,
     json_path: str | None,
     quiet: bool,
 ) -> None:
@@ -61,6 +65,8 @@ def command(
             batch_size=batch_size,
             threads=threads,
             preprocess=preprocess,
+            equalize=equalize,
+            absorb_biases=absorb_biases,
             progress=progress,
         )
     if json_path is not None:

@@ -138,7 +138,9 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
         raise UsageError(
             f"{path}: not TOML ({error}); write [quantize] and lines like calibrator = 'entropy'"
         ) from error
-    commands = ("calibrate", "quantize", "eval")
+    from qtool.cli import COMMANDS
+
+    commands = tuple(COMMANDS)
     for name, table in document.items():
         if name not in commands or not isinstance(table, dict):
             raise UsageError(f"{path}: unknown key {name!r}; the tables are [{'], ['.join(commands)}]")

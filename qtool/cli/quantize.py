@@ -58,6 +58,8 @@ from qtool.targets.tables import NAMES
     show_default=True,
     help="Let biases take back the shift that rounding the weights makes; auto keeps it where it measures better.",
 )
+@click.option("--equalize", is_flag=True, help="With --data: rescale channels between layers first.")
+@click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
 @click.option("--include-op", "include_ops", multiple=True, metavar="OP", help="Quantise these operators alone.")
 @click.option("--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.")
 @click.option("--exclude", multiple=True, metavar="NAME-OR-GLOB", help="Leave these layers in float, as executed.")
@@ -84,6 +86,8 @@ def command(
     granularity: str,
     target: str,
     bias_correction: Correction,
+    equalize: bool,
+    absorb_biases: bool,
     include_ops: tuple[str, ...],
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -119,6 +123,8 @@ def command(
             scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
             target=target,
             bias_correction=bias_correction,
+            equalize=equalize,
+            absorb_biases=absorb_biases,
             plan=plan_path,
             save_plan=save_plan,
             samples=samples,
@@ -157,11 +163,12 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         "granularity",
         "target",
         "bias_correction",
+        "equalize",
+        "absorb_biases",
         "include_ops",
         "exclude_ops",
         "exclude",
     }
     if plan is not None and (extra := given & decided):
-        names = {"include_ops": "include-op", "exclude_ops": "exclude-op", "bias_correction": "bias-correction"}
-        option = names.get(first := sorted(extra)[0], first)
+        option = sorted(extra)[0].replace("_ops", "-op").replace("_", "-")
         raise UsageError(f"--{option} says nothing to --plan, which has decided it; leave one of them out")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from qtool.core.affine import QParams, integer_range
 from qtool.core.errors import UsageError
 from qtool.core.files import write_text
 from qtool.core.placement import Reader
+from qtool.core.preparation import Preparation, read_preparation
 
 VERSION = 1
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
@@ -67,7 +68,7 @@ class BiasShift:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `rewrite` applies to the prepared graph of the model with this digest."""
+    """What `rewrite` applies to the graph that `preparation` makes of the model with this digest."""
 
     model_digest: str
     target: str
@@ -82,6 +83,7 @@ class Plan:
     layers: tuple[str, ...]
     skipped: dict[str, str]
     shifts: tuple[BiasShift, ...] = ()
+    preparation: Preparation = field(default_factory=Preparation)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -129,6 +131,7 @@ def _plan(data: Any) -> Plan:
         layers=_texts(d["layers"], "layers"),
         skipped={name: _text(why, f"skipped[{name!r}]") for name, why in _object(d["skipped"], "skipped")},
         shifts=tuple(_shift(row, f"shifts[{i}]") for i, row in _rows(d["shifts"], "shifts")),
+        preparation=read_preparation(d["preparation"]),
     )
 
 

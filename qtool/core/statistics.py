@@ -7,7 +7,7 @@ import io
 import json
 import math
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from qtool.core.counting import BINS
 from qtool.core.errors import CalibrationError
 from qtool.core.files import atomic_output
 from qtool.core.histogram import Histogram
+from qtool.core.preparation import Preparation, read_preparation
 
 VERSION = 1
 _HEADER = "header.json"
@@ -34,6 +35,7 @@ class Statistics:
     samples: how many samples were seen.
     tensors: tensor name -> histogram.
     examples: the first few batches of inputs, for verification after the data has gone.
+    preparation: what was done to the float graph before it was observed.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Statistics:
     samples: int
     tensors: dict[str, Histogram]
     examples: tuple[dict[str, np.ndarray], ...]
+    preparation: Preparation = field(default_factory=Preparation)
 
     def save(self, path: str | Path) -> int:
         """Write atomically; returns the size in bytes. Raises `OutputError`."""
@@ -48,6 +51,7 @@ class Statistics:
             "qtool_calibration": VERSION,
             "model": self.model_digest,
             "samples": self.samples,
+            "preparation": self.preparation.to_dict(),
             "tensors": [
                 {"name": name, "min": h.minimum, "max": h.maximum} if h.count else {"name": name}
                 for name, h in self.tensors.items()
@@ -117,7 +121,8 @@ def _read(archive: zipfile.ZipFile, file: Path, model_digest: str | None, model_
         {str(name): _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
         for i, names in enumerate(header["examples"])
     )
-    return Statistics(str(file), str(header["model"]), int(header["samples"]), tensors, examples)
+    preparation = read_preparation(header["preparation"])
+    return Statistics(str(file), str(header["model"]), int(header["samples"]), tensors, examples, preparation)
 
 
 def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histogram:

@@ -1,1 +1,1 @@
-"""Steps that give accuracy back without training: a plan and a few samples in, a better plan out."""
+"""Steps that give accuracy back without training: on the float graph before calibration, or on the plan after it."""

@@ -1,8 +1,9 @@
 """prepare: the float graph in the form that quantisation starts from; it computes what the model computes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qtool.core.errors import AlreadyQuantizedError
+from qtool.core.preparation import Preparation
 from qtool.graph import edit, opset
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
@@ -26,12 +27,16 @@ _QUANTIZED = {
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The prepared graph, what to call the model, the digest of the file it came from, and what was done to it."""
+    """The prepared graph, what to call the model, the digest of the file it came from, and what was done to it.
+
+    changes: how often each pass did something. preparation: the steps of `qtool.recovery` that came after `prepare`.
+    """
 
     model: Model
     name: str
     digest: str
     changes: dict[str, int]
+    preparation: Preparation = field(default_factory=Preparation)
 
 
 def prepare(loaded: LoadedModel) -> Prepared:

@@ -1,0 +1,168 @@
+"""`qtool sensitivity`: parse, call `sensitivity`, render."""
+
+from pathlib import Path
+
+import click
+
+from qtool.cli.common import (
+    STDOUT,
+    batch_size_option,
+    check_outputs,
+    config_option,
+    data_option,
+    emit_json,
+    json_option,
+    preprocess_option,
+    progress_bar,
+    quiet_option,
+    samples_option,
+)
+from qtool.core.errors import UsageError
+from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
+from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
+from qtool.core.sensitivity import VIEWS, View
+from qtool.report.sensitivity import sensitivity_text
+from qtool.targets.tables import NAMES
+from qtool.tuning.sensitivity import MEMORY, sensitivity
+
+_MIB = 2**20
+
+
+@click.command("sensitivity")
+@click.argument("model", metavar="MODEL")
+@click.option("--calibration", required=True, metavar="FILE", help="A file made by `qtool calibrate`.")
+@data_option
+@click.option(
+    "--metric",
+    metavar="METRIC",
+    help="top1, top5, cosine, sqnr, mse, MODULE:FUNCTION or file.py:FUNCTION.  [default: top1 with labels, else SQNR]",
+)
+@click.option(
+    "--view",
+    "views",
+    type=click.Choice(["both", *VIEWS]),
+    default="both",
+    show_default=True,
+    help="alone: one layer quantised; without: all but one, as --exclude does it.",
+)
+@click.option(
+    "--calibrator",
+    type=click.Choice(["auto", *METHODS]),
+    default="auto",
+    show_default=True,
+    help="How ranges are chosen; as for `qtool quantize`.",
+)
+@click.option(
+    "--percentile",
+    type=click.FloatRange(50.0, 100.0, min_open=True),
+    metavar="P",
+    help=f"For the percentile calibrator, which it implies.  [default: {DEFAULT_PERCENTILE}]",
+)
+@click.option("--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations.")
+@click.option(
+    "--granularity", type=click.Choice(GRANULARITIES), default="per-channel", show_default=True, help="Of weights."
+)
+@click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
+@click.option(
+    "--bias-correction",
+    type=click.Choice(CORRECTIONS),
+    default="auto",
+    show_default=True,
+    help="As for `qtool quantize`.",
+)
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    help="Keep every finished layer there, as JSON; the same command goes on from it where it was interrupted.",
+)
+@samples_option
+@batch_size_option
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="T", help="Batches run side by side.  [default: all cores]"
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=MEMORY // _MIB,
+    show_default=True,
+    metavar="MIB",
+    help="What kept activations may take; less costs time alone.",
+)
+@preprocess_option
+@config_option
+@json_option
+@quiet_option
+@click.pass_context
+def command(
+    context: click.Context,
+    *,
+    model: str,
+    calibration: str,
+    data: str,
+    metric: str | None,
+    views: str,
+    calibrator: str,
+    percentile: float | None,
+    scheme: str,
+    granularity: str,
+    target: str,
+    bias_correction: Correction,
+    output: str | None,
+    samples: int | None,
+    batch_size: int,
+    threads: int | None,
+    memory: int,
+    preprocess: str | None,
+    json_path: str | None,
+    quiet: bool,
+) -> None:
+    """Rank the layers by what it costs to quantise them, one at a time, as onnxruntime executes it.
+
+    \b
+    Example:
+      qtool sensitivity model.onnx --calibration model.calib --data labelled.npz -o sensitivity.json
+    """
+    if output == STDOUT:
+        raise UsageError("--output -: is a file to go on from; use --json - to print the result")
+    check_outputs(
+        {"--output": output, "--json": json_path}, {"MODEL": model, "--calibration": calibration, "--data": data}
+    )
+    chosen: tuple[View, ...] = tuple(view for view in VIEWS if views in ("both", view))
+    try:
+        with progress_bar(quiet or json_path == STDOUT) as progress:
+            result = sensitivity(
+                model,
+                data,
+                calibration=calibration,
+                metric=metric,
+                calibrator=_calibrator(calibrator, percentile),
+                scheme=Scheme(scheme, granularity),  # type: ignore[arg-type]
+                target=target,
+                bias_correction=bias_correction,
+                views=chosen,
+                samples=samples,
+                batch_size=batch_size,
+                threads=threads,
+                memory=memory * _MIB,
+                preprocess=preprocess,
+                output=output,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        if output is None or not Path(output).exists():
+            raise
+        click.echo(f"\nqtool: interrupted; what is finished stands in {output}, and the same command goes on", err=True)
+        context.exit(130)
+    if json_path is not None:
+        emit_json(json_path, result.to_dict())
+    if not quiet and json_path != STDOUT:
+        click.echo(sensitivity_text(result))
+
+
+def _calibrator(method: str, percentile: float | None) -> Calibrator | str:
+    if percentile is None:
+        return method
+    if method not in ("auto", "percentile"):
+        raise UsageError(f"--percentile {percentile:g} says nothing to --calibrator {method}; leave one of them out")
+    return Calibrator("percentile", percentile)

@@ -1,0 +1,78 @@
+"""The steps that change the prepared float graph: decided from weights and data, then done, then or later."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from qtool.core.errors import DataError
+from qtool.core.preparation import ABSORB_BIASES, EQUALIZE, STEPS, Preparation
+from qtool.core.progress import Progress, silent
+from qtool.feeds import Feeds
+from qtool.graph import compose
+from qtool.graph.edit import Model
+from qtool.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
+from qtool.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
+from qtool.runtime.session import Session
+from qtool.stages.prepare import Prepared
+
+
+def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
+    """The steps asked for, as `Preparation` names them."""
+    wanted = {EQUALIZE: equalize, ABSORB_BIASES: absorb_biases}
+    return tuple(step for step in STEPS if wanted[step])
+
+
+def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Progress = silent) -> Preparation:
+    """What the steps do to a graph that none was applied to; reads all of the data.
+
+    Raises:
+        DataError: the model cannot run on the data.
+    """
+    model = prepared.model
+    tensors = equalizable_tensors(model) if EQUALIZE in steps else []
+    tensors += absorbable_tensors(model) if ABSORB_BIASES in steps else []
+    extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, progress)
+    scales = find_scales(model, extremes) if EQUALIZE in steps else {}
+    shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
+    return Preparation(tuple(steps), scales, shifts)
+
+
+def apply(prepared: Prepared, preparation: Preparation) -> Prepared:
+    """The graph that the preparation says, from one that none was applied to.
+
+    Raises:
+        ValueError: it belongs to another graph; the message says why.
+    """
+    model, changes = prepared.model, dict(prepared.changes)
+    if EQUALIZE in preparation.steps:
+        model = equalize(model, preparation.scales)
+        changes["equalized pairs"] = len(preparation.scales)
+    if ABSORB_BIASES in preparation.steps:
+        model = absorb_biases(model, preparation.shifts)
+        changes["absorbed biases"] = len(preparation.shifts)
+    return replace(prepared, model=model, changes=changes, preparation=preparation)
+
+
+def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, progress: Progress = silent) -> Extremes:
+    """The least and the greatest value of each channel (axis 1) of layers' outputs over all of the data.
+
+    Raises:
+        DataError: the model cannot run on the data, or there is none.
+    """
+    if not tensors:
+        return {}
+    session = Session(compose.with_outputs(model, list(tensors)), name="the prepared model")
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    done = 0
+    for batch in feeds:
+        for tensor, array in zip(tensors, session.run_list(batch.inputs, tensors), strict=True):
+            others = tuple(i for i in range(array.ndim) if i != 1)
+            low, high = array.min(axis=others, initial=np.inf), array.max(axis=others, initial=-np.inf)
+            old = found.get(tensor, (low, high))
+            found[tensor] = np.minimum(low, old[0]), np.maximum(high, old[1])
+        done += batch.size
+        progress("measure channels", done, feeds.samples)
+    if done == 0:
+        raise DataError(f"{feeds.name}: holds no samples; give at least one")
+    return found

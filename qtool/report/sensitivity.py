@@ -1,0 +1,52 @@
+"""A sensitivity analysis as a text table."""
+
+from qtool.core.evaluation import MetricInfo
+from qtool.core.sensitivity import Figures, Sensitivity, View
+from qtool.report.text import ABSENT, aligned, number
+
+_TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
+
+
+def sensitivity_text(result: Sensitivity) -> str:
+    """What was measured on what, the table with the most sensitive layer first, and what could not be measured."""
+    header = ["layer", "op", "MACs %", *(title for view in result.views for title in _titles(view, result.metric))]
+    rows = [
+        [
+            layer.name,
+            layer.op,
+            f"{100 * layer.share:.2f}",
+            *(cell for view in result.views for cell in _cells(layer.figures(view), result.metric)),
+        ]
+        for layer in result.layers
+    ]
+    notes = [f"{layer.name}: {why}" for layer in result.layers for why in layer.unmeasured.values()]
+    return "\n".join([*_head(result), "", aligned(header, rows, left=(0, 1)), *notes])
+
+
+def _head(result: Sensitivity) -> list[str]:
+    corrected = " with bias correction" if result.bias_correction else ""
+    setup = (
+        f"{result.model}: {result.samples} samples of {result.data}; target {result.target}, {result.scheme}, weights "
+        f"{result.granularity}, calibrator {result.calibrator}{corrected}"
+    )
+    whole = f"all {len(result.layers)} layers quantised: SQNR {number(result.quantized.sqnr_db, 1)} dB"
+    if result.metric is not None:
+        whole += f", {result.metric.name} {number(result.quantized.value)}"
+        if result.quantized.drop is not None:
+            whole += f" (float {number(result.float_value)}, drop {number(result.quantized.drop)})"
+    order = {"alone": "it costs most alone", "without": "most is gained by leaving it in float"}[result.views[0]]
+    return [setup, whole, f"worst first: {order}; by the metric, then by SQNR"]
+
+
+def _titles(view: View, metric: MetricInfo | None) -> list[str]:
+    if metric is None or metric.name == "sqnr":
+        return [f"{_TITLES[view]}: SQNR dB"]
+    return [f"{_TITLES[view]}: {metric.name}", "drop", "SQNR dB"]
+
+
+def _cells(figures: Figures | None, metric: MetricInfo | None) -> list[str]:
+    if metric is None or metric.name == "sqnr":
+        return [ABSENT if figures is None else number(figures.sqnr_db, 2)]
+    if figures is None:
+        return [ABSENT] * 3
+    return [number(figures.value), number(figures.drop), number(figures.sqnr_db, 2)]

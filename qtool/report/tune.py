@@ -1,0 +1,29 @@
+"""What `tune` prints: a line for each model tried, then the best, then how it does on data that chose nothing."""
+
+from qtool.core.tuning import Step, Tuned
+from qtool.report.evaluation import evaluation_text
+from qtool.report.text import number
+
+
+def step_line(step: Step) -> str:
+    """One model that was tried."""
+    mark = "ok  " if step.met else "    "
+    share = f"{100 * step.float_macs:.1f} % of MACs"
+    layers = f"{step.float_layers} layer{'' if step.float_layers == 1 else 's'}"
+    floating = f", {layers} float ({share})" if step.float_layers else ""
+    return (
+        f"{mark}metric {number(step.metric)}  drop {100 * step.drop:6.2f} %  SQNR {number(step.sqnr_db, 1):>5} dB  "
+        f"{step.what}{floating}"
+    )
+
+
+def tuned_text(result: Tuned) -> str:
+    """The verdict, and the table of the reporting part."""
+    verdict = "target met" if result.met else "target missed"
+    stopped = "" if result.stopped is None else f"; stopped early: {result.stopped}"
+    kept = 100 * result.verification.integer_share
+    head = (
+        f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
+        f"{kept:.1f} % of multiply-accumulates in integer kernels"
+    )
+    return "\n".join([head, f"  data: {result.split}", evaluation_text(result.evaluation)])

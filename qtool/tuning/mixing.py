@@ -1,0 +1,41 @@
+"""Ranges mixed per tensor: each tensor takes the calibrator's range that gives the outputs the best SQNR.
+
+One sweep over the tensors in graph order, the others held; a change is kept only where it measures better on the
+examples, by a margin above their noise.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+
+from qtool.core.plan import Plan
+from qtool.core.progress import Progress
+from qtool.tuning.workshop import Ranges
+from qtool.tuning.yardstick import Yardstick
+
+_MARGIN_DB = 0.02
+
+
+def mix_ranges(
+    start: Ranges,
+    others: Mapping[str, Ranges],
+    plan_by: Callable[[Ranges], Plan],
+    yardstick: Yardstick,
+    deadline: float,
+    progress: Progress,
+) -> tuple[Ranges, int]:
+    """The ranges after the sweep, and how many tensors changed; ends early at `deadline` (time.monotonic)."""
+    ranges, changed = dict(start), 0
+    best = yardstick.sqnr_db(plan_by(ranges))
+    for done, tensor in enumerate(start):
+        progress("mix ranges", done, len(start))
+        found = None
+        for candidate in dict.fromkeys(other[tensor] for other in others.values()):
+            if candidate == ranges[tensor] or time.monotonic() > deadline:
+                continue
+            figure = yardstick.sqnr_db(plan_by({**ranges, tensor: candidate}))
+            if figure > best + _MARGIN_DB:
+                best, found = figure, candidate
+        if found is not None:
+            ranges[tensor] = found
+            changed += 1
+    return ranges, changed

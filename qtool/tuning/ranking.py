@@ -1,0 +1,34 @@
+"""Layers in the order of what quantising each one alone costs on the choosing data."""
+
+from collections.abc import Callable, Sequence
+
+from qtool.core.plan import Plan
+from qtool.core.progress import Progress
+from qtool.core.ranges import Calibrator
+from qtool.feeds import open_feeds
+from qtool.graph import edit
+from qtool.tuning.sensitivity import measure_layers
+from qtool.tuning.workshop import Ranges, Workshop
+
+Rank = Callable[[Workshop, Calibrator, Ranges, bool, Progress], Sequence[str]]
+
+
+def rank_by_sensitivity(
+    workshop: Workshop, calibrator: Calibrator, ranges: Ranges, corrected: bool, progress: Progress
+) -> Sequence[str]:
+    """The integer layers, the most sensitive first (the paper, section 6.1)."""
+
+    def plan_of(floating: tuple[str, ...]) -> Plan:
+        return workshop.plan(calibrator, ranges, floating, corrected=corrected)
+
+    analysis = measure_layers(
+        workshop.prepared,
+        plan_of,
+        workshop.target,
+        open_feeds(workshop.choosing, edit.input_specs(workshop.prepared.model)),
+        metric=workshop.aim.metric,
+        views=("alone",),
+        threads=workshop.threads,
+        progress=progress,
+    )
+    return analysis.ranking("alone")

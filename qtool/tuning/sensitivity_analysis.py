@@ -1,0 +1,191 @@
+"""What a sensitivity analysis has found so far: metrics over batches, and the result in memory and on disk."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtool.core.errors import ModelError, UsageError, VerificationError
+from qtool.core.plan import Plan
+from qtool.core.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
+from qtool.evaluation.classes import ClassOutput, find_class_output, has_class_labels
+from qtool.evaluation.gates import scored_drop
+from qtool.evaluation.metrics import Metric, resolve_metrics
+from qtool.evaluation.observation import Observation
+from qtool.evaluation.similarity import Sqnr
+from qtool.evaluation.trial import check_outputs
+from qtool.graph import model_io
+from qtool.runtime.session import Session
+from qtool.stages.prepare import Prepared
+from qtool.stages.verify.macs import layer_macs
+from qtool.tuning.sensitivity_chain import Chain
+from qtool.tuning.sensitivity_file import Found, check_identity, save
+from qtool.tuning.sensitivity_store import Item, Job, in_order
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sums of one model over the batches."""
+
+    metric: Metric | None
+    output: ClassOutput | None
+    _sums: Any = None
+    _sqnr: Sqnr = field(default_factory=Sqnr)
+
+    def __post_init__(self) -> None:
+        self._sums = None if self.metric is None else self.metric.start(self.output)
+
+    def update(self, name: str, item: Item, outputs: dict[str, np.ndarray]) -> None:
+        seen = Observation(name, outputs, item.outputs["alone"], item.labels, item.start, item.size)
+        self._sqnr.update(seen)
+        if self._sums is not None:
+            self._sums.update(seen)
+
+    def figures(self, reference: float | None) -> Figures:
+        """Beside float's value of the metric."""
+        if self.metric is None:
+            return Figures(None, None, self._sqnr.result())
+        value = self._sums.result()
+        drop = None if reference is None else scored_drop(self.metric.info, value, reference).drop
+        return Figures(value, drop, self._sqnr.result())
+
+
+@dataclass(slots=True)
+class Analysis:
+    """What has been found so far."""
+
+    prepared: Prepared
+    full: Plan
+    metric: Metric | None
+    views: tuple[View, ...]
+    identity: dict[str, str]
+    path: Path | None
+    found: dict[tuple[str, View], Found]
+    output: ClassOutput | None = None
+    samples: int = 0
+    data: str = ""
+    macs: dict[str, int] = field(default_factory=dict)
+    float_value: float | None = None
+    quantized: Figures = field(default_factory=lambda: Figures(None, None, 0.0))
+
+    @property
+    def layers(self) -> list[str]:
+        return [layer for layer in self.full.layers if layer in self.full.integer]
+
+    @property
+    def done(self) -> int:
+        return sum((layer, view) in self.found for layer in self.layers for view in self.views)
+
+    @property
+    def total(self) -> int:
+        return len(self.layers) * len(self.views)
+
+    def overall(self, items: Iterator[Item], data: str, earlier: dict[str, str]) -> None:
+        """Float and all layers quantised; and whether the data are those of the earlier run."""
+        digest = hashlib.sha256()
+        tallies: dict[str, Tally] = {}
+        for item in items:
+            reference = item.outputs["alone"]
+            if not tallies:
+                self._begin(item)
+                tallies = {name: Tally(self.metric, self.output) for name in ("float", "quantised")}
+            tallies["float"].update(self.prepared.name, item, reference)
+            tallies["quantised"].update(f"{self.prepared.name}, quantised", item, item.outputs["without"])
+            digest.update(item.digest)
+            self.samples += item.size
+        self.data, self.identity["data"] = data, digest.hexdigest()
+        if earlier and self.path is not None:
+            check_identity(self.path, earlier, self.identity)
+        self.float_value = tallies["float"].figures(None).value
+        if self.float_value is not None and np.isnan(self.float_value):
+            raise UsageError(
+                f"--metric {self.identity['metric']}: is NaN for the float model; correct it or the labels"
+            )
+        self.quantized = tallies["quantised"].figures(self.float_value)
+
+    def _begin(self, item: Item) -> None:
+        outputs = item.outputs["alone"]
+        check_outputs(Session(model_io.to_bytes(self.prepared.model)), item.outputs["without"], outputs)
+        self.output = find_class_output(outputs, item.size)
+        if self.metric is None and self.output is not None and has_class_labels(item.labels, item.size):
+            (self.metric,) = resolve_metrics(["top1"])
+        example = {name: array for (view, name, _), array in item.live.items() if view is None}
+        self.macs = layer_macs(self.prepared.model, self.full.layers, example)
+
+    def measure(
+        self,
+        jobs: Sequence[Job],
+        chains: Sequence[Future[Chain]],
+        items: Iterator[Item],
+        pool: ThreadPoolExecutor,
+        ahead: int,
+    ) -> None:
+        """Layers over all batches; then they are on disk."""
+        ready: list[tuple[Job, Chain]] = []
+        for job, future in zip(jobs, chains, strict=True):
+            try:
+                ready.append((job, future.result()))
+            except (ModelError, VerificationError) as error:
+                self.found[job.layer, job.view] = str(error)
+
+        def run(item: Item) -> tuple[Item, list[dict[str, np.ndarray]]]:
+            return item, [chain.run(item) for _, chain in ready]
+
+        tallies = [Tally(self.metric, self.output) for _ in ready]
+        for item, results in in_order(pool, ahead, run, items if ready else iter(())):
+            for tally, (_, chain), outputs in zip(tallies, ready, results, strict=True):
+                tally.update(chain.name, item, outputs)
+        for tally, (job, _) in zip(tallies, ready, strict=True):
+            self.found[job.layer, job.view] = tally.figures(self.float_value)
+        if self.path is not None:
+            save(self.path, self.result(complete=False))
+
+    def finish(self) -> Sensitivity:
+        """The result, on disk too."""
+        result = self.result(complete=True)
+        if self.path is not None:
+            save(self.path, result)
+        return result
+
+    def result(self, *, complete: bool) -> Sensitivity:
+        """Ranked by the first view."""
+        operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
+        total = sum(self.macs.values())
+        layers = []
+        for name in self.layers:
+            found = {view: self.found[name, view] for view in self.views if (name, view) in self.found}
+            figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
+            macs = self.macs.get(name, 0)
+            layers.append(
+                LayerSensitivity(
+                    name,
+                    operators[name],
+                    macs,
+                    macs / total if total else 0.0,
+                    figures.get("alone"),
+                    figures.get("without"),
+                    {view: f for view, f in found.items() if isinstance(f, str)},
+                )
+            )
+        info = None if self.metric is None else self.metric.info
+        return Sensitivity(
+            model=self.prepared.name,
+            data=self.data,
+            samples=self.samples,
+            metric=info,
+            calibrator=self.full.calibrator,
+            bias_correction=bool(self.full.shifts),
+            target=self.full.target,
+            scheme=self.full.scheme,
+            granularity=self.full.granularity,
+            views=self.views,
+            identity=self.identity,
+            float_value=self.float_value,
+            quantized=self.quantized,
+            layers=ranked(tuple(layers), self.views[0], info),
+            complete=complete,
+        )

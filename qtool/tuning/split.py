@@ -1,0 +1,47 @@
+"""Parts of a data set that take turns sample by sample, so that a set sorted by class splits evenly."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qtool.core.errors import DataError
+from qtool.feeds import Batch, Feeds
+
+Records = Callable[[], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The samples whose index modulo `modulus` is in `turns`; called, it yields dictionaries of inputs and labels."""
+
+    feeds: Feeds
+    modulus: int
+    turns: tuple[int, ...]
+
+    @property
+    def __name__(self) -> str:
+        """What to call it in messages."""
+        return f"{self.feeds.name} ({len(self.turns)} of every {self.modulus} samples)"
+
+    def __call__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.feeds:
+            yield from self._rows(batch)
+
+    def _rows(self, batch: Batch) -> Iterable[dict[str, Any]]:
+        arrays = {**batch.labels, **batch.inputs}
+        wanted = [i for i in range(batch.size) if (batch.start + i) % self.modulus in self.turns]
+        if len(wanted) == batch.size:
+            yield arrays
+        elif wanted:
+            whole = [name for name, array in arrays.items() if array.ndim and len(array) != batch.size]
+            if whole:
+                raise DataError(
+                    f"{batch.origin}: input {whole[0]!r} does not count samples on its first axis, so the batch "
+                    "cannot be split; give --eval-data, or one sample a batch"
+                )
+            yield {name: array[wanted] if array.ndim else array for name, array in arrays.items()}
+
+
+def parts(feeds: Feeds, modulus: int, *turns: Sequence[int]) -> list[Part]:
+    """The parts of `feeds` that take these turns."""
+    return [Part(feeds, modulus, tuple(turn)) for turn in turns]

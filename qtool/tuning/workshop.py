@@ -1,0 +1,161 @@
+"""Makes and judges plans for one model: everything that tuning varies, in one place."""
+
+import glob
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from qtool.core.errors import UsageError
+from qtool.core.evaluation import Evaluation, MaxDrop, ModelResult
+from qtool.core.files import atomic_output
+from qtool.core.plan import BiasShift, Plan, WeightPlan
+from qtool.core.ranges import Calibrator
+from qtool.core.scheme import Scheme
+from qtool.core.statistics import Statistics
+from qtool.core.tuning import Step
+from qtool.core.verification import Verification
+from qtool.evaluation import evaluate
+from qtool.evaluation.metrics import MetricSpec
+from qtool.graph import model_io
+from qtool.recovery.bias_correction import correct_biases
+from qtool.stages.choose import choose
+from qtool.stages.place import place
+from qtool.stages.plan import make_plan
+from qtool.stages.prepare import Prepared
+from qtool.stages.rewrite import rewrite, shift_biases
+from qtool.stages.verify import verify
+from qtool.stages.verify.macs import layer_macs
+from qtool.targets.rules import Target
+from qtool.tuning.split import Records
+
+Ranges = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What tuning aims at.
+
+    metric: None is top1 with labels, and without labels agreement with the float model. max_drop: of that metric.
+    min_sqnr: of the outputs, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
+    """
+
+    metric: MetricSpec | None
+    max_drop: MaxDrop
+    min_sqnr: float | None
+    max_float_macs: float
+
+    def meets(self, result: ModelResult) -> bool:
+        """Whether the drop, and the SQNR where one is asked for, are within the target."""
+        loud = self.min_sqnr is None or _number(result.sqnr_db) >= self.min_sqnr
+        return loud and self.drop(result) <= self.max_drop.value
+
+    def drop(self, result: ModelResult) -> float:
+        """In the terms of the target: relative or absolute; without labels, the share of other predictions.
+
+        Raises:
+            UsageError: there are neither labels nor classes, and no SQNR is asked for.
+        """
+        score = result.scores[0]
+        if score.drop is None and result.agreement is not None:
+            return 1.0 - result.agreement
+        if score.drop is None:
+            if self.min_sqnr is None:
+                raise UsageError("there are neither labels nor class scores to aim at; give --min-sqnr or --metric")
+            return 0.0
+        if not self.max_drop.relative:
+            return score.drop
+        return score.relative_drop if score.relative_drop is not None else (0.0 if score.drop <= 0 else float("inf"))
+
+
+@dataclass(slots=True)
+class Workshop:
+    """A prepared model with its statistics, and the data that chooses.
+
+    source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
+    """
+
+    source: Path
+    prepared: Prepared
+    statistics: Statistics
+    target: Target
+    scheme: Scheme
+    aim: Aim
+    choosing: Records
+    folder: Path
+    threads: int
+    macs: dict[str, int] = field(default_factory=dict)
+    shifts: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = field(default_factory=dict)
+
+    def ranges(self, calibrator: Calibrator) -> Ranges:
+        """Root tensor -> range, of the placement without exclusions."""
+        placement = place(self.prepared.model, self.target, self.scheme, name=self.prepared.name)
+        return choose(placement, self.statistics, calibrator)
+
+    def plan(
+        self, calibrator: Calibrator, ranges: Ranges, floating: Sequence[str] = (), *, corrected: bool = True
+    ) -> Plan:
+        """The plan with these ranges, the layers `floating` left in float, and the biases corrected."""
+        scheme = replace(self.scheme, exclude=(*self.scheme.exclude, *map(glob.escape, floating)))
+        placement = place(self.prepared.model, self.target, scheme, name=self.prepared.name)
+        known = all(root in ranges for root in placement.observed)
+        found = {} if known else choose(placement, self.statistics, calibrator)
+        plan = make_plan(
+            self.prepared.model,
+            placement,
+            {**found, **ranges},
+            digest=self.prepared.digest,
+            target=self.target,
+            scheme=scheme,
+            calibrator=calibrator,
+        )
+        plan = replace(plan, preparation=self.prepared.preparation)
+        if not corrected:
+            return plan
+        if plan.weights not in self.shifts:
+            self.shifts[plan.weights] = correct_biases(self.prepared.model, plan, self.statistics.examples).shifts
+        return replace(plan, shifts=self.shifts[plan.weights])
+
+    def judge(self, plans: Mapping[str, Plan]) -> dict[str, Step]:
+        """Each plan's model on the choosing data, all in one pass."""
+        files = []
+        for i, plan in enumerate(plans.values()):
+            files.append(self.folder / f"candidate{i}.onnx")
+            files[-1].write_bytes(model_io.to_bytes(rewrite(self.prepared.model, plan)))
+        evaluation = self.evaluate(files, self.choosing)
+        return {
+            what: self._step(what, plan, result)
+            for (what, plan), result in zip(plans.items(), evaluation.candidates, strict=True)
+        }
+
+    def evaluate(self, files: Sequence[Path], records: Records) -> Evaluation:
+        """Models beside float on some part of the data."""
+        metrics = None if self.aim.metric is None else [self.aim.metric]
+        return evaluate(self.source, files, records, metrics=metrics, threads=self.threads)
+
+    def _step(self, what: str, plan: Plan, result: ModelResult) -> Step:
+        score = result.scores[0]
+        drop = self.aim.drop(result)
+        share = self.float_share(plan)
+        floating = sum(layer not in plan.integer for layer in plan.layers)
+        met = self.aim.meets(result) and share <= self.aim.max_float_macs
+        return Step(what, score.value, drop, _number(result.sqnr_db), floating, share, met)
+
+    def float_share(self, plan: Plan) -> float:
+        """The share of multiply-accumulates in layers that the plan leaves in float."""
+        if not self.macs:
+            self.macs = layer_macs(self.prepared.model, plan.layers, self.statistics.examples[0])
+        total = sum(self.macs.values())
+        return sum(n for layer, n in self.macs.items() if layer not in plan.integer) / total if total else 0.0
+
+    def write(self, plan: Plan, output: Path) -> Verification:
+        """Verify, then write atomically."""
+        data = model_io.to_bytes(rewrite(self.prepared.model, plan))
+        shifted = shift_biases(self.prepared.model, plan)
+        proof = verify(self.source, self.prepared.model, shifted, data, plan, self.target, self.statistics.examples)
+        with atomic_output(output) as temporary:
+            temporary.write_bytes(data)
+        return proof
+
+
+def _number(sqnr: float | None) -> float:
+    return float("inf") if sqnr is None else sqnr
