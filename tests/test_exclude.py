@@ -141,6 +141,17 @@ def test_an_excluded_pool(tmp_path):
     assert steps_apart(done) <= 1.01 and sqnr(done) > 28.0
 
 
+def test_a_pool_in_front_of_an_excluded_layer(tmp_path):
+    """onnxruntime propagates a DQ through the pool, to where it would re-quantise the layer behind."""
+    net = Net()
+    pooled = net("MaxPool", net("Relu", net.conv("x", 3, 8)), kernel_shape=[2, 2], strides=[2, 2])
+    y = net.conv(net("Relu", net.conv(pooled, 8, 8, name="middle")), 8, 4, name="after")
+    done = run(net, (y,), tmp_path, scheme=Scheme(exclude=("middle",)))
+    assert done.result.verification.float_layers == {"middle": "excluded by 'middle'"}
+    assert done.kernels["QLinearConv"] == 2
+    assert steps_apart(done) <= 1
+
+
 def test_on_arm64_too(tmp_path):
     net = Net()
     done = run(net, chain(net), tmp_path, "arm64", Scheme(exclude=("middle",)))

@@ -132,11 +132,17 @@ def _stays_float(node: Node, selection: Selection) -> bool:
     """Whether onnxruntime would make a node integer, or round its weights to 8 bits, that was chosen to be float.
 
     It does so behind a DQ with a scalar scale: `WeightBiasQuantization` (whose ConvTranspose then runs in float over
-    rounded weights), and the selectors for a MatMul of two activations.
+    rounded weights), and the selectors for a MatMul of two activations. Through a pass-through it propagates the DQ to
+    such a layer behind it (`QDQPropagationTransformer`).
     """
     if node in selection.excluded:
         return True
-    return node not in selection.integer and edit.is_main_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul")
+    if node in selection.integer:
+        return False
+    rule = selection.target.rules.get(node.op_type)
+    if rule is not None and rule.kind == "passthrough":
+        return any(_stays_float(reader, selection) for output in node.outputs for reader in edit.consumers(output))
+    return edit.is_main_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def _integer_producer(value: Value, selection: Selection) -> Node | None:
