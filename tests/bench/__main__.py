@@ -23,6 +23,7 @@ from qtool.report.text import markdown
 from qtool.report.tune import step_line
 from tests.bench.incumbent import quantize_incumbent
 from tests.bench.machine import machine
+from tests.bench.sensitivity_cost import sensitivity_cost
 from tests.bench.zoo_models import ZooModel, vision_models, zoo_folder
 
 SAMPLES = 64
@@ -44,6 +45,7 @@ def main() -> None:
         parts = [HEAD.format(machine=machine(), command=_command(options.only))]
         parts.append(_accuracy(models, Path(folder)))
         parts.append(_tuning([m for m in models if m.metric == "top1"], Path(folder)))
+        parts.append(_sensitivity(zoo))
         parts.append(_cost(zoo, Path(folder)))
         parts.append(_start())
     options.output.write_text("\n".join(parts), encoding="utf-8")
@@ -166,6 +168,12 @@ def _tuning(models: list[ZooModel], folder: Path) -> str:
         "sample chooses, and the figures are of the others."
     )
     return "\n".join(["## Tuning", "", text, "", markdown(head, rows, left=(0, 1, 5)), *trails, ""])
+
+
+def _sensitivity(zoo: Path) -> str:
+    model = next(m for m in vision_models(zoo) if m.name == "mobilenetv2")
+    text = "MobileNetV2, 32 pictures, beside the naive way (one session and one full pass a layer), interleaved:"
+    return "\n".join(["## Cost of sensitivity analysis", "", text, "", sensitivity_cost(model, 32, PAIRS), ""])
 
 
 def _cost(zoo: Path, folder: Path) -> str:
