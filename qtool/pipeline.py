@@ -12,7 +12,7 @@ from qtool.core.evaluation import MaxDrop
 from qtool.core.files import atomic_output, check_writable
 from qtool.core.placement import Placement
 from qtool.core.plan import Plan, load_plan
-from qtool.core.preparation import EQUALIZE
+from qtool.core.preparation import ABSORB_BIASES, EQUALIZE
 from qtool.core.progress import Progress, silent
 from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
 from qtool.core.results import Calibrated, Quantized, Trial
@@ -232,11 +232,17 @@ def tune(
 
         def workshop(steps: tuple[str, ...]) -> Workshop | None:
             ready, statistics = _observed(prepared, steps, feeds, threads, progress)
-            if steps and not ready.preparation.scales:
+            if (EQUALIZE in steps and not ready.preparation.scales) or (
+                ABSORB_BIASES in steps and not ready.preparation.shifts
+            ):
                 return None
             return Workshop(Path(model), ready, statistics, runs_on, wanted, aim, choosing, Path(folder), threads)
 
-        forms = {"": lambda: workshop(()), "equalised, ": lambda: workshop((EQUALIZE,))}
+        forms = {
+            "": lambda: workshop(()),
+            "equalised, ": lambda: workshop((EQUALIZE,)),
+            "equalised and biases absorbed, ": lambda: workshop((EQUALIZE, ABSORB_BIASES)),
+        }
         search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(calibrators)
         evaluation = evaluate(model, [output], reporting, metrics=None if metric is None else [metric], threads=threads)
