@@ -14,7 +14,7 @@ from qtool.core.placement import Placement
 from qtool.core.plan import Plan, load_plan
 from qtool.core.preparation import ABSORB_BIASES, EQUALIZE
 from qtool.core.progress import Progress, silent
-from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
+from qtool.core.ranges import CANDIDATES, Calibrator, chosen_calibrators
 from qtool.core.results import Calibrated, Quantized, Trial
 from qtool.core.scheme import CORRECTIONS, Correction, Scheme
 from qtool.core.statistics import Statistics, load_statistics
@@ -24,7 +24,7 @@ from qtool.evaluation.metrics import MetricSpec
 from qtool.feeds import Data, Feeds, Preprocess, open_feeds
 from qtool.graph import edit, model_io
 from qtool.recovery.preparing import apply, chosen_steps, decide
-from qtool.stages.calibrate import collect_or_explain
+from qtool.stages.calibrate import collect
 from qtool.stages.choose import choose
 from qtool.stages.fit_plan import fit_plan
 from qtool.stages.place import place
@@ -139,7 +139,7 @@ def quantize(
         raise UsageError("give either a calibration file or data to calibrate with, and not both")
     if bias_correction not in CORRECTIONS:
         raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
-    job = _Job(scheme or Scheme(), find_target(target), _calibrators(calibrator), bias_correction, progress)
+    job = _Job(scheme or Scheme(), find_target(target), chosen_calibrators(calibrator), bias_correction, progress)
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None and steps:
         raise UsageError(f"{steps[0]} says nothing to a plan, which has decided it; leave one of them out")
@@ -274,16 +274,6 @@ class _Job:
     progress: Progress
 
 
-def _calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]:
-    if isinstance(given, Calibrator):
-        return (given,)
-    if given is None or given == "auto":
-        return CANDIDATES
-    if given not in METHODS:
-        raise UsageError(f"unknown calibrator {given!r}; choose one of auto, {', '.join(METHODS)}")
-    return (Calibrator(given),)
-
-
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
     """The plan, and the graph that it was made for."""
     final = plan if isinstance(plan, Plan) else load_plan(plan)
@@ -367,7 +357,7 @@ def _observed(
         raise UsageError(f"{threads} threads are impossible; give 1 or more")
     if steps:
         prepared = apply(prepared, decide(prepared, steps, feeds, progress))
-    statistics = collect_or_explain(
+    statistics = collect(
         prepared.model,
         observed_tensors(prepared),
         feeds,

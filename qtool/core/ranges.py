@@ -11,6 +11,7 @@ import numpy as np
 
 from qtool.core.affine import TensorSpec, activation_qparams, integer_range
 from qtool.core.counting import Array
+from qtool.core.errors import UsageError
 from qtool.core.histogram import Distribution
 
 Method = Literal["max", "entropy", "percentile", "mse"]
@@ -53,6 +54,21 @@ CANDIDATES = (
     Calibrator("percentile", 99.999),
     Calibrator("mse"),
 )
+
+
+def chosen_calibrators(given: "Calibrator | str | None") -> tuple[Calibrator, ...]:
+    """What a caller asks for: one, or for None and "auto" all of `CANDIDATES`.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if isinstance(given, Calibrator):
+        return (given,)
+    if given is None or given == "auto":
+        return CANDIDATES
+    if given not in METHODS:
+        raise UsageError(f"unknown calibrator {given!r}; choose one of auto, {', '.join(METHODS)}")
+    return (Calibrator(given),)
 
 
 def choose_range(distribution: Distribution, calibrator: Calibrator, spec: TensorSpec) -> tuple[float, float]:

@@ -59,8 +59,18 @@ def collect(
     """Statistics of `tensors` of a prepared graph over all batches of `feed`.
 
     Raises:
-        DataError: there is no data, the model cannot run on it, or NaN or Inf is in it or is born in a layer.
+        DataError: there is no data, the model cannot run on it, or NaN or Inf is in it or is born in a layer, which is
+            named then.
     """
+    try:
+        return _collect(model, tensors, feed, name, digest, threads, progress)
+    except _NotFiniteDataError as error:
+        raise _explained(model, error, name) from error
+
+
+def _collect(
+    model: Model, tensors: Sequence[str], feed: Feed, name: str, digest: str, threads: int, progress: Progress
+) -> Statistics:
     inputs = {v.name for v in model.graph.inputs}
     computed = [t for t in tensors if t not in inputs]
     outputs = [str(v.name) for v in model.graph.outputs if v.name not in computed]
@@ -154,27 +164,6 @@ class _NotFiniteDataError(DataError):
         self.batch = batch
 
 
-def collect_or_explain(
-    model: Model,
-    tensors: Sequence[str],
-    feed: Feed,
-    *,
-    name: str,
-    digest: str,
-    threads: int = 1,
-    progress: Progress = silent,
-) -> Statistics:
-    """`collect`; where NaN or Inf turns up, the error names the layer that it is born in."""
-    try:
-        return collect(model, tensors, feed, name=name, digest=digest, threads=threads, progress=progress)
-    except _NotFiniteDataError as error:
-        raise _explained(model, error, name) from error
-
-
-def _finite(array: np.ndarray) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
-
-
 def _explained(model: Model, error: _NotFiniteDataError, name: str) -> DataError:
     batch = error.batch
     for tensor, array in batch.inputs.items():
@@ -198,3 +187,7 @@ def _explained(model: Model, error: _NotFiniteDataError, name: str) -> DataError
                     "remove the sample, or repair the model"
                 )
     return error
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

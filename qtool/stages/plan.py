@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qtool.core.affine import QParams, activation_qparams, fit_inside
+from qtool.core.affine import QParams, TensorSpec, activation_qparams, fit_inside
 from qtool.core.errors import ModelError
 from qtool.core.placement import BiasSite, Placement, Site, WeightSite
 from qtool.core.plan import ActivationPlan, BiasPlan, ConstantPlan, Plan, WeightPlan
@@ -88,10 +88,7 @@ def _array(model: Model, tensor: str) -> Array:
     return array
 
 
-def _constant_params(array: Array, spec: object) -> QParams:
-    from qtool.core.affine import TensorSpec
-
-    assert isinstance(spec, TensorSpec)
+def _constant_params(array: Array, spec: TensorSpec) -> QParams:
     return activation_qparams(min(float(array.min()), 0.0), max(float(array.max()), 0.0), spec)
 
 

@@ -1,5 +1,7 @@
 """rewrite: apply a plan to the prepared graph. It holds no policy: what the plan says is done, nothing else."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from qtool.core.affine import QParams, quantize
@@ -8,6 +10,8 @@ from qtool.core.plan import ActivationPlan, BiasPlan, Plan
 from qtool.core.weights import quantize_bias, quantize_weight
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
+
+_Quantizer = Callable[[Array, QParams], Array]
 
 
 def rewrite(model: Model, plan: Plan) -> Model:
@@ -91,9 +95,8 @@ class _Rewriter:
         attributes: dict[str, object] = {} if axis is None else {"axis": axis}
         return edit.new_node(op, inputs, name, name=self.names.fresh(f"{base}_node"), attributes=attributes)
 
-    def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], how: object) -> None:
+    def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], how: _Quantizer) -> None:
         array = self._initializer(tensor)
-        assert callable(how)
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), how(array, params))
         scale, zero_point = self._params(tensor, params)
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)

@@ -17,7 +17,7 @@ from qtool.core.errors import CalibrationError, ModelError, UsageError
 from qtool.core.files import check_writable
 from qtool.core.plan import Plan
 from qtool.core.progress import Progress, silent
-from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
+from qtool.core.ranges import Calibrator, chosen_calibrators
 from qtool.core.scheme import CORRECTIONS, Correction, Scheme
 from qtool.core.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.statistics import Statistics, load_statistics
@@ -98,7 +98,9 @@ def sensitivity(
     specs = edit.input_specs(prepared.model)
     if not statistics.examples or any(set(e) != {spec.name for spec in specs} for e in statistics.examples):
         raise CalibrationError(f"{statistics.name}: its samples are not the model's inputs; calibrate again")
-    planner = Planner(prepared, statistics, runs_on, scheme or Scheme(), _calibrators(calibrator), bias_correction)
+    planner = Planner(
+        prepared, statistics, runs_on, scheme or Scheme(), chosen_calibrators(calibrator), bias_correction
+    )
     feeds = open_feeds(data, specs, preprocess=preprocess, samples=samples, batch_size=batch_size)
     return measure_layers(
         prepared,
@@ -112,16 +114,6 @@ def sensitivity(
         output=output,
         progress=progress,
     )
-
-
-def _calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]:
-    if isinstance(given, Calibrator):
-        return (given,)
-    if given is None or given == "auto":
-        return CANDIDATES
-    if given not in METHODS:
-        raise UsageError(f"unknown calibrator {given!r}; choose one of auto, {', '.join(METHODS)}")
-    return (Calibrator(given),)
 
 
 def measure_layers(

@@ -130,7 +130,7 @@ class _Sessions:
     def __init__(self, source: Path, prepared: Model, quantized: bytes, plan: Plan, config: Mapping[str, str]) -> None:
         model = model_io.from_bytes(quantized)
         outputs = [str(v.name) for v in model.graph.outputs]
-        names = _stored_names(prepared, model)
+        names = compose.stored_names(prepared, model)
         self.stored = {a.tensor: names[a.tensor] for a in plan.activations}
         fed = {v.name for v in prepared.graph.inputs}
         wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs]))
@@ -184,16 +184,3 @@ def _add_tensors(
         tensor, key = activation.tensor, stored[activation.tensor]
         result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[key], activation.params))
         result.steps.setdefault(tensor, _Steps()).add(plain[key], alone[key])
-
-
-def _stored_names(prepared: Model, quantized: Model) -> dict[str, str]:
-    """Activation -> the name of the 8-bit tensor that holds it."""
-    tensors = {(node.name, o.index()): str(o.name) for node in prepared.graph for o in node.outputs}
-    result = {}
-    for node in quantized.graph:
-        value = node.inputs[0]
-        if node.op_type == "QuantizeLinear" and value is not None:
-            maker = value.producer()
-            tensor = str(value.name) if maker is None else tensors[maker.name, value.index()]
-            result[tensor] = str(node.outputs[0].name)
-    return result
