@@ -35,7 +35,7 @@ from qtool.stages.verify import verify
 from qtool.targets.rules import Target
 from qtool.targets.tables import TARGETS, find_target
 from qtool.tuning.first import first_plan
-from qtool.tuning.split import parts
+from qtool.tuning.split import evaluation_parts, parts
 from qtool.tuning.tune import Search
 from qtool.tuning.workshop import Aim, Workshop
 
@@ -196,8 +196,9 @@ def tune(
     Args:
         model, data, scheme, target, samples, threads, preprocess: as in `calibrate` and `quantize`.
         output: where the best model goes.
-        eval_data: labelled data; its samples take turns in choosing and in reporting. None: of `data`, two samples in
-            four calibrate, one chooses, one reports.
+        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
+            other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
+            one chooses, one reports.
         metric: what to hold, as in `evaluate`; None is top1 with labels, else agreement with the float model.
         max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
         min_sqnr: asked for as well, in dB.
@@ -225,9 +226,8 @@ def tune(
         split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
         feeds = open_feeds(calibrating, specs)
     else:
-        labelled = open_feeds(eval_data, specs, preprocess=preprocess, samples=samples)
-        choosing, reporting = parts(labelled, 2, (0,), (1,))
-        split = f"{feeds.name} calibrates; every other sample of {labelled.name} chooses, the others report"
+        other = open_feeds(eval_data, specs, preprocess=preprocess, samples=samples)
+        choosing, reporting, split = evaluation_parts(feeds, other)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
 
         def workshop(steps: tuple[str, ...]) -> Workshop | None:

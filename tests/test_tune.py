@@ -108,10 +108,13 @@ def searched(model, output, *, max_float_macs):
 
 
 def test_what_chooses_does_not_report(tmp_path):
-    """Of four samples two calibrate, one chooses and one reports; with --eval-data its samples take turns."""
+    """Of four samples two calibrate, one chooses and one reports; --eval-data reports, or takes turns."""
     result = tune(DATA / "digits_cnn.onnx", EVAL, tmp_path / "a.onnx", calibrators=ONE)
     assert result.evaluation.samples == 125
     result = tune(DATA / "digits_cnn.onnx", CALIB, tmp_path / "b.onnx", eval_data=EVAL, calibrators=ONE)
+    assert result.evaluation.samples == 500 and result.split.endswith("digits_eval.npz reports")
+    unlabelled = {"input": np.load(CALIB)["input"]}
+    result = tune(DATA / "digits_cnn.onnx", unlabelled, tmp_path / "c.onnx", eval_data=EVAL, calibrators=ONE)
     assert result.evaluation.samples == 250
     specs = Session(DATA / "digits_cnn.onnx").inputs
     found = [list(part()) for part in parts(open_feeds(EVAL, specs, batch_size=3), 4, (0, 1), (2,), (3,))]

@@ -34,9 +34,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 @click.command("tune")
 @click.argument("model", metavar="MODEL")
 @data_option
-@click.option(
-    "--eval-data", metavar="DATA", help="Labelled data to choose and to report with.  [default: parts of --data]"
-)
+@click.option("--eval-data", metavar="DATA", help="Labelled data that reports.  [default: parts of --data]")
 @click.option("--metric", metavar="METRIC", help="As in eval.  [default: top1 with labels, else agreement with float]")
 @click.option("--max-drop", type=Percent(), default="1%", show_default=True, metavar="DROP", help="The target.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Ask for this SQNR of the outputs as well.")

@@ -21,6 +21,8 @@ class Part:
     @property
     def __name__(self) -> str:
         """What to call it in messages."""
+        if self.modulus == 1:
+            return self.feeds.name
         return f"{self.feeds.name} ({len(self.turns)} of every {self.modulus} samples)"
 
     def __call__(self) -> Iterator[dict[str, Any]]:
@@ -40,6 +42,17 @@ class Part:
                     "cannot be split; give --eval-data, or one sample a batch"
                 )
             yield {name: array[wanted] if array.ndim else array for name, array in arrays.items()}
+
+
+def evaluation_parts(data: Feeds, other: Feeds) -> tuple[Part, Part, str]:
+    """(what chooses, what reports, in words) where there is evaluation data beside the calibration data."""
+    first = next(iter(data), None)
+    if first is not None and first.labels:
+        (choosing,), (reporting,) = parts(data, 1, (0,)), parts(other, 1, (0,))
+        return choosing, reporting, f"{data.name} calibrates and chooses, {other.name} reports"
+    choosing, reporting = parts(other, 2, (0,), (1,))
+    words = f"{data.name} (no labels) calibrates; every other sample of {other.name} chooses, the others report"
+    return choosing, reporting, words
 
 
 def parts(feeds: Feeds, modulus: int, *turns: Sequence[int]) -> list[Part]:

@@ -1,6 +1,6 @@
 """`make bench`: qtool beside onnxruntime's own quantizer, on the same models and data; writes docs/benchmarks.md.
 
-    python -m tests.bench [--only MODEL]... [--output FILE]
+    python -m tests.bench [--only MODEL]... [--section NAME] [--output FILE]
 
 Every figure in that file comes from here. Timings are medians of interleaved runs, as ratios.
 """
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +36,37 @@ def main() -> None:
     """Run everything and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="one model of the zoo; again for more")
+    parser.add_argument("--section", help="write this section of the file again, and leave the others")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "benchmarks.md")
     options = parser.parse_args()
     zoo = zoo_folder()
     if zoo is None:
         sys.exit("no zoo: set QTOOL_ZOO to its folder")
     models = [m for m in vision_models(zoo) if not options.only or m.name in options.only]
-    with tempfile.TemporaryDirectory(prefix="qtool-bench-") as folder:
-        parts = [HEAD.format(machine=machine(), command=_command(options.only))]
-        parts.append(_accuracy(models, Path(folder)))
-        parts.append(_tuning(models, Path(folder)))
-        parts.append(_sensitivity(zoo))
-        parts.append(_cost(zoo, Path(folder)))
-        parts.append(_start())
-    options.output.write_text("\n".join(parts), encoding="utf-8")
+    with tempfile.TemporaryDirectory(prefix="qtool-bench-") as name:
+        folder = Path(name)
+        sections: dict[str, Callable[[], str]] = {
+            "Accuracy and speed": lambda: _accuracy(models, folder),
+            "Tuning": lambda: _tuning(models, folder),
+            "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
+            "Cost of calibration": lambda: _cost(zoo, folder),
+            "Start": _start,
+        }
+        if options.section is None:
+            head = HEAD.format(machine=machine(), command=_command(options.only))
+            text = "\n".join([head, *(write() for write in sections.values())])
+        elif options.section in sections:
+            text = _replaced(options.output, options.section, sections[options.section]())
+        else:
+            sys.exit(f"no section {options.section!r}; there are {', '.join(sections)}")
+    options.output.write_text(text, encoding="utf-8")
+
+
+def _replaced(file: Path, section: str, text: str) -> str:
+    """The file with one section written again."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(f"## {section}\n")
+    _, mark, after = rest.partition("\n## ")
+    return before + text + (f"{mark}{after}" if mark else "")
 
 
 HEAD = """# Benchmarks
@@ -141,7 +159,7 @@ PAPER = """The paper's table for MobileNet v2 on ImageNet, for comparison (accur
 
 
 def _tuning(models: list[ZooModel], folder: Path) -> str:
-    """`tune` on every model with labels; the figures are of the half of the evaluation data that chose nothing."""
+    """`tune` on every model; the figures are of evaluation data that chose nothing."""
     rows, trails = [], []
     for model in models:
         steps: list[str] = []
@@ -165,8 +183,8 @@ def _tuning(models: list[ZooModel], folder: Path) -> str:
         print(f"{model.name}: tune {verdict}", file=sys.stderr)
     head = ["model", "1 %", "drop", "integer MACs", "models tried", "kept"]
     text = (
-        "`qtool tune` with its defaults (drop at most 1 %): the calibration data calibrates, every other evaluation "
-        "sample chooses, and the figures are of the others."
+        "`qtool tune` with its defaults (drop at most 1 %): the calibration data calibrates and chooses, and the figures "
+        "are of the evaluation data (ultraface's calibration data has no labels: half of its evaluation data chooses)."
     )
     return "\n".join(["## Tuning", "", text, "", markdown(head, rows, left=(0, 1, 5)), *trails, "", PAPER])
 
