@@ -183,8 +183,9 @@ def _tuning(models: list[ZooModel], folder: Path) -> str:
         print(f"{model.name}: tune {verdict}", file=sys.stderr)
     head = ["model", "1 %", "drop", "integer MACs", "models tried", "kept"]
     text = (
-        "`qtool tune` with its defaults (drop at most 1 %): the calibration data calibrates and chooses, and the figures "
-        "are of the evaluation data (ultraface's calibration data has no labels: half of its evaluation data chooses)."
+        "`qtool tune` with its defaults (drop at most 1 %): the calibration data calibrates and chooses, and the "
+        "figures are of the evaluation data (ultraface's calibration data has no labels: half of its evaluation data "
+        "chooses)."
     )
     return "\n".join(["## Tuning", "", text, "", markdown(head, rows, left=(0, 1, 5)), *trails, "", PAPER])
 
