@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qtool.core.errors import CalibrationError, NothingToQuantizeError, UsageError
+from qtool.core.errors import NothingToQuantizeError, UsageError
 from qtool.core.evaluation import MaxDrop
 from qtool.core.files import atomic_output, check_writable
 from qtool.core.placement import Placement
@@ -17,13 +17,13 @@ from qtool.core.progress import Progress, silent
 from qtool.core.ranges import CANDIDATES, Calibrator, chosen_calibrators
 from qtool.core.results import Calibrated, Quantized, Trial
 from qtool.core.scheme import CORRECTIONS, Correction, Scheme
-from qtool.core.statistics import Statistics, load_statistics
+from qtool.core.statistics import Statistics
 from qtool.core.tuning import Step, Tuned
 from qtool.evaluation import evaluate
 from qtool.evaluation.metrics import MetricSpec
 from qtool.feeds import Data, Feeds, Preprocess, open_feeds
 from qtool.graph import edit, model_io
-from qtool.recovery.preparing import apply, chosen_steps, decide
+from qtool.recovery.preparing import apply, apply_recorded, chosen_steps, decide, statistics_for
 from qtool.stages.calibrate import collect
 from qtool.stages.choose import choose
 from qtool.stages.fit_plan import fit_plan
@@ -152,7 +152,8 @@ def quantize(
         feeds = _opened(prepared, data, samples, batch_size, preprocess)
         prepared, statistics = _observed(prepared, steps, feeds, threads, progress)
     else:
-        statistics = _loaded(calibration, prepared)
+        assert calibration is not None
+        statistics = statistics_for(prepared, calibration)
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
     final, trials = (given, ()) if given is not None else _planned(prepared, statistics, job)
@@ -311,18 +312,6 @@ def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Pla
     )
 
 
-def _loaded(calibration: PathLike | Statistics | None, prepared: Prepared) -> Statistics:
-    if not isinstance(calibration, Statistics):
-        assert calibration is not None
-        calibration = load_statistics(calibration, prepared.digest, prepared.name)
-    elif calibration.model_digest != prepared.digest:
-        raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
-    wanted = {spec.name for spec in edit.input_specs(prepared.model)}
-    if not calibration.examples or any(set(example) != wanted for example in calibration.examples):
-        raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
-    return calibration
-
-
 def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
     """The graph that the statistics were collected on; `steps` are those that the caller expects of it."""
     for step in steps:
@@ -330,10 +319,7 @@ def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str,
             raise UsageError(
                 f"{statistics.name}: calibrated without --{step}; calibrate again with it, or leave it out here"
             )
-    try:
-        return apply(prepared, statistics.preparation)
-    except ValueError as error:
-        raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
+    return apply_recorded(prepared, statistics)
 
 
 def _opened(

@@ -18,6 +18,7 @@ from qtool.cli.common import (
     samples_option,
     threads_option,
 )
+from qtool.core.errors import UsageError
 from qtool.core.evaluation import Evaluation, MaxDrop
 from qtool.evaluation import DEFAULT_LATENCY_RUNS, evaluate
 from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines
@@ -95,6 +96,8 @@ def command(
     outputs = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
     read = {"FLOAT": float_model, "--data": data} | {f"CANDIDATE {path}": path for path in candidates}
     check_outputs(outputs, read)
+    if not latency and context.get_parameter_source("latency_runs") is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
     with progress_bar(quiet) as progress:
         evaluation = evaluate(
             float_model,

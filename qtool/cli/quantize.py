@@ -156,6 +156,8 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
     }
     if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "preprocess"}):
         raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
+    if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":
+        raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
     decided = {
         "calibrator",
         "percentile",

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import CalibrationError, DataError
 from qtool.core.preparation import ABSORB_BIASES, EQUALIZE, STEPS, Preparation
 from qtool.core.progress import Progress, silent
+from qtool.core.statistics import Statistics, load_statistics
 from qtool.feeds import Feeds
-from qtool.graph import compose
+from qtool.graph import compose, edit
 from qtool.graph.edit import Model
 from qtool.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
 from qtool.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
@@ -52,6 +54,34 @@ def apply(prepared: Prepared, preparation: Preparation) -> Prepared:
         model = absorb_biases(model, preparation.shifts)
         changes["absorbed biases"] = len(preparation.shifts)
     return replace(prepared, model=model, changes=changes, preparation=preparation)
+
+
+def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> Statistics:
+    """The statistics in a calibration file, or given, once they are known to be this model's.
+
+    Raises:
+        CalibrationError: unreadable, of another model, or with samples that are not the model's inputs.
+    """
+    if not isinstance(calibration, Statistics):
+        calibration = load_statistics(calibration, prepared.digest, prepared.name)
+    elif calibration.model_digest != prepared.digest:
+        raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
+    wanted = {spec.name for spec in edit.input_specs(prepared.model)}
+    if not calibration.examples or any(set(example) != wanted for example in calibration.examples):
+        raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
+    return calibration
+
+
+def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
+    """The graph that the statistics were collected on.
+
+    Raises:
+        CalibrationError: they belong to another graph.
+    """
+    try:
+        return apply(prepared, statistics.preparation)
+    except ValueError as error:
+        raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
 
 
 def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, progress: Progress = silent) -> Extremes:

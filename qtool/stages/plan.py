@@ -44,7 +44,7 @@ def make_plan(
     return Plan(
         model_digest=digest,
         target=target.name,
-        scheme=scheme.activations,
+        scheme="symmetric" if target.activations[scheme.activations].symmetric else "affine",
         granularity=scheme.granularity,
         calibrator=str(calibrator),
         activations=tuple(

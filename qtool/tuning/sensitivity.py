@@ -13,18 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qtool.core.errors import CalibrationError, ModelError, UsageError
+from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
 from qtool.core.plan import Plan
 from qtool.core.progress import Progress, silent
 from qtool.core.ranges import Calibrator, chosen_calibrators
 from qtool.core.scheme import CORRECTIONS, Correction, Scheme
 from qtool.core.sensitivity import VIEWS, Sensitivity, View
-from qtool.core.statistics import Statistics, load_statistics
+from qtool.core.statistics import Statistics
 from qtool.evaluation.metrics import Metric, MetricSpec, resolve_metrics
 from qtool.feeds import Data, Feeds, Preprocess, open_feeds
 from qtool.graph import edit, model_io
-from qtool.recovery.preparing import apply
+from qtool.recovery.preparing import apply_recorded, statistics_for
 from qtool.stages.prepare import Prepared, prepare
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
@@ -85,19 +85,9 @@ def sensitivity(
         check_writable(output)
     runs_on = find_target(target)
     prepared = prepare(model_io.load(model))
-    if isinstance(calibration, Statistics):
-        statistics = calibration
-        if statistics.model_digest != prepared.digest:
-            raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
-    else:
-        statistics = load_statistics(calibration, prepared.digest, prepared.name)
-    try:
-        prepared = apply(prepared, statistics.preparation)
-    except ValueError as error:
-        raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
+    statistics = statistics_for(prepared, calibration)
+    prepared = apply_recorded(prepared, statistics)
     specs = edit.input_specs(prepared.model)
-    if not statistics.examples or any(set(e) != {spec.name for spec in specs} for e in statistics.examples):
-        raise CalibrationError(f"{statistics.name}: its samples are not the model's inputs; calibrate again")
     planner = Planner(
         prepared, statistics, runs_on, scheme or Scheme(), chosen_calibrators(calibrator), bias_correction
     )
