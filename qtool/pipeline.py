@@ -2,39 +2,41 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Literal, Unpack
 
-from qtool.core.errors import NothingToQuantizeError, UsageError
+from qtool.core.errors import DataError, NothingToQuantizeError, UsageError
 from qtool.core.evaluation import MaxDrop
-from qtool.core.files import atomic_output, check_writable
+from qtool.core.files import check_writable
 from qtool.core.placement import Placement
 from qtool.core.plan import Plan, load_plan
 from qtool.core.preparation import ABSORB_BIASES, EQUALIZE
 from qtool.core.progress import Progress, silent
 from qtool.core.ranges import CANDIDATES, Calibrator, chosen_calibrators
-from qtool.core.results import Calibrated, Quantized, Trial
-from qtool.core.scheme import CORRECTIONS, Correction, Scheme
+from qtool.core.results import Calibrated, Quantized
+from qtool.core.scheme import Correction, Form, Scheme
 from qtool.core.statistics import Statistics
 from qtool.core.tuning import Step, Tuned
 from qtool.evaluation import evaluate
+from qtool.evaluation.filesize import model_files, model_size
 from qtool.evaluation.metrics import MetricSpec
-from qtool.feeds import Data, Feeds, Preprocess, open_feeds
+from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
+from qtool.feeds.invented import invented_inputs
+from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
 from qtool.recovery.preparing import apply, apply_recorded, chosen_steps, decide, statistics_for
+from qtool.recovery.smoothing import smoothable_tensors
+from qtool.runtime.session import Session
 from qtool.stages.calibrate import collect
-from qtool.stages.choose import choose
 from qtool.stages.fit_plan import fit_plan
 from qtool.stages.place import place
-from qtool.stages.plan import make_plan
 from qtool.stages.prepare import Prepared, prepare
 from qtool.stages.rewrite import rewrite, shift_biases
 from qtool.stages.verify import verify
-from qtool.targets.rules import Target
 from qtool.targets.tables import TARGETS, find_target
-from qtool.tuning.first import first_plan
+from qtool.tuning.forms import Goal, Job, best_plan
 from qtool.tuning.split import evaluation_parts, parts
 from qtool.tuning.tune import Search
 from qtool.tuning.workshop import Aim, Workshop
@@ -50,10 +52,10 @@ def calibrate(
     samples: int | None = None,
     batch_size: int = 1,
     threads: int = 1,
-    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
     equalize: bool = False,
     absorb_biases: bool = False,
     progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
 ) -> Calibrated:
     """Collect statistics of every activation that any target quantises, in one streaming pass.
 
@@ -65,11 +67,11 @@ def calibrate(
         samples: use the first so many samples; None uses all.
         batch_size: samples run at once, where the model's batch dimension is free.
         threads: batches run side by side; the result is the same at any number.
-        preprocess: how uint8 images become the model's input.
         equalize: rescale channels between layers first (cross-layer equalisation); what is quantised with these
             statistics is that graph.
         absorb_biases: move what a channel never falls below into the next layer's bias first.
         progress: is told of every batch.
+        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
 
     Raises:
         ModelError: the model cannot be read, is already quantised, or holds nothing to quantise.
@@ -80,7 +82,7 @@ def calibrate(
         _check_output(output, model)
     prepared = prepare(model_io.load(model))
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
-    feeds = _opened(prepared, data, samples, batch_size, preprocess)
+    feeds = _opened(prepared, data, samples, batch_size, reading)
     _, statistics = _observed(prepared, steps, feeds, threads, progress)
     size = 0
     if output is not None:
@@ -98,7 +100,10 @@ def quantize(
     calibrator: Calibrator | str | None = None,
     scheme: Scheme | None = None,
     target: str = "auto",
+    form: Form | Literal["auto"] = "auto",
     bias_correction: Correction = "auto",
+    smoothing: Correction = "auto",
+    optimize_for: Goal = "accuracy",
     equalize: bool = False,
     absorb_biases: bool = False,
     plan: PathLike | Plan | None = None,
@@ -106,8 +111,8 @@ def quantize(
     samples: int | None = None,
     batch_size: int = 1,
     threads: int = 1,
-    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
     progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
 ) -> Quantized:
     """Write the int8 model, after checking what onnxruntime will really run.
 
@@ -115,7 +120,7 @@ def quantize(
         model: path of a float ONNX model.
         output: where to write the int8 model.
         calibration: a calibration file, or the statistics themselves.
-        data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads and preprocess.
+        data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads and reading.
         calibrator: how ranges are chosen; None or "auto" tries `qtool.core.ranges.CANDIDATES` on the examples that the
             statistics hold and keeps the best by SQNR of the outputs.
         scheme: representation, granularity, and what stays float.
@@ -126,6 +131,10 @@ def quantize(
             one that was made without them is refused.
         plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for.
         save_plan: where to write the plan.
+        form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
+            layers over tokens allow both, and takes what is better.
+        smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
+        optimize_for: `latency` times the candidates on this machine, and takes the fastest of those near the best SQNR.
 
     Raises:
         UsageError: options that contradict each other.
@@ -135,11 +144,17 @@ def quantize(
     for path in (output, save_plan):
         if path is not None:
             _check_output(path, model)
-    if (calibration is None) == (data is None):
-        raise UsageError("give either a calibration file or data to calibrate with, and not both")
-    if bias_correction not in CORRECTIONS:
-        raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
-    job = _Job(scheme or Scheme(), find_target(target), chosen_calibrators(calibrator), bias_correction, progress)
+    blind = _blind(form, calibration, data, reading)
+    job = Job(
+        replace(scheme or Scheme(), form="static" if form == "auto" else form),
+        find_target(target),
+        None if form == "auto" else form,
+        chosen_calibrators(calibrator),
+        bias_correction,
+        "off" if blind else smoothing,
+        optimize_for,
+        progress,
+    )
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None and steps:
         raise UsageError(f"{steps[0]} says nothing to a plan, which has decided it; leave one of them out")
@@ -148,25 +163,26 @@ def quantize(
     if plan is not None:
         prepared, given = _given(plan, prepared)
     if data is not None:
-        place(prepared.model, job.target, job.scheme, name=prepared.name)
-        feeds = _opened(prepared, data, samples, batch_size, preprocess)
+        if job.form is not None:
+            place(prepared.model, job.target, job.scheme, name=prepared.name)
+        feeds = _opened(prepared, data, samples, batch_size, reading)
         prepared, statistics = _observed(prepared, steps, feeds, threads, progress)
     else:
-        assert calibration is not None
-        statistics = statistics_for(prepared, calibration)
+        statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
-    final, trials = (given, ()) if given is not None else _planned(prepared, statistics, job)
-    proven = model_io.to_bytes(rewrite(prepared.model, final))
+    prepared, final, trials = best_plan(prepared, statistics, job) if given is None else (prepared, given, ())
+    proven = model_io.consume(rewrite(prepared.model, final))
     shifted = shift_biases(prepared.model, final)
     runs_on = TARGETS[final.target]
-    proof = verify(Path(model), prepared.model, shifted, proven, final, runs_on, statistics.examples)
-    with atomic_output(output) as temporary:
-        temporary.write_bytes(proven)
+    proof = verify(Path(model), prepared.model, shifted, proven, final, runs_on, statistics.examples, prepared.widened)
+    if blind:
+        proof = replace(proof, examples=0, output_sqnr_db=float("nan"))
+    with model_io.output(proven, output) as size:
         if save_plan is not None:
             final.save(save_plan)
     return Quantized(
-        final, proof, trials, prepared.changes, Path(output), len(proven), model_io.size_on_disk(Path(model))
+        final, proof, trials, prepared.changes, Path(output), size, model_size(model)
     )
 
 
@@ -186,21 +202,21 @@ def tune(
     target: str = "auto",
     samples: int | None = None,
     threads: int = 1,
-    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
     tell: Callable[[Step], None] | None = None,
     progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
 ) -> Tuned:
     """The paper's workflow end to end: calibrate once, try, and leave in float what has to be.
 
     The best model found so far is on disk from the first trial on, also when this is interrupted or out of time.
 
     Args:
-        model, data, scheme, target, samples, threads, preprocess: as in `calibrate` and `quantize`.
+        model, data, scheme, target, samples, threads, reading: as in `calibrate` and `quantize`.
         output: where the best model goes.
         eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
             one chooses, one reports.
-        metric: what to hold, as in `evaluate`; None is top1 with labels, else agreement with the float model.
+        metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
         max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
         min_sqnr: asked for as well, in dB.
         calibrators: what to try.
@@ -220,14 +236,14 @@ def tune(
     aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
     prepared = prepare(model_io.load(model))
     place(prepared.model, runs_on, wanted, name=prepared.name)
-    specs = edit.input_specs(prepared.model)
-    feeds = open_feeds(data, specs, preprocess=preprocess, samples=samples)
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
     if eval_data is None:
         calibrating, choosing, reporting = parts(feeds, 4, (0, 1), (2,), (3,))
         split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
-        feeds = open_feeds(calibrating, specs)
+        feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
     else:
-        other = open_feeds(eval_data, specs, preprocess=preprocess, samples=samples)
+        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
         choosing, reporting, split = evaluation_parts(feeds, other)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
 
@@ -237,7 +253,9 @@ def tune(
                 ABSORB_BIASES in steps and not ready.preparation.shifts
             ):
                 return None
-            return Workshop(Path(model), ready, statistics, runs_on, wanted, aim, choosing, Path(folder), threads)
+            return Workshop(
+                Path(model), ready, statistics, runs_on, wanted, aim, choosing, Path(folder), threads, feeds.states
+            )
 
         forms = {
             "": lambda: workshop(()),
@@ -246,7 +264,8 @@ def tune(
         }
         search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(calibrators)
-        evaluation = evaluate(model, [output], reporting, metrics=None if metric is None else [metric], threads=threads)
+        chosen = None if metric is None else [metric]
+        evaluation = evaluate(model, [output], reporting, metrics=chosen, threads=threads, state=feeds.states)
     best, plan, proof = search.found()
     met = aim.meets(evaluation.candidates[0]) and best.float_macs <= max_float_macs
     return Tuned(
@@ -262,17 +281,6 @@ def tune(
         verification=proof,
         plan=plan,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What a plan is made for."""
-
-    scheme: Scheme
-    target: Target
-    calibrators: tuple[Calibrator, ...]
-    correction: Correction
-    progress: Progress
 
 
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
@@ -291,25 +299,26 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
     return prepared, final
 
 
-def _planned(prepared: Prepared, statistics: Statistics, job: _Job) -> tuple[Plan, tuple[Trial, ...]]:
-    """The best plan for the job, with what was tried."""
-    placement = place(prepared.model, job.target, job.scheme, name=prepared.name)
+def _blind(form: str, calibration: object, data: object, reading: ReadOptions) -> bool:
+    """Whether there is no data at all. Raises `UsageError` where that, or two kinds of it, cannot be."""
+    if calibration is not None and data is not None:
+        raise UsageError("give either a calibration file or data to calibrate with, and not both")
+    if data is None and Reading.of(reading) != Reading():
+        raise UsageError(f"{', '.join(reading)}: says how to read data, and here none is read")
+    blind = calibration is None and data is None
+    if blind and form not in ("dynamic", "weight-only"):
+        raise UsageError("give a calibration file or data to calibrate with; only dynamic and weight-only need neither")
+    return blind
 
-    def plan_by(calibrator: Calibrator) -> Plan:
-        plan = make_plan(
-            prepared.model,
-            placement,
-            choose(placement, statistics, calibrator),
-            digest=prepared.digest,
-            target=job.target,
-            scheme=job.scheme,
-            calibrator=calibrator,
-        )
-        return replace(plan, preparation=prepared.preparation)
 
-    return first_plan(
-        prepared.model, plan_by, job.calibrators, job.correction, statistics.examples, job.target.session, job.progress
-    )
+def _without_data(prepared: Prepared) -> Statistics:
+    """Statistics of nothing, with made-up inputs if the model runs on them: they check arithmetic, not accuracy."""
+    invented = invented_inputs(edit.input_specs(prepared.model))
+    try:
+        Session(model_io.serialize(prepared.model), name=prepared.name).run(invented)
+    except DataError:
+        return Statistics("no data", prepared.digest, 0, {}, ())
+    return Statistics("no data", prepared.digest, 0, {}, (invented,))
 
 
 def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
@@ -327,12 +336,12 @@ def _opened(
     data: Data,
     samples: int | None,
     batch_size: int,
-    preprocess: Preprocess | PathLike | Mapping[str, Any] | None,
+    reading: ReadOptions,
 ) -> Feeds:
     """The data, once the model is known to hold something that it is for."""
     observed_tensors(prepared)
-    specs = edit.input_specs(prepared.model)
-    return open_feeds(data, specs, preprocess=preprocess, samples=samples, batch_size=batch_size)
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    return open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
 
 
 def _observed(
@@ -349,6 +358,7 @@ def _observed(
         feeds,
         name=prepared.name,
         digest=prepared.digest,
+        channels=smoothable_tensors(prepared.model),
         threads=threads,
         progress=progress,
     )
@@ -376,5 +386,6 @@ def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
 
 def _check_output(output: PathLike, model: PathLike) -> None:
     target = check_writable(output)
-    if target.exists() and Path(model).exists() and target.samefile(model):
+    written = [path for path in (target, model_io.data_path(target)) if path.exists()]
+    if Path(model).is_file() and any(path.samefile(file) for path in written for file in model_files(model)):
         raise UsageError(f"{target}: would overwrite the float model; choose another output")

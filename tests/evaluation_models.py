@@ -53,6 +53,18 @@ def two_outputs(path: Path, first: np.ndarray, second: np.ndarray) -> Path:
     )
 
 
+def per_token(path: Path, weights: np.ndarray) -> Path:
+    """`x @ weights` for x [N, T, features]: class scores for every token."""
+    features, classes = weights.shape
+    return _save(
+        path,
+        [helper.make_node("MatMul", ["x", "w"], ["logits"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", features])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "T", classes])],
+        {"w": weights.astype(np.float32)},
+    )
+
+
 def predicts_class(path: Path, weights: np.ndarray) -> Path:
     """The class itself, int64 [N, 1], instead of its scores."""
     nodes = [

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from qtool.core.sensitivity import Figures, View
-from qtool.evaluation.classes import find_class_output
+from qtool.evaluation.heads import find_heads
 from qtool.evaluation.metrics import resolve_metrics
 from qtool.evaluation.observation import Observation
 from qtool.evaluation.similarity import Sqnr
@@ -22,12 +22,12 @@ def naive(
     """Each layer's name and figures, in graph order."""
     reference = Session(model_io.to_bytes(prepared.model))
     exact = [reference.run(batch.inputs) for batch in batches]
-    output = find_class_output(exact[0], batches[0].size)
+    heads = find_heads(exact[0], batches[0].labels, batches[0].size)
     full = plan_of(())
     nodes = {n.name: n for n in prepared.model.graph}
     value = None
     if metric is not None:
-        sums = resolve_metrics([metric])[0].start(output)
+        sums = resolve_metrics([metric])[0].start(heads)
         for batch, outputs in zip(batches, exact, strict=True):
             sums.update(Observation("float", outputs, outputs, batch.labels, batch.start, batch.size))
         value = sums.result()
@@ -38,7 +38,7 @@ def naive(
         plan = alone(prepared.model, full, layer, needs_output=needs) if view == "alone" else plan_of((layer,))
         session = Session(model_io.to_bytes(rewrite(prepared.model, plan)), config=target.session)
         sqnr = Sqnr()
-        found = None if metric is None else resolve_metrics([metric])[0].start(output)
+        found = None if metric is None else resolve_metrics([metric])[0].start(heads)
         for batch, outputs in zip(batches, exact, strict=True):
             seen = Observation("quantised", session.run(batch.inputs), outputs, batch.labels, batch.start, batch.size)
             sqnr.update(seen)

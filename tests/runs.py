@@ -57,6 +57,7 @@ def run(net: Net, outputs: tuple[str, ...], folder: Path, target: str = "x86", s
         scheme=scheme,
         calibrator="max",
         bias_correction="off",
+        smoothing="off",
     )
     session, census = take_census(quantized.read_bytes(), TARGETS[target].session)
     fed = net.samples()

@@ -49,6 +49,7 @@ OUTSIDE = {
     "click": {"cli"},
     "tqdm": {"cli"},
     "PIL": {"feeds"},
+    "tokenizers": {"feeds"},
 }
 
 
@@ -153,7 +154,7 @@ def test_the_reader_of_imports_sees_a_crossing(tmp_path, monkeypatch, place, sou
     assert bool(list(crossings(file))) == crosses
 
 
-HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "google.protobuf", "PIL")
+HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "google.protobuf", "PIL", "tokenizers")
 
 
 @pytest.mark.parametrize(

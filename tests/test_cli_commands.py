@@ -260,7 +260,7 @@ def test_percentile_implies_its_calibrator(quantize):
     ("arguments", "says"),
     [
         (["--calibration", "digits.calib", "--data", CALIB], "either a calibration file or data"),
-        ([], "either a calibration file or data"),
+        ([], "give a calibration file or data"),
         (["--calibration", "digits.calib", "--samples", "5"], "--samples needs --data"),
         (["--calibration", "digits.calib", "--batch-size", "2"], "--batch-size needs --data"),
         (["--calibration", "digits.calib", "--threads", "2"], "--threads needs --data"),

@@ -11,6 +11,7 @@ import pytest
 from qtool.cli import COMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+READING = " --preprocess --tokenizer --max-length --trim"
 # of the issue that asked for the commands
 OPTIONS = {
     "calibrate": "--data -o --samples --batch-size --threads --preprocess --json -q --config",
@@ -44,7 +45,7 @@ def test_help_opens_with_a_sentence_then_an_example(run, command):
     assert paragraphs[0].startswith(f"Usage: qtool {command} ")
     assert re.fullmatch(r"[A-Z][^.]*\.", paragraphs[1])
     assert paragraphs[2].startswith(f"Example: qtool {command} ")
-    missing = [o for o in OPTIONS[command].split() if not re.search(rf"(^|\s|,){re.escape(o)}[\s,]", out)]
+    missing = [o for o in (OPTIONS[command] + READING).split() if not re.search(rf"(^|\s|,){re.escape(o)}[\s,]", out)]
     assert not missing
     assert run(command, "-h") == (code, out, err)
 

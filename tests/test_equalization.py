@@ -22,7 +22,7 @@ class Batches:
     """As much of a feed as the steps read."""
 
     def __init__(self, *batches):
-        self.batches, self.samples, self.name = batches, None, "the batches"
+        self.batches, self.samples, self.name, self.states = batches, None, "the batches", ()
 
     def __iter__(self):
         return iter(self.batches)

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtool.core.errors import DataError, UsageError
-from qtool.evaluation.classes import Agreement, ClassOutput, TopK, find_class_output
+from qtool.evaluation.classes import Agreement, TopK
 from qtool.evaluation.filesize import model_size
+from qtool.evaluation.heads import NO_HEADS, ClassOutput, find_class_output
 from qtool.evaluation.latency import summarize_rounds
 from qtool.evaluation.metrics import resolve_metrics
 from qtool.evaluation.observation import Observation
@@ -232,15 +233,15 @@ def test_user_metrics_are_averaged_over_samples(metrics_file):
     outputs, labels = RNG.normal(size=(10, 3)), RNG.integers(0, 3, 10)
     hits = user_metric(f"{metrics_file}:hits")
     assert (hits.name, hits.info.lower_is_better, hits.is_accuracy) == ("hits", False, True)
-    assert in_batches(hits.start(None), outputs, labels=labels, size=4) == pytest.approx(
+    assert in_batches(hits.start(NO_HEADS), outputs, labels=labels, size=4) == pytest.approx(
         (outputs.argmax(1) == labels).mean()
     )
     error = user_metric(f"{metrics_file}:batch_error")
     assert error.info.lower_is_better
     # batches of 4, 4 and 2: a mean of the batches' means would be another number
-    assert in_batches(error.start(None), outputs, size=4) == pytest.approx(outputs[:, 0].mean())
+    assert in_batches(error.start(NO_HEADS), outputs, size=4) == pytest.approx(outputs[:, 0].mean())
     highest = user_metric(f"{metrics_file}:Highest")
-    assert in_batches(highest.start(None), outputs) == outputs.max()
+    assert in_batches(highest.start(NO_HEADS), outputs) == outputs.max()
 
 
 def test_a_metric_is_found_in_an_importable_module(metrics_file, monkeypatch):
@@ -268,7 +269,7 @@ def test_user_metrics_with_one_name_keep_apart(metrics_file, tmp_path):
 )
 def test_what_a_user_metric_does_wrong_is_one_line_that_names_it(metrics_file, name, says):
     with pytest.raises(DataError, match=says) as caught:
-        in_batches(user_metric(f"{metrics_file}:{name}").start(None), np.zeros((3, 2)), labels=np.zeros(3))
+        in_batches(user_metric(f"{metrics_file}:{name}").start(NO_HEADS), np.zeros((3, 2)), labels=np.zeros(3))
     assert f"--metric {name}" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -297,7 +298,7 @@ def test_metrics_that_cannot_be_had_are_usage_errors(metrics_file, spec, says):
 def test_a_user_metric_is_nan_from_the_first_nan_on(metrics_file):
     outputs = np.zeros((4, 2), np.float32)
     outputs[2, 0] = np.nan
-    assert math.isnan(in_batches(user_metric(f"{metrics_file}:Highest").start(None), outputs, size=1))
+    assert math.isnan(in_batches(user_metric(f"{metrics_file}:Highest").start(NO_HEADS), outputs, size=1))
 
 
 def test_speedup_is_the_median_of_the_rounds_ratios():

@@ -334,7 +334,8 @@ def test_control_flow_is_not_folded(tmp_path):
         helper.make_graph([helper.make_node(op, ["weight"], ["branch"])], op, [], [out]) for op in ("Exp", "Abs")
     ]
     weight = net.weight(8, 3, 3, 3, inputs=27, name="weight")
-    chosen = net("If", net.const(True, dtype=bool), then_branch=branches[0], else_branch=branches[1])
+    positive = net("Greater", net("ReduceMax", "x", keepdims=0), net.const(0.0))
+    chosen = net("If", positive, then_branch=branches[0], else_branch=branches[1])
     result = prepared(
         net, net("Add", net("Conv", "x", chosen, pads=[1] * 4), net("Conv", "x", weight, pads=[1] * 4)), tmp_path
     )

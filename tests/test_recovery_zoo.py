@@ -79,7 +79,7 @@ def test_a_skewed_network_is_healed(tmp_path):
     rng = np.random.default_rng(5)
     skew = {c.tensor: tuple(2.0 ** rng.integers(-5, 6, c.size)) for c in find_chains(prepared)}
     source = tmp_path / "skewed.onnx"
-    model_io.save(equalize(prepared, skew), source)
+    model_io.write(model_io.serialize(equalize(prepared, skew)), source)
     plain, lost = figures(source, "mlperf_vww", tmp_path, "per-tensor")
     healed, left = figures(source, "mlperf_vww", tmp_path, "per-tensor", equalize=True)
     assert lost > 0.1

@@ -16,6 +16,7 @@ from qtool.core.scheme import Scheme
 from qtool.core.sensitivity import VIEWS, Sensitivity
 from qtool.feeds import open_feeds
 from qtool.graph import edit, model_io
+from qtool.graph.serialized import Serialized
 from qtool.runtime.census import INTEGER_KERNELS, take_census
 from qtool.runtime.session import Session
 from qtool.stages.prepare import prepare
@@ -196,7 +197,8 @@ def layer_runs(monkeypatch, work) -> int:
 
     def counted_begin(self, model, **options):
         begin(self, model, **options)
-        proto = onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model)
+        data = model.joined() if isinstance(model, Serialized) else model
+        proto = onnx.load_from_string(data) if isinstance(data, bytes) else onnx.load(data)
         sizes[id(self)] = sum(n.op_type in ("Conv", "Gemm", "MatMul") for n in proto.graph.node)
         kept.append(self)
 

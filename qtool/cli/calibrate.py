@@ -11,12 +11,13 @@ from qtool.cli.common import (
     data_option,
     emit_json,
     json_option,
-    preprocess_option,
     progress_bar,
     quiet_option,
+    reading_options,
     samples_option,
     threads_option,
 )
+from qtool.feeds import ReadOptions
 from qtool.pipeline import calibrate
 from qtool.report.quantize import calibrated_text
 
@@ -28,7 +29,7 @@ from qtool.report.quantize import calibrated_text
 @samples_option
 @batch_size_option
 @threads_option
-@preprocess_option
+@reading_options
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
 @click.option("--absorb-biases", is_flag=True, help="Move what a channel never falls below into the next bias first.")
 @config_option
@@ -42,7 +43,7 @@ def command(
     samples: int | None,
     batch_size: int,
     threads: int,
-    preprocess: str | None,
+    reading: ReadOptions,
     equalize: bool,
     absorb_biases: bool,
     json_path: str | None,
@@ -64,10 +65,10 @@ def command(
             samples=samples,
             batch_size=batch_size,
             threads=threads,
-            preprocess=preprocess,
             equalize=equalize,
             absorb_biases=absorb_biases,
             progress=progress,
+            **reading,
         )
     if json_path is not None:
         emit_json(json_path, result.to_dict())

@@ -1,5 +1,6 @@
 """What commands share: options, the progress bar, and JSON for machines."""
 
+import functools
 import json
 import os
 import sys
@@ -92,14 +93,33 @@ def batch_size_option(function: _Function) -> _Function:
     return decorate(function)
 
 
-def preprocess_option(function: _Function) -> _Function:
-    """`--preprocess SPEC` as `preprocess`, None unless given."""
-    decorate: _Decorator[_Function] = click.option(
-        "--preprocess",
-        metavar="SPEC",
-        help="How images become the input: a JSON or TOML file, or a preset's name.",
-    )
-    return decorate(function)
+READING = ("preprocess", "tokenizer", "max_length", "trim", "state")
+"""The parameters of `reading_options`."""
+
+
+def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """How DATA is read, as one `reading` (`qtool.feeds.ReadOptions`); what is not given is None in it."""
+
+    @functools.wraps(function)
+    def collecting(*args: Any, **values: Any) -> Any:
+        return function(*args, reading={name: values.pop(name) for name in READING}, **values)
+
+    for option in (
+        click.option(
+            "--state",
+            multiple=True,
+            metavar="INPUT=OUTPUT",
+            help="Feed this output back to this input, step after step; a sample is a sequence then.  Again for more.",
+        ),
+        click.option("--trim", metavar="MASK", help="Cut padded batches to their longest sample, by this input."),
+        click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Cut texts to N tokens."),
+        click.option("--tokenizer", metavar="FILE", help="The tokenizer.json that text in a .jsonl needs."),
+        click.option(
+            "--preprocess", metavar="SPEC", help="How images become the input: a JSON or TOML file, or a preset's name."
+        ),
+    ):
+        collecting = option(collecting)
+    return collecting
 
 
 def data_option(function: _Function) -> _Function:
@@ -108,7 +128,7 @@ def data_option(function: _Function) -> _Function:
         "--data",
         required=True,
         metavar="DATA",
-        help="A .npz, a folder of .npy, .npz or images, ONNX test_data_set folders, or file.py:FUNCTION.",
+        help="A .npz or .jsonl, a folder of .npy, .npz or images, ONNX test_data_set folders, or file.py:FUNCTION.",
     )
     return decorate(function)
 
@@ -158,7 +178,12 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
         several = options[key].multiple
         if isinstance(value, dict) or isinstance(value, list) != several:
             raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
-        defaults[str(options[key].name)] = value
+        flag = options[key].flag_value
+        # one of several flags for one setting
+        if isinstance(flag, str) and not isinstance(value, bool):
+            raise UsageError(f"{path}: {key} must be true or false")
+        chosen = (flag if value else None) if isinstance(flag, str) else value
+        defaults[str(options[key].name)] = chosen
     context.default_map = defaults
 
 

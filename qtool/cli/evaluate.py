@@ -12,15 +12,17 @@ from qtool.cli.common import (
     emit_json,
     emit_text,
     json_option,
-    preprocess_option,
     progress_bar,
     quiet_option,
+    reading_options,
     samples_option,
     threads_option,
 )
 from qtool.core.errors import UsageError
 from qtool.core.evaluation import Evaluation, MaxDrop
 from qtool.evaluation import DEFAULT_LATENCY_RUNS, evaluate
+from qtool.evaluation.metrics import NAMES
+from qtool.feeds import ReadOptions
 from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines
 from qtool.report.junit import evaluation_junit
 
@@ -34,19 +36,19 @@ from qtool.report.junit import evaluation_junit
     "metrics",
     multiple=True,
     metavar="METRIC",
-    help="top1, top5, cosine, sqnr, mse, MODULE:FUNCTION or file.py:FUNCTION; again for more.  "
-    "[default: top1 with labels, else sqnr]",
+    help=f"{', '.join(NAMES)}, MODULE:FUNCTION or file.py:FUNCTION; again for more.  "
+    "[default: token_accuracy or top1 with labels, else sqnr]",
 )
 @click.option(
     "--max-drop",
     type=Percent(),
     metavar="DROP",
-    help="Fail where top1, top5 or your own metric drops by more: 1% of float's value, or 0.01 in its unit.",
+    help="Fail where a metric with labels gets worse by more: 1% of float's value, or 0.01 in its unit.",
 )
 @click.option("--min-sqnr", type=float, metavar="DB", help="Fail where the SQNR of the outputs is less.")
 @samples_option
 @batch_size_option
-@preprocess_option
+@reading_options
 @click.option("--latency", is_flag=True, help="Time the models too, one sample a run, interleaved.")
 @click.option(
     "--latency-runs",
@@ -74,7 +76,7 @@ def command(
     min_sqnr: float | None,
     samples: int | None,
     batch_size: int,
-    preprocess: str | None,
+    reading: ReadOptions,
     latency: bool,
     latency_runs: int,
     threads: int,
@@ -108,11 +110,11 @@ def command(
             min_sqnr=min_sqnr,
             samples=samples,
             batch_size=batch_size,
-            preprocess=preprocess,
             latency=latency,
             latency_runs=latency_runs,
             threads=threads,
             progress=progress,
+            **reading,
         )
     _write(evaluation, json_path, junit_path, markdown_path)
     if quiet or STDOUT in outputs.values():

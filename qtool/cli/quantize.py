@@ -3,6 +3,7 @@
 import click
 
 from qtool.cli.common import (
+    READING,
     STDOUT,
     batch_size_option,
     beside,
@@ -10,18 +11,20 @@ from qtool.cli.common import (
     config_option,
     emit_json,
     json_option,
-    preprocess_option,
     progress_bar,
     quiet_option,
+    reading_options,
     samples_option,
     threads_option,
 )
 from qtool.core.errors import UsageError
 from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
-from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
+from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Form, Scheme
+from qtool.feeds import ReadOptions
 from qtool.pipeline import quantize
 from qtool.report.quantize import quantized_text
 from qtool.targets.tables import NAMES
+from qtool.tuning.forms import GOALS, Goal
 
 
 @click.command("quantize")
@@ -41,6 +44,23 @@ from qtool.targets.tables import NAMES
     type=click.FloatRange(50.0, 100.0, min_open=True),
     metavar="P",
     help=f"For the percentile calibrator, which it implies.  [default: {DEFAULT_PERCENTILE}]",
+)
+@click.option("--dynamic", "form", flag_value="dynamic", help="Ranges are found in each run; needs no data.")
+@click.option("--static", "form", flag_value="static", help="Calibrated ranges alone.")
+@click.option("--weight-only", "form", flag_value="weight-only", help="8-bit weights, float arithmetic; no data.")
+@click.option(
+    "--smoothing",
+    type=click.Choice(CORRECTIONS),
+    default="auto",
+    show_default=True,
+    help="Migrate outliers of activations into weights (SmoothQuant); auto keeps it where it measures better.",
+)
+@click.option(
+    "--optimize-for",
+    type=click.Choice(GOALS),
+    default="accuracy",
+    show_default=True,
+    help="latency: time the candidates on this machine, keep the fastest of those within 3 dB of the best.",
 )
 @click.option("--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations.")
 @click.option(
@@ -68,7 +88,7 @@ from qtool.targets.tables import NAMES
 @samples_option
 @batch_size_option
 @threads_option
-@preprocess_option
+@reading_options
 @config_option
 @json_option
 @quiet_option
@@ -85,6 +105,9 @@ def command(
     scheme: str,
     granularity: str,
     target: str,
+    form: Form | None,
+    smoothing: Correction,
+    optimize_for: Goal,
     bias_correction: Correction,
     equalize: bool,
     absorb_biases: bool,
@@ -96,7 +119,7 @@ def command(
     samples: int | None,
     batch_size: int,
     threads: int,
-    preprocess: str | None,
+    reading: ReadOptions,
     json_path: str | None,
     quiet: bool,
 ) -> None:
@@ -122,6 +145,9 @@ def command(
             calibrator=_calibrator(calibrator, percentile),
             scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
             target=target,
+            form=form or "auto",
+            smoothing=smoothing,
+            optimize_for=optimize_for,
             bias_correction=bias_correction,
             equalize=equalize,
             absorb_biases=absorb_biases,
@@ -130,8 +156,8 @@ def command(
             samples=samples,
             batch_size=batch_size,
             threads=threads,
-            preprocess=preprocess,
             progress=progress,
+            **reading,
         )
     if json_path is not None:
         emit_json(json_path, result.to_dict())
@@ -154,7 +180,7 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         for name in context.params
         if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
-    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "preprocess"}):
+    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", *READING}):
         raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
     if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":
         raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
@@ -164,6 +190,9 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         "scheme",
         "granularity",
         "target",
+        "form",
+        "smoothing",
+        "optimize_for",
         "bias_correction",
         "equalize",
         "absorb_biases",

@@ -12,15 +12,16 @@ from qtool.cli.common import (
     data_option,
     emit_json,
     json_option,
-    preprocess_option,
     progress_bar,
     quiet_option,
+    reading_options,
     samples_option,
 )
 from qtool.core.errors import UsageError
 from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
 from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
 from qtool.core.sensitivity import VIEWS, View
+from qtool.feeds import ReadOptions
 from qtool.report.sensitivity import sensitivity_text
 from qtool.targets.tables import NAMES
 from qtool.tuning.sensitivity import MEMORY, sensitivity
@@ -35,7 +36,7 @@ _MIB = 2**20
 @click.option(
     "--metric",
     metavar="METRIC",
-    help="top1, top5, cosine, sqnr, mse, MODULE:FUNCTION or file.py:FUNCTION.  [default: top1 with labels, else SQNR]",
+    help="As in eval.  [default: token_accuracy or top1 with labels, else SQNR]",
 )
 @click.option(
     "--view",
@@ -89,7 +90,7 @@ _MIB = 2**20
     metavar="MIB",
     help="What kept activations may take; less costs time alone.",
 )
-@preprocess_option
+@reading_options
 @config_option
 @json_option
 @quiet_option
@@ -113,7 +114,7 @@ def command(
     batch_size: int,
     threads: int | None,
     memory: int,
-    preprocess: str | None,
+    reading: ReadOptions,
     json_path: str | None,
     quiet: bool,
 ) -> None:
@@ -145,9 +146,9 @@ def command(
                 batch_size=batch_size,
                 threads=threads,
                 memory=memory * _MIB,
-                preprocess=preprocess,
                 output=output,
                 progress=progress,
+                **reading,
             )
     except KeyboardInterrupt:
         if output is None or not Path(output).exists():

@@ -13,9 +13,9 @@ from qtool.cli.common import (
     data_option,
     emit_json,
     json_option,
-    preprocess_option,
     progress_bar,
     quiet_option,
+    reading_options,
     samples_option,
     threads_option,
 )
@@ -24,6 +24,7 @@ from qtool.core.evaluation import MaxDrop
 from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
 from qtool.core.scheme import GRANULARITIES, SCHEMES, Scheme
 from qtool.core.tuning import Step
+from qtool.feeds import ReadOptions
 from qtool.pipeline import tune
 from qtool.report.tune import step_line, tuned_text
 from qtool.targets.tables import NAMES
@@ -35,7 +36,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 @click.argument("model", metavar="MODEL")
 @data_option
 @click.option("--eval-data", metavar="DATA", help="Labelled data that reports.  [default: parts of --data]")
-@click.option("--metric", metavar="METRIC", help="As in eval.  [default: top1 with labels, else agreement with float]")
+@click.option("--metric", metavar="METRIC", help="As in eval.  [default: as there; agreement without labels]")
 @click.option("--max-drop", type=Percent(), default="1%", show_default=True, metavar="DROP", help="The target.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Ask for this SQNR of the outputs as well.")
 @click.option(
@@ -64,7 +65,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 @click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
 @samples_option
 @threads_option
-@preprocess_option
+@reading_options
 @config_option
 @json_option
 @quiet_option
@@ -85,7 +86,7 @@ def command(
     target: str,
     samples: int | None,
     threads: int,
-    preprocess: str | None,
+    reading: ReadOptions,
     json_path: str | None,
     quiet: bool,
 ) -> int:
@@ -123,9 +124,9 @@ def command(
             target=target,
             samples=samples,
             threads=threads,
-            preprocess=preprocess,
             tell=tell,
             progress=progress,
+            **reading,
         )
     if json_path is not None:
         emit_json(json_path, result.to_dict())

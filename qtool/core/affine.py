@@ -120,18 +120,24 @@ def quantize(x: Array, params: QParams) -> Array:
     scale, zero_point = _broadcast(params, x.ndim)
     qmin, qmax = integer_range(params.dtype)
     with np.errstate(over="ignore"):
-        steps = np.rint(x.astype(np.float32) / scale)
+        # one array of this size is enough: weights may be large
+        steps = np.asarray(x.astype(np.float32, copy=False) / scale)
+    np.rint(steps, out=steps)
     # Saturate before adding: float32 holds these integers exactly only below 2**24.
-    steps = np.clip(steps, -(2.0**20), 2.0**20) + zero_point
-    result: Array = np.clip(steps, qmin, qmax).astype(params.dtype)
+    np.clip(steps, -(2.0**20), 2.0**20, out=steps)
+    steps += zero_point
+    np.clip(steps, qmin, qmax, out=steps)
+    result: Array = steps.astype(params.dtype)
     return result
 
 
 def dequantize(q: Array, params: QParams) -> Array:
     """DequantizeLinear: (q - zero point) * scale in float32. Any shape."""
     scale, zero_point = _broadcast(params, q.ndim)
+    steps = np.asarray(np.subtract(q, zero_point.astype(np.int32), dtype=np.int32))
+    result: Array = steps.astype(np.float32)
     with np.errstate(over="ignore"):
-        result: Array = (q.astype(np.int32) - zero_point.astype(np.int32)).astype(np.float32) * scale
+        result *= scale
     return result
 
 

@@ -67,11 +67,15 @@ class MaxDrop:
 
 @dataclass(frozen=True, slots=True)
 class MetricInfo:
-    """A metric that was measured."""
+    """A metric that was measured.
+
+    worst: the least value of a metric whose best is 1; None where there is none, or the metric is the user's.
+    """
 
     name: str
     kind: MetricKind
     lower_is_better: bool
+    worst: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,8 @@ class ModelResult:
     """One model's part of an evaluation.
 
     `sqnr_db` is over all outputs together, `sqnr_db_by_output` for each; None and empty for the float model.
-    `agreement` is the share of samples with the same predicted class as float's, None where the model
-    predicts none.
+    `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
+    model predicts none.
     """
 
     name: str
@@ -166,7 +170,8 @@ class Gate:
 class Evaluation:
     """Models compared on the same samples.
 
-    `class_output` names the output read as class scores, None where no output has their shape.
+    With `states`, each as INPUT=OUTPUT, a sample is a sequence, and `steps` is how many there were in all.
+    `class_output` names the output read as class scores of samples or tokens, None where none has their shape.
     """
 
     data: str
@@ -179,6 +184,8 @@ class Evaluation:
     gates: tuple[Gate, ...] = ()
     class_output: str | None = None
     latency: LatencySetup | None = None
+    steps: int | None = None
+    states: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -193,6 +200,8 @@ class Evaluation:
             "passed": self.passed,
             "data": self.data,
             "samples": self.samples,
+            "steps": self.steps,
+            "states": list(self.states),
             "batch_size": self.batch_size,
             "threads": self.threads,
             "class_output": self.class_output,

@@ -62,6 +62,49 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_pair(needed: str | Path, path: str | Path) -> Iterator[tuple[Path, Path]]:
+    """`atomic_output` for two files, of which the one at `path` is of no use without the `needed` one.
+
+    They are renamed one right after the other; an error or interrupt between these takes the first one back.
+
+    Raises:
+        OutputError: a file cannot be created or written.
+    """
+    identity, old, begun = None, None, False
+    try:
+        with atomic_output(path) as second:
+            identity = second.stat().st_ino
+            with atomic_output(needed) as first:
+                yield first, second
+                old = _second_name(Path(needed))
+                begun = True
+    except BaseException:
+        if begun and not (Path(path).exists() and Path(path).stat().st_ino == identity):
+            if old is None:
+                Path(needed).unlink(missing_ok=True)
+            else:
+                old.replace(needed)
+        raise
+    finally:
+        if old is not None:
+            old.unlink(missing_ok=True)
+
+
+def _second_name(file: Path) -> Path | None:
+    """Another name of the file beside it, so that it outlives a replacement; None where there is no such file."""
+    if not file.exists():
+        return None
+    with tempfile.NamedTemporaryFile(prefix=f".{file.name}.", suffix=".old", dir=file.parent) as unused:
+        name = Path(unused.name)
+    try:
+        os.link(file, name)
+    except OSError:
+        # a file system without links
+        file.replace(name)
+    return name
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `path` atomically. Raises `OutputError`."""
     with atomic_output(path) as temporary:

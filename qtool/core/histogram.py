@@ -70,6 +70,31 @@ class Histogram:
         return Distribution(low, high, self.counts[keys][order].astype(np.float64))
 
 
+@dataclass(slots=True)
+class ChannelRange:
+    """The least and the greatest value of each channel of a tensor [..., C]: float32, [C] each."""
+
+    minimum: Array
+    maximum: Array
+
+    def observe(self, x: Array) -> None:
+        """Add the elements of a float32 array [..., C]."""
+        if x.size:
+            rows = x.reshape(-1, x.shape[-1])
+            np.minimum(self.minimum, rows.min(axis=0), out=self.minimum)
+            np.maximum(self.maximum, rows.max(axis=0), out=self.maximum)
+
+    def merge(self, other: "ChannelRange") -> None:
+        """Add what `other` has observed."""
+        np.minimum(self.minimum, other.minimum, out=self.minimum)
+        np.maximum(self.maximum, other.maximum, out=self.maximum)
+
+
+def no_channels(count: int) -> ChannelRange:
+    """Of `count` channels, before anything was observed."""
+    return ChannelRange(np.full(count, np.inf, np.float32), np.full(count, -np.inf, np.float32))
+
+
 @dataclass(frozen=True, slots=True)
 class Distribution:
     """Bins [low, high] in ascending order with their counts (float64 each, [n]); values lie evenly within a bin."""

@@ -68,8 +68,10 @@ class Placement:
     """Everything that `place` decides.
 
     integer: node -> the kernels that it may become.
-    layers: the weighted nodes, quantised or not, in graph order.
+    layers: the weighted nodes, quantised or not, in graph order; those inside of If, Loop and Scan too.
     skipped: node -> why it stays float (nodes that the target could run as integers otherwise).
+    dynamic: weights of layers that quantise their input anew in each run.
+    stored: weights that are stored as integers, while the layer computes in float.
     """
 
     sites: tuple[Site, ...]
@@ -79,6 +81,8 @@ class Placement:
     integer: dict[str, tuple[str, ...]]
     layers: tuple[str, ...]
     skipped: dict[str, str]
+    dynamic: tuple[WeightSite, ...] = ()
+    stored: tuple[WeightSite, ...] = ()
 
     @property
     def observed(self) -> tuple[str, ...]:

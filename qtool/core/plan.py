@@ -68,7 +68,11 @@ class BiasShift:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `rewrite` applies to the graph that `preparation` makes of the model with this digest."""
+    """What `rewrite` applies to the graph that `preparation` makes of the model with this digest.
+
+    weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
+    anew in each run. stored: of layers that compute in float.
+    """
 
     model_digest: str
     target: str
@@ -84,6 +88,8 @@ class Plan:
     skipped: dict[str, str]
     shifts: tuple[BiasShift, ...] = ()
     preparation: Preparation = field(default_factory=Preparation)
+    dynamic: tuple[WeightPlan, ...] = ()
+    stored: tuple[WeightPlan, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -132,6 +138,8 @@ def _plan(data: Any) -> Plan:
         skipped={name: _text(why, f"skipped[{name!r}]") for name, why in _object(d["skipped"], "skipped")},
         shifts=tuple(_shift(row, f"shifts[{i}]") for i, row in _rows(d["shifts"], "shifts")),
         preparation=read_preparation(d["preparation"]),
+        dynamic=tuple(_weight(row, f"dynamic[{i}]") for i, row in _rows(d["dynamic"], "dynamic")),
+        stored=tuple(_weight(row, f"stored[{i}]") for i, row in _rows(d["stored"], "stored")),
     )
 
 

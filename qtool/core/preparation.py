@@ -10,7 +10,9 @@ from typing import Any
 
 EQUALIZE = "equalize"
 ABSORB_BIASES = "absorb-biases"
-STEPS = (EQUALIZE, ABSORB_BIASES)
+SMOOTH = "smooth"
+SOFTEN_MASKS = "soften-masks"
+STEPS = (EQUALIZE, ABSORB_BIASES, SOFTEN_MASKS, SMOOTH)
 _LARGEST = 2.0**128 - 2.0**104
 
 Channels = Mapping[str, tuple[float, ...]]
@@ -23,11 +25,13 @@ class Preparation:
     steps: which of `STEPS` were asked for, in their order; a step may have found nothing to do.
     scales: output of a layer -> what each of its channels is divided by (positive).
     shifts: output of a layer -> by how much each of its channels is lowered, after `scales` (not negative).
+    smoothing: input of a layer -> what each of its channels is divided by (positive), and the weight multiplied by.
     """
 
     steps: tuple[str, ...] = ()
     scales: Channels = field(default_factory=dict)
     shifts: Channels = field(default_factory=dict)
+    smoothing: Channels = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -35,21 +39,24 @@ class Preparation:
             "steps": list(self.steps),
             "scales": {tensor: list(row) for tensor, row in self.scales.items()},
             "shifts": {tensor: list(row) for tensor, row in self.shifts.items()},
+            "smoothing": {tensor: list(row) for tensor, row in self.smoothing.items()},
         }
 
 
 def read_preparation(data: Any, where: str = "preparation") -> Preparation:
     """The inverse of `to_dict`. Raises `ValueError` for anything else than it writes."""
-    if not isinstance(data, dict) or set(data) != {"steps", "scales", "shifts"}:
-        raise ValueError(f"{where}: an object with steps, scales and shifts is needed")
+    if not isinstance(data, dict) or set(data) != {"steps", "scales", "shifts", "smoothing"}:
+        raise ValueError(f"{where}: an object with steps, scales, shifts and smoothing is needed")
     steps = data["steps"]
     if not isinstance(steps, list) or steps != [step for step in STEPS if step in steps]:
         raise ValueError(f"{where}.steps: some of {', '.join(STEPS)}, in this order, are needed")
     scales = _channels(data["scales"], f"{where}.scales", positive=True)
     shifts = _channels(data["shifts"], f"{where}.shifts", positive=False)
-    if (scales and EQUALIZE not in steps) or (shifts and ABSORB_BIASES not in steps):
-        raise ValueError(f"{where}.steps: one is missing whose numbers are there")
-    return Preparation(tuple(steps), scales, shifts)
+    smoothing = _channels(data["smoothing"], f"{where}.smoothing", positive=True)
+    for step, numbers in ((EQUALIZE, scales), (ABSORB_BIASES, shifts), (SMOOTH, smoothing)):
+        if numbers and step not in steps:
+            raise ValueError(f"{where}.steps: one is missing whose numbers are there")
+    return Preparation(tuple(steps), scales, shifts, smoothing)
 
 
 def _channels(data: Any, where: str, *, positive: bool) -> dict[str, tuple[float, ...]]:

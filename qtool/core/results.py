@@ -1,6 +1,6 @@
 """What `calibrate` and `quantize` give back."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,18 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples."""
+    """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
+
+    form: of the layers, where several were tried. smoothed: whether outliers were migrated into weights.
+    latency_ms: median of one run, where latency was asked for.
+    """
 
     calibrator: Calibrator
     bias_correction: bool
     sqnr_db: float
+    form: str = "static"
+    smoothed: bool = False
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +74,7 @@ class Quantized:
             "bytes": self.size,
             "float_bytes": self.float_size,
             "preparation": self.changes,
-            "trials": [
-                {"calibrator": str(t.calibrator), "bias_correction": t.bias_correction, "sqnr_db": t.sqnr_db}
-                for t in self.trials
-            ],
+            "trials": [asdict(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

@@ -15,7 +15,7 @@ import numpy as np
 from qtool.core.counting import BINS
 from qtool.core.errors import CalibrationError
 from qtool.core.files import atomic_output
-from qtool.core.histogram import Histogram
+from qtool.core.histogram import ChannelRange, Histogram
 from qtool.core.preparation import Preparation, read_preparation
 
 VERSION = 1
@@ -36,6 +36,8 @@ class Statistics:
     tensors: tensor name -> histogram.
     examples: the first few batches of inputs, for verification after the data has gone.
     preparation: what was done to the float graph before it was observed.
+    channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
+    ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Statistics:
     tensors: dict[str, Histogram]
     examples: tuple[dict[str, np.ndarray], ...]
     preparation: Preparation = field(default_factory=Preparation)
+    channels: dict[str, ChannelRange] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> int:
         """Write atomically; returns the size in bytes. Raises `OutputError`."""
@@ -57,6 +61,7 @@ class Statistics:
                 for name, h in self.tensors.items()
             ],
             "examples": [list(example) for example in self.examples],
+            "channels": list(self.channels),
         }
         with atomic_output(path) as temporary:
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -65,6 +70,8 @@ class Statistics:
                     keys = np.flatnonzero(histogram.counts)
                     _add(archive, f"{i}.keys.npy", _npy(keys.astype("<u2")))
                     _add(archive, f"{i}.counts.npy", _npy(histogram.counts[keys].astype("<i8")))
+                for i, row in enumerate(self.channels.values()):
+                    _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
                 for i, example in enumerate(self.examples):
                     for j, array in enumerate(example.values()):
                         _add(archive, f"example.{i}.{j}.npy", _npy(array))
@@ -121,8 +128,24 @@ def _read(archive: zipfile.ZipFile, file: Path, model_digest: str | None, model_
         {str(name): _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
         for i, names in enumerate(header["examples"])
     )
-    preparation = read_preparation(header["preparation"])
-    return Statistics(str(file), str(header["model"]), int(header["samples"]), tensors, examples, preparation)
+    return Statistics(
+        str(file),
+        str(header["model"]),
+        int(header["samples"]),
+        tensors,
+        examples,
+        read_preparation(header["preparation"]),
+        {str(name): _channels(archive, i) for i, name in enumerate(header["channels"])},
+    )
+
+
+def _channels(archive: zipfile.ZipFile, i: int) -> ChannelRange:
+    rows = _array(archive, f"channels.{i}.npy")
+    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[0] != 2:
+        raise ValueError(f"channels {i} have another form")
+    if not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
+        raise ValueError(f"channels {i} have impossible ranges")
+    return ChannelRange(rows[0], rows[1])
 
 
 def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histogram:

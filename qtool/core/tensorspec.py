@@ -1,13 +1,16 @@
-"""What a model says of its inputs."""
+"""What a model says of its inputs and outputs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+Dimensions = Sequence[int | str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input of a model.
+    """One input of a model, or one output.
 
     `shape` has an int for a fixed dimension, a str for a named one, None for an unknown one; the whole is None where
     the model does not even say the rank.
@@ -16,3 +19,11 @@ class InputSpec:
     name: str
     dtype: np.dtype
     shape: tuple[int | str | None, ...] | None
+
+
+def describe(dtype: np.dtype, shape: Dimensions | None) -> str:
+    """The words for a type and a shape: `float32 [N, 3, 224, 224]`."""
+    kind = "string" if dtype == np.object_ else str(dtype)
+    if shape is None:
+        return f"{kind} of any shape"
+    return f"{kind} [{', '.join('?' if d is None else str(d) for d in shape)}]"

@@ -1,11 +1,10 @@
 """What `tune` gives back: the trail of what it tried, and how the best model does on data that chose nothing."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from qtool.core.evaluation import Evaluation
+from qtool.core.evaluation import Evaluation, json_number
 from qtool.core.plan import Plan
 from qtool.core.verification import Verification
 
@@ -27,10 +26,8 @@ class Step:
     met: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; an infinite SQNR becomes the string "inf"."""
-        result = asdict(self)
-        result["sqnr_db"] = self.sqnr_db if math.isfinite(self.sqnr_db) else "inf"
-        return result
+        """JSON-ready; numbers that are not finite become strings."""
+        return {name: json_number(value) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)

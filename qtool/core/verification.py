@@ -39,7 +39,9 @@ class Verification:
     macs: multiply-accumulates of one batch of the examples; integer_macs: those in integer kernels.
     fallbacks: other nodes that were planned as integers and run as float.
     float_layers: weighted layer -> why it is float.
-    preparation_sqnr_db: the model's own outputs against the prepared graph's (worst output).
+    preparation_sqnr_db: the model's own outputs against the prepared graph's (worst output); those of a float16 model
+        are computed in float32 for it.
+    widening_sqnr_db: the outputs of a float16 model as it came against those in float32 (worst output); inf for others.
     steps: the largest of the tensors' `steps`.
     optimized_sqnr_db: unoptimised against optimised outputs of the whole quantised model (worst output). Single steps
         that differ early grow through a deep network, so this may be as low as the quantisation noise itself.
@@ -56,6 +58,7 @@ class Verification:
     fallbacks: tuple[str, ...]
     float_layers: dict[str, str]
     preparation_sqnr_db: float
+    widening_sqnr_db: float
     steps: int
     optimized_sqnr_db: float
     output_sqnr_db: float

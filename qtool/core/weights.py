@@ -10,6 +10,8 @@ from qtool.core.affine import QParams, quantize
 
 Array = np.ndarray
 _SEVEN_BITS = 64
+# elements that are worked on at once, where temporaries are several times as large
+_AT_ONCE = 2**22
 # a smaller product of scales is subnormal in float32, or close to it
 _MIN_PRODUCT = 2.0**-100
 
@@ -26,7 +28,7 @@ def weight_qparams(
         steps: 127, or 64 in channels that need 7 bits ([C] or one).
     """
     others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
-    largest = np.abs(weight.astype(np.float64)).max(axis=others, initial=0.0)
+    largest = np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0)).astype(np.float64)
     scale = np.atleast_1d(np.maximum(largest / steps, floor))
     scale = np.where(scale > 0.0, scale, 1.0).astype(np.float32)
     scale = np.maximum(scale, np.float32(2.0**-100))
@@ -71,17 +73,18 @@ def saturating_channels(quantized: Array, axis: int) -> Array:
     32767. Which weights are neighbours depends on the layout that the kernel packs: both orders, channels first and
     channels last, with both alignments, are looked at. Source: onnxruntime `core/mlas/lib/platform.cpp`.
     """
-    moved = np.moveaxis(quantized.astype(np.int32), axis, 0)
-    orders = [moved.reshape(moved.shape[0], -1)]
-    if moved.ndim > 2:
-        orders.append(np.moveaxis(moved, 1, -1).reshape(moved.shape[0], -1))
+    moved = np.moveaxis(quantized, axis, 0)
     result = np.zeros(moved.shape[0], bool)
-    for flat in orders:
-        if flat.shape[1] < 2:
-            continue
-        pair = flat[:, :-1] + flat[:, 1:]
-        same_sign = flat[:, :-1].astype(np.int64) * flat[:, 1:] > 0
-        result |= ((np.abs(pair) * 255 > 32767) & same_sign).any(axis=1)
+    at_once = max(_AT_ONCE * moved.shape[0] // max(moved.size, 1), 1)
+    for start in range(0, moved.shape[0], at_once):
+        part = moved[start : start + at_once].astype(np.int32)
+        orders = [part.reshape(part.shape[0], -1)]
+        if part.ndim > 2:
+            orders.append(np.moveaxis(part, 1, -1).reshape(part.shape[0], -1))
+        for flat in orders:
+            pair = flat[:, :-1] + flat[:, 1:]
+            same_sign = flat[:, :-1] * flat[:, 1:] > 0
+            result[start : start + at_once] |= ((np.abs(pair) * 255 > 32767) & same_sign).any(axis=1)
     return result
 
 

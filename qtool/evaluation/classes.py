@@ -1,48 +1,12 @@
-"""Class scores: which output holds them, what a model predicts, top-k accuracy, agreement with float.
-
-An output holds class scores if its first axis is the samples and at most one other axis is longer than 1:
-[N, C], [N, C, 1, 1], [N, 1], [N]. It is the first output of the model, or the first one that fits. One
-floating-point column is a binary score: class 1 above 0.5. An integer output of one column is the predicted
-class itself.
-"""
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+"""What a model says of each sample: top-k accuracy, agreement with float, and what class labels must be."""
 
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError
+from qtool.evaluation.heads import LABELS, ClassOutput, counted, predictions
 from qtool.evaluation.observation import Observation, rows
 
-THRESHOLD = 0.5
-LABELS = "labels"
 _ALTERNATIVE = "use --metric sqnr, or a metric of your own as file.py:FUNCTION"
-
-
-@dataclass(frozen=True, slots=True)
-class ClassOutput:
-    """The output that holds class scores: its name, its columns, and whether it holds the class itself."""
-
-    name: str
-    columns: int
-    holds_class: bool
-
-    @property
-    def classes(self) -> int | None:
-        """How many classes there are; None where the model gives the class itself."""
-        if self.holds_class:
-            return None
-        return max(self.columns, 2)
-
-
-def find_class_output(outputs: Mapping[str, np.ndarray], size: int) -> ClassOutput | None:
-    """The first output that has the shape of class scores for `size` samples, or None."""
-    for name, output in outputs.items():
-        long_axes = sum(length > 1 for length in output.shape[1:])
-        if output.ndim and output.shape[0] == size and output.size and long_axes <= 1:
-            columns = output.size // size
-            return ClassOutput(name, columns, columns == 1 and output.dtype.kind in "iub")
-    return None
 
 
 class TopK:
@@ -65,7 +29,7 @@ class TopK:
         labels = class_labels(seen, self._output, f"top{self._k}")
         scores = rows(seen.outputs[self._output.name], seen.size)
         if self._output.columns == 1:
-            right = _predictions(scores, self._output) == labels
+            right = predictions(scores, self._output)[0] == labels
         else:
             right = _rank(scores, labels) < self._k
         self._right += int((right & ~np.isnan(scores).any(axis=1)).sum())
@@ -76,33 +40,37 @@ class TopK:
 
 
 class Agreement:
-    """The share of samples for which a model predicts the same class as float does.
+    """The share of samples for which a model predicts the same class as float does; of tokens, where it has these.
 
-    For a regression with several columns that is the share whose largest column is the same one. A single
-    column is read as a probability; where float leaves [0, 1] it is none, and the agreement is None.
+    Tokens with a negative label are left out. For a regression with several columns it is the share whose largest
+    column is the same one. A single column is read as a probability; where float leaves [0, 1] it is none, and the
+    agreement is None, as it is where there is no token.
     """
 
     def __init__(self, output: ClassOutput) -> None:
         self._output = output
         self._same = 0
-        self._samples = 0
+        self._counted = 0
         self._probability = True
 
     def update(self, seen: Observation) -> None:
-        wanted = rows(seen.reference[self._output.name], seen.size)
-        found = rows(seen.outputs[self._output.name], seen.size)
+        wanted, found = seen.reference[self._output.name], seen.outputs[self._output.name]
         if self._output.columns == 1 and not self._output.holds_class:
             self._probability &= bool(((wanted >= 0) & (wanted <= 1)).all())
-        same = _predictions(wanted, self._output) == _predictions(found, self._output)
-        self._same += int((same & ~np.isnan(found).any(axis=1)).sum())
-        self._samples += seen.size
+        (expected, _), (said, bad) = predictions(wanted, self._output), predictions(found, self._output)
+        same = (expected == said) & ~bad
+        labelled = counted(seen.labels, found, self._output)
+        if labelled is not None:
+            same = same[labelled]
+        self._same += int(same.sum())
+        self._counted += same.size
 
     def result(self) -> float | None:
-        return self._same / self._samples if self._probability else None
+        return self._same / self._counted if self._probability and self._counted else None
 
 
-def require_class_output(output: ClassOutput | None, metric: str, k: int) -> ClassOutput:
-    """`output`, if top-`k` accuracy can be told from it.
+def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) -> ClassOutput:
+    """`output`, if there is one that says the `k` best classes.
 
     Raises:
         UsageError: no output has the shape of class scores, or top-`k` would be right whatever the model
@@ -116,12 +84,6 @@ def require_class_output(output: ClassOutput | None, metric: str, k: int) -> Cla
             f"--metric {metric}: output '{output.name}' has {classes}, so it means nothing here; use --metric top1"
         )
     return output
-
-
-def has_class_labels(labels: Mapping[str, np.ndarray], size: int) -> bool:
-    """Whether the data has one class label a sample."""
-    array = labels.get(LABELS)
-    return array is not None and array.shape in {(size,), (size, 1)} and array.dtype.kind in "iubf"
 
 
 def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndarray:
@@ -142,9 +104,8 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
         )
     if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
         raise DataError(
-            f"--metric {metric}: 'labels' in --data are not whole numbers ({array.dtype}); give "
-            "class numbers "
-            f"from 0, or {_ALTERNATIVE}"
+            f"--metric {metric}: 'labels' in --data are not whole numbers ({array.dtype}); give class numbers from 0, "
+            f"use --metric pearson where they are scores, or {_ALTERNATIVE}"
         )
     labels = array.reshape(-1).astype(np.int64)
     _check_range(labels, seen, output, metric)
@@ -162,14 +123,6 @@ def _check_range(labels: np.ndarray, seen: Observation, output: ClassOutput, met
             f"'{output.name}', which has {output.classes} (0 to {output.classes - 1}); correct the "
             "labels in --data"
         )
-
-
-def _predictions(scores: np.ndarray, output: ClassOutput) -> np.ndarray:
-    if output.holds_class:
-        return scores[:, 0]
-    if output.columns == 1:
-        return scores[:, 0] > THRESHOLD
-    return np.asarray(scores.argmax(axis=1))
 
 
 def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

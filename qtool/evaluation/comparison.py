@@ -1,29 +1,30 @@
 """`evaluate`: every model over the same samples, in one streaming pass."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
 from qtool.core.progress import Progress, silent
-from qtool.evaluation.classes import ClassOutput, find_class_output, has_class_labels
+from qtool.core.state import State, rollout, sequence_length
 from qtool.evaluation.filesize import model_size
 from qtool.evaluation.gates import check_gates, judge, scored_drop
+from qtool.evaluation.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics import Metric, MetricSpec, resolve_metrics
 from qtool.evaluation.observation import Observation
+from qtool.evaluation.recurrence import run_sequence
 from qtool.evaluation.trial import Trial, check_outputs, first_nan, run_numeric, scores_of
-from qtool.feeds import Batch, Data, Feeds, Preprocess, open_feeds
+from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.runtime.session import Session
 
 DEFAULT_LATENCY_RUNS = 50
-PreprocessSpec = Preprocess | str | Path | Mapping[str, Any] | None
 
 
 def evaluate(
@@ -36,11 +37,11 @@ def evaluate(
     min_sqnr: float | None = None,
     samples: int | None = None,
     batch_size: int = 1,
-    preprocess: PreprocessSpec = None,
     latency: bool = False,
     latency_runs: int = DEFAULT_LATENCY_RUNS,
     threads: int = 1,
     progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
 ) -> Evaluation:
     """Measure candidates beside the float model that they were made from.
 
@@ -50,18 +51,18 @@ def evaluate(
     Args:
         float_model, candidates: ONNX files with the same inputs and outputs.
         data: samples, and labels where a metric needs them; everything that `qtool.feeds.open_feeds` reads.
-        metrics: top1, top5, cosine, sqnr, mse, `MODULE:NAME`, `file.py:NAME`, or functions and classes as in
-            `qtool.evaluation.usermetric`. None: top1 if the data has class labels and a model output has
-            class scores, else sqnr.
-        max_drop: gate on every accuracy metric (top1, top5, a user's): "1%" of float's value, or 0.01 in its
-        unit.
+        metrics: names (`qtool.evaluation.metrics.NAMES`), `wer:ctc=BLANK`, `wer:end=TOKEN`, `MODULE:NAME`,
+            `file.py:NAME`, or functions and classes as in `qtool.evaluation.usermetric`. None: token_accuracy or
+            top1 if the labels are classes of tokens or samples that an output has scores for, else sqnr.
+        max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
         min_sqnr: gate on the SQNR of all outputs together, dB.
-        samples: use the first so many samples; None uses all.
+        samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
+            model feeds back its own state, and a time is of one step.
         batch_size: samples a run, where the model's batch is dynamic.
-        preprocess: how to turn images into the model's input; a preset's name, a file, or its keys.
         latency: also time the models, one sample a run, `latency_runs` interleaved rounds.
         threads: intra-op threads of every model.
         progress: told after every batch and every timed round.
+        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
 
     Raises:
         UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged.
@@ -80,13 +81,14 @@ def evaluate(
     sessions = [Session(path, threads=threads) for path in paths]
     for session in sessions[1:]:
         check_interface(sessions[0], session, batch_size)
-    feeds = open_feeds(data, sessions[0].inputs, preprocess=preprocess, samples=samples, batch_size=batch_size)
+    specs = {"inputs": sessions[0].inputs, "outputs": sessions[0].output_specs}
+    feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr)
     comparison.run(feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
     if latency:
-        one = _one_sample(feeds, data, sessions[0], preprocess)
+        one = _one_sample(feeds, data, sessions[0], reading)
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     models = comparison.results(paths, timed)
@@ -100,8 +102,10 @@ def evaluate(
         float_model=models[0],
         candidates=tuple(models[1:]),
         gates=judge(models[0], models[1:], infos, drop, min_sqnr),
-        class_output=comparison.output.name if comparison.output else None,
+        class_output=comparison.heads.predicted.name if comparison.heads.predicted else None,
         latency=setup,
+        steps=comparison.steps if feeds.states else None,
+        states=tuple(map(str, feeds.states)),
     )
 
 
@@ -114,41 +118,39 @@ class _Comparison:
     max_drop: MaxDrop | None
     min_sqnr: float | None
     metrics: tuple[Metric, ...] = ()
-    output: ClassOutput | None = None
+    heads: Heads = NO_HEADS
     trials: tuple[Trial, ...] = ()
     samples: int = 0
     batch_size: int = 0
+    steps: int = 0
 
     def run(self, feeds: Feeds, progress: Progress) -> None:
         for batch in feeds:
-            reference = run_numeric(self.sessions[0], batch.inputs)
+            reference = _outputs(self.sessions[0], batch, feeds.states)
             _refuse_nan(self.sessions[0], reference, batch)
             if not self.trials:
-                self._begin(reference, batch)
+                self._begin(reference, batch, in_steps=bool(feeds.states))
             labels = {name: _read_only(array) for name, array in batch.labels.items()}
             for trial in self.trials:
                 outputs = reference
                 if not trial.is_float:
-                    outputs = run_numeric(trial.session, batch.inputs)
+                    outputs = _outputs(trial.session, batch, feeds.states)
                     check_outputs(trial.session, outputs, reference)
                 trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
             self.samples += batch.size
+            self.steps += sequence_length(feeds.states, batch.inputs) if feeds.states else 0
             self.batch_size = max(self.batch_size, batch.size)
             progress("evaluating", self.samples, feeds.samples)
         if not self.samples:
             raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
 
-    def _begin(self, reference: dict[str, np.ndarray], batch: Batch) -> None:
-        self.output = find_class_output(reference, batch.size)
-        self.metrics = self.chosen or resolve_metrics([self._default_metric(batch)])
+    def _begin(self, reference: dict[str, np.ndarray], batch: Batch, *, in_steps: bool) -> None:
+        self.heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps)
+        self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
         self.trials = tuple(
-            Trial(session, self.metrics, self.output, is_float=index == 0)
-            for index, session in enumerate(self.sessions)
+            Trial(session, self.metrics, self.heads, is_float=index == 0) for index, session in enumerate(self.sessions)
         )
-
-    def _default_metric(self, batch: Batch) -> str:
-        return "top1" if self.output is not None and has_class_labels(batch.labels, batch.size) else "sqnr"
 
     def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:
         """One result a model, float's first."""
@@ -208,15 +210,23 @@ def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: Batch) 
         )
 
 
+def _outputs(session: Session, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
+    return run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
+
+
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def _one_sample(feeds: Feeds, data: Data, session: Session, preprocess: PreprocessSpec) -> Batch:
-    """The first sample, or the first batch where the model fixes its size."""
+def _one_sample(feeds: Feeds, data: Data, session: Session, reading: ReadOptions) -> Batch:
+    """The first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
+    if feeds.states:
+        first = next(iter(feeds))
+        inputs, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))
+        return replace(first, inputs=inputs)
     fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in session.inputs)
     if fixed:
         return next(iter(feeds))
-    return next(iter(open_feeds(data, session.inputs, preprocess=preprocess, samples=1, batch_size=1)))
+    return next(iter(open_feeds(data, session.inputs, samples=1, batch_size=1, **reading)))

@@ -8,6 +8,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from qtool.core.protobuf import BYTES, fields
+
 # message -> field number -> message, for every path from a model to a tensor
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -18,63 +20,34 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def model_size(path: str | Path) -> int:
     """Bytes of the file at `path` and of every external data file that it refers to, each file once."""
+    return sum(file.stat().st_size for file in model_files(path))
+
+
+def model_files(path: str | Path) -> list[Path]:
+    """The file at `path`, then every external data file that it refers to, each once."""
     model = Path(path)
-    size = model.stat().st_size
-    if not size:
-        return 0
+    if not model.stat().st_size:
+        return [model]
     with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             locations = set(_locations(data, 0, len(data), "model"))
-        except (IndexError, ValueError):
+        except ValueError:
             # onnxruntime also loads its own format, which keeps everything in the file
             locations = set()
-    files = {model.parent / location for location in locations}
-    return size + sum(file.stat().st_size for file in files if file.is_file())
+    files = sorted({model.parent / location for location in locations})
+    return [model, *(file for file in files if file.is_file())]
 
 
 def _locations(data: mmap.mmap, start: int, end: int, message: str) -> Iterator[str]:
-    for field, begin, stop in _fields(data, start, end):
-        inner = _FIELDS[message].get(field)
+    for number, kind, _, begin, stop in fields(data, start, end):
+        inner = _FIELDS[message].get(number) if kind == BYTES else None
         if inner == "entry":
-            entry = {number: bytes(data[first:last]) for number, first, last in _fields(data, begin, stop)}
+            entry = {field.number: data[field.start : field.end] for field in fields(data, begin, stop)}
             if entry.get(1) == b"location":
                 yield entry.get(2, b"").decode()
         elif inner is not None:
             yield from _locations(data, begin, stop, inner)
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each length-delimited field between `position` and `end`."""
-    while position < end:
-        tag, position = _varint(data, position)
-        kind = tag & 7
-        if kind == _BYTES:
-            length, position = _varint(data, position)
-            if position + length > end:
-                raise ValueError("a field is longer than its message")
-            yield tag >> 3, position, position + length
-            position += length
-        elif kind == _VARINT:
-            _, position = _varint(data, position)
-        elif kind in {_FIXED64, _FIXED32}:
-            position += 8 if kind == _FIXED64 else 4
-        else:
-            raise ValueError(f"wire type {kind}")
-
-
-def _varint(data: mmap.mmap, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return value, position
-        if shift > 63:
-            raise ValueError("a number is too long")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from qtool.core.errors import UsageError
 from qtool.core.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
-from qtool.evaluation.metrics import TOP_K
 
 # 0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass
 _ROUNDING = 1e-9
@@ -30,12 +29,20 @@ def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqn
             "--min-sqnr, or add "
             "--metric top1 with labels in --data"
         )
-    if max_drop.value >= 1 and any(metric.name in TOP_K for metric in accuracy):
-        raise UsageError(
-            f"--max-drop {max_drop}: would pass every model, as top1 and top5 lie between 0 and 1; "
-            "for one percent "
-            "say 1%, for one point say 0.01"
-        )
+    for metric in accuracy:
+        if _cannot_fail(metric, max_drop):
+            raise UsageError(
+                f"--max-drop {max_drop}: would pass every model, as {metric.name} lies between {metric.worst:g} and 1; "
+                "for one percent say 1%, for one point say 0.01"
+            )
+
+
+def _cannot_fail(metric: MetricInfo, max_drop: MaxDrop) -> bool:
+    if metric.worst is None:
+        return False
+    # float's value may be next to 0, so that of what lies below 0 no share is too large
+    widest = (math.inf if metric.worst < 0 else 1.0) if max_drop.relative else 1.0 - metric.worst
+    return max_drop.value >= widest
 
 
 def scored_drop(metric: MetricInfo, value: float, reference: float) -> Score:

@@ -7,12 +7,17 @@ from typing import Protocol
 
 from qtool.core.errors import UsageError
 from qtool.core.evaluation import MetricInfo, MetricKind
-from qtool.evaluation.classes import ClassOutput, TopK, require_class_output
+from qtool.evaluation.classes import TopK, require_class_output
+from qtool.evaluation.confusion import F1, Matthews
+from qtool.evaluation.correlation import Pearson, Spearman
+from qtool.evaluation.heads import ClassOutput, Heads
 from qtool.evaluation.observation import Observation
+from qtool.evaluation.ranking import Auc
 from qtool.evaluation.similarity import Cosine, Mse, Sqnr
+from qtool.evaluation.tokens import TokenAccuracy, TokenAgreement, require_tokens
 from qtool.evaluation.usermetric import UserAccumulator, UserMetric, check_user_metric, load_user_metric
+from qtool.evaluation.wer import WER, Transcription, WordErrorRate
 
-TOP_K = {"top1": 1, "top5": 5}
 MetricSpec = str | UserMetric
 
 
@@ -29,7 +34,7 @@ class Metric:
     """A metric that can be measured; `perfect` is float's own value where the metric compares with float."""
 
     info: MetricInfo
-    start: Callable[[ClassOutput | None], Accumulator]
+    start: Callable[[Heads], Accumulator]
     perfect: float | None = None
 
     @property
@@ -51,11 +56,11 @@ def resolve_metrics(specs: Sequence[MetricSpec]) -> tuple[Metric, ...]:
     """
     resolved: dict[str, Metric] = {}
     for spec in dict.fromkeys(specs):
-        if isinstance(spec, str) and spec in _BUILTIN:
-            resolved[spec] = _BUILTIN[spec]
+        if isinstance(spec, str) and (spec in _BUILTIN or spec.partition(":")[0] == WER):
+            resolved[spec] = _BUILTIN[spec] if spec in _BUILTIN else _wer(spec)
             continue
         if isinstance(spec, str):
-            short, full, found = spec.rpartition(":")[2], spec, load_user_metric(spec)
+            short, full, found = spec.rpartition(":")[2], spec, load_user_metric(spec, _BUILTIN)
         else:
             short = full = getattr(spec, "__name__", type(spec).__name__)
             found = check_user_metric(spec, short)
@@ -71,21 +76,46 @@ def _user(found: UserMetric, name: str) -> Metric:
     return Metric(MetricInfo(name, MetricKind.ACCURACY, lower), lambda _: UserAccumulator(found, name))
 
 
-def _top_k(name: str, k: int) -> Metric:
+def _accuracy(name: str, start: Callable[[Heads], Accumulator], worst: float = 0.0) -> Metric:
+    return Metric(MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False, worst=worst), start)
+
+
+def _of_classes(name: str, start: Callable[[ClassOutput], Accumulator], worst: float = 0.0, k: int = 1) -> Metric:
+    return _accuracy(name, lambda heads: start(require_class_output(heads.classes, name, k)), worst)
+
+
+def _wer(name: str) -> Metric:
+    Transcription.parse(name)
     return Metric(
-        MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False),
-        lambda output: TopK(k, require_class_output(output, name, k)),
+        MetricInfo(name, MetricKind.ACCURACY, lower_is_better=True),
+        lambda heads: WordErrorRate(require_tokens(heads, name), name),
     )
 
 
 def _similarity(
-    name: str, start: Callable[[], Accumulator], perfect: float, *, lower_is_better: bool = False
+    name: str, start: Callable[[Heads], Accumulator], perfect: float, *, lower_is_better: bool = False
 ) -> Metric:
-    return Metric(MetricInfo(name, MetricKind.SIMILARITY, lower_is_better), lambda _: start(), perfect)
+    return Metric(MetricInfo(name, MetricKind.SIMILARITY, lower_is_better), start, perfect)
 
 
-_BUILTIN = {metric: _top_k(metric, k) for metric, k in TOP_K.items()} | {
-    "cosine": _similarity("cosine", Cosine, 1.0),
-    "sqnr": _similarity("sqnr", Sqnr, math.inf),
-    "mse": _similarity("mse", Mse, 0.0, lower_is_better=True),
+_BUILTIN = {
+    metric.name: metric
+    for metric in (
+        _of_classes("top1", lambda output: TopK(1, output)),
+        _of_classes("top5", lambda output: TopK(5, output), k=5),
+        _of_classes("f1", lambda output: F1(output, "f1", macro=False)),
+        _of_classes("f1_macro", lambda output: F1(output, "f1_macro", macro=True)),
+        _of_classes("matthews", lambda output: Matthews(output, "matthews"), worst=-1.0),
+        _of_classes("auc", Auc),
+        _accuracy("pearson", lambda heads: Pearson(heads.score), worst=-1.0),
+        _accuracy("spearman", lambda heads: Spearman(heads.score), worst=-1.0),
+        _accuracy("token_accuracy", lambda heads: TokenAccuracy(require_tokens(heads, "token_accuracy"))),
+        _wer(WER),
+        _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
+        _similarity("cosine", lambda _: Cosine(), 1.0),
+        _similarity("sqnr", lambda _: Sqnr(), math.inf),
+        _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
+    )
 }
+NAMES = tuple(_BUILTIN)
+"""In the order of the documentation."""

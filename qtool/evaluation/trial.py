@@ -6,7 +6,8 @@ import numpy as np
 
 from qtool.core.errors import DataError, ModelError
 from qtool.core.evaluation import NanFound, Score
-from qtool.evaluation.classes import Agreement, ClassOutput
+from qtool.evaluation.classes import Agreement
+from qtool.evaluation.heads import Heads
 from qtool.evaluation.metrics import Metric
 from qtool.evaluation.observation import Observation, rows
 from qtool.evaluation.similarity import Sqnr
@@ -19,16 +20,15 @@ class Trial:
     Float needs none for what compares with float: it is perfect there by definition.
     """
 
-    def __init__(
-        self, session: Session, metrics: Sequence[Metric], output: ClassOutput | None, *, is_float: bool
-    ) -> None:
+    def __init__(self, session: Session, metrics: Sequence[Metric], heads: Heads, *, is_float: bool) -> None:
         self.session = session
         self.is_float = is_float
         self.sqnr = None if is_float else Sqnr()
-        self.agreement = None if is_float or output is None else Agreement(output)
+        predicted = heads.predicted
+        self.agreement = None if is_float or predicted is None else Agreement(predicted)
         self.nan: NanFound | None = None
         self._perfect = {m.name: m.perfect for m in metrics if is_float and m.perfect is not None}
-        self._accumulators = {m.name: m.start(output) for m in metrics if m.name not in self._perfect}
+        self._accumulators = {m.name: m.start(heads) for m in metrics if m.name not in self._perfect}
 
     def update(self, seen: Observation) -> None:
         """Add one batch of this model's outputs."""

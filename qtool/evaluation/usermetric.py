@@ -10,7 +10,7 @@ for what is no mean of samples. Higher is better unless the function or class ha
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,8 +34,8 @@ class CorpusMetric(Protocol):
 UserMetric = ScoreFunction | type[CorpusMetric]
 
 
-def load_user_metric(spec: str) -> UserMetric:
-    """The function or class that `spec`, `MODULE:NAME` or `file.py:NAME`, names.
+def load_user_metric(spec: str, known: Iterable[str]) -> UserMetric:
+    """The function or class that `spec`, `MODULE:NAME` or `file.py:NAME`, names, which is none of the `known` metrics.
 
     Raises:
         UsageError: it is not written so, cannot be imported, or is neither a function nor such a class.
@@ -43,8 +43,8 @@ def load_user_metric(spec: str) -> UserMetric:
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
         raise UsageError(
-            f"--metric {spec}: is none of top1, top5, cosine, sqnr, mse; a metric of your own is "
-            "MODULE:FUNCTION or file.py:FUNCTION"
+            f"--metric {spec}: is none of {', '.join(known)}; a metric of your own is MODULE:FUNCTION or "
+            "file.py:FUNCTION"
         )
     try:
         return check_user_metric(load_function(spec), spec)

@@ -4,6 +4,7 @@ from qtool.feeds.batching import Batch, Feeds
 from qtool.feeds.forms import Data, open_feeds
 from qtool.feeds.hooks import load_function
 from qtool.feeds.preprocess import PRESETS, Preprocess, load_preprocess
+from qtool.feeds.reading import ReadOptions
 
 __all__ = [
     "PRESETS",
@@ -11,6 +12,7 @@ __all__ = [
     "Data",
     "Feeds",
     "Preprocess",
+    "ReadOptions",
     "load_function",
     "load_preprocess",
     "open_feeds",

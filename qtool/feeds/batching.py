@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtool.core.errors import DataError
+from qtool.core.state import State
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Feeds:
     Attributes:
         name: what to call the data in messages.
         samples: the number of samples, or None where only reading everything would tell.
+        states: what is fed back; where there are any, every batch is one sequence (`qtool.feeds.sequences`).
+        finish: what is done to every batch before it is handed out, or None.
 
     Raises:
         DataError: while iterating, when the data cannot be fed to the model.
@@ -76,6 +79,8 @@ class Feeds:
         self.name = name
         self._read = read
         self._batching = batching
+        self.states: tuple[State, ...] = ()
+        self.finish: Callable[[Batch], Batch] | None = None
         self.samples = available
         if available is not None and batching.limit is not None:
             self.samples = min(available, batching.limit)
@@ -85,13 +90,14 @@ class Feeds:
     def __iter__(self) -> Iterator[Batch]:
         start = 0
         for chunk in _rebatched(self.name, _limited(self._read(), self._batching.limit), self._batching):
-            yield Batch(
+            batch = Batch(
                 inputs={name: np.asarray(array, order="C") for name, array in chunk.inputs.items()},
                 labels=chunk.labels,
                 start=start,
                 size=chunk.size,
                 origin=chunk.origin or f"{self.name}, {span(start, chunk.size)}",
             )
+            yield batch if self.finish is None else self.finish(batch)
             start += chunk.size
         if start == 0:
             raise DataError(f"{self.name}: holds no samples; give at least one")

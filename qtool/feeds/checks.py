@@ -7,9 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.core.tensorspec import InputSpec
-
-Dimensions = Sequence[int | str | None]
+from qtool.core.tensorspec import Dimensions, InputSpec, describe
 
 
 class Described(Protocol):
@@ -20,14 +18,6 @@ class Described(Protocol):
 
     @property
     def dtype(self) -> np.dtype: ...
-
-
-def describe(dtype: np.dtype, shape: Dimensions | None) -> str:
-    """The words for a type and a shape: `float32 [N, 3, 224, 224]`."""
-    kind = "string" if dtype == np.object_ else str(dtype)
-    if shape is None:
-        return f"{kind} of any shape"
-    return f"{kind} [{', '.join('?' if d is None else str(d) for d in shape)}]"
 
 
 def quoted(names: Iterable[str]) -> str:

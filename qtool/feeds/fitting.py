@@ -20,6 +20,7 @@ from qtool.feeds.checks import (
 from qtool.feeds.pixels import Pixels
 from qtool.feeds.preprocess import Preprocess
 from qtool.feeds.roles import LABELS, match_arrays
+from qtool.feeds.texts import TextEncoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,14 @@ class Arrangement:
 
 
 class Fitter:
-    """Knows the model's inputs and how uint8 images become one of them.
+    """Knows the model's inputs, how uint8 images become one of them, and how texts do.
 
     Attributes:
-        inputs: the model's inputs.
+        inputs: the model's inputs that data must feed.
+        known: the inputs that data may name.
         pixels: the preprocessing of the image input, if any.
+        encoder: makes inputs of texts, if any.
+        outputs: the model's outputs, one of which may be what a missing input is fed from.
         fixed_batch: the batch size that the model fixes; None where it is free or the inputs have no common
             one.
         common_axis: whether the first axis of all inputs can be one batch axis.
@@ -51,10 +55,18 @@ class Fitter:
         UsageError: the preprocessing names no input of the model.
     """
 
-    def __init__(self, inputs: Sequence[InputSpec], settings: Preprocess | None) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[InputSpec],
+        settings: Preprocess | None,
+        encoder: TextEncoder | None = None,
+        outputs: Sequence[InputSpec] = (),
+    ) -> None:
         if not inputs:
             raise DataError("the model has no inputs; there is nothing to feed it")
-        self.inputs = list(inputs)
+        self.inputs = self.known = list(inputs)
+        self.encoder = encoder
+        self.outputs = list(outputs)
         self.label_offset = settings.label_offset if settings else 0
         self.pixels = Pixels(settings, _image_input(self.inputs, settings)) if settings else None
         firsts = {spec.shape[0] for spec in self.inputs if spec.shape}
@@ -70,7 +82,7 @@ class Fitter:
 
     def match(self, where: str, arrays: Mapping[str, Described]) -> dict[str, str]:
         """Input name -> array name; see `match_arrays`."""
-        return match_arrays(where, self.inputs, arrays, images=self.pixels is not None)
+        return match_arrays(where, self.inputs, arrays, images=self.pixels is not None, outputs=self.outputs)
 
     def pixels_of(self, spec: InputSpec) -> Pixels | None:
         """The preprocessing, if this is the input that it feeds."""

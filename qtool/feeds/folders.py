@@ -14,7 +14,7 @@ from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.listing import files_of, natural_key, read_labels, subfolders_of
 from qtool.feeds.npz import NpyTable, NpzTable, Table
-from qtool.feeds.roles import LABELS
+from qtool.feeds.roles import LABELS, state_remedy
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 _TEST_SET = re.compile(r"test_data_set_\d+")
@@ -61,6 +61,7 @@ def _file_table(path: Path, fitter: Fitter) -> Table:
         names = quoted(spec.name for spec in fitter.inputs)
         raise DataError(
             f"{path}: holds one array, but the model has the inputs {names}; use .npz files with these names"
+            f"{state_remedy(fitter.inputs, fitter.outputs)}"
         )
     return NpyTable(path, fitter.inputs[0].name)
 

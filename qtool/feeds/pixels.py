@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.core.tensorspec import InputSpec
-from qtool.feeds.checks import Described, describe
+from qtool.core.tensorspec import InputSpec, describe
+from qtool.feeds.checks import Described
 from qtool.feeds.preprocess import Preprocess
 
 if TYPE_CHECKING:

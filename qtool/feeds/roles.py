@@ -5,14 +5,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.core.tensorspec import InputSpec
-from qtool.feeds.checks import Described, castable, closest, describe, fits_dimensions, quoted
+from qtool.core.state import may_feed_back
+from qtool.core.tensorspec import InputSpec, describe
+from qtool.feeds.checks import Described, castable, closest, fits_dimensions, quoted
 
 LABELS = "labels"
 
 
 def match_arrays(
-    where: str, inputs: Sequence[InputSpec], arrays: Mapping[str, Described], *, images: bool
+    where: str,
+    inputs: Sequence[InputSpec],
+    arrays: Mapping[str, Described],
+    *,
+    images: bool,
+    outputs: Sequence[InputSpec] = (),
 ) -> dict[str, str]:
     """Input name -> array name. The arrays that it does not name are labels.
 
@@ -21,6 +27,7 @@ def match_arrays(
 
     Args:
         images: whether preprocessing is asked for, so that uint8 images are what is looked for.
+        outputs: the model's, which a missing input may be fed from.
 
     Raises:
         DataError: an input without an array, or with several that would do; it names what there is.
@@ -30,7 +37,7 @@ def match_arrays(
     if not missing:
         return matched
     if len(inputs) > 1:
-        raise _missing(where, missing[0], inputs, arrays)
+        raise _missing(where, missing[0], inputs, arrays, outputs)
     spec = inputs[0]
     candidates = [name for name in arrays if name != LABELS]
     if not candidates:
@@ -68,11 +75,28 @@ def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:
     )
 
 
-def _missing(where: str, spec: InputSpec, inputs: Sequence[InputSpec], arrays: Mapping[str, Described]) -> DataError:
+def _missing(
+    where: str,
+    spec: InputSpec,
+    inputs: Sequence[InputSpec],
+    arrays: Mapping[str, Described],
+    outputs: Sequence[InputSpec] = (),
+) -> DataError:
     names = [spec.name for spec in inputs]
     spare = [name for name in arrays if name not in names]
     near = closest(spec.name, spare)
     found = ", ".join(f"'{name}' {describe(a.dtype, a.shape)}" for name, a in list(arrays.items())[:8])
     takes = f"'{spec.name}', {describe(spec.dtype, spec.shape)}"
     remedy = f"rename '{near}' to '{spec.name}'" if near else f"name the arrays after the inputs: {quoted(names)}"
+    remedy += state_remedy([spec], outputs)
     return DataError(f"{where}: no array for the model's input {takes}; found {found or 'none'}; {remedy}")
+
+
+def state_remedy(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> str:
+    """Words to add to a remedy: how to declare the first of `inputs` that an output may feed, if any."""
+    for spec in inputs:
+        feeding = [output.name for output in outputs if may_feed_back(output, spec)]
+        if feeding:
+            state = f"{spec.name}={closest(spec.name, feeding) or feeding[-1]}"
+            return f"; if '{spec.name}' is a state that an output feeds, declare it: --state {state}"
+    return ""

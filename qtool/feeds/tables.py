@@ -42,6 +42,20 @@ def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None)
     return Feeds(table.name, read, available=streamed.available, batching=batching)
 
 
+def equal_counts(where: str, counts: Mapping[str, int]) -> int:
+    """The number of samples, by array name, that is the same for all. Raises `DataError`."""
+    first, count = next(iter(counts.items()))
+    for name, other in counts.items():
+        if other != count:
+            raise DataError(
+                f"{where}: unequal sample counts: '{first}' has {count}, '{name}' has {other}; "
+                f"give as many of each, or remove what is not data"
+            )
+    if count == 0:
+        raise DataError(f"{where}: holds no samples ('{first}' is empty); give at least one")
+    return count
+
+
 class _StreamedTable:
     def __init__(self, table: Table, fitter: Fitter) -> None:
         self._table = table
@@ -101,16 +115,7 @@ class _StreamedTable:
         counts = {name: self._table.headers[name].shape[0] for name in [*names, *self._labels]}
         if not names:
             raise DataError(f"{where}: no array has a first axis that counts samples; give one value a sample")
-        count = counts[names[0]]
-        for name, other in counts.items():
-            if other != count:
-                raise DataError(
-                    f"{where}: unequal sample counts: '{names[0]}' has {count}, '{name}' has {other}; "
-                    f"give as many of each, or remove what is not data"
-                )
-        if count == 0:
-            raise DataError(f"{where}: holds no samples ('{names[0]}' is empty); give at least one")
-        return count
+        return equal_counts(where, counts)
 
     def chunks(self, wanted: int, size: int) -> Iterator[Chunk]:
         """The first `wanted` samples, `size` at a time."""

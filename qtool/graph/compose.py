@@ -3,10 +3,11 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qtool.graph.model_io import to_bytes
+from qtool.graph.serialized import Serialized, consume
+from qtool.graph.subgraphs import subgraphs
 
 
-def constant_part(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> bytes:
+def constant_part(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> Serialized:
     """A model without inputs that computes `wanted` from initializers through `nodes` (closed, in graph order)."""
     values: dict[ir.Value, ir.Value] = {}
     initializers: list[ir.Value] = []
@@ -37,61 +38,68 @@ def constant_part(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value])
         opset_imports=dict(model.opset_imports),
         name="constants",
     )
-    return to_bytes(ir.Model(graph, ir_version=model.ir_version))
+    return consume(ir.Model(graph, ir_version=model.ir_version))
 
 
-def with_outputs(model: ir.Model, names: list[str]) -> bytes:
+def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -> Serialized:
     """The serialised model with the values `names` as its only outputs; what they do not need is removed.
+
+    The model is changed where `in_place` says that it is not needed any more.
 
     Raises:
         KeyError: there is no such value.
     """
-    copy = model.clone()
+    copy = model if in_place else model.clone()
     values = {v.name: v for v in copy.graph.inputs}
     values.update({v.name: v for n in copy.graph for v in n.outputs})
     values.update(copy.graph.initializers)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(values[name] for name in names)
     common.RemoveUnusedNodesPass()(copy)
-    return to_bytes(copy)
+    return consume(copy)
 
 
-def cut(model: ir.Model) -> tuple[bytes, dict[str, str]]:
-    """The quantised model cut at every QuantizeLinear, so that each layer can be run on given 8-bit inputs.
+def cut(model: ir.Model) -> tuple[Serialized, dict[str, str]]:
+    """The quantised model cut at every QuantizeLinear and DynamicQuantizeLinear, so that each layer runs alone.
 
-    Returns the serialised model and, for each 8-bit tensor (now an output), the name of the input that feeds its
-    readers.
+    Returns the serialised model and, for each tensor where it was cut (now an output), the name of the input that feeds
+    its readers: 8-bit tensors, and the scales and zero points that were found in the run.
     """
     copy = model.clone()
     inputs: dict[str, str] = {}
     for node in list(copy.graph):
-        if node.op_type != "QuantizeLinear":
-            continue
-        old = node.outputs[0]
-        zero_point = node.inputs[2]
-        assert old.name is not None and zero_point is not None
-        fed = ir.Value(name=f"{old.name}/fed", type=zero_point.type)
-        for reader, index in list(old.uses()):
-            reader.replace_input_with(index, fed)
-        copy.graph.inputs.append(fed)
-        copy.graph.outputs.append(old)
-        inputs[old.name] = f"{old.name}/fed"
-    return to_bytes(copy), inputs
+        for old, kind in zip(node.outputs, _cut_types(node), strict=False):
+            assert old.name is not None
+            fed = ir.Value(name=f"{old.name}/fed", type=kind)
+            for reader, index in list(old.uses()):
+                reader.replace_input_with(index, fed)
+            copy.graph.inputs.append(fed)
+            copy.graph.outputs.append(old)
+            inputs[old.name] = f"{old.name}/fed"
+    return consume(copy), inputs
+
+
+def _cut_types(node: ir.Node) -> list[ir.TypeProtocol | None]:
+    """The types of the outputs at which the graph is cut."""
+    if node.op_type == "DynamicQuantizeLinear":
+        stored, real = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.FLOAT)
+        return [stored, real, stored]
+    if node.op_type == "QuantizeLinear" and node.inputs[2] is not None:
+        return [node.inputs[2].type]
+    return []
+
+
+def dynamic_tensors(model: ir.Model) -> list[str]:
+    """The 8-bit tensors whose grid is found in each run."""
+    return [str(node.outputs[0].name) for node in model.graph if node.op_type == "DynamicQuantizeLinear"]
 
 
 def reads(node: ir.Node) -> list[ir.Value]:
     """What the node reads: its inputs, then what the graphs inside of it read (their own values among them)."""
     values = [v for v in node.inputs if v is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs = [attribute.value]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = list(attribute.value)
-        else:
-            continue
-        for graph in graphs:
-            values += [v for inner in graph for v in reads(inner)]
-            values += graph.outputs
+    for graph in subgraphs(node):
+        values += [v for inner in graph for v in reads(inner)]
+        values += list(graph.outputs)
     return values
 
 

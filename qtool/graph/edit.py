@@ -9,6 +9,8 @@ from onnx_ir import Graph, Model, Node, Value
 
 from qtool.core.errors import ModelError
 from qtool.core.tensorspec import InputSpec
+from qtool.graph.names import Names
+from qtool.graph.subgraphs import detach_subgraphs, has_subgraph, subgraphs
 
 __all__ = [
     "Graph",
@@ -25,17 +27,22 @@ __all__ = [
     "constant_or_none",
     "consumers",
     "copy_node",
+    "detach_subgraphs",
     "has_subgraph", "input_specs",
     "is_float32",
     "is_main_op",
+    "is_tensor",
     "new_node",
+    "output_specs",
     "rank",
     "remove_node",
+    "replace_node",
     "replace_uses",
     "set_attribute",
     "single_consumer",
     "static_dim",
     "static_shape",
+    "subgraphs",
     "weight_like",
 ]  # fmt: skip
 
@@ -50,11 +57,6 @@ def clone(model: Model) -> Model:
 def is_main_op(node: Node, *types: str) -> bool:
     """Whether the node is one of these operators of the standard ONNX domain."""
     return node.domain in ("", "ai.onnx") and node.op_type in types
-
-
-def has_subgraph(node: Node) -> bool:
-    """Whether an attribute of the node holds a graph (If, Loop, Scan, ...)."""
-    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:
@@ -75,7 +77,8 @@ def attribute_values(node: Node) -> dict[str, object]:
 def _comparable(found: ir.Attr) -> object:
     if found.type == ir.AttributeType.TENSOR:
         tensor = found.value
-        return tensor.dtype, tuple(tensor.shape), tensor.tobytes()
+        content = tuple(tensor.string_data()) if tensor.dtype == ir.DataType.STRING else tensor.tobytes()
+        return tensor.dtype, tuple(tensor.shape), content
     # NaN is not equal to itself, its text is
     return str(found.value) if found.type in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS) else found.value
 
@@ -114,6 +117,11 @@ def is_float32(value: Value) -> bool:
     return value.dtype == ir.DataType.FLOAT
 
 
+def is_tensor(value: Value) -> bool:
+    """Whether the value is no sequence and no optional, as far as is known."""
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
 def activations(node: Node) -> list[tuple[int, Value]]:
     """(input index, value) of the inputs that are neither absent nor initializers."""
     return [(i, v) for i, v in enumerate(node.inputs) if v is not None and not v.is_initializer()]
@@ -129,6 +137,16 @@ def input_specs(model: Model) -> list[InputSpec]:
         if not isinstance(value.type, ir.TensorType) or value.dtype == ir.DataType.UNDEFINED:
             raise ModelError(f"input {value.name!r} is {value.type}, and only tensors can be fed; make it a tensor")
     return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
+
+
+def output_specs(model: Model) -> list[InputSpec]:
+    """Name, type and shape of the model's outputs, in order; what is no tensor counts as strings of any shape."""
+    return [
+        InputSpec(str(v.name), _numpy_type(v), _spec_shape(v))
+        if isinstance(v.type, ir.TensorType)
+        else InputSpec(str(v.name), np.dtype(np.object_), None)
+        for v in model.graph.outputs
+    ]
 
 
 def _numpy_type(value: Value) -> np.dtype:
@@ -149,11 +167,12 @@ def consumers(value: Value) -> list[Node]:
 
 
 def single_consumer(value: Value | None) -> Node | None:
-    """The one node that reads the value, if there is exactly one use and the value is not a graph output."""
-    if value is None:
-        return None
-    uses = list(value.uses())
-    return uses[0][0] if len(uses) == 1 and not value.is_graph_output() else None
+    """The one node that reads the value, if there is exactly one use and the value is not a graph output.
+
+    None where it stands in a graph inside of a node: what is moved there and what is moved out runs more or less often.
+    """
+    uses = [] if value is None or value.is_graph_output() else list(value.uses())
+    return uses[0][0] if value is not None and len(uses) == 1 and uses[0][0].graph is value.graph else None
 
 
 def rank(value: Value | None) -> int | None:
@@ -177,24 +196,6 @@ def static_shape(value: Value | None) -> tuple[int, ...] | None:
     return tuple(d for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
 
 
-class Names:
-    """Hands out names that no value or node of a graph has."""
-
-    def __init__(self, graph: Graph) -> None:
-        nodes = list(graph.all_nodes())
-        self._taken = {n.name for n in nodes} | {o.name for n in nodes for o in n.outputs}
-        self._taken |= {v.name for v in graph.inputs} | set(graph.initializers)
-
-    def fresh(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2`... where that is taken."""
-        name, i = wanted, 0
-        while name in self._taken:
-            i += 1
-            name = f"{wanted}_{i}"
-        self._taken.add(name)
-        return name
-
-
 def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     """Register a new initializer; the name must be free."""
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
@@ -206,20 +207,32 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
 def new_node(
     op_type: str,
     inputs: Sequence[Value | None],
-    output: str,
+    output: str | Sequence[str],
     *,
     name: str,
     attributes: dict[str, Any] | None = None,
+    domain: str = "",
 ) -> Node:
-    """A node of the standard domain with one output; insert it with `graph.insert_before/after` or `append`."""
-    node = ir.node(op_type, inputs, attributes=attributes or {}, name=name)
-    node.outputs[0].name = output
+    """A node with the outputs `output`; insert it with `graph.insert_before/after` or `append`."""
+    names = [output] if isinstance(output, str) else list(output)
+    node = ir.node(op_type, inputs, attributes=attributes or {}, name=name, num_outputs=len(names), domain=domain)
+    for value, value_name in zip(node.outputs, names, strict=True):
+        value.name = value_name
     return node
 
 
-def copy_node(node: Node, inputs: Sequence[Value | None], output: str, *, name: str) -> Node:
-    """A node of the same operator and attributes with other inputs and one output; insert it like a new one."""
-    copy = ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), num_outputs=1, name=name)
+def import_domain(model: Model, domain: str, version: int) -> None:
+    """Let the model use the operators of a domain, in this version where it names none yet."""
+    model.graph.opset_imports.setdefault(domain, version)
+
+
+def copy_node(
+    node: Node, inputs: Sequence[Value | None], output: str, *, name: str, op_type: str | None = None
+) -> Node:
+    """A node of the same attributes, and operator unless given, with other inputs and one output; to be inserted."""
+    copy = ir.Node(
+        node.domain, op_type or node.op_type, inputs, list(node.attributes.values()), num_outputs=1, name=name
+    )
     copy.outputs[0].name = output
     return copy
 
@@ -239,8 +252,20 @@ def replace_uses(old: Value, new: Value, *, only: Iterable[Node] | None = None) 
         new.name = name
 
 
+def replace_node(old: Node, new: Node) -> None:
+    """Let the outputs of `new`, a node of the graph, take the places, names and types of those of `old`, which goes."""
+    for before, after in zip(old.outputs, new.outputs, strict=True):
+        after.type, after.shape = before.type, before.shape
+        name, is_output = before.name, before.is_graph_output()
+        replace_uses(before, after)
+        if not is_output:
+            before.name, after.name = f"{name}_replaced", name
+    remove_node(old)
+
+
 def remove_node(node: Node) -> None:
     """Take a node out whose outputs nobody reads any more."""
     graph = node.graph
     assert graph is not None
     graph.remove(node, safe=True)
+    detach_subgraphs(node)

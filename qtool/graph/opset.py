@@ -1,8 +1,8 @@
 """Opset, shapes and the passes that onnx and onnx-ir already have."""
 
 import contextlib
-import logging
 
+import numpy as np
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -10,11 +10,15 @@ from onnx_ir.passes import common
 
 from qtool.core.errors import ModelError
 from qtool.graph.model_io import to_bytes
+from qtool.graph.names import make_unique
+from qtool.graph.subgraphs import detach_subgraphs, has_subgraph
 
 MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
-_SEQUENCES = {"SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceMap", "SplitToSequence"}
+_NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+# initializers above this need not be there to infer shapes
+_SMALL_BYTES = 1000
 # since this opset Resize counts from the middle of a sample unless told otherwise
 _CENTRED_RESIZE = 11
 
@@ -33,6 +37,10 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     version = opset_of(model)
     if version == 0 or version >= MINIMUM:
         return model
+    if model.functions:
+        # ONNX's converter loses the nodes that call them
+        model = model.clone()
+        _inline(model)
     proto = onnx.load_from_string(to_bytes(model))
     try:
         with contextlib.redirect_stdout(None):
@@ -59,21 +67,64 @@ def _keep_asymmetric(model: ir.Model) -> None:
 
 
 def tidy(model: ir.Model) -> None:
-    """In place: functions inlined, constants made initializers, identities and dead nodes removed, nodes sorted."""
-    passes: list[ir.passes.InPlacePass] = [
-        common.RemoveInitializersFromInputsPass(),
-        common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0),
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedOpsetsPass(),
-        common.TopologicalSortPass(),
-        common.NameFixPass(),
-    ]
+    """In place: functions inlined, constants made initializers, identities and dead nodes removed, nodes sorted.
+
+    Names become unique in the whole model.
+    """
     if model.functions:
-        model = common.InlinePass()(model).model
+        _inline(model)
     _remove_identities(model)
-    for one in passes:
-        one(model)
+    kept = [value for value in model.graph.inputs if not value.is_initializer()]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(kept)
+    _plain_constants(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
+    _remove_unused(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.TopologicalSortPass()(model)
+    make_unique(model)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+
+
+def _plain_constants(model: ir.Model) -> None:
+    """In place: Constant nodes that hold numbers in another attribute than `value` hold a tensor in that one."""
+    for node in model.graph.all_nodes():
+        found = next(iter(node.attributes.values()), None) if node.op_type == "Constant" else None
+        if found is not None and found.name in _NUMBERS:
+            array = np.array(found.value, _NUMBERS[found.name])
+            node.attributes.clear()
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+
+
+def _inline(model: ir.Model) -> None:
+    """In place. A function may import an older opset than the model, if its operators are the same in both.
+
+    Source: ONNX, checker.cc, `check_opset_compatibility`, which a model has passed when it is loaded.
+
+    Raises:
+        ModelError: a function is called with a graph as attribute, or with too many inputs.
+    """
+    for function in model.functions.values():
+        for domain in function.opset_imports.keys() & model.opset_imports.keys():
+            function.opset_imports[domain] = model.opset_imports[domain]
+    try:
+        common.InlinePass()(model)
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:200]
+        raise ModelError(f"a function cannot be inlined ({reason}); export the model without functions") from error
+
+
+def _remove_unused(model: ir.Model) -> None:
+    """In place. onnx-ir's own pass leaves what the graphs inside of a removed node read in use."""
+    holders = [node for node in model.graph.all_nodes() if has_subgraph(node)]
+    while True:
+        common.RemoveUnusedNodesPass()(model)
+        removed = [node for node in holders if node.graph is None]
+        if not removed:
+            return
+        for node in removed:
+            detach_subgraphs(node)
+            holders.remove(node)
 
 
 def _remove_identities(model: ir.Model) -> None:
@@ -102,15 +153,23 @@ def _remove_identities(model: ir.Model) -> None:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """In place: types and shapes where ONNX's inference finds them; a failure leaves what was known."""
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """In place: types and shapes where ONNX's inference finds them; a failure leaves what was known.
+
+    Names must be unique. onnx-ir's own pass takes the elements' type of sequences and optionals for their own.
+    """
+    light = model.clone()
+    for name, value in list(light.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+            del light.graph.initializers[name]
+            light.graph.inputs.append(value)
     try:
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        logger.setLevel(level)
+        inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(light), data_prop=True))
+    except Exception:
+        return
+    known = {o.name: o for node in inferred.graph.all_nodes() for o in node.outputs}
     for node in model.graph.all_nodes():
-        for value in node.outputs if node.op_type in _SEQUENCES else ():
-            # onnx-ir takes their elements' type for their own
-            value.type, value.shape = None, None
+        for value in node.outputs:
+            found = known.get(value.name) if value.name else None
+            if found is not None:
+                value.type = value.type if found.type is None else found.type
+                value.shape = value.shape if found.shape is None else found.shape

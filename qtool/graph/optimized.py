@@ -6,6 +6,8 @@ from pathlib import Path
 
 import onnx
 
+from qtool.graph.serialized import Serialized, encode
+
 
 @dataclass(frozen=True, slots=True)
 class ExecutedNode:
@@ -19,22 +21,36 @@ class ExecutedNode:
 
 
 def executed_nodes(path: str | Path) -> list[ExecutedNode]:
-    """The nodes of a saved optimised model, in order."""
-    graph = onnx.load(str(path), load_external_data=False).graph
-    return [ExecutedNode(n.name, n.op_type, n.domain, tuple(n.input), tuple(n.output)) for n in graph.node]
+    """The nodes of a saved optimised model, in order; behind an If, Loop or Scan those of its bodies."""
+    return _nodes(onnx.load(str(path), load_external_data=False).graph)
+
+
+def _nodes(graph: onnx.GraphProto) -> list[ExecutedNode]:
+    result = []
+    for node in graph.node:
+        result.append(ExecutedNode(node.name, node.op_type, node.domain, tuple(node.input), tuple(node.output)))
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                result += _nodes(body)
+    return result
 
 
 _BLOCK = 16
 """The largest block of channels of any processor; fewer channels are padded to it, and padding must not be counted."""
 
 
-def without_reorders(path: str | Path, outputs: Sequence[str]) -> tuple[bytes, dict[str, str]]:
+def has_convolutions(model: Serialized) -> bool:
+    """Whether the model has any; without, no tensor is ever blocked."""
+    return any(node.op_type == "Conv" for node in onnx.load_from_string(model.graph).graph.node)
+
+
+def without_reorders(path: Path, outputs: Sequence[str]) -> tuple[Serialized, dict[str, str]]:
     """A saved optimised model in which graph outputs that a ReorderOutput made are the blocked tensors themselves.
 
-    Only `outputs` are touched, and of these only those without padded channels. Returns the serialised model and, for
-    each output that was replaced, the name of the one that stands for it.
+    Only `outputs` are touched, and of these only those without padded channels. Returns the serialised model, whose
+    weights stay where they are, and for each output that was replaced the name of the one that stands for it.
     """
-    model = onnx.load(str(path))
+    model = onnx.load(str(path), load_external_data=False)
     graph = model.graph
     read = {name for node in graph.node for name in node.input}
     renamed: dict[str, str] = {}
@@ -53,4 +69,4 @@ def without_reorders(path: str | Path, outputs: Sequence[str]) -> tuple[bytes, d
             if output.name in renamed:
                 output.name = renamed[output.name]
                 output.type.tensor_type.ClearField("shape")
-    return model.SerializeToString(), renamed
+    return Serialized(encode(model), {}, path.parent), renamed

@@ -1,20 +1,23 @@
 """The steps that change the prepared float graph: decided from weights and data, then done, then or later."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from qtool.core.errors import CalibrationError, DataError
-from qtool.core.preparation import ABSORB_BIASES, EQUALIZE, STEPS, Preparation
+from qtool.core.preparation import ABSORB_BIASES, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Preparation
 from qtool.core.progress import Progress, silent
+from qtool.core.state import Arrays, State, rollout
 from qtool.core.statistics import Statistics, load_statistics
-from qtool.feeds import Feeds
+from qtool.feeds import Batch, Feeds
 from qtool.graph import compose, edit
 from qtool.graph.edit import Model
 from qtool.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
 from qtool.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
+from qtool.recovery.masks import soften_masks
+from qtool.recovery.smoothing import smooth
 from qtool.runtime.session import Session
 from qtool.stages.prepare import Prepared
 
@@ -22,7 +25,7 @@ from qtool.stages.prepare import Prepared
 def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
     """The steps asked for, as `Preparation` names them."""
     wanted = {EQUALIZE: equalize, ABSORB_BIASES: absorb_biases}
-    return tuple(step for step in STEPS if wanted[step])
+    return tuple(step for step in STEPS if wanted.get(step))
 
 
 def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Progress = silent) -> Preparation:
@@ -53,6 +56,12 @@ def apply(prepared: Prepared, preparation: Preparation) -> Prepared:
     if ABSORB_BIASES in preparation.steps:
         model = absorb_biases(model, preparation.shifts)
         changes["absorbed biases"] = len(preparation.shifts)
+    if SOFTEN_MASKS in preparation.steps:
+        model = soften_masks(model)
+        changes["softened masks"] = 1
+    if SMOOTH in preparation.steps:
+        model = smooth(model, preparation.smoothing)
+        changes["smoothed tensors"] = len(preparation.smoothing)
     return replace(prepared, model=model, changes=changes, preparation=preparation)
 
 
@@ -92,17 +101,29 @@ def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, progres
     """
     if not tensors:
         return {}
-    session = Session(compose.with_outputs(model, list(tensors)), name="the prepared model")
+    carried = [state.output for state in feeds.states]
+    session = Session(compose.with_outputs(model, list(dict.fromkeys([*tensors, *carried]))), name="the prepared model")
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     done = 0
     for batch in feeds:
-        for tensor, array in zip(tensors, session.run_list(batch.inputs, tensors), strict=True):
-            others = tuple(i for i in range(array.ndim) if i != 1)
-            low, high = array.min(axis=others, initial=np.inf), array.max(axis=others, initial=-np.inf)
-            old = found.get(tensor, (low, high))
-            found[tensor] = np.minimum(low, old[0]), np.maximum(high, old[1])
+        for made in _runs(session, feeds.states, batch):
+            for tensor in tensors:
+                array = made[tensor]
+                others = tuple(i for i in range(array.ndim) if i != 1)
+                low, high = array.min(axis=others, initial=np.inf), array.max(axis=others, initial=-np.inf)
+                old = found.get(tensor, (low, high))
+                found[tensor] = np.minimum(low, old[0]), np.maximum(high, old[1])
         done += batch.size
         progress("measure channels", done, feeds.samples)
     if done == 0:
         raise DataError(f"{feeds.name}: holds no samples; give at least one")
     return found
+
+
+def _runs(session: Session, states: Sequence[State], batch: Batch) -> Iterator[Arrays]:
+    """The outputs of the batch, or of each step where it is a sequence."""
+    if not states:
+        yield session.run(batch.inputs)
+        return
+    for _, made in rollout(lambda _, fed: session.run(fed), states, batch.inputs):
+        yield made

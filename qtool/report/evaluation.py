@@ -34,7 +34,10 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 def setup_line(evaluation: Evaluation) -> str:
     """Samples, threads, and how the latency was taken."""
-    line = f"{evaluation.data}: {evaluation.samples} samples, {evaluation.threads} thread(s)"
+    steps = "" if evaluation.steps is None else f" of {evaluation.steps} steps in all"
+    line = f"{evaluation.data}: {evaluation.samples} samples{steps}, {evaluation.threads} thread(s)"
+    if evaluation.states:
+        line += f"; state fed back: {', '.join(evaluation.states)}"
     if evaluation.latency is not None:
         setup = evaluation.latency
         line += f"; latency: medians of {setup.runs} interleaved runs, batch {setup.batch}"

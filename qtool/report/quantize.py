@@ -1,10 +1,11 @@
 """The lines that `quantize` and `calibrate` print."""
 
-from qtool.core.results import Calibrated, Quantized
+from qtool.core.results import Calibrated, Quantized, Trial
 from qtool.core.verification import Verification
 from qtool.report.text import file_size
 
 _NAMED = 3
+_SHOWN_TRIALS = 7
 
 
 def calibrated_text(result: Calibrated) -> str:
@@ -28,20 +29,33 @@ def quantized_text(result: Quantized) -> str:
 
 
 def _calibrator(result: Quantized) -> str:
-    chosen = f"calibrator {result.plan.calibrator}" + (" with bias correction" if result.plan.shifts else "")
+    plan = result.plan
+    chosen = f"calibrator {plan.calibrator}" if plan.activations else "no calibrated ranges"
+    chosen += " with bias correction" if plan.shifts else ""
+    chosen += f", {len(plan.dynamic)} dynamic weights" if plan.dynamic else ""
+    chosen += f", {len(plan.preparation.smoothing)} smoothed tensors" if plan.preparation.smoothing else ""
     if not result.trials:
         return chosen
-    tried = ", ".join(
-        f"{t.calibrator}{' corrected' if t.bias_correction else ''} {t.sqnr_db:.1f}" for t in result.trials
-    )
-    return f"{chosen}, the best of ({tried} dB)"
+    shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]
+    more = len(result.trials) - len(shown)
+    return f"{chosen}, the best of ({', '.join(shown)}{f', {more} more' if more else ''})"
+
+
+def _trial(trial: Trial) -> str:
+    words = "dynamic" if trial.form == "dynamic" else str(trial.calibrator)
+    words += " corrected" if trial.bias_correction else ""
+    words += " smoothed" if trial.smoothed else ""
+    timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
+    return f"{words} {trial.sqnr_db:.1f} dB{timed}"
 
 
 def _integer_line(proof: Verification) -> str:
     if not proof.census:
         return f"  integer     {proof.integer_layers} of {proof.layers} layers have Q/DQ; this machine cannot run them"
     kernels = ", ".join(
-        f"{count} {op}" for op, count in proof.kernels.items() if op.startswith(("QLinear", "QGemm", "MatMulI"))
+        f"{count} {op}"
+        for op, count in proof.kernels.items()
+        if op.startswith(("QLinear", "QGemm", "MatMulI", "Dynamic"))
     )
     return (
         f"  integer     {proof.integer_layers} of {proof.layers} layers, {100 * proof.integer_share:.1f} % of "
@@ -67,8 +81,10 @@ def _arithmetic_line(proof: Verification) -> str:
 
 
 def _accuracy_line(proof: Verification) -> str:
+    if not proof.examples:
+        return "  accuracy    not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"
+    line = f"  accuracy    outputs {proof.output_sqnr_db:.1f} dB SQNR against float on {proof.examples}"
+    if not proof.tensors:
+        return f"{line} calibration samples"
     worst = min(proof.tensors, key=lambda t: t.sqnr_db)
-    return (
-        f"  accuracy    outputs {proof.output_sqnr_db:.1f} dB SQNR against float on {proof.examples} calibration "
-        f"samples; worst tensor {worst.tensor} {worst.sqnr_db:.1f} dB"
-    )
+    return f"{line} calibration samples; worst tensor {worst.tensor} {worst.sqnr_db:.1f} dB"

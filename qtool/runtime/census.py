@@ -1,13 +1,16 @@
 """Census: what onnxruntime will really run, read from the optimised graph of a default session."""
 
+import os
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from qtool.graph.optimized import ExecutedNode, executed_nodes
+from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
 
 # what onnxruntime's layout transformation and QDQ propagation append to the name of a node that they replace
@@ -33,7 +36,7 @@ class Census:
         return any(n.op_type in kernels and _SUFFIX.sub("", n.name) == name for n in self.nodes)
 
 
-def take_census(model: bytes, config: Mapping[str, str] | None = None) -> tuple[Session, Census]:
+def take_census(model: bytes | Serialized, config: Mapping[str, str] | None = None) -> tuple[Session, Census]:
     """Load a model as a user would and read the graph that is executed.
 
     Raises:
@@ -41,6 +44,9 @@ def take_census(model: bytes, config: Mapping[str, str] | None = None) -> tuple[
     """
     with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
         path = Path(folder) / "optimized.onnx"
-        session = Session(model, save_optimized=path, config=config, name="the quantised model")
+        with suppress(OSError):
+            # nobody reads the weights
+            (path.parent / "weights").symlink_to(os.devnull)
+        session = Session(model, save_optimized=path, save_weights="weights", config=config, name="the quantised model")
         nodes = tuple(executed_nodes(path))
     return session, Census(dict(sorted(Counter(n.op_type for n in nodes).items())), nodes)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from qtool.core.errors import ModelError
-from qtool.graph.optimized import without_reorders
+from qtool.graph.optimized import has_convolutions, without_reorders
+from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
 
 
@@ -28,21 +29,32 @@ class Observer:
         ModelError: onnxruntime cannot load the model.
     """
 
-    def __init__(self, model: bytes, any_order: Sequence[str], name: str) -> None:
-        with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
-            optimized = Path(folder) / "optimized.onnx"
-            self._session = Session(model, save_optimized=optimized, name=name)
-            self.outputs = list(self._session.outputs)
-            self._names = list(self.outputs)
-            trimmed, renamed = without_reorders(optimized, any_order)
-        if renamed:
-            try:
-                self._session = Session(trimmed, optimize=False, name=name)
-            except ModelError:
-                # another onnxruntime may not take its own optimised graph back: the copies are slower, not wrong
-                return
-            self._names = [renamed.get(output, output) for output in self.outputs]
+    def __init__(self, model: Serialized, any_order: Sequence[str], name: str) -> None:
+        found = _without_copies(model, any_order, name) if has_convolutions(model) else None
+        if found is not None:
+            self._session, self.outputs, self._names = found
+            return
+        self._session = Session(model, name=name)
+        self.outputs = self._names = list(self._session.outputs)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs, in the order of `self.outputs`. Raises `DataError`."""
         return self._session.run_list(feeds, self._names)
+
+
+def _without_copies(
+    model: Serialized, any_order: Sequence[str], name: str
+) -> tuple[Session, list[str], list[str]] | None:
+    """The session, the outputs, and what stands for each; None where no copy can be taken out."""
+    with tempfile.TemporaryDirectory(prefix="qtool-", ignore_cleanup_errors=True) as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        outputs = list(Session(model, save_optimized=optimized, save_weights="weights", name=name).outputs)
+        trimmed, renamed = without_reorders(optimized, any_order)
+        if not renamed:
+            return None
+        try:
+            session = Session(trimmed, optimize=False, name=name)
+        except ModelError:
+            # another onnxruntime may not take its own optimised graph back: the copies are slower, not wrong
+            return None
+    return session, outputs, [renamed.get(output, output) for output in outputs]

@@ -9,8 +9,12 @@ import onnxruntime as ort
 
 from qtool.core.errors import DataError, ModelError
 from qtool.core.tensorspec import InputSpec
+from qtool.graph import external
+from qtool.graph.serialized import Serialized
 
 _FATAL_ONLY = 4
+_FOLDER = "session.model_external_initializers_file_folder_path"
+_OPTIMIZED = "session.optimized_model_external_initializers_"
 _NUMPY_TYPES = {
     "float": np.float32,
     "double": np.float64,
@@ -32,10 +36,11 @@ class Session:
     """A loaded model, ready to run on the CPU.
 
     Args:
-        model: a path, or the bytes of a serialised model.
+        model: a path, a serialised model, or one as bytes.
         threads: intra-op threads; 1 runs in the calling thread and gives the same bits every time.
         optimize: False switches every graph optimisation off, which executes the model as it is written.
         save_optimized: a path where onnxruntime writes the graph that it will really execute.
+        save_weights: the name of a file beside it for the large weights of that graph, or of a link.
         config: session configuration entries.
         name: what to call the model in messages.
 
@@ -45,14 +50,16 @@ class Session:
 
     def __init__(
         self,
-        model: str | Path | bytes,
+        model: str | Path | bytes | Serialized,
         *,
         threads: int = 1,
         optimize: bool = True,
         save_optimized: str | Path | None = None,
+        save_weights: str | None = None,
         config: Mapping[str, str] | None = None,
         name: str | None = None,
     ) -> None:
+        external.let_go()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -61,16 +68,23 @@ class Session:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:
             options.optimized_model_filepath = str(save_optimized)
+        if save_weights is not None:
+            options.add_session_config_entry(_OPTIMIZED + "file_name", save_weights)
+            options.add_session_config_entry(_OPTIMIZED + "min_size_in_bytes", str(external.LARGE))
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         self.name = name or (str(model) if isinstance(model, str | Path) else "the model")
+        if isinstance(model, Serialized):
+            self._weights = _hand_over(model, options)
+            model = model.graph
         source = model if isinstance(model, bytes) else str(model)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise ModelError(f"{self.name}: onnxruntime cannot load it: {one_line(error)}") from error
-        self.inputs = [_input_spec(argument) for argument in self._session.get_inputs()]
-        self.outputs: list[str] = [argument.name for argument in self._session.get_outputs()]
+        self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
+        self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
+        self.outputs: list[str] = [spec.name for spec in self.output_specs]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; `feeds` maps input name to array, the result maps output name to array.
@@ -89,7 +103,22 @@ class Session:
         return result
 
 
-def _input_spec(argument: ort.NodeArg) -> InputSpec:
+def _hand_over(model: Serialized, options: ort.SessionOptions) -> list[ort.OrtValue]:
+    """Where the session finds the weights; what is returned must live as long as the session.
+
+    Files are mapped into memory by onnxruntime. What is in memory is given as it lies there; `add_initializer` would
+    save the copy that onnxruntime then makes, but ignores what an optimisation makes of the tensor.
+    """
+    if model.folder is not None:
+        options.add_session_config_entry(_FOLDER, str(model.folder))
+    arrays = model.arrays
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    if values:
+        options.add_external_initializers(list(arrays), values)
+    return values
+
+
+def _spec(argument: ort.NodeArg) -> InputSpec:
     element = re.fullmatch(r"tensor\((\w+)\)", argument.type)
     dtype = _NUMPY_TYPES.get(element.group(1), np.object_) if element else np.object_
     shape = argument.shape

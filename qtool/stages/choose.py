@@ -22,6 +22,9 @@ def choose(placement: Placement, statistics: Statistics, calibrator: Calibrator)
             joined = [ranges[part] for part in unions[tensor]]
             ranges[tensor] = (min(low for low, _ in joined), max(high for _, high in joined))
             continue
+        if tensor in statistics.ranges:
+            ranges[tensor] = statistics.ranges[tensor]
+            continue
         histogram = statistics.tensors.get(tensor)
         if histogram is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")

@@ -40,7 +40,7 @@ def make_plan(
     """
     bounds = {site.tensor: site.bounds for site in placement.sites}
     params = {site.tensor: _activation(site, ranges[site.root], bounds.get(site.root)) for site in placement.sites}
-    weights = {site: _weight(model, site, placement, params, target) for site in placement.weights}
+    weights = {site: _weight(model, site, placement, params, target.saturates) for site in placement.weights}
     return Plan(
         model_digest=digest,
         target=target.name,
@@ -63,6 +63,8 @@ def make_plan(
         integer=placement.integer,
         layers=placement.layers,
         skipped=placement.skipped,
+        dynamic=tuple(_weight(model, site, placement, params, target.saturates) for site in placement.dynamic),
+        stored=tuple(_weight(model, site, placement, params, False) for site in placement.stored),
     )  # fmt: skip
 
 
@@ -93,7 +95,7 @@ def _constant_params(array: Array, spec: TensorSpec) -> QParams:
 
 
 def _weight(
-    model: Model, site: WeightSite, placement: Placement, params: Mapping[str, QParams], target: Target
+    model: Model, site: WeightSite, placement: Placement, params: Mapping[str, QParams], saturates: bool
 ) -> WeightPlan:
     weight = _array(model, site.tensor)
     readers = set(site.readers)
@@ -106,11 +108,11 @@ def _weight(
             floor = np.maximum(floor, needed if site.axis is not None else needed.max(initial=0.0))
     result = weight_qparams(weight, site.axis, floor)
     reduced = 0
-    if target.saturates and site.axis is not None:
+    if saturates and site.axis is not None:
         saturating = saturating_channels(quantize_weight(weight, result), site.axis)
         reduced = int(saturating.sum())
         result = weight_qparams(weight, site.axis, floor, seven_bit_steps(saturating))
-    elif target.saturates:
+    elif saturates:
         result = weight_qparams(weight, None, floor, 64.0)
         reduced = 1
     return WeightPlan(site.tensor, result, site.readers, reduced)

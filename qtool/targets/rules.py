@@ -21,6 +21,9 @@ class OpRule:
     inputs: the inputs that carry activations; None for all of them.
     weight, bias: their input indices.
     needs_output: without Q/DQ on its output the kernel stays float.
+    static: whether there is an integer kernel for calibrated ranges.
+    dynamic: the kernels that the operator becomes where it quantises its input anew in each run; empty: it cannot.
+    stored: the inputs whose constants `weight-only` stores as integers; the operator computes in float behind them.
     check: the name of a condition in qtool.stages.place.conditions that must hold.
     """
 
@@ -31,6 +34,9 @@ class OpRule:
     bias: int | None = None
     needs_output: bool = True
     check: str | None = None
+    static: bool = True
+    dynamic: tuple[str, ...] = ()
+    stored: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,4 +65,5 @@ class Target:
     @property
     def rules_kernels(self) -> tuple[str, ...]:
         """Every integer kernel that a weighted layer becomes here."""
-        return tuple(sorted({k for rule in self.rules.values() if rule.kind == "weighted" for k in rule.kernels}))
+        weighted = [rule for rule in self.rules.values() if rule.kind == "weighted"]
+        return tuple(sorted({k for rule in weighted for k in (*rule.kernels, *rule.dynamic)}))

@@ -11,9 +11,21 @@ from qtool.core.affine import TensorSpec
 from qtool.core.errors import UsageError
 from qtool.targets.rules import OpRule, Target
 
+_DYNAMIC_MATMUL = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 _WEIGHTED = {
-    "Conv": OpRule("weighted", ("QLinearConv",), (0,), weight=1, bias=2, check="conv"),
-    "Gemm": OpRule("weighted", ("QGemm",), (0,), weight=1, bias=2, needs_output=False, check="gemm"),
+    "Conv": OpRule("weighted", ("QLinearConv",), (0,), weight=1, bias=2, check="conv", stored=(1,)),
+    "ConvTranspose": OpRule("weighted", (), (0,), weight=1, check="conv_transpose", static=False, stored=(1,)),
+    "Gemm": OpRule(
+        "weighted",
+        ("QGemm",),
+        (0,),
+        weight=1,
+        bias=2,
+        needs_output=False,
+        check="gemm",
+        dynamic=_DYNAMIC_MATMUL,
+        stored=(1,),
+    ),
     "MatMul": OpRule(
         "weighted",
         ("QLinearMatMul", "MatMulIntegerToFloat"),
@@ -21,7 +33,21 @@ _WEIGHTED = {
         weight=1,
         needs_output=False,
         check="matmul",
+        dynamic=_DYNAMIC_MATMUL,
+        stored=(1,),
     ),
+    "LSTM": OpRule(
+        "weighted",
+        (),
+        (0,),
+        weight=1,
+        check="recurrent",
+        static=False,
+        dynamic=("DynamicQuantizeLSTM",),
+        stored=(1, 2),
+    ),
+    "GRU": OpRule("weighted", (), (0,), weight=1, check="recurrent", static=False, stored=(1, 2)),
+    "RNN": OpRule("weighted", (), (0,), weight=1, check="recurrent", static=False, stored=(1, 2)),
 }
 _ELEMENTWISE = {
     "Add": OpRule("elementwise", ("QLinearAdd",)),
@@ -43,7 +69,7 @@ _PASSTHROUGH = {
     "Squeeze": OpRule("passthrough", ("Squeeze", "Reshape"), (0,)),
     "Unsqueeze": OpRule("passthrough", ("Unsqueeze", "Reshape"), (0,)),
     "Slice": OpRule("passthrough", ("Slice",), (0,)),
-    "Gather": OpRule("passthrough", ("Gather",), (0,), check="data_computed"),
+    "Gather": OpRule("passthrough", ("Gather",), (0,), check="data_computed", stored=(0,)),
     "Expand": OpRule("passthrough", ("Expand",), (0,)),
     "Tile": OpRule("passthrough", ("Tile",), (0,)),
     "Split": OpRule("passthrough", ("Split",), (0,), check="all_outputs"),

@@ -26,31 +26,32 @@ def first_plan(
     examples: Sequence[Mapping[str, np.ndarray]],
     config: Mapping[str, str],
     progress: Progress,
+    yardstick: Yardstick | None = None,
 ) -> tuple[Plan, tuple[Trial, ...]]:
     """The best plan by SQNR of the outputs on the examples, and what was tried, best first (nothing to try: nothing).
 
     With `auto`, the calibrators are compared with bias correction, and the best of them without it too; equal figures
-    go to the one tried first.
+    go to the one tried first. `yardstick`: to measure with, where one is at hand; a figure is then always there.
     """
-    if len(calibrators) == 1 and correction != "auto":
+    if yardstick is None and len(calibrators) == 1 and correction != "auto":
         plan = plan_by(calibrators[0])
         return (correct_biases(prepared, plan, examples) if correction == "on" else plan), ()
     corrected = correction != "off"
     total = len(calibrators) + (correction == "auto")
-    yardstick = Yardstick(prepared, examples, config)
+    yardstick = yardstick or Yardstick(prepared, examples, config)
     known: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = {}
     tried: list[tuple[Trial, Plan]] = []
 
     def attempt(calibrator: Calibrator, plan: Plan) -> None:
         progress("try", len(tried), total)
-        tried.append((Trial(calibrator, bool(plan.shifts), yardstick.sqnr_db(plan)), plan))
+        tried.append((Trial(calibrator, bool(plan.shifts), yardstick.sqnr_db(plan, prepared)), plan))
 
     for calibrator in calibrators:
         plan = plan_by(calibrator)
         attempt(calibrator, _corrected(prepared, plan, examples, known) if corrected else plan)
-    if correction == "auto":
-        best = max(tried, key=lambda pair: pair[0].sqnr_db)[0].calibrator
-        attempt(best, plan_by(best))
+    best, plan = max(tried, key=lambda pair: pair[0].sqnr_db)
+    if correction == "auto" and plan.shifts:
+        attempt(best.calibrator, plan_by(best.calibrator))
     ranked = sorted(tried, key=lambda pair: -pair[0].sqnr_db)
     return ranked[0][1], tuple(trial for trial, _ in ranked)
 

@@ -25,7 +25,12 @@ def rank_by_sensitivity(
         workshop.prepared,
         plan_of,
         workshop.target,
-        open_feeds(workshop.choosing, edit.input_specs(workshop.prepared.model)),
+        open_feeds(
+            workshop.choosing,
+            edit.input_specs(workshop.prepared.model),
+            outputs=edit.output_specs(workshop.prepared.model),
+            state=workshop.states,
+        ),
         metric=workshop.aim.metric,
         views=("alone",),
         threads=workshop.threads,

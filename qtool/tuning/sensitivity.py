@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
@@ -22,9 +22,11 @@ from qtool.core.scheme import CORRECTIONS, Correction, Scheme
 from qtool.core.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.statistics import Statistics
 from qtool.evaluation.metrics import Metric, MetricSpec, resolve_metrics
-from qtool.feeds import Data, Feeds, Preprocess, open_feeds
+from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
+from qtool.feeds.sequences import unrolled
 from qtool.graph import edit, model_io
 from qtool.recovery.preparing import apply_recorded, statistics_for
+from qtool.runtime.session import Session
 from qtool.stages.prepare import Prepared, prepare
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
@@ -54,17 +56,17 @@ def sensitivity(
     batch_size: int = 1,
     threads: int | None = None,
     memory: int = MEMORY,
-    preprocess: Preprocess | PathLike | Mapping[str, Any] | None = None,
     output: PathLike | None = None,
     progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
 ) -> Sensitivity:
     """Measure every layer that would be quantised, alone and left out, and rank them.
 
     Args:
         model: path of a float ONNX model.
-        data: samples, and labels where the metric needs them; see `qtool.evaluate`, also for preprocess and metric.
+        data: samples, and labels where the metric needs them; see `qtool.evaluate`, also for metric.
         calibration: a calibration file, or the statistics themselves.
-        metric: one metric. None: top1 if the data has class labels and an output has class scores, else SQNR alone.
+        metric: one metric. None: as in `qtool.evaluate`, where that is not sqnr, else SQNR alone.
         calibrator, scheme, target, bias_correction: as for `qtool.quantize`.
         views: `alone`: one layer quantised; `without`: all quantised but one. The first one given ranks.
         samples: use the first so many samples; None uses all.
@@ -73,6 +75,8 @@ def sensitivity(
         memory: bytes that kept tensors may take; less costs time, not precision.
         output: a file that every finished layer is written to; if it exists, the analysis goes on from it.
         progress: is told of every layer.
+        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`. With `state` steps are
+            measured one by one, each from the float model's state.
 
     Raises:
         UsageError: options that make no sense, or an `output` that belongs to another analysis.
@@ -87,11 +91,11 @@ def sensitivity(
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
-    specs = edit.input_specs(prepared.model)
     planner = Planner(
         prepared, statistics, runs_on, scheme or Scheme(), chosen_calibrators(calibrator), bias_correction
     )
-    feeds = open_feeds(data, specs, preprocess=preprocess, samples=samples, batch_size=batch_size)
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
     return measure_layers(
         prepared,
         planner,
@@ -133,7 +137,9 @@ def measure_layers(
     full = plan_of(())
     identity = _identity(full, chosen, views)
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
-    analysis = Analysis(prepared, full, chosen, tuple(views), identity, path, found)
+    analysis = Analysis(prepared, full, chosen, tuple(views), identity, path, found, feeds.states)
+    if feeds.states:
+        feeds = unrolled(feeds, Session(model_io.serialize(prepared.model), name=prepared.name).run)
     networks: dict[View, Base] = {
         "alone": Base(prepared.model, emptied(full)),
         "without": Base(prepared.model, full),

@@ -12,10 +12,12 @@ import numpy as np
 from qtool.core.errors import ModelError, UsageError, VerificationError
 from qtool.core.plan import Plan
 from qtool.core.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
-from qtool.evaluation.classes import ClassOutput, find_class_output, has_class_labels
+from qtool.core.state import State
 from qtool.evaluation.gates import scored_drop
+from qtool.evaluation.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics import Metric, resolve_metrics
 from qtool.evaluation.observation import Observation
+from qtool.evaluation.recurrence import as_sequence
 from qtool.evaluation.similarity import Sqnr
 from qtool.evaluation.trial import check_outputs
 from qtool.graph import model_io
@@ -32,18 +34,22 @@ class Tally:
     """The sums of one model over the batches."""
 
     metric: Metric | None
-    output: ClassOutput | None
+    heads: Heads
+    states: tuple[State, ...] = ()
     _sums: Any = None
     _sqnr: Sqnr = field(default_factory=Sqnr)
 
     def __post_init__(self) -> None:
-        self._sums = None if self.metric is None else self.metric.start(self.output)
+        self._sums = None if self.metric is None else self.metric.start(self.heads)
 
     def update(self, name: str, item: Item, outputs: dict[str, np.ndarray]) -> None:
-        seen = Observation(name, outputs, item.outputs["alone"], item.labels, item.start, item.size)
-        self._sqnr.update(seen)
-        if self._sums is not None:
-            self._sums.update(seen)
+        reference = item.outputs["alone"]
+        self._sqnr.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
+        if self._sums is None:
+            return
+        if self.states:
+            outputs, reference = as_sequence(outputs, self.states), as_sequence(reference, self.states)
+        self._sums.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
 
     def figures(self, reference: float | None) -> Figures:
         """Beside float's value of the metric."""
@@ -65,7 +71,8 @@ class Analysis:
     identity: dict[str, str]
     path: Path | None
     found: dict[tuple[str, View], Found]
-    output: ClassOutput | None = None
+    states: tuple[State, ...] = ()
+    heads: Heads = NO_HEADS
     samples: int = 0
     data: str = ""
     macs: dict[str, int] = field(default_factory=dict)
@@ -92,7 +99,7 @@ class Analysis:
             reference = item.outputs["alone"]
             if not tallies:
                 self._begin(item)
-                tallies = {name: Tally(self.metric, self.output) for name in ("float", "quantised")}
+                tallies = {name: Tally(self.metric, self.heads, self.states) for name in ("float", "quantised")}
             tallies["float"].update(self.prepared.name, item, reference)
             tallies["quantised"].update(f"{self.prepared.name}, quantised", item, item.outputs["without"])
             digest.update(item.digest)
@@ -109,10 +116,13 @@ class Analysis:
 
     def _begin(self, item: Item) -> None:
         outputs = item.outputs["alone"]
-        check_outputs(Session(model_io.to_bytes(self.prepared.model)), item.outputs["without"], outputs)
-        self.output = find_class_output(outputs, item.size)
-        if self.metric is None and self.output is not None and has_class_labels(item.labels, item.size):
-            (self.metric,) = resolve_metrics(["top1"])
+        check_outputs(Session(model_io.serialize(self.prepared.model)), item.outputs["without"], outputs)
+        if self.states:
+            outputs = as_sequence(outputs, self.states)
+        self.heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states))
+        default = default_metric(self.heads, item.labels, item.size)
+        if self.metric is None and default != "sqnr":
+            (self.metric,) = resolve_metrics([default])
         example = {name: array for (view, name, _), array in item.live.items() if view is None}
         self.macs = layer_macs(self.prepared.model, self.full.layers, example)
 
@@ -135,7 +145,7 @@ class Analysis:
         def run(item: Item) -> tuple[Item, list[dict[str, np.ndarray]]]:
             return item, [chain.run(item) for _, chain in ready]
 
-        tallies = [Tally(self.metric, self.output) for _ in ready]
+        tallies = [Tally(self.metric, self.heads, self.states) for _ in ready]
         for item, results in in_order(pool, ahead, run, items if ready else iter(())):
             for tally, (_, chain), outputs in zip(tallies, ready, results, strict=True):
                 tally.update(chain.name, item, outputs)

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 from qtool.core.placement import Reader
 from qtool.core.plan import Plan
-from qtool.graph import compose, edit, model_io
+from qtool.graph import compose, edit
 from qtool.graph.edit import Model, Node, Value
+from qtool.graph.serialized import Serialized, consume
 from qtool.stages.rewrite import rewrite
 
 _FUSING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -171,8 +172,11 @@ def _fuses(maker: Node, value: Value, index: _Index) -> bool:
     """Whether onnxruntime computes the value inside of the kernel that also does what its only reader does.
 
     A convolution takes in the activation behind it, and the Add of a residual. Cut apart, float sums would be rounded
-    in another order, and 8-bit kernels would not be found at all.
+    in another order, and 8-bit kernels would not be found at all. Sequences and optionals are not cut either: what is
+    kept between the parts are arrays.
     """
+    if not edit.is_tensor(value):
+        return True
     reader = edit.single_consumer(value)
     if reader is None or index.produced(value) is not None or value not in reader.inputs:
         return False
@@ -183,7 +187,7 @@ def _fuses(maker: Node, value: Value, index: _Index) -> bool:
     )
 
 
-def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[bytes, dict[str, Tensor], dict[str, Tensor]]:
+def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[Serialized, dict[str, Tensor], dict[str, Tensor]]:
     """The piece under the plan, serialised; which tensor each of its inputs, and each of its outputs, is.
 
     Raises:
@@ -198,7 +202,7 @@ def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[bytes, dict[str
     given = compose.hand_out_stored(quantized, handed, [name for name, in_8_bits in piece.makes if not in_8_bits])
     inputs = {fed[name] if in_8_bits else name: (name, in_8_bits) for name, in_8_bits in piece.reads}
     outputs = {given[name] if in_8_bits else name: (name, in_8_bits) for name, in_8_bits in piece.makes}
-    return model_io.to_bytes(quantized), inputs, outputs
+    return consume(quantized), inputs, outputs
 
 
 def _within(part: Model, plan: Plan) -> Plan:

@@ -31,6 +31,9 @@ class Part:
 
     def _rows(self, batch: Batch) -> Iterable[dict[str, Any]]:
         arrays = {**batch.labels, **batch.inputs}
+        if self.feeds.states:
+            # a record is one sequence, without the axis of samples
+            arrays |= {name: array[0] for name, array in batch.labels.items()}
         wanted = [i for i in range(batch.size) if (batch.start + i) % self.modulus in self.turns]
         if len(wanted) == batch.size:
             yield arrays

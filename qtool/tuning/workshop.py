@@ -1,16 +1,17 @@
 """Makes and judges plans for one model: everything that tuning varies, in one place."""
 
 import glob
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qtool.core.errors import UsageError
 from qtool.core.evaluation import Evaluation, MaxDrop, ModelResult
-from qtool.core.files import atomic_output
 from qtool.core.plan import BiasShift, Plan, WeightPlan
 from qtool.core.ranges import Calibrator
 from qtool.core.scheme import Scheme
+from qtool.core.state import State
 from qtool.core.statistics import Statistics
 from qtool.core.tuning import Step
 from qtool.core.verification import Verification
@@ -35,7 +36,7 @@ Ranges = Mapping[str, tuple[float, float]]
 class Aim:
     """What tuning aims at.
 
-    metric: None is top1 with labels, and without labels agreement with the float model. max_drop: of that metric.
+    metric: None is as in `evaluate`, and without labels agreement with the float model. max_drop: of that metric.
     min_sqnr: of the outputs, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
     """
 
@@ -50,7 +51,7 @@ class Aim:
         return loud and self.drop(result) <= self.max_drop.value
 
     def drop(self, result: ModelResult) -> float:
-        """In the terms of the target: relative or absolute; without labels, the share of other predictions.
+        """In the terms of the target: relative or absolute; without labels, the share of other predictions; NaN is inf.
 
         Raises:
             UsageError: there are neither labels nor classes, and no SQNR is asked for.
@@ -62,9 +63,10 @@ class Aim:
             if self.min_sqnr is None:
                 raise UsageError("there are neither labels nor class scores to aim at; give --min-sqnr or --metric")
             return 0.0
-        if not self.max_drop.relative:
-            return score.drop
-        return score.relative_drop if score.relative_drop is not None else (0.0 if score.drop <= 0 else float("inf"))
+        found = score.relative_drop if self.max_drop.relative else score.drop
+        if found is None:
+            found = 0.0 if score.drop <= 0 else math.inf
+        return math.inf if math.isnan(found) else found
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class Workshop:
     """A prepared model with its statistics, and the data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
+    states: what is fed back there.
     """
 
     source: Path
@@ -83,6 +86,7 @@ class Workshop:
     choosing: Records
     folder: Path
     threads: int
+    states: tuple[State, ...] = ()
     macs: dict[str, int] = field(default_factory=dict)
     shifts: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = field(default_factory=dict)
 
@@ -120,7 +124,7 @@ class Workshop:
         files = []
         for i, plan in enumerate(plans.values()):
             files.append(self.folder / f"candidate{i}.onnx")
-            files[-1].write_bytes(model_io.to_bytes(rewrite(self.prepared.model, plan)))
+            model_io.write(model_io.consume(rewrite(self.prepared.model, plan)), files[-1])
         evaluation = self.evaluate(files, self.choosing)
         return {
             what: self._step(what, plan, result)
@@ -130,7 +134,7 @@ class Workshop:
     def evaluate(self, files: Sequence[Path], records: Records) -> Evaluation:
         """Models beside float on some part of the data."""
         metrics = None if self.aim.metric is None else [self.aim.metric]
-        return evaluate(self.source, files, records, metrics=metrics, threads=self.threads)
+        return evaluate(self.source, files, records, metrics=metrics, threads=self.threads, state=self.states)
 
     def _step(self, what: str, plan: Plan, result: ModelResult) -> Step:
         score = result.scores[0]
@@ -149,11 +153,12 @@ class Workshop:
 
     def write(self, plan: Plan, output: Path) -> Verification:
         """Verify, then write atomically."""
-        data = model_io.to_bytes(rewrite(self.prepared.model, plan))
+        data = model_io.consume(rewrite(self.prepared.model, plan))
         shifted = shift_biases(self.prepared.model, plan)
-        proof = verify(self.source, self.prepared.model, shifted, data, plan, self.target, self.statistics.examples)
-        with atomic_output(output) as temporary:
-            temporary.write_bytes(data)
+        examples = self.statistics.examples
+        prepared, widened = self.prepared.model, self.prepared.widened
+        proof = verify(self.source, prepared, shifted, data, plan, self.target, examples, widened)
+        model_io.write(data, output)
         return proof
 
 

@@ -24,14 +24,17 @@ class Yardstick:
     def __init__(
         self, prepared: Model, examples: Sequence[Mapping[str, np.ndarray]], config: Mapping[str, str]
     ) -> None:
-        session = Session(model_io.to_bytes(prepared), name="the prepared model")
+        session = Session(model_io.serialize(prepared), name="the prepared model")
         self._prepared, self._examples, self._config = prepared, examples, config
         self._exact = [session.run(example) for example in examples]
         self._names = [name for name in session.outputs if self._exact[0][name].dtype.kind == "f"]
 
-    def sqnr_db(self, plan: Plan) -> float:
-        """The mean over the float outputs of each one's SQNR over the examples, none counted beyond 100 dB."""
-        model = model_io.to_bytes(rewrite(self._prepared, plan))
+    def sqnr_db(self, plan: Plan, prepared: Model | None = None) -> float:
+        """The mean over the float outputs of each one's SQNR over the examples, none counted beyond 100 dB.
+
+        `prepared` is the graph of the plan where that is another form of the same function.
+        """
+        model = model_io.consume(rewrite(self._prepared if prepared is None else prepared, plan))
         session = Session(model, config=self._config, name="the quantised model")
         outputs = [session.run(example) for example in self._examples]
         figures = []

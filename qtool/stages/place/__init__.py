@@ -18,7 +18,7 @@ def place(model: Model, target: Target, scheme: Scheme, *, name: str = "the mode
         ModelError: an excluded layer cannot be kept float.
     """
     selection = select(model, target, scheme, name)
-    if not selection.weighted:
+    if not (selection.weighted or selection.dynamic or (selection.stored and scheme.form != "static")):
         reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"

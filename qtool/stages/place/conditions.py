@@ -5,6 +5,8 @@ from collections.abc import Callable
 from qtool.graph import edit
 from qtool.graph.edit import Node
 
+_SMALL_TABLE = 65536
+
 
 def _weight_and_bias(node: Node, ndims: tuple[int, ...]) -> str | None:
     weight = node.inputs[1]
@@ -45,6 +47,30 @@ def gemm(node: Node) -> str | None:
 def matmul(node: Node) -> str | None:
     """A constant matrix on the right."""
     return _weight_and_bias(node, (2,))
+
+
+def recurrent(node: Node) -> str | None:
+    """Constant weights for the input and for the state."""
+    if edit.attribute(node, "layout", 0):
+        return "its layout is batch first"
+    return _constant_matrix(node, 1, 3) or _constant_matrix(node, 2, 3)
+
+
+def _constant_matrix(node: Node, index: int, ndim: int) -> str | None:
+    weight = node.inputs[index]
+    fits = edit.weight_like(weight) and edit.constant(weight).ndim == ndim
+    return None if fits else "its weight is computed, or not float32"
+
+
+def table(node: Node) -> str | None:
+    """A constant matrix of which rows are taken, and nothing else."""
+    rows = node.inputs[0]
+    if rows is None or not edit.weight_like(rows) or edit.constant(rows).ndim != 2:
+        return "its data is not a constant matrix of float32"
+    if edit.constant(rows).size < _SMALL_TABLE:
+        return "its table is small"
+    takers = all(edit.is_main_op(n, "Gather") and i == 0 and not edit.attribute(n, "axis", 0) for n, i in rows.uses())
+    return None if takers and not rows.is_graph_output() else "its table is used for something else"
 
 
 def average_pool(node: Node) -> str | None:
@@ -102,6 +128,8 @@ CONDITIONS: dict[str, Callable[[Node], str | None]] = {
         conv_transpose,
         gemm,
         matmul,
+        recurrent,
+        table,
         average_pool,
         max_pool,
         all_outputs,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qtool.core.errors import UsageError
-from qtool.core.scheme import Scheme
+from qtool.core.scheme import Form, Scheme
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.stages.place.conditions import CONDITIONS
@@ -23,11 +23,17 @@ class Tail:
 
 @dataclass(slots=True)
 class Selection:
-    """The nodes chosen to be integer, those kept float on request, and why others are float."""
+    """The nodes chosen to be integer, those kept float on request, and why others are float.
+
+    dynamic: nodes that quantise their input anew in each run. stored: nodes that compute in float behind integer
+    weights.
+    """
 
     target: Target
     weighted: dict[Node, OpRule] = field(default_factory=dict)
     integer: dict[Node, OpRule] = field(default_factory=dict)
+    dynamic: dict[Node, OpRule] = field(default_factory=dict)
+    stored: dict[Node, OpRule] = field(default_factory=dict)
     excluded: dict[Node, OpRule] = field(default_factory=dict)
     declined: dict[Node, str] = field(default_factory=dict)
     available: set[Value] = field(default_factory=set)
@@ -56,6 +62,12 @@ class Selection:
         return [(i, v) for i, v in edit.activations(node) if rule.inputs is None or i in rule.inputs]
 
 
+def is_layer(node: Node, target: Target) -> bool:
+    """Whether the target has a rule for the node that makes it a layer with weights."""
+    rule = target.rules.get(node.op_type)
+    return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
+
+
 def clip_bounds(node: Node) -> tuple[float, float] | None:
     """The bounds of a Relu or a Clip with constant bounds; None for any other node."""
     if edit.is_main_op(node, "Relu"):
@@ -79,10 +91,13 @@ def select(model: Model, target: Target, scheme: Scheme, name: str) -> Selection
     selection = Selection(target)
     kept_float = _excluded(model, target, scheme, name)
     nodes = list(model.graph)
+    for node in model.graph.all_nodes():
+        if node.graph is not model.graph and is_layer(node, target):
+            selection.declined[node] = "inside a subgraph"
     for node in nodes:
         rule = target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if rule is not None:
-            _forward(selection, node, rule, kept_float.get(node))
+            _forward(selection, node, rule, kept_float.get(node), scheme)
     for node in reversed(nodes):
         _pull_to_input(selection, node)
     _prune(selection, nodes)
@@ -95,12 +110,30 @@ def select(model: Model, target: Target, scheme: Scheme, name: str) -> Selection
     return selection
 
 
-def _forward(selection: Selection, node: Node, rule: OpRule, excluded: str | None) -> None:
+def _forward(selection: Selection, node: Node, rule: OpRule, excluded: str | None, scheme: Scheme) -> None:
     """Mark the node integer where its inputs allow it, and its outputs as available to the next ones."""
     if node in selection.absorbed:
         return
     inputs = selection.activation_inputs(node, rule)
     reason = excluded or _declined(node, rule, inputs)
+    if excluded is None and rule.stored and (rule.kind != "weighted" or reason is None):
+        kept = _kept_from_static(rule, scheme.form_of(node.name or ""), node)
+        if kept in ("dynamic", "stored"):
+            (selection.dynamic if kept == "dynamic" else selection.stored)[node] = rule
+            return
+        reason = reason or kept
+    _mark(selection, node, rule, inputs, excluded, reason)
+
+
+def _mark(
+    selection: Selection,
+    node: Node,
+    rule: OpRule,
+    inputs: list[tuple[int, Value]],
+    excluded: str | None,
+    reason: str | None,
+) -> None:
+    """The same for calibrated ranges; `reason`: why the node stays float, among them `excluded`."""
     ready = bool(inputs) and all(v in selection.available for _, v in inputs)
     if rule.kind == "weighted" and reason is None:
         selection.weighted[node] = rule
@@ -126,6 +159,19 @@ def _forward(selection: Selection, node: Node, rule: OpRule, excluded: str | Non
         producer = tail.value.producer()
         if producer is not None and producer is not node:
             selection.absorbed.add(producer)
+
+
+def _kept_from_static(rule: OpRule, form: Form, node: Node) -> str | None:
+    """`dynamic`, `stored`, or why the node stays float; None: calibrated ranges decide, or it is none of this."""
+    if rule.kind != "weighted":
+        return "stored" if CONDITIONS["table"](node) is None else None
+    if form == "static":
+        return None if rule.static else "it has no integer kernel for calibrated ranges"
+    if form == "dynamic" and rule.dynamic:
+        return "its input is transposed" if edit.attribute(node, "transA", 0) else "dynamic"
+    if form == "dynamic" and rule.static:
+        return "its integer kernel needs calibrated ranges"
+    return "stored"
 
 
 def _declined(node: Node, rule: OpRule, inputs: list[tuple[int, Value]]) -> str | None:
@@ -182,7 +228,7 @@ def _prune(selection: Selection, nodes: list[Node]) -> None:
 
 def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[Node, str]:
     """node -> why the user keeps it float."""
-    present = {n.op_type for n in model.graph}
+    present = {n.op_type for n in model.graph.all_nodes()}
     for op in (*scheme.include_ops, *scheme.exclude_ops):
         if op not in present:
             raise UsageError(
@@ -201,7 +247,7 @@ def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[N
         if node.op_type in scheme.exclude_ops:
             result[node] = f"operator {node.op_type} is excluded"
     for pattern in scheme.exclude:
-        found = [n for n in model.graph if _matches(n, pattern)]
+        found = [n for n in model.graph.all_nodes() if _matches(n, pattern)]
         if not found:
             raise UsageError(
                 f"{name}: no node is called {pattern!r}; `--json` of a run without --exclude lists the names"

@@ -1,5 +1,6 @@
 """From the chosen nodes to the tensors that are quantised, who reads them, and whose range they take."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from qtool.core.affine import TensorSpec
@@ -9,7 +10,7 @@ from qtool.core.scheme import Scheme
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.stages.place.conditions import residual_branch
-from qtool.stages.place.selection import Selection
+from qtool.stages.place.selection import Selection, is_layer
 from qtool.targets.rules import OpRule, Target
 
 
@@ -25,17 +26,19 @@ def build(model: Model, target: Target, scheme: Scheme, selection: Selection) ->
     return Placement(
         sites=_in_graph_order(model, sites),
         constants=_constants(selection, spec),
-        weights=_weights(selection, scheme),
+        weights=_weights(selection.weighted, scheme, lambda rule: () if rule.weight is None else (rule.weight,)),
         biases=_biases(selection) if target.integer_bias else (),
-        integer={_name(n): selection.integer[n].kernels for n in model.graph if n in selection.integer},
-        layers=tuple(_name(n) for n in model.graph if _is_layer(n, target)),
-        skipped={_name(n): why for n, why in selection.declined.items()},
+        integer={
+            _name(n): selection.dynamic[n].dynamic if n in selection.dynamic else selection.integer[n].kernels
+            for n in model.graph
+            if n in selection.integer or n in selection.dynamic
+        },
+        layers=tuple(_name(n) for n in model.graph.all_nodes() if is_layer(n, target)),
+        skipped={_name(n): why for n, why in selection.declined.items()}
+        | {_name(n): "weight-only: it computes in float" for n in selection.stored},
+        dynamic=_weights(selection.dynamic, scheme, lambda rule: rule.stored),
+        stored=_weights(selection.stored, scheme, lambda rule: rule.stored),
     )
-
-
-def _is_layer(node: Node, target: Target) -> bool:
-    rule = target.rules.get(node.op_type)
-    return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
 
 
 def _name(node: Node) -> str:
@@ -137,7 +140,7 @@ def _stays_float(node: Node, selection: Selection) -> bool:
     """
     if node in selection.excluded:
         return True
-    if node in selection.integer:
+    if node in selection.integer or node in selection.dynamic:
         return False
     rule = selection.target.rules.get(node.op_type)
     if rule is not None and rule.kind == "passthrough":
@@ -183,24 +186,27 @@ def _constants(selection: Selection, spec: TensorSpec) -> tuple[ConstantSite, ..
     return tuple(ConstantSite(name, spec, tuple(sorted(found))) for name, found in sorted(readers.items()))
 
 
-def _weights(selection: Selection, scheme: Scheme) -> tuple[WeightSite, ...]:
+def _weights(
+    nodes: dict[Node, OpRule], scheme: Scheme, inputs: Callable[[OpRule], tuple[int, ...]]
+) -> tuple[WeightSite, ...]:
+    """The constants that the nodes read as those of the rule's inputs."""
     readers: dict[tuple[str, int | None], list[Reader]] = {}
-    for node, rule in selection.weighted.items():
-        if rule.weight is not None:
-            weight = node.inputs[rule.weight]
+    for node, rule in nodes.items():
+        for index in inputs(rule):
+            weight = node.inputs[index]
             assert weight is not None and weight.name
             axis = _channel_axis(node) if scheme.granularity == "per-channel" else None
-            readers.setdefault((weight.name, axis), []).append((_name(node), rule.weight))
+            readers.setdefault((weight.name, axis), []).append((_name(node), index))
     return tuple(WeightSite(name, axis, tuple(found)) for (name, axis), found in readers.items())
 
 
 def _channel_axis(node: Node) -> int:
     """The axis of the weight's output channels."""
-    if node.op_type == "Conv":
+    if node.op_type in ("Conv", "Gather"):
         return 0
     if node.op_type == "Gemm":
         return 0 if edit.attribute(node, "transB", 0) else 1
-    return 1  # MatMul's last axis; ConvTranspose
+    return 1  # MatMul's last axis; ConvTranspose; the gates of a recurrent layer
 
 
 def _biases(selection: Selection) -> tuple[BiasSite, ...]:

@@ -30,7 +30,7 @@ def apply(model: Model) -> int:
     for layer in list(model.graph):
         if not edit.is_main_op(layer, *_LAYERS) or not _constant_layer(layer):
             continue
-        while (follower := edit.single_consumer(layer.outputs[0])) is not None and follower.graph is layer.graph:
+        while (follower := edit.single_consumer(layer.outputs[0])) is not None:
             affine = _affine_of(follower, layer)
             if affine is None:
                 break

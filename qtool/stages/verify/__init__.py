@@ -8,8 +8,8 @@ import numpy as np
 from qtool.core.errors import VerificationError
 from qtool.core.plan import Plan
 from qtool.core.verification import Verification
-from qtool.graph import model_io
 from qtool.graph.edit import Model
+from qtool.graph.serialized import Serialized, deserialize
 from qtool.runtime.census import Census, take_census
 from qtool.stages.verify.macs import layer_macs
 from qtool.stages.verify.measure import measure, worst
@@ -21,20 +21,22 @@ def verify(
     source: Path,
     prepared: Model,
     shifted: Model,
-    quantized: bytes,
+    quantized: Serialized,
     plan: Plan,
     target: Target,
     examples: Sequence[Mapping[str, np.ndarray]],
+    widened: Model | None = None,
 ) -> Verification:
     """Check a quantised model against its plan and the float graph, on a few batches of inputs.
 
-    `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ.
+    `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ. `widened`
+    is a float16 source in float32, before all passes.
 
     Raises:
         VerificationError: the model would compute something else than planned; the message says which and where.
     """
     try:
-        return _verified(source, prepared, shifted, quantized, plan, target, examples)
+        return _verified(source, prepared, shifted, quantized, plan, target, examples, widened)
     except VerificationError as error:
         raise VerificationError(f"{source}: {error}") from error
 
@@ -43,17 +45,21 @@ def _verified(
     source: Path,
     prepared: Model,
     shifted: Model,
-    quantized: bytes,
+    quantized: Serialized,
     plan: Plan,
     target: Target,
     examples: Sequence[Mapping[str, np.ndarray]],
+    widened: Model | None,
 ) -> Verification:
-    check_structure(shifted, model_io.from_bytes(quantized))
+    check_structure(shifted, deserialize(quantized))
     session, census = take_census(quantized, target.session)
     _check_census(plan, census, target)
-    measured = measure(source, prepared, quantized, plan, session, target.session, examples)
-    measured.check()
-    macs = layer_macs(prepared, plan.layers, examples[0])
+    shipped = [session.run(example) for example in examples]
+    # its memory is needed
+    del session
+    measured = measure(source, prepared, quantized, plan, shipped, target.session, examples, widened)
+    measured.check(stored=bool(plan.stored))
+    macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     return Verification(
         kernels=census.kernels,
@@ -64,10 +70,11 @@ def _verified(
         fallbacks=_fallbacks(plan, census, prepared) if target.on_cpu else (),
         float_layers={n: plan.skipped.get(n, "not planned") for n in plan.layers if n not in integer},
         preparation_sqnr_db=worst(measured.preparation),
-        steps=max((t.steps for t in measured.tensors), default=0),
+        widening_sqnr_db=worst(measured.widening),
+        steps=max((steps.largest for steps in measured.steps.values()), default=0),
         optimized_sqnr_db=worst(measured.whole),
         output_sqnr_db=worst(measured.shipped),
-        examples=sum(len(next(iter(e.values()))) if e else 1 for e in examples),
+        examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         census=target.on_cpu,
         tensors=measured.tensors,
     )

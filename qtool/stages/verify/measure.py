@@ -11,9 +11,11 @@ from qtool.core.affine import dequantize
 from qtool.core.errors import VerificationError
 from qtool.core.plan import ActivationPlan, Plan
 from qtool.core.verification import TensorCheck
-from qtool.graph import compose, model_io
+from qtool.graph import compose
 from qtool.graph.edit import Model
+from qtool.graph.serialized import Serialized, deserialize
 from qtool.runtime.session import Session
+from qtool.stages.verify.half_precision import check_rounding, rounding_db
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
 _PREPARATION_DB = 50.0
@@ -24,6 +26,8 @@ _MEAN_STEPS = 0.5
 _FAR_SHARE = 1e-3
 # Float outputs behind the last 8-bit tensor: an integer classifier and its unoptimised form.
 _TAIL_DB = 40.0
+# MatMulNBits rounds the blocks of its input to 8 bits (`session.qdq_matmulnbits_accuracy_level` is 4).
+_STORED_TAIL_DB = 20.0
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -36,7 +40,9 @@ class _Noise:
     noise: float = 0.0
 
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        a, b = reference.reshape(-1), other.reshape(-1)
+        a, b = (array.reshape(-1) for array in (reference, other))
+        if a.dtype == np.float16:
+            a, b = a.astype(np.float32), b.astype(np.float32)
         # float32 sums are exact enough for decibels, and a fifth of the work; they may overflow
         with np.errstate(over="ignore", invalid="ignore"):
             difference = a - b
@@ -84,6 +90,8 @@ class Measured:
     preparation, shipped, whole, tail: float output -> the model as it came against the prepared graph; the prepared
     graph against the quantised model as shipped; the quantised model unoptimised against as shipped; the layers behind
     the last 8-bit tensors, unoptimised against optimised.
+    widening: float output -> a float16 model as it came against itself in float32, which then is what `preparation`
+    compares with; rounding_db: what float16 explains.
     """
 
     sqnr: dict[str, _Noise] = field(default_factory=dict)
@@ -92,19 +100,22 @@ class Measured:
     shipped: dict[str, _Noise] = field(default_factory=dict)
     whole: dict[str, _Noise] = field(default_factory=dict)
     tail: dict[str, _Noise] = field(default_factory=dict)
+    widening: dict[str, _Noise] = field(default_factory=dict)
+    rounding_db: float = math.inf
 
     @property
     def tensors(self) -> tuple[TensorCheck, ...]:
         """In the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
-    def check(self) -> None:
+    def check(self, *, stored: bool) -> None:
         """Raises `VerificationError` where something is computed that neither model nor plan says."""
         for name, prepared in self.preparation.items():
             if prepared.db < _PREPARATION_DB:
                 raise VerificationError(
                     f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
                 )
+        check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:
                 raise VerificationError(
@@ -112,7 +123,7 @@ class Measured:
                     f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model"
                 )
         for name, tail in self.tail.items():
-            if tail.db < _TAIL_DB:
+            if tail.db < (_STORED_TAIL_DB if stored else _TAIL_DB):
                 raise VerificationError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
                     f"({tail.db:.1f} dB between them); please report this model"
@@ -127,16 +138,22 @@ def worst(figures: Mapping[str, _Noise]) -> float:
 class _Sessions:
     """The graphs that are compared; 8-bit tensors stand under the names in `stored`."""
 
-    def __init__(self, source: Path, prepared: Model, quantized: bytes, plan: Plan, config: Mapping[str, str]) -> None:
-        model = model_io.from_bytes(quantized)
+    def __init__(
+        self,
+        prepared: Model,
+        quantized: Serialized,
+        plan: Plan,
+        config: Mapping[str, str],
+    ) -> None:
+        model = deserialize(quantized)
         outputs = [str(v.name) for v in model.graph.outputs]
         names = compose.stored_names(prepared, model)
         self.stored = {a.tensor: names[a.tensor] for a in plan.activations}
         fed = {v.name for v in prepared.graph.inputs}
         wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs]))
-        observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *outputs])))
         pieces, self.cuts = compose.cut(model)
-        self.source = Session(source)
+        self.dynamic = compose.dynamic_tensors(model)
+        observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs])))
         self.exact = Session(compose.with_outputs(prepared, wanted), name="the prepared model")
         self.optimized = Session(observed, config=config, name="the quantised model")
         self.unoptimized = Session(observed, optimize=False, name="the quantised model")
@@ -146,29 +163,54 @@ class _Sessions:
 def measure(
     source: Path,
     prepared: Model,
-    quantized: bytes,
+    quantized: Serialized,
     plan: Plan,
-    shipped: Session,
+    shipped: Sequence[Arrays],
     config: Mapping[str, str],
     examples: Sequence[Arrays],
+    widened: Model | None,
 ) -> Measured:
-    """Compare on the examples (batches of inputs); `shipped` is the quantised model in a default session."""
-    sessions = _Sessions(source, prepared, quantized, plan, config)
-    result = Measured()
-    for example in examples:
+    """Compare on the examples (batches of inputs); `shipped` is what the quantised model gives in a default session.
+
+    Models whose outputs alone are wanted are in memory one after another.
+    """
+    originals = _outputs(Session(source), examples)
+    halves: Sequence[Arrays] = ()
+    if widened is not None:
+        halves = originals
+        names = [str(v.name) for v in widened.graph.outputs]
+        originals = _outputs(Session(compose.with_outputs(widened, names), name="the model in float32"), examples)
+    sessions = _Sessions(prepared, quantized, plan, config)
+    result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
+    for half, single in zip(halves, originals, strict=False):
+        _add_widening(result, half, single)
+    for example, original, final in zip(examples, originals, shipped, strict=True):
         exact = {**example, **sessions.exact.run(example)}
         plain = sessions.unoptimized.run(example)
         alone = sessions.alone.run({**example, **{fed: plain[q] for q, fed in sessions.cuts.items()}})
         _add_tensors(result, plan.activations, sessions.stored, exact, sessions.optimized.run(example), plain, alone)
-        final = shipped.run(example)
-        original = sessions.source.run({i.name: example[i.name] for i in sessions.source.inputs if i.name in example})
-        for name in shipped.outputs:
+        for tensor in sessions.dynamic:
+            result.steps.setdefault(tensor, _Steps()).add(plain[tensor], alone[tensor])
+        for name in final:
             if exact[name].dtype.kind == "f":
                 result.preparation.setdefault(name, _Noise()).add(original[name], exact[name])
                 result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
                 result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
                 result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
     return result
+
+
+def _outputs(session: Session, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+    """For each example."""
+    return [session.run({i.name: example[i.name] for i in session.inputs if i.name in example}) for example in examples]
+
+
+def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
+    """Where float16 overflows, float32 does not: that is no noise."""
+    for name, array in half.items():
+        if array.dtype.kind == "f":
+            sound = np.isfinite(array) & np.isfinite(single[name])
+            result.widening.setdefault(name, _Noise()).add(array[sound], single[name][sound])
 
 
 def _add_tensors(

@@ -5,19 +5,29 @@ import numpy as np
 from qtool.core.affine import QParams, dequantize
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
-from qtool.graph.edit import Model, Value
+from qtool.graph.edit import Graph, Model, Value
+from qtool.stages.verify.undo import undo_dynamic
 
 Source = tuple[str, str | int]
 
 
 def check_structure(prepared: Model, quantized: Model) -> None:
-    """Compare node by node: operator, attributes, and where each input comes from.
+    """Compare node by node: operator, attributes, and where each input comes from; `quantized` is changed for it.
 
     Raises:
         VerificationError: something else than Q/DQ changed, or a stored constant is more than half a step off.
     """
-    before = {n.name: n for n in prepared.graph}
-    after = {n.name: n for n in quantized.graph if n.op_type not in ("QuantizeLinear", "DequantizeLinear")}
+    undo_dynamic(prepared, quantized)
+    _same_nodes(prepared.graph, quantized.graph)
+    for a, b in zip(prepared.graph.outputs, quantized.graph.outputs, strict=True):
+        if a.name != b.name or _source(a) != _source(_stripped(b)):
+            raise VerificationError(f"graph output {a.name!r} comes from elsewhere now; please report this model")
+
+
+def _same_nodes(prepared: Graph, quantized: Graph) -> None:
+    """The nodes of both, and those of the graphs inside of them, where nothing may differ but what is read."""
+    before = {n.name: n for n in prepared}
+    after = {n.name: n for n in quantized if n.op_type not in ("QuantizeLinear", "DequantizeLinear")}
     if before.keys() != after.keys():
         odd = sorted(str(n) for n in before.keys() ^ after.keys())[0]
         raise VerificationError(f"node {odd!r} was lost or added by the rewriting; please report this model")
@@ -30,9 +40,10 @@ def check_structure(prepared: Model, quantized: Model) -> None:
             raise VerificationError(f"node {name!r} lost an input in the rewriting; please report this model")
         for i, (a, b) in enumerate(zip(old_inputs, new_inputs, strict=True)):
             _same_source(name or "", i, a, b)
-    for a, b in zip(prepared.graph.outputs, quantized.graph.outputs, strict=True):
-        if a.name != b.name or _source(a) != _source(_stripped(b)):
-            raise VerificationError(f"graph output {a.name!r} comes from elsewhere now; please report this model")
+        for inner, same in zip(edit.subgraphs(old), edit.subgraphs(new), strict=True):
+            _same_nodes(inner, same)
+            if [_source(v) for v in inner.outputs] != [_source(v) for v in same.outputs]:
+                raise VerificationError(f"node {name!r} was changed by the rewriting; please report this model")
 
 
 def _stripped(value: Value) -> Value:

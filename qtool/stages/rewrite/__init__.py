@@ -6,10 +6,11 @@ import numpy as np
 
 from qtool.core.affine import QParams, quantize
 from qtool.core.errors import ModelError
-from qtool.core.plan import ActivationPlan, BiasPlan, Plan
+from qtool.core.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
 from qtool.core.weights import quantize_bias, quantize_weight
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
+from qtool.stages.rewrite.dynamic_forms import make_dynamic, store_table
 
 _Quantizer = Callable[[Array, QParams], Array]
 
@@ -59,10 +60,13 @@ class _Rewriter:
             self._constant(weight.tensor, weight.params, weight.readers, quantize_weight)
         for constant in self.plan.constants:
             self._constant(constant.tensor, constant.params, constant.readers, quantize)
+        for weight in self.plan.stored:
+            self._stored(weight)
         for bias in self.plan.biases:
             self._bias(bias)
         for activation in self.plan.activations:
             self._activation(activation)
+        make_dynamic(self.model, self.plan.dynamic, self.names)
         for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
             del self.graph.initializers[name]
         self.graph.sort()
@@ -102,6 +106,13 @@ class _Rewriter:
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
         self.graph.insert_before(self.graph[0], node)
         self._read(readers, node.outputs[0])
+
+    def _stored(self, weight: WeightPlan) -> None:
+        tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
+        if tables:
+            store_table(self.model, weight.params, tables, self._initializer(weight.tensor), self.names)
+        else:
+            self._constant(weight.tensor, weight.params, weight.readers, quantize_weight)
 
     def _initializer(self, tensor: str) -> Array:
         if tensor not in self.graph.initializers:

@@ -1,0 +1,62 @@
+"""How DATA is read: the options that every command and function has for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from qtool.core.errors import UsageError
+from qtool.core.state import State, StateSpec, parsed_states
+from qtool.feeds.preprocess import Preprocess, load_preprocess
+
+
+class ReadOptions(TypedDict, total=False):
+    """Keyword arguments of everything that reads DATA; None is as if left out.
+
+    preprocess: how uint8 images become the model's input: a preset's name, a file, or its keys.
+    tokenizer: a HuggingFace tokenizer.json, which makes the model's inputs of the `text` in a .jsonl file.
+    max_length: cut texts to so many tokens, special ones counted.
+    trim: the input that masks padding with 0; every batch is cut to the longest sample in it.
+    state: `INPUT=OUTPUT`, one or several: outputs that are fed back to inputs, step after step; every sample is then
+        a sequence, see `qtool.feeds.sequences`.
+    """
+
+    preprocess: Preprocess | str | Path | Mapping[str, Any] | None
+    tokenizer: str | Path | None
+    max_length: int | None
+    trim: str | None
+    state: StateSpec | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The same, checked. Raises `UsageError` where the options contradict each other."""
+
+    preprocess: Preprocess | None = None
+    tokenizer: Path | None = None
+    max_length: int | None = None
+    trim: str | None = None
+    states: tuple[State, ...] = ()
+
+    def __post_init__(self) -> None:
+        for option, value in (("preprocess", self.preprocess), ("tokenizer", self.tokenizer), ("trim", self.trim)):
+            if self.states and value is not None:
+                raise UsageError(
+                    f"--{option} does not go with --state, whose samples are sequences; leave one of them out"
+                )
+        if self.max_length is None:
+            return
+        if self.max_length < 1:
+            raise UsageError(f"--max-length {self.max_length}: give 1 or more")
+        if self.tokenizer is None:
+            raise UsageError(f"--max-length {self.max_length} says nothing without --tokenizer; give both, or neither")
+
+    @classmethod
+    def of(cls, options: ReadOptions) -> "Reading":
+        """The options as they were given. Raises `UsageError`, and `TypeError` for a name that is none of them."""
+        given: dict[str, Any] = dict(options)
+        for name, read in (("preprocess", load_preprocess), ("tokenizer", Path)):
+            if given.get(name) is not None:
+                given[name] = read(given[name])
+        given["states"] = parsed_states(given.pop("state", None) or ())
+        return cls(**given)

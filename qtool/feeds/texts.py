@@ -1,0 +1,91 @@
+"""Texts -> the inputs of a language model, by a HuggingFace tokenizer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtool.core.errors import DataError, UsageError
+from qtool.core.tensorspec import InputSpec
+from qtool.feeds.checks import quoted
+
+_IDS = "input_ids"
+_FIELDS = {_IDS: "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+"""Input -> attribute of tokenizers.Encoding."""
+_PADS = ("[PAD]", "<pad>")
+
+
+class TextEncoder:
+    """Makes those of input_ids, attention_mask and token_type_ids that the model has.
+
+    Padding that the file asks for is left out: samples may differ in length. Where the model fixes the length, texts
+    are cut and padded to it. Without `max_length` what the file says of truncation holds.
+
+    Args:
+        path: a tokenizer.json of the tokenizers library.
+        inputs: the model's inputs.
+        max_length: cut to so many tokens, special ones counted; None does not.
+
+    Raises:
+        UsageError: the library is missing, the file is no tokenizer, or it does not fit the model.
+    """
+
+    def __init__(self, path: Path, inputs: Sequence[InputSpec], max_length: int | None) -> None:
+        self._path = path
+        self._tokenizer = _loaded(path)
+        self._types = {spec.name: spec.dtype for spec in inputs if spec.name in _FIELDS}
+        if _IDS not in self._types:
+            names = quoted(spec.name for spec in inputs)
+            raise UsageError(f"--tokenizer {path}: the model has no input '{_IDS}' but {names}; give numbers, not text")
+        fixed = {spec.shape[1] for spec in inputs if spec.name in self._types and spec.shape and len(spec.shape) == 2}
+        lengths = [length for length in fixed if isinstance(length, int)]
+        own = self._tokenizer.truncation or {}
+        self._limit: int | None = max_length or min([*lengths, *filter(None, [own.get("max_length")])], default=None)
+        self._tokenizer.no_padding()
+        if lengths:
+            self._fix(min(lengths), max_length)
+        if self._limit is not None:
+            kept = {key: own[key] for key in ("strategy", "direction") if key in own}
+            self._tokenizer.enable_truncation(max_length=self._limit, **kept)
+
+    def _fix(self, length: int, max_length: int | None) -> None:
+        """Pad to the length that the model fixes."""
+        if max_length is not None and max_length > length:
+            raise UsageError(f"--max-length {max_length}: the model's input '{_IDS}' takes {length} tokens")
+        stored = _loaded(self._path).padding
+        if stored is None:
+            token = next((token for token in _PADS if self._tokenizer.token_to_id(token) is not None), None)
+            if token is None:
+                raise UsageError(
+                    f"--tokenizer {self._path}: says nothing of padding, but the model takes {length} tokens; give one "
+                    "with enable_padding"
+                )
+            stored = {"pad_token": token, "pad_id": self._tokenizer.token_to_id(token)}
+        kept = {key: stored[key] for key in ("direction", "pad_id", "pad_type_id", "pad_token") if key in stored}
+        self._tokenizer.enable_padding(length=length, **kept)
+
+    def encode(self, where: str, text: str, pair: str | None) -> dict[str, np.ndarray]:
+        """The inputs of one text or one pair, each [tokens]. Raises `DataError` for one without tokens."""
+        encoding = self._tokenizer.encode(text, pair)
+        count = len(encoding.ids)
+        if count == 0:
+            raise DataError(f"{where}: the text has no tokens; remove it")
+        if self._limit is not None and sum(encoding.attention_mask) > self._limit:
+            raise DataError(f"{where}: {self._limit} tokens do not hold the tokenizer's special ones; allow more")
+        return {name: np.array(getattr(encoding, _FIELDS[name]), dtype) for name, dtype in self._types.items()}
+
+
+def _loaded(path: Path) -> Any:
+    """A tokenizers.Tokenizer."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UsageError(f"--tokenizer {path}: needs tokenizers: pip install 'qtool[text]'") from error
+    if not path.is_file():
+        raise UsageError(f"--tokenizer {path}: is no file; give the tokenizer.json of the model")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # what the library raises is no more precise than that
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"--tokenizer {path}: is no tokenizer.json ({reason}); give the model's") from error

@@ -1,0 +1,150 @@
+"""The checks that an untrusted model file needs, in the order in which they protect each other."""
+
+import math
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+
+from qtool.core.errors import ModelError
+from qtool.graph import external
+from qtool.graph.external import ITSELF, Source, StoredTensor
+
+_FILE_LIMIT = 2**31 - 1
+# of onnx.checker's complaints. Custom domains are onnxruntime's business: what it cannot load is refused when the
+# session is made. It sorts nodes itself, and its float16 converter leaves them unsorted.
+_TOLERATED = ("No opset import for domain", "No Op registered for", "must be topologically sorted")
+
+
+def read_proto(file: Path) -> onnx.ModelProto:
+    """The model in a file; its large initializers stay there, external to it. Raises `ModelError`."""
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; give the path of an ONNX model")
+    try:
+        if file.stat().st_size > _FILE_LIMIT:
+            raise ModelError(f"{file}: is larger than protobuf's 2 GB; save its weights as external data")
+        return onnx.load_from_string(external.outline(file))
+    except google.protobuf.message.DecodeError as error:
+        raise ModelError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
+    except OSError as error:
+        raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from error
+
+
+def check_proto(proto: onnx.ModelProto, file: Path) -> None:
+    """Raises `ModelError` where the model is invalid, or holds what cannot be carried over or read."""
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{file}: not an ONNX model (no graph or no opset); export or download it again")
+    if not proto.graph.node:
+        raise ModelError(f"{file}: the graph holds no nodes; nothing to quantise")
+    if proto.training_info:
+        raise ModelError(f"{file}: holds training info, which would be lost; export the model for inference")
+    if proto.graph.sparse_initializer:
+        name = proto.graph.sparse_initializer[0].values.name
+        raise ModelError(f"{file}: sparse initializer {name!r} is not supported; export it dense")
+    _check_external(proto, file)
+    try:
+        onnx.checker.check_model(_light(proto) or str(file))
+    except onnx.checker.ValidationError as error:
+        if not any(words in str(error) for words in _TOLERATED):
+            raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
+    except Exception as error:
+        raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
+    _check_sizes(proto, file)
+
+
+def check_sources(model: ir.Model, file: Path) -> None:
+    """Raises `ModelError` where something is read that nothing makes: to the checker, nodes are unsorted then too."""
+    for node in model.graph.all_nodes():
+        for value in node.inputs:
+            if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
+                raise ModelError(
+                    f"{file}: not a valid ONNX model (node {node.name!r} reads {value.name!r}, which nothing makes); "
+                    "export it again"
+                )
+
+
+def _light(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with empty tensors for those that lie in its own file; None where no other, or no such one, is there.
+
+    `onnx.checker` would read the whole file for them, and looks at nothing of them that `_check_sizes` does not.
+    """
+    if {external.location(tensor) for tensor in external.external_tensors(proto)} != {ITSELF}:
+        return None
+    light = onnx.ModelProto()
+    light.CopyFrom(proto)
+    for tensor in external.external_tensors(light):
+        tensor.dims[:] = [0]
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
+    return light
+
+
+def _check_external(proto: onnx.ModelProto, file: Path) -> None:
+    folder = file.parent.resolve()
+    for tensor in external.external_tensors(proto):
+        span = external.span(tensor, file)
+        data = span.file
+        if data != file and not data.resolve().is_relative_to(folder):
+            raise ModelError(f"{file}: tensor {tensor.name!r} points outside the model's folder ({data}); refused")
+        if span.offset < 0 or (span.length or 0) < 0:
+            raise ModelError(f"{file}: tensor {tensor.name!r} says nonsense of its external data; export it again")
+        if not data.is_file():
+            raise ModelError(f"{file}: external data file {data} of tensor {tensor.name!r} is missing; put it there")
+        if data.stat().st_size < span.offset + (span.length or 0):
+            raise ModelError(f"{file}: external data file {data} is truncated; copy or download it again")
+
+
+def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
+    """As many bytes as shape and type need, no more: `onnx.checker` looks at neither surplus nor external data."""
+    for tensor in external.tensors_of(proto):
+        is_external = tensor.data_location == onnx.TensorProto.EXTERNAL
+        if not is_external and not tensor.HasField("raw_data"):
+            continue
+        try:
+            bits = ir.DataType(tensor.data_type).bitwidth
+        except (ValueError, TypeError) as error:
+            raise ModelError(
+                f"{file}: tensor {tensor.name!r} has the unknown type {tensor.data_type}; export it again"
+            ) from error
+        have = external.span(tensor, file).size if is_external else len(tensor.raw_data)
+        need = math.ceil(math.prod(tensor.dims) * bits / 8)
+        if have != need:
+            raise ModelError(
+                f"{file}: tensor {tensor.name!r} holds {have} bytes, its shape needs {need}; export it again"
+            )
+
+
+def take_in(proto: onnx.ModelProto, file: Path) -> dict[str, StoredTensor]:
+    """Reads the external tensors into the model, but for large initializers, which come as tensors in their files."""
+    sources: dict[Path, Source] = {}
+    stored: dict[str, StoredTensor] = {}
+    large = [tensor for tensor in proto.graph.initializer if _stays(tensor, file)]
+    staying = set(map(id, large))
+    try:
+        for tensor in external.external_tensors(proto):
+            span = external.span(tensor, file)
+            if id(tensor) in staying:
+                source = sources.get(span.file) or sources.setdefault(span.file, Source(span.file))
+                dtype = ir.DataType(tensor.data_type)
+                stored[tensor.name] = StoredTensor(source, span.offset, dtype, tuple(tensor.dims), tensor.name)
+            else:
+                with span.file.open("rb") as stream:
+                    stream.seek(span.offset)
+                    external.set_raw(tensor, stream.read(span.size))
+    except OSError as error:
+        raise ModelError(
+            f"{file}: external data of tensor {tensor.name!r} cannot be read ({one_line(error)}); export it again"
+        ) from error
+    return stored
+
+
+def _stays(tensor: onnx.TensorProto, file: Path) -> bool:
+    if tensor.data_location != onnx.TensorProto.EXTERNAL or external.span(tensor, file).size < external.LARGE:
+        return False
+    return ir.DataType(tensor.data_type).bitwidth >= 8
+
+
+def one_line(error: BaseException) -> str:
+    """The message without its line breaks, and not too long."""
+    return " ".join(str(error).split())[:200]

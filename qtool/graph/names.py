@@ -1,0 +1,65 @@
+"""Names that are unique in the whole model, the graphs inside of nodes included."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+
+class Names:
+    """Hands out names that no value or node of a graph has, nor those of the graphs inside of it."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        nodes = list(graph.all_nodes())
+        self._taken = {n.name for n in nodes} | {o.name for n in nodes for o in n.outputs}
+        for part in (graph, *graph.subgraphs()):
+            self._taken |= {v.name for v in part.inputs} | set(part.initializers)
+
+    def fresh(self, wanted: str) -> str:
+        """`wanted`, or `wanted_1`, `wanted_2`... where that is taken."""
+        name, i = wanted, 0
+        while name in self._taken:
+            i += 1
+            name = f"{wanted}_{i}"
+        self._taken.add(name)
+        return name
+
+
+def make_unique(model: ir.Model) -> None:
+    """In place: every node, and every value that is read or handed out, gets a name that nothing else has.
+
+    ONNX lets the bodies of If, Loop and Scan repeat each other's names, and those that come later around them; whoever
+    moves a node, or looks it up by its name, must not care. Names of the main graph win; its inputs and outputs keep
+    theirs always. What has no name and is not read (an output left out) stays without.
+    """
+    graphs = list(model.graphs())
+    values = dict.fromkeys(value for graph in graphs for value in _values(graph))
+    _name((v for v in values if v.name or v.uses() or v.is_graph_output()), "v")
+    _name((node for graph in graphs for node in graph), "node")
+
+
+def _values(graph: ir.Graph) -> Iterable[ir.Value]:
+    yield from graph.inputs
+    yield from graph.outputs
+    yield from list(graph.initializers.values())
+    for node in graph:
+        yield from node.outputs
+
+
+def _name(items: Iterable[ir.Value | ir.Node], default: str) -> None:
+    taken: set[str] = set()
+    clashing = []
+    for item in items:
+        if item.name and item.name not in taken:
+            taken.add(item.name)
+        else:
+            clashing.append(item)
+    count: Counter[str] = Counter()
+    for item in clashing:
+        base = item.name or default
+        name = base
+        while name in taken:
+            count[base] += 1
+            name = f"{base}_{count[base]}"
+        taken.add(name)
+        item.name = name

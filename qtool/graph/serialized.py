@@ -1,0 +1,170 @@
+"""Models as onnxruntime and files take them: a small protocol buffer, and the large tensors as they lie, not copied."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import google.protobuf.message
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from qtool.core.errors import ModelError
+from qtool.core.files import atomic_output, atomic_pair
+from qtool.graph import external
+from qtool.graph.external import StoredTensor
+
+SINGLE_FILE = 2**31 - 1
+"""Protocol buffers end here: a larger model is two files."""
+_ALIGNMENT = 4096
+# where a tensor lies that is in no file
+_MEMORY = "*memory*"
+# what numpy and onnxruntime both know under their own names
+_NATIVE = {
+    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL,
+    ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64,
+    ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Serialized:
+    """A model whose large initializers are external to its protocol buffer.
+
+    graph: the protocol buffer. tensors: the large initializers by name. folder: what the locations of those that lie in
+    files are relative to; None where all are in memory.
+    """
+
+    graph: bytes
+    tensors: Mapping[str, ir.TensorProtocol]
+    folder: Path | None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Those that lie in memory."""
+        return {
+            name: np.ascontiguousarray(tensor.numpy())
+            for name, tensor in self.tensors.items()
+            if not isinstance(tensor, StoredTensor)
+        }
+
+    @property
+    def size(self) -> int:
+        """In bytes; as a single file it takes a few less, as two files a few more."""
+        return len(self.graph) + sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def joined(self) -> bytes:
+        """One protocol buffer that holds everything.
+
+        Raises:
+            ModelError: beyond protobuf's limit of 2 GB.
+        """
+        if not self.tensors:
+            return self.graph
+        if self.size > SINGLE_FILE:
+            raise _too_large()
+        proto = onnx.load_from_string(self.graph)
+        for tensor in proto.graph.initializer:
+            if tensor.name in self.tensors:
+                external.set_raw(tensor, self.tensors[tensor.name].tobytes())
+        return encode(proto)
+
+
+def serialize(model: ir.Model) -> Serialized:
+    """The model, which is not changed.
+
+    Raises:
+        ModelError: what is left beside the large initializers is beyond protobuf's limit of 2 GB, or a file that
+            tensors lie in has changed.
+    """
+    return consume(model.clone())
+
+
+def consume(model: ir.Model) -> Serialized:
+    """`serialize` for a model that is not needed any more, and is changed."""
+    tensors = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and _is_large(value.const_value)
+    }
+    stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
+    for source in {tensor.source for tensor in stored}:
+        source.check()
+    folder = Path(os.path.commonpath([tensor.source.file.parent for tensor in stored])) if stored else None
+    for name, tensor in tensors.items():
+        where, offset = _MEMORY, 0
+        if isinstance(tensor, StoredTensor):
+            where, offset = str(tensor.source.file.relative_to(folder)), tensor.offset
+        model.graph.initializers[name].const_value = ir.ExternalTensor(
+            where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+        )
+    return Serialized(encode(ir.to_proto(model)), tensors, folder)
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    if isinstance(tensor, StoredTensor):
+        return True
+    return tensor.dtype in _NATIVE and tensor.nbytes >= external.LARGE
+
+
+def encode(proto: onnx.ModelProto) -> bytes:
+    """The bytes of a protocol buffer. Raises `ModelError` where they are more than 2 GB."""
+    try:
+        data: bytes = proto.SerializeToString(deterministic=True)
+    except (ValueError, google.protobuf.message.EncodeError) as error:
+        raise _too_large() from error
+    if len(data) > SINGLE_FILE:
+        raise _too_large()
+    return data
+
+
+def _too_large() -> ModelError:
+    return ModelError(
+        "what cannot lie outside of the protocol buffer is larger than its limit of 2 GB; move weights out of the "
+        "attributes of nodes and the graphs inside of them"
+    )
+
+
+def deserialize(model: Serialized) -> ir.Model:
+    """What `serialize` was given."""
+    result = ir.from_proto(onnx.load_from_string(model.graph))
+    for name, tensor in model.tensors.items():
+        result.graph.initializers[name].const_value = tensor
+    return result
+
+
+@contextmanager
+def output(model: Serialized, path: str | Path) -> Iterator[int]:
+    """Write atomically, once the block succeeds: one file, or, where that would be too large, the weights in another.
+
+    The second one is called `<path>.data`. Yields the size of all in bytes.
+
+    Raises:
+        OutputError: it cannot be written. What was there before is there then.
+    """
+    if model.size <= SINGLE_FILE:
+        data = model.joined()
+        with atomic_output(path) as temporary:
+            temporary.write_bytes(data)
+            yield len(data)
+        return
+    data_file = data_path(path)
+    with atomic_pair(data_file, path) as (weights, temporary):
+        proto = onnx.load_from_string(model.graph)
+        with weights.open("wb") as stream:
+            for tensor in proto.graph.initializer:
+                if tensor.name in model.tensors:
+                    content = model.tensors[tensor.name].tobytes()
+                    stream.write(bytes(-stream.tell() % _ALIGNMENT))
+                    external.set_external(tensor, data_file.name, stream.tell(), len(content))
+                    stream.write(content)
+            size = stream.tell()
+        temporary.write_bytes(encode(proto))
+        yield size + temporary.stat().st_size
+
+
+def data_path(path: str | Path) -> Path:
+    """Where the weights of a model go that does not fit into the file at `path` alone."""
+    return Path(f"{path}.data")
