@@ -1,5 +1,6 @@
 """The table of contents: what the commands do, in order. No click, no printing."""
 
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ from qtool.feeds.invented import invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
 from qtool.recovery.preparing import apply, apply_recorded, chosen_steps, decide, statistics_for
-from qtool.recovery.smoothing import smoothable_tensors
+from qtool.recovery.refining import smoothed, softened
+from qtool.recovery.smoothing import smoothable_tensors, token_layers
 from qtool.runtime.session import Session
 from qtool.stages.calibrate import collect
 from qtool.stages.fit_plan import fit_plan
@@ -36,7 +38,7 @@ from qtool.stages.prepare import Prepared, prepare
 from qtool.stages.rewrite import rewrite, shift_biases
 from qtool.stages.verify import verify
 from qtool.targets.tables import TARGETS, find_target
-from qtool.tuning.forms import Goal, Job, best_plan
+from qtool.tuning.forms import Goal, Job, best_plan, recurrent_layers
 from qtool.tuning.split import evaluation_parts, parts
 from qtool.tuning.tune import Search
 from qtool.tuning.workshop import Aim, Workshop
@@ -181,9 +183,7 @@ def quantize(
     with model_io.output(proven, output) as size:
         if save_plan is not None:
             final.save(save_plan)
-    return Quantized(
-        final, proof, trials, prepared.changes, Path(output), size, model_size(model)
-    )
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
 
 
 def tune(
@@ -247,20 +247,38 @@ def tune(
         choosing, reporting, split = evaluation_parts(feeds, other)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
 
-        def workshop(steps: tuple[str, ...]) -> Workshop | None:
+        def workshop(ready: Prepared, statistics: Statistics, dynamic: Sequence[str] = ()) -> Workshop:
+            scheme = replace(wanted, dynamic=(*dynamic, *recurrent_layers(ready.model, runs_on)))
+            return Workshop(
+                Path(model), ready, statistics, runs_on, scheme, aim, choosing, Path(folder), threads, feeds.states
+            )
+
+        plain = functools.cache(lambda: _observed(prepared, (), feeds, threads, progress))
+
+        def refined(*, dynamic: bool) -> Workshop | None:
+            tokens = token_layers(prepared.model)
+            if not tokens:
+                return None
+            ready, statistics = plain()
+            ready = softened(ready, statistics.examples)
+            placed = place(ready.model, runs_on, wanted, name=prepared.name)
+            found = smoothed(ready, statistics, tuple(placed.integer)) or (ready, statistics)
+            return workshop(*found, tokens if dynamic else ())
+
+        def stepped(*steps: str) -> Workshop | None:
             ready, statistics = _observed(prepared, steps, feeds, threads, progress)
             if (EQUALIZE in steps and not ready.preparation.scales) or (
                 ABSORB_BIASES in steps and not ready.preparation.shifts
             ):
                 return None
-            return Workshop(
-                Path(model), ready, statistics, runs_on, wanted, aim, choosing, Path(folder), threads, feeds.states
-            )
+            return workshop(ready, statistics)
 
         forms = {
-            "": lambda: workshop(()),
-            "equalised, ": lambda: workshop((EQUALIZE,)),
-            "equalised and biases absorbed, ": lambda: workshop((EQUALIZE, ABSORB_BIASES)),
+            "smoothed, ": lambda: refined(dynamic=False),
+            "smoothed, dynamic, ": lambda: refined(dynamic=True),
+            "": lambda: workshop(*plain()),
+            "equalised, ": lambda: stepped(EQUALIZE),
+            "equalised and biases absorbed, ": lambda: stepped(EQUALIZE, ABSORB_BIASES),
         }
         search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(calibrators)

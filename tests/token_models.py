@@ -9,13 +9,12 @@ from tests.patterns import Net
 WIDTH, HEADS, VOCABULARY = 32, 4, 4096
 
 
-def layer_norm(net: Net, x: str, *, scale: np.ndarray | None = None) -> str:
+def layer_norm(net: Net, x: str, scale: np.ndarray) -> str:
     """Written out, as before opset 17."""
     centred = net("Sub", x, net("ReduceMean", x, axes=[-1]))
     square = net("Pow", centred, net.const(2.0))
     deviation = net("Sqrt", net("Add", net("ReduceMean", square, axes=[-1]), net.const(1e-5)))
-    gamma = np.ones(WIDTH) if scale is None else scale
-    return net("Add", net("Mul", net("Div", centred, deviation), net.const(gamma)), net.bias(WIDTH))
+    return net("Add", net("Mul", net("Div", centred, deviation), net.const(scale)), net.bias(len(scale)))
 
 
 def dense(net: Net, x: str, before: int, after: int, name: str) -> str:
@@ -23,41 +22,51 @@ def dense(net: Net, x: str, before: int, after: int, name: str) -> str:
     return net("Add", net("MatMul", x, net.weight(before, after, inputs=before), name=name), net.bias(after))
 
 
-def block(net: Net, x: str, mask: str, outlier: float) -> str:
+def block(net: Net, x: str, mask: str, outlier: float, width: int, heads: int, prefix: str = "") -> str:
     """Attention and a feed-forward part, normalised behind each residual (as BERT); two channels are larger."""
-    outliers = np.ones(WIDTH)
+    outliers, even = np.ones(width), np.ones(width)
     outliers[[3, 17]] = outlier
-    x = layer_norm(net, x, scale=outliers)
-    size = WIDTH // HEADS
-    split = net.const([0, 0, HEADS, size], dtype=np.int64)
+    x = layer_norm(net, x, outliers)
+    size = width // heads
+    split = net.const([0, 0, heads, size], dtype=np.int64)
 
-    def heads(name: str, perm: list[int]) -> str:
-        return net("Transpose", net("Reshape", dense(net, x, WIDTH, WIDTH, name), split), perm=perm)
+    def head(name: str, perm: list[int]) -> str:
+        return net("Transpose", net("Reshape", dense(net, x, width, width, prefix + name), split), perm=perm)
 
-    q, k, v = heads("query", [0, 2, 1, 3]), heads("key", [0, 2, 3, 1]), heads("value", [0, 2, 1, 3])
-    scores = net("Mul", net("MatMul", q, k, name="scores"), net.const(1.0 / size**0.5))
+    q, k, v = head("query", [0, 2, 1, 3]), head("key", [0, 2, 3, 1]), head("value", [0, 2, 1, 3])
+    scores = net("Mul", net("MatMul", q, k, name=f"{prefix}scores"), net.const(1.0 / size**0.5))
     weights = net("Softmax", net("Add", scores, mask), axis=-1)
-    context = net("MatMul", weights, v, name="context")
-    joined = net("Reshape", net("Transpose", context, perm=[0, 2, 1, 3]), net.const([0, 0, WIDTH], dtype=np.int64))
-    x = layer_norm(net, net("Add", dense(net, joined, WIDTH, WIDTH, "attended"), x))
-    wide = dense(net, x, WIDTH, 4 * WIDTH, "widen")
+    context = net("MatMul", weights, v, name=f"{prefix}context")
+    joined = net("Reshape", net("Transpose", context, perm=[0, 2, 1, 3]), net.const([0, 0, width], dtype=np.int64))
+    x = layer_norm(net, net("Add", dense(net, joined, width, width, f"{prefix}attended"), x), even)
+    wide = dense(net, x, width, 4 * width, f"{prefix}widen")
     half = net("Mul", wide, net.const(0.5))
     gelu = net("Mul", half, net("Add", net("Erf", net("Div", wide, net.const(2.0**0.5))), net.const(1.0)))
-    return layer_norm(net, net("Add", dense(net, gelu, 4 * WIDTH, WIDTH, "narrow"), x))
+    return layer_norm(net, net("Add", dense(net, gelu, 4 * width, width, f"{prefix}narrow"), x), even)
 
 
-def encoder(outlier: float = 40.0, masked: float = -10000.0) -> onnx.ModelProto:
-    """ids and mask, int64 [N, T] -> logits [N, 2]: an embedding, one block with a padding mask, a mean, a head."""
+def encoder(
+    outlier: float = 40.0,
+    masked: float = -10000.0,
+    *,
+    layers: int = 1,
+    width: int = WIDTH,
+    heads: int = HEADS,
+    vocabulary: int = VOCABULARY,
+) -> onnx.ModelProto:
+    """ids and mask, int64 [N, T] -> logits [N, 2]: an embedding, blocks with a padding mask, a mean, a head."""
     net = Net()
-    table = net.weight(VOCABULARY, WIDTH, inputs=4, name="table")
+    table = net.weight(vocabulary, width, inputs=4, name="table")
     real = net("Cast", "mask", to=TensorProto.FLOAT)
     spread = net("Unsqueeze", real, net.const([1, 2], dtype=np.int64))
     padding = net("Mul", net("Sub", net.const(1.0), spread), net.const(masked))
-    y = block(net, net("Gather", table, "ids", name="embedding"), padding, outlier)
+    y = net("Gather", table, "ids", name="embedding")
+    for layer in range(layers):
+        y = block(net, y, padding, outlier, width, heads, "" if layers == 1 else f"layer{layer}_")
     kept = net("Mul", y, net("Unsqueeze", real, net.const([2], dtype=np.int64)))
     total = net("ReduceSum", kept, net.const([1], dtype=np.int64), keepdims=0)
     count = net("ReduceSum", real, net.const([1], dtype=np.int64), keepdims=1)
-    logits = net.gemm(net("Div", total, count), WIDTH, 2)
+    logits = net.gemm(net("Div", total, count), width, 2)
     shape = ["N", "T"]
     graph = helper.make_graph(
         net.nodes,
@@ -69,16 +78,18 @@ def encoder(outlier: float = 40.0, masked: float = -10000.0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
-def sentences(count: int, *, padded: bool = False) -> list[dict[str, np.ndarray]]:
-    """Batches of one, of 4 to 12 tokens."""
+def sentences(
+    count: int, *, padded: bool = False, longest: int = 12, vocabulary: int = VOCABULARY
+) -> list[dict[str, np.ndarray]]:
+    """Batches of one, of a third of `longest` tokens to all of them."""
     rng = np.random.default_rng(11)
     result = []
     for _ in range(count):
-        length = int(rng.integers(4, 13))
-        ids = rng.integers(0, VOCABULARY, (1, length))
+        length = int(rng.integers(longest // 3, longest + 1))
+        ids = rng.integers(0, vocabulary, (1, length))
         mask = np.ones((1, length), np.int64)
         if padded:
-            ids, mask = (np.pad(a, ((0, 0), (0, 12 - length))) for a in (ids, mask))
+            ids, mask = (np.pad(a, ((0, 0), (0, longest - length))) for a in (ids, mask))
         result.append({"ids": ids, "mask": mask})
     return result
 

@@ -19,6 +19,7 @@ from qtool.core.scheme import CORRECTIONS, FORMS, Correction, Form, Scheme
 from qtool.core.statistics import Statistics
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
+from qtool.graph.edit import Model
 from qtool.recovery.refining import smoothed, softened
 from qtool.recovery.smoothing import token_layers
 from qtool.runtime.session import Session
@@ -95,16 +96,20 @@ def best_plan(prepared: Prepared, statistics: Statistics, job: Job) -> tuple[Pre
     yardstick = Yardstick(base.model, statistics.examples, job.target.session)
     found: list[_Candidate] = []
     tried: list[Trial] = []
-    calibrators = job.calibrators
     for i, ((label, scheme), (ready, known)) in enumerate(product(schemes.items(), graphs)):
         job.progress("try forms", i, len(schemes) * len(graphs))
+        # calibrators matter little where layers find their own ranges; what is best on one graph is tried on the other
+        if label == "dynamic":
+            calibrators = job.calibrators[:1]
+        elif i % len(graphs) == 0:
+            calibrators = job.calibrators
+        else:
+            calibrators = (found[-1].trial.calibrator,)
         plan, trials = _first(ready, known, scheme, replace(job, calibrators=calibrators), yardstick)
         smooth = ready.preparation.smoothing != base.preparation.smoothing
         named = [replace(t, form=label, smoothed=smooth) for t in trials]
         found.append(_Candidate(ready, plan, named[0]))
         tried += named
-        # what is best on one graph is tried alone on the other
-        calibrators = job.calibrators if i % len(graphs) == len(graphs) - 1 else (named[0].calibrator,)
     chosen = _chosen(found, statistics.examples, job)
     order = sorted((t for t in tried if t not in [c.trial for c in chosen]), key=lambda t: -t.sqnr_db)
     best = chosen[0]
@@ -112,20 +117,21 @@ def best_plan(prepared: Prepared, statistics: Statistics, job: Job) -> tuple[Pre
 
 
 def _schemes(prepared: Prepared, job: Job) -> dict[str, Scheme]:
-    """Label -> scheme. Recurrent layers without a static kernel are dynamic where nothing else was asked for."""
+    """Label -> scheme. Layers without a static kernel are dynamic where nothing else was asked for."""
     if job.form is not None:
         return {job.form: replace(job.scheme, form=job.form)}
-    rules = job.target.rules
-    always = tuple(
-        str(n.name)
-        for n in prepared.model.graph
-        if n.op_type in rules and rules[n.op_type].dynamic and not rules[n.op_type].static
-    )
-    tokens = token_layers(prepared.model) if rules["MatMul"].dynamic else ()
-    schemes = (
-        {"dynamic": replace(job.scheme, dynamic=(*always, *tokens))} if tokens and len(job.calibrators) > 1 else {}
-    )
-    return schemes | {"static": replace(job.scheme, dynamic=always)}
+    always = recurrent_layers(prepared.model, job.target)
+    result = {"static": replace(job.scheme, dynamic=always)}
+    tokens = token_layers(prepared.model) if job.target.rules["MatMul"].dynamic else ()
+    if tokens and len(job.calibrators) > 1:
+        result["dynamic"] = replace(job.scheme, dynamic=(*always, *tokens))
+    return result
+
+
+def recurrent_layers(model: Model, target: Target) -> tuple[str, ...]:
+    """The layers that have a dynamic kernel on the target and no static one, in graph order."""
+    rules = {op for op, rule in target.rules.items() if rule.dynamic and not rule.static}
+    return tuple(str(node.name) for node in model.graph if node.op_type in rules)
 
 
 def _graphs(base: Prepared, statistics: Statistics, scheme: Scheme, job: Job) -> list[tuple[Prepared, Statistics]]:

@@ -16,6 +16,7 @@ from qtool.core.statistics import Statistics
 from qtool.core.tuning import Step
 from qtool.core.verification import Verification
 from qtool.evaluation import evaluate
+from qtool.evaluation.filesize import model_files, model_size
 from qtool.evaluation.metrics import MetricSpec
 from qtool.graph import model_io
 from qtool.recovery.bias_correction import correct_biases
@@ -30,6 +31,8 @@ from qtool.targets.rules import Target
 from qtool.tuning.split import Records
 
 Ranges = Mapping[str, tuple[float, float]]
+_AT_ONCE = 2**28
+"""Bytes of models that are measured in one pass even where float is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +123,29 @@ class Workshop:
         return replace(plan, shifts=self.shifts[plan.weights])
 
     def judge(self, plans: Mapping[str, Plan]) -> dict[str, Step]:
-        """Each plan's model on the choosing data, all in one pass."""
-        files = []
-        for i, plan in enumerate(plans.values()):
-            files.append(self.folder / f"candidate{i}.onnx")
-            model_io.write(model_io.consume(rewrite(self.prepared.model, plan)), files[-1])
-        evaluation = self.evaluate(files, self.choosing)
-        return {
-            what: self._step(what, plan, result)
-            for (what, plan), result in zip(plans.items(), evaluation.candidates, strict=True)
-        }
+        """Each plan's model on the choosing data, in one pass for as many as are together no larger than float."""
+        steps: dict[str, Step] = {}
+        waiting: dict[str, Path] = {}
+        room = total = max(model_size(self.source), _AT_ONCE)
+
+        def measure() -> None:
+            found = self.evaluate(list(waiting.values()), self.choosing).candidates
+            for (what, file), result in zip(waiting.items(), found, strict=True):
+                steps[what] = self._step(what, plans[what], result)
+                for part in model_files(file):
+                    part.unlink()
+            waiting.clear()
+
+        for i, (what, plan) in enumerate(plans.items()):
+            file = self.folder / f"candidate{i}.onnx"
+            size = model_io.write(model_io.consume(rewrite(self.prepared.model, plan)), file)
+            if waiting and size > room:
+                measure()
+                room = total
+            waiting[what] = file
+            room -= size
+        measure()
+        return steps
 
     def evaluate(self, files: Sequence[Path], records: Records) -> Evaluation:
         """Models beside float on some part of the data."""

@@ -23,6 +23,7 @@ from qtool.core.ranges import CANDIDATES
 from qtool.report.text import markdown
 from qtool.report.tune import step_line
 from tests.bench.incumbent import quantize_incumbent
+from tests.bench.language import language
 from tests.bench.machine import machine
 from tests.bench.sensitivity_cost import sensitivity_cost
 from tests.bench.zoo_models import ZooModel, vision_models, zoo_folder
@@ -47,6 +48,7 @@ def main() -> None:
         folder = Path(name)
         sections: dict[str, Callable[[], str]] = {
             "Accuracy and speed": lambda: _accuracy(models, folder),
+            "Language": lambda: language(zoo, folder),
             "Tuning": lambda: _tuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: _cost(zoo, folder),

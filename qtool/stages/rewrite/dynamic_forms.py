@@ -123,7 +123,11 @@ class _Emitter:
         whole = quantize_weight(exact, weight.params)
         scale = np.asarray(weight.params.scale, np.float32)
         scale = np.tile(scale, (exact.shape[0], 1)) if weight.params.axis is not None else scale.repeat(exact.shape[0])
-        arrays = (np.ascontiguousarray(whole.transpose(0, 2, 1)), scale, np.zeros(scale.shape, np.int8))
+        arrays: tuple[Array, ...] = (
+            np.ascontiguousarray(whole.transpose(0, 2, 1)),
+            scale,
+            np.zeros(scale.shape, np.int8),
+        )
         endings = ("quantized", "scale", "zero_point")
         a, b, c = (
             edit.add_initializer(graph, self.names.fresh(f"{tensor}_{ending}"), array)
