@@ -147,12 +147,14 @@ def quantize(
         if path is not None:
             _check_output(path, model)
     blind = _blind(form, calibration, data, reading)
+    if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
+        raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
     job = Job(
         replace(scheme or Scheme(), form="static" if form == "auto" else form),
         find_target(target),
         None if form == "auto" else form,
         chosen_calibrators(calibrator),
-        bias_correction,
+        "off" if blind else bias_correction,
         "off" if blind else smoothing,
         optimize_for,
         progress,

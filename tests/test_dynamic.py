@@ -185,3 +185,16 @@ def test_on_the_command_line(text_model, tmp_path, capsys):
         main(["quantize", str(text_model), "-o", str(other)])
     assert caught.value.code == 2 and "only dynamic and weight-only need neither" in capsys.readouterr().err
     assert not other.exists()
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--smoothing", "on"], ["--optimize-for", "latency"], ["--calibrator", "max"], ["--samples", "3"]],
+    ids=lambda option: option[0],
+)
+def test_what_needs_data_is_refused_without(option, text_model, tmp_path, capsys):
+    output = tmp_path / "int8.onnx"
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", str(text_model), "--dynamic", *option, "-o", str(output)])
+    assert caught.value.code == 2 and not output.exists()
+    assert f"{option[0]} says nothing without data" in capsys.readouterr().err

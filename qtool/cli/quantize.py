@@ -135,7 +135,7 @@ def command(
         {"--output": result_path, "--save-plan": save_plan, "--json": json_path},
         {name: path for name, path in inputs.items() if path is not None},
     )
-    _refuse_ignored(context, calibration=calibration, plan=plan_path)
+    _refuse_ignored(context, calibration=calibration, plan=plan_path, blind=calibration is None and data is None)
     with progress_bar(quiet or json_path == STDOUT) as progress:
         result = quantize(
             model,
@@ -173,13 +173,19 @@ def _calibrator(method: str, percentile: float | None) -> Calibrator | str:
     return Calibrator("percentile", percentile)
 
 
-def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: str | None) -> None:
+def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: str | None, blind: bool) -> None:
     """An option that would be accepted and ignored is an error."""
     given = {
         name
         for name in context.params
         if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
+    of_data = {"samples", "batch_size", "threads", "equalize", "absorb_biases", *READING}
+    measured = {"calibrator", "percentile", "scheme", "bias_correction", "smoothing", "optimize_for"}
+    if blind and "form" in given and (extra := given & (of_data | measured)):
+        raise UsageError(
+            f"--{sorted(extra)[0].replace('_', '-')} says nothing without data; give --data or --calibration"
+        )
     if calibration is not None and (extra := given & {"samples", "batch_size", "threads", *READING}):
         raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
     if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":

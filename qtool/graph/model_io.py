@@ -13,8 +13,8 @@ from qtool.graph.loading import check_proto, check_sources, one_line, read_proto
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
 
 __all__ = [
-    "LoadedModel", "Serialized", "consume", "data_path", "deserialize", "from_bytes", "load", "output", "serialize", "to_bytes",
-    "write",
+    "LoadedModel", "Serialized", "consume", "data_path", "deserialize", "from_bytes", "load", "output", "serialize",
+    "to_bytes", "write",
 ]  # fmt: skip
 
 _BLOCK = 1 << 20

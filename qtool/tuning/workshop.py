@@ -18,7 +18,7 @@ from qtool.core.verification import Verification
 from qtool.evaluation import evaluate
 from qtool.evaluation.filesize import model_files, model_size
 from qtool.evaluation.metrics import MetricSpec
-from qtool.graph import model_io
+from qtool.graph import external, model_io
 from qtool.recovery.bias_correction import correct_biases
 from qtool.stages.choose import choose
 from qtool.stages.place import place
@@ -135,6 +135,7 @@ class Workshop:
                 for part in model_files(file):
                     part.unlink()
             waiting.clear()
+            external.let_go()
 
         for i, (what, plan) in enumerate(plans.items()):
             file = self.folder / f"candidate{i}.onnx"
