@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -73,7 +74,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-class StoredTensor(ir.Tensor):
+class StoredTensor(ir.Tensor[Any]):
     """A tensor that is `offset` bytes behind the start of a file; its array is a view of the mapped file."""
 
     __slots__ = ("offset", "source")
@@ -180,7 +181,8 @@ def _outlined_tensor(data: mmap.mmap, tensor: Field) -> bytes:
         return data[tensor.start : tensor.end]
     outside = onnx.TensorProto()
     set_external(outside, ITSELF, raw[0].start, raw[0].end - raw[0].start)
-    return b"".join(_whole(data, f) for f in found if f is not raw[0]) + outside.SerializeToString()
+    told: bytes = outside.SerializeToString()
+    return b"".join(_whole(data, f) for f in found if f is not raw[0]) + told
 
 
 def _is(field: Field, number: int) -> bool:

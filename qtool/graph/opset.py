@@ -1,6 +1,7 @@
 """Opset, shapes and the passes that onnx and onnx-ir already have."""
 
 import contextlib
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qtool.core.errors import ModelError
-from qtool.graph.model_io import to_bytes
+from qtool.graph import external
 from qtool.graph.names import make_unique
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph
 
@@ -41,10 +42,11 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
         # ONNX's converter loses the nodes that call them
         model = model.clone()
         _inline(model)
-    proto = onnx.load_from_string(to_bytes(model))
+    light = model.clone()
+    large = _take_out_large(light)
     try:
         with contextlib.redirect_stdout(None):
-            converted = onnx.version_converter.convert_version(proto, MINIMUM)
+            converted = onnx.version_converter.convert_version(ir.to_proto(light), MINIMUM)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
@@ -52,10 +54,38 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
             f"export the model with opset {MINIMUM} or later"
         ) from error
     result = ir.from_proto(converted)
+    _put_back(result, model, large)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)
     if version < _CENTRED_RESIZE:
         _keep_asymmetric(result)
     return result
+
+
+def _take_out_large(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """In place: large initializers become inputs, so that the model is small."""
+    large: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(model.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes >= external.LARGE:
+            large[name] = value.const_value
+            del model.graph.initializers[name]
+            if value not in model.graph.inputs:
+                model.graph.inputs.append(value)
+    return large
+
+
+def _put_back(model: ir.Model, before: ir.Model, large: Mapping[str, ir.TensorProtocol]) -> None:
+    """In place: as initializers, in the order that they had before; they stay inputs if they were."""
+    kept = {value.name for value in before.graph.inputs}
+    values = {value.name: value for value in model.graph.inputs}
+    for name, tensor in large.items():
+        values[name].const_value = tensor
+        model.graph.register_initializer(values[name])
+        if name not in kept:
+            model.graph.inputs.remove(values[name])
+    initializers = model.graph.initializers
+    for name in dict.fromkeys([*before.graph.initializers, *initializers]):
+        if name in initializers:
+            initializers.add(initializers.pop(name))
 
 
 def _keep_asymmetric(model: ir.Model) -> None:

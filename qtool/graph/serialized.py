@@ -96,9 +96,9 @@ def consume(model: ir.Model) -> Serialized:
     for name, tensor in tensors.items():
         where, offset = _MEMORY, 0
         if isinstance(tensor, StoredTensor):
-            where, offset = str(tensor.source.file.relative_to(folder)), tensor.offset
+            where, offset = os.path.relpath(tensor.source.file, folder), tensor.offset
         model.graph.initializers[name].const_value = ir.ExternalTensor(
-            where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name
         )
     return Serialized(encode(ir.to_proto(model)), tensors, folder)
 
