@@ -42,7 +42,7 @@ def _calibrator(result: Quantized) -> str:
 
 
 def _trial(trial: Trial) -> str:
-    words = "dynamic" if trial.form == "dynamic" else str(trial.calibrator)
+    words = {"dynamic": "dynamic", "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""

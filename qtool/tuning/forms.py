@@ -30,6 +30,7 @@ from qtool.stages.prepare import Prepared
 from qtool.stages.rewrite import rewrite
 from qtool.targets.rules import Target
 from qtool.tuning.first import first_plan
+from qtool.tuning.mixed_forms import better_dynamic
 from qtool.tuning.yardstick import Yardstick
 
 Goal = Literal["accuracy", "latency"]
@@ -110,10 +111,34 @@ def best_plan(prepared: Prepared, statistics: Statistics, job: Job) -> tuple[Pre
         named = [replace(t, form=label, smoothed=smooth) for t in trials]
         found.append(_Candidate(ready, plan, named[0]))
         tried += named
+    if len(schemes) > 1:
+        mixed = _mixed(found, schemes["static"], graphs, job, yardstick)
+        found += mixed
+        tried += [c.trial for c in mixed]
     chosen = _chosen(found, statistics.examples, job)
     order = sorted((t for t in tried if t not in [c.trial for c in chosen]), key=lambda t: -t.sqnr_db)
     best = chosen[0]
     return best.prepared, best.plan, (*(c.trial for c in chosen), *order)
+
+
+def _mixed(
+    found: Sequence[_Candidate],
+    scheme: Scheme,
+    graphs: Sequence[tuple[Prepared, Statistics]],
+    job: Job,
+    yardstick: Yardstick,
+) -> list[_Candidate]:
+    """The best static candidate with those layers dynamic that are better so; nothing where that is none or all."""
+    best = max((c for c in found if c.trial.form == "static"), key=lambda c: c.trial.sqnr_db)
+    ready, known = next(pair for pair in graphs if pair[0] is best.prepared)
+    placement = place(ready.model, job.target, scheme, name=ready.name)
+    ranges, tokens = choose(placement, known, best.trial.calibrator), token_layers(ready.model)
+    names = better_dynamic(ready.model, placement, ranges, tokens, known.examples)
+    if len(names) in (0, len(tokens)):
+        return []
+    one = replace(job, calibrators=(best.trial.calibrator,))
+    plan, trials = _first(ready, known, replace(scheme, dynamic=(*scheme.dynamic, *names)), one, yardstick)
+    return [_Candidate(ready, plan, replace(trials[0], form="mixed", smoothed=best.trial.smoothed))]
 
 
 def _schemes(prepared: Prepared, job: Job) -> dict[str, Scheme]:
