@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qtool.core.errors import OutputError
-from qtool.core.files import atomic_output, check_writable, write_text
+from qtool.core.files import atomic_output, atomic_pair, check_writable, write_text
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
@@ -104,6 +104,83 @@ def test_two_writers_at_once_do_not_mix(target):
         two.write_bytes(b"two")
     assert target.read_bytes() == b"one"
     assert names(target.parent) == ["out.bin"]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """The file that is needed, and the one that needs it."""
+    needed, path = tmp_path / "out.data", tmp_path / "out"
+    needed.write_bytes(b"old data")
+    path.write_bytes(b"old")
+    return needed, path
+
+
+def replace_pair(needed: Path, path: Path) -> None:
+    with atomic_pair(needed, path) as (first, second):
+        first.write_bytes(b"new data")
+        second.write_bytes(b"new")
+        assert names(path.parent) == sorted([first.name, second.name, *old_names(needed, path)])
+
+
+def old_names(*paths: Path) -> list[str]:
+    return [path.name for path in paths if path.exists()]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_pair_is_replaced_at_once(pair, there):
+    if not there:
+        for file in pair:
+            file.unlink()
+    replace_pair(*pair)
+    assert [file.read_bytes() for file in pair] == [b"new data", b"new"]
+    assert names(pair[0].parent) == ["out", "out.data"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError(28, "No space left on device")])
+def test_an_error_in_the_block_leaves_the_old_pair(pair, error):
+    with pytest.raises((ValueError, KeyboardInterrupt, OutputError)), atomic_pair(*pair) as (first, _):
+        first.write_bytes(b"half")
+        raise error
+    assert [file.read_bytes() for file in pair] == [b"old data", b"old"]
+    assert names(pair[0].parent) == ["out", "out.data"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_at_a_rename_leaves_a_pair(pair, monkeypatch, there, links, turn, when):
+    """The old one, or, once both are there, the new one; on file systems without hard links too."""
+    if not there:
+        for file in pair:
+            file.unlink()
+    right, calls = Path.replace, []
+
+    def interrupted(path, target):
+        if Path(path).suffix == ".part":
+            calls.append(path)
+        if len(calls) == turn and when == "before":
+            calls.append(None)
+            raise KeyboardInterrupt
+        result = right(path, target)
+        if len(calls) == turn:
+            calls.append(None)
+            raise KeyboardInterrupt
+        return result
+
+    def link(*_):
+        raise OSError(95, "Operation not supported")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        if not links:
+            patch.setattr(os, "link", link)
+        with pytest.raises(KeyboardInterrupt):
+            replace_pair(*pair)
+    new = (turn, when) == (2, "after")
+    if new or there:
+        assert [file.read_bytes() for file in pair] == ([b"new data", b"new"] if new else [b"old data", b"old"])
+    assert names(pair[0].parent) == (["out", "out.data"] if new or there else [])
 
 
 def test_a_missing_folder(tmp_path):

@@ -234,3 +234,10 @@ def test_layers_are_dynamic_where_runs_differ(tmp_path):
     result = pipeline.quantize(path, tmp_path / "int8.onnx", calibration=statistics, smoothing="off")
     mixed = [t for t in result.trials if t.form == "mixed"]
     assert len(mixed) == 1
+
+
+def test_a_layer_that_reads_the_model_s_input_alone(tmp_path):
+    net = Net(4, 8)
+    path = net.save(tmp_path / "one.onnx", net("MatMul", "x", net.weight(8, 8, inputs=8), name="only"))
+    result = pipeline.quantize(path, tmp_path / "int8.onnx", data=net.samples(6))
+    assert result.verification.output_sqnr_db > 30.0 and result.verification.integer_layers == 1

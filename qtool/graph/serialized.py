@@ -16,8 +16,10 @@ from qtool.core.files import atomic_output, atomic_pair
 from qtool.graph import external
 from qtool.graph.external import StoredTensor
 
-SINGLE_FILE = 2**31 - 1
-"""Protocol buffers end here: a larger model is two files."""
+PROTOBUF = 2**31 - 1
+"""The size in bytes at which protocol buffers end."""
+SINGLE_FILE = PROTOBUF
+"""A larger model is two files."""
 _ALIGNMENT = 4096
 # where a tensor lies that is in no file
 _MEMORY = "*memory*"
@@ -63,7 +65,7 @@ class Serialized:
         """
         if not self.tensors:
             return self.graph
-        if self.size > SINGLE_FILE:
+        if self.size > PROTOBUF:
             raise _too_large()
         proto = onnx.load_from_string(self.graph)
         for tensor in proto.graph.initializer:
@@ -84,11 +86,15 @@ def serialize(model: ir.Model) -> Serialized:
 
 def consume(model: ir.Model) -> Serialized:
     """`serialize` for a model that is not needed any more, and is changed."""
-    tensors = {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None and _is_large(value.const_value)
-    }
+    tensors: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(model.graph.initializers.items()):
+        if value.const_value is None or not _is_large(value.const_value):
+            continue
+        if value.uses() or value.is_graph_output():
+            tensors[name] = value.const_value
+        else:
+            # onnxruntime forgets it, and then refuses to be given it
+            del model.graph.initializers[name]
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     for source in {tensor.source for tensor in stored}:
         source.check()
@@ -98,7 +104,7 @@ def consume(model: ir.Model) -> Serialized:
         if isinstance(tensor, StoredTensor):
             where, offset = os.path.relpath(tensor.source.file, folder), tensor.offset
         model.graph.initializers[name].const_value = ir.ExternalTensor(
-            where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=name
+            where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
     return Serialized(encode(ir.to_proto(model)), tensors, folder)
 
@@ -115,7 +121,7 @@ def encode(proto: onnx.ModelProto) -> bytes:
         data: bytes = proto.SerializeToString(deterministic=True)
     except (ValueError, google.protobuf.message.EncodeError) as error:
         raise _too_large() from error
-    if len(data) > SINGLE_FILE:
+    if len(data) > PROTOBUF:
         raise _too_large()
     return data
 

@@ -64,11 +64,11 @@ def _mean_squares(prepared: Prepared, examples: Examples) -> dict[str, Array]:
     tensors = smoothable_tensors(prepared.model)
     fed = {v.name for v in prepared.model.graph.inputs}
     computed = [t for t in tensors if t not in fed]
-    session = Session(compose.with_outputs(prepared.model, computed), name="the prepared model")
+    session = Session(compose.with_outputs(prepared.model, computed), name="the prepared model") if computed else None
     sums: dict[str, Array] = {}
     counts: dict[str, int] = {}
     for example in examples:
-        arrays = {**example, **session.run(example)}
+        arrays = {**example, **(session.run(example) if session else {})}
         for tensor in tensors:
             rows = arrays[tensor].reshape(-1, arrays[tensor].shape[-1])
             sums[tensor] = sums.get(tensor, 0.0) + np.square(rows, dtype=np.float64).sum(axis=0)

@@ -31,10 +31,10 @@ def better_dynamic(
     wanted = {name: tensor for name, tensor in tensors.items() if roots.get(name) in ranges}
     fed = {v.name for v in model.graph.inputs}
     computed = [t for t in dict.fromkeys(wanted.values()) if t not in fed]
-    session = Session(compose.with_outputs(model, computed), name="the prepared model")
+    session = Session(compose.with_outputs(model, computed), name="the prepared model") if computed else None
     static, dynamic = dict.fromkeys(wanted, 0.0), dict.fromkeys(wanted, 0.0)
     for example in examples:
-        arrays = {**example, **session.run(example)}
+        arrays = {**example, **(session.run(example) if session else {})}
         for name, tensor in wanted.items():
             low, high = ranges[roots[name]]
             array = arrays[tensor]
