@@ -1,0 +1,118 @@
+"""Runs the float graph over batches and counts every observed tensor.
+
+Threads are worker threads that each run whole batches, or whole sequences where the model has state, in a session of
+one thread. Counts are integers and addition is associative, so the statistics are the same bytes at any number of
+threads.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from qtool.core.errors import DataError, ModelError
+from qtool.core.examples import Runs, candidates
+from qtool.core.histogram import ChannelRange, Histogram, NotFiniteError, no_channels
+from qtool.core.state import State, rollout, sequence_length
+from qtool.runtime.observe import Observer
+from qtool.stages.calibrate.explain import NotFiniteDataError, Run
+from qtool.stages.calibrate.feed import Batch, Feed
+
+
+def run_all(observer: "Counter", feed: Feed, threads: int) -> Iterator[tuple[Batch, Runs]]:
+    """Yield each batch once it has been observed, in order, with the runs of it that may be examples."""
+    if threads == 1:
+        for batch in feed:
+            yield batch, observer.observe(batch)
+        return
+    waiting: deque[tuple[Batch, Future[Runs]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for batch in feed:
+                waiting.append((batch, pool.submit(observer.observe, batch)))
+                if len(waiting) > threads:
+                    yield _finished(waiting)
+            while waiting:
+                yield _finished(waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _finished(waiting: deque[tuple[Batch, Future[Runs]]]) -> tuple[Batch, Runs]:
+    batch, future = waiting.popleft()
+    return batch, future.result()
+
+
+class Counter:
+    """Runs batches and counts; may be called from several threads."""
+
+    def __init__(
+        self,
+        name: str,
+        session: Observer,
+        fed: Sequence[str],
+        computed: Sequence[str],
+        by_channel: Sequence[str],
+        states: Sequence[State],
+    ) -> None:
+        self.name = name
+        self.session = session
+        self.fed = fed
+        self.computed = computed
+        self.states = states
+        self.histograms = {t: Histogram() for t in (*fed, *computed)}
+        self.by_channel = set(by_channel)
+        self.channels: dict[str, ChannelRange] = {}
+        self.locks = {t: threading.Lock() for t in self.histograms}
+
+    def observe(self, batch: Batch) -> Runs:
+        """Count a batch, or every step of a sequence; returns the runs that may be examples."""
+        if not self.states:
+            self._run(Run(batch.inputs, batch.origin))
+            return (batch.inputs,)
+
+        def run(step: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return self._run(Run(inputs, f"{batch.origin}, step {step}"))
+
+        steps = sequence_length(self.states, batch.inputs)
+        wanted = candidates(steps, sum(array.nbytes for array in batch.inputs.values()) // steps)
+        kept = {
+            step: {name: array.copy() for name, array in inputs.items()}
+            for step, (inputs, _) in enumerate(rollout(run, self.states, batch.inputs))
+            if step in wanted
+        }
+        return tuple(kept[step] for step in wanted)
+
+    def _run(self, run: "Run") -> dict[str, np.ndarray]:
+        """Count one run; returns the outputs that are fed back."""
+        try:
+            arrays = self.session.run(run.inputs)
+        except DataError as error:
+            raise DataError(f"{run.origin}: {error}") from error
+        for tensor in self.fed:
+            self._count(tensor, run.inputs[tensor], run)
+        wanted = {state.output for state in self.states}
+        carried = {
+            tensor: array for tensor, array in zip(self.session.outputs, arrays, strict=True) if tensor in wanted
+        }
+        for i, tensor in enumerate(self.session.outputs):
+            # let go of each array once it is counted
+            array, arrays[i] = arrays[i], np.empty(0, np.float32)
+            if tensor in self.histograms:
+                self._count(tensor, array, run)
+            elif array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise NotFiniteDataError(tensor, run)
+        return carried
+
+    def _count(self, tensor: str, array: np.ndarray, run: "Run") -> None:
+        if array.dtype != np.float32:
+            raise ModelError(f"{self.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model")
+        try:
+            with self.locks[tensor]:
+                self.histograms[tensor].observe(array)
+                if tensor in self.by_channel:
+                    self.channels.setdefault(tensor, no_channels(array.shape[-1])).observe(array)
+        except NotFiniteError as error:
+            raise NotFiniteDataError(tensor, run) from error
