@@ -42,6 +42,23 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class Deferred:
+    """A chunk that has not been read, so that who wants only some batches need not read the others.
+
+    Either `read` or `skip` is called once, unless the data is left altogether; without a `shape` before the next chunk
+    is asked for.
+
+    size, divisible: of the chunk. shape: equal for chunks that may be joined, None where only reading would tell.
+    """
+
+    size: int
+    divisible: bool
+    read: Callable[[], Chunk]
+    skip: Callable[[], None] = lambda: None
+    shape: Hashable | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batching:
     """How many samples a batch takes.
 
@@ -71,7 +88,7 @@ class Feeds:
     def __init__(
         self,
         name: str,
-        read: Callable[[], Iterator[Chunk]],
+        read: Callable[[], Iterator[Chunk | Deferred]],
         *,
         available: int | None,
         batching: Batching,
@@ -88,19 +105,40 @@ class Feeds:
             raise _leftover(name, self.samples, batching.size)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
+
+    def batches(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Batch]:
+        """The batches whose number, from 0, is wanted; the others are not read where the data allows that.
+
+        Each is what it is among all of them: with the same samples, `start` and `origin`.
+        """
         start = 0
-        for chunk in _rebatched(self.name, _limited(self._read(), self._batching.limit), self._batching):
-            batch = Batch(
-                inputs={name: np.asarray(array, order="C") for name, array in chunk.inputs.items()},
-                labels=chunk.labels,
-                start=start,
-                size=chunk.size,
-                origin=chunk.origin or f"{self.name}, {span(start, chunk.size)}",
-            )
-            yield batch if self.finish is None else self.finish(batch)
-            start += chunk.size
+        chunks = _limited(self._read(), self._batching.limit)
+        for number, group in enumerate(_grouped(self.name, chunks, self._batching)):
+            size = sum(chunk.size for chunk in group)
+            if wanted is None or wanted(number):
+                batch = self._batch(_joined([_read(chunk) for chunk in group]), start)
+                yield batch if self.finish is None else self.finish(batch)
+            else:
+                for chunk in group:
+                    if isinstance(chunk, Deferred):
+                        chunk.skip()
+            start += size
         if start == 0:
             raise DataError(f"{self.name}: holds no samples; give at least one")
+
+    def _batch(self, chunk: Chunk, start: int) -> Batch:
+        return Batch(
+            inputs={name: np.asarray(array, order="C") for name, array in chunk.inputs.items()},
+            labels=chunk.labels,
+            start=start,
+            size=chunk.size,
+            origin=chunk.origin or f"{self.name}, {span(start, chunk.size)}",
+        )
+
+
+def _read(chunk: Chunk | Deferred) -> Chunk:
+    return chunk.read() if isinstance(chunk, Deferred) else chunk
 
 
 def span(start: int, size: int) -> str:
@@ -117,42 +155,52 @@ def _leftover(name: str, found: int, size: int) -> DataError:
     )
 
 
-def _limited(chunks: Iterator[Chunk], limit: int | None) -> Iterator[Chunk]:
+def _limited(chunks: Iterator[Chunk | Deferred], limit: int | None) -> Iterator[Chunk | Deferred]:
     """The first `limit` samples; an indivisible chunk that reaches over the limit stays whole."""
     taken = 0
     for chunk in chunks:
         kept = chunk
         if limit is not None and chunk.divisible and taken + chunk.size > limit:
-            kept = _cut(chunk, 0, limit - taken)
+            kept = _cut(_read(chunk), 0, limit - taken)
         taken += kept.size
         yield kept
         if limit is not None and taken >= limit:
             return
 
 
-def _rebatched(name: str, chunks: Iterator[Chunk], batching: Batching) -> Iterator[Chunk]:
-    pending: list[Chunk] = []
+def _grouped(name: str, chunks: Iterator[Chunk | Deferred], batching: Batching) -> Iterator[list[Chunk | Deferred]]:
+    """What makes up each batch."""
+    pending: list[Chunk | Deferred] = []
     done = held = 0
-    for chunk in chunks:
+    for coming in chunks:
+        # a batch by itself, whatever its shape
+        alone = (
+            not coming.divisible or coming.size == batching.size or (not batching.exact and coming.size > batching.size)
+        )
+        if not pending and alone:
+            yield [coming]
+            done += coming.size
+            continue
+        chunk = coming if isinstance(coming, Chunk) or coming.shape is not None else coming.read()
         if pending and (_key(chunk) != _key(pending[0]) or (not batching.exact and held + chunk.size > batching.size)):
             if batching.exact:
                 raise _shape_changed(name, done, held, batching.size)
-            yield _joined(pending)
+            yield pending
             done, held, pending = done + held, 0, []
         if not chunk.divisible:
-            yield chunk
+            yield [chunk]
             done += chunk.size
             continue
         for piece in _pieces(chunk, batching, held):
             pending.append(piece)
             held += piece.size
             if held >= batching.size:
-                yield _joined(pending)
+                yield pending
                 done, held, pending = done + held, 0, []
     if pending:
         if batching.exact:
             raise _leftover(name, done + held, batching.size)
-        yield _joined(pending)
+        yield pending
 
 
 def _shape_changed(name: str, start: int, held: int, size: int) -> DataError:
@@ -162,11 +210,11 @@ def _shape_changed(name: str, start: int, held: int, size: int) -> DataError:
     )
 
 
-def _pieces(chunk: Chunk, batching: Batching, held: int) -> Iterator[Chunk]:
+def _pieces(chunk: Chunk | Deferred, batching: Batching, held: int) -> Iterator[Chunk | Deferred]:
     if not batching.exact or held + chunk.size <= batching.size:
         yield chunk
         return
-    first = 0
+    chunk, first = _read(chunk), 0
     while first < chunk.size:
         stop = min(chunk.size, first + batching.size - held)
         yield _cut(chunk, first, stop)
@@ -184,8 +232,10 @@ def _cut(chunk: Chunk, first: int, stop: int) -> Chunk:
     )
 
 
-def _key(chunk: Chunk) -> Hashable:
+def _key(chunk: Chunk | Deferred) -> Hashable:
     """Equal for chunks that may be joined."""
+    if isinstance(chunk, Deferred):
+        return chunk.divisible, chunk.shape
     inputs = tuple((n, a.shape[1:] if a.ndim else a.tobytes()) for n, a in sorted(chunk.inputs.items()))
     labels = tuple((n, a.shape[1:], a.dtype.str) for n, a in sorted(chunk.labels.items()))
     return chunk.divisible, inputs, labels

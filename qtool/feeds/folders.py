@@ -1,5 +1,6 @@
 """Folders of arrays: `.npy` and `.npz` files, or ONNX `test_data_set_N` folders."""
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Batching, Chunk, Feeds
+from qtool.feeds.batching import Batching, Chunk, Deferred, Feeds
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.listing import files_of, natural_key, read_labels, subfolders_of
@@ -32,6 +33,7 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
     """
     files = read_labels(folder) or [(path, None) for path in files_of(folder, ARRAY_SUFFIXES)]
     available, divisible = 0, True
+    sizes: list[tuple[int, bool]] = []
     for path, label in files:
         table = _file_table(path, fitter)
         plan = fitter.arrange(str(path), table.headers)
@@ -39,16 +41,20 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
             raise DataError(f"{path}: holds {plan.size} samples but labels.csv one label; give one sample a file")
         available += plan.size
         divisible = divisible and plan.divisible
+        sizes.append((plan.size, plan.divisible))
 
-    def read() -> Iterator[Chunk]:
+    def load(path: Path, label: int | None, start: int) -> Chunk:
+        chunk = fitter.fit(str(path), _load(_file_table(path, fitter)), start, str(path))
+        if label is None:
+            return chunk
+        labels = fitter.shifted({LABELS: np.array([label], np.int64)})
+        return replace(chunk, labels={**chunk.labels, **labels})
+
+    def read() -> Iterator[Deferred]:
         start = 0
-        for path, label in files:
-            chunk = fitter.fit(str(path), _load(_file_table(path, fitter)), start, str(path))
-            if label is not None:
-                labels = fitter.shifted({LABELS: np.array([label], np.int64)})
-                chunk = replace(chunk, labels={**chunk.labels, **labels})
-            yield chunk
-            start += chunk.size
+        for (path, label), (size, divisible) in zip(files, sizes, strict=True):
+            yield Deferred(size, divisible, functools.partial(load, path, label, start))
+            start += size
 
     batching = fitter.batching(batch_size, limit)
     return Feeds(str(folder), read, available=available, batching=replace(batching, exact=batching.exact and divisible))

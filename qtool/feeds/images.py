@@ -1,12 +1,13 @@
 """A folder of pictures -> batches."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.feeds.batching import Chunk, Feeds
+from qtool.feeds.batching import Chunk, Deferred, Feeds
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.listing import files_of, read_labels, subfolders_of
@@ -34,14 +35,17 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
     pixels = _pixels(folder, fitter)
     pictures = read_labels(folder) or _labelled_by_folder(folder, files_of(folder, IMAGE_SUFFIXES, recurse=True))
 
-    def read() -> Iterator[Chunk]:
+    def load(path: Path, label: int | None) -> Chunk:
+        values = pixels.apply(str(path), _decoded(path, pixels)[None])
+        if pixels.spec.shape is not None:
+            expected = (None, *pixels.spec.shape[1:])
+            check_shape(str(path), "the image", values, expected, pixels.spec)
+        labels = {} if label is None else fitter.shifted({LABELS: np.array([label], np.int64)})
+        return Chunk({pixels.spec.name: values}, labels, 1, str(path))
+
+    def read() -> Iterator[Deferred]:
         for path, label in pictures:
-            values = pixels.apply(str(path), _decoded(path, pixels)[None])
-            if pixels.spec.shape is not None:
-                expected = (None, *pixels.spec.shape[1:])
-                check_shape(str(path), "the image", values, expected, pixels.spec)
-            labels = {} if label is None else fitter.shifted({LABELS: np.array([label], np.int64)})
-            yield Chunk({pixels.spec.name: values}, labels, 1, str(path))
+            yield Deferred(1, True, functools.partial(load, path, label), shape=pixels.size)
 
     return Feeds(str(folder), read, available=len(pictures), batching=fitter.batching(batch_size, limit))
 

@@ -1,5 +1,6 @@
 """A `.jsonl` file -> batches: an object a line, numbers or text."""
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -10,7 +11,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Chunk, Feeds
+from qtool.feeds.batching import Chunk, Deferred, Feeds
 from qtool.feeds.checks import closest, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.roles import LABELS
@@ -31,7 +32,9 @@ def open_jsonl(path: Path, fitter: Fitter, batch_size: int, limit: int | None) -
         DataError: at once for the first line, later while iterating: it names the line.
     """
     lines = _Lines(path, fitter)
-    next(lines.chunks(), None)
+    for first in lines.chunks():
+        first.read()
+        break
     available = sum(1 for _ in islice(_numbered(path), limit))
     return Feeds(str(path), lines.chunks, available=available, batching=fitter.batching(batch_size, limit))
 
@@ -44,13 +47,16 @@ class _Lines:
         self._labels = () if LABELS in self._inputs else tuple(key for key in _LABEL_KEYS if key not in self._inputs)
         self._texts = tuple(key for key in (_TEXT, _PAIR) if key not in self._inputs)
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[Deferred]:
         for start, (number, line) in enumerate(_numbered(self._path)):
-            where = f"{self._path}, line {number}"
-            chunk = self._fitter.fit(where, self._arrays(where, _parsed(where, line)), start, where)
-            if chunk.divisible and chunk.size != 1:
-                raise DataError(f"{where}: holds {chunk.size} samples; give one a line, without the batch axis")
-            yield chunk
+            yield Deferred(1, True, functools.partial(self._chunk, start, number, line))
+
+    def _chunk(self, start: int, number: int, line: bytes) -> Chunk:
+        where = f"{self._path}, line {number}"
+        chunk = self._fitter.fit(where, self._arrays(where, _parsed(where, line)), start, where)
+        if chunk.divisible and chunk.size != 1:
+            raise DataError(f"{where}: holds {chunk.size} samples; give one a line, without the batch axis")
+        return chunk
 
     def _arrays(self, where: str, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
         known = (*self._inputs, *self._labels, *self._texts)

@@ -1,5 +1,6 @@
 """Arrays whose first axis counts samples, read a few at a time: `.npz`, `.npy`, or in memory."""
 
+import io
 import math
 import zipfile
 import zlib
@@ -46,6 +47,10 @@ class Rows(Protocol):
 
     def read(self, count: int) -> np.ndarray:
         """The next `count` samples, which the header promises to be there."""
+        ...
+
+    def skip(self, count: int) -> None:
+        """Leave the next `count` samples out."""
         ...
 
 
@@ -153,6 +158,9 @@ class _MemoryRows:
         first, self._next = self._next, self._next + count
         return self._array[first : self._next] if self._array.ndim else self._array
 
+    def skip(self, count: int) -> None:
+        self._next += count
+
 
 class _StreamRows:
     def __init__(self, where: str, label: str, stream: IO[bytes], header: Header) -> None:
@@ -164,6 +172,10 @@ class _StreamRows:
     def read(self, count: int) -> np.ndarray:
         shape = (count, *self._header.shape[1:]) if self._header.shape else ()
         return _read_values(self._where, self._label, self._stream, shape, self._header.dtype)
+
+    def skip(self, count: int) -> None:
+        with _readable(self._where):
+            self._stream.seek(count * math.prod(self._header.shape[1:]) * self._header.dtype.itemsize, io.SEEK_CUR)
 
 
 def _stored_rows(where: str, label: str, stream: IO[bytes]) -> Rows:

@@ -1,5 +1,6 @@
 """Arrays whose first axis counts samples -> batches."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import Enum
@@ -8,7 +9,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Batching, Chunk, Feeds
+from qtool.feeds.batching import Batching, Chunk, Deferred, Feeds
 from qtool.feeds.checks import check_dtype, check_shape, fits_dimensions, shape_error
 from qtool.feeds.fitting import Fitter, check_label
 from qtool.feeds.npz import Rows, Table
@@ -36,7 +37,7 @@ def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None)
     batching = Batching(limit=limit) if streamed.whole else fitter.batching(batch_size, limit)
     wanted = streamed.available if limit is None else min(limit, streamed.available)
 
-    def read() -> Iterator[Chunk]:
+    def read() -> Iterator[Deferred]:
         return streamed.chunks(wanted, batching.size)
 
     return Feeds(table.name, read, available=streamed.available, batching=batching)
@@ -117,7 +118,7 @@ class _StreamedTable:
             raise DataError(f"{where}: no array has a first axis that counts samples; give one value a sample")
         return equal_counts(where, counts)
 
-    def chunks(self, wanted: int, size: int) -> Iterator[Chunk]:
+    def chunks(self, wanted: int, size: int) -> Iterator[Deferred]:
         """The first `wanted` samples, `size` at a time."""
         with self._table.open() as rows:
             constants = {
@@ -126,7 +127,14 @@ class _StreamedTable:
                 if self._forms[spec.name] == _Form.CONSTANT
             }
             for start in range(0, wanted, size):
-                yield self._chunk(rows, constants, start, min(size, wanted - start))
+                count = min(size, wanted - start)
+                read = functools.partial(self._chunk, rows, constants, start, count)
+                yield Deferred(count, not self.whole, read, functools.partial(self._skip, rows, count))
+
+    def _skip(self, rows: Mapping[str, Rows], count: int) -> None:
+        read = {self._roles[name] for name, form in self._forms.items() if form != _Form.CONSTANT}
+        for name in (*read, *self._labels):
+            rows[name].skip(count)
 
     def _chunk(self, rows: Mapping[str, Rows], constants: Mapping[str, np.ndarray], start: int, size: int) -> Chunk:
         inputs = {}
