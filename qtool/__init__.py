@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from qtool.core.statistics import Statistics, load_statistics
     from qtool.core.tuning import Tuned
     from qtool.evaluation import evaluate
-    from qtool.pipeline import calibrate, quantize, tune
+    from qtool.pipeline import calibrate, merge, quantize
     from qtool.tuning.sensitivity import sensitivity
+    from qtool.tuning.workflow import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "load_statistics",
+    "merge",
     "quantize",
     "sensitivity",
     "tune",
@@ -58,9 +60,10 @@ _HOME = {
     "calibrate": "qtool.pipeline",
     "evaluate": "qtool.evaluation",
     "load_statistics": "qtool.core.statistics",
+    "merge": "qtool.pipeline",
     "quantize": "qtool.pipeline",
     "sensitivity": "qtool.tuning.sensitivity",
-    "tune": "qtool.pipeline",
+    "tune": "qtool.tuning.workflow",
 }
 
 

@@ -1,49 +1,45 @@
 """The table of contents: what the commands do, in order. No click, no printing."""
 
-import functools
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
 
-from qtool.core.errors import DataError, NothingToQuantizeError, UsageError
-from qtool.core.evaluation import MaxDrop
+from qtool.calibration.checkpoint import Checkpoint
+from qtool.calibration.observed import observed_tensors
+from qtool.calibration.passes import Pass, observed
+from qtool.core.errors import DataError, UsageError
 from qtool.core.files import check_writable
-from qtool.core.placement import Placement
+from qtool.core.merging import merge as merged
+from qtool.core.model_files import model_size
+from qtool.core.parts import Shard
 from qtool.core.plan import Plan, load_plan
-from qtool.core.preparation import ABSORB_BIASES, EQUALIZE
 from qtool.core.progress import Progress, silent
-from qtool.core.ranges import CANDIDATES, Calibrator, chosen_calibrators
+from qtool.core.ranges import Calibrator, chosen_calibrators
 from qtool.core.results import Calibrated, Quantized
 from qtool.core.scheme import Correction, Form, Scheme
-from qtool.core.statistics import Statistics
-from qtool.core.tuning import Step, Tuned
-from qtool.evaluation import evaluate
-from qtool.evaluation.filesize import model_files, model_size
-from qtool.evaluation.metrics import MetricSpec
+from qtool.core.statistics import Statistics, load_statistics
 from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
 from qtool.feeds.invented import invented_inputs
 from qtool.feeds.reading import Reading
+from qtool.feeds.source import Source
 from qtool.graph import edit, model_io
 from qtool.recovery.preparing import apply, apply_recorded, chosen_steps, decide, statistics_for
-from qtool.recovery.refining import smoothed, softened
-from qtool.recovery.smoothing import smoothable_tensors, token_layers
+from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
-from qtool.stages.calibrate import collect
 from qtool.stages.fit_plan import fit_plan
 from qtool.stages.place import place
 from qtool.stages.prepare import Prepared, prepare
 from qtool.stages.rewrite import rewrite, shift_biases
 from qtool.stages.verify import verify
+from qtool.stages.verify.original import Original
 from qtool.targets.tables import TARGETS, find_target
-from qtool.tuning.forms import Goal, Job, best_plan, recurrent_layers
-from qtool.tuning.split import evaluation_parts, parts
-from qtool.tuning.tune import Search
-from qtool.tuning.workshop import Aim, Workshop
+from qtool.tuning.forms import Goal, Job, best_plan
 
 PathLike = str | Path
+CHECKPOINT_S = 60.0
+"""How often an unfinished calibration is written."""
 
 
 def calibrate(
@@ -56,6 +52,10 @@ def calibrate(
     threads: int = 1,
     equalize: bool = False,
     absorb_biases: bool = False,
+    provider: str = "cpu",
+    shard: Shard | str | None = None,
+    checkpoint: float = CHECKPOINT_S,
+    executor: Executor | None = None,
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Calibrated:
@@ -72,25 +72,74 @@ def calibrate(
         equalize: rescale channels between layers first (cross-layer equalisation); what is quantised with these
             statistics is that graph.
         absorb_biases: move what a channel never falls below into the next layer's bias first.
+        provider: where the float model runs: cpu, cuda or tensorrt.
+        shard: only this part of the data, such as "3/16": the third of sixteen; `merge` adds them together.
+        checkpoint: seconds. So often what has been counted is written beside `output`, if the data is a path; an
+            interrupted calibration goes on from there when it is called again.
+        executor: where the batches are counted, `threads` each: `qtool.execution.Workers`, `qtool.execution.Cluster`,
+            or any other executor of processes; None is this process. The result is the same.
         progress: is told of every batch.
         reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
 
     Raises:
+        UsageError: a provider that is not there, a shard of what needs all of the data.
         ModelError: the model cannot be read, is already quantised, or holds nothing to quantise.
         DataError: the data cannot be fed to the model, is empty, or leads to NaN or Inf.
+        CalibrationError: there is the checkpoint of another calibration.
         OutputError: `output` cannot be written.
+        WorkerError: the executor failed.
     """
     if output is not None:
-        _check_output(output, model)
-    prepared = prepare(model_io.load(model))
+        model_io.check_output(output, model)
+    find_provider(provider)
+    part_of_data = Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
-    feeds = _opened(prepared, data, samples, batch_size, reading)
-    _, statistics = _observed(prepared, steps, feeds, threads, progress)
+    if steps and part_of_data.count > 1:
+        raise UsageError(f"--{steps[0]} is decided on all of the data; leave it out with --shard")
+    if threads < 1:
+        raise UsageError(f"{threads} threads are impossible; give 1 or more")
+    prepared = prepare(model_io.load(model))
+    feeds, source = _opened(prepared, data, samples, batch_size, reading)
+    if steps:
+        prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
+    origin, kept = source.origin(), None
+    if output is not None and origin is not None:
+        kept = Checkpoint(checkpoint_path(output), checkpoint, origin)
+    counting = Pass(prepared, feeds, source, part_of_data, threads, provider, executor, kept, progress)
+    statistics = counting.count()
     size = 0
     if output is not None:
         size = statistics.save(output)
         statistics = replace(statistics, name=str(output))
-    return Calibrated(statistics, None if output is None else Path(output), size)
+    if kept is not None:
+        kept.remove()
+    return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
+
+
+def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
+    """Add calibration files together: all shards of one calibration, or whole calibrations of one model.
+
+    Args:
+        calibrations: files of `calibrate`, in any order. The shards of one calibration give the bytes that one run over
+            everything gives.
+        output: where to write the calibration file.
+
+    Raises:
+        CalibrationError: a file that cannot be read, files that do not belong together, a shard that is missing,
+            unfinished or there twice.
+        OutputError: `output` cannot be written.
+    """
+    check_writable(output)
+    if not calibrations:
+        raise UsageError("there is nothing to merge; name the calibration files")
+    statistics = merged([load_statistics(file) for file in calibrations])
+    size = statistics.save(output)
+    return Calibrated(replace(statistics, name=str(output)), Path(output), size)
+
+
+def checkpoint_path(output: PathLike) -> Path:
+    """Where an unfinished calibration is kept."""
+    return Path(f"{output}.checkpoint")
 
 
 def quantize(
@@ -113,6 +162,7 @@ def quantize(
     samples: int | None = None,
     batch_size: int = 1,
     threads: int = 1,
+    provider: str = "cpu",
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Quantized:
@@ -122,7 +172,7 @@ def quantize(
         model: path of a float ONNX model.
         output: where to write the int8 model.
         calibration: a calibration file, or the statistics themselves.
-        data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads and reading.
+        data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads, provider and reading.
         calibrator: how ranges are chosen; None or "auto" tries `qtool.core.ranges.CANDIDATES` on the examples that the
             statistics hold and keeps the best by SQNR of the outputs.
         scheme: representation, granularity, and what stays float.
@@ -145,8 +195,11 @@ def quantize(
     """
     for path in (output, save_plan):
         if path is not None:
-            _check_output(path, model)
+            model_io.check_output(path, model)
     blind = _blind(form, calibration, data, reading)
+    if data is None and provider != "cpu":
+        raise UsageError(f"provider {provider} is where data calibrates; give data, or leave it out")
+    find_provider(provider)
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
         raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
     job = Job(
@@ -169,138 +222,24 @@ def quantize(
     if data is not None:
         if job.form is not None:
             place(prepared.model, job.target, job.scheme, name=prepared.name)
-        feeds = _opened(prepared, data, samples, batch_size, reading)
-        prepared, statistics = _observed(prepared, steps, feeds, threads, progress)
+        feeds, source = _opened(prepared, data, samples, batch_size, reading)
+        prepared, statistics = observed(prepared, steps, feeds, source, threads, provider, None, progress)
     else:
         statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
-    prepared, final, trials = best_plan(prepared, statistics, job) if given is None else (prepared, given, ())
+    original = Original(Path(model), prepared.widened, statistics.examples)
+    prepared, final, trials = best_plan(prepared, statistics, job, original) if given is None else (prepared, given, ())
     proven = model_io.consume(rewrite(prepared.model, final))
     shifted = shift_biases(prepared.model, final)
     runs_on = TARGETS[final.target]
-    proof = verify(Path(model), prepared.model, shifted, proven, final, runs_on, statistics.examples, prepared.widened)
+    proof = verify(original, prepared.model, shifted, proven, final, runs_on)
     if blind:
         proof = replace(proof, examples=0, output_sqnr_db=float("nan"))
     with model_io.output(proven, output) as size:
         if save_plan is not None:
             final.save(save_plan)
     return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
-
-
-def tune(
-    model: PathLike,
-    data: Data,
-    output: PathLike,
-    *,
-    eval_data: Data | None = None,
-    metric: MetricSpec | None = None,
-    max_drop: MaxDrop | str | float = "1%",
-    min_sqnr: float | None = None,
-    calibrators: Sequence[Calibrator] = CANDIDATES,
-    max_float_macs: float = 0.1,
-    time_budget: float | None = None,
-    scheme: Scheme | None = None,
-    target: str = "auto",
-    samples: int | None = None,
-    threads: int = 1,
-    tell: Callable[[Step], None] | None = None,
-    progress: Progress = silent,
-    **reading: Unpack[ReadOptions],
-) -> Tuned:
-    """The paper's workflow end to end: calibrate once, try, and leave in float what has to be.
-
-    The best model found so far is on disk from the first trial on, also when this is interrupted or out of time.
-
-    Args:
-        model, data, scheme, target, samples, threads, reading: as in `calibrate` and `quantize`.
-        output: where the best model goes.
-        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
-            other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
-            one chooses, one reports.
-        metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
-        max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
-        min_sqnr: asked for as well, in dB.
-        calibrators: what to try.
-        max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1.
-        time_budget: seconds, or None.
-        tell: is told of every model that was tried.
-
-    Raises:
-        UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
-    """
-    deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
-    runs_on = find_target(target)
-    if not runs_on.on_cpu:
-        raise UsageError(f"target {runs_on.name} does not run on this machine, where tuning measures; choose another")
-    _check_output(output, model)
-    wanted = scheme or Scheme()
-    aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
-    prepared = prepare(model_io.load(model))
-    place(prepared.model, runs_on, wanted, name=prepared.name)
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
-    if eval_data is None:
-        calibrating, choosing, reporting = parts(feeds, 4, (0, 1), (2,), (3,))
-        split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
-        feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
-    else:
-        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
-        choosing, reporting, split = evaluation_parts(feeds, other)
-    with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
-
-        def workshop(ready: Prepared, statistics: Statistics, dynamic: Sequence[str] = ()) -> Workshop:
-            scheme = replace(wanted, dynamic=(*dynamic, *recurrent_layers(ready.model, runs_on)))
-            return Workshop(
-                Path(model), ready, statistics, runs_on, scheme, aim, choosing, Path(folder), threads, feeds.states
-            )
-
-        plain = functools.cache(lambda: _observed(prepared, (), feeds, threads, progress))
-
-        def refined(*, dynamic: bool) -> Workshop | None:
-            tokens = token_layers(prepared.model)
-            if not tokens:
-                return None
-            ready, statistics = plain()
-            ready = softened(ready, statistics.examples)
-            placed = place(ready.model, runs_on, wanted, name=prepared.name)
-            found = smoothed(ready, statistics, tuple(placed.integer)) or (ready, statistics)
-            return workshop(*found, tokens if dynamic else ())
-
-        def stepped(*steps: str) -> Workshop | None:
-            ready, statistics = _observed(prepared, steps, feeds, threads, progress)
-            if (EQUALIZE in steps and not ready.preparation.scales) or (
-                ABSORB_BIASES in steps and not ready.preparation.shifts
-            ):
-                return None
-            return workshop(ready, statistics)
-
-        forms = {
-            "smoothed, ": lambda: refined(dynamic=False),
-            "smoothed, dynamic, ": lambda: refined(dynamic=True),
-            "": lambda: workshop(*plain()),
-            "equalised, ": lambda: stepped(EQUALIZE),
-            "equalised and biases absorbed, ": lambda: stepped(EQUALIZE, ABSORB_BIASES),
-        }
-        search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
-        stopped = search.complete(calibrators)
-        chosen = None if metric is None else [metric]
-        evaluation = evaluate(model, [output], reporting, metrics=chosen, threads=threads, state=feeds.states)
-    best, plan, proof = search.found()
-    met = aim.meets(evaluation.candidates[0]) and best.float_macs <= max_float_macs
-    return Tuned(
-        output=Path(output),
-        met=met,
-        best=best,
-        steps=tuple(search.steps),
-        stopped=stopped,
-        split=split,
-        metric=evaluation.metrics[0].name,
-        max_drop=str(aim.max_drop),
-        evaluation=evaluation,
-        verification=proof,
-        plan=plan,
-    )
 
 
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
@@ -352,60 +291,10 @@ def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str,
 
 
 def _opened(
-    prepared: Prepared,
-    data: Data,
-    samples: int | None,
-    batch_size: int,
-    reading: ReadOptions,
-) -> Feeds:
+    prepared: Prepared, data: Data, samples: int | None, batch_size: int, reading: ReadOptions
+) -> tuple[Feeds, Source]:
     """The data, once the model is known to hold something that it is for."""
     observed_tensors(prepared)
     inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    return open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
-
-
-def _observed(
-    prepared: Prepared, steps: tuple[str, ...], feeds: Feeds, threads: int, progress: Progress
-) -> tuple[Prepared, Statistics]:
-    """The graph with the steps done to it, and its statistics."""
-    if threads < 1:
-        raise UsageError(f"{threads} threads are impossible; give 1 or more")
-    if steps:
-        prepared = apply(prepared, decide(prepared, steps, feeds, progress))
-    statistics = collect(
-        prepared.model,
-        observed_tensors(prepared),
-        feeds,
-        name=prepared.name,
-        digest=prepared.digest,
-        channels=smoothable_tensors(prepared.model),
-        threads=threads,
-        progress=progress,
-    )
-    return prepared, replace(statistics, preparation=prepared.preparation)
-
-
-def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
-    """The tensors that the statistics must hold so that they serve every target, in graph order.
-
-    Raises:
-        NothingToQuantizeError: no target finds anything.
-    """
-    placements: list[Placement] = []
-    failure: NothingToQuantizeError | None = None
-    for name in ("x86", "tensorrt"):
-        try:
-            placements.append(place(prepared.model, TARGETS[name], Scheme(), name=prepared.name))
-        except NothingToQuantizeError as error:
-            failure = failure or error
-    if not placements:
-        assert failure is not None
-        raise failure
-    return tuple(dict.fromkeys(tensor for placement in placements for tensor in placement.observed))
-
-
-def _check_output(output: PathLike, model: PathLike) -> None:
-    target = check_writable(output)
-    written = [path for path in (target, model_io.data_path(target)) if path.exists()]
-    if Path(model).is_file() and any(path.samefile(file) for path in written for file in model_files(model)):
-        raise UsageError(f"{target}: would overwrite the float model; choose another output")
+    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
+    return feeds, Source.of(data, feeds, samples, batch_size, reading)

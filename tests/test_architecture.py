@@ -22,18 +22,22 @@ PARTS = {
     "graph": {"core"},
     "targets": {"core"},
     "report": {"core"},
+    "execution": {"core"},
     "runtime": {"core", "graph"},
     "feeds": {"core", "graph"},
-    "evaluation": {"core", "feeds", "runtime"},
+    "evaluation": {"core", "execution", "feeds", "runtime"},
     "stages": {"core", "graph", "runtime", "targets"},
-    "tuning": {"core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "recovery"},
     "recovery": {"core", "graph", "runtime", "targets", "feeds", "evaluation", "stages"},
+    "calibration": {"core", "graph", "runtime", "targets", "execution", "feeds", "stages", "recovery"},
+    "tuning": {
+        "core", "graph", "runtime", "targets", "execution", "feeds", "evaluation", "stages", "recovery", "calibration"
+    },
     "pipeline": {
-        "core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "tuning", "recovery"
+        "core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "calibration", "tuning", "recovery"
     },
     "cli": {
-        "", "core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "tuning", "recovery", "pipeline",
-        "report",
+        "", "core", "graph", "runtime", "targets", "execution", "feeds", "evaluation", "stages", "tuning", "recovery",
+        "pipeline", "report",
     },
     "": {"core", "evaluation", "pipeline", "tuning"},
     "__main__": {"cli"},
@@ -50,6 +54,7 @@ OUTSIDE = {
     "tqdm": {"cli"},
     "PIL": {"feeds"},
     "tokenizers": {"feeds"},
+    "distributed": {"execution"},
 }
 
 

@@ -18,6 +18,7 @@ from qtool.graph import compose, model_io
 from qtool.recovery.masks import has_masks, soften_masks
 from qtool.recovery.refining import softened
 from qtool.recovery.smoothing import _Noise, _scales, find_smoothing, smooth, smoothable_tensors, smoothed_ranges
+from qtool.recovery.survey import survey
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.stages.choose import choose
@@ -230,7 +231,8 @@ def test_layers_are_dynamic_where_runs_differ(tmp_path):
     model = prepare(model_io.load(path)).model
     placement = place(model, TARGETS["x86"], Scheme())
     ranges = choose(placement, statistics, Calibrator("max"))
-    assert better_dynamic(model, placement, ranges, ("wide", "even"), statistics.examples) == ("wide",)
+    seen = survey(model, statistics.examples).channels
+    assert better_dynamic(model, placement, ranges, ("wide", "even"), statistics, seen) == ("wide",)
     result = pipeline.quantize(path, tmp_path / "int8.onnx", calibration=statistics, smoothing="off")
     mixed = [t for t in result.trials if t.form == "mixed"]
     assert len(mixed) == 1

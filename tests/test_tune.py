@@ -15,10 +15,10 @@ from qtool.cli import app
 from qtool.core.errors import UsageError
 from qtool.core.ranges import Calibrator
 from qtool.feeds import open_feeds
-from qtool.pipeline import tune
 from qtool.runtime.session import Session
 from qtool.tuning.split import parts
 from qtool.tuning.tune import Search, better
+from qtool.tuning.workflow import tune
 
 DATA = Path(__file__).resolve().parents[1] / "calib_data"
 CALIB, EVAL = DATA / "digits_calib.npz", DATA / "digits_eval.npz"
@@ -102,7 +102,7 @@ def searched(model, output, *, max_float_macs):
             return super().complete(calibrators)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("qtool.pipeline.Search", Plain)
+        patch.setattr("qtool.tuning.workflow.Search", Plain)
         tune(model, CALIB, output, eval_data=EVAL, calibrators=ONE, max_float_macs=max_float_macs)
     return kept["search"]
 
@@ -151,7 +151,7 @@ def test_interrupted_or_out_of_time_the_best_so_far_is_there(hard, tmp_path, mon
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qtool.pipeline.decide", interrupt)  # between the first form and the equalised one
+    monkeypatch.setattr("qtool.calibration.passes.decide", interrupt)  # between the first form and the equalised one
     result = tune(hard, CALIB, output, eval_data=EVAL, calibrators=ONE)
     assert result.stopped == "interrupted" and not result.met
     assert Session(output).outputs == ["logits"]

@@ -12,6 +12,7 @@ from qtool.core.errors import QtoolError
 # name -> one-sentence help; the module qtool.cli.NAME holds `command`, imported only when it is used
 COMMANDS = {
     "calibrate": "Collect the statistics of every activation in one streaming pass.",
+    "merge": "Add calibration files together: shards, or several of one model.",
     "quantize": "Write the int8 model, and verify what onnxruntime will really run.",
     "sensitivity": "Rank the layers by what it costs to quantise them, as executed.",
     "tune": "Find an int8 model within a target of accuracy: the whole workflow.",

@@ -1,5 +1,7 @@
 """`qtool calibrate`: parse, call `calibrate`, render."""
 
+from concurrent.futures import Executor
+
 import click
 
 from qtool.cli.common import (
@@ -10,15 +12,17 @@ from qtool.cli.common import (
     config_option,
     data_option,
     emit_json,
+    executor_options,
     json_option,
     progress_bar,
+    provider_option,
     quiet_option,
     reading_options,
     samples_option,
     threads_option,
 )
 from qtool.feeds import ReadOptions
-from qtool.pipeline import calibrate
+from qtool.pipeline import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.report.quantize import calibrated_text
 
 
@@ -29,13 +33,26 @@ from qtool.report.quantize import calibrated_text
 @samples_option
 @batch_size_option
 @threads_option
+@provider_option
+@executor_options
+@click.option("--shard", metavar="K/N", help="Only the K-th of N parts of the data; `qtool merge` adds them together.")
+@click.option(
+    "--checkpoint",
+    type=click.FloatRange(min=0.0),
+    default=CHECKPOINT_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="How often to keep what is counted in FILE.checkpoint, which the same command goes on from.",
+)
 @reading_options
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
 @click.option("--absorb-biases", is_flag=True, help="Move what a channel never falls below into the next bias first.")
 @config_option
 @json_option
 @quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     model: str,
     data: str,
@@ -43,6 +60,10 @@ def command(
     samples: int | None,
     batch_size: int,
     threads: int,
+    provider: str,
+    executor: Executor | None,
+    shard: str | None,
+    checkpoint: float,
     reading: ReadOptions,
     equalize: bool,
     absorb_biases: bool,
@@ -57,19 +78,30 @@ def command(
     """
     target = output or beside(model, ".calib")
     check_outputs({"--output": target, "--json": json_path}, {"MODEL": model, "--data": data})
-    with progress_bar(quiet or json_path == STDOUT) as progress:
-        result = calibrate(
-            model,
-            data,
-            target,
-            samples=samples,
-            batch_size=batch_size,
-            threads=threads,
-            equalize=equalize,
-            absorb_biases=absorb_biases,
-            progress=progress,
-            **reading,
-        )
+    try:
+        with progress_bar(quiet or json_path == STDOUT) as progress:
+            result = calibrate(
+                model,
+                data,
+                target,
+                samples=samples,
+                batch_size=batch_size,
+                threads=threads,
+                provider=provider,
+                executor=executor,
+                shard=shard,
+                checkpoint=checkpoint,
+                equalize=equalize,
+                absorb_biases=absorb_biases,
+                progress=progress,
+                **reading,
+            )
+    except KeyboardInterrupt:
+        kept = checkpoint_path(target)
+        if not kept.exists():
+            raise
+        click.echo(f"\nqtool: interrupted; what was counted stands in {kept}, and the same command goes on", err=True)
+        context.exit(130)
     if json_path is not None:
         emit_json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:

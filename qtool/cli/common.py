@@ -16,6 +16,7 @@ from qtool.core.errors import UsageError
 from qtool.core.evaluation import MaxDrop
 from qtool.core.files import check_writable, write_text
 from qtool.core.progress import Progress, silent
+from qtool.core.provider import PROVIDERS
 
 STDOUT = "-"
 _BAR_DELAY_S = 1.0
@@ -60,6 +61,18 @@ def threads_option(function: _Function) -> _Function:
         show_default=True,
         metavar="T",
         help="Threads to compute with.",
+    )
+    return decorate(function)
+
+
+def provider_option(function: _Function) -> _Function:
+    """`--provider P` as `provider`, cpu unless given."""
+    decorate: _Decorator[_Function] = click.option(
+        "--provider",
+        type=click.Choice(PROVIDERS),
+        default="cpu",
+        show_default=True,
+        help="Where onnxruntime runs the models; cuda and tensorrt need onnxruntime-gpu and an NVIDIA GPU.",
     )
     return decorate(function)
 
@@ -120,6 +133,31 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         collecting = option(collecting)
     return collecting
+
+
+def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--workers N` and `--cluster ADDRESS` as one open `executor`, None without them."""
+
+    @functools.wraps(function)
+    def opening(*args: Any, workers: int | None, cluster: str | None, **values: Any) -> Any:
+        if workers is None and cluster is None:
+            return function(*args, executor=None, **values)
+        from qtool.execution import opened
+
+        with opened(workers, cluster) as executor:
+            return function(*args, executor=executor, **values)
+
+    for option in (
+        click.option("--cluster", metavar="ADDRESS", help="Compute on the Dask cluster whose scheduler is there."),
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Compute in N processes of this machine, each with --threads.",
+        ),
+    ):
+        opening = option(opening)
+    return opening
 
 
 def data_option(function: _Function) -> _Function:

@@ -1,5 +1,7 @@
 """`qtool eval`: parse, call `evaluate`, render."""
 
+from concurrent.futures import Executor
+
 import click
 
 from qtool.cli.common import (
@@ -11,8 +13,10 @@ from qtool.cli.common import (
     data_option,
     emit_json,
     emit_text,
+    executor_options,
     json_option,
     progress_bar,
+    provider_option,
     quiet_option,
     reading_options,
     samples_option,
@@ -59,6 +63,8 @@ from qtool.report.junit import evaluation_junit
     help="Timed runs of each model.",
 )
 @threads_option
+@provider_option
+@executor_options
 @json_option
 @click.option("--junit", "junit_path", metavar="FILE", help="Write the gates as JUnit XML.")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
@@ -80,6 +86,8 @@ def command(
     latency: bool,
     latency_runs: int,
     threads: int,
+    provider: str,
+    executor: Executor | None,
     json_path: str | None,
     junit_path: str | None,
     markdown_path: str | None,
@@ -113,6 +121,8 @@ def command(
             latency=latency,
             latency_runs=latency_runs,
             threads=threads,
+            provider=provider,
+            executor=executor,
             progress=progress,
             **reading,
         )

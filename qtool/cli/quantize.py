@@ -12,6 +12,7 @@ from qtool.cli.common import (
     emit_json,
     json_option,
     progress_bar,
+    provider_option,
     quiet_option,
     reading_options,
     samples_option,
@@ -88,6 +89,7 @@ from qtool.tuning.forms import GOALS, Goal
 @samples_option
 @batch_size_option
 @threads_option
+@provider_option
 @reading_options
 @config_option
 @json_option
@@ -119,6 +121,7 @@ def command(
     samples: int | None,
     batch_size: int,
     threads: int,
+    provider: str,
     reading: ReadOptions,
     json_path: str | None,
     quiet: bool,
@@ -156,6 +159,7 @@ def command(
             samples=samples,
             batch_size=batch_size,
             threads=threads,
+            provider=provider,
             progress=progress,
             **reading,
         )
@@ -180,13 +184,13 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         for name in context.params
         if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
-    of_data = {"samples", "batch_size", "threads", "equalize", "absorb_biases", *READING}
+    of_data = {"samples", "batch_size", "threads", "provider", "equalize", "absorb_biases", *READING}
     measured = {"calibrator", "percentile", "scheme", "bias_correction", "smoothing", "optimize_for"}
     if blind and "form" in given and (extra := given & (of_data | measured)):
         raise UsageError(
             f"--{sorted(extra)[0].replace('_', '-')} says nothing without data; give --data or --calibration"
         )
-    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", *READING}):
+    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "provider", *READING}):
         raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
     if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":
         raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")

@@ -1,5 +1,6 @@
 """`qtool sensitivity`: parse, call `sensitivity`, render."""
 
+from concurrent.futures import Executor
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from qtool.cli.common import (
     config_option,
     data_option,
     emit_json,
+    executor_options,
     json_option,
     progress_bar,
     quiet_option,
@@ -90,6 +92,7 @@ _MIB = 2**20
     metavar="MIB",
     help="What kept activations may take; less costs time alone.",
 )
+@executor_options
 @reading_options
 @config_option
 @json_option
@@ -114,6 +117,7 @@ def command(
     batch_size: int,
     threads: int | None,
     memory: int,
+    executor: Executor | None,
     reading: ReadOptions,
     json_path: str | None,
     quiet: bool,
@@ -147,6 +151,7 @@ def command(
                 threads=threads,
                 memory=memory * _MIB,
                 output=output,
+                executor=executor,
                 progress=progress,
                 **reading,
             )

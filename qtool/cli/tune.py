@@ -1,6 +1,7 @@
 """`qtool tune`: parse, call `tune`, render."""
 
 import re
+from concurrent.futures import Executor
 from pathlib import Path
 
 import click
@@ -12,8 +13,10 @@ from qtool.cli.common import (
     config_option,
     data_option,
     emit_json,
+    executor_options,
     json_option,
     progress_bar,
+    provider_option,
     quiet_option,
     reading_options,
     samples_option,
@@ -25,9 +28,9 @@ from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
 from qtool.core.scheme import GRANULARITIES, SCHEMES, Scheme
 from qtool.core.tuning import Step
 from qtool.feeds import ReadOptions
-from qtool.pipeline import tune
 from qtool.report.tune import step_line, tuned_text
 from qtool.targets.tables import NAMES
+from qtool.tuning.workflow import tune
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -65,6 +68,8 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 @click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
 @samples_option
 @threads_option
+@provider_option
+@executor_options
 @reading_options
 @config_option
 @json_option
@@ -86,6 +91,8 @@ def command(
     target: str,
     samples: int | None,
     threads: int,
+    provider: str,
+    executor: Executor | None,
     reading: ReadOptions,
     json_path: str | None,
     quiet: bool,
@@ -96,6 +103,9 @@ def command(
     Example:
       qtool tune mobilenetv2.onnx --data labelled.npz --max-drop 1% -o mobilenetv2.int8.onnx
     """
+    source = click.get_current_context().get_parameter_source("scheme")
+    if "tensorrt" in (target, provider) and scheme == "affine" and source is not click.core.ParameterSource.DEFAULT:
+        raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
     result_path = output or str(Path(model).with_suffix(".int8.onnx"))
     inputs = {"MODEL": model, "--data": data, "--eval-data": eval_data}
     check_outputs(
@@ -124,6 +134,8 @@ def command(
             target=target,
             samples=samples,
             threads=threads,
+            provider=provider,
+            executor=executor,
             tell=tell,
             progress=progress,
             **reading,

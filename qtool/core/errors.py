@@ -38,3 +38,7 @@ class OutputError(QtoolError):
 
 class VerificationError(QtoolError):
     """The quantised model would compute something else than planned."""
+
+
+class WorkerError(QtoolError):
+    """Work that was given to another process or machine could not be done there."""

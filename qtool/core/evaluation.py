@@ -128,7 +128,7 @@ class ModelResult:
 
     `sqnr_db` is over all outputs together, `sqnr_db_by_output` for each; None and empty for the float model.
     `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
-    model predicts none.
+    model predicts none. `nodes` is how many nodes each execution provider of onnxruntime runs, empty on the CPU.
     """
 
     name: str
@@ -140,6 +140,7 @@ class ModelResult:
     agreement: float | None = None
     nan: NanFound | None = None
     latency: Latency | None = None
+    nodes: tuple[tuple[str, int], ...] = ()
 
     def score(self, metric: str) -> Score:
         """The score of the metric of that name. Raises `KeyError`."""
@@ -172,6 +173,7 @@ class Evaluation:
 
     With `states`, each as INPUT=OUTPUT, a sample is a sequence, and `steps` is how many there were in all.
     `class_output` names the output read as class scores of samples or tokens, None where none has their shape.
+    `provider` is where the models ran.
     """
 
     data: str
@@ -186,6 +188,7 @@ class Evaluation:
     latency: LatencySetup | None = None
     steps: int | None = None
     states: tuple[str, ...] = ()
+    provider: str = "cpu"
 
     @property
     def passed(self) -> bool:
@@ -204,6 +207,7 @@ class Evaluation:
             "states": list(self.states),
             "batch_size": self.batch_size,
             "threads": self.threads,
+            "provider": self.provider,
             "class_output": self.class_output,
             "latency": None if self.latency is None else _latency_setup(self.latency),
             "metrics": [
@@ -253,6 +257,7 @@ def _model(model: ModelResult) -> dict[str, Any]:
         "latency": None
         if model.latency is None
         else {"median_ms": model.latency.median_ms, "speedup": model.latency.speedup},
+        "nodes": dict(model.nodes),
     }
 
 

@@ -1,5 +1,8 @@
 """The runs of a model that are kept with its statistics: what is chosen, verified and corrected without the data."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 EXAMPLES = 8
@@ -20,33 +23,50 @@ def candidates(steps: int, size: int) -> list[int]:
     return [(2 * share + 1) * steps // (2 * count) for share in range(count)]
 
 
-class Examples:
-    """Chooses among the runs of the first samples: whole batches, or of sequences steps from all along them."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What may be kept of one of the first samples: a whole batch, or of a sequence steps from all along it.
 
-    def __init__(self) -> None:
-        self._rows: list[Runs] = []
-        self._room = _BYTES
+    start: the index of its first sample. size: bytes of one run. runs: none where there was no room for them.
+    """
 
-    def add(self, runs: Runs) -> None:
-        """What may be kept of a batch, which is one run, or of a sequence, in order."""
-        size = _size(runs[0])
-        if not self._rows or size <= self._room:
-            self._rows.append(runs)
-        self._room -= size
+    start: int
+    size: int
+    runs: Runs
 
-    def chosen(self) -> Runs:
-        """Each batch once; at most `STEPS` steps, the next share of a sequence each, the sequences taking turns."""
-        chosen: list[dict[str, np.ndarray]] = []
-        room = _BYTES
-        for share in range(STEPS):
-            row = self._rows[share % len(self._rows)]
-            run = row[share * len(row) // STEPS]
-            if any(run is other for other in chosen):
-                continue
-            if not chosen or _size(run) <= room:
-                chosen.append(run)
-            room -= _size(run)
-        return tuple(chosen)
+
+def row_of(start: int, runs: Runs) -> Row:
+    """Of the runs of a batch, which is one, or of a sequence, in order."""
+    return Row(start, _size(runs[0]), runs)
+
+
+def with_room(rows: Iterable[Row]) -> tuple[Row, ...]:
+    """The rows by their start, without the runs of those that come when the room is used up; one always has some.
+
+    What part of the rows is given makes no difference for the others: without runs there, without runs among all.
+    """
+    room = _BYTES
+    result: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.start):
+        result.append(row if not result or row.size <= room else replace(row, runs=()))
+        room -= row.size
+    return tuple(result)
+
+
+def chosen(rows: Iterable[Row]) -> Runs:
+    """Each batch once; at most `STEPS` steps, the next share of a sequence each, the sequences taking turns."""
+    kept = [row.runs for row in with_room(rows) if row.runs]
+    chosen: list[dict[str, np.ndarray]] = []
+    room = _BYTES
+    for share in range(STEPS if kept else 0):
+        runs = kept[share % len(kept)]
+        run = runs[share * len(runs) // STEPS]
+        if any(run is other for other in chosen):
+            continue
+        if not chosen or _size(run) <= room:
+            chosen.append(run)
+        room -= _size(run)
+    return tuple(chosen)
 
 
 def _size(run: dict[str, np.ndarray]) -> int:

@@ -12,20 +12,26 @@ from qtool.core.verification import Verification
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What `calibrate` did: the statistics, where they are (None: in memory alone), and the file's size in bytes."""
+    """What `calibrate` or `merge` did: the statistics, where they are (None: in memory alone), the size in bytes.
+
+    resumed: of how many samples an earlier, interrupted run had counted.
+    """
 
     statistics: Statistics
     output: Path | None
     size: int
+    resumed: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+    def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
+        """JSON-ready, as the result of that command."""
         return {
-            "qtool": "calibrate",
+            "qtool": command,
             "output": None if self.output is None else str(self.output),
             "bytes": self.size,
             "model_sha256": self.statistics.model_digest,
             "samples": self.statistics.samples,
+            "shard": None if self.statistics.part is None else str(self.statistics.part.shard),
+            "resumed": self.resumed,
             "tensors": [
                 {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
                 for name, h in self.statistics.tensors.items()

@@ -9,13 +9,16 @@ import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
 from qtool.core.counting import BINS
 from qtool.core.errors import CalibrationError
+from qtool.core.examples import Row
 from qtool.core.files import atomic_output
 from qtool.core.histogram import ChannelRange, Histogram
+from qtool.core.parts import Part, Shard, united
 from qtool.core.preparation import Preparation, read_preparation
 
 VERSION = 1
@@ -38,6 +41,7 @@ class Statistics:
     preparation: what was done to the float graph before it was observed.
     channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
     ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
+    part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
     """
 
     name: str
@@ -48,10 +52,24 @@ class Statistics:
     preparation: Preparation = field(default_factory=Preparation)
     channels: dict[str, ChannelRange] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    part: Part | None = None
 
     def save(self, path: str | Path) -> int:
         """Write atomically; returns the size in bytes. Raises `OutputError`."""
-        header = {
+        with atomic_output(path) as temporary:
+            with temporary.open("wb") as stream:
+                self._write(stream)
+            return temporary.stat().st_size
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        stream = io.BytesIO()
+        self._write(stream)
+        return stream.getvalue()
+
+    def _write(self, stream: IO[bytes]) -> None:
+        runs = self.examples
+        header: dict[str, Any] = {
             "qtool_calibration": VERSION,
             "model": self.model_digest,
             "samples": self.samples,
@@ -60,22 +78,46 @@ class Statistics:
                 {"name": name, "min": h.minimum, "max": h.maximum} if h.count else {"name": name}
                 for name, h in self.tensors.items()
             ],
-            "examples": [list(example) for example in self.examples],
             "channels": list(self.channels),
         }
-        with atomic_output(path) as temporary:
-            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
-                for i, histogram in enumerate(self.tensors.values()):
-                    keys = np.flatnonzero(histogram.counts)
-                    _add(archive, f"{i}.keys.npy", _npy(keys.astype("<u2")))
-                    _add(archive, f"{i}.counts.npy", _npy(histogram.counts[keys].astype("<i8")))
-                for i, row in enumerate(self.channels.values()):
-                    _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
-                for i, example in enumerate(self.examples):
-                    for j, array in enumerate(example.values()):
-                        _add(archive, f"example.{i}.{j}.npy", _npy(array))
-            return temporary.stat().st_size
+        if self.part is not None:
+            # a short sequence gives a run several times
+            by_id = {id(run): run for row in self.part.rows for run in row.runs}
+            header["part"] = _part_to_dict(self.part, {key: i for i, key in enumerate(by_id)})
+            runs = tuple(by_id.values())
+        header["examples"] = [list(run) for run in runs]
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
+            for i, histogram in enumerate(self.tensors.values()):
+                keys = np.flatnonzero(histogram.counts)
+                _add(archive, f"{i}.keys.npy", _npy(keys.astype("<u2")))
+                _add(archive, f"{i}.counts.npy", _npy(histogram.counts[keys].astype("<i8")))
+            for i, row in enumerate(self.channels.values()):
+                _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
+            for i, run in enumerate(runs):
+                for j, array in enumerate(run.values()):
+                    _add(archive, f"example.{i}.{j}.npy", _npy(array))
+
+
+def _part_to_dict(part: Part, number: dict[int, int]) -> dict[str, Any]:
+    return {
+        "shard": [part.shard.index, part.shard.count],
+        "ranges": part.ranges,
+        "complete": part.complete,
+        "settings": part.settings,
+        "origin": part.origin,
+        "rows": [[row.start, row.size, [number[id(run)] for run in row.runs]] for row in part.rows],
+    }
+
+
+def _part(data: dict[str, Any], runs: tuple[dict[str, np.ndarray], ...]) -> Part:
+    """Raises a dozen types for anything that `_part_to_dict` does not write."""
+    ranges = [(int(first), int(stop)) for first, stop in data["ranges"]]
+    if list(united(ranges)) != ranges or (ranges and ranges[0][0] < 0):
+        raise ValueError("impossible ranges of batches")
+    rows = tuple(Row(int(start), int(size), tuple(runs[i] for i in kept)) for start, size, kept in data["rows"])
+    shard = Shard(*map(int, data["shard"]))
+    return Part(shard, tuple(ranges), bool(data["complete"]), str(data["settings"]), str(data["origin"]), rows)
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -99,17 +141,24 @@ def load_statistics(path: str | Path, model_digest: str | None = None, model_nam
     file = Path(path)
     if not file.is_file():
         raise CalibrationError(f"{file}: no such calibration file; make one with `qtool calibrate`")
+    return read_statistics(file, str(file), model_digest, model_name)
+
+
+def read_statistics(
+    source: Path | IO[bytes], name: str, model_digest: str | None = None, model_name: str = "the model"
+) -> Statistics:
+    """`load_statistics` from anything that holds what `save` writes, called `name` in messages."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            return _read(archive, file, model_digest, model_name)
+        with zipfile.ZipFile(source) as archive:
+            return _read(archive, name, model_digest, model_name)
     except CalibrationError:
         raise
     except Exception as error:  # zipfile, zlib, json and numpy raise a dozen types on damaged input
         reason = " ".join((str(error) or type(error).__name__).split())[:120]
-        raise CalibrationError(f"{file}: not a calibration file, or damaged ({reason}); calibrate again") from error
+        raise CalibrationError(f"{name}: not a calibration file, or damaged ({reason}); calibrate again") from error
 
 
-def _read(archive: zipfile.ZipFile, file: Path, model_digest: str | None, model_name: str) -> Statistics:
+def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_name: str) -> Statistics:
     if any(info.file_size > _LIMIT for info in archive.infolist()):
         raise ValueError("a member is impossibly large")
     header = json.loads(archive.read(_HEADER))
@@ -128,14 +177,16 @@ def _read(archive: zipfile.ZipFile, file: Path, model_digest: str | None, model_
         {str(name): _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
         for i, names in enumerate(header["examples"])
     )
+    part = _part(header["part"], examples) if "part" in header else None
     return Statistics(
-        str(file),
+        file,
         str(header["model"]),
         int(header["samples"]),
         tensors,
-        examples,
+        examples if part is None else (),
         read_preparation(header["preparation"]),
         {str(name): _channels(archive, i) for i, name in enumerate(header["channels"])},
+        part=part,
     )
 
 

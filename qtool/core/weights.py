@@ -4,41 +4,85 @@ Source: the paper, sections 3.2 and 4 (weights by max calibration, range [-127, 
 x_scale * w_scale).
 """
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
-from qtool.core.affine import QParams, quantize
+from qtool.core.affine import QParams
 
 Array = np.ndarray
 _SEVEN_BITS = 64
 # elements that are worked on at once, where temporaries are several times as large
 _AT_ONCE = 2**22
+# elements that stay in a cache while several passes are made over them
+_BLOCK = 2**16
 # a smaller product of scales is subnormal in float32, or close to it
 _MIN_PRODUCT = 2.0**-100
 
 
-def weight_qparams(
-    weight: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0
-) -> QParams:
+def largest_magnitudes(weight: Array, axis: int | None) -> Array:
+    """max|w| of each channel ([C], float64), or of all (one number)."""
+    others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
+    return np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0)).astype(np.float64)
+
+
+def weight_grid(largest: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0) -> QParams:
     """The grid of a weight: scale = max|w| / steps for each channel, zero point 0, integers in [-127, 127].
 
     Args:
-        weight: any shape, float32.
+        largest: `largest_magnitudes` of the weight along `axis`.
         axis: of the output channels, [C] scales; None for one scale.
         floor: the least scale allowed, for each channel or for all.
         steps: 127, or 64 in channels that need 7 bits ([C] or one).
     """
-    others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
-    largest = np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0)).astype(np.float64)
     scale = np.atleast_1d(np.maximum(largest / steps, floor))
     scale = np.where(scale > 0.0, scale, 1.0).astype(np.float32)
     scale = np.maximum(scale, np.float32(2.0**-100))
     return QParams(tuple(map(float, scale)), (0,) * scale.size, "int8", axis)
 
 
+def weight_qparams(
+    weight: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0
+) -> QParams:
+    """`weight_grid` of a weight of any shape, float32."""
+    return weight_grid(largest_magnitudes(weight, axis), axis, floor, steps)
+
+
 def quantize_weight(weight: Array, params: QParams) -> Array:
-    """int8 in [-127, 127] (-128 is not used), same shape."""
-    result: Array = np.maximum(quantize(weight, params), -127).astype(np.int8)
+    """int8 in [-127, 127] (-128 is not used), same shape; the zero points are 0."""
+    shape = [1] * weight.ndim
+    if params.axis is not None:
+        shape[params.axis] = -1
+    scale = np.asarray(params.scale, np.float32).reshape(shape)
+    result = np.empty(weight.shape, np.int8)
+    rows = max(_BLOCK * len(weight) // max(weight.size, 1), 1) if weight.ndim else 1
+    for start in range(0, len(weight) if weight.ndim else 1, rows):
+        part = slice(start, start + rows) if weight.ndim else ...
+        with np.errstate(over="ignore"):
+            steps = np.asarray(weight[part] / (scale[part] if params.axis == 0 else scale))
+        np.rint(steps, out=steps)
+        np.clip(steps, -127.0, 127.0, out=steps)
+        result[part] = steps
     return result
+
+
+@dataclass(frozen=True, slots=True)
+class WeightMemo:
+    """What plans for one graph share, and is computed once; weights are known by their tensors' names.
+
+    largest: by axis, of weights that are known to be finite. saturating, integers: by grid.
+    """
+
+    largest: dict[tuple[str, int | None], Array] = field(default_factory=dict)
+    saturating: dict[tuple[str, QParams], Array] = field(default_factory=dict)
+    integers: dict[tuple[str, QParams], Array] = field(default_factory=dict)
+
+    def quantized(self, tensor: str, weight: Array, params: QParams) -> Array:
+        """`quantize_weight`; the result is shared, and must not be changed."""
+        key = (tensor, params)
+        if key not in self.integers:
+            self.integers[key] = quantize_weight(weight, params)
+        return self.integers[key]
 
 
 def bias_floor(bias: Array, input_scale: float, accumulated: int) -> Array:

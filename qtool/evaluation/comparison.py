@@ -1,7 +1,8 @@
 """`evaluate`: every model over the same samples, in one streaming pass."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
@@ -10,18 +11,19 @@ import numpy as np
 
 from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
+from qtool.core.model_files import model_size
 from qtool.core.progress import Progress, silent
-from qtool.core.state import State, rollout, sequence_length
-from qtool.evaluation.filesize import model_size
+from qtool.core.state import rollout
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics import Metric, MetricSpec, resolve_metrics
 from qtool.evaluation.observation import Observation
-from qtool.evaluation.recurrence import run_sequence
-from qtool.evaluation.trial import Trial, check_outputs, first_nan, run_numeric, scores_of
+from qtool.evaluation.passes import Ran, run_elsewhere, run_here
+from qtool.evaluation.trial import Trial, check_outputs, first_nan, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
+from qtool.feeds.source import Source
 from qtool.runtime.session import Session
 
 DEFAULT_LATENCY_RUNS = 50
@@ -40,6 +42,8 @@ def evaluate(
     latency: bool = False,
     latency_runs: int = DEFAULT_LATENCY_RUNS,
     threads: int = 1,
+    provider: str = "cpu",
+    executor: Executor | None = None,
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Evaluation:
@@ -61,11 +65,15 @@ def evaluate(
         batch_size: samples a run, where the model's batch is dynamic.
         latency: also time the models, one sample a run, `latency_runs` interleaved rounds.
         threads: intra-op threads of every model.
+        provider: where every model runs, and is timed: cpu, cuda or tensorrt.
+        executor: where the models run over the data; None is this process. The figures are the same, and times are
+            always taken here. See `qtool.calibrate`.
         progress: told after every batch and every timed round.
         reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
 
     Raises:
-        UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged.
+        UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged, a provider that is
+            not there.
         ModelError: a file that is no model, or candidates whose inputs or outputs differ from float's.
         DataError: data that cannot be fed, labels missing or out of range, NaN in the float model's outputs,
             a user's metric that fails.
@@ -78,13 +86,18 @@ def evaluate(
     chosen = resolve_metrics(metrics) if metrics else None
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
     paths = _existing(float_model, candidates)
-    sessions = [Session(path, threads=threads) for path in paths]
+    sessions = [Session(path, threads=threads, provider=provider) for path in paths]
     for session in sessions[1:]:
         check_interface(sessions[0], session, batch_size)
     specs = {"inputs": sessions[0].inputs, "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr)
-    comparison.run(feeds, progress)
+    if executor is None:
+        ran = run_here(sessions, feeds, feeds.states)
+    else:
+        source = Source.of(data, feeds, samples, batch_size, reading)
+        ran = run_elsewhere(executor, paths, feeds, source, threads, provider)
+    comparison.run(ran, feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
     if latency:
@@ -106,6 +119,7 @@ def evaluate(
         latency=setup,
         steps=comparison.steps if feeds.states else None,
         states=tuple(map(str, feeds.states)),
+        provider=provider,
     )
 
 
@@ -124,27 +138,25 @@ class _Comparison:
     batch_size: int = 0
     steps: int = 0
 
-    def run(self, feeds: Feeds, progress: Progress) -> None:
-        for batch in feeds:
-            reference = _outputs(self.sessions[0], batch, feeds.states)
+    def run(self, ran: Iterable[Ran], feeds: Feeds, progress: Progress) -> None:
+        for batch in ran:
+            reference = batch.outputs[0]
             _refuse_nan(self.sessions[0], reference, batch)
             if not self.trials:
                 self._begin(reference, batch, in_steps=bool(feeds.states))
             labels = {name: _read_only(array) for name, array in batch.labels.items()}
-            for trial in self.trials:
-                outputs = reference
+            for trial, outputs in zip(self.trials, batch.outputs, strict=True):
                 if not trial.is_float:
-                    outputs = _outputs(trial.session, batch, feeds.states)
                     check_outputs(trial.session, outputs, reference)
                 trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
             self.samples += batch.size
-            self.steps += sequence_length(feeds.states, batch.inputs) if feeds.states else 0
+            self.steps += batch.steps
             self.batch_size = max(self.batch_size, batch.size)
             progress("evaluating", self.samples, feeds.samples)
         if not self.samples:
             raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
 
-    def _begin(self, reference: dict[str, np.ndarray], batch: Batch, *, in_steps: bool) -> None:
+    def _begin(self, reference: dict[str, np.ndarray], batch: Ran, *, in_steps: bool) -> None:
         self.heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
@@ -170,6 +182,7 @@ class _Comparison:
                     agreement=trial.agreement.result() if trial.agreement else None,
                     nan=trial.nan,
                     latency=timed[index] if timed else None,
+                    nodes=trial.session.nodes,
                 )
             )
         return results
@@ -199,7 +212,7 @@ def _display_names(paths: Sequence[Path]) -> list[str]:
     return unique
 
 
-def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: Batch) -> None:
+def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: Ran) -> None:
     found = first_nan(outputs, batch.size)
     if found is not None:
         sample = batch.start + int(found[1].argmax())
@@ -208,10 +221,6 @@ def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: Batch) 
             "float model must be "
             "sound there: correct or remove the sample"
         )
-
-
-def _outputs(session: Session, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
-    return run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

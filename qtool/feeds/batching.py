@@ -1,6 +1,6 @@
 """Batches of samples, and how what a source reads at once becomes them."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,6 +135,18 @@ class Feeds:
             size=chunk.size,
             origin=chunk.origin or f"{self.name}, {span(start, chunk.size)}",
         )
+
+
+def given_feeds(name: str, batches: Sequence[Batch], states: tuple[State, ...]) -> Feeds:
+    """Batches that were made elsewhere, as they are."""
+
+    def read() -> Iterator[Chunk]:
+        for batch in batches:
+            yield Chunk(batch.inputs, batch.labels, batch.size, batch.origin, divisible=False)
+
+    feeds = Feeds(name, read, available=sum(batch.size for batch in batches), batching=Batching())
+    feeds.states = states
+    return feeds
 
 
 def _read(chunk: Chunk | Deferred) -> Chunk:

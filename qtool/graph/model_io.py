@@ -7,14 +7,16 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from qtool.core.errors import ModelError
+from qtool.core.errors import ModelError, UsageError
+from qtool.core.files import check_writable
+from qtool.core.model_files import model_files
 from qtool.graph import external
 from qtool.graph.loading import check_proto, check_sources, one_line, read_proto, take_in
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
 
 __all__ = [
-    "LoadedModel", "Serialized", "consume", "data_path", "deserialize", "from_bytes", "load", "output", "serialize",
-    "to_bytes", "write",
+    "LoadedModel", "Serialized", "check_output", "consume", "data_path", "deserialize", "from_bytes", "load", "output",
+    "serialize", "to_bytes", "write",
 ]  # fmt: skip
 
 _BLOCK = 1 << 20
@@ -83,3 +85,15 @@ def write(model: Serialized, path: str | Path) -> int:
     """Write atomically, as `output` does; returns the size in bytes. Raises `OutputError`."""
     with output(model, path) as size:
         return size
+
+
+def check_output(output: str | Path, model: str | Path) -> None:
+    """Refuse an output that cannot be written or would overwrite the float model.
+
+    Raises:
+        OutputError, UsageError: as said.
+    """
+    target = check_writable(output)
+    written = [path for path in (target, data_path(target)) if path.exists()]
+    if Path(model).is_file() and any(path.samefile(file) for path in written for file in model_files(model)):
+        raise UsageError(f"{target}: would overwrite the float model; choose another output")

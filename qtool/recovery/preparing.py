@@ -28,7 +28,9 @@ def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
     return tuple(step for step in STEPS if wanted.get(step))
 
 
-def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Progress = silent) -> Preparation:
+def decide(
+    prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Progress = silent, provider: str = "cpu"
+) -> Preparation:
     """What the steps do to a graph that none was applied to; reads all of the data.
 
     Raises:
@@ -37,7 +39,7 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Pro
     model = prepared.model
     tensors = equalizable_tensors(model) if EQUALIZE in steps else []
     tensors += absorbable_tensors(model) if ABSORB_BIASES in steps else []
-    extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, progress)
+    extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, progress, provider)
     scales = find_scales(model, extremes) if EQUALIZE in steps else {}
     shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
     return Preparation(tuple(steps), scales, shifts)
@@ -75,6 +77,10 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
         calibration = load_statistics(calibration, prepared.digest, prepared.name)
     elif calibration.model_digest != prepared.digest:
         raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
+    if calibration.part is not None:
+        raise CalibrationError(
+            f"{calibration.name}: is shard {calibration.part.shard} of a calibration; `qtool merge` all shards first"
+        )
     wanted = {spec.name for spec in edit.input_specs(prepared.model)}
     if not calibration.examples or any(set(example) != wanted for example in calibration.examples):
         raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
@@ -93,7 +99,9 @@ def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
         raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
 
 
-def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, progress: Progress = silent) -> Extremes:
+def channel_extremes(
+    model: Model, tensors: Sequence[str], feeds: Feeds, progress: Progress = silent, provider: str = "cpu"
+) -> Extremes:
     """The least and the greatest value of each channel (axis 1) of layers' outputs over all of the data.
 
     Raises:
@@ -102,7 +110,8 @@ def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, progres
     if not tensors:
         return {}
     carried = [state.output for state in feeds.states]
-    session = Session(compose.with_outputs(model, list(dict.fromkeys([*tensors, *carried]))), name="the prepared model")
+    wanted = list(dict.fromkeys([*tensors, *carried]))
+    session = Session(compose.with_outputs(model, wanted), name="the prepared model", provider=provider)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     done = 0
     for batch in feeds:

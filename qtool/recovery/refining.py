@@ -6,42 +6,56 @@ from dataclasses import replace
 import numpy as np
 
 from qtool.core.preparation import SMOOTH, SOFTEN_MASKS, STEPS, Preparation
+from qtool.core.side_by_side import side_by_side
 from qtool.core.statistics import Statistics
 from qtool.core.verification import signal_to_noise
-from qtool.graph import compose, model_io
-from qtool.graph.edit import Array
+from qtool.graph import model_io
+from qtool.graph.edit import Model
 from qtool.recovery.masks import has_masks, soften_masks
-from qtool.recovery.smoothing import find_smoothing, smooth, smoothable_tensors, smoothed_ranges
+from qtool.recovery.smoothing import find_smoothing, smooth, smoothed_ranges
+from qtool.recovery.survey import Survey, survey
 from qtool.runtime.session import Session
 from qtool.stages.prepare import Prepared
 
 _SAME_DB = 90.0
-Examples = Sequence[Mapping[str, np.ndarray]]
+Arrays = Mapping[str, np.ndarray]
 
 
-def softened(prepared: Prepared, examples: Examples) -> Prepared:
+def softened(prepared: Prepared, examples: Sequence[Arrays]) -> Prepared:
     """The graph with mild masks where it has any, and where its outputs on the examples are the same with them."""
+    mild = with_mild_masks(prepared)
+    return mild if mild and agree(_outputs(prepared.model, examples), _outputs(mild.model, examples)) else prepared
+
+
+def with_mild_masks(prepared: Prepared) -> Prepared | None:
+    """The graph with mild masks, which may be another function; None where it has no masks."""
     if not has_masks(prepared.model):
-        return prepared
-    model = soften_masks(prepared.model)
-    before = Session(model_io.serialize(prepared.model), name="the prepared model")
-    after = Session(model_io.serialize(model), name="the prepared model")
-    for example in examples:
-        exact, mild = before.run(example), after.run(example)
-        if any(a.dtype.kind == "f" and signal_to_noise(a, mild[name]) < _SAME_DB for name, a in exact.items()):
-            return prepared
+        return None
     changes = prepared.changes | {"softened masks": 1}
-    return replace(prepared, model=model, changes=changes, preparation=_with(prepared.preparation, SOFTEN_MASKS))
+    preparation = _with(prepared.preparation, SOFTEN_MASKS)
+    return replace(prepared, model=soften_masks(prepared.model), changes=changes, preparation=preparation)
 
 
-def smoothed(prepared: Prepared, statistics: Statistics, layers: Sequence[str]) -> tuple[Prepared, Statistics] | None:
+def agree(exact: Sequence[Arrays], other: Sequence[Arrays]) -> bool:
+    """Whether the float outputs, by name, are the same for each example but for the rounding of float32."""
+    return all(
+        array.dtype.kind != "f" or signal_to_noise(array, b[name]) >= _SAME_DB
+        for a, b in zip(exact, other, strict=True)
+        for name, array in a.items()
+    )
+
+
+def smoothed(
+    prepared: Prepared, statistics: Statistics, layers: Sequence[str], seen: Survey | None = None
+) -> tuple[Prepared, Statistics] | None:
     """The graph with its outliers migrated, and its statistics; None where no tensor would gain.
 
-    `layers` are the nodes that will be integer.
+    `layers` are the nodes that will be integer; `seen` is the survey of the graph, where there is one.
     """
     if not statistics.channels:
         return None
-    squares = _mean_squares(prepared, statistics.examples)
+    channels = (seen or survey(prepared.model, statistics.examples, biases=False)).channels
+    squares = {tensor: found.squares for tensor, found in channels.items()}
     scales = find_smoothing(prepared.model, statistics.channels, squares, layers)
     if not scales:
         return None
@@ -59,18 +73,5 @@ def _with(preparation: Preparation, step: str) -> Preparation:
     return replace(preparation, steps=tuple(s for s in STEPS if s in steps))
 
 
-def _mean_squares(prepared: Prepared, examples: Examples) -> dict[str, Array]:
-    """Of each channel of the tensors that smoothing may serve, over the examples; float64 [C]."""
-    tensors = smoothable_tensors(prepared.model)
-    fed = {v.name for v in prepared.model.graph.inputs}
-    computed = [t for t in tensors if t not in fed]
-    session = Session(compose.with_outputs(prepared.model, computed), name="the prepared model") if computed else None
-    sums: dict[str, Array] = {}
-    counts: dict[str, int] = {}
-    for example in examples:
-        arrays = {**example, **(session.run(example) if session else {})}
-        for tensor in tensors:
-            rows = arrays[tensor].reshape(-1, arrays[tensor].shape[-1])
-            sums[tensor] = sums.get(tensor, 0.0) + np.square(rows, dtype=np.float64).sum(axis=0)
-            counts[tensor] = counts.get(tensor, 0) + len(rows)
-    return {tensor: total / max(counts[tensor], 1) for tensor, total in sums.items()}
+def _outputs(model: Model, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+    return list(side_by_side(Session(model_io.serialize(model), name="the prepared model").run, examples))

@@ -81,13 +81,19 @@ def smoothed_ranges(
 ) -> dict[str, tuple[float, float]]:
     """Tensor of the smoothed graph -> its exact range; `model` is the graph before."""
     result = {}
-    for tensor, readers in _readers(model).items():
+    for tensor, name in divided_names(model).items():
         if tensor in scales:
             scale, found = np.asarray(scales[tensor], np.float64), channels[tensor]
-            free = _normalisation(readers[0].inputs[0]) is not None
-            low, high = float((found.minimum / scale).min()), float((found.maximum / scale).max())
-            result[tensor if free else smoothed_name(tensor)] = (low, high)
+            result[name] = float((found.minimum / scale).min()), float((found.maximum / scale).max())
     return result
+
+
+def divided_names(model: Model) -> dict[str, str]:
+    """What each of the tensors is called once it is divided; `model` is the graph before."""
+    return {
+        tensor: smoothed_name(tensor) if _normalisation(readers[0].inputs[0]) is None else tensor
+        for tensor, readers in _readers(model).items()
+    }
 
 
 def smoothed_name(tensor: str) -> str:

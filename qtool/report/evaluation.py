@@ -17,7 +17,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
     """The table, a line on how it was taken, what is wrong with a model, and a line a gate."""
     header, rows = _table(evaluation)
     lines = [aligned(header, rows), "", setup_line(evaluation)]
-    lines += nan_lines(evaluation)
+    lines += node_lines(evaluation) + nan_lines(evaluation)
     lines += [gate_line(gate) for gate in evaluation.gates]
     return "\n".join(lines)
 
@@ -26,7 +26,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     """The same in Markdown, with a final line break."""
     header, rows = _table(evaluation)
     parts = [markdown(header, rows), setup_line(evaluation)]
-    notes = nan_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
+    notes = node_lines(evaluation) + nan_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
     if notes:
         parts.append("\n".join(f"- {line}" for line in notes))
     return "\n\n".join(parts) + "\n"
@@ -36,6 +36,8 @@ def setup_line(evaluation: Evaluation) -> str:
     """Samples, threads, and how the latency was taken."""
     steps = "" if evaluation.steps is None else f" of {evaluation.steps} steps in all"
     line = f"{evaluation.data}: {evaluation.samples} samples{steps}, {evaluation.threads} thread(s)"
+    if evaluation.provider != "cpu":
+        line += f", provider {evaluation.provider}"
     if evaluation.states:
         line += f"; state fed back: {', '.join(evaluation.states)}"
     if evaluation.latency is not None:
@@ -47,6 +49,16 @@ def setup_line(evaluation: Evaluation) -> str:
 def gate_line(gate: Gate) -> str:
     """`PASS` or `FAIL`, then what was asked of which model, and what was found."""
     return f"{'PASS' if gate.passed else 'FAIL'} {gate.message}"
+
+
+def node_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each model that did not run on the CPU: what onnxruntime ran where, as far as it says so."""
+    models = (evaluation.float_model, *evaluation.candidates)
+    return [
+        f"{model.name}: nodes on {', '.join(f'{name} {count}' for name, count in model.nodes)}"
+        for model in models
+        if model.nodes
+    ]
 
 
 def nan_lines(evaluation: Evaluation) -> list[str]:

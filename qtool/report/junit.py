@@ -62,6 +62,7 @@ def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, s
         ("path", model.path),
         ("samples", evaluation.samples),
         ("threads", evaluation.threads),
+        ("provider", evaluation.provider),
         ("size_bytes", model.size_bytes),
         ("float_size_bytes", evaluation.float_model.size_bytes),
     ]

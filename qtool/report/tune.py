@@ -24,6 +24,6 @@ def tuned_text(result: Tuned) -> str:
     kept = 100 * result.verification.integer_share
     head = (
         f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
-        f"{kept:.1f} % of multiply-accumulates in integer kernels"
+        f"{kept:.1f} % of multiply-accumulates {'' if result.verification.census else 'planned '}in integer kernels"
     )
     return "\n".join([head, f"  data: {result.split}", evaluation_text(result.evaluation)])

@@ -24,17 +24,20 @@ class Observer:
         model: a serialised model.
         any_order: the outputs whose elements may be permuted; the others come as they are.
         name: what to call the model in messages.
+        provider: where it runs; layouts are blocked on the CPU alone.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
+        UsageError: the provider cannot be used.
     """
 
-    def __init__(self, model: Serialized, any_order: Sequence[str], name: str) -> None:
-        found = _without_copies(model, any_order, name) if has_convolutions(model) else None
+    def __init__(self, model: Serialized, any_order: Sequence[str], name: str, provider: str = "cpu") -> None:
+        blocked = provider == "cpu" and has_convolutions(model)
+        found = _without_copies(model, any_order, name) if blocked else None
         if found is not None:
             self._session, self.outputs, self._names = found
             return
-        self._session = Session(model, name=name)
+        self._session = Session(model, name=name, provider=provider)
         self.outputs = self._names = list(self._session.outputs)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

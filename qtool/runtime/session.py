@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from qtool.core.errors import DataError, ModelError
+from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.tensorspec import InputSpec
 from qtool.graph import external
+from qtool.graph.quantizers import has_quantizers
 from qtool.graph.serialized import Serialized
+from qtool.runtime.providers import device_failure, find_provider, node_counts, start
 
 _FATAL_ONLY = 4
 _FOLDER = "session.model_external_initializers_file_folder_path"
@@ -33,7 +35,7 @@ _NUMPY_TYPES = {
 
 
 class Session:
-    """A loaded model, ready to run on the CPU.
+    """A loaded model, ready to run.
 
     Args:
         model: a path, a serialised model, or one as bytes.
@@ -43,9 +45,13 @@ class Session:
         save_weights: the name of a file beside it for the large weights of that graph, or of a link.
         config: session configuration entries.
         name: what to call the model in messages.
+        provider: where it runs, see `qtool.runtime.providers`.
+
+    `nodes` counts the nodes that each execution provider took, where that is not the CPU's alone to do.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
+        UsageError: there is no such provider, or it cannot be used on this machine.
     """
 
     def __init__(
@@ -58,8 +64,10 @@ class Session:
         save_weights: str | None = None,
         config: Mapping[str, str] | None = None,
         name: str | None = None,
+        provider: str = "cpu",
     ) -> None:
         external.let_go()
+        runs_on = find_provider(provider)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -74,14 +82,21 @@ class Session:
         for key, value in (config or {}).items():
             options.add_session_config_entry(key, value)
         self.name = name or (str(model) if isinstance(model, str | Path) else "the model")
+        if isinstance(model, Serialized) and runs_on.one_file:
+            model = model.joined()
         if isinstance(model, Serialized):
             self._weights = _hand_over(model, options)
             model = model.graph
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            quantized = bool(runs_on.explicit) and has_quantizers(source)
+            self._session = start(source, options, runs_on, quantized=quantized)
+        except UsageError:
+            raise
         except Exception as error:
-            raise ModelError(f"{self.name}: onnxruntime cannot load it: {one_line(error)}") from error
+            there = "" if provider == "cpu" else f" with provider {provider}"
+            raise ModelError(f"{self.name}: onnxruntime cannot load it{there}: {one_line(error)}") from error
+        self.nodes = () if provider == "cpu" else node_counts(self._session)
         self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
         self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
         self.outputs: list[str] = [spec.name for spec in self.output_specs]
@@ -131,6 +146,9 @@ def _spec(argument: ort.NodeArg) -> InputSpec:
 
 def one_line(error: BaseException) -> str:
     """An onnxruntime message without its status prefix, its source location and its line breaks."""
+    failure = device_failure(error)
+    if failure is not None:
+        return failure
     text = " ".join(str(error).split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"/\S+\.(?:cc|h):\d+ ", "", text)

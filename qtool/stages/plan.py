@@ -11,12 +11,14 @@ from qtool.core.plan import ActivationPlan, BiasPlan, ConstantPlan, Plan, Weight
 from qtool.core.ranges import Calibrator
 from qtool.core.scheme import Scheme
 from qtool.core.weights import (
+    WeightMemo,
     bias_floor,
     bias_scale,
+    largest_magnitudes,
     quantize_weight,
     saturating_channels,
     seven_bit_steps,
-    weight_qparams,
+    weight_grid,
 )
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model
@@ -32,15 +34,19 @@ def make_plan(
     target: Target,
     scheme: Scheme,
     calibrator: Calibrator,
+    memo: WeightMemo | None = None,
 ) -> Plan:
     """Turn ranges (root tensor -> (low, high)) into the plan for a prepared graph.
+
+    `memo`: what was found out of the weights of this graph before; is added to.
 
     Raises:
         ModelError: a weight or bias holds NaN or Inf.
     """
     bounds = {site.tensor: site.bounds for site in placement.sites}
     params = {site.tensor: _activation(site, ranges[site.root], bounds.get(site.root)) for site in placement.sites}
-    weights = {site: _weight(model, site, placement, params, target.saturates) for site in placement.weights}
+    memo = memo or WeightMemo()
+    weights = {site: _weight(model, site, placement, params, target.saturates, memo) for site in placement.weights}
     return Plan(
         model_digest=digest,
         target=target.name,
@@ -63,8 +69,8 @@ def make_plan(
         integer=placement.integer,
         layers=placement.layers,
         skipped=placement.skipped,
-        dynamic=tuple(_weight(model, site, placement, params, target.saturates) for site in placement.dynamic),
-        stored=tuple(_weight(model, site, placement, params, False) for site in placement.stored),
+        dynamic=tuple(_weight(model, site, placement, params, target.saturates, memo) for site in placement.dynamic),
+        stored=tuple(_weight(model, site, placement, params, False, memo) for site in placement.stored),
     )  # fmt: skip
 
 
@@ -95,9 +101,17 @@ def _constant_params(array: Array, spec: TensorSpec) -> QParams:
 
 
 def _weight(
-    model: Model, site: WeightSite, placement: Placement, params: Mapping[str, QParams], saturates: bool
+    model: Model,
+    site: WeightSite,
+    placement: Placement,
+    params: Mapping[str, QParams],
+    saturates: bool,
+    memo: WeightMemo,
 ) -> WeightPlan:
-    weight = _array(model, site.tensor)
+    known = (site.tensor, site.axis)
+    if known not in memo.largest:
+        memo.largest[known] = largest_magnitudes(_array(model, site.tensor), site.axis)
+    weight, largest = edit.constant(model.graph.initializers[site.tensor]), memo.largest[known]
     readers = set(site.readers)
     channels = weight.shape[site.axis] if site.axis is not None else 1
     accumulated = weight.size // max(channels, 1) if site.axis is not None else weight.size
@@ -106,14 +120,17 @@ def _weight(
         if (bias.reader[0], 1) in readers:
             needed = bias_floor(_array(model, bias.tensor), params[bias.input].scale[0], accumulated)
             floor = np.maximum(floor, needed if site.axis is not None else needed.max(initial=0.0))
-    result = weight_qparams(weight, site.axis, floor)
+    result = weight_grid(largest, site.axis, floor)
     reduced = 0
     if saturates and site.axis is not None:
-        saturating = saturating_channels(quantize_weight(weight, result), site.axis)
+        grid = (site.tensor, result)
+        if grid not in memo.saturating:
+            memo.saturating[grid] = saturating_channels(quantize_weight(weight, result), site.axis)
+        saturating = memo.saturating[grid]
         reduced = int(saturating.sum())
-        result = weight_qparams(weight, site.axis, floor, seven_bit_steps(saturating))
+        result = weight_grid(largest, site.axis, floor, seven_bit_steps(saturating))
     elif saturates:
-        result = weight_qparams(weight, None, floor, 64.0)
+        result = weight_grid(largest, None, floor, 64.0)
         reduced = 1
     return WeightPlan(site.tensor, result, site.readers, reduced)
 

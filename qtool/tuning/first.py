@@ -13,9 +13,13 @@ from qtool.core.progress import Progress
 from qtool.core.ranges import Calibrator
 from qtool.core.results import Trial
 from qtool.core.scheme import Correction
-from qtool.graph.edit import Model
+from qtool.core.weights import WeightMemo
+from qtool.graph.edit import Array, Model
 from qtool.recovery.bias_correction import correct_biases
+from qtool.recovery.survey import survey
 from qtool.tuning.yardstick import Yardstick
+
+Tried = tuple[Trial, Plan]
 
 
 def first_plan(
@@ -26,43 +30,48 @@ def first_plan(
     examples: Sequence[Mapping[str, np.ndarray]],
     config: Mapping[str, str],
     progress: Progress,
-    yardstick: Yardstick | None = None,
 ) -> tuple[Plan, tuple[Trial, ...]]:
     """The best plan by SQNR of the outputs on the examples, and what was tried, best first (nothing to try: nothing).
 
     With `auto`, the calibrators are compared with bias correction, and the best of them without it too; equal figures
-    go to the one tried first. `yardstick`: to measure with, where one is at hand; a figure is then always there.
+    go to the one tried first.
     """
-    if yardstick is None and len(calibrators) == 1 and correction != "auto":
+    if len(calibrators) == 1 and correction != "auto":
         plan = plan_by(calibrators[0])
         return (correct_biases(prepared, plan, examples) if correction == "on" else plan), ()
-    corrected = correction != "off"
-    total = len(calibrators) + (correction == "auto")
-    yardstick = yardstick or Yardstick(prepared, examples, config)
-    known: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = {}
-    tried: list[tuple[Trial, Plan]] = []
-
-    def attempt(calibrator: Calibrator, plan: Plan) -> None:
-        progress("try", len(tried), total)
-        tried.append((Trial(calibrator, bool(plan.shifts), yardstick.sqnr_db(plan, prepared)), plan))
-
-    for calibrator in calibrators:
-        plan = plan_by(calibrator)
-        attempt(calibrator, _corrected(prepared, plan, examples, known) if corrected else plan)
+    seen = survey(prepared, examples, biases=correction != "off")
+    yardstick, memo = Yardstick(prepared, examples, config, seen.outputs), WeightMemo()
+    plans = {calibrator: plan_by(calibrator) for calibrator in calibrators}
+    if correction != "off":
+        plans = dict(zip(plans, corrected(prepared, tuple(plans.values()), seen.means, memo), strict=True))
+    tried = try_plans(prepared, tuple(plans.items()), yardstick, memo, progress)
     best, plan = max(tried, key=lambda pair: pair[0].sqnr_db)
     if correction == "auto" and plan.shifts:
-        attempt(best.calibrator, plan_by(best.calibrator))
+        tried += try_plans(prepared, ((best.calibrator, replace(plan, shifts=())),), yardstick, memo, progress)
     ranked = sorted(tried, key=lambda pair: -pair[0].sqnr_db)
     return ranked[0][1], tuple(trial for trial, _ in ranked)
 
 
-def _corrected(
+def try_plans(
     prepared: Model,
-    plan: Plan,
-    examples: Sequence[Mapping[str, np.ndarray]],
-    known: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]],
-) -> Plan:
-    """The corrected plan; the shifts depend on the weights' grids alone, which calibrators mostly share."""
-    if plan.weights not in known:
-        known[plan.weights] = correct_biases(prepared, plan, examples).shifts
-    return replace(plan, shifts=known[plan.weights])
+    plans: Sequence[tuple[Calibrator, Plan]],
+    yardstick: Yardstick,
+    memo: WeightMemo,
+    progress: Progress,
+) -> list[Tried]:
+    """Each plan with its figure, in their order."""
+    tried: list[Tried] = []
+    figures = yardstick.compare([plan for _, plan in plans], prepared, memo)
+    for (calibrator, plan), figure in zip(plans, figures, strict=True):
+        tried.append((Trial(calibrator, bool(plan.shifts), figure), plan))
+        progress("try", len(tried), len(plans))
+    return tried
+
+
+def corrected(prepared: Model, plans: Sequence[Plan], means: Mapping[str, Array], memo: WeightMemo) -> list[Plan]:
+    """With shifts, which depend on the weights' grids alone; calibrators mostly share them."""
+    known: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = {}
+    for plan in plans:
+        if plan.weights not in known:
+            known[plan.weights] = correct_biases(prepared, plan, (), means, memo).shifts
+    return [replace(plan, shifts=known[plan.weights]) for plan in plans]

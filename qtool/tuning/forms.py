@@ -1,14 +1,13 @@
 """Which form layers take: calibrated ranges (static), ranges of each run (dynamic), with outliers migrated or not.
 
-Every candidate is measured as onnxruntime executes it, on the examples that the statistics keep.
+Every candidate is measured as onnxruntime executes it, on the examples that the statistics keep. What candidates have
+in common is found once: one pass of the float graph (`survey`) serves smoothing, bias correction, the choice of dynamic
+layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass, field, replace
 from typing import Literal
-
-import numpy as np
 
 from qtool.core.errors import UsageError
 from qtool.core.plan import Plan
@@ -17,19 +16,22 @@ from qtool.core.ranges import Calibrator
 from qtool.core.results import Trial
 from qtool.core.scheme import CORRECTIONS, FORMS, Correction, Form, Scheme
 from qtool.core.statistics import Statistics
+from qtool.core.weights import WeightMemo
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
 from qtool.graph.edit import Model
-from qtool.recovery.refining import smoothed, softened
+from qtool.recovery.refining import agree, smoothed, with_mild_masks
 from qtool.recovery.smoothing import token_layers
+from qtool.recovery.survey import Survey, survey
 from qtool.runtime.session import Session
 from qtool.stages.choose import choose
 from qtool.stages.place import place
 from qtool.stages.plan import make_plan
 from qtool.stages.prepare import Prepared
 from qtool.stages.rewrite import rewrite
+from qtool.stages.verify.original import Original
 from qtool.targets.rules import Target
-from qtool.tuning.first import first_plan
+from qtool.tuning.first import corrected, try_plans
 from qtool.tuning.mixed_forms import better_dynamic
 from qtool.tuning.yardstick import Yardstick
 
@@ -73,72 +75,81 @@ class Job:
                 raise UsageError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Graph:
+    """A form of the float graph, and what is known of it. `seen` is None where nothing is to be measured."""
+
     prepared: Prepared
+    statistics: Statistics
+    seen: Survey | None
+    smoothed: bool = False
+    memo: WeightMemo = field(default_factory=WeightMemo)
+
+    @property
+    def model(self) -> Model:
+        return self.prepared.model
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    graph: _Graph
     plan: Plan
     trial: Trial
 
 
-def best_plan(prepared: Prepared, statistics: Statistics, job: Job) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
+def best_plan(
+    prepared: Prepared, statistics: Statistics, job: Job, original: Original
+) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
     """The graph, its plan, and what was tried, best first (nothing to try: nothing).
 
     Raises:
         NothingToQuantizeError: no layer has an integer form on the target.
     """
-    seen = job.target.on_cpu and statistics.samples > 0
-    base = softened(prepared, statistics.examples) if seen else prepared
-    schemes = _schemes(base, job)
-    graphs = _graphs(base, statistics, next(iter(schemes.values())), job)
-    if len(schemes) == len(graphs) == 1:
-        ((ready, known),) = graphs
-        plan, trials = _first(ready, known, next(iter(schemes.values())), job, None)
-        return ready, plan, trials
-    yardstick = Yardstick(base.model, statistics.examples, job.target.session)
+    base = _surveyed(prepared, statistics, job, original)
+    schemes = _schemes(base.prepared, job)
+    form, scheme = next(iter(schemes.items()))
+    graphs = _graphs(base, scheme, job)
+    plans = _plans(graphs[0], scheme, job, job.calibrators)
+    if len(schemes) == len(graphs) == len(plans) == 1 and job.correction != "auto":
+        return graphs[0].prepared, plans[0][1], ()
+    assert base.seen is not None
+    yardstick = Yardstick(base.model, statistics.examples, job.target.session, base.seen.outputs)
     found: list[_Candidate] = []
-    tried: list[Trial] = []
-    for i, ((label, scheme), (ready, known)) in enumerate(product(schemes.items(), graphs)):
-        job.progress("try forms", i, len(schemes) * len(graphs))
-        # calibrators matter little where layers find their own ranges; what is best on one graph is tried on the other
-        if label == "dynamic":
-            calibrators = job.calibrators[:1]
-        elif i % len(graphs) == 0:
-            calibrators = job.calibrators
-        else:
-            calibrators = (found[-1].trial.calibrator,)
-        plan, trials = _first(ready, known, scheme, replace(job, calibrators=calibrators), yardstick)
-        smooth = ready.preparation.smoothing != base.preparation.smoothing
-        named = [replace(t, form=label, smoothed=smooth) for t in trials]
-        found.append(_Candidate(ready, plan, named[0]))
-        tried += named
+    for graph in graphs:
+        if found:
+            # what is best on one graph is tried on the other
+            plans = _plans(graph, scheme, job, (_best(found, form).trial.calibrator,))
+        tries = {form: plans}
+        if "dynamic" in schemes:
+            # calibrators matter little where layers find their own ranges
+            tries["dynamic"] = _plans(graph, schemes["dynamic"], job, job.calibrators[:1])
+        found += _tried(graph, tries, job, yardstick)
+        graph.memo.integers.clear()
     if len(schemes) > 1:
-        mixed = _mixed(found, schemes["static"], graphs, job, yardstick)
-        found += mixed
-        tried += [c.trial for c in mixed]
-    chosen = _chosen(found, statistics.examples, job)
-    order = sorted((t for t in tried if t not in [c.trial for c in chosen]), key=lambda t: -t.sqnr_db)
-    best = chosen[0]
-    return best.prepared, best.plan, (*(c.trial for c in chosen), *order)
+        best = _best(found, form)
+        found += _tried(best.graph, {"mixed": _mixed(best, scheme, job)}, job, yardstick)
+    best = _best(found)
+    if job.correction == "auto" and best.plan.shifts:
+        bare = (best.trial.calibrator, replace(best.plan, shifts=()))
+        found += _tried(best.graph, {best.trial.form: [bare]}, job, yardstick)
+    return _ranked(found, job)
 
 
-def _mixed(
-    found: Sequence[_Candidate],
-    scheme: Scheme,
-    graphs: Sequence[tuple[Prepared, Statistics]],
-    job: Job,
-    yardstick: Yardstick,
-) -> list[_Candidate]:
-    """The best static candidate with those layers dynamic that are better so; nothing where that is none or all."""
-    best = max((c for c in found if c.trial.form == "static"), key=lambda c: c.trial.sqnr_db)
-    ready, known = next(pair for pair in graphs if pair[0] is best.prepared)
-    placement = place(ready.model, job.target, scheme, name=ready.name)
-    ranges, tokens = choose(placement, known, best.trial.calibrator), token_layers(ready.model)
-    names = better_dynamic(ready.model, placement, ranges, tokens, known.examples)
-    if len(names) in (0, len(tokens)):
-        return []
-    one = replace(job, calibrators=(best.trial.calibrator,))
-    plan, trials = _first(ready, known, replace(scheme, dynamic=(*scheme.dynamic, *names)), one, yardstick)
-    return [_Candidate(ready, plan, replace(trials[0], form="mixed", smoothed=best.trial.smoothed))]
+def _surveyed(prepared: Prepared, statistics: Statistics, job: Job, original: Original) -> _Graph:
+    """The graph with mild masks where it computes the same with them, and what is seen in it, if that is needed."""
+    examples, biases = statistics.examples, job.correction != "off"
+    mild = with_mild_masks(prepared) if statistics.samples > 0 and job.target.on_cpu else None
+    if mild is not None:
+        seen = survey(mild.model, examples, biases=biases)
+        if agree(original.outputs, seen.outputs):
+            return _Graph(mild, statistics, seen)
+    smooths = bool(statistics.channels) and job.smoothing != "off" and job.target.on_cpu
+    if statistics.samples == 0 or not (biases or mild or smooths or len(job.calibrators) > 1 or job.form is None):
+        return _Graph(prepared, statistics, None)
+    plain = survey(prepared.model, examples, biases=biases)
+    if mild is not None and agree(plain.outputs, seen.outputs):
+        return _Graph(mild, statistics, seen)
+    return _Graph(prepared, statistics, plain)
 
 
 def _schemes(prepared: Prepared, job: Job) -> dict[str, Scheme]:
@@ -159,50 +170,93 @@ def recurrent_layers(model: Model, target: Target) -> tuple[str, ...]:
     return tuple(str(node.name) for node in model.graph if node.op_type in rules)
 
 
-def _graphs(base: Prepared, statistics: Statistics, scheme: Scheme, job: Job) -> list[tuple[Prepared, Statistics]]:
-    """The graphs to try with their statistics: as it is, with its outliers migrated."""
-    plain = (base, statistics)
+def _graphs(base: _Graph, scheme: Scheme, job: Job) -> list[_Graph]:
+    """The graphs to try: with outliers migrated, as it is."""
     if job.smoothing == "off" or not job.target.on_cpu:
-        return [plain]
-    layers = place(base.model, job.target, scheme, name=base.name).integer
-    found = smoothed(base, statistics, tuple(layers))
+        return [base]
+    layers = place(base.model, job.target, scheme, name=base.prepared.name).integer
+    found = smoothed(base.prepared, base.statistics, tuple(layers), base.seen)
     if found is None:
-        return [plain]
-    return [found] if job.smoothing == "on" else [found, plain]
+        return [base]
+    prepared, statistics = found
+    seen = base.seen and base.seen.smoothed(base.model, prepared.preparation.smoothing)
+    graph = _Graph(prepared, statistics, seen, smoothed=True)
+    return [graph] if job.smoothing == "on" else [graph, base]
 
 
-def _first(
-    prepared: Prepared, statistics: Statistics, scheme: Scheme, job: Job, yardstick: Yardstick | None
-) -> tuple[Plan, tuple[Trial, ...]]:
-    placement = place(prepared.model, job.target, scheme, name=prepared.name)
-
-    def plan_by(calibrator: Calibrator) -> Plan:
-        plan = make_plan(
-            prepared.model,
+def _plans(graph: _Graph, scheme: Scheme, job: Job, calibrators: Sequence[Calibrator]) -> list[tuple[Calibrator, Plan]]:
+    """A plan by each calibrator, with biases corrected unless that is off; one where no range is calibrated."""
+    placement = place(graph.model, job.target, scheme, name=graph.prepared.name)
+    chosen = calibrators if placement.sites else calibrators[:1]
+    plans = [
+        make_plan(
+            graph.model,
             placement,
-            choose(placement, statistics, calibrator),
-            digest=prepared.digest,
+            choose(placement, graph.statistics, calibrator),
+            digest=graph.prepared.digest,
             target=job.target,
             scheme=scheme,
             calibrator=calibrator,
+            memo=graph.memo,
         )
-        return replace(plan, preparation=prepared.preparation)
+        for calibrator in chosen
+    ]
+    plans = [replace(plan, preparation=graph.prepared.preparation) for plan in plans]
+    if job.correction != "off" and graph.seen is not None:
+        plans = corrected(graph.model, plans, graph.seen.means, graph.memo)
+    return list(zip(chosen, plans, strict=True))
 
-    config, examples = job.target.session, statistics.examples
-    calibrators = job.calibrators if placement.sites else job.calibrators[:1]
-    return first_plan(prepared.model, plan_by, calibrators, job.correction, examples, config, job.progress, yardstick)
+
+def _tried(
+    graph: _Graph, tries: Mapping[str, Sequence[tuple[Calibrator, Plan]]], job: Job, yardstick: Yardstick
+) -> list[_Candidate]:
+    """The plans of one graph by their form, measured."""
+    forms = [form for form, plans in tries.items() for _ in plans]
+    plans = [pair for pairs in tries.values() for pair in pairs]
+    tried = try_plans(graph.model, plans, yardstick, graph.memo, job.progress)
+    return [
+        _Candidate(graph, plan, replace(trial, form=form, smoothed=graph.smoothed))
+        for form, (trial, plan) in zip(forms, tried, strict=True)
+    ]
 
 
-def _chosen(found: Sequence[_Candidate], examples: Sequence[Mapping[str, np.ndarray]], job: Job) -> list[_Candidate]:
+def _mixed(best: _Candidate, scheme: Scheme, job: Job) -> list[tuple[Calibrator, Plan]]:
+    """A static candidate with those layers dynamic that are better so; nothing where that is none or all."""
+    graph, calibrator = best.graph, best.trial.calibrator
+    assert graph.seen is not None
+    placement = place(graph.model, job.target, scheme, name=graph.prepared.name)
+    ranges, tokens = choose(placement, graph.statistics, calibrator), token_layers(graph.model)
+    names = better_dynamic(graph.model, placement, ranges, tokens, graph.statistics, graph.seen.channels)
+    if len(names) in (0, len(tokens)):
+        return []
+    return _plans(graph, replace(scheme, dynamic=(*scheme.dynamic, *names)), job, (calibrator,))
+
+
+def _best(found: Sequence[_Candidate], form: str | None = None) -> _Candidate:
+    """By SQNR; of equal ones the first."""
+    return max((c for c in found if form in (None, c.trial.form)), key=lambda c: c.trial.sqnr_db)
+
+
+def _ranked(found: Sequence[_Candidate], job: Job) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
+    """The chosen candidate, and all trials: first the best of each kind, from the chosen one on, then the others."""
+    kinds = dict.fromkeys((c.trial.form, c.trial.smoothed) for c in found)
+    finalists = [_best([c for c in found if (c.trial.form, c.trial.smoothed) == kind]) for kind in kinds]
+    others = sorted((c for c in found if c not in finalists), key=lambda c: -c.trial.sqnr_db)
+    finalists = _chosen(finalists, job)
+    best = finalists[0]
+    return best.graph.prepared, best.plan, tuple(c.trial for c in (*finalists, *others))
+
+
+def _chosen(finalists: Sequence[_Candidate], job: Job) -> list[_Candidate]:
     """The candidates, best first: by SQNR, or by latency among those within `_WITHIN_DB` of the best."""
-    ranked = sorted(found, key=lambda c: -c.trial.sqnr_db)
+    ranked = sorted(finalists, key=lambda c: -c.trial.sqnr_db)
     if job.goal == "accuracy":
         return ranked
     sessions = [
-        Session(model_io.consume(rewrite(c.prepared.model, c.plan)), config=job.target.session, name="a candidate")
+        Session(model_io.consume(rewrite(c.graph.model, c.plan)), config=job.target.session, name="a candidate")
         for c in ranked
     ]
-    timed = measure_latency(sessions, examples[0], _ROUNDS, job.progress)
+    timed = measure_latency(sessions, ranked[0].graph.statistics.examples[0], _ROUNDS, job.progress)
     ranked = [replace(c, trial=replace(c.trial, latency_ms=t.median_ms)) for c, t in zip(ranked, timed, strict=True)]
     enough = ranked[0].trial.sqnr_db - _WITHIN_DB
     return sorted(ranked, key=lambda c: (c.trial.sqnr_db < enough, c.trial.latency_ms))

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.core.placement import Placement
-from qtool.graph import compose
+from qtool.core.statistics import Statistics
 from qtool.graph.edit import Model
-from qtool.runtime.session import Session
+from qtool.recovery.survey import Channels
 
 _WORTH = 0.7
 """Finding the range costs time: a layer is dynamic where its noise falls below this share of the static one's."""
@@ -23,23 +23,33 @@ def better_dynamic(
     placement: Placement,
     ranges: Mapping[str, tuple[float, float]],
     layers: Sequence[str],
-    examples: Sequence[Mapping[str, np.ndarray]],
+    statistics: Statistics,
+    seen: Mapping[str, Channels],
 ) -> tuple[str, ...]:
-    """Those of `layers` (placed static, with these ranges by root tensor) that are better dynamic, in their order."""
+    """Those of `layers` (placed static, with these ranges by root tensor) that are better dynamic, in their order.
+
+    `seen`: the extremes of the layers' inputs on the examples. What is clipped is counted in the statistics' histograms.
+    """
     roots = {name: site.root for site in placement.sites for name, index in site.readers if index == 0}
     tensors = {str(n.name): str(n.inputs[0].name) for n in model.graph if n.name in layers and n.inputs[0] is not None}
-    wanted = {name: tensor for name, tensor in tensors.items() if roots.get(name) in ranges}
-    fed = {v.name for v in model.graph.inputs}
-    computed = [t for t in dict.fromkeys(wanted.values()) if t not in fed]
-    session = Session(compose.with_outputs(model, computed), name="the prepared model") if computed else None
-    static, dynamic = dict.fromkeys(wanted, 0.0), dict.fromkeys(wanted, 0.0)
-    for example in examples:
-        arrays = {**example, **(session.run(example) if session else {})}
-        for name, tensor in wanted.items():
-            low, high = ranges[roots[name]]
-            array = arrays[tensor]
-            clipped = array - np.clip(array, low, high)
-            static[name] += (high - low) ** 2 / 255.0**2 / 12.0 + float(np.square(clipped, dtype=np.float64).mean())
-            width = max(float(array.max(initial=0.0)), 0.0) - min(float(array.min(initial=0.0)), 0.0)
-            dynamic[name] += width**2 / 255.0**2 / 12.0
-    return tuple(name for name in layers if name in wanted and dynamic[name] < _WORTH * static[name])
+    result = []
+    for name in layers:
+        if roots.get(name) not in ranges or tensors[name] not in seen:
+            continue
+        low, high = ranges[roots[name]]
+        source = tensors[name] if tensors[name] in statistics.tensors else roots[name]
+        static = (high - low) ** 2 / 255.0**2 / 12.0 + _clipped(statistics, source, low, high)
+        found = seen[tensors[name]]
+        widths = np.maximum(found.highs.max(axis=1), 0.0) - np.minimum(found.lows.min(axis=1), 0.0)
+        if float(np.square(widths, dtype=np.float64).mean()) / 255.0**2 / 12.0 < _WORTH * static:
+            result.append(name)
+    return tuple(result)
+
+
+def _clipped(statistics: Statistics, tensor: str, low: float, high: float) -> float:
+    """The mean square of what lies outside of [low, high]; nothing where a range alone is known: it is exact."""
+    if tensor in statistics.ranges or tensor not in statistics.tensors:
+        return 0.0
+    bins = statistics.tensors[tensor].distribution()
+    middle = (bins.low + bins.high) / 2.0
+    return float(bins.counts @ np.square(middle - np.clip(middle, low, high))) / max(float(bins.counts.sum()), 1.0)

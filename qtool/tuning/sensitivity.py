@@ -6,10 +6,8 @@ changed layer is run again; what that reads was kept from one run of the float n
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Unpack
 
@@ -23,19 +21,18 @@ from qtool.core.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.statistics import Statistics
 from qtool.evaluation.metrics import Metric, MetricSpec, resolve_metrics
 from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
-from qtool.feeds.sequences import unrolled
+from qtool.feeds.source import NOWHERE, Source
 from qtool.graph import edit, model_io
+from qtool.graph.edit import Model
 from qtool.recovery.preparing import apply_recorded, statistics_for
-from qtool.runtime.session import Session
 from qtool.stages.prepare import Prepared, prepare
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity_analysis import Analysis
-from qtool.tuning.sensitivity_chain import Chain, PieceModel
-from qtool.tuning.sensitivity_cut import Base
 from qtool.tuning.sensitivity_file import load_found
-from qtool.tuning.sensitivity_plans import Planner, PlanOf, alone, emptied
-from qtool.tuning.sensitivity_store import Bases, Group, Item, Job, make_job
+from qtool.tuning.sensitivity_plans import Planner, PlanOf, alone
+from qtool.tuning.sensitivity_run import Variant, measure
+from qtool.tuning.sensitivity_workers import measure_elsewhere
 
 PathLike = str | Path
 MEMORY = 2**30
@@ -57,6 +54,7 @@ def sensitivity(
     threads: int | None = None,
     memory: int = MEMORY,
     output: PathLike | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Sensitivity:
@@ -74,6 +72,8 @@ def sensitivity(
         threads: batches run side by side, None for all cores; the result is the same at any number.
         memory: bytes that kept tensors may take; less costs time, not precision.
         output: a file that every finished layer is written to; if it exists, the analysis goes on from it.
+        executor: where layers are measured, a few in each piece of work, `threads` and `memory` each; None is this
+            process. See `qtool.calibrate`.
         progress: is told of every layer.
         reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`. With `state` steps are
             measured one by one, each from the float model's state.
@@ -88,6 +88,10 @@ def sensitivity(
     if output is not None:
         check_writable(output)
     runs_on = find_target(target)
+    if not runs_on.on_cpu:
+        raise UsageError(
+            f"target {runs_on.name} does not run on this machine, where sensitivity is measured; choose auto"
+        )
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
@@ -106,6 +110,8 @@ def sensitivity(
         threads=threads,
         memory=memory,
         output=output,
+        executor=executor,
+        source=Source.of(data, feeds, samples, batch_size, reading),
         progress=progress,
     )
 
@@ -121,13 +127,14 @@ def measure_layers(
     threads: int | None = None,
     memory: int = MEMORY,
     output: PathLike | None = None,
+    executor: Executor | None = None,
+    source: Source = NOWHERE,
     progress: Progress = silent,
 ) -> Sensitivity:
-    """`sensitivity` with plans from anywhere: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out."""
-    if not target.on_cpu:
-        raise UsageError(
-            f"target {target.name} does not run on this machine, where sensitivity is measured; choose auto"
-        )
+    """`sensitivity` with plans from anywhere: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out.
+
+    `source` is where the executor's workers find the data of `feeds`.
+    """
     if threads is not None and threads < 1:
         raise UsageError(f"{threads} threads are impossible; give 1 or more")
     if not views or not set(views) <= set(VIEWS):
@@ -138,55 +145,34 @@ def measure_layers(
     identity = _identity(full, chosen, views)
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
     analysis = Analysis(prepared, full, chosen, tuple(views), identity, path, found, feeds.states)
-    if feeds.states:
-        feeds = unrolled(feeds, Session(model_io.serialize(prepared.model), name=prepared.name).run)
-    networks: dict[View, Base] = {
-        "alone": Base(prepared.model, emptied(full)),
-        "without": Base(prepared.model, full),
-    }
-    jobs = list(_jobs(networks, plan_of, target, views, analysis))
-    stages: dict[tuple[View, int], PieceModel] = {}
-
-    def build(job: Job) -> Chain:
-        return Chain(job, networks[job.view], stages, target, prepared.name)
-
-    bases = Bases(prepared.model, full, target, feeds, prepared.name, memory)
-    workers = threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as builder:
-        try:
-            known: list[Item] = []
-            for group in bases.groups(jobs):
-                kept = list(bases.items(group.jobs, pool, workers + 1, known)) if group.kept else []
-                items = _Items(bases, group, kept, pool, workers + 1)
-                if not analysis.samples:
-                    analysis.overall(iter(items), feeds.name, earlier)
-                steps = [(job,) for job in group.jobs] if group.kept else [group.jobs]
-                upcoming: list[Future[Chain]] = []
-                for n, step in enumerate(steps):
-                    progress("measure layers", analysis.done, analysis.total)
-                    chains = upcoming or [builder.submit(build, job) for job in step]
-                    upcoming = [builder.submit(build, job) for job in steps[n + 1]] if n + 1 < len(steps) else []
-                    analysis.measure(step, chains, iter(items), pool, workers + 1)
-                known = [replace(item, live={}) for item in kept]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            builder.shutdown(wait=False, cancel_futures=True)
+    variants = _variants(prepared.model, full, plan_of, target, views, analysis)
+    if executor is None:
+        measure(analysis, variants, target, feeds, threads, memory, earlier, progress)
+    else:
+        measure_elsewhere(analysis, variants, feeds, source, metric, threads, memory, earlier, executor, progress)
     progress("measure layers", analysis.total, analysis.total)
     return analysis.finish()
 
 
-@dataclass(frozen=True, slots=True)
-class _Items:
-    """The batches of a group, as often as they are wanted."""
-
-    bases: Bases
-    group: Group
-    kept: list[Item]
-    pool: ThreadPoolExecutor
-    ahead: int
-
-    def __iter__(self) -> Iterator[Item]:
-        return iter(self.kept) if self.group.kept else self.bases.items(self.group.jobs, self.pool, self.ahead)
+def _variants(
+    model: Model, full: Plan, plan_of: PlanOf, target: Target, views: Sequence[View], analysis: Analysis
+) -> list[Variant]:
+    """What is still to be measured, in graph order."""
+    operators = {str(n.name): n.op_type for n in model.graph}
+    variants: list[Variant] = []
+    for layer in full.layers:
+        for view in views:
+            if layer not in full.integer or (layer, view) in analysis.found:
+                continue
+            if view == "alone":
+                rule = target.rules[operators[layer]]
+                variants.append(Variant(layer, view, alone(model, full, layer, needs_output=rule.needs_output)))
+                continue
+            try:
+                variants.append(Variant(layer, view, plan_of((layer,))))
+            except ModelError as error:
+                analysis.found[layer, view] = str(error)
+    return variants
 
 
 def _identity(full: Plan, metric: Metric | None, views: Sequence[View]) -> dict[str, str]:
@@ -197,23 +183,3 @@ def _identity(full: Plan, metric: Metric | None, views: Sequence[View]) -> dict[
         "metric": "default" if metric is None else metric.name,
         "views": ", ".join(views),
     }
-
-
-def _jobs(
-    networks: Mapping[View, Base], plan_of: PlanOf, target: Target, views: Sequence[View], analysis: Analysis
-) -> Iterator[Job]:
-    """What is still to be measured, in graph order."""
-    model, full = networks["without"].model, networks["without"].plan
-    operators = {str(n.name): n.op_type for n in model.graph}
-    for layer in full.layers:
-        for view in views:
-            if layer not in full.integer or (layer, view) in analysis.found:
-                continue
-            if view == "alone":
-                rule = target.rules[operators[layer]]
-                yield make_job(layer, view, networks[view], alone(model, full, layer, needs_output=rule.needs_output))
-                continue
-            try:
-                yield make_job(layer, view, networks[view], plan_of((layer,)))
-            except ModelError as error:
-                analysis.found[layer, view] = str(error)

@@ -60,6 +60,19 @@ class Tally:
         return Figures(value, drop, self._sqnr.result())
 
 
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is known of the whole networks. metric: its name, None where SQNR alone is measured."""
+
+    metric: str | None
+    samples: int
+    data: str
+    digest: str
+    macs: dict[str, int]
+    float_value: float | None
+    quantized: Figures
+
+
 @dataclass(slots=True)
 class Analysis:
     """What has been found so far."""
@@ -104,15 +117,34 @@ class Analysis:
             tallies["quantised"].update(f"{self.prepared.name}, quantised", item, item.outputs["without"])
             digest.update(item.digest)
             self.samples += item.size
-        self.data, self.identity["data"] = data, digest.hexdigest()
-        if earlier and self.path is not None:
-            check_identity(self.path, earlier, self.identity)
+        self._identify(data, digest.hexdigest(), earlier)
         self.float_value = tallies["float"].figures(None).value
         if self.float_value is not None and np.isnan(self.float_value):
             raise UsageError(
                 f"--metric {self.identity['metric']}: is NaN for the float model; correct it or the labels"
             )
         self.quantized = tallies["quantised"].figures(self.float_value)
+
+    def _identify(self, data: str, digest: str, earlier: dict[str, str]) -> None:
+        self.data, self.identity["data"] = data, digest
+        if earlier and self.path is not None:
+            check_identity(self.path, earlier, self.identity)
+
+    def overview(self) -> Overview:
+        """Once `overall` has run."""
+        metric = None if self.metric is None else self.metric.name
+        digest = self.identity["data"]
+        return Overview(metric, self.samples, self.data, digest, self.macs, self.float_value, self.quantized)
+
+    def adopt(self, overview: Overview, earlier: dict[str, str]) -> None:
+        """In place of `overall`, what another process found."""
+        if self.samples:
+            return
+        if self.metric is None and overview.metric is not None:
+            (self.metric,) = resolve_metrics([overview.metric])
+        self.samples, self.macs = overview.samples, overview.macs
+        self.float_value, self.quantized = overview.float_value, overview.quantized
+        self._identify(overview.data, overview.digest, earlier)
 
     def _begin(self, item: Item) -> None:
         outputs = item.outputs["alone"]
@@ -151,6 +183,10 @@ class Analysis:
                 tally.update(chain.name, item, outputs)
         for tally, (job, _) in zip(tallies, ready, strict=True):
             self.found[job.layer, job.view] = tally.figures(self.float_value)
+        self.save()
+
+    def save(self) -> None:
+        """What is finished, if there is a file for it."""
         if self.path is not None:
             save(self.path, self.result(complete=False))
 

@@ -149,7 +149,8 @@ class Bases:
         quantized = compose.with_outputs(self._quantized, list(dict.fromkeys([*self.outputs, *wanted["without"]])))
         session, census = take_census(quantized, self._target.session)
         for layer in self._full.layers:
-            if layer in self._full.integer and not census.runs_as(layer, self._full.integer[layer]):
+            kernels = self._full.integer.get(layer) if self._target.on_cpu else None
+            if kernels is not None and not census.runs_as(layer, kernels):
                 raise VerificationError(
                     f"layer {layer!r} was planned to run in integers, but this onnxruntime runs it in float; "
                     "please report this model"

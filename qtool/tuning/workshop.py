@@ -3,11 +3,13 @@
 import glob
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qtool.core.errors import UsageError
 from qtool.core.evaluation import Evaluation, MaxDrop, ModelResult
+from qtool.core.model_files import model_files, model_size
 from qtool.core.plan import BiasShift, Plan, WeightPlan
 from qtool.core.ranges import Calibrator
 from qtool.core.scheme import Scheme
@@ -16,7 +18,6 @@ from qtool.core.statistics import Statistics
 from qtool.core.tuning import Step
 from qtool.core.verification import Verification
 from qtool.evaluation import evaluate
-from qtool.evaluation.filesize import model_files, model_size
 from qtool.evaluation.metrics import MetricSpec
 from qtool.graph import external, model_io
 from qtool.recovery.bias_correction import correct_biases
@@ -27,6 +28,7 @@ from qtool.stages.prepare import Prepared
 from qtool.stages.rewrite import rewrite, shift_biases
 from qtool.stages.verify import verify
 from qtool.stages.verify.macs import layer_macs
+from qtool.stages.verify.original import Original
 from qtool.targets.rules import Target
 from qtool.tuning.split import Records
 
@@ -77,7 +79,7 @@ class Workshop:
     """A prepared model with its statistics, and the data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
-    states: what is fed back there.
+    states: what is fed back there. provider, executor: where candidates are judged.
     """
 
     source: Path
@@ -90,8 +92,14 @@ class Workshop:
     folder: Path
     threads: int
     states: tuple[State, ...] = ()
+    provider: str = "cpu"
+    executor: Executor | None = None
     macs: dict[str, int] = field(default_factory=dict)
     shifts: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = field(default_factory=dict)
+    original: Original = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.original = Original(self.source, self.prepared.widened, self.statistics.examples)
 
     def ranges(self, calibrator: Calibrator) -> Ranges:
         """Root tensor -> range, of the placement without exclusions."""
@@ -151,7 +159,16 @@ class Workshop:
     def evaluate(self, files: Sequence[Path], records: Records) -> Evaluation:
         """Models beside float on some part of the data."""
         metrics = None if self.aim.metric is None else [self.aim.metric]
-        return evaluate(self.source, files, records, metrics=metrics, threads=self.threads, state=self.states)
+        return evaluate(
+            self.source,
+            files,
+            records,
+            metrics=metrics,
+            threads=self.threads,
+            provider=self.provider,
+            executor=self.executor,
+            state=self.states,
+        )
 
     def _step(self, what: str, plan: Plan, result: ModelResult) -> Step:
         score = result.scores[0]
@@ -172,9 +189,7 @@ class Workshop:
         """Verify, then write atomically."""
         data = model_io.consume(rewrite(self.prepared.model, plan))
         shifted = shift_biases(self.prepared.model, plan)
-        examples = self.statistics.examples
-        prepared, widened = self.prepared.model, self.prepared.widened
-        proof = verify(self.source, prepared, shifted, data, plan, self.target, examples, widened)
+        proof = verify(self.original, self.prepared.model, shifted, data, plan, self.target)
         model_io.write(data, output)
         return proof
 

@@ -19,7 +19,8 @@ def main(model: str, data: str, preprocess: str, threads: str) -> None:
     options.intra_op_num_threads = int(threads)
     options.log_severity_level = 3
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = [InputSpec(i.name, np.dtype(np.float32), tuple(i.shape)) for i in session.get_inputs()]
+    kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+    inputs = [InputSpec(i.name, np.dtype(kinds[i.type]), tuple(i.shape)) for i in session.get_inputs()]
     for batch in open_feeds(data, inputs, preprocess=preprocess if preprocess != "-" else None):
         session.run(None, batch.inputs)
 

@@ -17,7 +17,10 @@ def zoo_folder() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class ZooModel:
-    """A model, its calibration and evaluation data, and the metric its README names."""
+    """A model, its calibration and evaluation data, and the metric its README names.
+
+    trim: the input that says how long a padded sample is.
+    """
 
     name: str
     model: Path
@@ -25,6 +28,7 @@ class ZooModel:
     evaluation: Path
     preprocess: Path | None
     metric: str
+    trim: str | None = None
 
 
 def vision_models(zoo: Path) -> list[ZooModel]:
@@ -57,6 +61,13 @@ def vision_models(zoo: Path) -> list[ZooModel]:
             )
         )
     return result
+
+
+def language_model(zoo: Path) -> ZooModel:
+    """The zoo's transformer."""
+    folder = zoo / "minilm_sst2"
+    data = folder / "calib.npz", folder / "eval.npz"
+    return ZooModel("minilm_sst2", folder / "model.onnx", *data, None, "top1", "attention_mask")
 
 
 def hit_rate(outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> Any:

@@ -1,19 +1,22 @@
-"""calibrate: one streaming pass of the float graph over the data; memory does not grow with the number of samples."""
+"""calibrate: streaming passes of the float graph over the data; memory does not grow with the number of samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from qtool.core.errors import DataError
-from qtool.core.examples import EXAMPLES, Examples
+from qtool.core.examples import EXAMPLES, Row, row_of, with_room
+from qtool.core.merging import whole
+from qtool.core.parts import Part, Range, Shard
 from qtool.core.progress import Progress, silent
+from qtool.core.state import State
 from qtool.core.statistics import Statistics
 from qtool.graph import compose
 from qtool.graph.edit import Model
 from qtool.runtime.observe import Observer
 from qtool.stages.calibrate.explain import NotFiniteDataError, explained
-from qtool.stages.calibrate.feed import Feed
+from qtool.stages.calibrate.feed import Batch, Feed
 from qtool.stages.calibrate.observing import Counter, run_all
 
-__all__ = ["collect"]
+__all__ = ["Collector", "collect"]
 
 
 def collect(
@@ -25,6 +28,7 @@ def collect(
     digest: str,
     channels: Sequence[str] = (),
     threads: int = 1,
+    provider: str = "cpu",
     progress: Progress = silent,
 ) -> Statistics:
     """Statistics of `tensors` of a prepared graph over all batches of `feed`; of those in `channels`, by channel too.
@@ -33,39 +37,86 @@ def collect(
         DataError: there is no data, the model cannot run on it, or NaN or Inf is in it or is born in a layer, which is
             named then.
     """
-    try:
-        return _collect(model, tensors, channels, feed, name, digest, threads, progress)
-    except NotFiniteDataError as error:
-        raise explained(model, error, name) from error
+    collector = Collector(model, tensors, channels, feed.states, name, digest, provider)
 
-
-def _collect(
-    model: Model,
-    tensors: Sequence[str],
-    channels: Sequence[str],
-    feed: Feed,
-    name: str,
-    digest: str,
-    threads: int,
-    progress: Progress,
-) -> Statistics:
-    inputs = {v.name for v in model.graph.inputs}
-    computed = [t for t in dict.fromkeys((*tensors, *channels)) if t not in inputs]
-    outputs = [str(v.name) for v in model.graph.outputs if v.name not in computed]
-    carried = {state.output for state in feed.states}
-    any_order = [t for t in computed if t not in carried and t not in channels]
-    session = Observer(compose.with_outputs(model, [*computed, *outputs]), any_order, name)
-    fed = [t for t in dict.fromkeys((*tensors, *channels)) if t in inputs]
-    observer = Counter(name, session, fed, computed, channels, feed.states)
-    samples = 0
-    examples = Examples()
-    for batch, runs in run_all(observer, feed, threads):
-        if samples < EXAMPLES:
-            examples.add(runs)
-        samples += batch.size
+    def told(samples: int) -> None:
         progress("calibrate", samples, feed.samples)
-    if samples == 0:
+
+    found = collector.observe(feed, Shard(), 0, threads=threads, tell=told)
+    if found.samples == 0:
         raise DataError(f"{feed.name}: holds no samples; give at least one")
-    histograms = {t: observer.histograms[t] for t in tensors}
-    by_channel = {t: observer.channels[t] for t in channels if t in observer.channels}
-    return Statistics(name, digest, samples, histograms, examples.chosen(), channels=by_channel)
+    return whole(found)
+
+
+class Collector:
+    """The prepared graph, ready to be observed on any batches.
+
+    Args:
+        tensors: what statistics are of. channels: of which tensors the range of each channel is wanted too.
+        states: with any, a batch is a sequence.
+        name, digest: what to call the model in messages, and the SHA-256 of its file.
+        provider: where it runs.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tensors: Sequence[str],
+        channels: Sequence[str],
+        states: Sequence[State],
+        name: str,
+        digest: str,
+        provider: str = "cpu",
+    ) -> None:
+        self._model, self._tensors, self._channels, self._states = model, tensors, channels, states
+        self._name, self._digest = name, digest
+        wanted = dict.fromkeys((*tensors, *channels))
+        inputs = {v.name for v in model.graph.inputs}
+        self._fed = [t for t in wanted if t in inputs]
+        self._computed = [t for t in wanted if t not in inputs]
+        outputs = [str(v.name) for v in model.graph.outputs if v.name not in self._computed]
+        carried = {state.output for state in states}
+        any_order = [t for t in self._computed if t not in carried and t not in channels]
+        self._observer = Observer(compose.with_outputs(model, [*self._computed, *outputs]), any_order, name, provider)
+
+    def observe(
+        self,
+        batches: Iterable[Batch],
+        shard: Shard,
+        first: int,
+        *,
+        settings: str = "",
+        threads: int = 1,
+        tell: Callable[[int], None] = lambda _: None,
+    ) -> Statistics:
+        """The statistics of these batches alone, the first of which has the number `first` in its shard.
+
+        Args:
+            settings: see `Part`.
+            threads: see `run_all`.
+            tell: is told the number of samples seen.
+
+        Raises:
+            DataError: the model cannot run on a batch, or NaN or Inf is in it or is born in a layer.
+        """
+        counter = Counter(self._name, self._observer, self._fed, self._computed, self._channels, self._states)
+        rows: tuple[Row, ...] = ()
+        samples, stop = 0, first
+        try:
+            for batch, runs in run_all(counter, batches, threads):
+                if batch.start < EXAMPLES:
+                    rows = with_room((*rows, row_of(batch.start, runs)))
+                samples, stop = samples + batch.size, stop + 1
+                tell(samples)
+        except NotFiniteDataError as error:
+            raise explained(self._model, error, self._name) from error
+        ranges: tuple[Range, ...] = ((first, stop),) if stop > first else ()
+        return Statistics(
+            self._name,
+            self._digest,
+            samples,
+            {t: counter.histograms[t] for t in self._tensors},
+            (),
+            channels={t: counter.channels[t] for t in self._channels if t in counter.channels},
+            part=Part(shard, ranges, complete=False, settings=settings, origin="", rows=rows),
+        )

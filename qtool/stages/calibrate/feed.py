@@ -9,10 +9,12 @@ from qtool.core.state import State
 
 
 class Batch(Protocol):
-    """What a feed yields: input arrays by name, the number of samples in them, and what to call it in a message."""
+    """What a feed yields: input arrays by name, the index and number of the samples, and what to call it in words."""
 
     @property
     def inputs(self) -> dict[str, np.ndarray]: ...
+    @property
+    def start(self) -> int: ...
     @property
     def size(self) -> int: ...
     @property

@@ -7,7 +7,7 @@ threads.
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -18,19 +18,19 @@ from qtool.core.histogram import ChannelRange, Histogram, NotFiniteError, no_cha
 from qtool.core.state import State, rollout, sequence_length
 from qtool.runtime.observe import Observer
 from qtool.stages.calibrate.explain import NotFiniteDataError, Run
-from qtool.stages.calibrate.feed import Batch, Feed
+from qtool.stages.calibrate.feed import Batch
 
 
-def run_all(observer: "Counter", feed: Feed, threads: int) -> Iterator[tuple[Batch, Runs]]:
+def run_all(observer: "Counter", batches: Iterable[Batch], threads: int) -> Iterator[tuple[Batch, Runs]]:
     """Yield each batch once it has been observed, in order, with the runs of it that may be examples."""
     if threads == 1:
-        for batch in feed:
+        for batch in batches:
             yield batch, observer.observe(batch)
         return
     waiting: deque[tuple[Batch, Future[Runs]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for batch in feed:
+            for batch in batches:
                 waiting.append((batch, pool.submit(observer.observe, batch)))
                 if len(waiting) > threads:
                     yield _finished(waiting)

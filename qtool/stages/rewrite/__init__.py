@@ -1,27 +1,25 @@
 """rewrite: apply a plan to the prepared graph. It holds no policy: what the plan says is done, nothing else."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from qtool.core.affine import QParams, quantize
 from qtool.core.errors import ModelError
 from qtool.core.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
-from qtool.core.weights import quantize_bias, quantize_weight
+from qtool.core.weights import WeightMemo, quantize_bias
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.stages.rewrite.dynamic_forms import make_dynamic, store_table
 
-_Quantizer = Callable[[Array, QParams], Array]
 
-
-def rewrite(model: Model, plan: Plan) -> Model:
+def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
     """A copy of the prepared graph with the plan's Q/DQ and bias shifts in it.
+
+    `memo`: the integers of this graph's weights that are known; is added to.
 
     Raises:
         ModelError: the plan names a tensor or node that the graph does not hold.
     """
-    return _Rewriter(shift_biases(model, plan), plan).run()
+    return _Rewriter(shift_biases(model, plan), plan, memo or WeightMemo()).run()
 
 
 def shift_biases(model: Model, plan: Plan) -> Model:
@@ -46,10 +44,11 @@ def shift_biases(model: Model, plan: Plan) -> Model:
 
 
 class _Rewriter:
-    def __init__(self, model: Model, plan: Plan) -> None:
-        self.model = edit.clone(model)
-        self.graph = self.model.graph
-        self.plan = plan
+    """Changes `model`."""
+
+    def __init__(self, model: Model, plan: Plan, memo: WeightMemo) -> None:
+        self.model, self.plan, self.memo = model, plan, memo
+        self.graph = model.graph
         self.names = edit.Names(self.graph)
         self.nodes = {n.name: n for n in self.graph}
         self.values: dict[str | None, Value] = {v.name: v for v in self.graph.inputs}
@@ -57,16 +56,17 @@ class _Rewriter:
 
     def run(self) -> Model:
         for weight in self.plan.weights:
-            self._constant(weight.tensor, weight.params, weight.readers, quantize_weight)
+            self._weight(weight)
         for constant in self.plan.constants:
-            self._constant(constant.tensor, constant.params, constant.readers, quantize)
+            integers = quantize(self._initializer(constant.tensor), constant.params)
+            self._constant(constant.tensor, constant.params, constant.readers, integers)
         for weight in self.plan.stored:
             self._stored(weight)
         for bias in self.plan.biases:
             self._bias(bias)
         for activation in self.plan.activations:
             self._activation(activation)
-        make_dynamic(self.model, self.plan.dynamic, self.names)
+        make_dynamic(self.model, self.plan.dynamic, self.names, self.memo)
         for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
             del self.graph.initializers[name]
         self.graph.sort()
@@ -99,9 +99,14 @@ class _Rewriter:
         attributes: dict[str, object] = {} if axis is None else {"axis": axis}
         return edit.new_node(op, inputs, name, name=self.names.fresh(f"{base}_node"), attributes=attributes)
 
-    def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], how: _Quantizer) -> None:
-        array = self._initializer(tensor)
-        stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), how(array, params))
+    def _weight(self, weight: WeightPlan) -> None:
+        self._constant(weight.tensor, weight.params, weight.readers, self._integers(weight))
+
+    def _integers(self, weight: WeightPlan) -> Array:
+        return self.memo.quantized(weight.tensor, self._initializer(weight.tensor), weight.params)
+
+    def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], integers: Array) -> None:
+        stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
         scale, zero_point = self._params(tensor, params)
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
         self.graph.insert_before(self.graph[0], node)
@@ -110,9 +115,9 @@ class _Rewriter:
     def _stored(self, weight: WeightPlan) -> None:
         tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
         if tables:
-            store_table(self.model, weight.params, tables, self._initializer(weight.tensor), self.names)
+            store_table(self.model, weight.params, tables, self._integers(weight), self.names)
         else:
-            self._constant(weight.tensor, weight.params, weight.readers, quantize_weight)
+            self._weight(weight)
 
     def _initializer(self, tensor: str) -> Array:
         if tensor not in self.graph.initializers:

@@ -16,7 +16,7 @@ from qtool.core.affine import QParams
 from qtool.core.errors import ModelError
 from qtool.core.placement import Reader
 from qtool.core.plan import WeightPlan
-from qtool.core.weights import quantize_weight
+from qtool.core.weights import WeightMemo
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 
@@ -25,13 +25,13 @@ _FLOAT = 1
 _ORT_DOMAIN = "com.microsoft"
 
 
-def make_dynamic(model: Model, weights: Sequence[WeightPlan], names: edit.Names) -> None:
+def make_dynamic(model: Model, weights: Sequence[WeightPlan], names: edit.Names, memo: WeightMemo) -> None:
     """In place: the layers that read these weights become dynamic.
 
     Raises:
         ModelError: a weight or a node is not in the graph.
     """
-    emitter = _Emitter(model, names, {n.name: n for n in model.graph})
+    emitter = _Emitter(model, names, {n.name: n for n in model.graph}, memo)
     layers: dict[str, dict[int, WeightPlan]] = {}
     for weight in weights:
         for name, index in weight.readers:
@@ -41,12 +41,12 @@ def make_dynamic(model: Model, weights: Sequence[WeightPlan], names: edit.Names)
 
 
 def store_table(model: Model, params: QParams, readers: Sequence[Reader], rows: Array, names: edit.Names) -> None:
-    """In place: Gathers from a float table [V, C] become Cast(Gather(8-bit table)) * Gather(scales), one a row."""
+    """In place: Gathers from a table [V, C] become Cast(Gather(`rows`, int8)) * Gather(scales), one a row."""
     nodes = {n.name: n for n in model.graph}
     graph = model.graph
     base = nodes[readers[0][0]].inputs[0]
     assert base is not None
-    stored = edit.add_initializer(graph, names.fresh(f"{base.name}_quantized"), quantize_weight(rows, params))
+    stored = edit.add_initializer(graph, names.fresh(f"{base.name}_quantized"), rows)
     scale = np.asarray(params.scale, np.float32).reshape((-1, 1) if params.axis == 0 else ())
     factors = edit.add_initializer(graph, names.fresh(f"{base.name}_scale"), scale)
     for name, _ in readers:
@@ -70,6 +70,7 @@ class _Emitter:
     model: Model
     names: edit.Names
     nodes: dict[str | None, Node]
+    memo: WeightMemo
     inputs: dict[Value, Node] = field(default_factory=dict)
     stored: dict[tuple[str, bool], tuple[Value, Value, Value]] = field(default_factory=dict)
 
@@ -120,7 +121,7 @@ class _Emitter:
         """[D, I, 4H] int8, its scales [D, 4H] or [D], and as many zero points."""
         exact = edit.constant(value)
         graph, tensor = self.model.graph, weight.tensor
-        whole = quantize_weight(exact, weight.params)
+        whole = self.memo.quantized(tensor, exact, weight.params)
         scale = np.asarray(weight.params.scale, np.float32)
         scale = np.tile(scale, (exact.shape[0], 1)) if weight.params.axis is not None else scale.repeat(exact.shape[0])
         arrays: tuple[Array, ...] = (
@@ -140,7 +141,7 @@ class _Emitter:
         key = (weight.tensor, transposed)
         if key not in self.stored:
             graph, tensor = self.model.graph, weight.tensor
-            whole = quantize_weight(edit.constant(value), weight.params)
+            whole = self.memo.quantized(tensor, edit.constant(value), weight.params)
             scale = np.asarray(weight.params.scale, np.float32)
             scale = scale if weight.params.axis is not None else scale.reshape(())
             self.stored[key] = (

@@ -1,63 +1,46 @@
 """verify: what onnxruntime will really run, and whether it computes the same. The promise that no peer makes."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import numpy as np
-
 from qtool.core.errors import VerificationError
 from qtool.core.plan import Plan
+from qtool.core.side_by_side import side_by_side
 from qtool.core.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.runtime.census import Census, take_census
 from qtool.stages.verify.macs import layer_macs
 from qtool.stages.verify.measure import measure, worst
+from qtool.stages.verify.original import Original
 from qtool.stages.verify.structure import check_structure
 from qtool.targets.rules import Target
 
 
 def verify(
-    source: Path,
-    prepared: Model,
-    shifted: Model,
-    quantized: Serialized,
-    plan: Plan,
-    target: Target,
-    examples: Sequence[Mapping[str, np.ndarray]],
-    widened: Model | None = None,
+    original: Original, prepared: Model, shifted: Model, quantized: Serialized, plan: Plan, target: Target
 ) -> Verification:
-    """Check a quantised model against its plan and the float graph, on a few batches of inputs.
+    """Check a quantised model against its plan, the float graph and the original, on the examples of the latter.
 
-    `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ. `widened`
-    is a float16 source in float32, before all passes.
+    `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ.
 
     Raises:
         VerificationError: the model would compute something else than planned; the message says which and where.
     """
     try:
-        return _verified(source, prepared, shifted, quantized, plan, target, examples, widened)
+        return _verified(original, prepared, shifted, quantized, plan, target)
     except VerificationError as error:
-        raise VerificationError(f"{source}: {error}") from error
+        raise VerificationError(f"{original.source}: {error}") from error
 
 
 def _verified(
-    source: Path,
-    prepared: Model,
-    shifted: Model,
-    quantized: Serialized,
-    plan: Plan,
-    target: Target,
-    examples: Sequence[Mapping[str, np.ndarray]],
-    widened: Model | None,
+    original: Original, prepared: Model, shifted: Model, quantized: Serialized, plan: Plan, target: Target
 ) -> Verification:
+    examples = original.examples
     check_structure(shifted, deserialize(quantized))
     session, census = take_census(quantized, target.session)
     _check_census(plan, census, target)
-    shipped = [session.run(example) for example in examples]
+    shipped = list(side_by_side(session.run, examples))
     # its memory is needed
     del session
-    measured = measure(source, prepared, quantized, plan, shipped, target.session, examples, widened)
+    measured = measure(original, prepared, quantized, plan, shipped, target.session)
     measured.check(stored=bool(plan.stored))
     macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}

@@ -3,19 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from qtool.core.affine import dequantize
 from qtool.core.errors import VerificationError
 from qtool.core.plan import ActivationPlan, Plan
+from qtool.core.side_by_side import side_by_side
 from qtool.core.verification import TensorCheck
 from qtool.graph import compose
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.runtime.session import Session
 from qtool.stages.verify.half_precision import check_rounding, rounding_db
+from qtool.stages.verify.original import Original
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
 _PREPARATION_DB = 50.0
@@ -159,50 +160,49 @@ class _Sessions:
         self.unoptimized = Session(observed, optimize=False, name="the quantised model")
         self.alone = Session(pieces, config=config, name="the quantised model's layers")
 
+    def run(self, example: Arrays) -> tuple[Arrays, Arrays, Arrays, Arrays]:
+        """What the prepared graph, the quantised one, the same unoptimised, and its layers alone compute."""
+
+        def whole() -> tuple[Arrays, Arrays]:
+            return {**example, **self.exact.run(example)}, self.optimized.run(example)
+
+        def layers() -> tuple[Arrays, Arrays]:
+            plain = self.unoptimized.run(example)
+            return plain, self.alone.run({**example, **{fed: plain[q] for q, fed in self.cuts.items()}})
+
+        (exact, ran), (plain, alone) = side_by_side(lambda part: part(), (whole, layers))
+        return exact, ran, plain, alone
+
 
 def measure(
-    source: Path,
+    original: Original,
     prepared: Model,
     quantized: Serialized,
     plan: Plan,
     shipped: Sequence[Arrays],
     config: Mapping[str, str],
-    examples: Sequence[Arrays],
-    widened: Model | None,
 ) -> Measured:
-    """Compare on the examples (batches of inputs); `shipped` is what the quantised model gives in a default session.
+    """Compare on the original's examples; `shipped` is what the quantised model gives in a default session.
 
     Models whose outputs alone are wanted are in memory one after another.
     """
-    originals = _outputs(Session(source), examples)
-    halves: Sequence[Arrays] = ()
-    if widened is not None:
-        halves = originals
-        names = [str(v.name) for v in widened.graph.outputs]
-        originals = _outputs(Session(compose.with_outputs(widened, names), name="the model in float32"), examples)
+    halves, singles, widened = original.halves, original.outputs, original.widened
     sessions = _Sessions(prepared, quantized, plan, config)
     result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
-    for half, single in zip(halves, originals, strict=False):
+    for half, single in zip(halves, singles, strict=False):
         _add_widening(result, half, single)
-    for example, original, final in zip(examples, originals, shipped, strict=True):
-        exact = {**example, **sessions.exact.run(example)}
-        plain = sessions.unoptimized.run(example)
-        alone = sessions.alone.run({**example, **{fed: plain[q] for q, fed in sessions.cuts.items()}})
-        _add_tensors(result, plan.activations, sessions.stored, exact, sessions.optimized.run(example), plain, alone)
+    for example, single, final in zip(original.examples, singles, shipped, strict=True):
+        exact, ran, plain, alone = sessions.run(example)
+        _add_tensors(result, plan.activations, sessions.stored, exact, ran, plain, alone)
         for tensor in sessions.dynamic:
             result.steps.setdefault(tensor, _Steps()).add(plain[tensor], alone[tensor])
         for name in final:
             if exact[name].dtype.kind == "f":
-                result.preparation.setdefault(name, _Noise()).add(original[name], exact[name])
+                result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
                 result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
                 result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
                 result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
     return result
-
-
-def _outputs(session: Session, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
-    """For each example."""
-    return [session.run({i.name: example[i.name] for i in session.inputs if i.name in example}) for example in examples]
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:

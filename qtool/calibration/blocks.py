@@ -1,0 +1,114 @@
+"""Blocks of batches, counted by workers."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from qtool.calibration.observed import collector_of
+from qtool.core.errors import DataError
+from qtool.core.parts import Shard
+from qtool.core.preparation import Preparation
+from qtool.core.state import State
+from qtool.execution import Missing
+from qtool.execution.running import Supplies
+from qtool.execution.supplies import ModelFile
+from qtool.feeds import Batch, Feeds
+from qtool.feeds.source import Source
+from qtool.graph import edit, model_io
+from qtool.recovery.preparing import apply
+from qtool.stages.calibrate import Collector
+from qtool.stages.prepare import prepare
+
+MODEL, BATCHES = "model", "batches"
+"""What a worker may lack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What all blocks of a calibration have in common.
+
+    key: tells recipes apart. threads: that one block may use.
+    """
+
+    key: str
+    model: ModelFile
+    name: str
+    preparation: Preparation
+    source: Source
+    states: tuple[State, ...]
+    shard: Shard
+    settings: str
+    provider: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The batches `first` to before `stop` of the shard; `batches` where the data cannot be opened elsewhere."""
+
+    recipe: Recipe
+    first: int
+    stop: int
+    batches: tuple[Batch, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """A model ready to be observed, and the data if it is there."""
+
+    collector: Collector
+    feeds: Feeds | None
+
+
+_KEPT = 2
+_LOCK = threading.Lock()
+_BENCHES: OrderedDict[str, _Bench] = OrderedDict()
+
+
+def count_block(block: Block, supplies: Supplies) -> bytes | Missing:
+    """The statistics of a block, as a file's bytes; fewer batches than asked for where the data ends."""
+    recipe = block.recipe
+    with _LOCK:
+        bench = _BENCHES.get(recipe.key) or _made(recipe, supplies)
+        if bench is None:
+            return Missing((MODEL,))
+        _BENCHES[recipe.key] = bench
+        _BENCHES.move_to_end(recipe.key)
+        while len(_BENCHES) > _KEPT:
+            _BENCHES.popitem(last=False)
+    batches = block.batches or supplies.get(BATCHES)
+    if batches is None:
+        if bench.feeds is None:
+            return Missing((BATCHES,))
+        batches = selected(bench.feeds, recipe.shard, block.first, block.stop)
+    statistics = bench.collector.observe(
+        batches, recipe.shard, block.first, settings=recipe.settings, threads=recipe.threads
+    )
+    return statistics.to_bytes()
+
+
+def selected(feeds: Feeds, shard: Shard, first: int, stop: int | None) -> Iterator[Batch]:
+    """The batches `first` to before `stop` (None: the end) of the shard; no others are read."""
+
+    def wanted(number: int) -> bool:
+        within, turn = divmod(number, shard.count)
+        return turn == shard.index - 1 and within >= first
+
+    return islice(feeds.batches(wanted), None if stop is None else stop - first)
+
+
+def _made(recipe: Recipe, supplies: Supplies) -> _Bench | None:
+    path = recipe.model.find(supplies.get(MODEL))
+    if path is None:
+        return None
+    prepared = replace(apply(prepare(model_io.load(path)), recipe.preparation), name=recipe.name)
+    collector = collector_of(prepared, recipe.states, recipe.provider)
+    if recipe.source.data is None:
+        return _Bench(collector, None)
+    try:
+        feeds = recipe.source.open(edit.input_specs(prepared.model), edit.output_specs(prepared.model))
+    except DataError:
+        return _Bench(collector, None)
+    return _Bench(collector, feeds)

@@ -1,0 +1,217 @@
+"""One pass over the data, here or by workers, with checkpoints."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from io import BytesIO
+from itertools import islice
+
+from qtool.calibration.blocks import BATCHES, MODEL, Block, Recipe, count_block, selected
+from qtool.calibration.checkpoint import Checkpoint
+from qtool.calibration.observed import collector_of
+from qtool.core.errors import DataError, UsageError
+from qtool.core.merging import Sum, whole
+from qtool.core.parts import Range, Shard, missing
+from qtool.core.progress import Progress
+from qtool.core.statistics import Statistics, read_statistics
+from qtool.execution import run, width
+from qtool.execution.supplies import ModelFile
+from qtool.feeds import Batch, Feeds
+from qtool.feeds.source import Source
+from qtool.recovery.preparing import apply, decide
+from qtool.stages.calibrate import Collector
+from qtool.stages.prepare import Prepared
+
+_SMALLEST, _LARGEST, _SHARES = 32, 256, 8
+"""Batches of a block: at least and at most, and how many blocks each worker should get if there are enough."""
+_ENDLESS = 2**62
+
+
+@dataclass(slots=True)
+class Pass:
+    """What is to be counted, and how.
+
+    source: of `feeds`. shard: of the data. threads: here, or of each block. executor: who counts, None for this
+    process. checkpoint: None for none.
+    """
+
+    prepared: Prepared
+    feeds: Feeds
+    source: Source
+    shard: Shard
+    threads: int
+    provider: str
+    executor: Executor | None
+    checkpoint: Checkpoint | None
+    progress: Progress
+    resumed: int = 0
+
+    def count(self) -> Statistics:
+        """The statistics of the shard; of all the data, a whole calibration.
+
+        Raises:
+            UsageError: no threads.
+            DataError: see `qtool.stages.calibrate.Collector`; also where there is no data.
+            CalibrationError: the checkpoint is of another calibration.
+            WorkerError: workers failed.
+        """
+        if self.threads < 1:
+            raise UsageError(f"{self.threads} threads are impossible; give 1 or more")
+        total = self._begun()
+        for part in self._counted(() if total is None else total.ranges):
+            if total is None:
+                total = Sum(part)
+            else:
+                total.add(part)
+            self._tell(total.samples)
+            if self.checkpoint is not None and time.monotonic() >= self.checkpoint.due:
+                self.checkpoint.save(total)
+        total = total or Sum(self._collector().observe((), self.shard, 0, settings=self.source.settings()))
+        result = total.statistics(complete=True)
+        result = replace(result, name=self.prepared.name, preparation=self.prepared.preparation)
+        if self.shard.count > 1:
+            return result
+        if result.samples == 0:
+            raise DataError(f"{self.feeds.name}: holds no samples; give at least one")
+        return whole(result)
+
+    def _begun(self) -> Sum | None:
+        if self.checkpoint is None:
+            return None
+        found = self.checkpoint.load(
+            self.prepared.digest, self.prepared.preparation, self.shard, self.source.settings()
+        )
+        if found is None:
+            return None
+        self.resumed = found.samples
+        return Sum(found)
+
+    def _tell(self, samples: int) -> None:
+        all_ = self.feeds.samples
+        mine = all_ if all_ is None or self.shard.count == 1 else -(-all_ // self.shard.count)
+        self.progress("calibrate", samples, mine)
+
+    def _counted(self, done: tuple[Range, ...]) -> Iterator[Statistics]:
+        """Parts that together are all batches that are not done yet; at least one, if need be without any batch."""
+        gaps = missing(done, 0, _ENDLESS)
+        return self._here(gaps) if self.executor is None else self._elsewhere(self.executor, gaps)
+
+    def _here(self, gaps: list[Range]) -> Iterator[Statistics]:
+        collector = self._collector()
+        settings, before = self.source.settings(), self.resumed
+        for begin, stop in gaps:
+            batches, first = _Stream(selected(self.feeds, self.shard, begin, stop)), begin
+            while not batches.ended:
+                due = float("inf") if self.checkpoint is None else self.checkpoint.due
+
+                def tell(samples: int, before: int = before) -> None:
+                    self._tell(before + samples)
+
+                part = collector.observe(
+                    batches.until(due), self.shard, first, settings=settings, threads=self.threads, tell=tell
+                )
+                part = replace(part, preparation=self.prepared.preparation)
+                first += part.part.batches if part.part is not None else 0
+                before += part.samples
+                yield part
+
+    def _collector(self) -> Collector:
+        return collector_of(self.prepared, self.feeds.states, self.provider)
+
+    def _elsewhere(self, executor: Executor, gaps: list[Range]) -> Iterator[Statistics]:
+        recipe = self._recipe()
+        size = self._block_size(width(executor))
+        ended = [_ENDLESS]
+        works = (
+            self._named_blocks(recipe, gaps, size, ended)
+            if recipe.source.data
+            else self._given_blocks(recipe, gaps, size)
+        )
+
+        def supply(block: Block, what: str) -> object:
+            if what == MODEL:
+                return recipe.model.content()
+            assert what == BATCHES
+            return tuple(selected(self.feeds, self.shard, block.first, block.stop))
+
+        for block, data in run(executor, count_block, works, supply):
+            part = read_statistics(BytesIO(data), "a worker's statistics")
+            assert part.part is not None
+            if part.part.batches < block.stop - block.first:
+                ended[0] = min(ended[0], block.first + part.part.batches)
+            yield replace(part, preparation=self.prepared.preparation)
+
+    def _named_blocks(self, recipe: Recipe, gaps: list[Range], size: int, ended: list[int]) -> Iterator[Block]:
+        """Blocks that workers read for themselves, until one has found the end of the data."""
+        for begin, stop in gaps:
+            for first in range(begin, stop, size):
+                if first >= ended[0]:
+                    return
+                yield Block(recipe, first, min(first + size, stop))
+
+    def _given_blocks(self, recipe: Recipe, gaps: list[Range], size: int) -> Iterator[Block]:
+        """Blocks with their batches, which are read here, once."""
+        for begin, stop in gaps:
+            batches, first = selected(self.feeds, self.shard, begin, stop), begin
+            while held := tuple(islice(batches, size)):
+                yield Block(recipe, first, first + len(held), held)
+                first += len(held)
+
+    def _block_size(self, workers: int) -> int:
+        samples = self.feeds.samples
+        if samples is None:
+            return _SMALLEST
+        batches = -(-samples // (self.source.batch_size * self.shard.count))
+        fair = -(-batches // workers)
+        return max(1, min(fair, max(_SMALLEST, min(_LARGEST, fair // _SHARES))))
+
+    def _recipe(self) -> Recipe:
+        model, settings = ModelFile.of(self.prepared.name), self.source.settings()
+        key = repr((model, self.prepared.preparation, self.source, self.feeds.states, self.provider))
+        return Recipe(
+            hashlib.sha256(key.encode()).hexdigest(),
+            model,
+            self.prepared.name,
+            self.prepared.preparation,
+            self.source,
+            self.feeds.states,
+            self.shard,
+            settings,
+            self.provider,
+            self.threads,
+        )
+
+
+class _Stream:
+    """Batches that can be taken for a while, and later on from there."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.ended = False
+
+    def until(self, due: float) -> Iterator[Batch]:
+        """The next ones, at least one, until a time in time.monotonic or the end."""
+        for batch in self._batches:
+            yield batch
+            if time.monotonic() >= due:
+                return
+        self.ended = True
+
+
+def observed(
+    prepared: Prepared,
+    steps: tuple[str, ...],
+    feeds: Feeds,
+    source: Source,
+    threads: int,
+    provider: str,
+    executor: Executor | None,
+    progress: Progress,
+) -> tuple[Prepared, Statistics]:
+    """The graph with the steps done to it, and its statistics."""
+    if steps:
+        prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
+    counting = Pass(prepared, feeds, source, Shard(), threads, provider, executor, None, progress)
+    return prepared, counting.count()

@@ -1,0 +1,32 @@
+"""`qtool merge`: parse, call `merge`, render."""
+
+import click
+
+from qtool.cli.common import STDOUT, check_outputs, config_option, emit_json, json_option, quiet_option
+from qtool.pipeline import merge
+from qtool.report.quantize import calibrated_text
+
+
+@click.command("merge")
+@click.argument("calibrations", metavar="FILE...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, metavar="FILE", help="The calibration file.")
+@config_option
+@json_option
+@quiet_option
+def command(*, calibrations: tuple[str, ...], output: str, json_path: str | None, quiet: bool) -> None:
+    """Add calibration files together: all shards of one calibration, or several of one model.
+
+    \b
+    Example:
+      qtool calibrate model.onnx --data images --shard 1/2 -o 1.calib
+      qtool calibrate model.onnx --data images --shard 2/2 -o 2.calib
+      qtool merge 1.calib 2.calib -o model.calib
+
+    Shards give the same bytes as one calibration of everything.
+    """
+    check_outputs({"--output": output, "--json": json_path}, {f"FILE {path}": path for path in calibrations})
+    result = merge(calibrations, output)
+    if json_path is not None:
+        emit_json(json_path, result.to_dict("merge"))
+    if not quiet and json_path != STDOUT:
+        click.echo(calibrated_text(result))

@@ -1,0 +1,27 @@
+"""Work that does not depend on each other, on the cores that there are; the results are the same on any number."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_MOST = 2
+"""What is at work at once is in memory at once."""
+
+
+def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+    """`function` of each item, in their order; two at once where there are two cores, which `function` must allow."""
+    waiting = list(items)
+    workers = min(_MOST, len(waiting), cores())
+    if workers < 2:
+        yield from map(function, waiting)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(function, waiting)
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

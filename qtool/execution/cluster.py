@@ -1,0 +1,87 @@
+"""A Dask cluster. Its scheduler gives the work of workers that died to others."""
+
+import importlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from importlib import metadata
+from typing import Any, ParamSpec, TypeVar
+
+from qtool.core.errors import UsageError
+
+RETRIES = 3
+"""How often work that a worker failed at is begun again elsewhere."""
+_PATIENCE = "30s"
+"""For a cluster to answer."""
+_PACKAGES = ("qtool", "onnxruntime", "numpy")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Cluster(Executor):
+    """`distributed.Client.get_executor`, once it is known that the workers can do the work.
+
+    Args:
+        address: of the scheduler, such as tcp://10.0.0.1:8786.
+
+    Raises:
+        UsageError: dask.distributed is not installed, nothing answers, there are no workers, or they have other
+            versions of qtool, onnxruntime or numpy than this machine, which might compute something else.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            distributed: Any = importlib.import_module("distributed")
+        except ImportError as error:
+            raise UsageError("--cluster needs dask.distributed: pip install 'qtool[cluster]'") from error
+        # what goes wrong is told in one line, below
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        try:
+            self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
+        except (OSError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"--cluster {address}: no Dask scheduler answers there ({reason})") from error
+        try:
+            self._check(address)
+        except BaseException:
+            self._client.close()
+            raise
+        self._executor = self._client.get_executor(pure=False, retries=RETRIES)
+
+    def _check(self, address: str) -> None:
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            raise UsageError(f"--cluster {address}: has no workers; start some with `dask worker {address}`")
+        wanted = versions()
+        for worker, found in self._client.run(versions, on_error="return").items():
+            if isinstance(found, Exception):
+                raise UsageError(
+                    f"--cluster {address}: worker {worker} cannot import qtool ({found}); install it there"
+                ) from found
+            for name, version in wanted.items():
+                if found.get(name) != version:
+                    raise UsageError(
+                        f"--cluster {address}: worker {worker} has {name} {found.get(name)}, this machine {version}; "
+                        "install the same there"
+                    )
+
+    @property
+    def width(self) -> int:
+        """How much work is done at a time: the threads of all workers that are there now."""
+        return max(1, sum(map(int, self._client.nthreads().values())))
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """As `Executor.submit`."""
+        future: Future[_T] = self._executor.submit(fn, *args, **kwargs)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`; the cluster stays."""
+        if wait and not cancel_futures:
+            self._executor.shutdown()
+        self._client.close()
+
+
+def versions() -> dict[str, str]:
+    """Of what must be the same for the same bits."""
+    return {name: metadata.version(name) for name in _PACKAGES}

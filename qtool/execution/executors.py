@@ -1,0 +1,36 @@
+"""What `--workers` and `--cluster` mean."""
+
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+
+from qtool.core.errors import UsageError
+
+
+@contextmanager
+def opened(workers: int | None = None, cluster: str | None = None) -> Iterator[Executor | None]:
+    """Processes on this machine, the Dask cluster at an address, or None for neither.
+
+    Raises:
+        UsageError: both, no worker at all, or a cluster that cannot be used.
+    """
+    if workers is not None and cluster is not None:
+        raise UsageError("--workers runs on this machine and --cluster on others; leave one of them out")
+    if workers is None and cluster is None:
+        yield None
+        return
+    executor: Executor
+    if cluster is not None:
+        from qtool.execution.cluster import Cluster
+
+        executor = Cluster(cluster)
+    else:
+        from qtool.execution.workers import Workers
+
+        executor = Workers(workers or 0)
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()

@@ -1,0 +1,101 @@
+"""Work on an executor: as much at a time as it can do, and what a worker lacks is sent after."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from qtool.core.errors import QtoolError, WorkerError
+
+Supplies = Mapping[str, Any]
+_Work = TypeVar("_Work")
+_Result = TypeVar("_Result")
+_AHEAD = 2
+"""Pieces of work that are handed out for each that is being done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What a worker gives back in place of a result where it has not got, by path, what it needs."""
+
+    names: tuple[str, ...]
+
+
+def run(
+    executor: Executor,
+    function: Callable[[_Work, Supplies], _Result | Missing],
+    works: Iterable[_Work],
+    supply: Callable[[_Work, str], Any],
+    *,
+    in_order: bool = False,
+) -> Iterator[tuple[_Work, _Result]]:
+    """Each piece of work with its result, as they are finished or in order.
+
+    Args:
+        function: importable where the work is done; takes the work, and by name what had been missing.
+        works: taken no faster than they are done.
+        supply: makes what is missing for a piece of work.
+
+    Raises:
+        WorkerError: a worker failed.
+        QtoolError: whatever `function` raises.
+    """
+    remaining = enumerate(works)
+    waiting: dict[Future[_Result | Missing], tuple[int, _Work, dict[str, Any]]] = {}
+    ready: dict[int, tuple[_Work, _Result]] = {}
+    handed_out = given_back = 0
+    exhausted = False
+    try:
+        while True:
+            while not exhausted and handed_out - given_back < _AHEAD * width(executor):
+                coming = next(remaining, None)
+                if coming is None:
+                    exhausted = True
+                    break
+                number, work = coming
+                waiting[executor.submit(function, work, {})] = number, work, {}
+                handed_out += 1
+            if not waiting and not ready:
+                return
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED) if waiting else (set(), None)
+            for future in done:
+                number, work, supplies = waiting.pop(future)
+                found = _result(future)
+                if isinstance(found, Missing):
+                    lacking = [name for name in found.names if name not in supplies]
+                    if not lacking:
+                        raise WorkerError(f"a worker cannot use what it was sent ({', '.join(found.names)})")
+                    supplies = {**supplies, **{name: supply(work, name) for name in lacking}}
+                    waiting[executor.submit(function, work, supplies)] = number, work, supplies
+                else:
+                    ready[number] = work, found
+            while ready and (not in_order or given_back in ready):
+                number = given_back if in_order else next(iter(ready))
+                pair = ready.pop(number)
+                given_back += 1
+                yield pair
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _result(future: "Future[_Result]") -> _Result:
+    try:
+        return future.result()
+    except QtoolError:
+        raise
+    except CancelledError as error:
+        raise WorkerError("the work was cancelled where it ran; is the cluster still there?") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WorkerError(f"a worker failed with {type(error).__name__}: {reason}") from error
+
+
+def width(executor: Executor) -> int:
+    """How much an executor does at a time, as far as it says so."""
+    for name in ("width", "_max_workers"):
+        found = getattr(executor, name, None)
+        if isinstance(found, int):
+            return found
+    return os.cpu_count() or 1

@@ -1,0 +1,112 @@
+"""Worker processes on this machine. One that dies is replaced, and what was lost with it is done again."""
+
+import functools
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, ParamSpec, TypeVar
+
+from qtool.core.errors import UsageError, WorkerError
+
+RETRIES = 3
+"""How often the work of a process that died is begun again."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Workers(Executor):
+    """`concurrent.futures.ProcessPoolExecutor` that survives the death of its processes.
+
+    Args:
+        count: how many processes, 1 or more.
+
+    Raises:
+        UsageError: another count.
+    """
+
+    def __init__(self, count: int) -> None:
+        if count < 1:
+            raise UsageError(f"{count} workers are impossible; give 1 or more")
+        self.width = count
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = self._new()
+
+    def _new(self) -> ProcessPoolExecutor:
+        # not forked: onnxruntime's threads do not survive that
+        return ProcessPoolExecutor(self.width, get_context("spawn"), initializer=_start_worker)
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """As `Executor.submit`. The future raises `WorkerError` where processes die whenever they do this."""
+        outer: Future[_T] = Future()
+        self._begin(outer, functools.partial(fn, *args, **kwargs), RETRIES)
+        return outer
+
+    def _begin(self, outer: "Future[Any]", call: Callable[[], Any], retries: int) -> None:
+        with self._lock:
+            if self._closed:
+                outer.cancel()
+                return
+            try:
+                inner = self._pool.submit(call)
+            except BrokenProcessPool:
+                self._pool = self._new()
+                inner = self._pool.submit(call)
+            pool = self._pool
+        inner.add_done_callback(functools.partial(self._end, outer, call, retries, pool))
+
+    def _end(
+        self,
+        outer: "Future[Any]",
+        call: Callable[[], Any],
+        retries: int,
+        pool: ProcessPoolExecutor,
+        inner: "Future[Any]",
+    ) -> None:
+        if inner.cancelled():
+            outer.cancel()
+            return
+        error = inner.exception()
+        if error is None:
+            outer.set_result(inner.result())
+        elif not isinstance(error, BrokenProcessPool):
+            outer.set_exception(error)
+        elif retries == 0:
+            outer.set_exception(
+                WorkerError(
+                    f"worker processes died {RETRIES + 1} times over the same work, for lack of memory perhaps; use "
+                    "fewer --workers"
+                )
+            )
+        else:
+            with self._lock:
+                if self._pool is pool and not self._closed:
+                    self._pool = self._new()
+            self._begin(outer, call, retries - 1)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As `Executor.shutdown`; without `wait` the processes are stopped in the middle of what they do."""
+        with self._lock:
+            self._closed = True
+            processes = list((self._pool._processes or {}).values())
+        if not wait:
+            for process in processes:
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=cancel_futures)
+
+
+def _start_worker() -> None:
+    """In a new process: Ctrl-C is the parent's business, and without it there is nothing to work for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

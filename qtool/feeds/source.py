@@ -1,0 +1,89 @@
+"""Data by name, so that another process can open it; and digests that tell data sets apart."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qtool.core.errors import DataError
+from qtool.core.tensorspec import InputSpec
+from qtool.feeds.batching import Feeds
+from qtool.feeds.forms import Data, open_feeds
+from qtool.feeds.reading import Reading, ReadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What `open_feeds` was given, where it is a path or `MODULE:FUNCTION`; else `data` is None, and cannot be sent.
+
+    available: the number of samples as it was where the data was opened first.
+    """
+
+    data: str | None
+    samples: int | None
+    batch_size: int
+    reading: Reading
+    available: int | None
+
+    @classmethod
+    def of(cls, data: Data, feeds: Feeds, samples: int | None, batch_size: int, reading: ReadOptions) -> "Source":
+        """Of what was opened as `feeds`."""
+        name = _absolute(str(data)) if isinstance(data, str | Path) else None
+        return cls(name, samples, batch_size, Reading.of(reading), feeds.samples)
+
+    def open(self, inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> Feeds:
+        """As it was opened first. Raises `DataError` where it cannot be, or holds another number of samples."""
+        assert self.data is not None
+        feeds = open_feeds(
+            self.data,
+            inputs,
+            outputs=outputs,
+            samples=self.samples,
+            batch_size=self.batch_size,
+            preprocess=self.reading.preprocess,
+            tokenizer=self.reading.tokenizer,
+            max_length=self.reading.max_length,
+            trim=self.reading.trim,
+            state=self.reading.states,
+        )
+        if feeds.samples != self.available:
+            raise DataError(f"{self.data}: holds {feeds.samples} samples here and {self.available} elsewhere")
+        return feeds
+
+    def settings(self) -> str:
+        """A digest of what decides which samples make up which batch, wherever the data lies."""
+        reading = self.reading
+        tokenizer = "" if reading.tokenizer is None else hashlib.sha256(reading.tokenizer.read_bytes()).hexdigest()
+        parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
+        return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
+
+    def origin(self) -> str | None:
+        """A digest of the name, size and time of every file of the data; None where it has no name."""
+        if self.data is None:
+            return None
+        files = _files(Path(self.data.rpartition(":")[0] if not Path(self.data).exists() else self.data))
+        stamps = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file in files for stat in [file.stat()]]
+        return _digest(self.data, *stamps)
+
+
+NOWHERE = Source(None, None, 1, Reading(), None)
+"""Of data that has no name."""
+
+
+def _absolute(text: str) -> str:
+    """Of a path or `path/file.py:FUNCTION`; `MODULE:FUNCTION` as it is."""
+    path, _, function = text.rpartition(":")
+    if Path(text).exists():
+        return str(Path(text).absolute())
+    return f"{Path(path).absolute()}:{function}" if path.endswith(".py") else text
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+    return [path] if path.is_file() else []
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()

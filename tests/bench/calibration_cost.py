@@ -1,0 +1,133 @@
+"""What calibration costs beside a plain float pass over the same data, both as whole processes, imports and all.
+
+    python -m tests.bench.calibration_cost --model mobilenetv2|resnet|bert [--threads 1 2] [--samples N] [--pairs 3]
+
+Prints a table: medians, over interleaved pairs, of the ratios of wall time and CPU time, and of the difference in peak
+memory. MobileNetV2 and ResNet-50 (tests/bench/resnet.py: random weights) read the zoo's pictures; BERT-base (random
+weights) reads sentences of 43 to 128 tokens, padded to 128, from a file.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from qtool.report.text import markdown
+from tests.bench.resnet import resnet50
+from tests.bench.zoo_models import zoo_folder
+from tests.token_models import encoder, sentences
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLES = {"mobilenetv2": 500, "resnet": 500, "bert": 40}
+"""BERT-base takes a quarter of a second a sentence."""
+HEAD = ["model", "samples", "threads", "time ratio", "CPU time ratio", "more peak memory, MB"]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A model, its data, and how that is preprocessed."""
+
+    model: Path
+    data: Path
+    preprocess: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Wall seconds, CPU seconds and peak memory (KiB) of a process."""
+
+    wall: float
+    cpu: float
+    peak: int
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SAMPLES, default="mobilenetv2")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="qtool-bench-") as folder:
+        samples = options.samples or SAMPLES[options.model]
+        rows = calibration_cost(options.model, Path(folder), options.threads, samples, options.pairs)
+    print(markdown(HEAD, rows))
+
+
+def calibration_cost(model: str, folder: Path, threads: list[int], samples: int, pairs: int) -> list[list[str]]:
+    """The rows of the table of one model, under `HEAD`; `folder` takes the data."""
+    case = _case(model, folder, samples)
+    rows = []
+    for count in threads:
+        plain = [sys.executable, "-m", "tests.bench.plain_pass", case.model, case.data, case.preprocess or "-", count]
+        ours = [sys.executable, "-m", "qtool", "calibrate", case.model, "--data", case.data]
+        ours += ["-o", folder / f"{model}.calib", "--threads", count, "-q"]
+        if case.preprocess is not None:
+            ours += ["--preprocess", case.preprocess]
+        measured = [(usage(plain), usage(ours)) for _ in range(pairs)]
+        wall = statistics.median(b.wall / a.wall for a, b in measured)
+        cpu = statistics.median(b.cpu / a.cpu for a, b in measured)
+        more = statistics.median(b.peak - a.peak for a, b in measured)
+        rows.append([model, str(samples), str(count), f"{wall:.2f}", f"{cpu:.2f}", f"{more * 1024 / 1e6:.0f}"])
+    return rows
+
+
+def _case(model: str, folder: Path, samples: int) -> Case:
+    if model == "bert":
+        return _bert(folder, samples)
+    zoo = zoo_folder()
+    if zoo is None:
+        sys.exit("no zoo: set QTOOL_ZOO to its folder")
+    pictures = folder / f"pictures-{samples}"
+    pictures.mkdir()
+    files = [file for split in ("calib", "eval") for file in sorted((zoo / "imagenet" / split).glob("*.jpg"))]
+    for file in files[:samples]:
+        (pictures / f"{file.parent.name}-{file.name}").symlink_to(file)
+    home = zoo / "mobilenetv2"
+    path = home / "model.onnx" if model == "mobilenetv2" else resnet50(folder / "resnet50.onnx")
+    return Case(path, pictures, home / "preprocess.json")
+
+
+def _bert(folder: Path, samples: int) -> Case:
+    model, data = folder / "bert.onnx", folder / f"bert-{samples}.npz"
+    onnx.save(encoder(8.0, layers=12, width=768, heads=12, vocabulary=30522), model)
+    rows = sentences(samples, padded=True, longest=128, vocabulary=30522)
+    np.savez(data, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    return Case(model, data, None)
+
+
+def usage(command: list[object]) -> Usage:
+    """Run a process of its own to its end; exits where it fails."""
+    words = [str(part) for part in command]
+    answer = subprocess.run(
+        [sys.executable, "-S", "-c", _LAUNCHER, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    if answer.returncode:
+        sys.exit(f"failed: {' '.join(words)}: {answer.stderr}")
+    wall, cpu, peak = answer.stdout.split()
+    if "QTOOL_BENCH_VERBOSE" in os.environ:
+        print(words[2:4], answer.stdout.strip(), file=sys.stderr)
+    return Usage(float(wall), float(cpu), int(peak))
+
+
+# A process of its own, small: a child starts with the peak memory of the process that it was forked from.
+_LAUNCHER = """
+import os, subprocess, sys, time
+started = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+sys.exit(1 if status else 0)
+"""
+
+
+if __name__ == "__main__":
+    main()
