@@ -30,7 +30,8 @@ test: $(VENV)/dev
 test-zoo: $(VENV)/dev
 	$(BIN)/python -m pytest -q -m 'zoo or slow'
 
-# side by side with onnxruntime's own quantizer on the zoo's models; writes the tables of docs/benchmarks.md
+# side by side with onnxruntime's own quantizer and NNCF, each in a virtual environment of its own (bench-out/venvs), on
+# the zoo's models ($$QTOOL_ZOO or ../shared/zoo); writes docs/benchmarks.md
 bench: $(VENV)/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check sympy
 	$(BIN)/python -m tests.bench

@@ -11,7 +11,7 @@ from onnxruntime.quantization import quantize_dynamic
 from tests.bench import environments
 from tests.bench.contenders import CONTENDERS, contenders
 from tests.bench.document import replaced
-from tests.bench.environments import REQUIREMENTS, digest, environment
+from tests.bench.environments import OPTIONAL, REQUIREMENTS, digest, environment
 from tests.bench.kernels import integer_layers
 from tests.bench.peers.samples import Samples, raised
 from tests.bench.process import Outcome, measure, reason
@@ -152,9 +152,11 @@ def test_a_digest_is_of_names_and_contents_of_sources(tmp_path):
 
 def test_names_of_contenders_are_unique_and_their_environments_known():
     for transformer in (True, False):
-        names = [entry.name for entry in contenders(transformer=transformer)]
+        names = [entry.name for entry in contenders(REQUIREMENTS, transformer=transformer)]
         assert len(set(names)) == len(names)
     assert {entry.environment for entry in CONTENDERS} == set(REQUIREMENTS)
+    assert set(OPTIONAL) < set(REQUIREMENTS)
+    assert {entry.environment for entry in contenders(["nncf"], transformer=True)} == {"nncf"}
 
 
 def test_samples_come_in_order_and_again(tmp_path):

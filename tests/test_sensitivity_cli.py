@@ -82,7 +82,7 @@ def test_an_interrupt_keeps_what_is_finished(run, monkeypatch):
     assert (code, out) == (130, "")
     assert err == "\nqtool: interrupted; what is finished stands in s.json, and the same command goes on\n"
     assert not strict_json(Path("s.json").read_text())["complete"]
-    monkeypatch.setattr("qtool.tuning.sensitivity.Chain", None)  # nothing is left to be measured
+    monkeypatch.setattr("qtool.tuning.sensitivity_run.Chain", None)  # nothing is left to be measured
     assert run(*COMMAND, "-o", "s.json")[0] == 0
     assert strict_json(Path("s.json").read_text())["complete"]
 

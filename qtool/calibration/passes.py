@@ -68,7 +68,7 @@ class Pass:
             self._tell(total.samples)
             if self.checkpoint is not None and time.monotonic() >= self.checkpoint.due:
                 self.checkpoint.save(total)
-        total = total or Sum(self._collector().observe((), self.shard, 0, settings=self.source.settings()))
+        total = total or Sum(self._collector().observe((), self.shard, 0, settings=self._settings()))
         result = total.statistics(complete=True)
         result = replace(result, name=self.prepared.name, preparation=self.prepared.preparation)
         if self.shard.count > 1:
@@ -81,7 +81,7 @@ class Pass:
         if self.checkpoint is None:
             return None
         found = self.checkpoint.load(
-            self.prepared.digest, self.prepared.preparation, self.shard, self.source.settings()
+            self.prepared.digest, self.prepared.preparation, self.shard, self._settings()
         )
         if found is None:
             return None
@@ -100,7 +100,7 @@ class Pass:
 
     def _here(self, gaps: list[Range]) -> Iterator[Statistics]:
         collector = self._collector()
-        settings, before = self.source.settings(), self.resumed
+        settings, before = self._settings(), self.resumed
         for begin, stop in gaps:
             batches, first = _Stream(selected(self.feeds, self.shard, begin, stop)), begin
             while not batches.ended:
@@ -116,6 +116,9 @@ class Pass:
                 first += part.part.batches if part.part is not None else 0
                 before += part.samples
                 yield part
+
+    def _settings(self) -> str:
+        return hashlib.sha256(f"{self.source.settings()} {self.provider}".encode()).hexdigest()
 
     def _collector(self) -> Collector:
         return collector_of(self.prepared, self.feeds.states, self.provider)
@@ -168,7 +171,7 @@ class Pass:
         return max(1, min(fair, max(_SMALLEST, min(_LARGEST, fair // _SHARES))))
 
     def _recipe(self) -> Recipe:
-        model, settings = ModelFile.of(self.prepared.name), self.source.settings()
+        model, settings = ModelFile.of(self.prepared.name), self._settings()
         key = repr((model, self.prepared.preparation, self.source, self.feeds.states, self.provider))
         return Recipe(
             hashlib.sha256(key.encode()).hexdigest(),

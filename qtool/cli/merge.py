@@ -18,11 +18,9 @@ def command(*, calibrations: tuple[str, ...], output: str, json_path: str | None
 
     \b
     Example:
-      qtool calibrate model.onnx --data images --shard 1/2 -o 1.calib
-      qtool calibrate model.onnx --data images --shard 2/2 -o 2.calib
       qtool merge 1.calib 2.calib -o model.calib
 
-    Shards give the same bytes as one calibration of everything.
+    Shards, made by `qtool calibrate --shard 1/2` and `--shard 2/2`, give the same bytes as one calibration of everything.
     """
     check_outputs({"--output": output, "--json": json_path}, {f"FILE {path}": path for path in calibrations})
     result = merge(calibrations, output)

@@ -1,3 +1,5 @@
 from numpy import ndarray
 
-def count(x: ndarray, lanes: ndarray, counts: ndarray) -> tuple[float, float] | None: ...
+WIDEST: int
+
+def count(x: ndarray, scratch: ndarray, counts: ndarray, widest: int) -> tuple[float, float] | None: ...

@@ -1,6 +1,6 @@
 """Counts float32 values by their upper 16 bits: compiled where the installation had a C compiler, in numpy elsewhere.
 
-Both give the same counts; the compiled one takes about a quarter of the time and lets other threads run meanwhile.
+Both give the same counts.
 """
 
 import threading
@@ -10,20 +10,20 @@ import numpy as np
 
 Array = np.ndarray
 BINS = 1 << 16
-_LANES = 4
-_Compiled = Callable[[Array, Array, Array], tuple[float, float] | None]
+_PIECE = 1 << 18
+"""Elements whose keys stay in a cache."""
+_Compiled = Callable[[Array, Array, Array, int], tuple[float, float] | None]
 
 
-def _compiled() -> _Compiled | None:
+def _compiled() -> tuple[_Compiled | None, int]:
     try:
-        from qtool.core._count import count
+        from qtool.core._count import WIDEST, count
     except ImportError:
-        return None
-    function: _Compiled = count
-    return function
+        return None, 0
+    return count, WIDEST
 
 
-COMPILED = _compiled()
+COMPILED, WIDEST = _compiled()
 _SCRATCH = threading.local()
 
 
@@ -34,9 +34,9 @@ def count_into(counts: Array, flat: Array) -> tuple[float, float] | None:
     """
     if COMPILED is None:
         return count_with_numpy(counts, flat)
-    if not hasattr(_SCRATCH, "lanes"):
-        _SCRATCH.lanes = np.zeros((BINS, _LANES), np.uint32)
-    return COMPILED(flat, _SCRATCH.lanes, counts)
+    if not hasattr(_SCRATCH, "counts"):
+        _SCRATCH.counts = np.zeros(BINS, np.uint32)
+    return COMPILED(flat, _SCRATCH.counts, counts, WIDEST)
 
 
 def count_with_numpy(counts: Array, flat: Array) -> tuple[float, float] | None:
@@ -44,9 +44,12 @@ def count_with_numpy(counts: Array, flat: Array) -> tuple[float, float] | None:
     low, high = float(flat.min()), float(flat.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
-    # bincount needs 8-byte integers; shifting into them directly saves a pass over the data
-    keys = np.empty(flat.size, np.intp)
-    np.right_shift(flat.view(np.uint32), 16, out=keys, casting="unsafe")
-    found = np.bincount(keys)
-    counts[: found.size] += found
+    bits = flat.view(np.uint32)
+    keys = np.empty(min(flat.size, _PIECE), np.intp)
+    for start in range(0, flat.size, _PIECE):
+        piece = bits[start : start + _PIECE]
+        # bincount needs 8-byte integers; shifting into them directly saves a pass over the data
+        np.right_shift(piece, 16, out=keys[: piece.size], casting="unsafe")
+        found = np.bincount(keys[: piece.size])
+        counts[: found.size] += found
     return low, high

@@ -43,7 +43,8 @@ class Histogram:
         extremes = count_into(self.counts, flat)
         if extremes is None:
             raise NotFiniteError
-        self.minimum, self.maximum = min(self.minimum, extremes[0]), max(self.maximum, extremes[1])
+        # a zero becomes +0, so that the order of the data makes no difference
+        self.minimum, self.maximum = min(self.minimum, extremes[0] + 0.0), max(self.maximum, extremes[1] + 0.0)
 
     def merge(self, other: "Histogram") -> None:
         """Add what `other` has observed."""

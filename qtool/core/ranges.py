@@ -20,8 +20,17 @@ DEFAULT_PERCENTILE = 99.99
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
 ENTROPY_STRIDE = 8
+# the numbers of bins that are tried, [k], and where their levels begin and end, [k, levels + 1]
+_ENTROPY_ENDS = np.arange(ENTROPY_LEVELS, ENTROPY_BINS + 1, ENTROPY_STRIDE)
+_ENTROPY_EDGES = -(-np.arange(ENTROPY_LEVELS + 1) * _ENTROPY_ENDS[:, None] // ENTROPY_LEVELS)
 # from the whole range to a thousandth of it, then between the neighbours of the best
 _COARSE_SHARES = np.geomspace(1.0, 1e-3, 48)
+# bins below this share of their value are points; none but those clipped to the extremes are
+_NARROW = 1e-4
+# grids that are worked on at once, so that arrays stay in a cache
+_ROWS = 4
+# neighbours that are one bin in the coarse search
+_TOGETHER = 4
 _FINE_SHARES = np.geomspace(_COARSE_SHARES[0] / _COARSE_SHARES[1], _COARSE_SHARES[1] / _COARSE_SHARES[0], 17)
 
 
@@ -105,35 +114,49 @@ def entropy_threshold(magnitudes: Distribution) -> float:
     """
     top = magnitudes.maximum
     counts = magnitudes.rebin(ENTROPY_BINS, top)
-    best, best_divergence = ENTROPY_BINS, np.inf
     # The bin at zero says nothing about where to clip and dwarfs the rest after a ReLU: take its neighbour's count.
     counts[0] = min(counts[0], counts[1])
-    for i in range(ENTROPY_LEVELS, ENTROPY_BINS + 1, ENTROPY_STRIDE):
-        divergence = _divergence(counts, i)
-        if divergence < best_divergence:
-            best, best_divergence = i, divergence
-    return top * best / ENTROPY_BINS
+    divergences = _divergences(counts)
+    best = _ENTROPY_ENDS[int(np.argmin(divergences))] if np.isfinite(divergences).any() else ENTROPY_BINS
+    return top * int(best) / ENTROPY_BINS
 
 
-def _divergence(counts: Array, i: int) -> float:
-    inside = counts[:i]
-    p = inside.copy()
-    p[-1] += counts[i:].sum()
-    level = (np.arange(i) * ENTROPY_LEVELS) // i
-    filled = inside > 0
-    mass = np.bincount(level, inside, ENTROPY_LEVELS)
-    share = np.bincount(level, filled, ENTROPY_LEVELS)
-    q = np.where(filled, mass[level] / np.maximum(share[level], 1.0), 0.0)
-    known = p > 0
-    if q.sum() == 0.0 or (q[known] == 0.0).any():
-        return float(np.inf)
-    p, q = p[known] / p.sum(), q[known] / q.sum()
-    return float(np.sum(p * np.log(p / q)))
+def _divergences(counts: Array) -> Array:
+    """KL(P || Q) for each of `_ENTROPY_ENDS`, inf where Q is empty in a bin that P fills.
+
+    Q is the same in all filled bins of a level, so that sums over levels, differences of running sums, are enough.
+    """
+    inside, total = _running(counts), float(counts.sum())
+    logs = _running(np.where(counts > 0.0, counts * np.log(np.maximum(counts, 1e-300)), 0.0))
+    ends, last = _ENTROPY_ENDS, counts[_ENTROPY_ENDS - 1]
+    mass = np.diff(inside[_ENTROPY_EDGES])
+    filled = np.diff(_running(counts > 0.0)[_ENTROPY_EDGES])
+    beyond = np.maximum(total - inside[ends], 0.0)
+    # P's last bin also holds what lies beyond
+    own = logs[ends] + _xlogx(last + beyond) - _xlogx(last)
+    share = np.where(mass > 0.0, np.log(np.maximum(mass, 1e-300) / np.maximum(filled, 1.0)), 0.0)
+    cross = (mass * share).sum(axis=1) + np.where(beyond > 0.0, beyond * share[:, -1], 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        divergences = (own - cross) / total + np.log(inside[ends] / total)
+    empty = (inside[ends] <= 0.0) | ((beyond > 0.0) & (last <= 0.0))
+    result: Array = np.where(empty, np.inf, divergences)
+    return result
+
+
+def _running(x: Array) -> Array:
+    """Sums of the first 0, 1, 2... elements."""
+    return np.concatenate([[0.0], np.cumsum(x, dtype=np.float64)])
+
+
+def _xlogx(x: Array) -> Array:
+    result: Array = np.where(x > 0.0, x * np.log(np.maximum(x, 1e-300)), 0.0)
+    return result
 
 
 def _least_squares(distribution: Distribution, spec: TensorSpec) -> tuple[float, float]:
     """The range with the least expected squared error: of both ends together, then of each in turn."""
-    bins = _coarsen(distribution)
+    fine = _coarsen(distribution)
+    bins = _Edges.of(_merged(fine)), _Edges.of(fine)
     lowest, highest = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
     if spec.symmetric or spec.zero_point_zero:
         top = max(-lowest, highest)
@@ -147,14 +170,21 @@ def _least_squares(distribution: Distribution, spec: TensorSpec) -> tuple[float,
 
 
 def _shrink(
-    bins: Distribution, spec: TensorSpec, low: float, high: float, ends: Literal["both", "low", "high"] = "both"
+    bins: "tuple[_Edges, _Edges]",
+    spec: TensorSpec,
+    low: float,
+    high: float,
+    ends: Literal["both", "low", "high"] = "both",
 ) -> tuple[float, float]:
-    """[low, high] with `ends` multiplied by the share in [0.001, 1] that has the least expected error."""
+    """[low, high] with `ends` multiplied by the share in [0.001, 1] that has the least expected error.
+
+    `bins`: for the coarse search, and for the fine one.
+    """
     shares = _COARSE_SHARES
-    for following in (_FINE_SHARES, None):
+    for distribution, following in zip(bins, (_FINE_SHARES, None), strict=True):
         lows = low * shares if ends != "high" else np.full_like(shares, low)
         highs = high * shares if ends != "low" else np.full_like(shares, high)
-        best = int(np.argmin(_expected_error(bins, lows, highs, spec)))
+        best = int(np.argmin(_expected_error(distribution, lows, highs, spec)))
         if following is not None:
             shares = np.minimum(shares[best] * following, 1.0)
     return float(lows[best]), float(highs[best])
@@ -174,30 +204,58 @@ def _coarsen(distribution: Distribution) -> Distribution:
     )
 
 
-def _expected_error(bins: Distribution, low: Array, high: Array, spec: TensorSpec) -> Array:
+def _merged(bins: Distribution) -> Distribution:
+    """Every so many neighbours as one bin, none across a gap."""
+    place = np.arange(bins.counts.size)
+    gap = np.append(True, bins.low[1:] > bins.high[:-1])
+    first = np.flatnonzero((place - np.maximum.accumulate(np.where(gap, place, 0))) % _TOGETHER == 0)
+    last = np.append(first[1:], bins.counts.size) - 1
+    return Distribution(bins.low[first], bins.high[last], np.add.reduceat(bins.counts, first))
+
+
+def _expected_error(bins: "_Edges", low: Array, high: Array, spec: TensorSpec) -> Array:
     """Sum of squared errors ([k]) of the grids for the k ranges [low, high] ([k] each) over a distribution."""
     grids = [activation_qparams(*ends, spec) for ends in zip(low.tolist(), high.tolist(), strict=True)]
     scale = np.array([grid.scale for grid in grids])
     zero_point = np.array([grid.zero_point for grid in grids])
     qmin, qmax = integer_range(spec.dtype)
     lows, highs = (qmin - zero_point) * scale, (qmax - zero_point) * scale
-    return np.array([_error_of(bins, *grid) for grid in zip(scale[:, 0], lows[:, 0], highs[:, 0], strict=True)])
+    rows = range(0, len(grids), _ROWS)
+    return np.concatenate([bins.errors(*(part[i : i + _ROWS] for part in (scale, lows, highs))) for i in rows])
 
 
-def _error_of(bins: Distribution, scale: float, low: float, high: float) -> float:
-    """Sum of squared errors of the grid of multiples of `scale` in [low, high]."""
-    width = bins.high - bins.low
-    middle = (bins.low + bins.high) / 2.0
-    # a bin much narrower than a step: the error at its middle; a wider one: the exact mean over the bin
-    clipped = np.clip(middle, low, high)
-    error = (middle - scale * np.rint(clipped / scale)) ** 2 + width**2 / 12.0
-    wide = np.flatnonzero(width > scale / 8.0)
-    ends = _integral(np.stack([bins.low[wide], bins.high[wide]]), scale, low, high)
-    error[wide] = (ends[1] - ends[0]) / width[wide]
-    return float(error @ bins.counts)
+@dataclass(frozen=True, slots=True)
+class _Edges:
+    """A distribution for sums of squared errors: an integral at the edges of its bins, and single points.
+
+    The mean over a bin is the difference of the integral at its ends by its width, so that the sum over all bins is the
+    integral at each edge times the density below it less the density above it. Bins that are too narrow for differences
+    count at their middle.
+    """
+
+    edges: Array
+    densities: Array
+    points: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, bins: Distribution) -> "_Edges":
+        width, middle = bins.high - bins.low, (bins.low + bins.high) / 2.0
+        wide = width > _NARROW * np.abs(middle)
+        density = bins.counts[wide] / width[wide]
+        edges, where = np.unique(np.concatenate([bins.low[wide], bins.high[wide]]), return_inverse=True)
+        densities = np.bincount(where, np.concatenate([-density, density]), edges.size)
+        return cls(edges, densities, middle[~wide], bins.counts[~wide])
+
+    def errors(self, scale: Array, low: Array, high: Array) -> Array:
+        """[k], of the grids of multiples of `scale` in [low, high] ([k, 1] each)."""
+        inside = np.clip(self.points, low, high)
+        single = (self.points - scale * np.rint(inside / scale)) ** 2
+        result: Array = _integral(self.edges, scale, low, high) @ self.densities + single @ self.counts
+        return result
 
 
-def _integral(x: Array, scale: float, low: float, high: float) -> Array:
+def _integral(x: Array, scale: Array, low: Array, high: Array) -> Array:
     """Integral from 0 to x of the squared error of rounding to the multiples of `scale` in [low, high].
 
     Each whole step adds scale**3 / 12; beyond the range the error is the distance to its end.

@@ -22,6 +22,15 @@ def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -
         yield from pool.map(function, waiting)
 
 
+def both(first: Callable[[], _Item], second: Callable[[], _Result]) -> tuple[_Item, _Result]:
+    """What two functions return; an error of the first comes first."""
+    if cores() < _MOST:
+        return first(), second()
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(second)
+        return first(), other.result()
+
+
 def cores() -> int:
     """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,8 @@ _MIN_PRODUCT = 2.0**-100
 def largest_magnitudes(weight: Array, axis: int | None) -> Array:
     """max|w| of each channel ([C], float64), or of all (one number)."""
     others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
-    return np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0)).astype(np.float64)
+    result: Array = np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0))
+    return result.astype(np.float64)
 
 
 def weight_grid(largest: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0) -> QParams:

@@ -38,13 +38,13 @@ def input_sums(node: Node, x: Array) -> tuple[Array, int]:
     others = tuple(i for i in range(x.ndim) if i != 1)
     result = np.zeros((x.shape[1], *kernel))
     for offset in product(*map(range, kernel)):
-        window = tuple(
+        window = [
             _read(position * dilation - pad, stride, size, limit)
             for position, dilation, pad, stride, size, limit in zip(
                 offset, dilations, before, strides, sizes, x.shape[2:], strict=True
             )
-        )
-        result[(slice(None), *offset)] = x[(slice(None), slice(None), *window)].sum(axis=others, dtype=np.float64)
+        ]
+        result[:, *offset] = x[:, :, *window].sum(axis=others, dtype=np.float64)
     return result, x.shape[0] * math.prod(sizes)
 
 

@@ -77,6 +77,10 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
         calibration = load_statistics(calibration, prepared.digest, prepared.name)
     elif calibration.model_digest != prepared.digest:
         raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
+    if calibration.part is not None and not calibration.part.complete:
+        raise CalibrationError(
+            f"{calibration.name}: is of an unfinished calibration; run its `qtool calibrate` again, which goes on from it"
+        )
     if calibration.part is not None:
         raise CalibrationError(
             f"{calibration.name}: is shard {calibration.part.shard} of a calibration; `qtool merge` all shards first"

@@ -12,12 +12,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.core.histogram import ChannelRange
+from qtool.core.side_by_side import side_by_side
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _WORTH = 0.7
 _TINY = 1e-5
+_BLOCK = 2**15
+"""Elements of a weight that are worked on at once."""
 _LAYERS = ("MatMul", "Gemm")
 
 
@@ -42,19 +45,25 @@ def find_smoothing(
         squares: the mean square of each channel, [C].
         layers: the nodes that will be integer; a tensor that others of its layers read as float is left alone.
     """
-    result = {}
-    for tensor, readers in _readers(model).items():
-        if tensor not in channels or not all(node.name in layers for node in readers):
-            continue
-        weight = np.concatenate([_rows(node).astype(np.float64) for node in readers], axis=1)
-        found = channels[tensor]
+    names = set(layers)
+    readers = {
+        tensor: nodes
+        for tensor, nodes in _readers(model).items()
+        if tensor in channels and all(node.name in names for node in nodes)
+    }
+
+    def best(tensor: str) -> tuple[float, ...] | None:
+        found, nodes = channels[tensor], readers[tensor]
+        weight = np.concatenate([_rows(node) for node in nodes], axis=1)
         noise = _Noise(found.minimum.astype(np.float64), found.maximum.astype(np.float64), squares[tensor], weight)
-        candidates = [_scales(noise.largest, np.abs(weight).max(axis=1), strength) for strength in _STRENGTHS]
-        best = min(candidates, key=noise.expected)
-        free = _normalisation(readers[0].inputs[0]) is not None
-        if noise.expected(best) < (1.0 if free else _WORTH) * noise.expected(np.ones_like(best)):
-            result[tensor] = tuple(map(float, best))
-    return result
+        scales = [_scales(noise.largest, noise.magnitude.max(axis=1), strength) for strength in _STRENGTHS]
+        expected = noise.expected(np.stack([np.ones(len(weight)), *scales]))
+        chosen = int(np.argmin(expected[1:])) + 1
+        free = _normalisation(nodes[0].inputs[0]) is not None
+        worth = expected[chosen] < (1.0 if free else _WORTH) * expected[0]
+        return tuple(map(float, scales[chosen - 1])) if worth else None
+
+    return {t: scale for t, scale in zip(readers, side_by_side(best, readers), strict=True) if scale is not None}
 
 
 def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
@@ -102,20 +111,31 @@ def smoothed_name(tensor: str) -> str:
 
 
 class _Noise:
-    """What rounding is expected to add to a linear layer's outputs, summed over them, for scales [C]."""
+    """What rounding is expected to add to a linear layer's outputs, summed over them; `weight` is [C, N]."""
 
     def __init__(self, low: Array, high: Array, squares: Array, weight: Array) -> None:
         self.low, self.high, self.squares = np.minimum(low, 0.0), np.maximum(high, 0.0), squares
         self.largest = np.maximum(-self.low, self.high)
         self.magnitude = np.abs(weight)
-        self.power = (weight**2).sum(axis=1)
+        self.power = np.einsum("ij,ij->i", weight, weight, dtype=np.float64)
 
-    def expected(self, scale: Array) -> float:
-        """In squared units of the output, times 12."""
-        step = ((self.high / scale).max() - (self.low / scale).min()) / 255.0
-        rounding_x = float(step**2 * (self.power @ scale**2))
-        steps_w = (self.magnitude * scale[:, None]).max(axis=0) / 127.0
-        return rounding_x + float((steps_w**2).sum() * (self.squares / scale**2).sum())
+    def expected(self, scales: Array) -> Array:
+        """In squared units of the output, times 12: [k], for scales [k, C] that are powers of two."""
+        step = ((self.high / scales).max(axis=1) - (self.low / scales).min(axis=1)) / 255.0
+        steps_w = self._largest(scales).astype(np.float64) / 127.0
+        rounding_w: Array = (steps_w**2).sum(axis=1) * (self.squares / scales**2).sum(axis=1)
+        return step**2 * (scales**2 @ self.power) + rounding_w
+
+    def _largest(self, scales: Array) -> Array:
+        """max|w| of each output after the scaling, [k, N]; in parts that stay in a cache."""
+        factors = scales.astype(self.magnitude.dtype)[:, :, None]
+        result = np.zeros((len(scales), self.magnitude.shape[1]), self.magnitude.dtype)
+        rows = max(_BLOCK // self.magnitude.shape[1], 1)
+        for start in range(0, len(self.magnitude), rows):
+            part = self.magnitude[start : start + rows]
+            for factor, largest in zip(factors[:, start : start + rows], result, strict=True):
+                np.maximum(largest, (part * factor).max(axis=0), out=largest)
+        return result
 
 
 def _scales(activation: Array, weight: Array, strength: float) -> Array:

@@ -9,12 +9,13 @@ _SHOWN_TRIALS = 7
 
 
 def calibrated_text(result: Calibrated) -> str:
-    """One line: how many samples and tensors, and where the statistics are."""
-    statistics = result.statistics
-    return (
-        f"{result.output}: {statistics.samples} samples, {len(statistics.tensors)} tensors, {file_size(result.size)}; "
-        "serves every calibrator and target"
-    )
+    """One line: how many samples and tensors, where the statistics are, and what they are good for."""
+    statistics, part = result.statistics, result.statistics.part
+    use = "serves every calibrator and target"
+    if part is not None:
+        use = f"shard {part.shard}, for `qtool merge`"
+    samples = f"{statistics.samples} samples" + (f" ({result.resumed} of them before)" if result.resumed else "")
+    return f"{result.output}: {samples}, {len(statistics.tensors)} tensors, {file_size(result.size)}; {use}"
 
 
 def quantized_text(result: Quantized) -> str:

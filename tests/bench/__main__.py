@@ -1,12 +1,13 @@
 """`make bench`: qtool beside onnxruntime's own quantizer and NNCF, on the same models and data; writes
 docs/benchmarks.md.
 
-    python -m tests.bench [--only MODEL]... [--section NAME] [--rounds N] [--output FILE]
+    python -m tests.bench [--only MODEL]... [--section NAME] [--rounds N] [--peer NAME]... [--output FILE]
 
 Every figure in that file comes from here. Timings are medians of interleaved runs, as ratios.
 """
 
 import argparse
+import shlex
 import statistics
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from tests.bench.accuracy import accuracy
 from tests.bench.cost import calibration_section
 from tests.bench.document import replaced
+from tests.bench.environments import OPTIONAL
 from tests.bench.language import language
 from tests.bench.machine import machine
 from tests.bench.process import REPOSITORY, demand
@@ -35,15 +37,16 @@ def main() -> None:
     parser.add_argument("--section", help="write this section of the file again, and leave the others")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "benchmarks.md")
     parser.add_argument("--rounds", type=int, default=3, help="of the section Side by side")
+    parser.add_argument("--peer", action="append", default=[], choices=OPTIONAL, help="one more tool Side by side")
     options = parser.parse_args()
     zoo = zoo_folder()
     if zoo is None:
-        sys.exit("no models: set the environment variable QTOOL_ZOO to the folder of the zoo (see its README.md)")
+        sys.exit("no models: set QTOOL_ZOO, an environment variable, to the zoo's folder (tests/bench/zoo_models.py)")
     models = [m for m in vision_models(zoo) if not options.only or m.name in options.only]
     with tempfile.TemporaryDirectory(prefix="qtool-bench-") as name:
         folder = Path(name)
         sections: dict[str, Callable[[], str]] = {
-            "Side by side": lambda: side_by_side(zoo, folder, options.only, options.rounds),
+            "Side by side": lambda: side_by_side(zoo, folder, options.only, options.rounds, options.peer),
             "Accuracy and speed": lambda: accuracy(models, folder),
             "Language": lambda: language(zoo, folder),
             "Recurrent": lambda: recurrent(zoo, folder),
@@ -53,7 +56,7 @@ def main() -> None:
             "Start": _start,
         }
         if options.section is None:
-            head = HEAD.format(machine=machine(), command=_command(options.only))
+            head = HEAD.format(machine=machine(), command=_command(sys.argv[1:]))
             text = "\n".join([head, *(write() for write in sections.values())])
         elif options.section in sections:
             before = options.output.read_text(encoding="utf-8")
@@ -70,8 +73,8 @@ Nothing here is typed by hand. Timings are medians of interleaved runs and are g
 """
 
 
-def _command(only: list[str] | None) -> str:
-    return "make bench" if not only else "python -m tests.bench " + " ".join(f"--only {name}" for name in only)
+def _command(words: list[str]) -> str:
+    return f"python -m tests.bench {shlex.join(words)}" if words else "make bench"
 
 
 def _sensitivity(zoo: Path) -> str:

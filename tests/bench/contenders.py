@@ -1,7 +1,7 @@
 """The tools that the section "Side by side" compares, each with its settings: the lines of its tables."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,12 +56,13 @@ CONTENDERS = (
     Contender("NNCF for onnxruntime, full correction", "nncf", _CORRECTED, transformer=False),
     Contender("NNCF", "nncf", ("--transformer",), transformer=True),
     Contender("NNCF, full correction", "nncf", ("--transformer", "--full-bias-correction"), transformer=True),
+    Contender("Neural Compressor", "neural_compressor"),
 )
 
 
-def contenders(*, transformer: bool) -> tuple[Contender, ...]:
-    """Those that take part on such a model, each name once."""
-    return tuple(c for c in CONTENDERS if c.transformer in (None, transformer))
+def contenders(environments: Collection[str], *, transformer: bool) -> list[Contender]:
+    """Those of these environments that take part on such a model, each name once."""
+    return [c for c in CONTENDERS if c.environment in environments and c.transformer in (None, transformer)]
 
 
 def plain_command(home: Environment, model: Path, samples: Path) -> list[object]:
@@ -69,11 +70,11 @@ def plain_command(home: Environment, model: Path, samples: Path) -> list[object]
     return [home.python, "-m", "tests.bench.peers.plain", model, samples]
 
 
-def introduction(samples: int, rounds: int) -> str:
+def introduction(environments: Collection[str], samples: int, rounds: int) -> str:
     """What the tables show and how every tool was called."""
-    versions = "; ".join(f"{name} ({', '.join(wanted)})" for name, wanted in REQUIREMENTS.items())
+    versions = "; ".join(f"{name} ({', '.join(REQUIREMENTS[name])})" for name in environments)
     return (
-        "Every tool is a process of a virtual environment of its own: "
+        "Every tool is a process in a virtual environment of its own: "
         f"{versions}. It gets the float model and the same {samples} preprocessed samples (or all, where there are "
         "fewer), and makes an int8 model of them in one call. CPU work and wall time are those of the whole process, "
         "imports and all, over those of a plain float pass over the same samples in the same round (onnxruntime's "
@@ -88,4 +89,9 @@ def introduction(samples: int, rounds: int) -> str:
         "or `quantize_dynamic`. `NNCF` is `nncf.quantize` as its documentation has it; it places Q/DQ pairs for "
         "OpenVINO. `for onnxruntime` helps it to what onnxruntime's kernels take: batch normalisations folded first, "
         "one range a tensor, the mixed preset. `full correction` is `fast_bias_correction=False`."
+        + (
+            " `Neural Compressor` is `quantize` with `StaticQuantConfig`."
+            if "neural_compressor" in environments
+            else ""
+        )
     )

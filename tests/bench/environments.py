@@ -20,7 +20,15 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "qtool": _RUNTIME,
     "onnxruntime": (*_RUNTIME, "sympy==1.14.0"),
     "nncf": (*_RUNTIME, "nncf==3.4.0"),
+    "neural_compressor": (
+        *_RUNTIME[:2],  # it wants numpy 1
+        "onnx-neural-compressor==1.0",
+        "prettytable==3.18.0",  # this and scipy it imports without asking for them
+        "scipy==1.17.1",
+    ),
 }
+OPTIONAL = ("neural_compressor",)
+"""Takes part where `--peer` names it."""
 _OWN = ("pyproject.toml", "README.md", "qtool")
 
 

@@ -6,7 +6,7 @@ process with one onnxruntime runs all models that came out.
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,13 @@ import numpy as np
 from qtool.feeds import open_feeds
 from qtool.runtime.session import Session
 from tests.bench.contenders import PLAIN, Contender, contenders, introduction, plain_command
-from tests.bench.environments import REQUIREMENTS, Environment, environment
+from tests.bench.environments import OPTIONAL, REQUIREMENTS, Environment, environment
 from tests.bench.judging import judged
 from tests.bench.process import Outcome, measure
 from tests.bench.standing import Line, ahead, cost, cost_table, interleaved, table
 from tests.bench.zoo_models import ZooModel, language_model, vision_models
 
 SAMPLES = 64
-ROUNDS = 3
 SECONDS = 300
 MANY, MANY_ROUNDS = 200, 2
 NAMES = ("mobilenetv2", "squeezenet1_1", "mlperf_resnet8", "mlperf_kws", "ultraface_rfb320", "minilm_sst2")
@@ -30,14 +29,14 @@ _SLOW_TO_REPEAT = ("onnxruntime entropy", "NNCF for onnxruntime, full correction
 Environments = Mapping[str, Environment]
 
 
-def side_by_side(zoo: Path, folder: Path, only: list[str] | None = None, rounds: int = ROUNDS) -> str:
+def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, peers: Sequence[str]) -> str:
     """The section's text."""
-    homes = {name: environment(name) for name in REQUIREMENTS}
+    homes = {name: environment(name) for name in REQUIREMENTS if name not in OPTIONAL or name in peers}
     for name in ("qtool", "onnxruntime"):
         if homes[name].failure is not None:
             sys.exit(f"no environment for {name}: {homes[name].failure}")
     models = [m for m in (*vision_models(zoo), language_model(zoo)) if m.name in (only or NAMES)]
-    parts = ["## Side by side", "", introduction(SAMPLES, rounds), ""]
+    parts = ["## Side by side", "", introduction(homes, SAMPLES, rounds), ""]
     for model in models:
         text = _compared(model, homes, folder / f"{model.name} aside", rounds)
         parts += [f"### {model.name}, side by side", "", text, ""]
@@ -53,7 +52,7 @@ MobileNetV2, the cost alone, {MANY_ROUNDS} rounds (without the slowest settings)
 
 def _compared(model: ZooModel, homes: Environments, folder: Path, rounds: int) -> str:
     samples = _stored(_samples(model, model.calibration, SAMPLES), folder / "samples")
-    entries = contenders(transformer=model.trim is not None)
+    entries = contenders(homes, transformer=model.trim is not None)
     lines, found = _run_all(model, entries, homes, samples, folder, rounds)
     lines = judged(model, lines, {entry.name: folder / f"{entry.name}.onnx" for entry in entries})
     own = next(line for line in lines if line.name == "qtool")
@@ -66,7 +65,7 @@ def _costs(model: ZooModel, homes: Environments, folder: Path) -> str:
     """More samples: calibration pictures, and pictures of the evaluation set behind them."""
     more = [*_samples(model, model.calibration, MANY), *_samples(model, model.evaluation, MANY)][:MANY]
     samples = _stored(more, folder / "samples")
-    entries = [entry for entry in contenders(transformer=False) if entry.name not in _SLOW_TO_REPEAT]
+    entries = [entry for entry in contenders(homes, transformer=False) if entry.name not in _SLOW_TO_REPEAT]
     lines, seconds = _run_all(model, entries, homes, samples, folder, MANY_ROUNDS)
     return f"{cost_table(lines)}\n\nThe plain pass took {seconds:.1f} s."
 

@@ -2,13 +2,15 @@
 
 Threads are worker threads that each run whole batches, or whole sequences where the model has state, in a session of
 one thread. Counts are integers and addition is associative, so the statistics are the same bytes at any number of
-threads.
+threads. Beside them batches are read in the caller's thread, and of a single worker the tensors are counted in a thread
+of their own, while it runs the next batch.
 """
 
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,26 +25,40 @@ from qtool.stages.calibrate.feed import Batch
 
 def run_all(observer: "Counter", batches: Iterable[Batch], threads: int) -> Iterator[tuple[Batch, Runs]]:
     """Yield each batch once it has been observed, in order, with the runs of it that may be examples."""
-    if threads == 1:
-        for batch in batches:
-            yield batch, observer.observe(batch)
-        return
     waiting: deque[tuple[Batch, Future[Runs]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
+    beside = threads == 1 and not observer.states
+    with ThreadPoolExecutor(threads) as workers, ThreadPoolExecutor(1) as counting:
+
+        def submit(batch: Batch) -> Future[Runs]:
+            if not beside:
+                return workers.submit(observer.observe, batch)
+            ran = workers.submit(observer.run, batch)
+            return counting.submit(lambda: observer.count(ran.result()))
+
         try:
             for batch in batches:
-                waiting.append((batch, pool.submit(observer.observe, batch)))
-                if len(waiting) > threads:
+                # what waits holds its tensors: no more at once than are being run, and counted
+                while len(waiting) > threads:
                     yield _finished(waiting)
+                waiting.append((batch, submit(batch)))
             while waiting:
                 yield _finished(waiting)
         finally:
-            pool.shutdown(cancel_futures=True)
+            counting.shutdown(wait=False, cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
 
 
 def _finished(waiting: deque[tuple[Batch, Future[Runs]]]) -> tuple[Batch, Runs]:
     batch, future = waiting.popleft()
     return batch, future.result()
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run, and the arrays of the session's outputs, which counting lets go of one by one."""
+
+    run: Run
+    arrays: list[np.ndarray]
 
 
 class Counter:
@@ -70,11 +86,14 @@ class Counter:
     def observe(self, batch: Batch) -> Runs:
         """Count a batch, or every step of a sequence; returns the runs that may be examples."""
         if not self.states:
-            self._run(Run(batch.inputs, batch.origin))
-            return (batch.inputs,)
+            return self.count(self.run(batch))
 
         def run(step: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return self._run(Run(inputs, f"{batch.origin}, step {step}"))
+            ran = self._run(Run(inputs, f"{batch.origin}, step {step}"))
+            wanted = {state.output for state in self.states}
+            carried = {t: array for t, array in zip(self.session.outputs, ran.arrays, strict=True) if t in wanted}
+            self.count(ran)
+            return carried
 
         steps = sequence_length(self.states, batch.inputs)
         wanted = candidates(steps, sum(array.nbytes for array in batch.inputs.values()) // steps)
@@ -85,18 +104,15 @@ class Counter:
         }
         return tuple(kept[step] for step in wanted)
 
-    def _run(self, run: "Run") -> dict[str, np.ndarray]:
-        """Count one run; returns the outputs that are fed back."""
-        try:
-            arrays = self.session.run(run.inputs)
-        except DataError as error:
-            raise DataError(f"{run.origin}: {error}") from error
+    def run(self, batch: Batch) -> "Ran":
+        """The first half of `observe` for a model without state."""
+        return self._run(Run(batch.inputs, batch.origin))
+
+    def count(self, ran: "Ran") -> Runs:
+        """The second half."""
+        run, arrays = ran.run, ran.arrays
         for tensor in self.fed:
             self._count(tensor, run.inputs[tensor], run)
-        wanted = {state.output for state in self.states}
-        carried = {
-            tensor: array for tensor, array in zip(self.session.outputs, arrays, strict=True) if tensor in wanted
-        }
         for i, tensor in enumerate(self.session.outputs):
             # let go of each array once it is counted
             array, arrays[i] = arrays[i], np.empty(0, np.float32)
@@ -104,9 +120,15 @@ class Counter:
                 self._count(tensor, array, run)
             elif array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise NotFiniteDataError(tensor, run)
-        return carried
+        return (run.inputs,)
 
-    def _count(self, tensor: str, array: np.ndarray, run: "Run") -> None:
+    def _run(self, run: Run) -> "Ran":
+        try:
+            return Ran(run, self.session.run(run.inputs))
+        except DataError as error:
+            raise DataError(f"{run.origin}: {error}") from error
+
+    def _count(self, tensor: str, array: np.ndarray, run: Run) -> None:
         if array.dtype != np.float32:
             raise ModelError(f"{self.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model")
         try:

@@ -2,7 +2,7 @@
 
 from qtool.core.errors import VerificationError
 from qtool.core.plan import Plan
-from qtool.core.side_by_side import side_by_side
+from qtool.core.side_by_side import both, side_by_side
 from qtool.core.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
@@ -34,8 +34,9 @@ def _verified(
     original: Original, prepared: Model, shifted: Model, quantized: Serialized, plan: Plan, target: Target
 ) -> Verification:
     examples = original.examples
-    check_structure(shifted, deserialize(quantized))
-    session, census = take_census(quantized, target.session)
+    (session, census), _ = both(
+        lambda: take_census(quantized, target.session), lambda: check_structure(shifted, deserialize(quantized))
+    )
     _check_census(plan, census, target)
     shipped = list(side_by_side(session.run, examples))
     # its memory is needed

@@ -1,7 +1,7 @@
 """Runs the float and the quantised graph on the examples, one batch in memory at a time, and adds up differences."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from qtool.core.affine import dequantize
 from qtool.core.errors import VerificationError
 from qtool.core.plan import ActivationPlan, Plan
-from qtool.core.side_by_side import side_by_side
+from qtool.core.side_by_side import both, side_by_side
 from qtool.core.verification import TensorCheck
 from qtool.graph import compose
 from qtool.graph.edit import Model
@@ -155,10 +155,13 @@ class _Sessions:
         pieces, self.cuts = compose.cut(model)
         self.dynamic = compose.dynamic_tensors(model)
         observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs])))
-        self.exact = Session(compose.with_outputs(prepared, wanted), name="the prepared model")
-        self.optimized = Session(observed, config=config, name="the quantised model")
-        self.unoptimized = Session(observed, optimize=False, name="the quantised model")
-        self.alone = Session(pieces, config=config, name="the quantised model's layers")
+        makers: tuple[Callable[[], Session], ...] = (
+            lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
+            lambda: Session(observed, config=config, name="the quantised model"),
+            lambda: Session(observed, optimize=False, name="the quantised model"),
+            lambda: Session(pieces, config=config, name="the quantised model's layers"),
+        )
+        self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)
 
     def run(self, example: Arrays) -> tuple[Arrays, Arrays, Arrays, Arrays]:
         """What the prepared graph, the quantised one, the same unoptimised, and its layers alone compute."""
@@ -170,7 +173,7 @@ class _Sessions:
             plain = self.unoptimized.run(example)
             return plain, self.alone.run({**example, **{fed: plain[q] for q, fed in self.cuts.items()}})
 
-        (exact, ran), (plain, alone) = side_by_side(lambda part: part(), (whole, layers))
+        (exact, ran), (plain, alone) = both(whole, layers)
         return exact, ran, plain, alone
 
 

@@ -1,0 +1,325 @@
+"""Worker processes compute what one process computes; one that is killed in the middle loses nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qtool
+from qtool.cli import main
+from qtool.core.errors import UsageError, WorkerError
+from qtool.execution import Missing, run, width
+from qtool.execution.supplies import ModelFile
+from qtool.execution.workers import Workers
+from tests.calibrated_data import array_folder, mortal, picture_folder
+from tests.patterns import Net
+from tests.recurrent_models import accumulator
+from tests.refusals import SAMPLES, classifier, network
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with Workers(2) as executor:
+        yield executor
+
+
+def both(model, data, folder, workers, **options):
+    """The bytes of a calibration here, and by workers."""
+    qtool.calibrate(model, data, folder / "here.calib", **options)
+    qtool.calibrate(model, data, folder / "there.calib", executor=workers, **options)
+    return (folder / "here.calib").read_bytes(), (folder / "there.calib").read_bytes()
+
+
+@pytest.mark.parametrize("form", ["npz", "arrays", "folder", "named function", "function", "pictures"])
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_workers_give_the_same_bytes(tmp_path, workers, form, batch_size):
+    network(tmp_path / "m.onnx")
+    np.savez(tmp_path / "good.npz", x=SAMPLES)
+    data = {
+        "npz": lambda: tmp_path / "good.npz",
+        "arrays": lambda: {"x": SAMPLES},
+        "folder": lambda: array_folder(tmp_path),
+        "named function": lambda: mortal(tmp_path),
+        "function": lambda: lambda: ({"x": x[None]} for x in SAMPLES),
+        "pictures": lambda: picture_folder(tmp_path),
+    }[form]()
+    options = {"preprocess": "imagenet"} if form == "pictures" else {}
+    here, there = both(tmp_path / "m.onnx", data, tmp_path, workers, batch_size=batch_size, **options)
+    assert here == there
+
+
+@pytest.mark.parametrize("options", [{"shard": "2/3"}, {"samples": 7}, {"threads": 2}, {"equalize": True}])
+def test_with_other_options(folder, workers, options):
+    here, there = both("m.onnx", "good.npz", folder, workers, **options)
+    assert here == there
+
+
+def test_many_blocks(folder, workers, monkeypatch):
+    monkeypatch.setattr("qtool.calibration.passes._SMALLEST", 1)
+    for data in ("good.npz", {"x": SAMPLES}, mortal(folder)):
+        here, there = both("m.onnx", data, folder, workers)
+        assert here == there
+
+
+def test_sequences(tmp_path, workers):
+    model = accumulator(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(3).normal(size=(5, 6, 8)).astype(np.float32))
+    here, there = both(model, tmp_path / "x.npy", tmp_path, workers, state="total=new_total")
+    assert here == there
+
+
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """c.onnx, its int8 model q.onnx, c.calib, and labelled.npz, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    classifier(tmp_path / "c.onnx")
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(40, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "labelled.npz", x=x, labels=rng.integers(0, 5, 40))
+    qtool.calibrate("c.onnx", "labelled.npz", "c.calib", samples=8)
+    qtool.quantize("c.onnx", "q.onnx", calibration="c.calib", calibrator="max")
+    return tmp_path
+
+
+def data_of(folder, form):
+    """labelled.npz by path, or what it holds."""
+    return "labelled.npz" if form == "path" else dict(np.load(folder / "labelled.npz"))
+
+
+@pytest.mark.parametrize("form", ["path", "content"])
+def test_eval(labelled, workers, form):
+    data = data_of(labelled, form)
+    here = qtool.evaluate("c.onnx", ["q.onnx"], data, metrics=["top1", "sqnr"], batch_size=3)
+    there = qtool.evaluate("c.onnx", ["q.onnx"], data, metrics=["top1", "sqnr"], batch_size=3, executor=workers)
+    assert here.to_dict() == there.to_dict()
+    assert here.samples == 40
+
+
+@pytest.mark.parametrize("form", ["path", "content"])
+def test_sensitivity(labelled, workers, form, monkeypatch):
+    monkeypatch.setattr("qtool.tuning.sensitivity_workers._FEWEST", 1)
+    data = data_of(labelled, form)
+    here = qtool.sensitivity("c.onnx", data, calibration="c.calib", output="here.json")
+    there = qtool.sensitivity("c.onnx", data, calibration="c.calib", output="there.json", executor=workers)
+    assert here.to_dict() == there.to_dict()
+    assert (labelled / "here.json").read_bytes() == (labelled / "there.json").read_bytes()
+    assert len(here.layers) == 2
+
+
+def test_sensitivity_goes_on_from_what_one_process_found(labelled, workers):
+    whole = qtool.sensitivity("c.onnx", "labelled.npz", calibration="c.calib", output="s.json")
+    document = json.loads((labelled / "s.json").read_text())
+    document["layers"] = document["layers"][:1]
+    document["complete"] = False
+    (labelled / "s.json").write_text(json.dumps(document))
+    again = qtool.sensitivity("c.onnx", "labelled.npz", calibration="c.calib", output="s.json", executor=workers)
+    assert again.to_dict() == whole.to_dict()
+
+
+def test_tune(labelled, workers):
+    here = qtool.tune("c.onnx", "labelled.npz", "here.onnx", max_drop="90%")
+    there = qtool.tune("c.onnx", "labelled.npz", "there.onnx", max_drop="90%", executor=workers)
+    assert (labelled / "here.onnx").read_bytes() == (labelled / "there.onnx").read_bytes()
+    assert [step.sqnr_db for step in here.steps] == [step.sqnr_db for step in there.steps]
+
+
+@pytest.mark.usefixtures("labelled")
+def test_a_user_s_metric_runs_here(workers):
+    seen = []
+
+    def mine(outputs, labels):
+        seen.append(os.getpid())
+        return (next(iter(outputs.values())).argmax(axis=1) == labels["labels"]).astype(float)
+
+    there = qtool.evaluate("c.onnx", ["q.onnx"], "labelled.npz", metrics=[mine], executor=workers)
+    here = qtool.evaluate("c.onnx", ["q.onnx"], "labelled.npz", metrics=["top1"])
+    assert set(seen) == {os.getpid()}
+    assert there.float_model.scores[0].value == here.float_model.scores[0].value
+
+
+def test_a_worker_that_is_killed_loses_nothing(folder):
+    (folder / "once").touch()
+    with Workers(2) as workers:
+        qtool.calibrate("m.onnx", mortal(folder), "new.calib", executor=workers)
+    assert not (folder / "once").exists()
+    assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
+
+
+def test_an_evaluation_survives_the_death_of_a_worker(folder):
+    qtool.quantize("m.onnx", "q.onnx", calibration="m.calib", calibrator="max")
+    here = qtool.evaluate("m.onnx", ["q.onnx"], mortal(folder))
+    (folder / "once").touch()
+    with Workers(2) as workers:
+        there = qtool.evaluate("m.onnx", ["q.onnx"], mortal(folder), executor=workers)
+    assert not (folder / "once").exists()
+    assert here.to_dict() == there.to_dict()
+
+
+def test_work_that_always_kills_is_given_up(folder, refused):
+    (folder / "always").touch()
+    line = ["calibrate", "m.onnx", "--data", mortal(folder), "-o", "new.calib"]
+    before = refused(*line, "--workers", "2", says=["worker processes died", "--workers"])
+    assert before.count("\n") == 1
+
+
+def test_what_is_wrong_with_the_data_is_told_in_one_line(refused, folder):
+    x = SAMPLES.copy()
+    x[5, 0, 0, 0] = np.nan
+    np.savez(folder / "nan.npz", x=x)
+    refused("calibrate", "m.onnx", "--data", "nan.npz", "-o", "c", "--workers", "2", says=["sample 5", "NaN"])
+
+
+@pytest.mark.parametrize("options", [("--workers", "0"), ("--workers", "1", "--cluster", "tcp://127.0.0.1:1")])
+def test_impossible_options(refused, options):
+    refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "c", *options, says=["--workers"])
+
+
+def test_the_commands(labelled, capsys):
+    for arguments in (
+        ["calibrate", "c.onnx", "--data", "labelled.npz", "-o", "w.calib", "--workers", "2"],
+        ["eval", "c.onnx", "q.onnx", "--data", "labelled.npz", "--workers", "2", "--json", "w.json"],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0, capsys.readouterr().err
+    qtool.calibrate("c.onnx", "labelled.npz", "h.calib")
+    assert (labelled / "w.calib").read_bytes() == (labelled / "h.calib").read_bytes()
+
+
+def test_any_executor_of_processes_will_do(folder):
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
+        qtool.calibrate("m.onnx", "good.npz", "new.calib", executor=executor)
+    assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
+
+
+def test_models_and_data_that_a_worker_has_not_got(folder, monkeypatch):
+    """This process has them by a path that means another folder to each process."""
+    away = folder / "away"
+    away.mkdir()
+    with Workers(2) as others:
+        others.submit(os.getpid).result()  # starts there
+        monkeypatch.chdir(away)
+        for file in ("m.onnx", "good.npz", "m.calib"):
+            (folder / file).rename(away / file)
+        qtool.calibrate("/proc/self/cwd/m.onnx", "/proc/self/cwd/good.npz", "new.calib", executor=others)
+    assert (away / "new.calib").read_bytes() == (away / "m.calib").read_bytes()
+
+
+def test_a_model_that_is_another_one_at_the_same_path(tmp_path):
+    network(tmp_path / "m.onnx")
+    model = ModelFile.of(tmp_path / "m.onnx")
+    content = model.content()
+    network(tmp_path / "m.onnx", weights=2.0)
+    assert model.find(None) is None
+    found = model.find(content)
+    assert found is not None
+    assert found.read_bytes() == content["m.onnx"]
+    assert model.find(None) == found
+
+
+def test_external_data_travels_with_the_model(tmp_path):
+    import onnx
+
+    net = Net(3, 8, 8)
+    net.save(tmp_path / "whole.onnx", net.conv("x", 3, 64))
+    onnx.save(
+        onnx.load(tmp_path / "whole.onnx"), tmp_path / "m.onnx", save_as_external_data=True, location="w.bin",
+        size_threshold=0,
+    )  # fmt: skip
+    model = ModelFile.of(tmp_path / "m.onnx")
+    content = model.content()
+    assert set(content) == {"m.onnx", "w.bin"}
+    for file in content:
+        (tmp_path / file).unlink()
+    found = model.find(content)
+    assert found is not None
+    assert (found.parent / "w.bin").read_bytes() == content["w.bin"]
+
+
+class Inline(Executor):
+    """Does everything at once, in the order of its choice."""
+
+    width = 3
+
+    def submit(self, fn, /, *args, **kwargs):
+        future: Future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_results_come_in_order():
+    with ThreadPoolExecutor(4) as pool:
+        found = list(run(pool, lambda n, _: n * n, range(50), lambda *_: None, in_order=True))
+    assert found == [(n, n * n) for n in range(50)]
+
+
+def test_work_is_taken_no_faster_than_it_is_done():
+    taken = []
+
+    def works():
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    for done, _ in enumerate(run(Inline(), lambda n, _: n, works(), lambda *_: None)):
+        assert len(taken) <= done + 2 * Inline.width + 1
+
+
+def test_what_is_missing_is_sent_after():
+    def needy(n, supplies):
+        return supplies.get("b", 0) + n if "b" in supplies else Missing(("b",) if "a" in supplies else ("a",))
+
+    found = dict(run(Inline(), needy, range(5), lambda work, name: 10 * work if name == "b" else None))
+    assert found == {n: 11 * n for n in range(5)}
+    with pytest.raises(WorkerError, match="cannot use"):
+        list(run(Inline(), lambda *_: Missing(("a",)), [1], lambda *_: None))
+
+
+def test_failures_are_one_line():
+    with pytest.raises(WorkerError, match=r"ZeroDivisionError: .*by zero"):
+        list(run(Inline(), lambda n, _: 1 // n, [0], lambda *_: None))
+
+
+def test_widths():
+    with ThreadPoolExecutor(5) as pool:
+        assert width(pool) == 5
+    assert width(Inline()) == 3
+    with pytest.raises(UsageError):
+        Workers(0)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    """Killed without a word, a parent leaves no processes behind."""
+    program = (
+        "import os, signal\nfrom qtool.execution.workers import Workers\n\nif __name__ == '__main__':\n"
+        "    workers = Workers(1)\n    print(workers.submit(os.getpid).result(), flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, check=False, timeout=60
+    )
+    pid = int(done.stdout)
+    for _ in range(100):
+        if not alive(pid):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process {pid} is still there")
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
