@@ -22,7 +22,7 @@ from qtool.runtime.session import Session
 from qtool.stages.prepare import prepare
 from qtool.stages.rewrite import rewrite
 from qtool.targets.tables import TARGETS
-from qtool.tuning import sensitivity as module
+from qtool.tuning import sensitivity_run as module
 from qtool.tuning.sensitivity import measure_layers, sensitivity
 from qtool.tuning.sensitivity_plans import Planner, alone
 from tests.naive_sensitivity import naive

@@ -24,8 +24,10 @@ from qtool.recovery.preparing import apply, decide
 from qtool.stages.calibrate import Collector
 from qtool.stages.prepare import Prepared
 
-_SMALLEST, _LARGEST, _SHARES = 32, 256, 8
-"""Batches of a block: at least and at most, and how many blocks each worker should get if there are enough."""
+_SMALLEST, _LARGEST = 32, 256
+"""Batches of a block, where nothing else says more or less."""
+_SHARES, _MOST = 8, 1024
+"""Blocks that each worker should get, and blocks in all."""
 _ENDLESS = 2**62
 
 
@@ -80,9 +82,7 @@ class Pass:
     def _begun(self) -> Sum | None:
         if self.checkpoint is None:
             return None
-        found = self.checkpoint.load(
-            self.prepared.digest, self.prepared.preparation, self.shard, self._settings()
-        )
+        found = self.checkpoint.load(self.prepared.digest, self.prepared.preparation, self.shard, self._settings())
         if found is None:
             return None
         self.resumed = found.samples
@@ -125,7 +125,8 @@ class Pass:
 
     def _elsewhere(self, executor: Executor, gaps: list[Range]) -> Iterator[Statistics]:
         recipe = self._recipe()
-        size = self._block_size(width(executor))
+        samples, each = self.feeds.samples, self.source.batch_size * self.shard.count
+        size = block_size(None if samples is None else -(-samples // each), width(executor))
         ended = [_ENDLESS]
         works = (
             self._named_blocks(recipe, gaps, size, ended)
@@ -162,14 +163,6 @@ class Pass:
                 yield Block(recipe, first, first + len(held), held)
                 first += len(held)
 
-    def _block_size(self, workers: int) -> int:
-        samples = self.feeds.samples
-        if samples is None:
-            return _SMALLEST
-        batches = -(-samples // (self.source.batch_size * self.shard.count))
-        fair = -(-batches // workers)
-        return max(1, min(fair, max(_SMALLEST, min(_LARGEST, fair // _SHARES))))
-
     def _recipe(self) -> Recipe:
         model, settings = ModelFile.of(self.prepared.name), self._settings()
         key = repr((model, self.prepared.preparation, self.source, self.feeds.states, self.provider))
@@ -185,6 +178,14 @@ class Pass:
             self.provider,
             self.threads,
         )
+
+
+def block_size(batches: int | None, workers: int) -> int:
+    """Batches of a block: several blocks for each worker, so that none waits long, but few in all, since each is merged."""
+    if batches is None:
+        return _SMALLEST
+    fair = -(-batches // workers)
+    return max(1, min(fair, max(_SMALLEST, -(-batches // _MOST), min(_LARGEST, fair // _SHARES))))
 
 
 class _Stream:

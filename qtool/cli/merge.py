@@ -20,7 +20,7 @@ def command(*, calibrations: tuple[str, ...], output: str, json_path: str | None
     Example:
       qtool merge 1.calib 2.calib -o model.calib
 
-    Shards, made by `qtool calibrate --shard 1/2` and `--shard 2/2`, give the same bytes as one calibration of everything.
+    Shards, made by `qtool calibrate --shard 1/2` and `--shard 2/2`, give the bytes of one calibration of everything.
     """
     check_outputs({"--output": output, "--json": json_path}, {f"FILE {path}": path for path in calibrations})
     result = merge(calibrations, output)

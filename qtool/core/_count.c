@@ -3,7 +3,7 @@
  *
  * A block is first squeezed: what is zero, or equals the largest value so far, is left out of what is then counted one
  * by one. Behind a ReLU that is a third or more of all elements, and a memory cell that is incremented again and again
- * waits each time for the store before it. */
+ * waits each time for the store before it. What was tried beside this is in docs/lab-notebook.md. */
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -233,8 +233,8 @@ static PyObject *count(PyObject *module, PyObject *args)
     if (!PyArg_ParseTuple(args, "y*w*w*i", &x, &scratch, &counts, &widest))
         return NULL;
     size = x.len;
-    if (size == 0 || size % 4 || scratch.len != BINS * 4 || counts.len != BINS * 8 || widest < 0 ||
-        widest > supported()) {
+    if (size == 0 || size % 4 || (uint64_t)size / 4 > UINT32_MAX || scratch.len != BINS * 4 ||
+        counts.len != BINS * 8 || widest < 0 || widest > supported()) {
         PyErr_SetString(PyExc_ValueError, "buffers of the wrong size, or instructions that this machine lacks");
         PyBuffer_Release(&x), PyBuffer_Release(&scratch), PyBuffer_Release(&counts);
         return NULL;

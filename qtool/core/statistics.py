@@ -210,18 +210,18 @@ def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histo
     histogram.counts[keys] = counts
     if keys.size:
         histogram.minimum, histogram.maximum = float(row["min"]), float(row["max"])
-        if not _holds(histogram, keys):
+        if not _holds(histogram):
             raise ValueError(f"histogram {i} has an impossible range")
     return histogram
 
 
-def _holds(histogram: Histogram, keys: np.ndarray) -> bool:
+def _holds(histogram: Histogram) -> bool:
     """Whether the exact minimum and maximum fall into bins that are not empty, as they must; false for NaN."""
     if not np.isfinite([histogram.minimum, histogram.maximum]).all():
         return False
     with np.errstate(over="ignore"):
         ends = np.array([histogram.minimum, histogram.maximum], np.float32)
-    inside = np.isin(ends.view(np.uint32) >> 16, keys) | (ends == 0.0)
+    inside = (histogram.counts[ends.view(np.uint32) >> 16] > 0) | (ends == 0.0)
     return bool(inside.all()) and histogram.minimum <= histogram.maximum
 
 
@@ -233,7 +233,8 @@ def _array(archive: zipfile.ZipFile, name: str, limit: int = _LIMIT) -> np.ndarr
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(stream)
+    shape, fortran, dtype = read_header(stream)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise ValueError(f"{name} is not as large as it says")
-    return np.asarray(np.lib.format.read_array(io.BytesIO(data), allow_pickle=False))
+    values = np.frombuffer(data, dtype, math.prod(shape), stream.tell())
+    return values.reshape(shape, order="F" if fortran else "C").copy()

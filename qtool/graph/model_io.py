@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
 from qtool.core.model_files import model_files
+from qtool.core.side_by_side import both
 from qtool.graph import external
 from qtool.graph.loading import check_proto, check_sources, one_line, read_proto, take_in
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
@@ -44,7 +45,11 @@ def load(path: str | Path) -> LoadedModel:
     file = Path(path)
     proto = read_proto(file)
     check_proto(proto, file)
-    digest = _digest(proto, file)
+    model, digest = both(lambda: _model(proto, file), lambda: _digest(proto, file))
+    return LoadedModel(model, file, digest)
+
+
+def _model(proto: onnx.ModelProto, file: Path) -> ir.Model:
     stored = take_in(proto, file)
     try:
         model = ir.from_proto(proto)
@@ -54,7 +59,7 @@ def load(path: str | Path) -> LoadedModel:
     check_sources(model, file)
     for name, tensor in stored.items():
         model.graph.initializers[name].const_value = tensor
-    return LoadedModel(model, file, digest)
+    return model
 
 
 def _digest(proto: onnx.ModelProto, file: Path) -> str:

@@ -6,7 +6,6 @@ pass over the examples serves every grid that the weights may get.
 
 import math
 from collections.abc import Mapping
-from itertools import product
 
 import numpy as np
 
@@ -37,14 +36,14 @@ def input_sums(node: Node, x: Array) -> tuple[Array, int]:
     before, sizes = _geometry(node, x.shape[2:], kernel, strides, dilations)
     others = tuple(i for i in range(x.ndim) if i != 1)
     result = np.zeros((x.shape[1], *kernel))
-    for offset in product(*map(range, kernel)):
+    for offset in np.ndindex(*kernel):
         window = [
             _read(position * dilation - pad, stride, size, limit)
             for position, dilation, pad, stride, size, limit in zip(
                 offset, dilations, before, strides, sizes, x.shape[2:], strict=True
             )
         ]
-        result[:, *offset] = x[:, :, *window].sum(axis=others, dtype=np.float64)
+        result[(slice(None), *offset)] = x[:, :, *window].sum(axis=others, dtype=np.float64)
     return result, x.shape[0] * math.prod(sizes)
 
 

@@ -79,7 +79,7 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
         raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
     if calibration.part is not None and not calibration.part.complete:
         raise CalibrationError(
-            f"{calibration.name}: is of an unfinished calibration; run its `qtool calibrate` again, which goes on from it"
+            f"{calibration.name}: is unfinished; run its `qtool calibrate` again, which goes on from it"
         )
     if calibration.part is not None:
         raise CalibrationError(

@@ -124,7 +124,8 @@ class _Noise:
         step = ((self.high / scales).max(axis=1) - (self.low / scales).min(axis=1)) / 255.0
         steps_w = self._largest(scales).astype(np.float64) / 127.0
         rounding_w: Array = (steps_w**2).sum(axis=1) * (self.squares / scales**2).sum(axis=1)
-        return step**2 * (scales**2 @ self.power) + rounding_w
+        total: Array = step**2 * (scales**2 @ self.power) + rounding_w
+        return total
 
     def _largest(self, scales: Array) -> Array:
         """max|w| of each output after the scaling, [k, N]; in parts that stay in a cache."""

@@ -1,21 +1,48 @@
 """choose: from statistics to ranges, one a tensor. Pure."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from qtool.core.affine import TensorSpec
 from qtool.core.errors import CalibrationError
+from qtool.core.histogram import Distribution, Histogram
 from qtool.core.placement import Placement
 from qtool.core.ranges import Calibrator, choose_range
 from qtool.core.statistics import Statistics
 
 
-def choose(placement: Placement, statistics: Statistics, calibrator: Calibrator) -> Mapping[str, tuple[float, float]]:
+@dataclass(frozen=True, slots=True)
+class RangeMemo:
+    """What choosing for several placements and calibrators shares: by tensor, of the same histograms."""
+
+    distributions: dict[str, Distribution] = field(default_factory=dict)
+    ranges: dict[tuple[str, Calibrator, TensorSpec], tuple[float, float]] = field(default_factory=dict)
+
+    def range_of(
+        self, tensor: str, histogram: Histogram, calibrator: Calibrator, spec: TensorSpec
+    ) -> tuple[float, float]:
+        """`choose_range`."""
+        key = (tensor, calibrator, spec)
+        if key not in self.ranges:
+            if tensor not in self.distributions:
+                self.distributions[tensor] = histogram.distribution()
+            self.ranges[key] = choose_range(self.distributions[tensor], calibrator, spec)
+        return self.ranges[key]
+
+
+def choose(
+    placement: Placement, statistics: Statistics, calibrator: Calibrator, memo: RangeMemo | None = None
+) -> Mapping[str, tuple[float, float]]:
     """Root tensor -> (low, high) by `calibrator`.
+
+    `memo`: what was chosen from these histograms before; is added to.
 
     Raises:
         CalibrationError: the statistics lack a tensor.
     """
     specs = {site.root: site.spec for site in placement.sites}
     unions = {site.root: site.union for site in placement.sites if site.union and site.root == site.tensor}
+    memo = memo or RangeMemo()
     ranges: dict[str, tuple[float, float]] = {}
     for tensor in placement.observed:
         if tensor in unions:
@@ -28,5 +55,5 @@ def choose(placement: Placement, statistics: Statistics, calibrator: Calibrator)
         histogram = statistics.tensors.get(tensor)
         if histogram is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")
-        ranges[tensor] = choose_range(histogram.distribution(), calibrator, specs[tensor])
+        ranges[tensor] = memo.range_of(tensor, histogram, calibrator, specs[tensor])
     return ranges

@@ -24,7 +24,7 @@ from qtool.recovery.refining import agree, smoothed, with_mild_masks
 from qtool.recovery.smoothing import token_layers
 from qtool.recovery.survey import Survey, survey
 from qtool.runtime.session import Session
-from qtool.stages.choose import choose
+from qtool.stages.choose import RangeMemo, choose
 from qtool.stages.place import place
 from qtool.stages.plan import make_plan
 from qtool.stages.prepare import Prepared
@@ -84,6 +84,7 @@ class _Graph:
     seen: Survey | None
     smoothed: bool = False
     memo: WeightMemo = field(default_factory=WeightMemo)
+    chosen: RangeMemo = field(default_factory=RangeMemo)
 
     @property
     def model(self) -> Model:
@@ -180,7 +181,7 @@ def _graphs(base: _Graph, scheme: Scheme, job: Job) -> list[_Graph]:
         return [base]
     prepared, statistics = found
     seen = base.seen and base.seen.smoothed(base.model, prepared.preparation.smoothing)
-    graph = _Graph(prepared, statistics, seen, smoothed=True)
+    graph = _Graph(prepared, statistics, seen, smoothed=True, chosen=base.chosen)
     return [graph] if job.smoothing == "on" else [graph, base]
 
 
@@ -192,7 +193,7 @@ def _plans(graph: _Graph, scheme: Scheme, job: Job, calibrators: Sequence[Calibr
         make_plan(
             graph.model,
             placement,
-            choose(placement, graph.statistics, calibrator),
+            choose(placement, graph.statistics, calibrator, graph.chosen),
             digest=graph.prepared.digest,
             target=job.target,
             scheme=scheme,
@@ -225,7 +226,7 @@ def _mixed(best: _Candidate, scheme: Scheme, job: Job) -> list[tuple[Calibrator,
     graph, calibrator = best.graph, best.trial.calibrator
     assert graph.seen is not None
     placement = place(graph.model, job.target, scheme, name=graph.prepared.name)
-    ranges, tokens = choose(placement, graph.statistics, calibrator), token_layers(graph.model)
+    ranges, tokens = choose(placement, graph.statistics, calibrator, graph.chosen), token_layers(graph.model)
     names = better_dynamic(graph.model, placement, ranges, tokens, graph.statistics, graph.seen.channels)
     if len(names) in (0, len(tokens)):
         return []

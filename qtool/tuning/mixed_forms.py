@@ -28,7 +28,7 @@ def better_dynamic(
 ) -> tuple[str, ...]:
     """Those of `layers` (placed static, with these ranges by root tensor) that are better dynamic, in their order.
 
-    `seen`: the extremes of the layers' inputs on the examples. What is clipped is counted in the statistics' histograms.
+    `seen`: the extremes of the layers' inputs on the examples. What is clipped is counted in the histograms.
     """
     roots = {name: site.root for site in placement.sites for name, index in site.readers if index == 0}
     tensors = {str(n.name): str(n.inputs[0].name) for n in model.graph if n.name in layers and n.inputs[0] is not None}

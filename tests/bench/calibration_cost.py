@@ -8,9 +8,7 @@ weights) reads sentences of 43 to 128 tokens, padded to 128, from a file.
 """
 
 import argparse
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -20,13 +18,13 @@ import numpy as np
 import onnx
 
 from qtool.report.text import markdown
+from tests.bench.process import demand
 from tests.bench.resnet import resnet50
 from tests.bench.zoo_models import zoo_folder
 from tests.token_models import encoder, sentences
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = {"mobilenetv2": 500, "resnet": 500, "bert": 40}
-"""BERT-base takes a quarter of a second a sentence."""
+"""Less of BERT-base, which takes a quarter of a second a sentence: so much dearer are imports and loading there."""
 HEAD = ["model", "samples", "threads", "time ratio", "CPU time ratio", "more peak memory, MB"]
 
 
@@ -36,16 +34,7 @@ class Case:
 
     model: Path
     data: Path
-    preprocess: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Wall seconds, CPU seconds and peak memory (KiB) of a process."""
-
-    wall: float
-    cpu: float
-    peak: int
+    preprocess: str | None
 
 
 def main() -> None:
@@ -64,7 +53,7 @@ def main() -> None:
 
 def calibration_cost(model: str, folder: Path, threads: list[int], samples: int, pairs: int) -> list[list[str]]:
     """The rows of the table of one model, under `HEAD`; `folder` takes the data."""
-    case = _case(model, folder, samples)
+    case = case_of(model, folder, samples)
     rows = []
     for count in threads:
         plain = [sys.executable, "-m", "tests.bench.plain_pass", case.model, case.data, case.preprocess or "-", count]
@@ -72,28 +61,32 @@ def calibration_cost(model: str, folder: Path, threads: list[int], samples: int,
         ours += ["-o", folder / f"{model}.calib", "--threads", count, "-q"]
         if case.preprocess is not None:
             ours += ["--preprocess", case.preprocess]
-        measured = [(usage(plain), usage(ours)) for _ in range(pairs)]
+        measured = [(demand(plain), demand(ours)) for _ in range(pairs)]
         wall = statistics.median(b.wall / a.wall for a, b in measured)
         cpu = statistics.median(b.cpu / a.cpu for a, b in measured)
-        more = statistics.median(b.peak - a.peak for a, b in measured)
+        more = statistics.median(b.peak_kib - a.peak_kib for a, b in measured)
         rows.append([model, str(samples), str(count), f"{wall:.2f}", f"{cpu:.2f}", f"{more * 1024 / 1e6:.0f}"])
     return rows
 
 
-def _case(model: str, folder: Path, samples: int) -> Case:
+def case_of(model: str, folder: Path, samples: int) -> Case:
+    """The model and its data, written to `folder` where they are made."""
     if model == "bert":
         return _bert(folder, samples)
     zoo = zoo_folder()
     if zoo is None:
         sys.exit("no zoo: set QTOOL_ZOO to its folder")
     pictures = folder / f"pictures-{samples}"
-    pictures.mkdir()
+    pictures.mkdir(exist_ok=True)
     files = [file for split in ("calib", "eval") for file in sorted((zoo / "imagenet" / split).glob("*.jpg"))]
     for file in files[:samples]:
-        (pictures / f"{file.parent.name}-{file.name}").symlink_to(file)
+        link = pictures / f"{file.parent.name}-{file.name}"
+        if not link.exists():
+            link.symlink_to(file)
     home = zoo / "mobilenetv2"
-    path = home / "model.onnx" if model == "mobilenetv2" else resnet50(folder / "resnet50.onnx")
-    return Case(path, pictures, home / "preprocess.json")
+    if model == "mobilenetv2":
+        return Case(home / "model.onnx", pictures, str(home / "preprocess.json"))
+    return Case(resnet50(folder / "resnet50.onnx"), pictures, "imagenet")
 
 
 def _bert(folder: Path, samples: int) -> Case:
@@ -102,31 +95,6 @@ def _bert(folder: Path, samples: int) -> Case:
     rows = sentences(samples, padded=True, longest=128, vocabulary=30522)
     np.savez(data, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
     return Case(model, data, None)
-
-
-def usage(command: list[object]) -> Usage:
-    """Run a process of its own to its end; exits where it fails."""
-    words = [str(part) for part in command]
-    answer = subprocess.run(
-        [sys.executable, "-S", "-c", _LAUNCHER, *words], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
-    if answer.returncode:
-        sys.exit(f"failed: {' '.join(words)}: {answer.stderr}")
-    wall, cpu, peak = answer.stdout.split()
-    if "QTOOL_BENCH_VERBOSE" in os.environ:
-        print(words[2:4], answer.stdout.strip(), file=sys.stderr)
-    return Usage(float(wall), float(cpu), int(peak))
-
-
-# A process of its own, small: a child starts with the peak memory of the process that it was forked from.
-_LAUNCHER = """
-import os, subprocess, sys, time
-started = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
-_, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
-sys.exit(1 if status else 0)
-"""
 
 
 if __name__ == "__main__":

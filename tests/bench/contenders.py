@@ -47,7 +47,6 @@ CONTENDERS = (
     Contender("qtool, max alone", "qtool", ("--calibrator", "max", "--bias-correction", "off")),
     Contender("onnxruntime min-max", "onnxruntime", transformer=False),
     Contender("onnxruntime percentile", "onnxruntime", ("--method", "percentile"), transformer=False),
-    Contender("onnxruntime entropy", "onnxruntime", ("--method", "entropy"), transformer=False),
     Contender("onnxruntime min-max", "onnxruntime", _PRODUCTS, transformer=True),
     Contender("onnxruntime percentile", "onnxruntime", ("--method", "percentile", *_PRODUCTS), transformer=True),
     Contender("onnxruntime dynamic, no data", "onnxruntime", ("--method", "dynamic"), transformer=True),

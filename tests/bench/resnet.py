@@ -1,7 +1,7 @@
 """ResNet-50 with random weights: the shape of the real one, since time and memory do not depend on the numbers.
 
-Source: He et al. 2015, "Deep Residual Learning for Image Recognition", table 1; the stride is on the 3x3 convolution, as
-in torchvision. Batch normalisations are folded, as exporters do.
+Source: He et al. 2015, "Deep Residual Learning for Image Recognition", table 1; the stride is on the 3x3 convolution,
+as in torchvision. Batch normalisations are folded, as exporters do.
 """
 
 from pathlib import Path

@@ -24,7 +24,6 @@ SAMPLES = 64
 SECONDS = 300
 MANY, MANY_ROUNDS = 200, 2
 NAMES = ("mobilenetv2", "squeezenet1_1", "mlperf_resnet8", "mlperf_kws", "ultraface_rfb320", "minilm_sst2")
-_SLOW_TO_REPEAT = ("onnxruntime entropy", "NNCF for onnxruntime, full correction")
 
 Environments = Mapping[str, Environment]
 
@@ -47,7 +46,7 @@ def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, p
 
 _MANY = f"""### {MANY} samples
 
-MobileNetV2, the cost alone, {MANY_ROUNDS} rounds (without the slowest settings)."""
+MobileNetV2, the cost alone, {MANY_ROUNDS} rounds."""
 
 
 def _compared(model: ZooModel, homes: Environments, folder: Path, rounds: int) -> str:
@@ -65,7 +64,7 @@ def _costs(model: ZooModel, homes: Environments, folder: Path) -> str:
     """More samples: calibration pictures, and pictures of the evaluation set behind them."""
     more = [*_samples(model, model.calibration, MANY), *_samples(model, model.evaluation, MANY)][:MANY]
     samples = _stored(more, folder / "samples")
-    entries = [entry for entry in contenders(homes, transformer=False) if entry.name not in _SLOW_TO_REPEAT]
+    entries = contenders(homes, transformer=False)
     lines, seconds = _run_all(model, entries, homes, samples, folder, MANY_ROUNDS)
     return f"{cost_table(lines)}\n\nThe plain pass took {seconds:.1f} s."
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from qtool.core.affine import dequantize
 from qtool.core.errors import VerificationError
-from qtool.core.plan import ActivationPlan, Plan
+from qtool.core.plan import Plan
 from qtool.core.side_by_side import both, side_by_side
 from qtool.core.verification import TensorCheck
 from qtool.graph import compose
@@ -29,6 +29,8 @@ _FAR_SHARE = 1e-3
 _TAIL_DB = 40.0
 # MatMulNBits rounds the blocks of its input to 8 bits (`session.qdq_matmulnbits_accuracy_level` is 4).
 _STORED_TAIL_DB = 20.0
+# 8-bit numbers, after which no further example is run unoptimised and layer by layer: that is twice a float run.
+_ENOUGH = 2**25
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -137,7 +139,10 @@ def worst(figures: Mapping[str, _Noise]) -> float:
 
 
 class _Sessions:
-    """The graphs that are compared; 8-bit tensors stand under the names in `stored`."""
+    """The graphs that are compared.
+
+    stored: activation -> its 8-bit form. integers: the same, and the dynamic 8-bit tensors under their own names.
+    """
 
     def __init__(
         self,
@@ -153,7 +158,7 @@ class _Sessions:
         fed = {v.name for v in prepared.graph.inputs}
         wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs]))
         pieces, self.cuts = compose.cut(model)
-        self.dynamic = compose.dynamic_tensors(model)
+        self.integers = self.stored | {name: name for name in compose.dynamic_tensors(model)}
         observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs])))
         makers: tuple[Callable[[], Session], ...] = (
             lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
@@ -163,18 +168,19 @@ class _Sessions:
         )
         self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)
 
-    def run(self, example: Arrays) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-        """What the prepared graph, the quantised one, the same unoptimised, and its layers alone compute."""
+    def run(self, example: Arrays, *, layers: bool) -> tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays] | None]:
+        """What the prepared and the quantised graph compute, and where asked for the latter's layers: see `layers`."""
+        if layers:
+            return both(lambda: (self._exact(example), self.optimized.run(example)), lambda: self._layers(example))
+        return both(lambda: self._exact(example), lambda: self.optimized.run(example)), None
 
-        def whole() -> tuple[Arrays, Arrays]:
-            return {**example, **self.exact.run(example)}, self.optimized.run(example)
+    def _exact(self, example: Arrays) -> Arrays:
+        return {**example, **self.exact.run(example)}
 
-        def layers() -> tuple[Arrays, Arrays]:
-            plain = self.unoptimized.run(example)
-            return plain, self.alone.run({**example, **{fed: plain[q] for q, fed in self.cuts.items()}})
-
-        (exact, ran), (plain, alone) = both(whole, layers)
-        return exact, ran, plain, alone
+    def _layers(self, example: Arrays) -> tuple[Arrays, Arrays]:
+        """Of the quantised graph unoptimised, and of its optimised layers, each on what it reads there."""
+        plain = self.unoptimized.run(example)
+        return plain, self.alone.run({**example, **{fed: plain[q] for q, fed in self.cuts.items()}})
 
 
 def measure(
@@ -185,7 +191,9 @@ def measure(
     shipped: Sequence[Arrays],
     config: Mapping[str, str],
 ) -> Measured:
-    """Compare on the original's examples; `shipped` is what the quantised model gives in a default session.
+    """Compare on the original's examples, layers alone on as many of these as are enough.
+
+    `shipped` is what the quantised model gives in a default session.
 
     Models whose outputs alone are wanted are in memory one after another.
     """
@@ -194,17 +202,25 @@ def measure(
     result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
     for half, single in zip(halves, singles, strict=False):
         _add_widening(result, half, single)
+    compared = 0
     for example, single, final in zip(original.examples, singles, shipped, strict=True):
-        exact, ran, plain, alone = sessions.run(example)
-        _add_tensors(result, plan.activations, sessions.stored, exact, ran, plain, alone)
-        for tensor in sessions.dynamic:
-            result.steps.setdefault(tensor, _Steps()).add(plain[tensor], alone[tensor])
-        for name in final:
-            if exact[name].dtype.kind == "f":
-                result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
-                result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
-                result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
-                result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
+        (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
+        for activation in plan.activations:
+            tensor, stored = activation.tensor, sessions.stored[activation.tensor]
+            result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[stored], activation.params))
+        real = [name for name in final if exact[name].dtype.kind == "f"]
+        for name in real:
+            result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
+            result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
+        if layers is None:
+            continue
+        plain, alone = layers
+        for tensor, stored in sessions.integers.items():
+            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
+            compared += plain[stored].size
+        for name in real:
+            result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
+            result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
     return result
 
 
@@ -214,18 +230,3 @@ def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
         if array.dtype.kind == "f":
             sound = np.isfinite(array) & np.isfinite(single[name])
             result.widening.setdefault(name, _Noise()).add(array[sound], single[name][sound])
-
-
-def _add_tensors(
-    result: Measured,
-    activations: Sequence[ActivationPlan],
-    stored: Mapping[str, str],
-    exact: Arrays,
-    ran: Arrays,
-    plain: Arrays,
-    alone: Arrays,
-) -> None:
-    for activation in activations:
-        tensor, key = activation.tensor, stored[activation.tensor]
-        result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[key], activation.params))
-        result.steps.setdefault(tensor, _Steps()).add(plain[key], alone[key])
