@@ -181,7 +181,7 @@ class Pass:
 
 
 def block_size(batches: int | None, workers: int) -> int:
-    """Batches of a block: several blocks for each worker, so that none waits long, but few in all, since each is merged."""
+    """Batches of a block: several blocks for each worker, so that none waits, but few in all, since each is merged."""
     if batches is None:
         return _SMALLEST
     fair = -(-batches // workers)

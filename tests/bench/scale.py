@@ -154,23 +154,24 @@ TEXT = """{mark}
 
 Written by `python -m tests.bench.scale` on {machine}.
 
-Measured, of `qtool calibrate --threads 1` (medians of {rounds} rounds; pictures are read and decoded; the ResNet-50 and the
-BERT-base have random weights; BERT-base reads {sentence} tokens a sentence):
+Measured, of `qtool calibrate --threads 1` (medians of {rounds} rounds; pictures are read and decoded; the ResNet-50
+and the BERT-base have random weights; BERT-base reads {sentence} tokens a sentence):
 
 {rates}
 
-BERT-base is {flops:.0f} GFLOP/s of one core, observation included; models are identified (SHA-256) at {digest:.1f} GB/s.
-Worked out from these, not run, for machines of {cores} cores like this one with `--cluster`:
+BERT-base is {flops:.0f} GFLOP/s of one core, observation included; models are identified (SHA-256) at {digest:.1f}
+GB/s. Worked out from these, not run, for machines of {cores} cores like this one with `--cluster`:
 
 {table}
 
-The decoder is {parameters:.1f} billion float32 weights, {size:.0f} GB, in {layers} layers of {width}: {work:.0f} TFLOP a
-sequence. Each worker process needs {memory:.0f} GB ({ratio} times the model, by `tests/test_large.py`), so one process with
-threads on each machine, and the model on a file system that all see. Left out: the time to read it over a network, and to start
-the machines. The largest model that was really calibrated is the one of that test, 2.4 GB.
+The decoder is {parameters:.1f} billion float32 weights, {size:.0f} GB, in {layers} layers of {width}: {work:.0f}
+TFLOP a sequence. Each worker process needs {memory:.0f} GB ({ratio} times the model, by `tests/test_large.py`), so
+one process with threads on each machine, and the model on a file system that all see. Left out: the time to read it
+over a network, and to start the machines. The largest model that was really calibrated is the one of that test, 2.4
+GB.
 
-The process that collects merges one block at a time. Where that is the limit (few operations a sample, hundreds of workers),
-`--shard K/N` on each machine has none: N files are merged at the end.
+The process that collects merges one block at a time. Where that is the limit (few operations a sample, hundreds of
+workers), `--shard K/N` on each machine has none: N files are merged at the end.
 """
 
 

@@ -69,7 +69,8 @@ def _needed(model: Model, layers: tuple[str, ...]) -> Iterator[Value]:
     for node in model.graph:
         if node.name not in wanted:
             continue
-        yield node.outputs[0]
+        if node.outputs[0].name:
+            yield node.outputs[0]
         source = node.inputs[0]
         summed = node.op_type != "ConvTranspose" and node.inputs[1] is not None and node.inputs[1].is_initializer()
         if not summed and source is not None and not source.is_initializer():

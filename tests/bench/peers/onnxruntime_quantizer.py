@@ -23,7 +23,6 @@ from tests.bench.peers.samples import Samples, raised
 _METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
 }
 
 
