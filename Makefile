@@ -33,7 +33,6 @@ test-zoo: $(VENV)/dev
 # side by side with onnxruntime's own quantizer and NNCF, each in a virtual environment of its own (bench-out/venvs), on
 # the zoo's models ($$QTOOL_ZOO or ../shared/zoo); writes docs/benchmarks.md
 bench: $(VENV)/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check sympy
 	$(BIN)/python -m tests.bench
 
 lint: $(VENV)/dev

@@ -1,5 +1,8 @@
 """Data for tests of shards, workers and checkpoints: DATA in several forms, and Python that dies when it is told to."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -7,31 +10,23 @@ import numpy as np
 from tests.refusals import SAMPLES
 
 MORTAL = '''
-import multiprocessing, os, pathlib, signal, time
+import os, pathlib, signal
 import numpy
 
 HERE = pathlib.Path(__file__).parent
 
 
 def samples():
-    """The samples; the process that is told to be killed is, once, at the eighth."""
+    """The samples; while there is a file `kill` beside this one, the process is killed at the eighth."""
     for index, x in enumerate(numpy.load(HERE / "good.npz")["x"]):
-        if index == 7 and multiprocessing.parent_process() is not None:
-            try:
-                (HERE / "once").unlink()
-            except FileNotFoundError:
-                pass
-            else:
-                os.kill(os.getpid(), signal.SIGKILL)
-        if index == 7 and (HERE / "always").exists():
+        if index == 7 and (HERE / "kill").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         yield {"x": x[None]}
 '''
-"""`samples` yields what good.npz holds. A file `once` beside it lets one worker die, `always` every process."""
 
 
 def mortal(folder: Path) -> str:
-    """DATA, as `file.py:FUNCTION`."""
+    """What good.npz holds, as `file.py:FUNCTION`."""
     if not (folder / "mortal.py").exists():
         (folder / "mortal.py").write_text(MORTAL)
     return f"{folder / 'mortal.py'}:samples"
@@ -56,3 +51,27 @@ def picture_folder(folder: Path, count: int = 9) -> str:
         pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8)
         Image.fromarray(pixels).save(home / f"{i}.png")
     return str(home)
+
+
+def killer(victims):
+    """A progress that, once three samples are counted, kills the first of the processes; it tells whom it killed."""
+    killed = []
+
+    def progress(_step, done, _total):
+        if done >= 3 and not killed:
+            killed.append(victims[0])
+            os.kill(victims[0], signal.SIGKILL)
+
+    return progress, killed
+
+
+def busy_pid(_number: int) -> int:
+    """Of the process, which is at it for a moment, so that others take part."""
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def pids(executor) -> list[int]:
+    """Of all processes of an executor."""
+    futures = [executor.submit(busy_pid, n) for n in range(30)]
+    return sorted({future.result() for future in futures})

@@ -1,6 +1,7 @@
 """The bench's own parts: what it says of runs, and that it says it where a tool fails or is better than qtool."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,13 +10,15 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import quantize_dynamic
 
 from tests.bench import environments
-from tests.bench.contenders import CONTENDERS, contenders
-from tests.bench.document import replaced
-from tests.bench.environments import OPTIONAL, REQUIREMENTS, digest, environment
+from tests.bench.contenders import CONTENDERS, contenders, plain_command
+from tests.bench.document import replaced, signed
+from tests.bench.environments import OPTIONAL, REQUIREMENTS, Environment, digest, environment
+from tests.bench.judging import judged
 from tests.bench.kernels import integer_layers
 from tests.bench.peers.samples import Samples, raised
 from tests.bench.process import Outcome, measure, reason
 from tests.bench.standing import Cost, Line, Quality, ahead, cost, cost_table, interleaved, table
+from tests.bench.zoo_models import ZooModel
 from tests.patterns import Net
 
 PLAIN = Line("plain", Cost(1.0, 1.0, 50.0), Quality(4.0, 0, 10, 1.0, None, 0.9))
@@ -173,6 +176,51 @@ def test_a_section_is_written_again_or_put_where_it_belongs():
     assert replaced(file, "## B\n\nnew\n", ["A", "B", "C"]) == (
         "# Title\n\nhead\n\n## A\n\nold\n\n## B\n\nnew\n\n## C\n\nlast\n"
     )
+
+
+def test_a_section_of_another_machine_says_so():
+    assert signed("## A\n\ntext\n", "X", "# T\n\non X.\n\n## A\n") == "## A\n\ntext\n"
+    assert signed("## A\n\ntext\n", "X", "# T\n\non Y.\n\n## A\n\nX\n") == "## A\n\nMeasured on X.\n\ntext\n"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A model, its samples one by one, and the same as evaluation data."""
+    net = Net(4, 8, 8, batch=1)
+    model = net.save(tmp_path / "m.onnx", net("Relu", net.conv("x", 4, 4)))
+    x = np.random.default_rng(0).normal(size=(6, 4, 8, 8)).astype(np.float32)
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    for index in range(len(x)):
+        np.savez(folder / f"{index:05}.npz", x=x[index : index + 1])
+    np.savez(tmp_path / "eval.npz", x=x)
+    return ZooModel("small", model, folder, tmp_path / "eval.npz", None, "sqnr")
+
+
+def test_models_that_came_out_are_judged_together_and_one_that_does_not_run_is_said_so(small, tmp_path):
+    files = {name: tmp_path / f"{name}.onnx" for name in ("same", "broken", "never")}
+    files["same"].write_bytes(small.model.read_bytes())
+    files["broken"].write_bytes(b"no model")
+    lines = [Line("float, plain pass", OWN.cost, None), Line("same", OWN.cost, None), Line("broken", OWN.cost, None)]
+    plain, same, broken, never = judged(small, [*lines, Line("never", None, None, "killed")], files)
+    assert plain.quality.integer == same.quality.integer == 0
+    assert plain.quality.layers == same.quality.layers == 1
+    assert same.quality.sqnr == np.inf
+    assert same.quality.metric is None
+    assert (broken.cost, broken.quality) == (OWN.cost, None)
+    assert broken.failure.startswith("its model does not run: ")
+    assert "\n" not in broken.failure
+    assert (never.quality, never.failure) == (None, "killed")
+
+
+def test_the_peer_of_onnxruntime_is_a_process_that_makes_an_int8_model(small, tmp_path):
+    home = Environment(Path(sys.executable).parent)
+    assert measure(plain_command(home, small.model, small.calibration)).failure is None
+    entry = next(entry for entry in CONTENDERS if entry.name == "onnxruntime min-max")
+    assert measure(entry.command(home, small.model, small.calibration, tmp_path / "q.onnx")).failure is None
+    (line,) = judged(small, [Line("q", OWN.cost, None)], {"q": tmp_path / "q.onnx"})
+    assert line.quality.sqnr > 20
+    assert (line.quality.integer, line.quality.layers) == (1, 1)
 
 
 def test_layers_are_counted_in_what_onnxruntime_runs(tmp_path):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 import qtool
 from qtool.cli import main
-from tests.calibrated_data import mortal
+from tests.calibrated_data import killer, mortal, pids
 from tests.refusals import SAMPLES, classifier
 
 distributed = pytest.importorskip("distributed")
@@ -59,17 +58,6 @@ def test_all_workers_are_counted(cluster):
     assert len(pids(cluster)) == WORKERS
 
 
-def pids(cluster):
-    """Of the processes that take part in many pieces of work."""
-    futures = [cluster.submit(busy_pid, n) for n in range(30)]
-    return {future.result() for future in futures}
-
-
-def busy_pid(_number):
-    time.sleep(0.05)
-    return os.getpid()
-
-
 @pytest.mark.parametrize("form", ["path", "content", "named function"])
 def test_calibrate(folder, cluster, monkeypatch, form):
     monkeypatch.setattr("qtool.calibration.passes._SMALLEST", 1)
@@ -79,14 +67,11 @@ def test_calibrate(folder, cluster, monkeypatch, form):
 
 
 def test_the_death_of_a_worker_loses_nothing(folder, cluster, monkeypatch):
-    """The data kills the process of one worker, once, in the middle of its work."""
     monkeypatch.setattr("qtool.calibration.passes._SMALLEST", 1)
-    (folder / "once").touch()
-    before = pids(cluster)
-    qtool.calibrate("m.onnx", mortal(folder), "new.calib", executor=cluster)
-    assert not (folder / "once").exists()
+    progress, killed = killer(pids(cluster))
+    qtool.calibrate("m.onnx", "good.npz", "new.calib", executor=cluster, progress=progress)
     assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
-    assert before - pids(cluster)
+    assert killed[0] not in pids(cluster)
 
 
 def test_models_and_data_that_no_worker_has(folder, cluster):

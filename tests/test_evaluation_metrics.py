@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtool.core.errors import DataError, UsageError
-from qtool.evaluation.classes import Agreement, TopK
 from qtool.core.model_files import model_size
+from qtool.evaluation.classes import Agreement, TopK
 from qtool.evaluation.heads import NO_HEADS, ClassOutput, find_class_output
 from qtool.evaluation.latency import summarize_rounds
 from qtool.evaluation.metrics import resolve_metrics

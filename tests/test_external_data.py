@@ -15,8 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qtool
 from qtool.core.errors import ModelError, UsageError
-from qtool.core.protobuf import fields
 from qtool.core.model_files import model_files, model_size
+from qtool.core.protobuf import fields
 from qtool.graph import edit, external, model_io, serialized
 from qtool.graph.external import StoredTensor
 from qtool.runtime.session import Session

@@ -20,11 +20,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def killed(folder, *options):
     """`qtool calibrate`, in a process that is killed in the middle of the data."""
-    (folder / "always").touch()
+    (folder / "kill").touch()
     command = ["calibrate", "m.onnx", "--data", mortal(folder), "-o", "new.calib", "--checkpoint", "0", *options]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-m", "qtool", *command], cwd=folder, env=environment, check=False)
-    (folder / "always").unlink()
+    (folder / "kill").unlink()
     return done.returncode
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from qtool.core.errors import UsageError, WorkerError
 from qtool.execution import Missing, run, width
 from qtool.execution.supplies import ModelFile
 from qtool.execution.workers import Workers
-from tests.calibrated_data import array_folder, mortal, picture_folder
+from tests.calibrated_data import array_folder, killer, mortal, picture_folder, pids
 from tests.patterns import Net
 from tests.recurrent_models import accumulator
 from tests.refusals import SAMPLES, classifier, network
@@ -144,29 +145,37 @@ def test_a_user_s_metric_runs_here(workers):
     assert there.float_model.scores[0].value == here.float_model.scores[0].value
 
 
-def test_a_worker_that_is_killed_loses_nothing(folder):
-    (folder / "once").touch()
+@pytest.mark.parametrize("form", ["path", "content"])
+def test_a_worker_that_is_killed_loses_nothing(folder, monkeypatch, form):
+    monkeypatch.setattr("qtool.calibration.passes._SMALLEST", 1)
+    data = "good.npz" if form == "path" else {"x": SAMPLES}
     with Workers(2) as workers:
-        qtool.calibrate("m.onnx", mortal(folder), "new.calib", executor=workers)
-    assert not (folder / "once").exists()
+        progress, killed = killer(pids(workers))
+        qtool.calibrate("m.onnx", data, "new.calib", executor=workers, progress=progress)
+        assert killed[0] not in pids(workers)
     assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
 
 
-def test_an_evaluation_survives_the_death_of_a_worker(folder):
+@pytest.mark.usefixtures("folder")
+def test_an_evaluation_survives_the_death_of_a_worker(monkeypatch):
+    monkeypatch.setattr("qtool.evaluation.passes._BLOCK", 1)
     qtool.quantize("m.onnx", "q.onnx", calibration="m.calib", calibrator="max")
-    here = qtool.evaluate("m.onnx", ["q.onnx"], mortal(folder))
-    (folder / "once").touch()
+    here = qtool.evaluate("m.onnx", ["q.onnx"], "good.npz")
     with Workers(2) as workers:
-        there = qtool.evaluate("m.onnx", ["q.onnx"], mortal(folder), executor=workers)
-    assert not (folder / "once").exists()
+        progress, killed = killer(pids(workers))
+        there = qtool.evaluate("m.onnx", ["q.onnx"], "good.npz", executor=workers, progress=progress)
+    assert killed
     assert here.to_dict() == there.to_dict()
 
 
-def test_work_that_always_kills_is_given_up(folder, refused):
-    (folder / "always").touch()
-    line = ["calibrate", "m.onnx", "--data", mortal(folder), "-o", "new.calib"]
-    before = refused(*line, "--workers", "2", says=["worker processes died", "--workers"])
-    assert before.count("\n") == 1
+def die(_work, _supplies):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_work_that_always_kills_is_given_up(refused, monkeypatch):
+    monkeypatch.setattr("qtool.calibration.passes.count_block", die)
+    line = ["calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib"]
+    refused(*line, "--workers", "2", says=["worker processes died 4 times", "--workers"])
 
 
 def test_what_is_wrong_with_the_data_is_told_in_one_line(refused, folder):

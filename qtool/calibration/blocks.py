@@ -105,7 +105,7 @@ def _made(recipe: Recipe, supplies: Supplies) -> _Bench | None:
         return None
     prepared = replace(apply(prepare(model_io.load(path)), recipe.preparation), name=recipe.name)
     collector = collector_of(prepared, recipe.states, recipe.provider)
-    if recipe.source.data is None:
+    if not recipe.source.by_path:
         return _Bench(collector, None)
     try:
         feeds = recipe.source.open(edit.input_specs(prepared.model), edit.output_specs(prepared.model))

@@ -130,7 +130,7 @@ class Pass:
         ended = [_ENDLESS]
         works = (
             self._named_blocks(recipe, gaps, size, ended)
-            if recipe.source.data
+            if recipe.source.by_path
             else self._given_blocks(recipe, gaps, size)
         )
 

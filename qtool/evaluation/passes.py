@@ -93,7 +93,7 @@ def run_elsewhere(
     def blocks() -> Iterator[_Block]:
         first, given = 0, iter(feeds)
         while not ended[0]:
-            batches = None if source.data else tuple(islice(given, _BLOCK))
+            batches = None if source.by_path else tuple(islice(given, _BLOCK))
             if batches == ():
                 return
             yield block(first, batches)
@@ -144,7 +144,7 @@ def _made(block: _Block, paths: Sequence[Path]) -> _Bench:
         for path, model in zip(paths, block.models, strict=True)
     )
     feeds = None
-    if block.source.data is not None:
+    if block.source.by_path:
         try:
             feeds = block.source.open(sessions[0].inputs, sessions[0].output_specs)
         except DataError:

@@ -15,7 +15,7 @@ from qtool.feeds.reading import Reading, ReadOptions
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What `open_feeds` was given, where it is a path or `MODULE:FUNCTION`; else `data` is None, and cannot be sent.
+    """What `open_feeds` was given, where it is a path or `MODULE:FUNCTION`; else `data` is None.
 
     available: the number of samples as it was where the data was opened first.
     """
@@ -31,6 +31,11 @@ class Source:
         """Of what was opened as `feeds`."""
         name = _absolute(str(data)) if isinstance(data, str | Path) else None
         return cls(name, samples, batch_size, Reading.of(reading), feeds.samples)
+
+    @property
+    def by_path(self) -> bool:
+        """Whether other processes may open it too; functions are not run twice, which might not yield the same."""
+        return self.data is not None and Path(self.data).exists()
 
     def open(self, inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> Feeds:
         """As it was opened first. Raises `DataError` where it cannot be, or holds another number of samples."""

@@ -48,16 +48,21 @@ class Observer:
 def _without_copies(
     model: Serialized, any_order: Sequence[str], name: str
 ) -> tuple[Session, list[str], list[str]] | None:
-    """The session, the outputs, and what stands for each; None where no copy can be taken out."""
+    """The session, the outputs, and what stands for each; None where onnxruntime does not take its own graph back."""
     with tempfile.TemporaryDirectory(prefix="qtool-", ignore_cleanup_errors=True) as folder:
         optimized = Path(folder) / "optimized.onnx"
-        outputs = list(Session(model, save_optimized=optimized, save_weights="weights", name=name).outputs)
+        outputs = _optimized(model, optimized, name)
         trimmed, renamed = without_reorders(optimized, any_order)
-        if not renamed:
-            return None
         try:
             session = Session(trimmed, optimize=False, name=name)
         except ModelError:
             # another onnxruntime may not take its own optimised graph back: the copies are slower, not wrong
             return None
     return session, outputs, [renamed.get(output, output) for output in outputs]
+
+
+def _optimized(model: Serialized, path: Path, name: str) -> list[str]:
+    """Write what onnxruntime makes of the model, large weights beside it; returns the outputs."""
+    # nothing runs in this session: preparing its weights for that would be lost
+    config = {"session.disable_prepacking": "1"}
+    return Session(model, save_optimized=path, save_weights="weights", config=config, name=name).outputs

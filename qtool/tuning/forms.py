@@ -39,7 +39,7 @@ Goal = Literal["accuracy", "latency"]
 GOALS: tuple[Goal, ...] = ("accuracy", "latency")
 _ROUNDS = 15
 _WITHIN_DB = 3.0
-"""For latency, a candidate may have this much less SQNR than the best."""
+"""What comes close: for latency, a candidate may have this much less SQNR than the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +115,21 @@ def best_plan(
         return graphs[0].prepared, plans[0][1], ()
     assert base.seen is not None
     yardstick = Yardstick(base.model, statistics.examples, job.target.session, base.seen.outputs)
-    found: list[_Candidate] = []
-    for graph in graphs:
-        if found:
-            # what is best on one graph is tried on the other
-            plans = _plans(graph, scheme, job, (_best(found, form).trial.calibrator,))
-        tries = {form: plans}
-        if "dynamic" in schemes:
-            # calibrators matter little where layers find their own ranges
-            tries["dynamic"] = _plans(graph, schemes["dynamic"], job, job.calibrators[:1])
-        found += _tried(graph, tries, job, yardstick)
+    tries = {form: plans}
+    if "dynamic" in schemes:
+        # calibrators matter little where layers find their own ranges
+        tries["dynamic"] = _plans(graphs[0], schemes["dynamic"], job, job.calibrators[:1])
+    found = _tried(graphs[0], tries, job, yardstick)
+    for graph in graphs[1:]:
+        found[0].graph.memo.integers.clear()
+        # what is best on one graph is tried on the other, and dynamic layers where that comes close
+        best = _best(found, form)
+        other = _tried(graph, {form: _plans(graph, scheme, job, (best.trial.calibrator,))}, job, yardstick)
+        if "dynamic" in schemes and other[0].trial.sqnr_db > best.trial.sqnr_db - _WITHIN_DB:
+            other += _tried(
+                graph, {"dynamic": _plans(graph, schemes["dynamic"], job, job.calibrators[:1])}, job, yardstick
+            )
+        found += other
         graph.memo.integers.clear()
     if len(schemes) > 1:
         best = _best(found, form)

@@ -121,7 +121,7 @@ def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
 def _feeds(work: _Work, supplies: Supplies, model: edit.Model) -> Feeds | None:
     if _BATCHES in supplies:
         return given_feeds(work.data, supplies[_BATCHES], work.source.reading.states)
-    if work.source.data is None:
+    if not work.source.by_path:
         return None
     try:
         return work.source.open(edit.input_specs(model), edit.output_specs(model))

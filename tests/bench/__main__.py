@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench.accuracy import accuracy
-from tests.bench.cost import calibration_section
-from tests.bench.document import replaced
+from tests.bench.cost import calibration_section, quantize_section
+from tests.bench.document import replaced, signed
 from tests.bench.environments import OPTIONAL
 from tests.bench.language import language
 from tests.bench.machine import machine
@@ -53,14 +53,15 @@ def main() -> None:
             "Tuning": lambda: tuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
+            "Cost of quantize": lambda: quantize_section(folder, PAIRS),
             "Start": _start,
         }
+        head = HEAD.format(machine=machine(), command=_command(sys.argv[1:]))
         if options.section is None:
-            head = HEAD.format(machine=machine(), command=_command(sys.argv[1:]))
             text = "\n".join([head, *(write() for write in sections.values())])
         elif options.section in sections:
-            before = options.output.read_text(encoding="utf-8")
-            text = replaced(before, sections[options.section](), list(sections))
+            before = options.output.read_text(encoding="utf-8") if options.output.exists() else head
+            text = replaced(before, signed(sections[options.section](), machine(), before), list(sections))
         else:
             sys.exit(f"no section {options.section!r}; there are {', '.join(sections)}")
     options.output.write_text(text, encoding="utf-8")

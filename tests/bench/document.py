@@ -14,5 +14,13 @@ def replaced(file: str, section: str, order: Sequence[str]) -> str:
     return "\n## ".join([head, *(found[name].rstrip("\n") + "\n" for name in names)])
 
 
+def signed(section: str, machine: str, file: str) -> str:
+    """The section, with the machine that it was measured on where the head of `file` names another."""
+    if machine in file.partition("\n## ")[0]:
+        return section
+    heading, _, rest = section.partition("\n")
+    return f"{heading}\n\nMeasured on {machine}.\n{rest}"
+
+
 def _name(part: str) -> str:
     return part.partition("\n")[0]

@@ -18,7 +18,7 @@ _RUNTIME = tuple(f"{package}=={version(package)}" for package in ("onnxruntime",
 
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "qtool": _RUNTIME,
-    "onnxruntime": (*_RUNTIME, "sympy==1.14.0"),
+    "onnxruntime": _RUNTIME,
     "nncf": (*_RUNTIME, "nncf==3.4.0"),
     "neural_compressor": (
         *_RUNTIME[:2],  # it wants numpy 1

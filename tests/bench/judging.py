@@ -24,23 +24,25 @@ def judged(model: ZooModel, lines: Sequence[Line], files: Mapping[str, Path]) ->
         [files[name] for name in runnable],
         str(model.evaluation),
         metrics=[model.metric],
+        samples=model.evaluate_with,
         preprocess=model.preprocess,
         trim=model.trim,
         latency=True,
     )
     results = dict(zip([PLAIN, *runnable], (evaluation.float_model, *evaluation.candidates), strict=True))
     return [
-        replace(line, quality=_quality(results[line.name]))
+        replace(line, quality=_quality(model, results[line.name]))
         if line.name in results
         else replace(line, failure=failures[line.name])
         for line in lines
     ]
 
 
-def _quality(result: ModelResult) -> Quality:
+def _quality(model: ZooModel, result: ModelResult) -> Quality:
     speedup = 1.0 if result.latency is None else result.latency.speedup
     layers = integer_layers(Path(result.path))
-    return Quality(result.size_bytes / 1e6, *layers, speedup, result.sqnr_db, result.scores[0].value)
+    metric = None if model.metric == "sqnr" else result.scores[0].value
+    return Quality(result.size_bytes / 1e6, *layers, speedup, result.sqnr_db, metric)
 
 
 def _trial(model: ZooModel, file: Path) -> str | None:

@@ -16,14 +16,16 @@ from qtool.runtime.session import Session
 from tests.bench.contenders import PLAIN, Contender, contenders, introduction, plain_command
 from tests.bench.environments import OPTIONAL, REQUIREMENTS, Environment, environment
 from tests.bench.judging import judged
+from tests.bench.peers.samples import Samples
 from tests.bench.process import Outcome, measure
+from tests.bench.resnet import resnet50
 from tests.bench.standing import Line, ahead, cost, cost_table, interleaved, table
 from tests.bench.zoo_models import ZooModel, language_model, vision_models
 
 SAMPLES = 64
 SECONDS = 300
 MANY, MANY_ROUNDS = 200, 2
-NAMES = ("mobilenetv2", "squeezenet1_1", "mlperf_resnet8", "mlperf_kws", "ultraface_rfb320", "minilm_sst2")
+NAMES = ("mobilenetv2", "squeezenet1_1", "mlperf_resnet8", "mlperf_kws", "ultraface_rfb320", "minilm_sst2", "resnet50")
 
 Environments = Mapping[str, Environment]
 
@@ -34,7 +36,8 @@ def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, p
     for name in ("qtool", "onnxruntime"):
         if homes[name].failure is not None:
             sys.exit(f"no environment for {name}: {homes[name].failure}")
-    models = [m for m in (*vision_models(zoo), language_model(zoo)) if m.name in (only or NAMES)]
+    every = (*vision_models(zoo), language_model(zoo), _generated(zoo, folder))
+    models = [model for model in every if model.name in (only or NAMES)]
     parts = ["## Side by side", "", introduction(homes, SAMPLES, rounds), ""]
     for model in models:
         text = _compared(model, homes, folder / f"{model.name} aside", rounds)
@@ -44,19 +47,26 @@ def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, p
     return "\n".join(parts)
 
 
+def _generated(zoo: Path, folder: Path) -> ZooModel:
+    """ResNet-50 with random weights: few samples are enough to compare costs, speed and SQNR."""
+    pictures = zoo / "imagenet" / "calib", zoo / "imagenet" / "eval"
+    file = resnet50(folder / "resnet50.onnx")
+    return ZooModel("resnet50", file, *pictures, "imagenet", "sqnr", calibrate_with=16, evaluate_with=32)
+
+
 _MANY = f"""### {MANY} samples
 
 MobileNetV2, the cost alone, {MANY_ROUNDS} rounds."""
 
 
 def _compared(model: ZooModel, homes: Environments, folder: Path, rounds: int) -> str:
-    samples = _stored(_samples(model, model.calibration, SAMPLES), folder / "samples")
+    samples = _stored(_samples(model, model.calibration, model.calibrate_with or SAMPLES), folder / "samples")
     entries = contenders(homes, transformer=model.trim is not None)
     lines, found = _run_all(model, entries, homes, samples, folder, rounds)
     lines = judged(model, lines, {entry.name: folder / f"{entry.name}.onnx" for entry in entries})
     own = next(line for line in lines if line.name == "qtool")
     peers = [line for line in lines if line.name not in (PLAIN, *(e.name for e in entries if e.environment == "qtool"))]
-    seconds = f"The plain pass took {found:.1f} s."
+    seconds = f"The plain pass took {found:.1f} s, {len(Samples(samples))} samples."
     return "\n\n".join([table(lines), f"{ahead(own, peers)} {seconds}"])
 
 

@@ -26,7 +26,7 @@ class Quality:
     layers: int
     speedup: float
     sqnr: float | None
-    metric: float
+    metric: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def cost(outcomes: Sequence[Outcome], unit: Sequence[Outcome]) -> Cost | None:
 
 
 _COST_HEADER = ["CPU work", "wall time", "peak MB"]
-_HEADER = ["", *_COST_HEADER, "MB", "integer layers", "speed-up", "SQNR dB", "metric"]
+_HEADER = ["", *_COST_HEADER, "model MB", "integer layers", "speed-up", "SQNR dB", "metric"]
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -99,8 +99,9 @@ def _quality_cells(found: Quality | None) -> list[str]:
     if found is None:
         return [ABSENT] * 5
     noise = ABSENT if found.sqnr is None else f"{found.sqnr:.1f}"
+    metric = ABSENT if found.metric is None else f"{found.metric:.4f}"
     layers = f"{found.integer} of {found.layers}"
-    return [f"{found.size:.3f}", layers, f"{found.speedup:.2f}", noise, f"{found.metric:.4f}"]
+    return [f"{found.size:.3f}", layers, f"{found.speedup:.2f}", noise, metric]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ _COLUMNS = (
     _Column("CPU work", "cost", "cpu", ".2f", more=False),
     _Column("wall time", "cost", "wall", ".2f", more=False),
     _Column("peak MB", "cost", "peak", ".0f", more=False),
-    _Column("MB", "quality", "size", ".3f", more=False),
+    _Column("model MB", "quality", "size", ".3f", more=False),
     _Column("speed-up", "quality", "speedup", ".2f", more=True),
     _Column("SQNR dB", "quality", "sqnr", ".1f", more=True),
     _Column("metric", "quality", "metric", ".4f", more=True),

@@ -19,16 +19,20 @@ def zoo_folder() -> Path | None:
 class ZooModel:
     """A model, its calibration and evaluation data, and the metric its README names.
 
+    metric: "sqnr" where the weights are random.
     trim: the input that says how long a padded sample is.
+    calibrate_with, evaluate_with: at most so many samples, where one takes long; None is all.
     """
 
     name: str
     model: Path
     calibration: Path
     evaluation: Path
-    preprocess: Path | None
+    preprocess: Path | str | None
     metric: str
     trim: str | None = None
+    calibrate_with: int | None = None
+    evaluate_with: int | None = None
 
 
 def vision_models(zoo: Path) -> list[ZooModel]:

@@ -30,7 +30,7 @@ _TAIL_DB = 40.0
 # MatMulNBits rounds the blocks of its input to 8 bits (`session.qdq_matmulnbits_accuracy_level` is 4).
 _STORED_TAIL_DB = 20.0
 # 8-bit numbers, after which no further example is run unoptimised and layer by layer: that is twice a float run.
-_ENOUGH = 2**25
+_ENOUGH = 2**24
 
 Arrays = Mapping[str, np.ndarray]
 
