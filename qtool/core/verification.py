@@ -22,7 +22,8 @@ class TensorCheck:
     """One quantised activation, as executed.
 
     sqnr_db: against the float graph, of the whole network up to here.
-    steps: largest distance between the integer kernel and the unoptimised layer on the same inputs, in steps.
+    steps: largest distance between the integer kernel and the unoptimised layer on the same inputs, in steps; on as
+        many examples as are enough for that.
     """
 
     tensor: str

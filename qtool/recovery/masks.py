@@ -1,8 +1,9 @@
 """Padding masks that add large negative constants before a Softmax are made mild: the same weights, without denormals.
 
-exp(-10000) is zero, and so is exp(-60) beside 1 in float32; but between them onnxruntime's Softmax works on denormal
-numbers, many times slower. A mask is (1 - m) * c with m from integers or booleans, c <= -1000. Whether the outputs stay
-the same on the data is measured before it is kept (rows in which everything is masked would differ).
+exp(-10000) is zero, and so is exp(-40) beside 1 in float32; but between them lie denormal numbers, on which
+onnxruntime's Softmax and the product behind it are many times slower: exp(-87) is one, and scores lie tens apart.
+A mask is (1 - m) * c with m from integers or booleans, c <= -1000. Whether the outputs stay the same on the data is
+measured before it is kept (rows in which everything is masked would differ).
 """
 
 import numpy as np
@@ -11,7 +12,7 @@ from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 
 _LARGE = -1000.0
-_MILD = -60.0
+_MILD = -40.0
 _MOVES = ("Unsqueeze", "Squeeze", "Reshape", "Expand", "Transpose", "Slice", "Cast", "Identity")
 
 

@@ -19,7 +19,7 @@ from qtool.graph.edit import Array, Model, Node, Value
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _WORTH = 0.7
 _TINY = 1e-5
-_BLOCK = 2**15
+_BLOCK = 2**17
 """Elements of a weight that are worked on at once."""
 _LAYERS = ("MatMul", "Gemm")
 

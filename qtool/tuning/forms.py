@@ -6,7 +6,7 @@ layers and the comparison, and the integers of weights are kept as long as their
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qtool.core.errors import UsageError
@@ -16,15 +16,12 @@ from qtool.core.ranges import Calibrator
 from qtool.core.results import Trial
 from qtool.core.scheme import CORRECTIONS, FORMS, Correction, Form, Scheme
 from qtool.core.statistics import Statistics
-from qtool.core.weights import WeightMemo
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
 from qtool.graph.edit import Model
-from qtool.recovery.refining import agree, smoothed, with_mild_masks
 from qtool.recovery.smoothing import token_layers
-from qtool.recovery.survey import Survey, survey
 from qtool.runtime.session import Session
-from qtool.stages.choose import RangeMemo, choose
+from qtool.stages.choose import choose
 from qtool.stages.place import place
 from qtool.stages.plan import make_plan
 from qtool.stages.prepare import Prepared
@@ -32,6 +29,7 @@ from qtool.stages.rewrite import rewrite
 from qtool.stages.verify.original import Original
 from qtool.targets.rules import Target
 from qtool.tuning.first import corrected, try_plans
+from qtool.tuning.graph_forms import Graph, migrated, surveyed
 from qtool.tuning.mixed_forms import better_dynamic
 from qtool.tuning.yardstick import Yardstick
 
@@ -76,24 +74,8 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Graph:
-    """A form of the float graph, and what is known of it. `seen` is None where nothing is to be measured."""
-
-    prepared: Prepared
-    statistics: Statistics
-    seen: Survey | None
-    smoothed: bool = False
-    memo: WeightMemo = field(default_factory=WeightMemo)
-    chosen: RangeMemo = field(default_factory=RangeMemo)
-
-    @property
-    def model(self) -> Model:
-        return self.prepared.model
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Candidate:
-    graph: _Graph
+    graph: Graph
     plan: Plan
     trial: Trial
 
@@ -141,21 +123,12 @@ def best_plan(
     return _ranked(found, job)
 
 
-def _surveyed(prepared: Prepared, statistics: Statistics, job: Job, original: Original) -> _Graph:
-    """The graph with mild masks where it computes the same with them, and what is seen in it, if that is needed."""
-    examples, biases = statistics.examples, job.correction != "off"
-    mild = with_mild_masks(prepared) if statistics.samples > 0 and job.target.on_cpu else None
-    if mild is not None:
-        seen = survey(mild.model, examples, biases=biases)
-        if agree(original.outputs, seen.outputs):
-            return _Graph(mild, statistics, seen)
+def _surveyed(prepared: Prepared, statistics: Statistics, job: Job, original: Original) -> Graph:
+    if statistics.samples == 0:
+        return Graph(prepared, statistics, None)
     smooths = bool(statistics.channels) and job.smoothing != "off" and job.target.on_cpu
-    if statistics.samples == 0 or not (biases or mild or smooths or len(job.calibrators) > 1 or job.form is None):
-        return _Graph(prepared, statistics, None)
-    plain = survey(prepared.model, examples, biases=biases)
-    if mild is not None and agree(plain.outputs, seen.outputs):
-        return _Graph(mild, statistics, seen)
-    return _Graph(prepared, statistics, plain)
+    needed, biases = smooths or len(job.calibrators) > 1, job.correction != "off"
+    return surveyed(prepared, statistics, original, soften=job.target.on_cpu, biases=biases, needed=needed)
 
 
 def _schemes(prepared: Prepared, job: Job) -> dict[str, Scheme]:
@@ -176,21 +149,17 @@ def recurrent_layers(model: Model, target: Target) -> tuple[str, ...]:
     return tuple(str(node.name) for node in model.graph if node.op_type in rules)
 
 
-def _graphs(base: _Graph, scheme: Scheme, job: Job) -> list[_Graph]:
+def _graphs(base: Graph, scheme: Scheme, job: Job) -> list[Graph]:
     """The graphs to try: with outliers migrated, as it is."""
     if job.smoothing == "off" or not job.target.on_cpu:
         return [base]
-    layers = place(base.model, job.target, scheme, name=base.prepared.name).integer
-    found = smoothed(base.prepared, base.statistics, tuple(layers), base.seen)
+    found = migrated(base, tuple(place(base.model, job.target, scheme, name=base.prepared.name).integer))
     if found is None:
         return [base]
-    prepared, statistics = found
-    seen = base.seen and base.seen.smoothed(base.model, prepared.preparation.smoothing)
-    graph = _Graph(prepared, statistics, seen, smoothed=True, chosen=base.chosen)
-    return [graph] if job.smoothing == "on" else [graph, base]
+    return [found] if job.smoothing == "on" else [found, base]
 
 
-def _plans(graph: _Graph, scheme: Scheme, job: Job, calibrators: Sequence[Calibrator]) -> list[tuple[Calibrator, Plan]]:
+def _plans(graph: Graph, scheme: Scheme, job: Job, calibrators: Sequence[Calibrator]) -> list[tuple[Calibrator, Plan]]:
     """A plan by each calibrator, with biases corrected unless that is off; one where no range is calibrated."""
     placement = place(graph.model, job.target, scheme, name=graph.prepared.name)
     chosen = calibrators if placement.sites else calibrators[:1]
@@ -214,7 +183,7 @@ def _plans(graph: _Graph, scheme: Scheme, job: Job, calibrators: Sequence[Calibr
 
 
 def _tried(
-    graph: _Graph, tries: Mapping[str, Sequence[tuple[Calibrator, Plan]]], job: Job, yardstick: Yardstick
+    graph: Graph, tries: Mapping[str, Sequence[tuple[Calibrator, Plan]]], job: Job, yardstick: Yardstick
 ) -> list[_Candidate]:
     """The plans of one graph by their form, measured."""
     forms = [form for form, plans in tries.items() for _ in plans]

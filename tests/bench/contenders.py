@@ -69,7 +69,7 @@ def plain_command(home: Environment, model: Path, samples: Path) -> list[object]
     return [home.python, "-m", "tests.bench.peers.plain", model, samples]
 
 
-def introduction(environments: Collection[str], samples: int, rounds: int) -> str:
+def introduction(environments: Collection[str], samples: int, rounds: int, seconds: int) -> str:
     """What the tables show and how every tool was called."""
     versions = "; ".join(f"{name} ({', '.join(REQUIREMENTS[name])})" for name in environments)
     return (
@@ -79,7 +79,8 @@ def introduction(environments: Collection[str], samples: int, rounds: int) -> st
         "process, imports and all, over those of a plain float pass over the same samples in the same "
         f"round (onnxruntime's defaults); medians of {rounds} interleaved rounds. All may use all cores: "
         "onnxruntime and NNCF run the model on all by default, "
-        f"qtool has `--threads {os.cpu_count()}`. What came out then runs in one process with one onnxruntime, CPU "
+        f"qtool has `--threads {os.cpu_count()}`. A process fails where it takes longer than {seconds} s or more than "
+        "three quarters of the machine's memory. What came out then runs in one process with one onnxruntime, CPU "
         "provider: speed-up over float (one sample, one thread, interleaved), SQNR and metric on the evaluation set, "
         "and how many convolutions, matrix products and recurrences onnxruntime computes in integers there. "
         "`resnet50` has random weights, so no metric.\n\n"

@@ -30,7 +30,7 @@ def integer_layers(model: Path) -> tuple[int, int]:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-        operators = Counter(_operators(onnx.load(options.optimized_model_filepath).graph))
+        operators = Counter(_operators(onnx.load(options.optimized_model_filepath, load_external_data=False).graph))
     integer = sum(count for name, count in operators.items() if name in INTEGER)
     return integer, integer + sum(count for name, count in operators.items() if name in FLOAT)
 
