@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qtool.calibration.calibrate import calibrate, merge
     from qtool.core.errors import QtoolError
     from qtool.core.plan import Plan
     from qtool.core.ranges import Calibrator
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from qtool.core.statistics import Statistics, load_statistics
     from qtool.core.tuning import Tuned
     from qtool.evaluation import evaluate
-    from qtool.pipeline import calibrate, merge, quantize
+    from qtool.pipeline import quantize
     from qtool.tuning.sensitivity import sensitivity
     from qtool.tuning.workflow import tune
 
@@ -57,10 +58,10 @@ _HOME = {
     "Sensitivity": "qtool.core.sensitivity",
     "Statistics": "qtool.core.statistics",
     "Tuned": "qtool.core.tuning",
-    "calibrate": "qtool.pipeline",
+    "calibrate": "qtool.calibration.calibrate",
     "evaluate": "qtool.evaluation",
     "load_statistics": "qtool.core.statistics",
-    "merge": "qtool.pipeline",
+    "merge": "qtool.calibration.calibrate",
     "quantize": "qtool.pipeline",
     "sensitivity": "qtool.tuning.sensitivity",
     "tune": "qtool.tuning.workflow",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+import qtool
 from qtool import pipeline
 from qtool.core.results import Quantized
 from qtool.core.scheme import Scheme
@@ -47,7 +48,7 @@ class Run:
 def run(net: Net, outputs: tuple[str, ...], folder: Path, target: str = "x86", scheme: Scheme | None = None) -> Run:
     """Quantise as a user would, then look at it with onnxruntime alone."""
     source = net.save(folder / "float.onnx", *outputs)
-    statistics = pipeline.calibrate(source, net.samples()).statistics
+    statistics = qtool.calibrate(source, net.samples()).statistics
     quantized = folder / "int8.onnx"
     result = pipeline.quantize(
         source,

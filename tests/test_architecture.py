@@ -36,10 +36,10 @@ PARTS = {
         "core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "calibration", "tuning", "recovery"
     },
     "cli": {
-        "", "core", "graph", "runtime", "targets", "execution", "feeds", "evaluation", "stages", "tuning", "recovery",
-        "pipeline", "report",
+        "", "core", "graph", "runtime", "targets", "execution", "feeds", "evaluation", "stages", "calibration",
+        "tuning", "recovery", "pipeline", "report",
     },
-    "": {"core", "evaluation", "pipeline", "tuning"},
+    "": {"core", "calibration", "evaluation", "pipeline", "tuning"},
     "__main__": {"cli"},
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from qtool import pipeline
+import qtool
 from qtool.core.errors import UsageError
 from qtool.core.ranges import Calibrator
 from qtool.core.scheme import Scheme
@@ -37,7 +37,7 @@ FLOAT_ROUNDING_DB = 1e-3
 @functools.cache
 def digits():
     """The shipped network's statistics and labelled data."""
-    statistics = pipeline.calibrate(DIGITS, ROOT / "calib_data" / "digits_calib.npz", samples=40).statistics
+    statistics = qtool.calibrate(DIGITS, ROOT / "calib_data" / "digits_calib.npz", samples=40).statistics
     with np.load(ROOT / "calib_data" / "digits_eval.npz") as arrays:
         return statistics, {name: arrays[name][:24] for name in arrays.files}
 
@@ -50,7 +50,7 @@ def on_digits(**options) -> Sensitivity:
 def setup(source: Path, data, samples: int = 6):
     """What `measure_layers` and `naive` want."""
     prepared = prepare(model_io.load(source))
-    statistics = pipeline.calibrate(source, data, samples=samples).statistics
+    statistics = qtool.calibrate(source, data, samples=samples).statistics
     planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("max"),), "on")
     feeds = open_feeds(data, edit.input_specs(prepared.model), samples=samples)
     return prepared, planner, TARGETS["x86"], feeds
@@ -138,7 +138,7 @@ def bad_net(tmp_path_factory):
 
 def test_the_layer_made_bad_is_first_in_both_views(bad_net):
     source, data = bad_net
-    statistics = pipeline.calibrate(source, data).statistics
+    statistics = qtool.calibrate(source, data).statistics
     found = sensitivity(source, data, calibration=statistics, calibrator="max")
     assert found.metric is None
     assert found.ranking("alone")[0] == found.ranking("without")[0] == found.layers[0].name == "bad[0]"
@@ -164,7 +164,7 @@ def test_ties_of_the_metric_are_broken_by_sqnr():
 def test_a_network_of_one_layer_is_float_without_it(tmp_path):
     net = Net(12)
     source = net.save(tmp_path / "f.onnx", net.gemm("x", 12, 6))
-    found = sensitivity(source, net.samples(), calibration=pipeline.calibrate(source, net.samples()).statistics)
+    found = sensitivity(source, net.samples(), calibration=qtool.calibrate(source, net.samples()).statistics)
     (layer,) = found.layers
     assert layer.alone == found.quantized
     assert layer.without.sqnr_db > 100.0

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qtool
 from qtool import pipeline
 from qtool.core.histogram import ChannelRange, no_channels
 from qtool.core.ranges import Calibrator
@@ -39,7 +40,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def statistics(source):
-    return pipeline.calibrate(source, sentences(12)).statistics
+    return qtool.calibrate(source, sentences(12)).statistics
 
 
 def outputs(model, feeds, **options):
@@ -61,8 +62,8 @@ def test_channel_ranges_are_those_of_the_tensor(source, statistics):
 
 def test_channel_ranges_survive_the_file_at_any_number_of_threads(source, tmp_path):
     one, two = tmp_path / "1.calib", tmp_path / "2.calib"
-    pipeline.calibrate(source, sentences(12), one)
-    pipeline.calibrate(source, sentences(12), two, threads=2)
+    qtool.calibrate(source, sentences(12), one)
+    qtool.calibrate(source, sentences(12), two, threads=2)
     assert one.read_bytes() == two.read_bytes()
     assert len(load_statistics(one).channels) == 4
 
@@ -197,7 +198,7 @@ def test_masks_are_softened_where_the_outputs_stay_the_same(masked, outlier, kep
 
 def test_padding_does_not_ruin_ranges(source, tmp_path):
     """The masked scores are at -10000; their tensor is not among those that get a grid."""
-    statistics = pipeline.calibrate(source, sentences(12, padded=True)).statistics
+    statistics = qtool.calibrate(source, sentences(12, padded=True)).statistics
     assert min(h.minimum for h in statistics.tensors.values()) > -1000.0
     result = pipeline.quantize(source, tmp_path / "a.onnx", calibration=statistics)
     assert result.verification.output_sqnr_db > 20.0
@@ -227,7 +228,7 @@ def test_layers_are_dynamic_where_runs_differ(tmp_path):
     path = net.save(tmp_path / "two.onnx", "even_out")
     rng = np.random.default_rng(1)
     runs = [{"x": (rng.normal(size=(1, 4, 8)) * size).astype(np.float32)} for size in (100, 90, 110, 95, 120, 3000)]
-    statistics = pipeline.calibrate(path, runs).statistics
+    statistics = qtool.calibrate(path, runs).statistics
     model = prepare(model_io.load(path)).model
     placement = place(model, TARGETS["x86"], Scheme())
     ranges = choose(placement, statistics, Calibrator("max"))

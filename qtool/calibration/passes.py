@@ -10,7 +10,7 @@ from itertools import islice
 
 from qtool.calibration.blocks import BATCHES, MODEL, Block, Recipe, count_block, selected
 from qtool.calibration.checkpoint import Checkpoint
-from qtool.calibration.observed import collector_of
+from qtool.calibration.observed import collector_of, observed_tensors
 from qtool.core.errors import DataError, UsageError
 from qtool.core.merging import Sum, whole
 from qtool.core.parts import Range, Shard, missing
@@ -18,8 +18,9 @@ from qtool.core.progress import Progress
 from qtool.core.statistics import Statistics, read_statistics
 from qtool.execution import run, width
 from qtool.execution.supplies import ModelFile
-from qtool.feeds import Batch, Feeds
+from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.feeds.source import Source
+from qtool.graph import edit
 from qtool.recovery.preparing import apply, decide
 from qtool.stages.calibrate import Collector
 from qtool.stages.prepare import Prepared
@@ -219,3 +220,13 @@ def observed(
         prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
     counting = Pass(prepared, feeds, source, Shard(), threads, provider, executor, None, progress)
     return prepared, counting.count()
+
+
+def opened(
+    prepared: Prepared, data: Data, samples: int | None, batch_size: int, reading: ReadOptions
+) -> tuple[Feeds, Source]:
+    """The data, once the model is known to hold something that it is for."""
+    observed_tensors(prepared)
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
+    return feeds, Source.of(data, feeds, samples, batch_size, reading)

@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
+from qtool.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.cli.common import (
     STDOUT,
     batch_size_option,
@@ -22,7 +23,6 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.feeds import ReadOptions
-from qtool.pipeline import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.report.quantize import calibrated_text
 
 

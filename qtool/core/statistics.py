@@ -21,12 +21,14 @@ from qtool.core.histogram import ChannelRange, Histogram
 from qtool.core.parts import Part, Shard, united
 from qtool.core.preparation import Preparation, read_preparation
 
-VERSION = 1
+VERSION = 2
 _HEADER = "header.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LIMIT = 2**31
 """No member of a genuine file comes near this many bytes."""
 _LARGEST_HISTOGRAM = BINS * 8 + 1024
+_COUNT_TYPES = {"|u1": 2**8, "<u2": 2**16, "<u4": 2**32}
+"""Where counts are smaller than this; else 8-byte integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,10 @@ class Statistics:
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
             for i, histogram in enumerate(self.tensors.values()):
-                keys = np.flatnonzero(histogram.counts)
-                _add(archive, f"{i}.keys.npy", _npy(keys.astype("<u2")))
-                _add(archive, f"{i}.counts.npy", _npy(histogram.counts[keys].astype("<i8")))
+                filled = histogram.counts != 0
+                counts = histogram.counts[filled]
+                _add(archive, f"{i}.filled.npy", _npy(np.packbits(filled)))
+                _add(archive, f"{i}.counts.npy", _npy(counts.astype(_smallest_type(counts))))
             for i, row in enumerate(self.channels.values()):
                 _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
             for i, run in enumerate(runs):
@@ -118,6 +121,12 @@ def _part(data: dict[str, Any], runs: tuple[dict[str, np.ndarray], ...]) -> Part
     rows = tuple(Row(int(start), int(size), tuple(runs[i] for i in kept)) for start, size, kept in data["rows"])
     shard = Shard(*map(int, data["shard"]))
     return Part(shard, tuple(ranges), bool(data["complete"]), str(data["settings"]), str(data["origin"]), rows)
+
+
+def _smallest_type(counts: np.ndarray) -> str:
+    """Of those that hold the counts: small ones are compressed in less time."""
+    largest = int(counts.max(initial=0))
+    return next((kind for kind, end in _COUNT_TYPES.items() if largest < end), "<i8")
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -200,15 +209,16 @@ def _channels(archive: zipfile.ZipFile, i: int) -> ChannelRange:
 
 
 def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histogram:
-    keys = _array(archive, f"{i}.keys.npy", _LARGEST_HISTOGRAM)
+    bits = _array(archive, f"{i}.filled.npy", _LARGEST_HISTOGRAM)
     counts = _array(archive, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
-    if keys.dtype != np.uint16 or counts.dtype != np.int64 or keys.ndim != 1 or keys.shape != counts.shape:
+    if bits.dtype != np.uint8 or bits.shape != (BINS // 8,) or counts.dtype.str not in (*_COUNT_TYPES, "<i8"):
         raise ValueError(f"histogram {i} has another form")
-    if (np.diff(keys.astype(np.int64)) <= 0).any() or (counts <= 0).any():
+    filled = np.unpackbits(bits).view(np.bool_)
+    if counts.shape != (np.count_nonzero(filled),) or (counts <= 0).any():
         raise ValueError(f"histogram {i} has impossible counts")
     histogram = Histogram()
-    histogram.counts[keys] = counts
-    if keys.size:
+    histogram.counts[filled] = counts
+    if counts.size:
         histogram.minimum, histogram.maximum = float(row["min"]), float(row["max"])
         if not _holds(histogram):
             raise ValueError(f"histogram {i} has an impossible range")
