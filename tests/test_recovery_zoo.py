@@ -47,8 +47,8 @@ def figures(source, name, folder, granularity, *, samples=200, **steps):
     ("name", "granularity", "gain"),
     [
         ("mlperf_vww", "per-tensor", 3.0),  # 27.2 -> 31.5 dB
-        ("mobilenetv2", "per-tensor", 2.5),  # 15.7 -> 19.0 dB
-        ("mobilenetv2", "per-channel", 0.6),  # 18.9 -> 19.9 dB
+        pytest.param("mobilenetv2", "per-tensor", 2.5, marks=pytest.mark.slow),  # 15.7 -> 19.0 dB
+        pytest.param("mobilenetv2", "per-channel", 0.6, marks=pytest.mark.slow),  # 18.9 -> 19.9 dB
     ],
 )
 def test_where_it_helps(name, granularity, gain, tmp_path):

@@ -20,7 +20,7 @@ from qtool.execution.supplies import ModelFile
 from qtool.report.text import markdown
 from tests.bench.calibration_cost import case_of
 from tests.bench.machine import machine
-from tests.bench.process import REPOSITORY, demand
+from tests.bench.process import REPOSITORY, Outcome, demand
 
 DOCUMENT = REPOSITORY / "docs" / "scale.md"
 MARK = "## An estimate"
@@ -39,7 +39,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Seconds of one core: to start, and of a sample; and to merge a block where the results are collected."""
+    """CPU seconds to start and of a sample, and seconds to merge a block where the results are collected."""
 
     start: float
     sample: float
@@ -63,15 +63,15 @@ def main() -> None:
 def measured(model: str, folder: Path, few: int, many: int) -> Rate:
     """From whole processes over few and many samples, in turns; the first writes what is merged."""
     output = folder / f"{model}.calib"
-    seconds: dict[int, list[float]] = {few: [], many: []}
+    runs: dict[int, list[Outcome]] = {few: [], many: []}
     for _ in range(ROUNDS):
-        for samples, row in seconds.items():
+        for samples, row in runs.items():
             case = case_of(model, folder, samples)
             line = [sys.executable, "-m", "qtool", "calibrate", case.model, "--data", case.data, "-q", "-o", output]
             line += ["--threads", 1]
             line += ["--preprocess", case.preprocess] if case.preprocess is not None else []
-            row.append(demand(line).wall)
-    low, high = (statistics.median(row) for row in seconds.values())
+            row.append(demand(line))
+    low, high = (statistics.median(run.cpu for run in row) for row in runs.values())
     sample = (high - low) / (many - few)
     return Rate(low - few * sample, sample, merging(output))
 
@@ -135,7 +135,7 @@ def estimate(rates: dict[str, Rate], digest: float) -> str:
         machine=machine(),
         rounds=ROUNDS,
         sentence=BERT_TOKENS,
-        rates=markdown(["model", "start, s", "a sample, ms", "merging a block, ms"], shown),
+        rates=markdown(["model", "start, CPU s", "a sample, CPU ms", "merging a block, ms"], shown),
         flops=flops / 1e9,
         digest=digest / 1e9,
         cores=CORES,
