@@ -51,6 +51,20 @@ def test_an_interrupt_leaves_nothing(folder, monkeypatch, capsys, place, command
     assert contents(folder) == before
 
 
+@pytest.mark.usefixtures("folder")
+def test_ctrl_c_while_an_extension_is_imported(monkeypatch, capsys):
+    """pybind11 makes an ImportError of it."""
+
+    def load(_name):
+        raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.setattr("importlib.import_module", load)
+    with pytest.raises(SystemExit) as caught:
+        main(["calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == INTERRUPTED
+
+
 @pytest.mark.parametrize("command", ["calibrate", "quantize"])
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_ctrl_c(folder, command, threads):

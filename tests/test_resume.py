@@ -114,6 +114,40 @@ def test_another_calibration_does_not_go_on_from_there(stopped, refused):
     refused(*base, says=remedy)
 
 
+def test_the_checkpoint_is_not_part_of_the_data(folder):
+    """Although it stands in its folder."""
+    home = folder / "arrays"
+    home.mkdir()
+    for i, x in enumerate(np.load("good.npz")["x"]):
+        np.save(home / f"{i}.npy", x)
+    (home / "nowhere.npy").symlink_to("/nonexistent")
+    with pytest.raises(KeyboardInterrupt):
+        qtool.calibrate("m.onnx", home, home / "new.calib", checkpoint=0, progress=interrupt_at(6))
+    (home / ".new.calib.checkpoint.abcdefgh.part").touch()
+    result = qtool.calibrate("m.onnx", home, home / ".." / "arrays" / "new.calib")
+    assert result.resumed == 5
+    assert (home / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
+
+
+def test_what_was_killed_while_writing_is_cleared_away(folder):
+    """A `.part` of this output, and of no other."""
+    (folder / "away").mkdir()
+    for name in (".new[1].calib.abcdefgh.part", ".new[1].calib.checkpoint.abcdefgh.part", ".n.calib.abcdefgh.part"):
+        (folder / "away" / name).touch()
+    qtool.calibrate("m.onnx", "good.npz", "away/new[1].calib")
+    assert sorted(p.name for p in (folder / "away").iterdir()) == [".n.calib.abcdefgh.part", "new[1].calib"]
+
+
+@pytest.mark.usefixtures("stopped")
+def test_a_checkpoint_of_another_version_is_refused(refused, monkeypatch):
+    """Which observes other tensors."""
+    from qtool.calibration import passes
+
+    everything = passes.observed_tensors
+    monkeypatch.setattr(passes, "observed_tensors", lambda prepared: everything(prepared)[:-1])
+    refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib", says=["new.calib.checkpoint", "version"])
+
+
 def test_a_damaged_checkpoint_is_refused(stopped, refused):
     data = (stopped / "new.calib.checkpoint").read_bytes()
     (stopped / "new.calib.checkpoint").write_bytes(data[: len(data) // 2])

@@ -191,7 +191,9 @@ def test_shards_that_do_not_belong_together(shards, refused):
         refused("merge", *files, "-o", "new.calib", says=says)
 
     no_merge("1.calib", says=["1.calib", "2/2", "missing"])
-    no_merge("1.calib", "1.calib", "2.calib", says=["1.calib", "1/2", "once"])
+    no_merge("1.calib", "./1.calib", "2.calib", says=["1.calib", "twice"])
+    (shards / "copy.calib").write_bytes((shards / "1.calib").read_bytes())
+    no_merge("1.calib", "copy.calib", "2.calib", says=["copy.calib", "1/2", "once"])
     no_merge("1.calib", "3.calib", says=["3.calib", "3/3"])
     no_merge("1.calib", "few.calib", says=["few.calib", "other data or options"])
     no_merge("1.calib", "other.calib", says=["other.calib"])
@@ -218,6 +220,11 @@ def test_a_shard_is_no_calibration(refused):
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2", "1/2/3", ""])
 def test_impossible_shards(refused, text):
     refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "c", "--shard", text, says=["--shard", "K/N"])
+
+
+def test_impossible_checkpoints(refused):
+    for seconds in ("nan", "-1"):
+        refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "c", "--checkpoint", seconds, says=["checkpoint"])
 
 
 def test_equalising_needs_all_data(refused):

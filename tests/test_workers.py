@@ -294,6 +294,97 @@ def test_what_is_missing_is_sent_after():
         list(run(Inline(), lambda *_: Missing(("a",)), [1], lambda *_: None))
 
 
+@pytest.mark.usefixtures("folder")
+def test_workers_that_are_shut_down_are_no_hang():
+    with Workers(1) as workers:
+        pass
+    with pytest.raises(WorkerError, match="takes no work"):
+        qtool.calibrate("m.onnx", "good.npz", "new.calib", executor=workers)
+
+
+def test_work_goes_on_after_a_failure(folder, workers, monkeypatch, caplog):
+    """What was still to be done for a calibration that failed is given up without a word."""
+    monkeypatch.setattr("qtool.calibration.passes._SMALLEST", 1)
+    x = np.repeat(SAMPLES, 20, axis=0)
+    x[0, 0, 0, 0] = np.nan
+    with pytest.raises(qtool.QtoolError, match="NaN"):
+        qtool.calibrate("m.onnx", {"x": x}, "new.calib", executor=workers)
+    qtool.calibrate("m.onnx", "good.npz", "new.calib", executor=workers)
+    assert len(pids(workers)) == 2
+    assert not caplog.records
+    assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
+
+
+def test_work_that_is_cancelled_is_not_begun(tmp_path):
+    with Workers(1) as workers:
+        workers.submit(os.getpid).result()
+        futures = [workers.submit(time.sleep, 0.3)] + [workers.submit(Path.touch, tmp_path / str(n)) for n in range(9)]
+        assert futures[-1].cancel()
+    assert not (tmp_path / "8").exists()
+    assert (tmp_path / "0").exists()
+    assert futures[-1].cancelled()
+
+
+def test_workers_that_outlive_the_data(folder, workers):
+    """The same path, as many samples, in other files."""
+    home = Path(array_folder(folder))
+    for name in ("0", "new"):
+        if name == "new":
+            (home / "0.npz").rename(home / "new.npz")
+        here, there = both("m.onnx", home, folder, workers)
+        assert here == there
+
+
+def test_labels_that_were_corrected(labelled, workers):
+    home = labelled / "pictures"
+    home.mkdir()
+    for i, x in enumerate(SAMPLES):
+        np.save(home / f"{i}.npy", x)
+    outputs = np.concatenate([np.zeros(6, int), np.ones(6, int)])
+    for labels in (outputs, np.roll(outputs, 3)):
+        rows = "".join(f"{i}.npy,{label}\n" for i, label in enumerate(labels))
+        (home / "labels.csv").write_text("file,label\n" + rows)
+        here = qtool.evaluate("c.onnx", ["q.onnx"], home, metrics=["top1"])
+        there = qtool.evaluate("c.onnx", ["q.onnx"], home, metrics=["top1"], executor=workers)
+        assert here.float_model.scores[0].value == there.float_model.scores[0].value
+
+
+def test_large_samples_travel_a_few_at_a_time(folder, workers, monkeypatch):
+    from qtool.calibration import passes
+
+    sizes = []
+    monkeypatch.setattr(passes, "_ROOM", 2 * SAMPLES[0].nbytes)
+    monkeypatch.setattr(passes, "run", lambda _e, function, works, _s: recorded(function, works, sizes))
+    qtool.calibrate("m.onnx", {"x": SAMPLES}, "new.calib", executor=workers)
+    assert sizes == [2] * 6
+    assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
+
+
+def recorded(function, works, sizes):
+    for work in works:
+        sizes.append(len(work.batches))
+        yield work, function(work, {})
+
+
+def test_executors_as_the_documentation_names_them():
+    import qtool.execution
+
+    assert qtool.execution.Workers is Workers
+    with pytest.raises(ImportError):
+        from qtool.execution import Nothing  # noqa: F401
+
+
+def test_a_script_without_a_main_guard_is_told_so(folder):
+    """Its processes run it again when they import it."""
+    (folder / "script.py").write_text(
+        "import qtool\nfrom qtool.execution import Workers\n"
+        "with Workers(1) as w:\n    qtool.calibrate('m.onnx', 'good.npz', 'new.calib', executor=w)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, check=False, timeout=60)
+    assert "__name__ == '__main__'" in [line for line in done.stderr.splitlines() if "WorkerError" in line][-1]
+    assert not (folder / "new.calib").exists()
+
+
 def test_failures_are_one_line():
     with pytest.raises(WorkerError, match=r"ZeroDivisionError: .*by zero"):
         list(run(Inline(), lambda n, _: 1 // n, [0], lambda *_: None))

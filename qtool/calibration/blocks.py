@@ -29,7 +29,8 @@ MODEL, BATCHES = "model", "batches"
 class Recipe:
     """What all blocks of a calibration have in common.
 
-    key: tells recipes apart. threads: that one block may use.
+    key: of this one pass, since workers outlive it, and the data may be another by the next. threads: that one block
+    may use.
     """
 
     key: str

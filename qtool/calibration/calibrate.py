@@ -9,7 +9,7 @@ from typing import Unpack
 from qtool.calibration.checkpoint import Checkpoint
 from qtool.calibration.passes import Pass, opened
 from qtool.core.errors import UsageError
-from qtool.core.files import check_writable
+from qtool.core.files import check_writable, remove_unfinished
 from qtool.core.merging import merge as merged
 from qtool.core.parts import Shard
 from qtool.core.progress import Progress, silent
@@ -80,21 +80,26 @@ def calibrate(
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if steps and part_of_data.count > 1:
         raise UsageError(f"--{steps[0]} is decided on all of the data; leave it out with --shard")
+    if not checkpoint >= 0:
+        raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
     if threads < 1:
         raise UsageError(f"{threads} threads are impossible; give 1 or more")
     prepared = prepare(model_io.load(model))
     feeds, source = opened(prepared, data, samples, batch_size, reading)
     if steps:
         prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
-    origin, kept = source.origin(), None
-    if output is not None and origin is not None:
-        kept = Checkpoint(checkpoint_path(output), checkpoint, origin)
+    kept = None
+    if output is not None:
+        origin = source.origin((Path(output), checkpoint_path(output)))
+        if origin is not None:
+            kept = Checkpoint(checkpoint_path(output), checkpoint, origin)
     counting = Pass(prepared, feeds, source, part_of_data, threads, provider, executor, kept, progress)
     statistics = counting.count()
     size = 0
     if output is not None:
         size = statistics.save(output)
         statistics = replace(statistics, name=str(output))
+        remove_unfinished(output)
     if kept is not None:
         kept.remove()
     return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
@@ -116,6 +121,10 @@ def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
     check_writable(output)
     if not calibrations:
         raise UsageError("there is nothing to merge; name the calibration files")
+    places = [Path(file).resolve() for file in calibrations]
+    for file, place in zip(calibrations, places, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{file}: is named twice; give each file once")
     statistics = merged([load_statistics(file) for file in calibrations])
     size = statistics.save(output)
     return Calibrated(replace(statistics, name=str(output)), Path(output), size)

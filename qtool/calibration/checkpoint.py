@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtool.core.errors import CalibrationError
+from qtool.core.files import remove_unfinished
 from qtool.core.merging import Sum
 from qtool.core.parts import Shard
 from qtool.core.preparation import Preparation
@@ -54,3 +55,4 @@ class Checkpoint:
     def remove(self) -> None:
         """Nothing is left to go on from."""
         self.path.unlink(missing_ok=True)
+        remove_unfinished(self.path)

@@ -2,16 +2,16 @@
 
 import hashlib
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from io import BytesIO
-from itertools import islice
 
 from qtool.calibration.blocks import BATCHES, MODEL, Block, Recipe, count_block, selected
 from qtool.calibration.checkpoint import Checkpoint
 from qtool.calibration.observed import collector_of, observed_tensors
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import CalibrationError, DataError, UsageError
 from qtool.core.merging import Sum, whole
 from qtool.core.parts import Range, Shard, missing
 from qtool.core.progress import Progress
@@ -29,6 +29,8 @@ _SMALLEST, _LARGEST = 32, 256
 """Batches of a block, where nothing else says more or less."""
 _SHARES, _MOST = 8, 1024
 """Blocks that each worker should get, and blocks in all."""
+_ROOM = 16 * 2**20
+"""Bytes of data that a block carries, but for its last batch."""
 _ENDLESS = 2**62
 
 
@@ -57,7 +59,7 @@ class Pass:
         Raises:
             UsageError: no threads.
             DataError: see `qtool.stages.calibrate.Collector`; also where there is no data.
-            CalibrationError: the checkpoint is of another calibration.
+            CalibrationError: the checkpoint is of another calibration, or of another version of qtool.
             WorkerError: workers failed.
         """
         if self.threads < 1:
@@ -86,6 +88,8 @@ class Pass:
         found = self.checkpoint.load(self.prepared.digest, self.prepared.preparation, self.shard, self._settings())
         if found is None:
             return None
+        if tuple(found.tensors) != observed_tensors(self.prepared):
+            raise CalibrationError(f"{found.name}: is of another version of qtool; remove it to begin anew")
         self.resumed = found.samples
         return Sum(found)
 
@@ -159,17 +163,16 @@ class Pass:
     def _given_blocks(self, recipe: Recipe, gaps: list[Range], size: int) -> Iterator[Block]:
         """Blocks with their batches, which are read here, once."""
         for begin, stop in gaps:
-            batches, first = selected(self.feeds, self.shard, begin, stop), begin
-            while held := tuple(islice(batches, size)):
+            first = begin
+            for held in _portions(selected(self.feeds, self.shard, begin, stop), size):
                 yield Block(recipe, first, first + len(held), held)
                 first += len(held)
 
     def _recipe(self) -> Recipe:
-        model, settings = ModelFile.of(self.prepared.name), self._settings()
-        key = repr((model, self.prepared.preparation, self.source, self.feeds.states, self.provider))
+        settings = self._settings()
         return Recipe(
-            hashlib.sha256(key.encode()).hexdigest(),
-            model,
+            uuid.uuid4().hex,
+            ModelFile.of(self.prepared.name),
             self.prepared.name,
             self.prepared.preparation,
             self.source,
@@ -187,6 +190,20 @@ def block_size(batches: int | None, workers: int) -> int:
         return _SMALLEST
     fair = -(-batches // workers)
     return max(1, min(fair, max(_SMALLEST, -(-batches // _MOST), min(_LARGEST, fair // _SHARES))))
+
+
+def _portions(batches: Iterator[Batch], most: int) -> Iterator[tuple[Batch, ...]]:
+    """So many at a time, or fewer where they are large."""
+    held: list[Batch] = []
+    room = _ROOM
+    for batch in batches:
+        held.append(batch)
+        room -= sum(array.nbytes for array in batch.inputs.values())
+        if len(held) == most or room <= 0:
+            yield tuple(held)
+            held, room = [], _ROOM
+    if held:
+        yield tuple(held)
 
 
 class _Stream:

@@ -3,6 +3,7 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -69,8 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"qtool: {_one_line(error)}", err=True)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("qtool: interrupted; nothing was written", err=True)
-        sys.exit(130)
+        _interrupted()
+    except ImportError as error:
+        # what Ctrl-C makes of an extension that is being imported
+        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        click.echo(err=True)  # as click does for KeyboardInterrupt
+        _interrupted()
     except OSError as error:
         # of the machine, such as a full disk for temporary files: files of the user's are reported as QtoolError
         click.echo(f"qtool: {error.filename or 'the system'}: {error.strerror or error}; nothing was written", err=True)
@@ -79,6 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("qtool: out of memory; use a smaller --batch-size or --threads", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted() -> NoReturn:
+    click.echo("qtool: interrupted; nothing was written", err=True)
+    sys.exit(130)
 
 
 def _one_line(error: click.ClickException) -> str:

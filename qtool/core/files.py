@@ -1,5 +1,6 @@
 """Outputs that are never half-written: made beside the target and renamed."""
 
+import glob
 import os
 import tempfile
 from collections.abc import Iterator
@@ -60,6 +61,13 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def remove_unfinished(path: str | Path) -> None:
+    """What an `atomic_output` of this path left that was killed."""
+    target = Path(path)
+    for file in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

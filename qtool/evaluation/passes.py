@@ -1,7 +1,7 @@
 """Every model over the same batches: here, or by workers. Metrics are summed up in one place, in order."""
 
-import hashlib
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -57,7 +57,10 @@ def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequ
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """The batches `first` to before `stop` through the models; `batches` where the data cannot be opened elsewhere."""
+    """The batches `first` to before `stop` through the models; `batches` where the data cannot be opened elsewhere.
+
+    key: of this one pass over the data, which may have changed by the next.
+    """
 
     key: str
     models: tuple[ModelFile, ...]
@@ -84,7 +87,7 @@ def run_elsewhere(
         WorkerError: a worker failed. ModelError, DataError: see `run_here`.
     """
     models = tuple(ModelFile.of(path) for path in paths)
-    key = hashlib.sha256(repr((models, source, feeds.states, threads, provider)).encode()).hexdigest()
+    key = uuid.uuid4().hex
     ended = [feeds.samples is not None and feeds.samples == 0]
 
     def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:

@@ -2,12 +2,13 @@
 
 import importlib
 import logging
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, WorkerError
 
 RETRIES = 3
 """How often work that a worker failed at is begun again elsewhere."""
@@ -35,7 +36,10 @@ class Cluster(Executor):
         except ImportError as error:
             raise UsageError("--cluster needs dask.distributed: pip install 'qtool[cluster]'") from error
         # what goes wrong is told in one line, below
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for logger in ("distributed", "distributed.client"):
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
+        # data that no worker can open has to be sent
+        warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
         try:
             self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
@@ -67,8 +71,15 @@ class Cluster(Executor):
 
     @property
     def width(self) -> int:
-        """How much work is done at a time: the threads of all workers that are there now."""
-        return max(1, sum(map(int, self._client.nthreads().values())))
+        """How much work is done at a time: the threads of all workers that are there now.
+
+        Raises:
+            WorkerError: the scheduler does not answer any more.
+        """
+        try:
+            return max(1, sum(map(int, self._client.nthreads().values())))
+        except OSError as error:
+            raise WorkerError("the cluster does not answer any more; is it still there?") from error
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """As `Executor.submit`."""

@@ -54,7 +54,7 @@ def run(
                     exhausted = True
                     break
                 number, work = coming
-                waiting[executor.submit(function, work, {})] = number, work, {}
+                waiting[_submitted(executor, function, work, {})] = number, work, {}
                 handed_out += 1
             if not waiting and not ready:
                 return
@@ -67,7 +67,7 @@ def run(
                     if not lacking:
                         raise WorkerError(f"a worker cannot use what it was sent ({', '.join(found.names)})")
                     supplies = {**supplies, **{name: supply(work, name) for name in lacking}}
-                    waiting[executor.submit(function, work, supplies)] = number, work, supplies
+                    waiting[_submitted(executor, function, work, supplies)] = number, work, supplies
                 else:
                     ready[number] = work, found
             while ready and (not in_order or given_back in ready):
@@ -78,6 +78,16 @@ def run(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _submitted(
+    executor: Executor, function: Callable[[_Work, Supplies], _Result], work: _Work, supplies: Supplies
+) -> "Future[_Result]":
+    try:
+        return executor.submit(function, work, supplies)
+    except (RuntimeError, OSError) as error:  # shut down, broken, or out of reach
+        reason = " ".join(str(error).split())[:300]
+        raise WorkerError(f"the executor takes no work ({type(error).__name__}: {reason})") from error
 
 
 def _result(future: "Future[_Result]") -> _Result:

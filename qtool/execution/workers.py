@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +15,10 @@ from qtool.core.errors import UsageError, WorkerError
 
 RETRIES = 3
 """How often the work of a process that died is begun again."""
+_DIED = (
+    f"worker processes died {RETRIES + 1} times over the same work: for lack of memory perhaps (use fewer --workers), "
+    "or because a script does not begin its work under `if __name__ == '__main__':`"
+)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -42,14 +47,16 @@ class Workers(Executor):
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """As `Executor.submit`. The future raises `WorkerError` where processes die whenever they do this."""
+        if self._closed:
+            raise RuntimeError("the workers have been shut down")
         outer: Future[_T] = Future()
         self._begin(outer, functools.partial(fn, *args, **kwargs), RETRIES)
         return outer
 
     def _begin(self, outer: "Future[Any]", call: Callable[[], Any], retries: int) -> None:
         with self._lock:
-            if self._closed:
-                outer.cancel()
+            if self._closed or outer.cancelled():
+                _cancel(outer)
                 return
             try:
                 inner = self._pool.submit(call)
@@ -58,6 +65,8 @@ class Workers(Executor):
                 inner = self._pool.submit(call)
             pool = self._pool
         inner.add_done_callback(functools.partial(self._end, outer, call, retries, pool))
+        # weakly: a cycle would keep the call, and the data in it
+        outer.add_done_callback(functools.partial(_cancel_too, weakref.ref(inner)))
 
     def _end(
         self,
@@ -68,25 +77,22 @@ class Workers(Executor):
         inner: "Future[Any]",
     ) -> None:
         if inner.cancelled():
-            outer.cancel()
+            _cancel(outer)
             return
         error = inner.exception()
-        if error is None:
-            outer.set_result(inner.result())
-        elif not isinstance(error, BrokenProcessPool):
-            outer.set_exception(error)
-        elif retries == 0:
-            outer.set_exception(
-                WorkerError(
-                    f"worker processes died {RETRIES + 1} times over the same work, for lack of memory perhaps; use "
-                    "fewer --workers"
-                )
-            )
-        else:
+        if isinstance(error, BrokenProcessPool) and retries > 0:
             with self._lock:
                 if self._pool is pool and not self._closed:
                     self._pool = self._new()
             self._begin(outer, call, retries - 1)
+        elif not outer.set_running_or_notify_cancel():
+            return
+        elif error is None:
+            outer.set_result(inner.result())
+        elif isinstance(error, BrokenProcessPool):
+            outer.set_exception(WorkerError(_DIED))
+        else:
+            outer.set_exception(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As `Executor.shutdown`; without `wait` the processes are stopped in the middle of what they do."""
@@ -97,6 +103,18 @@ class Workers(Executor):
             for process in processes:
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=cancel_futures)
+
+
+def _cancel(future: "Future[Any]") -> None:
+    """And tell those who wait for it."""
+    future.cancel()
+    future.set_running_or_notify_cancel()
+
+
+def _cancel_too(inner: "weakref.ref[Future[Any]]", outer: "Future[Any]") -> None:
+    found = inner()
+    if outer.cancelled() and found is not None:
+        found.cancel()
 
 
 def _start_worker() -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,12 +63,21 @@ class Source:
         parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
         return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
 
-    def origin(self) -> str | None:
-        """A digest of the name, size and time of every file of the data; None where it has no name."""
+    def origin(self, outputs: Iterable[Path] = ()) -> str | None:
+        """A digest of the name, size and time of every file of the data; None where it has no name.
+
+        outputs: files that are none of the data, should they be in its folder.
+        """
         if self.data is None:
             return None
         files = _files(Path(self.data.rpartition(":")[0] if not Path(self.data).exists() else self.data))
-        stamps = [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file in files for stat in [file.stat()]]
+        written = {file.name: file.resolve() for file in outputs}
+        stamps = [
+            f"{file} {stat.st_size} {stat.st_mtime_ns}"
+            for file in files
+            if file.name not in written or file.resolve() != written[file.name]
+            for stat in [file.stat()]
+        ]
         return _digest(self.data, *stamps)
 
 
@@ -85,9 +94,11 @@ def _absolute(text: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names)
-    return [path] if path.is_file() else []
+    """Hidden ones and links that lead nowhere left out, as readers of folders do."""
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names if not name.startswith("."))
+    return sorted(file for file in found if file.is_file())
 
 
 def _digest(*parts: str) -> str:
