@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import onnxruntime as ort
 import pytest
 
 from qtool.cli import COMMANDS, main
+from tests.refusals import network
 
 SHIPPED = Path(__file__).resolve().parents[1] / "calib_data"
 MODEL, CALIB, EVAL = "digits_cnn.onnx", "digits_calib.npz", "digits_eval.npz"
@@ -398,3 +400,25 @@ class TestConfig:
 
     def test_a_missing_file(self, refused):
         assert "none.toml: cannot be read" in refused("quantize", MODEL, "--config", "none.toml")
+
+
+def test_what_others_registered_is_done_at_the_end(tmp_path):
+    """The process does not take itself apart, but exit handlers run and all output arrives."""
+    (tmp_path / "mine.py").write_text(
+        "import atexit\nimport numpy\n\natexit.register(lambda: print('handled', flush=True))\n\n\n"
+        "def feed():\n    yield {'x': numpy.ones((1, 3, 8, 8), 'float32')}\n"
+    )
+    network(tmp_path / "m.onnx")
+    command = ["calibrate", "m.onnx", "--data", "mine.py:feed", "-o", "m.calib"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "qtool", *command],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "m.calib: 1 samples" in done.stdout
+    assert done.stdout.endswith("handled\n")

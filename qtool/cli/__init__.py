@@ -1,7 +1,10 @@
 """The command line: parse, call one function, render. click and tqdm live only here."""
 
+import atexit
 import importlib
+import os
 import sys
+import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -90,6 +93,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _interrupted() -> NoReturn:
     click.echo("qtool: interrupted; nothing was written", err=True)
     sys.exit(130)
+
+
+def run() -> NoReturn:
+    """`main` as a program: the process ends without taking itself apart, which takes as long as starting some commands.
+
+    What was registered with `atexit` is done, and threads that others have started are waited for.
+    """
+    try:
+        main()
+    except SystemExit as done:
+        if threading.active_count() > 1:
+            raise
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            # a closed pipe: Python knows what to say
+            raise done from None
+        os._exit(done.code if isinstance(done.code, int) else 0)
+    sys.exit(0)
 
 
 def _one_line(error: click.ClickException) -> str:
