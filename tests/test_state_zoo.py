@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import qtool
+from qtool.core.parts import Shard
 from qtool.feeds import open_feeds
 from qtool.graph import edit, model_io
-from qtool.stages.calibrate import collect
+from qtool.stages.calibrate import Collector
 from qtool.stages.prepare import prepare
 from tests.bench.zoo_models import zoo_folder
 
@@ -53,7 +54,8 @@ def observed(model, data, threads):
     prepared = prepare(model_io.load(model))
     inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
     feeds = open_feeds(data, inputs, outputs=outputs, samples=2, state=STATE)
-    return collect(prepared.model, ["stateN"], feeds, name="m", digest="d", threads=threads)
+    collector = Collector(prepared.model, ["stateN"], (), feeds.states, "m", "d")
+    return collector.observe(feeds, Shard(), 0, threads=threads)
 
 
 def test_the_file_with_branches(audio):

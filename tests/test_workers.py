@@ -202,6 +202,46 @@ def test_the_commands(labelled, capsys):
     assert (labelled / "w.calib").read_bytes() == (labelled / "h.calib").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        (["calibrate", "c.onnx", "--data", "labelled.npz", "-o", "w.calib"], {"count_block"}),
+        (["eval", "c.onnx", "q.onnx", "--data", "labelled.npz"], {"_run_block"}),
+        (["sensitivity", "c.onnx", "--data", "labelled.npz", "--calibration", "c.calib"], {"_measure"}),
+        # nothing is good enough, so that layers are ranked too
+        (
+            [
+                "tune",
+                "c.onnx",
+                "--data",
+                "labelled.npz",
+                "-o",
+                "t.onnx",
+                "--min-sqnr",
+                "90",
+                "--max-float-macs",
+                "100%",
+            ],
+            {"count_block", "_run_block", "_measure"},
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+@pytest.mark.usefixtures("labelled")
+def test_the_work_is_done_by_workers(monkeypatch, command, work):
+    submitted = set()
+    submit = Workers.submit
+
+    def recorded(self, function, *arguments):
+        submitted.add(function.__name__)
+        return submit(self, function, *arguments)
+
+    monkeypatch.setattr(Workers, "submit", recorded)
+    with pytest.raises(SystemExit):
+        main([*command, "--workers", "1"])
+    assert submitted == work
+
+
 def test_any_executor_of_processes_will_do(folder):
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as executor:
         qtool.calibrate("m.onnx", "good.npz", "new.calib", executor=executor)

@@ -2,12 +2,9 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 
 from qtool.calibration.observed import collector_of
-from qtool.core.errors import DataError
 from qtool.core.parts import Shard
 from qtool.core.preparation import Preparation
 from qtool.core.state import State
@@ -83,21 +80,11 @@ def count_block(block: Block, supplies: Supplies) -> bytes | Missing:
     if batches is None:
         if bench.feeds is None:
             return Missing((BATCHES,))
-        batches = selected(bench.feeds, recipe.shard, block.first, block.stop)
+        batches = bench.feeds.part(recipe.shard, block.first, block.stop)
     statistics = bench.collector.observe(
         batches, recipe.shard, block.first, settings=recipe.settings, threads=recipe.threads
     )
     return statistics.to_bytes()
-
-
-def selected(feeds: Feeds, shard: Shard, first: int, stop: int | None) -> Iterator[Batch]:
-    """The batches `first` to before `stop` (None: the end) of the shard; no others are read."""
-
-    def wanted(number: int) -> bool:
-        within, turn = divmod(number, shard.count)
-        return turn == shard.index - 1 and within >= first
-
-    return islice(feeds.batches(wanted), None if stop is None else stop - first)
 
 
 def _made(recipe: Recipe, supplies: Supplies) -> _Bench | None:
@@ -106,10 +93,5 @@ def _made(recipe: Recipe, supplies: Supplies) -> _Bench | None:
         return None
     prepared = replace(apply(prepare(model_io.load(path)), recipe.preparation), name=recipe.name)
     collector = collector_of(prepared, recipe.states, recipe.provider)
-    if not recipe.source.by_path:
-        return _Bench(collector, None)
-    try:
-        feeds = recipe.source.open(edit.input_specs(prepared.model), edit.output_specs(prepared.model))
-    except DataError:
-        return _Bench(collector, None)
-    return _Bench(collector, feeds)
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    return _Bench(collector, recipe.source.open_here(inputs, outputs))

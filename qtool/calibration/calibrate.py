@@ -82,8 +82,6 @@ def calibrate(
         raise UsageError(f"--{steps[0]} is decided on all of the data; leave it out with --shard")
     if not checkpoint >= 0:
         raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
-    if threads < 1:
-        raise UsageError(f"{threads} threads are impossible; give 1 or more")
     prepared = prepare(model_io.load(model))
     feeds, source = opened(prepared, data, samples, batch_size, reading)
     if steps:

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from io import BytesIO
 
-from qtool.calibration.blocks import BATCHES, MODEL, Block, Recipe, count_block, selected
+from qtool.calibration.blocks import BATCHES, MODEL, Block, Recipe, count_block
 from qtool.calibration.checkpoint import Checkpoint
 from qtool.calibration.observed import collector_of, observed_tensors
 from qtool.core.errors import CalibrationError, DataError, UsageError
@@ -107,7 +107,7 @@ class Pass:
         collector = self._collector()
         settings, before = self._settings(), self.resumed
         for begin, stop in gaps:
-            batches, first = _Stream(selected(self.feeds, self.shard, begin, stop)), begin
+            batches, first = _Stream(self.feeds.part(self.shard, begin, stop)), begin
             while not batches.ended:
                 due = float("inf") if self.checkpoint is None else self.checkpoint.due
 
@@ -143,7 +143,7 @@ class Pass:
             if what == MODEL:
                 return recipe.model.content()
             assert what == BATCHES
-            return tuple(selected(self.feeds, self.shard, block.first, block.stop))
+            return tuple(self.feeds.part(self.shard, block.first, block.stop))
 
         for block, data in run(executor, count_block, works, supply):
             part = read_statistics(BytesIO(data), "a worker's statistics")
@@ -164,7 +164,7 @@ class Pass:
         """Blocks with their batches, which are read here, once."""
         for begin, stop in gaps:
             first = begin
-            for held in _portions(selected(self.feeds, self.shard, begin, stop), size):
+            for held in _portions(self.feeds.part(self.shard, begin, stop), size):
                 yield Block(recipe, first, first + len(held), held)
                 first += len(held)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.parts import Shard
 from qtool.core.state import State, sequence_length
 from qtool.evaluation.recurrence import run_sequence
 from qtool.evaluation.trial import run_numeric
@@ -24,7 +24,7 @@ from qtool.runtime.session import Session
 _BLOCK = 16
 """Batches of a block."""
 _BATCHES = "batches"
-_SEPARATOR = "model "
+_MODEL = "model "
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,14 @@ def run_elsewhere(
     """
     models = tuple(ModelFile.of(path) for path in paths)
     key = uuid.uuid4().hex
-    ended = [feeds.samples is not None and feeds.samples == 0]
+    ended = False
 
     def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:
         return _Block(key, models, source, feeds.states, threads, provider, first, first + _BLOCK, batches)
 
     def blocks() -> Iterator[_Block]:
         first, given = 0, iter(feeds)
-        while not ended[0]:
+        while not ended:
             batches = None if source.by_path else tuple(islice(given, _BLOCK))
             if batches == ():
                 return
@@ -104,11 +104,11 @@ def run_elsewhere(
 
     def supply(wanted: _Block, what: str) -> object:
         if what == _BATCHES:
-            return tuple(_selected(feeds, wanted.first, wanted.stop))
-        return models[int(what.removeprefix(_SEPARATOR))].content()
+            return tuple(feeds.part(Shard(), wanted.first, wanted.stop))
+        return models[int(what.removeprefix(_MODEL))].content()
 
     for work, found in run(executor, _run_block, blocks(), supply, in_order=True):
-        ended[0] = ended[0] or len(found) < work.stop - work.first
+        ended = ended or len(found) < work.stop - work.first
         yield from found
 
 
@@ -126,8 +126,8 @@ def _run_block(block: _Block, supplies: Supplies) -> list[Ran] | Missing:
     with _LOCK:
         bench = _BENCHES.get(block.key)
         if bench is None:
-            paths = [model.find(supplies.get(f"{_SEPARATOR}{i}")) for i, model in enumerate(block.models)]
-            lacking = tuple(f"{_SEPARATOR}{i}" for i, path in enumerate(paths) if path is None)
+            paths = [model.find(supplies.get(f"{_MODEL}{i}")) for i, model in enumerate(block.models)]
+            lacking = tuple(f"{_MODEL}{i}" for i, path in enumerate(paths) if path is None)
             if lacking:
                 return Missing(lacking)
             # models come and go while tuning: one set at a time
@@ -137,7 +137,7 @@ def _run_block(block: _Block, supplies: Supplies) -> list[Ran] | Missing:
     if batches is None:
         if bench.feeds is None:
             return Missing((_BATCHES,))
-        batches = _selected(bench.feeds, block.first, block.stop)
+        batches = bench.feeds.part(Shard(), block.first, block.stop)
     return list(run_here(bench.sessions, batches, block.states))
 
 
@@ -146,14 +146,4 @@ def _made(block: _Block, paths: Sequence[Path]) -> _Bench:
         Session(path, threads=block.threads, provider=block.provider, name=model.path)
         for path, model in zip(paths, block.models, strict=True)
     )
-    feeds = None
-    if block.source.by_path:
-        try:
-            feeds = block.source.open(sessions[0].inputs, sessions[0].output_specs)
-        except DataError:
-            feeds = None
-    return _Bench(sessions, feeds)
-
-
-def _selected(feeds: Feeds, first: int, stop: int) -> Iterator[Batch]:
-    return islice(feeds.batches(lambda number: number >= first), stop - first)
+    return _Bench(sessions, block.source.open_here(sessions[0].inputs, sessions[0].output_specs))

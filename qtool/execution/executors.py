@@ -16,18 +16,18 @@ def opened(workers: int | None = None, cluster: str | None = None) -> Iterator[E
     """
     if workers is not None and cluster is not None:
         raise UsageError("--workers runs on this machine and --cluster on others; leave one of them out")
-    if workers is None and cluster is None:
-        yield None
-        return
     executor: Executor
     if cluster is not None:
         from qtool.execution.cluster import Cluster
 
         executor = Cluster(cluster)
-    else:
+    elif workers is not None:
         from qtool.execution.workers import Workers
 
-        executor = Workers(workers or 0)
+        executor = Workers(workers)
+    else:
+        yield None
+        return
     try:
         yield executor
     except BaseException:

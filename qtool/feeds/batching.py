@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
 from qtool.core.errors import DataError
+from qtool.core.parts import Shard
 from qtool.core.state import State
 
 
@@ -126,6 +128,15 @@ class Feeds:
             start += size
         if start == 0:
             raise DataError(f"{self.name}: holds no samples; give at least one")
+
+    def part(self, shard: Shard, first: int, stop: int | None = None) -> Iterator[Batch]:
+        """The batches `first` to before `stop` (None: the end) of the shard; no others are read."""
+
+        def wanted(number: int) -> bool:
+            within, turn = divmod(number, shard.count)
+            return turn == shard.index - 1 and within >= first
+
+        return islice(self.batches(wanted), None if stop is None else stop - first)
 
     def _batch(self, chunk: Chunk, start: int) -> Batch:
         return Batch(

@@ -37,24 +37,26 @@ class Source:
         """Whether other processes may open it too; functions are not run twice, which might not yield the same."""
         return self.data is not None and Path(self.data).exists()
 
-    def open(self, inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> Feeds:
-        """As it was opened first. Raises `DataError` where it cannot be, or holds another number of samples."""
-        assert self.data is not None
-        feeds = open_feeds(
-            self.data,
-            inputs,
-            outputs=outputs,
-            samples=self.samples,
-            batch_size=self.batch_size,
-            preprocess=self.reading.preprocess,
-            tokenizer=self.reading.tokenizer,
-            max_length=self.reading.max_length,
-            trim=self.reading.trim,
-            state=self.reading.states,
-        )
-        if feeds.samples != self.available:
-            raise DataError(f"{self.data}: holds {feeds.samples} samples here and {self.available} elsewhere")
-        return feeds
+    def open_here(self, inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> Feeds | None:
+        """As it was opened first; None where this process does not find it, or another number of samples."""
+        if self.data is None or not self.by_path:
+            return None
+        try:
+            feeds = open_feeds(
+                self.data,
+                inputs,
+                outputs=outputs,
+                samples=self.samples,
+                batch_size=self.batch_size,
+                preprocess=self.reading.preprocess,
+                tokenizer=self.reading.tokenizer,
+                max_length=self.reading.max_length,
+                trim=self.reading.trim,
+                state=self.reading.states,
+            )
+        except DataError:
+            return None
+        return feeds if feeds.samples == self.available else None
 
     def settings(self) -> str:
         """A digest of what decides which samples make up which batch, wherever the data lies."""

@@ -34,7 +34,7 @@ class Provider:
     execution: onnxruntime's execution providers with their options, the one that is meant first; the others take the
         nodes that it does not.
     explicit: options of the first for a model with QuantizeLinear and DequantizeLinear.
-    library: what its library is called behind `onnxruntime_providers_`; None where it is part of onnxruntime.
+    binary: what its library is called behind `onnxruntime_providers_`; None where it is part of onnxruntime.
     needs: what has to be installed.
     one_file: it wants the weights inside of the model that it is handed.
     """
@@ -42,7 +42,7 @@ class Provider:
     name: str
     execution: tuple[tuple[str, Options], ...]
     explicit: Options
-    library: str | None = None
+    binary: str | None = None
     needs: str = ""
     one_file: bool = False
 
@@ -110,7 +110,7 @@ def start(
         UsageError: the provider cannot be used on this machine.
         Exception: whatever onnxruntime says of the model.
     """
-    if provider.library is None:
+    if provider.binary is None:
         return ort.InferenceSession(source, options, providers=provider.handed_over(quantized=quantized))
     _preload()
     options.use_deterministic_compute = True
@@ -123,7 +123,7 @@ def start(
             source, options, providers=provider.handed_over(quantized=quantized), enable_fallback=0
         )
     except Exception as error:
-        reason = _missing_library(provider.library) or device_failure(error)
+        reason = _missing_library(provider.binary) or device_failure(error)
         if reason is None:
             raise
         raise _unusable(provider, reason) from error
@@ -132,7 +132,7 @@ def start(
     found = session.get_providers()
     if not found or found[0] != provider.wanted:
         raise _unusable(
-            provider, _missing_library(provider.library) or f"onnxruntime would compute on {', '.join(found)} instead"
+            provider, _missing_library(provider.binary) or f"onnxruntime would compute on {', '.join(found)} instead"
         )
     return session
 

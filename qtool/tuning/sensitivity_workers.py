@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from qtool.core.errors import DataError
 from qtool.core.plan import Plan
 from qtool.core.preparation import Preparation
 from qtool.core.progress import Progress, silent
@@ -121,9 +120,4 @@ def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
 def _feeds(work: _Work, supplies: Supplies, model: edit.Model) -> Feeds | None:
     if _BATCHES in supplies:
         return given_feeds(work.data, supplies[_BATCHES], work.source.reading.states)
-    if not work.source.by_path:
-        return None
-    try:
-        return work.source.open(edit.input_specs(model), edit.output_specs(model))
-    except DataError:
-        return None
+    return work.source.open_here(edit.input_specs(model), edit.output_specs(model))

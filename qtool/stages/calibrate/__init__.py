@@ -2,50 +2,18 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from qtool.core.errors import DataError
 from qtool.core.examples import EXAMPLES, Row, row_of, with_room
-from qtool.core.merging import whole
 from qtool.core.parts import Part, Range, Shard
-from qtool.core.progress import Progress, silent
 from qtool.core.state import State
 from qtool.core.statistics import Statistics
 from qtool.graph import compose
 from qtool.graph.edit import Model
 from qtool.runtime.observe import Observer
 from qtool.stages.calibrate.explain import NotFiniteDataError, explained
-from qtool.stages.calibrate.feed import Batch, Feed
+from qtool.stages.calibrate.feed import Batch
 from qtool.stages.calibrate.observing import Counter, run_all
 
-__all__ = ["Collector", "collect"]
-
-
-def collect(
-    model: Model,
-    tensors: Sequence[str],
-    feed: Feed,
-    *,
-    name: str,
-    digest: str,
-    channels: Sequence[str] = (),
-    threads: int = 1,
-    provider: str = "cpu",
-    progress: Progress = silent,
-) -> Statistics:
-    """Statistics of `tensors` of a prepared graph over all batches of `feed`; of those in `channels`, by channel too.
-
-    Raises:
-        DataError: there is no data, the model cannot run on it, or NaN or Inf is in it or is born in a layer, which is
-            named then.
-    """
-    collector = Collector(model, tensors, channels, feed.states, name, digest, provider)
-
-    def told(samples: int) -> None:
-        progress("calibrate", samples, feed.samples)
-
-    found = collector.observe(feed, Shard(), 0, threads=threads, tell=told)
-    if found.samples == 0:
-        raise DataError(f"{feed.name}: holds no samples; give at least one")
-    return whole(found)
+__all__ = ["Collector"]
 
 
 class Collector:
