@@ -33,11 +33,11 @@ test-zoo: $(VENV)/dev
 # side by side with onnxruntime's own quantizer and NNCF, each in a virtual environment of its own (bench-out/venvs), on
 # the zoo's models ($$QTOOL_ZOO or ../shared/zoo); writes docs/benchmarks.md
 bench: $(VENV)/dev
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m bench
 
 lint: $(VENV)/dev
-	$(BIN)/ruff check qtool tests calib_data
-	$(BIN)/ruff format --check qtool tests calib_data
+	$(BIN)/ruff check qtool tests bench calib_data
+	$(BIN)/ruff format --check qtool tests bench calib_data
 
 types: $(VENV)/dev
 	$(BIN)/mypy

@@ -13,19 +13,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qtool.calibration.calibrate import calibrate, merge
     from qtool.core.errors import QtoolError
-    from qtool.core.plan import Plan
-    from qtool.core.ranges import Calibrator
-    from qtool.core.results import Calibrated, Quantized
-    from qtool.core.scheme import Scheme
-    from qtool.core.sensitivity import Sensitivity
-    from qtool.core.statistics import Statistics, load_statistics
-    from qtool.core.tuning import Tuned
-    from qtool.evaluation import evaluate
-    from qtool.pipeline import quantize
-    from qtool.tuning.sensitivity import sensitivity
-    from qtool.tuning.workflow import tune
+    from qtool.core.numerics.calibrators import Calibrator
+    from qtool.core.records.options import Scheme
+    from qtool.core.records.plan import Plan
+    from qtool.core.records.results import Calibrated, Quantized
+    from qtool.core.records.sensitivity import Sensitivity
+    from qtool.core.records.statistics import Statistics, load_statistics
+    from qtool.core.records.tuning import Tuned
+    from qtool.evaluation.evaluate import evaluate
+    from qtool.pipeline.calibration.calibrate import calibrate, merge
+    from qtool.quantization.quantize import quantize
+    from qtool.tuning.sensitivity.analyze import sensitivity
+    from qtool.tuning.tune import tune
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,22 +49,22 @@ __all__ = [
 ]
 
 _HOME = {
-    "Calibrated": "qtool.core.results",
-    "Calibrator": "qtool.core.ranges",
-    "Plan": "qtool.core.plan",
+    "Calibrated": "qtool.core.records.results",
+    "Calibrator": "qtool.core.numerics.calibrators",
+    "Plan": "qtool.core.records.plan",
     "QtoolError": "qtool.core.errors",
-    "Quantized": "qtool.core.results",
-    "Scheme": "qtool.core.scheme",
-    "Sensitivity": "qtool.core.sensitivity",
-    "Statistics": "qtool.core.statistics",
-    "Tuned": "qtool.core.tuning",
-    "calibrate": "qtool.calibration.calibrate",
-    "evaluate": "qtool.evaluation",
-    "load_statistics": "qtool.core.statistics",
-    "merge": "qtool.calibration.calibrate",
-    "quantize": "qtool.pipeline",
-    "sensitivity": "qtool.tuning.sensitivity",
-    "tune": "qtool.tuning.workflow",
+    "Quantized": "qtool.core.records.results",
+    "Scheme": "qtool.core.records.options",
+    "Sensitivity": "qtool.core.records.sensitivity",
+    "Statistics": "qtool.core.records.statistics",
+    "Tuned": "qtool.core.records.tuning",
+    "calibrate": "qtool.pipeline.calibration.calibrate",
+    "evaluate": "qtool.evaluation.evaluate",
+    "load_statistics": "qtool.core.records.statistics",
+    "merge": "qtool.pipeline.calibration.calibrate",
+    "quantize": "qtool.quantization.quantize",
+    "sensitivity": "qtool.tuning.sensitivity.analyze",
+    "tune": "qtool.tuning.tune",
 }
 
 

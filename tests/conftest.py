@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qtool.cli import main
-from tests.refusals import SAMPLES, contents, network
+from tests.support.refusals import SAMPLES, contents, network
 
 
 @pytest.fixture

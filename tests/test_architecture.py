@@ -1,113 +1,27 @@
-"""The borders between the packages, read from the source, and what a start of the program may import."""
+"""The borders between the rooms, read from the source, and what a start of the program may import."""
 
 import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
 
 import pytest
 
-import qtool
+from tests.support.rooms import FILES, MODULES, PAGE, ROOMS, crossings, imports, module_of, page, room_of
 
-PACKAGE = Path(qtool.__file__).parent
-FILES = sorted(PACKAGE.rglob("*.py"))
-STANDARD = sys.stdlib_module_names
 LINES = 450
 
-# part -> the other parts that it may import; every part may import itself
-PARTS = {
-    "core": set(),
-    "graph": {"core"},
-    "targets": {"core"},
-    "report": {"core"},
-    "execution": {"core"},
-    "runtime": {"core", "graph"},
-    "feeds": {"core", "graph"},
-    "evaluation": {"core", "execution", "feeds", "runtime"},
-    "stages": {"core", "graph", "runtime", "targets"},
-    "recovery": {"core", "graph", "runtime", "targets", "feeds", "evaluation", "stages"},
-    "calibration": {"core", "graph", "runtime", "targets", "execution", "feeds", "stages", "recovery"},
-    "tuning": {
-        "core", "graph", "runtime", "targets", "execution", "feeds", "evaluation", "stages", "recovery", "calibration"
-    },
-    "pipeline": {
-        "core", "graph", "runtime", "targets", "feeds", "evaluation", "stages", "calibration", "tuning", "recovery"
-    },
-    "cli": {
-        "", "core", "graph", "runtime", "targets", "execution", "feeds", "evaluation", "stages", "calibration",
-        "tuning", "recovery", "pipeline", "report",
-    },
-    "": {"core", "calibration", "evaluation", "pipeline", "tuning"},
-    "__main__": {"cli"},
-}  # fmt: skip
 
-# what is neither the standard library's nor ours -> the parts that may import it
-OUTSIDE = {
-    "numpy": set(PARTS) - {"", "__main__", "cli", "report"},
-    "onnx": {"graph"},
-    "onnx_ir": {"graph"},
-    "google": {"graph"},
-    "onnxruntime": {"runtime"},
-    "click": {"cli"},
-    "tqdm": {"cli"},
-    "PIL": {"feeds"},
-    "tokenizers": {"feeds"},
-    "distributed": {"execution"},
-}
+def test_every_room_has_its_borders():
+    assert {room_of(module) for module in MODULES} - {"pipeline"} == set(ROOMS)
+    assert {other for room in ROOMS.values() for other in room.imports} <= set(ROOMS)
 
 
-def module_of(file: Path) -> str:
-    parts = ("qtool", *file.relative_to(PACKAGE).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_of(file) for file in FILES}
-
-
-def imports(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and absolute name of everything that a file imports, wherever in it that stands."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = module_of(file).split(".")
-                package = package if file.name == "__init__.py" else package[:-1]
-                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [base])])
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                yield node.lineno, inner if inner in MODULES else base
-
-
-def part_of(module: str) -> str:
-    return [*module.split("."), ""][1]
-
-
-def stage_of(module: str) -> str | None:
-    """qtool.stages.prepare.fold_pad -> prepare; qtool.stages itself is no stage."""
-    names = module.split(".")
-    return names[2] if names[:2] == ["qtool", "stages"] and len(names) > 2 else None
-
-
-def crossings(file: Path) -> Iterator[str]:
-    here = module_of(file)
-    for line, name in imports(file):
-        root = name.split(".")[0]
-        if root == "qtool":
-            there = part_of(name)
-            outside = there != part_of(here) and there not in PARTS[part_of(here)]
-            crosses = outside or (there == part_of(here) == "stages" and stage_of(name) != stage_of(here))
-        else:
-            crosses = root not in STANDARD and part_of(here) not in OUTSIDE.get(root, set())
-        if crosses:
-            yield f"{file.relative_to(PACKAGE.parent)}:{line} imports {name}"
-
-
-def test_every_part_of_the_package_has_its_borders():
-    assert {part_of(module) for module in MODULES} <= set(PARTS)
+def test_no_room_imports_a_later_one():
+    order = list(ROOMS)
+    for name, room in ROOMS.items():
+        assert all(order.index(other) < order.index(name) for other in room.imports), name
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
@@ -115,14 +29,34 @@ def test_nobody_crosses_a_border(file):
     assert list(crossings(file)) == []
 
 
+def test_no_border_is_open_that_nobody_passes():
+    """What a room may import, some file of it does: an arrow that is not used is taken out of the table."""
+    passed = defaultdict(set)
+    for file in FILES:
+        here = room_of(module_of(file))
+        passed[here].update(room_of(name) for _, name in imports(file) if name.split(".")[0] == "qtool")
+    # the ground is open to all above it
+    ground = {name for name in ROOMS if name.startswith("core")}
+    unused = {name: sorted(room.imports - passed[name] - ground) for name, room in ROOMS.items()}
+    assert {name: rooms for name, rooms in unused.items() if rooms} == {}
+
+
+def test_the_page_shows_the_rooms_as_they_are():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run python -m tests.support.rooms"
+
+
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_files_stay_short(file):
     assert len(file.read_text(encoding="utf-8").splitlines()) <= LINES
 
 
-def test_only_the_command_line_and_the_package_know_the_pipeline():
-    knowing = {part_of(module_of(file)) for file in FILES for _, name in imports(file) if name == "qtool.pipeline"}
-    assert knowing <= {"cli", ""}
+def test_no_two_classes_share_a_name():
+    homes = defaultdict(list)
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(module_of(file))
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize(
@@ -133,30 +67,37 @@ def test_only_the_command_line_and_the_package_know_the_pipeline():
         ("core/x.py", "import numpy.lib.format, json", False),
         ("core/x.py", "import scipy", True),
         ("core/x.py", "from qtool import graph", True),
-        ("core/x.py", "from qtool.core import affine", False),
+        ("core/x.py", "from qtool.core import errors", False),
+        ("core/x.py", "from qtool.core.numerics import affine", True),
         ("core/x.py", "from ..graph import edit", True),
-        ("core/x.py", "from . import affine", False),
+        ("core/x.py", "from . import errors", False),
+        ("core/numerics/x.py", "from ..records import plan", True),
+        ("core/records/x.py", "from ..numerics import affine", False),
         ("graph/x.py", "import onnxruntime", True),
         ("graph/x.py", "from google.protobuf import message", False),
         ("runtime/x.py", "import onnxruntime", False),
-        ("report/x.py", "from qtool.evaluation import evaluate", True),
+        ("report/x.py", "from qtool.evaluation.evaluate import evaluate", True),
         ("feeds/x.py", "import click", True),
-        ("stages/place.py", "from qtool.stages.choose import choose", True),
-        ("stages/place.py", "from qtool.stages import choose", True),
-        ("stages/place/x.py", "from qtool.stages.place.sites import build", False),
-        ("stages/place/x.py", "from ..plan import make_plan", True),
-        ("stages/x.py", "from qtool.pipeline import quantize", True),
-        ("tuning/x.py", "from qtool.pipeline import quantize", True),
+        ("pipeline/prepare/x.py", "from qtool.pipeline.recovery import steps", True),
+        ("pipeline/recovery/x.py", "from qtool.pipeline.prepare import prepare", False),
+        ("pipeline/recovery/x.py", "from ..planning.place import place", True),
+        ("pipeline/planning/x.py", "from qtool.pipeline.planning.sites import build", False),
+        ("pipeline/planning/x.py", "from ..calibration import run", True),
+        ("pipeline/rewrite/x.py", "from ..planning.plan import make_plan", True),
+        ("pipeline/verify/x.py", "from ..rewrite.static import rewrite", True),
+        ("pipeline/verify/x.py", "from qtool.quantization.quantize import quantize", True),
+        ("tuning/x.py", "from qtool.quantization.scoring import Scorer", False),
+        ("quantization/x.py", "from qtool.tuning.search import Search", True),
         ("cli/x.py", "import tqdm.auto", False),
-        ("cli/x.py", "from qtool.pipeline import quantize", False),
+        ("cli/x.py", "from qtool.quantization.quantize import quantize", False),
     ],
 )
-def test_the_reader_of_imports_sees_a_crossing(tmp_path, monkeypatch, place, source, crosses):
-    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "qtool")
-    file = tmp_path / "qtool" / place
+def test_the_reader_of_imports_sees_a_crossing(tmp_path, place, source, crosses):
+    package = tmp_path / "qtool"
+    file = package / place
     file.parent.mkdir(parents=True)
     file.write_text(source)
-    assert bool(list(crossings(file))) == crosses
+    assert bool(list(crossings(file, package))) == crosses
 
 
 HEAVY = ("numpy", "onnx", "onnx_ir", "onnxruntime", "google.protobuf", "PIL", "tokenizers")

@@ -9,17 +9,17 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from onnxruntime.quantization import quantize_dynamic
 
-from tests.bench import environments
-from tests.bench.contenders import CONTENDERS, contenders, plain_command
-from tests.bench.document import replaced, signed
-from tests.bench.environments import OPTIONAL, REQUIREMENTS, Environment, digest, environment
-from tests.bench.judging import judged
-from tests.bench.kernels import integer_layers
-from tests.bench.peers.samples import Samples, raised
-from tests.bench.process import Outcome, measure, reason
-from tests.bench.standing import Cost, Line, Quality, ahead, cost, cost_table, interleaved, table
-from tests.bench.zoo_models import ZooModel
-from tests.patterns import Net
+from bench import environments
+from bench.contenders import CONTENDERS, contenders, plain_command
+from bench.document import replaced, signed
+from bench.environments import OPTIONAL, REQUIREMENTS, Environment, digest, environment
+from bench.judging import judged
+from bench.kernels import integer_layers
+from bench.peers.samples import Samples, raised
+from bench.process import Outcome, measure, reason
+from bench.standing import Cost, Line, Quality, ahead, cost, cost_table, interleaved, table
+from bench.zoo_models import ZooModel
+from tests.support.patterns import Net
 
 PLAIN = Line("plain", Cost(1.0, 1.0, 50.0), Quality(4.0, 0, 10, 1.0, None, 0.9))
 OWN = Line("qtool", Cost(4.0, 3.0, 100.0), Quality(1.0, 10, 10, 2.0, 30.0, 0.89))

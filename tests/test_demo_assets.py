@@ -10,12 +10,13 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-FOLDER = Path(__file__).resolve().parent.parent / "calib_data"
+from tests.support.places import SHIPPED
+
 FILES = {"digits_calib.npz": 200, "digits_eval.npz": 500}
 
 
 def load(name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    with np.load(FOLDER / name) as arrays:
+    with np.load(SHIPPED / name) as arrays:
         assert set(arrays.files) == {"input", "labels"}
         return arrays["input"], arrays["labels"]
 
@@ -26,7 +27,7 @@ def keys(images: NDArray[np.float32]) -> set[bytes]:
 
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
-    return onnx.load(FOLDER / "digits_cnn.onnx")
+    return onnx.load(SHIPPED / "digits_cnn.onnx")
 
 
 def nodes(model: onnx.ModelProto, op: str) -> Iterator[tuple[onnx.NodeProto, dict[str, object]]]:
@@ -72,7 +73,7 @@ def test_images_and_labels_are_those_of_scikit_learn() -> None:
 
 def test_the_script_gives_the_committed_data_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     pytest.importorskip("sklearn.datasets", reason="the source of the digits is scikit-learn")
-    script = runpy.run_path(str(FOLDER / "digits_data.py"))
+    script = runpy.run_path(str(SHIPPED / "digits_data.py"))
     for run in ("one", "two"):
         (tmp_path / run).mkdir()
         script["write_split"](tmp_path / run)
@@ -85,7 +86,7 @@ def test_the_script_gives_the_committed_data_and_the_same_bytes_each_time(tmp_pa
 
 def test_training_sees_the_calibration_images_and_none_of_the_evaluation() -> None:
     pytest.importorskip("sklearn.datasets", reason="the source of the digits is scikit-learn")
-    training = keys(runpy.run_path(str(FOLDER / "digits_data.py"))["load_split"]().training.input)
+    training = keys(runpy.run_path(str(SHIPPED / "digits_data.py"))["load_split"]().training.input)
     calibration, evaluation = (keys(load(name)[0]) for name in FILES)
     assert len(training) == 1797 - 500
     assert calibration < training
@@ -96,11 +97,11 @@ def test_the_model_is_valid_and_small(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
     assert model.ir_version == 8
-    assert (FOLDER / "digits_cnn.onnx").stat().st_size < 1_500_000
+    assert (SHIPPED / "digits_cnn.onnx").stat().st_size < 1_500_000
 
 
 def test_float_accuracy_and_dynamic_batch() -> None:
-    session = onnxruntime.InferenceSession(FOLDER / "digits_cnn.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(SHIPPED / "digits_cnn.onnx", providers=["CPUExecutionProvider"])
     images, labels = load("digits_eval.npz")
     (logits,) = session.run(["logits"], {"input": images})
     assert logits.shape == (500, 10)

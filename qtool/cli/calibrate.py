@@ -4,7 +4,6 @@ from concurrent.futures import Executor
 
 import click
 
-from qtool.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.cli.common import (
     STDOUT,
     batch_size_option,
@@ -23,6 +22,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.feeds import ReadOptions
+from qtool.pipeline.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.report.quantize import calibrated_text
 
 

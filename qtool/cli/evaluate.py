@@ -23,9 +23,9 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.core.errors import UsageError
-from qtool.core.evaluation import Evaluation, MaxDrop
-from qtool.evaluation import DEFAULT_LATENCY_RUNS, evaluate
-from qtool.evaluation.metrics import NAMES
+from qtool.core.records.evaluation import Evaluation, MaxDrop
+from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
+from qtool.evaluation.metrics.registry import NAMES
 from qtool.feeds import ReadOptions
 from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines
 from qtool.report.junit import evaluation_junit

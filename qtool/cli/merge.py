@@ -2,8 +2,8 @@
 
 import click
 
-from qtool.calibration.calibrate import merge
 from qtool.cli.common import STDOUT, check_outputs, config_option, emit_json, json_option, quiet_option
+from qtool.pipeline.calibration.calibrate import merge
 from qtool.report.quantize import calibrated_text
 
 

@@ -19,13 +19,13 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.core.errors import UsageError
-from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
-from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Form, Scheme
+from qtool.core.numerics.calibrators import DEFAULT_PERCENTILE, METHODS, Calibrator
+from qtool.core.records.options import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Form, Scheme
 from qtool.feeds import ReadOptions
-from qtool.pipeline import quantize
+from qtool.quantization.candidates import GOALS, Goal
+from qtool.quantization.quantize import quantize
 from qtool.report.quantize import quantized_text
 from qtool.targets.tables import NAMES
-from qtool.tuning.forms import GOALS, Goal
 
 
 @click.command("quantize")

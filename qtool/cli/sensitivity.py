@@ -20,13 +20,13 @@ from qtool.cli.common import (
     samples_option,
 )
 from qtool.core.errors import UsageError
-from qtool.core.ranges import DEFAULT_PERCENTILE, METHODS, Calibrator
-from qtool.core.scheme import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
-from qtool.core.sensitivity import VIEWS, View
+from qtool.core.numerics.calibrators import DEFAULT_PERCENTILE, METHODS, Calibrator
+from qtool.core.records.options import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
+from qtool.core.records.sensitivity import VIEWS, View
 from qtool.feeds import ReadOptions
 from qtool.report.sensitivity import sensitivity_text
 from qtool.targets.tables import NAMES
-from qtool.tuning.sensitivity import MEMORY, sensitivity
+from qtool.tuning.sensitivity.analyze import MEMORY, sensitivity
 
 _MIB = 2**20
 

@@ -23,14 +23,14 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.core.errors import UsageError
-from qtool.core.evaluation import MaxDrop
-from qtool.core.ranges import CANDIDATES, METHODS, Calibrator
-from qtool.core.scheme import GRANULARITIES, SCHEMES, Scheme
-from qtool.core.tuning import Step
+from qtool.core.numerics.calibrators import CANDIDATES, METHODS, Calibrator
+from qtool.core.records.evaluation import MaxDrop
+from qtool.core.records.options import GRANULARITIES, SCHEMES, Scheme
+from qtool.core.records.tuning import Step
 from qtool.feeds import ReadOptions
 from qtool.report.tune import step_line, tuned_text
 from qtool.targets.tables import NAMES
-from qtool.tuning.workflow import tune
+from qtool.tuning.tune import tune
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from qtool.core.errors import UsageError
-from qtool.core.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
+from qtool.core.records.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
 
 # 0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass
 _ROUNDING = 1e-9

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qtool.core.evaluation import Latency
 from qtool.core.progress import Progress
+from qtool.core.records.evaluation import Latency
 from qtool.runtime.session import Session
 
 WARMUP_ROUNDS = 10

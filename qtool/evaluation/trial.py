@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError
-from qtool.core.evaluation import NanFound, Score
-from qtool.evaluation.classes import Agreement
-from qtool.evaluation.heads import Heads
-from qtool.evaluation.metrics import Metric
-from qtool.evaluation.observation import Observation, rows
-from qtool.evaluation.similarity import Sqnr
+from qtool.core.records.evaluation import NanFound, Score
+from qtool.evaluation.metrics.classes import Agreement
+from qtool.evaluation.metrics.heads import Heads
+from qtool.evaluation.metrics.observation import Observation, rows
+from qtool.evaluation.metrics.registry import Metric
+from qtool.evaluation.metrics.similarity import Sqnr
 from qtool.runtime.session import Session
 
 
-class Trial:
+class Measurement:
     """The accumulators of one candidate, or of the float model where `is_float`.
 
     Float needs none for what compares with float: it is perfect there by definition.

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.core.model_files import model_files
+from qtool.graph.model_files import model_files
 
 Content = dict[str, bytes]
 """Path within the model's folder -> bytes, the model first."""

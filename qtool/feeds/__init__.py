@@ -1,8 +1,8 @@
 """DATA -> batches: `.npz`, folders of arrays or images, ONNX test data, Python hooks; always streamed."""
 
 from qtool.feeds.batching import Batch, Feeds
-from qtool.feeds.forms import Data, open_feeds
-from qtool.feeds.hooks import load_function
+from qtool.feeds.formats.functions import load_function
+from qtool.feeds.open import Data, open_feeds
 from qtool.feeds.preprocess import PRESETS, Preprocess, load_preprocess
 from qtool.feeds.reading import ReadOptions
 

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.core.parts import Shard
+from qtool.core.records.parts import Shard
 from qtool.core.state import State
 
 
@@ -80,7 +80,7 @@ class Feeds:
     Attributes:
         name: what to call the data in messages.
         samples: the number of samples, or None where only reading everything would tell.
-        states: what is fed back; where there are any, every batch is one sequence (`qtool.feeds.sequences`).
+        states: what is fed back; where there are any, every batch is one sequence (`qtool.feeds.formats.sequences`).
         finish: what is done to every batch before it is handed out, or None.
 
     Raises:

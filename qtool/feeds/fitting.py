@@ -17,9 +17,9 @@ from qtool.feeds.checks import (
     shape_error,
     to_input,
 )
+from qtool.feeds.matching import LABELS, match_arrays
 from qtool.feeds.pixels import Pixels
 from qtool.feeds.preprocess import Preprocess
-from qtool.feeds.roles import LABELS, match_arrays
 from qtool.feeds.texts import TextEncoder
 
 

@@ -18,7 +18,7 @@ class ReadOptions(TypedDict, total=False):
     max_length: cut texts to so many tokens, special ones counted.
     trim: the input that masks padding with 0; every batch is cut to the longest sample in it.
     state: `INPUT=OUTPUT`, one or several: outputs that are fed back to inputs, step after step; every sample is then
-        a sequence, see `qtool.feeds.sequences`.
+        a sequence, see `qtool.feeds.formats.sequences`.
     """
 
     preprocess: Preprocess | str | Path | Mapping[str, Any] | None

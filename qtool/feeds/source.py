@@ -9,7 +9,7 @@ from pathlib import Path
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.batching import Feeds
-from qtool.feeds.forms import Data, open_feeds
+from qtool.feeds.open import Data, open_feeds
 from qtool.feeds.reading import Reading, ReadOptions
 
 

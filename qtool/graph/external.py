@@ -1,6 +1,6 @@
 """Tensors whose bytes lie in a file, which is mapped into memory: the model's own, or one of external data.
 
-Source: onnx.proto, TensorProto.external_data; the protocol buffers' encoding.
+DataFile: onnx.proto, TensorProto.external_data; the protocol buffers' encoding.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.errors import ModelError
-from qtool.core.protobuf import BYTES, Field, encoded, fields
+from qtool.graph.wire import BYTES, Field, encoded, fields
 
 LARGE = 2**16
 """Tensors of at least so many bytes are kept outside of protocol buffers."""
@@ -29,7 +29,7 @@ _RAW_DATA, _DATA_LOCATION = 9, 14
 _PLAIN = {1, 2, 8, _RAW_DATA, 12, 16}
 
 
-class Source:
+class DataFile:
     """A file that tensors lie in, as it was when it was opened.
 
     Raises:
@@ -49,7 +49,7 @@ class Source:
             raise ModelError(f"{self.file}: was changed while it was being read; run this again")
 
 
-_SOURCES: WeakSet[Source] = WeakSet()
+_SOURCES: WeakSet[DataFile] = WeakSet()
 
 
 def let_go() -> None:
@@ -79,7 +79,7 @@ class StoredTensor(ir.Tensor[Any]):
 
     __slots__ = ("offset", "source")
 
-    def __init__(self, source: Source, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str) -> None:
+    def __init__(self, source: DataFile, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str) -> None:
         little_endian = np.dtype(dtype.numpy()).newbyteorder("<")
         count = int(np.prod(shape, dtype=np.int64))
         array = np.frombuffer(source.content, little_endian, count, offset).reshape(shape)

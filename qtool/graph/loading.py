@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from qtool.core.errors import ModelError
 from qtool.graph import external
-from qtool.graph.external import ITSELF, Source, StoredTensor
+from qtool.graph.external import ITSELF, DataFile, StoredTensor
 
 _FILE_LIMIT = 2**31 - 1
 # of onnx.checker's complaints. Custom domains are onnxruntime's business: what it cannot load is refused when the
@@ -117,7 +117,7 @@ def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
 
 def take_in(proto: onnx.ModelProto, file: Path) -> dict[str, StoredTensor]:
     """Reads the external tensors into the model, but for large initializers, which come as tensors in their files."""
-    sources: dict[Path, Source] = {}
+    sources: dict[Path, DataFile] = {}
     stored: dict[str, StoredTensor] = {}
     large = [tensor for tensor in proto.graph.initializer if _stays(tensor, file)]
     staying = set(map(id, large))
@@ -125,7 +125,7 @@ def take_in(proto: onnx.ModelProto, file: Path) -> dict[str, StoredTensor]:
         for tensor in external.external_tensors(proto):
             span = external.span(tensor, file)
             if id(tensor) in staying:
-                source = sources.get(span.file) or sources.setdefault(span.file, Source(span.file))
+                source = sources.get(span.file) or sources.setdefault(span.file, DataFile(span.file))
                 dtype = ir.DataType(tensor.data_type)
                 stored[tensor.name] = StoredTensor(source, span.offset, dtype, tuple(tensor.dims), tensor.name)
             else:

@@ -7,12 +7,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from qtool.core.concurrency import both
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
-from qtool.core.model_files import model_files
-from qtool.core.side_by_side import both
 from qtool.graph import external
 from qtool.graph.loading import check_proto, check_sources, one_line, read_proto, take_in
+from qtool.graph.model_files import model_files
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
 
 __all__ = [

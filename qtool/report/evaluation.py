@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qtool.core.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
+from qtool.core.records.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
 from qtool.report.text import ABSENT, aligned, file_size, markdown, number
 
 

@@ -7,7 +7,7 @@ one testcase `evaluated`, because several readers call a suite without tests an 
 import re
 from xml.etree import ElementTree as ET
 
-from qtool.core.evaluation import Evaluation, Gate, ModelResult
+from qtool.core.records.evaluation import Evaluation, Gate, ModelResult
 
 _SUITE = "qtool eval"
 # what XML 1.0 cannot hold, escaped or not

@@ -1,7 +1,7 @@
 """The lines that `quantize` and `calibrate` print."""
 
-from qtool.core.results import Calibrated, Quantized, Trial
-from qtool.core.verification import Verification
+from qtool.core.records.results import Calibrated, Quantized, Trial
+from qtool.core.records.verification import Verification
 from qtool.report.text import file_size
 
 _NAMED = 3
@@ -34,7 +34,7 @@ def _calibrator(result: Quantized) -> str:
     chosen = f"calibrator {plan.calibrator}" if plan.activations else "no calibrated ranges"
     chosen += " with bias correction" if plan.shifts else ""
     chosen += f", {len(plan.dynamic)} dynamic weights" if plan.dynamic else ""
-    chosen += f", {len(plan.preparation.smoothing)} smoothed tensors" if plan.preparation.smoothing else ""
+    chosen += f", {len(plan.recipe.smoothing)} smoothed tensors" if plan.recipe.smoothing else ""
     if not result.trials:
         return chosen
     shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]

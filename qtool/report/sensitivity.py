@@ -1,7 +1,7 @@
 """A sensitivity analysis as a text table."""
 
-from qtool.core.evaluation import MetricInfo
-from qtool.core.sensitivity import Figures, Sensitivity, View
+from qtool.core.records.evaluation import MetricInfo
+from qtool.core.records.sensitivity import Figures, Sensitivity, View
 from qtool.report.text import ABSENT, aligned, number
 
 _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}

@@ -1,6 +1,6 @@
 """What `tune` prints: a line for each model tried, then the best, then how it does on data that chose nothing."""
 
-from qtool.core.tuning import Step, Tuned
+from qtool.core.records.tuning import Step, Tuned
 from qtool.report.evaluation import evaluation_text
 from qtool.report.text import number
 

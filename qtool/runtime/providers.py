@@ -20,7 +20,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from qtool.core.errors import UsageError
-from qtool.core.provider import PROVIDERS
+from qtool.core.records.options import PROVIDERS
 
 _WARNING, _FATAL = 2, 4
 _RECORD_NODES = "session.record_ep_graph_assignment_info"

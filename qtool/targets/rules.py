@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qtool.core.affine import TensorSpec
+from qtool.core.numerics.affine import TensorSpec
 
 Kind = Literal["weighted", "elementwise", "passthrough", "bridge"]
 
@@ -24,7 +24,7 @@ class OpRule:
     static: whether there is an integer kernel for calibrated ranges.
     dynamic: the kernels that the operator becomes where it quantises its input anew in each run; empty: it cannot.
     stored: the inputs whose constants `weight-only` stores as integers; the operator computes in float behind them.
-    check: the name of a condition in qtool.stages.place.conditions that must hold.
+    check: the name of a condition in qtool.targets.conditions that must hold.
     """
 
     kind: Kind

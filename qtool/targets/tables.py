@@ -1,4 +1,4 @@
-"""The targets. A new operator is a row here, and a pattern in tests/test_fusion.py that proves it.
+"""The targets. A new operator is a row here, and a pattern in tests/targets/test_fusion.py that proves it.
 
 Source: onnxruntime `core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc` and what its optimised graphs
 were seen to hold; NVIDIA TensorRT's documentation on explicit quantisation for the `tensorrt` table.
@@ -7,8 +7,8 @@ were seen to hold; NVIDIA TensorRT's documentation on explicit quantisation for 
 import platform
 from pathlib import Path
 
-from qtool.core.affine import TensorSpec
 from qtool.core.errors import UsageError
+from qtool.core.numerics.affine import TensorSpec
 from qtool.targets.rules import OpRule, Target
 
 _DYNAMIC_MATMUL = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")

@@ -7,10 +7,10 @@ examples, by a margin above their noise.
 import time
 from collections.abc import Callable, Mapping
 
-from qtool.core.plan import Plan
 from qtool.core.progress import Progress
-from qtool.tuning.workshop import Ranges
-from qtool.tuning.yardstick import Yardstick
+from qtool.core.records.plan import Plan
+from qtool.quantization.scoring import Scorer
+from qtool.tuning.judge import Ranges
 
 _MARGIN_DB = 0.02
 
@@ -19,20 +19,20 @@ def mix_ranges(
     start: Ranges,
     others: Mapping[str, Ranges],
     plan_by: Callable[[Ranges], Plan],
-    yardstick: Yardstick,
+    scorer: Scorer,
     deadline: float,
     progress: Progress,
 ) -> tuple[Ranges, int]:
     """The ranges after the sweep, and how many tensors changed; ends early at `deadline` (time.monotonic)."""
     ranges, changed = dict(start), 0
-    best = yardstick.sqnr_db(plan_by(ranges))
+    best = scorer.sqnr_db(plan_by(ranges))
     for done, tensor in enumerate(start):
         progress("mix ranges", done, len(start))
         found = None
         for candidate in dict.fromkeys(other[tensor] for other in others.values()):
             if candidate == ranges[tensor] or time.monotonic() > deadline:
                 continue
-            figure = yardstick.sqnr_db(plan_by({**ranges, tensor: candidate}))
+            figure = scorer.sqnr_db(plan_by({**ranges, tensor: candidate}))
             if figure > best + _MARGIN_DB:
                 best, found = figure, candidate
         if found is not None:

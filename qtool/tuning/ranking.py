@@ -2,42 +2,42 @@
 
 from collections.abc import Callable, Sequence
 
-from qtool.core.plan import Plan
+from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress
-from qtool.core.ranges import Calibrator
+from qtool.core.records.plan import Plan
 from qtool.feeds import open_feeds
 from qtool.feeds.source import Source
 from qtool.graph import edit
-from qtool.tuning.sensitivity import measure_layers
-from qtool.tuning.workshop import Ranges, Workshop
+from qtool.tuning.judge import Judge, Ranges
+from qtool.tuning.sensitivity.analyze import measure_layers
 
-Rank = Callable[[Workshop, Calibrator, Ranges, bool, Progress], Sequence[str]]
+Rank = Callable[[Judge, Calibrator, Ranges, bool, Progress], Sequence[str]]
 
 
 def rank_by_sensitivity(
-    workshop: Workshop, calibrator: Calibrator, ranges: Ranges, corrected: bool, progress: Progress
+    judge: Judge, calibrator: Calibrator, ranges: Ranges, corrected: bool, progress: Progress
 ) -> Sequence[str]:
     """The integer layers, the most sensitive first (the paper, section 6.1)."""
 
     def plan_of(floating: tuple[str, ...]) -> Plan:
-        return workshop.plan(calibrator, ranges, floating, corrected=corrected)
+        return judge.plan(calibrator, ranges, floating, corrected=corrected)
 
     feeds = open_feeds(
-        workshop.choosing,
-        edit.input_specs(workshop.prepared.model),
-        outputs=edit.output_specs(workshop.prepared.model),
-        state=workshop.states,
+        judge.choosing,
+        edit.input_specs(judge.prepared.model),
+        outputs=edit.output_specs(judge.prepared.model),
+        state=judge.states,
     )
     analysis = measure_layers(
-        workshop.prepared,
+        judge.prepared,
         plan_of,
-        workshop.target,
+        judge.target,
         feeds,
-        metric=workshop.aim.metric,
+        metric=judge.aim.metric,
         views=("alone",),
-        threads=workshop.threads,
-        executor=workshop.executor,
-        source=Source.of(workshop.choosing, feeds, None, 1, {"state": workshop.states}),
+        threads=judge.threads,
+        executor=judge.executor,
+        source=Source.of(judge.choosing, feeds, None, 1, {"state": judge.states}),
         progress=progress,
     )
     return analysis.ranking("alone")

@@ -11,7 +11,7 @@ Records = Callable[[], Iterator[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subset:
     """The samples whose index modulo `modulus` is in `turns`; called, it yields dictionaries of inputs and labels."""
 
     feeds: Feeds
@@ -47,17 +47,17 @@ class Part:
             yield {name: array[wanted] if array.ndim else array for name, array in arrays.items()}
 
 
-def evaluation_parts(data: Feeds, other: Feeds) -> tuple[Part, Part, str]:
+def evaluation_subsets(data: Feeds, other: Feeds) -> tuple[Subset, Subset, str]:
     """(what chooses, what reports, in words) where there is evaluation data beside the calibration data."""
     first = next(iter(data), None)
     if first is not None and first.labels:
-        (choosing,), (reporting,) = parts(data, 1, (0,)), parts(other, 1, (0,))
+        (choosing,), (reporting,) = subsets(data, 1, (0,)), subsets(other, 1, (0,))
         return choosing, reporting, f"{data.name} calibrates and chooses, {other.name} reports"
-    choosing, reporting = parts(other, 2, (0,), (1,))
+    choosing, reporting = subsets(other, 2, (0,), (1,))
     words = f"{data.name} (no labels) calibrates; every other sample of {other.name} chooses, the others report"
     return choosing, reporting, words
 
 
-def parts(feeds: Feeds, modulus: int, *turns: Sequence[int]) -> list[Part]:
+def subsets(feeds: Feeds, modulus: int, *turns: Sequence[int]) -> list[Subset]:
     """The parts of `feeds` that take these turns."""
-    return [Part(feeds, modulus, tuple(turn)) for turn in turns]
+    return [Subset(feeds, modulus, tuple(turn)) for turn in turns]

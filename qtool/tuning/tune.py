@@ -1,192 +1,194 @@
-"""tune: the paper's workflow. Every calibrator; ranges mixed per tensor; then the worst layers left in float.
+"""`tune`: the paper's workflow end to end, from a float model and data to the best int8 model found."""
 
-Source: the paper, section 6 (post-training quantisation, sensitivity analysis, partial quantisation).
-"""
-
+import functools
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
-from qtool.core.plan import Plan
-from qtool.core.progress import Progress
-from qtool.core.ranges import Calibrator
-from qtool.core.tuning import Step
-from qtool.core.verification import Verification
-from qtool.tuning.mixing import mix_ranges
-from qtool.tuning.ranking import Rank, rank_by_sensitivity
-from qtool.tuning.workshop import Ranges, Workshop
-from qtool.tuning.yardstick import Yardstick
+from qtool.core.errors import UsageError
+from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
+from qtool.core.progress import Progress, silent
+from qtool.core.records.evaluation import MaxDrop
+from qtool.core.records.options import Scheme
+from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
+from qtool.core.records.statistics import Statistics
+from qtool.core.records.tuning import Step, Tuned
+from qtool.evaluation.evaluate import evaluate
+from qtool.evaluation.metrics.registry import MetricSpec
+from qtool.feeds import Data, ReadOptions, open_feeds
+from qtool.feeds.source import Source
+from qtool.graph import edit, model_io
+from qtool.pipeline.calibration.run import observed
+from qtool.pipeline.planning.place import place
+from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.recovery.refining import smoothed, softened
+from qtool.pipeline.recovery.smoothing import token_layers
+from qtool.quantization.candidates import recurrent_layers
+from qtool.runtime.providers import find_provider
+from qtool.targets.rules import Target
+from qtool.targets.tables import find_target
+from qtool.tuning.judge import Aim, Judge
+from qtool.tuning.search import Search
+from qtool.tuning.split import evaluation_subsets, subsets
 
-Tell = Callable[[Step], None]
-_MIXING_SHARE = 0.25
-"""Of the time that is left."""
-_SHOWN = 3
-"""Layers that are named in a line."""
-
-
-class OutOfTimeError(Exception):
-    """The time budget is used up; the best model found so far stands."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """Where to go on from: the best plan of the first round."""
-
-    workshop: Workshop
-    label: str
-    calibrator: Calibrator
-    ranges: Ranges
-    corrected: bool
+PathLike = str | Path
 
 
-@dataclass(slots=True)
-class Search:
-    """The trail, and the best so far, which is on disk.
+def tune(
+    model: PathLike,
+    data: Data,
+    output: PathLike,
+    *,
+    eval_data: Data | None = None,
+    metric: MetricSpec | None = None,
+    max_drop: MaxDrop | str | float = "1%",
+    min_sqnr: float | None = None,
+    calibrators: Sequence[Calibrator] = CANDIDATES,
+    max_float_macs: float = 0.1,
+    time_budget: float | None = None,
+    scheme: Scheme | None = None,
+    target: str = "auto",
+    samples: int | None = None,
+    threads: int = 1,
+    provider: str = "cpu",
+    executor: Executor | None = None,
+    tell: Callable[[Step], None] | None = None,
+    progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
+) -> Tuned:
+    """The paper's workflow end to end: calibrate once, try, and leave in float what has to be.
 
-    workshops: label -> the model in the forms to try (plain, equalised), in this order, made when they are needed.
-    deadline: in time.monotonic.
+    The best model found so far is on disk from the first trial on, also when this is interrupted or out of time.
+
+    Args:
+        model, data, scheme, target, samples, threads, reading: as in `calibrate` and `quantize`.
+        output: where the best model goes.
+        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
+            other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
+            one chooses, one reports.
+        metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
+        max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
+        min_sqnr: asked for as well, in dB.
+        calibrators: what to try.
+        max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1.
+        time_budget: seconds, or None.
+        provider: where the float model is calibrated, and every model judged: cpu, cuda or tensorrt, which alone runs
+            target tensorrt and is then what `auto` means. What ranks, and the verification, run on the CPU.
+        executor: where data is calibrated, models are judged and layers are ranked; see `calibrate`.
+        tell: is told of every model that was tried.
+
+    Raises:
+        UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
     """
+    deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
+    runs_on = _measurable(target, provider)
+    model_io.check_output(output, model)
+    wanted = scheme or Scheme()
+    aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
+    prepared = prepare(model_io.load(model))
+    place(prepared.model, runs_on, wanted, name=prepared.name)
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
+    source = Source.of(data, feeds, samples, 1, reading)
+    if eval_data is None:
+        calibrating, choosing, reporting = subsets(feeds, 4, (0, 1), (2,), (3,))
+        split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
+        feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
+        source = Source.of(calibrating, feeds, None, 1, {"state": feeds.states})
+    else:
+        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
+        choosing, reporting, split = evaluation_subsets(feeds, other)
+    with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
 
-    workshops: Mapping[str, Callable[[], Workshop | None]]
-    output: Path
-    deadline: float
-    tell: Tell
-    progress: Progress
-    rank: Rank = rank_by_sensitivity
-    steps: list[Step] = field(default_factory=list)
-    best: Step | None = None
-    plan: Plan | None = None
-    proof: Verification | None = None
-    floated: dict[frozenset[str], bool] = field(default_factory=dict)
+        def judge(ready: Prepared, statistics: Statistics, dynamic: Sequence[str] = ()) -> Judge:
+            scheme = replace(wanted, dynamic=(*dynamic, *recurrent_layers(ready.model, runs_on)))
+            return Judge(
+                Path(model),
+                ready,
+                statistics,
+                runs_on,
+                scheme,
+                aim,
+                choosing,
+                Path(folder),
+                threads,
+                feeds.states,
+                provider,
+                executor,
+            )
 
-    def complete(self, calibrators: Sequence[Calibrator]) -> str | None:
-        """Search until the target is met or all is tried; returns why it stopped before, or None.
+        def stepped_through(*steps: str) -> tuple[Prepared, Statistics]:
+            return observed(prepared, steps, feeds, source, threads, provider, executor, progress)
 
-        The best model so far is on disk then. Raises `KeyboardInterrupt` where there is none yet.
-        """
-        try:
-            self._search(calibrators)
-        except OutOfTimeError:
-            return "the time budget is used up"
-        except KeyboardInterrupt:
-            if self.best is None:
-                raise
-            return "interrupted"
-        return None
+        plain = functools.cache(stepped_through)
 
-    def found(self) -> tuple[Step, Plan, Verification]:
-        """The best so far."""
-        assert self.best is not None and self.plan is not None and self.proof is not None
-        return self.best, self.plan, self.proof
+        def refined(*, dynamic: bool) -> Judge | None:
+            tokens = token_layers(prepared.model)
+            if not tokens or not runs_on.on_cpu:
+                return None
+            ready, statistics = plain()
+            ready = softened(ready, statistics.examples)
+            placed = place(ready.model, runs_on, wanted, name=prepared.name)
+            found = smoothed(ready, statistics, tuple(placed.integer)) or (ready, statistics)
+            return judge(*found, tokens if dynamic else ())
 
-    def _search(self, calibrators: Sequence[Calibrator]) -> None:
-        start, all_ranges = None, {}
-        for label, make in self.workshops.items():
-            workshop = make()
-            if workshop is None:
-                continue
-            before = self.best
-            found, ranges = self._first_round(workshop, label, calibrators)
-            if start is None or self.best is not before:
-                start, all_ranges = found, ranges
-            if self._met():
-                return
-        assert start is not None
-        start = self._mix(start, all_ranges)
-        if not self._met():
-            self._leave_float(start)
+        def stepped(*steps: str) -> Judge | None:
+            ready, statistics = stepped_through(*steps)
+            if (EQUALIZE in steps and not ready.recipe.scales) or (ABSORB_BIASES in steps and not ready.recipe.shifts):
+                return None
+            return judge(ready, statistics)
 
-    def _first_round(
-        self, workshop: Workshop, label: str, calibrators: Sequence[Calibrator]
-    ) -> tuple[_Start, dict[str, Ranges]]:
-        """Every calibrator, with bias correction and without."""
-        ranges = {calibrator: workshop.ranges(calibrator) for calibrator in calibrators}
-        plans: dict[str, Plan] = {}
-        made: dict[str, _Start] = {}
-        for calibrator, found in ranges.items():
-            for corrected in (True, False):
-                what = f"{label}{calibrator}{', corrected' if corrected else ''}"
-                plans[what] = workshop.plan(calibrator, found, corrected=corrected)
-                made[what] = _Start(workshop, label, calibrator, found, corrected)
-        first = self._try(workshop, plans)
-        return made[first], {str(c): r for c, r in ranges.items()}
-
-    def _met(self) -> bool:
-        return self.best is not None and self.best.met
-
-    def _try(self, workshop: Workshop, plans: Mapping[str, Plan]) -> str:
-        """Judge, remember, keep the best; returns the name of the best of these."""
-        if self.best is not None and time.monotonic() > self.deadline:
-            raise OutOfTimeError
-        judged = workshop.judge(plans)
-        for what, step in judged.items():
-            self.steps.append(step)
-            self.tell(step)
-            if self.best is None or better(step, self.best):
-                self.proof = workshop.write(plans[what], self.output)
-                self.best, self.plan = step, plans[what]
-        return min(judged, key=lambda what: _key(judged[what]))
-
-    def _mix(self, start: _Start, others: Mapping[str, Ranges]) -> _Start:
-        workshop = start.workshop
-        yardstick = Yardstick(workshop.prepared.model, workshop.statistics.examples, workshop.target.session)
-
-        def plan_by(ranges: Ranges) -> Plan:
-            return workshop.plan(start.calibrator, ranges, corrected=start.corrected)
-
-        now = time.monotonic()
-        deadline = now + (self.deadline - now) * _MIXING_SHARE
-        mixed, changed = mix_ranges(start.ranges, others, plan_by, yardstick, deadline, self.progress)
-        if not changed:
-            return start
-        before = self.best
-        self._try(workshop, {f"{start.label}{start.calibrator}, ranges of {changed} tensors mixed": plan_by(mixed)})
-        return replace(start, ranges=mixed) if self.best is not before else start
-
-    def _leave_float(self, start: _Start) -> None:
-        """The worst layers in float, as few as do it: by bisection, then each is tried in integers again."""
-        workshop = start.workshop
-        ranked = list(self.rank(workshop, start.calibrator, start.ranges, start.corrected, self.progress))
-        plans = {n: self._floating(start, ranked[:n]) for n in range(1, len(ranked))}
-        allowed = {n for n, plan in plans.items() if workshop.float_share(plan) <= workshop.aim.max_float_macs}
-        few, many = 0, max(allowed, default=0)
-        if many == 0 or not self._meets(start, ranked[:many]):
-            return
-        while many - few > 1:
-            middle = (few + many) // 2
-            if middle in allowed and self._meets(start, ranked[:middle]):
-                many = middle
-            else:
-                few = middle
-        kept = ranked[:many]
-        for layer in sorted(kept, key=lambda name: -workshop.macs.get(name, 0)):
-            without = [name for name in kept if name != layer]
-            if without and self._meets(start, without):
-                kept = without
-
-    def _floating(self, start: _Start, layers: Sequence[str]) -> Plan:
-        return start.workshop.plan(start.calibrator, start.ranges, layers, corrected=start.corrected)
-
-    def _meets(self, start: _Start, layers: Sequence[str]) -> bool:
-        shown = ", ".join(layers[:_SHOWN]) + (f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else "")
-        key = frozenset(layers)
-        if key not in self.floated:
-            self._try(start.workshop, {f"{start.label}float: {shown}": self._floating(start, layers)})
-            self.floated[key] = self.steps[-1].met
-        return self.floated[key]
+        forms = {
+            "smoothed, ": lambda: refined(dynamic=False),
+            "smoothed, dynamic, ": lambda: refined(dynamic=True),
+            "": lambda: judge(*plain()),
+            "equalised, ": lambda: stepped(EQUALIZE),
+            "equalised and biases absorbed, ": lambda: stepped(EQUALIZE, ABSORB_BIASES),
+        }
+        search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
+        stopped = search.complete(calibrators)
+        chosen = None if metric is None else [metric]
+        evaluation = evaluate(
+            model,
+            [output],
+            reporting,
+            metrics=chosen,
+            threads=threads,
+            provider=provider,
+            executor=executor,
+            state=feeds.states,
+        )
+    best, plan, proof = search.found()
+    met = aim.meets(evaluation.candidates[0]) and best.float_macs <= max_float_macs
+    return Tuned(
+        output=Path(output),
+        met=met,
+        best=best,
+        steps=tuple(search.steps),
+        stopped=stopped,
+        split=split,
+        metric=evaluation.metrics[0].name,
+        max_drop=str(aim.max_drop),
+        evaluation=evaluation,
+        verification=proof,
+        plan=plan,
+    )
 
 
-def better(a: Step, b: Step) -> bool:
-    """Whether `a` is to be kept rather than `b`.
-
-    The target first. Where both meet it: the least float, then SQNR, since on small sets drops within the target are
-    noise. Where neither does: the smaller drop, then SQNR.
-    """
-    return _key(a) < _key(b)
-
-
-def _key(step: Step) -> tuple[bool, float, float, float]:
-    if step.met:
-        return (False, step.float_macs, -step.sqnr_db, step.drop)
-    return (True, step.drop, -step.sqnr_db, step.float_macs)
+def _measurable(target: str, provider: str) -> Target:
+    """The target of that name, which the provider must run as it will be run."""
+    find_provider(provider)
+    there = provider == "tensorrt"
+    runs_on = find_target("tensorrt" if there and target == "auto" else target)
+    if there and runs_on.on_cpu:
+        raise UsageError(f"target {runs_on.name} is not for provider tensorrt, where tuning measures; leave one out")
+    if not there and not runs_on.on_cpu:
+        raise UsageError(
+            f"target {runs_on.name} does not run on this machine, where tuning measures; choose another, or provider "
+            f"{runs_on.name}"
+        )
+    return runs_on

@@ -1,1 +1,0 @@
-"""Calibration of any size: in one go, in shards, by many workers, from where it was interrupted."""

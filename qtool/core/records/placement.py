@@ -1,0 +1,90 @@
+"""Where Q/DQ go, before any number is known: the result of `place`."""
+
+from dataclasses import dataclass
+
+from qtool.core.numerics.affine import TensorSpec
+
+Reader = tuple[str, int]
+"""(node name, input index)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An activation that is quantised.
+
+    tensor: its name in the prepared graph.
+    root: the tensor whose range it takes; its own name, or that of the tensor it is passed through from.
+    union: the tensors whose ranges together are its range (a concatenation), instead of its own statistics.
+    bounds: of the Clip or Relu that the grid must absorb, or None.
+    readers: inputs that read it through DQ.
+    float_readers: inputs of layers that must stay float; they read it through a DQ of their own, which onnxruntime
+        does not match because its scale is a vector.
+    twin_axis, twin_size: the axis and length of that vector; None without float readers.
+    produced: an integer kernel makes it, so that everyone, graph outputs too, reads it through DQ.
+    """
+
+    tensor: str
+    root: str
+    spec: TensorSpec
+    bounds: tuple[float, float] | None
+    readers: tuple[Reader, ...]
+    float_readers: tuple[Reader, ...]
+    twin_axis: int | None
+    twin_size: int | None
+    produced: bool
+    union: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantSite:
+    """A constant operand of an elementwise layer, quantised like an activation from its own minimum and maximum."""
+
+    tensor: str
+    spec: TensorSpec
+    readers: tuple[Reader, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSite:
+    """A weight: quantised once for all its readers. `axis` is that of the output channels; None: per tensor."""
+
+    tensor: str
+    axis: int | None
+    readers: tuple[Reader, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BiasSite:
+    """A bias: its scale is derived from the input's and the weight's."""
+
+    tensor: str
+    input: str
+    weight: str
+    reader: Reader
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Everything that `place` decides.
+
+    integer: node -> the kernels that it may become.
+    layers: the weighted nodes, quantised or not, in graph order; those inside of If, Loop and Scan too.
+    skipped: node -> why it stays float (nodes that the target could run as integers otherwise).
+    dynamic: weights of layers that quantise their input anew in each run.
+    stored: weights that are stored as integers, while the layer computes in float.
+    """
+
+    sites: tuple[Site, ...]
+    constants: tuple[ConstantSite, ...]
+    weights: tuple[WeightSite, ...]
+    biases: tuple[BiasSite, ...]
+    integer: dict[str, tuple[str, ...]]
+    layers: tuple[str, ...]
+    skipped: dict[str, str]
+    dynamic: tuple[WeightSite, ...] = ()
+    stored: tuple[WeightSite, ...] = ()
+
+    @property
+    def calibrated(self) -> tuple[str, ...]:
+        """The tensors whose statistics are needed, in graph order."""
+        return tuple(dict.fromkeys(site.root for site in self.sites))

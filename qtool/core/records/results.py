@@ -1,0 +1,86 @@
+"""What `calibrate` and `quantize` give back."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.plan import Plan
+from qtool.core.records.statistics import Statistics
+from qtool.core.records.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What `calibrate` or `merge` did: the statistics, where they are (None: in memory alone), the size in bytes.
+
+    resumed: of how many samples an earlier, interrupted run had counted.
+    """
+
+    statistics: Statistics
+    output: Path | None
+    size: int
+    resumed: int = 0
+
+    def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
+        """JSON-ready, as the result of that command."""
+        return {
+            "qtool": command,
+            "output": None if self.output is None else str(self.output),
+            "bytes": self.size,
+            "model_sha256": self.statistics.model_digest,
+            "samples": self.statistics.samples,
+            "shard": None if self.statistics.part is None else str(self.statistics.part.shard),
+            "resumed": self.resumed,
+            "tensors": [
+                {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
+                for name, h in self.statistics.tensors.items()
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
+
+    form: of the layers, where several were tried. smoothed: whether outliers were migrated into weights.
+    latency_ms: median of one run, where latency was asked for.
+    """
+
+    calibrator: Calibrator
+    bias_correction: bool
+    sqnr_db: float
+    form: str = "static"
+    smoothed: bool = False
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What `quantize` did.
+
+    trials: the calibrators tried, best first; empty where one was asked for.
+    changes: what preparation did to the float graph, by pass.
+    size, float_size: of the int8 and the float model in bytes.
+    """
+
+    plan: Plan
+    verification: Verification
+    trials: tuple[Trial, ...]
+    changes: dict[str, int]
+    output: Path
+    size: int
+    float_size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "qtool": "quantize",
+            "output": str(self.output),
+            "bytes": self.size,
+            "float_bytes": self.float_size,
+            "preparation": self.changes,
+            "trials": [asdict(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
+            "verification": self.verification.to_dict(),
+            "plan": self.plan.to_dict(),
+        }

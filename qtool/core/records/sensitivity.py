@@ -1,0 +1,167 @@
+"""The records of a sensitivity analysis: what each layer costs when it is quantised alone, and when it alone is not."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qtool.core.records.evaluation import MetricInfo, MetricKind, json_number
+
+SCHEMA_VERSION = 1
+View = Literal["alone", "without"]
+VIEWS: tuple[View, ...] = ("alone", "without")
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured on one model as executed.
+
+    value: of the metric, None where there is none. drop: how much worse than float, None for metrics that compare with
+    float. sqnr_db: of all outputs together, against float.
+    """
+
+    value: float | None
+    drop: float | None
+    sqnr_db: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strict JSON; numbers that are not finite become strings."""
+        return {
+            "value": json_number(self.value),
+            "drop": json_number(self.drop),
+            "sqnr_db": json_number(self.sqnr_db),
+        }
+
+
+def figures_of(row: Any) -> Figures:
+    """What `Figures.to_dict` made. Raises `ValueError` for anything else."""
+    if not isinstance(row, dict) or set(row) != {"value", "drop", "sqnr_db"} or row["sqnr_db"] is None:
+        raise ValueError("value, drop and sqnr_db are needed")
+    value, drop, sqnr = (_number(row[key]) for key in ("value", "drop", "sqnr_db"))
+    assert sqnr is not None
+    return Figures(value, drop, sqnr)
+
+
+def _number(value: Any) -> float | None:
+    if value is None or value in ("inf", "-inf", "nan"):
+        return None if value is None else float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{value!r} is no number")
+    return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """One layer.
+
+    op: its operator. macs: multiply-accumulates of one batch; share: of the network's, 0 to 1.
+    alone: it alone quantised, with what fuses into it. without: all quantised but it.
+    unmeasured: view -> why there are no figures.
+    """
+
+    name: str
+    op: str
+    macs: int
+    share: float
+    alone: Figures | None
+    without: Figures | None
+    unmeasured: dict[str, str]
+
+    def figures(self, view: View) -> Figures | None:
+        """The figures of one view."""
+        return self.alone if view == "alone" else self.without
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """Layers, the most sensitive first.
+
+    identity: what the figures belong to; a run goes on from a file only where all of it is the same.
+    quantized: all layers quantised. float_value: the metric of the float model.
+    """
+
+    model: str
+    data: str
+    samples: int
+    metric: MetricInfo | None
+    calibrator: str
+    bias_correction: bool
+    target: str
+    scheme: str
+    granularity: str
+    views: tuple[View, ...]
+    identity: dict[str, str]
+    float_value: float | None
+    quantized: Figures
+    layers: tuple[LayerSensitivity, ...]
+    complete: bool = True
+
+    def ranking(self, view: View) -> tuple[str, ...]:
+        """The layers' names, the most sensitive in this view first."""
+        return tuple(layer.name for layer in ranked(self.layers, view, self.metric))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Strict JSON; `schema_version` grows when a key changes its meaning or goes."""
+        return {
+            "qtool": "sensitivity",
+            "schema_version": SCHEMA_VERSION,
+            "complete": self.complete,
+            "model": self.model,
+            "data": self.data,
+            "samples": self.samples,
+            "metric": None
+            if self.metric is None
+            else {
+                "name": self.metric.name,
+                "kind": self.metric.kind.value,
+                "lower_is_better": self.metric.lower_is_better,
+            },
+            "calibrator": self.calibrator,
+            "bias_correction": self.bias_correction,
+            "target": self.target,
+            "scheme": self.scheme,
+            "granularity": self.granularity,
+            "views": list(self.views),
+            "identity": self.identity,
+            "float": {"value": json_number(self.float_value)},
+            "quantized": self.quantized.to_dict(),
+            "layers": [_layer(layer) for layer in self.layers],
+        }
+
+
+def _layer(layer: LayerSensitivity) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "op": layer.op,
+        "macs": layer.macs,
+        "macs_share": layer.share,
+        "alone": None if layer.alone is None else layer.alone.to_dict(),
+        "without": None if layer.without is None else layer.without.to_dict(),
+        "unmeasured": layer.unmeasured,
+    }
+
+
+def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo | None) -> tuple[LayerSensitivity, ...]:
+    """The most sensitive first: by the metric, then by SQNR, then in the order given; unmeasured ones last.
+
+    Alone, the worse the figures the more sensitive the layer is; left out, the better they are.
+    """
+    sign = 1.0 if view == "alone" else -1.0
+
+    def key(layer: LayerSensitivity) -> tuple[bool, float, float]:
+        found = layer.figures(view)
+        if found is None:
+            return True, 0.0, 0.0
+        sqnr = -math.inf if math.isnan(found.sqnr_db) else found.sqnr_db
+        return False, -sign * _badness(found, metric), sign * sqnr
+
+    return tuple(sorted(layers, key=key))
+
+
+def _badness(found: Figures, metric: MetricInfo | None) -> float:
+    if metric is None or found.value is None:
+        return 0.0
+    if metric.kind is MetricKind.ACCURACY:
+        bad = math.nan if found.drop is None else found.drop
+    else:
+        bad = found.value if metric.lower_is_better else -found.value
+    return math.inf if math.isnan(bad) else bad

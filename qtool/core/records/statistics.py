@@ -1,0 +1,250 @@
+"""What a calibration pass leaves behind: a histogram for each tensor, a few samples, and whose they are.
+
+The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for byte the same for the same content.
+"""
+
+import io
+import json
+import math
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from qtool.core.errors import CalibrationError
+from qtool.core.files import atomic_output
+from qtool.core.numerics.counting import BINS
+from qtool.core.numerics.histogram import ChannelRange, Histogram
+from qtool.core.records.examples import Row
+from qtool.core.records.parts import Part, Shard, united
+from qtool.core.records.recipe import Recipe, read_recipe
+
+VERSION = 2
+_HEADER = "header.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_LIMIT = 2**31
+"""No member of a genuine file comes near this many bytes."""
+_LARGEST_HISTOGRAM = BINS * 8 + 1024
+_COUNT_TYPES = {"|u1": 2**8, "<u2": 2**16, "<u4": 2**32}
+"""Where counts are smaller than this; else 8-byte integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Statistics of a model over data.
+
+    name: what to call them in messages (the file's path).
+    model_digest: SHA-256 of the model file they belong to.
+    samples: how many samples were seen.
+    tensors: tensor name -> histogram.
+    examples: the first few batches of inputs, for verification after the data has gone.
+    recipe: what was done to the float graph before it was observed.
+    channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
+    ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
+    part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
+    """
+
+    name: str
+    model_digest: str
+    samples: int
+    tensors: dict[str, Histogram]
+    examples: tuple[dict[str, np.ndarray], ...]
+    recipe: Recipe = field(default_factory=Recipe)
+    channels: dict[str, ChannelRange] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    part: Part | None = None
+
+    def save(self, path: str | Path) -> int:
+        """Write atomically; returns the size in bytes. Raises `OutputError`."""
+        with atomic_output(path) as temporary:
+            with temporary.open("wb") as stream:
+                self._write(stream)
+            return temporary.stat().st_size
+
+    def to_bytes(self) -> bytes:
+        """What `save` writes."""
+        stream = io.BytesIO()
+        self._write(stream)
+        return stream.getvalue()
+
+    def _write(self, stream: IO[bytes]) -> None:
+        runs = self.examples
+        header: dict[str, Any] = {
+            "qtool_calibration": VERSION,
+            "model": self.model_digest,
+            "samples": self.samples,
+            "preparation": self.recipe.to_dict(),
+            "tensors": [
+                {"name": name, "min": h.minimum, "max": h.maximum} if h.count else {"name": name}
+                for name, h in self.tensors.items()
+            ],
+            "channels": list(self.channels),
+        }
+        if self.part is not None:
+            # a short sequence gives a run several times
+            by_id = {id(run): run for row in self.part.rows for run in row.runs}
+            header["part"] = _part_to_dict(self.part, {key: i for i, key in enumerate(by_id)})
+            runs = tuple(by_id.values())
+        header["examples"] = [list(run) for run in runs]
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
+            for i, histogram in enumerate(self.tensors.values()):
+                filled = histogram.counts != 0
+                counts = histogram.counts[filled]
+                _add(archive, f"{i}.filled.npy", _npy(np.packbits(filled)))
+                _add(archive, f"{i}.counts.npy", _npy(counts.astype(_smallest_type(counts))))
+            for i, row in enumerate(self.channels.values()):
+                _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
+            for i, run in enumerate(runs):
+                for j, array in enumerate(run.values()):
+                    _add(archive, f"example.{i}.{j}.npy", _npy(array))
+
+
+def _part_to_dict(part: Part, number: dict[int, int]) -> dict[str, Any]:
+    return {
+        "shard": [part.shard.index, part.shard.count],
+        "ranges": part.ranges,
+        "complete": part.complete,
+        "settings": part.settings,
+        "origin": part.origin,
+        "rows": [[row.start, row.size, [number[id(run)] for run in row.runs]] for row in part.rows],
+    }
+
+
+def _part(data: dict[str, Any], runs: tuple[dict[str, np.ndarray], ...]) -> Part:
+    """Raises a dozen types for anything that `_part_to_dict` does not write."""
+    ranges = [(int(first), int(stop)) for first, stop in data["ranges"]]
+    if list(united(ranges)) != ranges or (ranges and ranges[0][0] < 0):
+        raise ValueError("impossible ranges of batches")
+    rows = tuple(Row(int(start), int(size), tuple(runs[i] for i in kept)) for start, size, kept in data["rows"])
+    shard = Shard(*map(int, data["shard"]))
+    return Part(shard, tuple(ranges), bool(data["complete"]), str(data["settings"]), str(data["origin"]), rows)
+
+
+def _smallest_type(counts: np.ndarray) -> str:
+    """Of those that hold the counts: small ones are compressed in less time."""
+    largest = int(counts.max(initial=0))
+    return next((kind for kind, end in _COUNT_TYPES.items() if largest < end), "<i8")
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(info, data, compresslevel=1)
+
+
+def load_statistics(path: str | Path, model_digest: str | None = None, model_name: str = "the model") -> Statistics:
+    """Read a calibration file.
+
+    Raises:
+        CalibrationError: missing, damaged, of another version, or (where `model_digest` is given) of another model.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise CalibrationError(f"{file}: no such calibration file; make one with `qtool calibrate`")
+    return read_statistics(file, str(file), model_digest, model_name)
+
+
+def read_statistics(
+    source: Path | IO[bytes], name: str, model_digest: str | None = None, model_name: str = "the model"
+) -> Statistics:
+    """`load_statistics` from anything that holds what `save` writes, called `name` in messages."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            return _read(archive, name, model_digest, model_name)
+    except CalibrationError:
+        raise
+    except Exception as error:  # zipfile, zlib, json and numpy raise a dozen types on damaged input
+        reason = " ".join((str(error) or type(error).__name__).split())[:120]
+        raise CalibrationError(f"{name}: not a calibration file, or damaged ({reason}); calibrate again") from error
+
+
+def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_name: str) -> Statistics:
+    if any(info.file_size > _LIMIT for info in archive.infolist()):
+        raise ValueError("a member is impossibly large")
+    header = json.loads(archive.read(_HEADER))
+    if header["qtool_calibration"] != VERSION:
+        raise CalibrationError(
+            f"{file}: calibration format {str(header['qtool_calibration'])[:12]!r}, this qtool reads {VERSION}; "
+            "calibrate again"
+        )
+    if model_digest is not None and header["model"] != model_digest:
+        raise CalibrationError(
+            f"{file}: made for another model than {model_name} "
+            f"(SHA-256 {str(header['model'])[:12]!r} against {model_digest[:12]!r}); calibrate this model"
+        )
+    tensors = {str(row["name"]): _histogram(archive, i, row) for i, row in enumerate(header["tensors"])}
+    examples = tuple(
+        {str(name): _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
+        for i, names in enumerate(header["examples"])
+    )
+    part = _part(header["part"], examples) if "part" in header else None
+    return Statistics(
+        file,
+        str(header["model"]),
+        int(header["samples"]),
+        tensors,
+        examples if part is None else (),
+        read_recipe(header["preparation"]),
+        {str(name): _channels(archive, i) for i, name in enumerate(header["channels"])},
+        part=part,
+    )
+
+
+def _channels(archive: zipfile.ZipFile, i: int) -> ChannelRange:
+    rows = _array(archive, f"channels.{i}.npy")
+    if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[0] != 2:
+        raise ValueError(f"channels {i} have another form")
+    if not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
+        raise ValueError(f"channels {i} have impossible ranges")
+    return ChannelRange(rows[0], rows[1])
+
+
+def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histogram:
+    bits = _array(archive, f"{i}.filled.npy", _LARGEST_HISTOGRAM)
+    counts = _array(archive, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
+    if bits.dtype != np.uint8 or bits.shape != (BINS // 8,) or counts.dtype.str not in (*_COUNT_TYPES, "<i8"):
+        raise ValueError(f"histogram {i} has another form")
+    filled = np.unpackbits(bits).view(np.bool_)
+    if counts.shape != (np.count_nonzero(filled),) or (counts <= 0).any():
+        raise ValueError(f"histogram {i} has impossible counts")
+    histogram = Histogram()
+    histogram.counts[filled] = counts
+    if counts.size:
+        histogram.minimum, histogram.maximum = float(row["min"]), float(row["max"])
+        if not _holds(histogram):
+            raise ValueError(f"histogram {i} has an impossible range")
+    return histogram
+
+
+def _holds(histogram: Histogram) -> bool:
+    """Whether the exact minimum and maximum fall into bins that are not empty, as they must; false for NaN."""
+    if not np.isfinite([histogram.minimum, histogram.maximum]).all():
+        return False
+    with np.errstate(over="ignore"):
+        ends = np.array([histogram.minimum, histogram.maximum], np.float32)
+    inside = (histogram.counts[ends.view(np.uint32) >> 16] > 0) | (ends == 0.0)
+    return bool(inside.all()) and histogram.minimum <= histogram.maximum
+
+
+def _array(archive: zipfile.ZipFile, name: str, limit: int = _LIMIT) -> np.ndarray:
+    """Read a `.npy` member; its header is held against its size first, since numpy allocates what a header claims."""
+    if archive.getinfo(name).file_size > limit:
+        raise ValueError(f"{name} is impossibly large")
+    data = archive.read(name)
+    stream = io.BytesIO(data)
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(stream)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError(f"{name} is not as large as it says")
+    values = np.frombuffer(data, dtype, math.prod(shape), stream.tell())
+    return values.reshape(shape, order="F" if fortran else "C").copy()

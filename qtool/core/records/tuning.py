@@ -1,0 +1,69 @@
+"""What `tune` gives back: the trail of what it tried, and how the best model does on data that chose nothing."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from qtool.core.records.evaluation import Evaluation, json_number
+from qtool.core.records.plan import Plan
+from qtool.core.records.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One model that was tried, measured on the choosing part of the data.
+
+    what: in words. metric, drop: of the metric asked for; drop is relative to float where float's value is not 0.
+    float_macs: the share of multiply-accumulates left in float, 0 to 1. met: the target and the limit of float.
+    """
+
+    what: str
+    metric: float
+    drop: float
+    sqnr_db: float
+    float_layers: int
+    float_macs: float
+    met: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; numbers that are not finite become strings."""
+        return {name: json_number(value) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What `tune` did.
+
+    met: whether the target is met on the reporting part of the data, within the limit of float.
+    best: the step that was kept. steps: the trail, in order. stopped: why it ended before all was tried, or None.
+    evaluation: of the model written, on the reporting part. split: the parts of the data, in words.
+    """
+
+    output: Path
+    met: bool
+    best: Step
+    steps: tuple[Step, ...]
+    stopped: str | None
+    split: str
+    metric: str
+    max_drop: str
+    evaluation: Evaluation
+    verification: Verification
+    plan: Plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "qtool": "tune",
+            "output": str(self.output),
+            "met": self.met,
+            "metric": self.metric,
+            "max_drop": self.max_drop,
+            "stopped": self.stopped,
+            "split": self.split,
+            "best": self.best.to_dict(),
+            "steps": [step.to_dict() for step in self.steps],
+            "evaluation": self.evaluation.to_dict(),
+            "verification": self.verification.to_dict(),
+            "plan": self.plan.to_dict(),
+        }

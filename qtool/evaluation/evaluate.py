@@ -1,0 +1,242 @@
+"""`evaluate`: every model over the same samples, in one streaming pass."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from qtool.core.errors import DataError, ModelError, UsageError
+from qtool.core.progress import Progress, silent
+from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
+from qtool.core.state import rollout
+from qtool.evaluation.gates import check_gates, judge, scored_drop
+from qtool.evaluation.interface import check_interface
+from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
+from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
+from qtool.evaluation.metrics.observation import Observation
+from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
+from qtool.evaluation.run import BatchRun, run_elsewhere, run_here
+from qtool.evaluation.trial import Measurement, check_outputs, first_nan, scores_of
+from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
+from qtool.feeds.source import Source
+from qtool.graph.model_files import model_size
+from qtool.runtime.session import Session
+
+DEFAULT_LATENCY_RUNS = 50
+
+
+def evaluate(
+    float_model: str | Path,
+    candidates: str | Path | Sequence[str | Path],
+    data: Data,
+    *,
+    metrics: Sequence[MetricSpec] | None = None,
+    max_drop: MaxDrop | str | float | None = None,
+    min_sqnr: float | None = None,
+    samples: int | None = None,
+    batch_size: int = 1,
+    latency: bool = False,
+    latency_runs: int = DEFAULT_LATENCY_RUNS,
+    threads: int = 1,
+    provider: str = "cpu",
+    executor: Executor | None = None,
+    progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
+) -> Evaluation:
+    """Measure candidates beside the float model that they were made from.
+
+    The data is streamed: memory does not depend on the number of samples. A failed gate is no error: look at
+    `Evaluation.passed` and `Evaluation.gates`.
+
+    Args:
+        float_model, candidates: ONNX files with the same inputs and outputs.
+        data: samples, and labels where a metric needs them; everything that `qtool.feeds.open_feeds` reads.
+        metrics: names (`qtool.evaluation.metrics.registry.NAMES`), `wer:ctc=BLANK`, `wer:end=TOKEN`, `MODULE:NAME`,
+            `file.py:NAME`, or functions and classes as in `qtool.evaluation.metrics.user`. None: token_accuracy or
+            top1 if the labels are classes of tokens or samples that an output has scores for, else sqnr.
+        max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
+        min_sqnr: gate on the SQNR of all outputs together, dB.
+        samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
+            model feeds back its own state, and a time is of one step.
+        batch_size: samples a run, where the model's batch is dynamic.
+        latency: also time the models, one sample a run, `latency_runs` interleaved rounds.
+        threads: intra-op threads of every model.
+        provider: where every model runs, and is timed: cpu, cuda or tensorrt.
+        executor: where the models run over the data; None is this process. The figures are the same, and times are
+            always taken here. See `qtool.calibrate`.
+        progress: told after every batch and every timed round.
+        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
+
+    Raises:
+        UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged, a provider that is
+            not there.
+        ModelError: a file that is no model, or candidates whose inputs or outputs differ from float's.
+        DataError: data that cannot be fed, labels missing or out of range, NaN in the float model's outputs,
+            a user's metric that fails.
+    """
+    counts = {"samples": samples, "batch_size": batch_size, "latency_runs": latency_runs, "threads": threads}
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise UsageError(f"{name} is {count}; give 1 or more")
+    drop = None if max_drop is None else MaxDrop.parse(max_drop)
+    chosen = resolve_metrics(metrics) if metrics else None
+    check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
+    paths = _existing(float_model, candidates)
+    sessions = [Session(path, threads=threads, provider=provider) for path in paths]
+    for session in sessions[1:]:
+        check_interface(sessions[0], session, batch_size)
+    specs = {"inputs": sessions[0].inputs, "outputs": sessions[0].output_specs}
+    feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
+    comparison = _Comparison(sessions, chosen, drop, min_sqnr)
+    if executor is None:
+        ran = run_here(sessions, feeds, feeds.states)
+    else:
+        source = Source.of(data, feeds, samples, batch_size, reading)
+        ran = run_elsewhere(executor, paths, feeds, source, threads, provider)
+    comparison.run(ran, feeds, progress)
+    timed: tuple[Latency, ...] | None = None
+    setup = None
+    if latency:
+        one = _one_sample(feeds, data, sessions[0], reading)
+        timed = measure_latency(sessions, one.inputs, latency_runs, progress)
+        setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
+    models = comparison.results(paths, timed)
+    infos = tuple(metric.info for metric in comparison.metrics)
+    return Evaluation(
+        data=feeds.name,
+        samples=comparison.samples,
+        batch_size=comparison.batch_size,
+        threads=threads,
+        metrics=infos,
+        float_model=models[0],
+        candidates=tuple(models[1:]),
+        gates=judge(models[0], models[1:], infos, drop, min_sqnr),
+        class_output=comparison.heads.predicted.name if comparison.heads.predicted else None,
+        latency=setup,
+        steps=comparison.steps if feeds.states else None,
+        states=tuple(map(str, feeds.states)),
+        provider=provider,
+    )
+
+
+@dataclass(slots=True)
+class _Comparison:
+    """The pass over the data; which metrics there are is known once float has run one batch."""
+
+    sessions: Sequence[Session]
+    chosen: tuple[Metric, ...] | None
+    max_drop: MaxDrop | None
+    min_sqnr: float | None
+    metrics: tuple[Metric, ...] = ()
+    heads: Heads = NO_HEADS
+    trials: tuple[Measurement, ...] = ()
+    samples: int = 0
+    batch_size: int = 0
+    steps: int = 0
+
+    def run(self, ran: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
+        for batch in ran:
+            reference = batch.outputs[0]
+            _refuse_nan(self.sessions[0], reference, batch)
+            if not self.trials:
+                self._begin(reference, batch, in_steps=bool(feeds.states))
+            labels = {name: _read_only(array) for name, array in batch.labels.items()}
+            for trial, outputs in zip(self.trials, batch.outputs, strict=True):
+                if not trial.is_float:
+                    check_outputs(trial.session, outputs, reference)
+                trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
+            self.samples += batch.size
+            self.steps += batch.steps
+            self.batch_size = max(self.batch_size, batch.size)
+            progress("evaluating", self.samples, feeds.samples)
+        if not self.samples:
+            raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
+
+    def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
+        self.heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps)
+        self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
+        check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
+        self.trials = tuple(
+            Measurement(session, self.metrics, self.heads, is_float=index == 0)
+            for index, session in enumerate(self.sessions)
+        )
+
+    def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:
+        """One result a model, float's first."""
+        reference = self.trials[0].values()
+        results: list[ModelResult] = []
+        for index, (trial, path, name) in enumerate(zip(self.trials, paths, _display_names(paths), strict=True)):
+            values = reference if trial.is_float else trial.values()
+            scores = tuple(scored_drop(m.info, values[m.name], reference[m.name]) for m in self.metrics)
+            results.append(
+                ModelResult(
+                    name=name,
+                    path=str(path),
+                    size_bytes=model_size(path),
+                    scores=scores_of({m.name: values[m.name] for m in self.metrics}) if trial.is_float else scores,
+                    sqnr_db=trial.sqnr.result() if trial.sqnr else None,
+                    sqnr_db_by_output=trial.sqnr.by_output() if trial.sqnr else (),
+                    agreement=trial.agreement.result() if trial.agreement else None,
+                    nan=trial.nan,
+                    latency=timed[index] if timed else None,
+                    nodes=trial.session.nodes,
+                )
+            )
+        return results
+
+
+def _existing(float_model: str | Path, candidates: str | Path | Sequence[str | Path]) -> list[Path]:
+    several = [candidates] if isinstance(candidates, str | Path) else list(candidates)
+    if not several:
+        raise UsageError("there is nothing to compare the float model with; name at least one candidate")
+    paths = [Path(path) for path in (float_model, *several)]
+    for path in paths:
+        if not path.is_file():
+            raise ModelError(f"{path}: is no file; name an ONNX model")
+    return paths
+
+
+def _display_names(paths: Sequence[Path]) -> list[str]:
+    """File names; the paths as given where two are the same, numbered where even those are."""
+    short = Counter(path.name for path in set(paths))
+    names = [path.name if short[path.name] == 1 else str(path) for path in paths]
+    seen: Counter[str] = Counter()
+    unique: list[str] = []
+    for name in names:
+        seen[name] += 1
+        printable = name.encode("utf-8", "replace").decode("utf-8")
+        unique.append(printable if seen[name] == 1 else f"{printable} ({seen[name]})")
+    return unique
+
+
+def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: BatchRun) -> None:
+    found = first_nan(outputs, batch.size)
+    if found is not None:
+        sample = batch.start + int(found[1].argmax())
+        raise DataError(
+            f"{session.name}: NaN in output '{found[0]}' of sample {sample} ({batch.origin}); the "
+            "float model must be "
+            "sound there: correct or remove the sample"
+        )
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _one_sample(feeds: Feeds, data: Data, session: Session, reading: ReadOptions) -> Batch:
+    """The first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
+    if feeds.states:
+        first = next(iter(feeds))
+        inputs, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))
+        return replace(first, inputs=inputs)
+    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in session.inputs)
+    if fixed:
+        return next(iter(feeds))
+    return next(iter(open_feeds(data, session.inputs, samples=1, batch_size=1, **reading)))

@@ -1,0 +1,1 @@
+"""Metrics: one row each in `registry`, computed in constant memory."""

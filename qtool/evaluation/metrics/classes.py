@@ -1,0 +1,132 @@
+"""What a model says of each sample: top-k accuracy, agreement with float, and what class labels must be."""
+
+import numpy as np
+
+from qtool.core.errors import DataError, UsageError
+from qtool.evaluation.metrics.heads import LABELS, ClassOutput, counted, predictions
+from qtool.evaluation.metrics.observation import Observation, rows
+
+_ALTERNATIVE = "use --metric sqnr, or a metric of your own as file.py:FUNCTION"
+
+
+class TopK:
+    """The share of samples whose label is among the `k` highest scores; of equal scores the lower class comes
+    first.
+
+    A sample with NaN among its scores counts as wrong.
+
+    Raises:
+        DataError: from `update`, where labels are missing, of another length, or no class of the model.
+    """
+
+    def __init__(self, k: int, output: ClassOutput) -> None:
+        self._k = k
+        self._output = output
+        self._right = 0
+        self._samples = 0
+
+    def update(self, seen: Observation) -> None:
+        labels = class_labels(seen, self._output, f"top{self._k}")
+        scores = rows(seen.outputs[self._output.name], seen.size)
+        if self._output.columns == 1:
+            right = predictions(scores, self._output)[0] == labels
+        else:
+            right = _rank(scores, labels) < self._k
+        self._right += int((right & ~np.isnan(scores).any(axis=1)).sum())
+        self._samples += seen.size
+
+    def result(self) -> float:
+        return self._right / self._samples
+
+
+class Agreement:
+    """The share of samples for which a model predicts the same class as float does; of tokens, where it has these.
+
+    Tokens with a negative label are left out. For a regression with several columns it is the share whose largest
+    column is the same one. A single column is read as a probability; where float leaves [0, 1] it is none, and the
+    agreement is None, as it is where there is no token.
+    """
+
+    def __init__(self, output: ClassOutput) -> None:
+        self._output = output
+        self._same = 0
+        self._counted = 0
+        self._probability = True
+
+    def update(self, seen: Observation) -> None:
+        wanted, found = seen.reference[self._output.name], seen.outputs[self._output.name]
+        if self._output.columns == 1 and not self._output.holds_class:
+            self._probability &= bool(((wanted >= 0) & (wanted <= 1)).all())
+        (expected, _), (said, bad) = predictions(wanted, self._output), predictions(found, self._output)
+        same = (expected == said) & ~bad
+        labelled = counted(seen.labels, found, self._output)
+        if labelled is not None:
+            same = same[labelled]
+        self._same += int(same.sum())
+        self._counted += same.size
+
+    def result(self) -> float | None:
+        return self._same / self._counted if self._probability and self._counted else None
+
+
+def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) -> ClassOutput:
+    """`output`, if there is one that says the `k` best classes.
+
+    Raises:
+        UsageError: no output has the shape of class scores, or top-`k` would be right whatever the model
+            says.
+    """
+    if output is None:
+        raise UsageError(f"--metric {metric}: no output has the shape of class scores [N, classes]; {_ALTERNATIVE}")
+    if k > 1 and output.columns <= k:
+        classes = f"{output.columns} column(s)"
+        raise UsageError(
+            f"--metric {metric}: output '{output.name}' has {classes}, so it means nothing here; use --metric top1"
+        )
+    return output
+
+
+def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndarray:
+    """The class of each sample, int64 [size]. Raises `DataError` naming what is wrong with --data."""
+    array = seen.labels.get(LABELS)
+    if array is None:
+        found = f"; it has {', '.join(sorted(seen.labels))}" if seen.labels else ""
+        raise DataError(
+            f"--metric {metric}: --data has no labels{found}; add an array 'labels' (.npz), or "
+            "sub-folders or a "
+            f"labels.csv (images), or {_ALTERNATIVE}"
+        )
+    if array.shape not in {(seen.size,), (seen.size, 1)}:
+        raise DataError(
+            f"--metric {metric}: 'labels' in --data has shape {array.shape} for {seen.size} "
+            "sample(s) from sample "
+            f"{seen.start}; it must hold one class a sample, or {_ALTERNATIVE}"
+        )
+    if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
+        raise DataError(
+            f"--metric {metric}: 'labels' in --data are not whole numbers ({array.dtype}); give class numbers from 0, "
+            f"use --metric pearson where they are scores, or {_ALTERNATIVE}"
+        )
+    labels = array.reshape(-1).astype(np.int64)
+    _check_range(labels, seen, output, metric)
+    return labels
+
+
+def _check_range(labels: np.ndarray, seen: Observation, output: ClassOutput, metric: str) -> None:
+    if output.classes is None:
+        return
+    wrong = np.flatnonzero((labels < 0) | (labels >= output.classes))
+    if wrong.size:
+        first = int(wrong[0])
+        raise DataError(
+            f"--metric {metric}: label {labels[first]} of sample {seen.start + first} is no class of output "
+            f"'{output.name}', which has {output.classes} (0 to {output.classes - 1}); correct the "
+            "labels in --data"
+        )
+
+
+def _rank(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the label's, int [samples]."""
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    before = np.arange(scores.shape[1]) < labels[:, None]
+    return np.asarray(((scores > own) | ((scores == own) & before)).sum(axis=1))

@@ -1,0 +1,121 @@
+"""The metrics by name, and the accumulators that they become once the first batch has shown the outputs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from qtool.core.errors import UsageError
+from qtool.core.records.evaluation import MetricInfo, MetricKind
+from qtool.evaluation.metrics.auc import Auc
+from qtool.evaluation.metrics.classes import TopK, require_class_output
+from qtool.evaluation.metrics.confusion import F1, Matthews
+from qtool.evaluation.metrics.correlation import Pearson, Spearman
+from qtool.evaluation.metrics.heads import ClassOutput, Heads
+from qtool.evaluation.metrics.observation import Observation
+from qtool.evaluation.metrics.similarity import Cosine, Mse, Sqnr
+from qtool.evaluation.metrics.tokens import TokenAccuracy, TokenAgreement, require_tokens
+from qtool.evaluation.metrics.user import UserAccumulator, UserMetric, check_user_metric, load_user_metric
+from qtool.evaluation.metrics.wer import WER, Transcription, WordErrorRate
+
+MetricSpec = str | UserMetric
+
+
+class Accumulator(Protocol):
+    """Sees every batch of one model, then gives the metric."""
+
+    def update(self, seen: Observation) -> None: ...
+
+    def result(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric that can be measured; `perfect` is float's own value where the metric compares with float."""
+
+    info: MetricInfo
+    start: Callable[[Heads], Accumulator]
+    perfect: float | None = None
+
+    @property
+    def name(self) -> str:
+        return self.info.name
+
+    @property
+    def is_accuracy(self) -> bool:
+        return self.info.kind is MetricKind.ACCURACY
+
+
+def resolve_metrics(specs: Sequence[MetricSpec]) -> tuple[Metric, ...]:
+    """The metrics that `specs` name, each once, in their order.
+
+    A user's metric is called by its function's name, or by the whole of its spec where that is taken.
+
+    Raises:
+        UsageError: an unknown name, or a user's metric that cannot be loaded.
+    """
+    resolved: dict[str, Metric] = {}
+    for spec in dict.fromkeys(specs):
+        if isinstance(spec, str) and (spec in _BUILTIN or spec.partition(":")[0] == WER):
+            resolved[spec] = _BUILTIN[spec] if spec in _BUILTIN else _wer(spec)
+            continue
+        if isinstance(spec, str):
+            short, full, found = spec.rpartition(":")[2], spec, load_user_metric(spec, _BUILTIN)
+        else:
+            short = full = getattr(spec, "__name__", type(spec).__name__)
+            found = check_user_metric(spec, short)
+        name = full if short in resolved or short in _BUILTIN else short
+        if name in resolved:
+            raise UsageError(f"two metrics are called {name}; give one of them another name")
+        resolved[name] = _user(found, name)
+    return tuple(resolved.values())
+
+
+def _user(found: UserMetric, name: str) -> Metric:
+    lower = bool(getattr(found, "lower_is_better", False))
+    return Metric(MetricInfo(name, MetricKind.ACCURACY, lower), lambda _: UserAccumulator(found, name))
+
+
+def _accuracy(name: str, start: Callable[[Heads], Accumulator], worst: float = 0.0) -> Metric:
+    return Metric(MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False, worst=worst), start)
+
+
+def _of_classes(name: str, start: Callable[[ClassOutput], Accumulator], worst: float = 0.0, k: int = 1) -> Metric:
+    return _accuracy(name, lambda heads: start(require_class_output(heads.classes, name, k)), worst)
+
+
+def _wer(name: str) -> Metric:
+    Transcription.parse(name)
+    return Metric(
+        MetricInfo(name, MetricKind.ACCURACY, lower_is_better=True),
+        lambda heads: WordErrorRate(require_tokens(heads, name), name),
+    )
+
+
+def _similarity(
+    name: str, start: Callable[[Heads], Accumulator], perfect: float, *, lower_is_better: bool = False
+) -> Metric:
+    return Metric(MetricInfo(name, MetricKind.SIMILARITY, lower_is_better), start, perfect)
+
+
+_BUILTIN = {
+    metric.name: metric
+    for metric in (
+        _of_classes("top1", lambda output: TopK(1, output)),
+        _of_classes("top5", lambda output: TopK(5, output), k=5),
+        _of_classes("f1", lambda output: F1(output, "f1", macro=False)),
+        _of_classes("f1_macro", lambda output: F1(output, "f1_macro", macro=True)),
+        _of_classes("matthews", lambda output: Matthews(output, "matthews"), worst=-1.0),
+        _of_classes("auc", Auc),
+        _accuracy("pearson", lambda heads: Pearson(heads.score), worst=-1.0),
+        _accuracy("spearman", lambda heads: Spearman(heads.score), worst=-1.0),
+        _accuracy("token_accuracy", lambda heads: TokenAccuracy(require_tokens(heads, "token_accuracy"))),
+        _wer(WER),
+        _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
+        _similarity("cosine", lambda _: Cosine(), 1.0),
+        _similarity("sqnr", lambda _: Sqnr(), math.inf),
+        _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
+    )
+}
+NAMES = tuple(_BUILTIN)
+"""In the order of the documentation."""

@@ -1,0 +1,95 @@
+"""One class a token: accuracy where a label says what it is, and what a token's labels must be."""
+
+import numpy as np
+
+from qtool.core.errors import DataError, UsageError
+from qtool.evaluation.metrics.classes import Agreement
+from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions
+from qtool.evaluation.metrics.observation import Observation
+
+
+class TokenAccuracy:
+    """The share of tokens whose class has the highest score, among those whose label is 0 or more.
+
+    Of equal scores the lower class counts; a token with NaN among its scores is wrong.
+
+    Raises:
+        DataError: from `update`, where labels are missing, of another shape, or no class of the model; from `result`,
+            where no label is 0 or more.
+    """
+
+    def __init__(self, output: ClassOutput) -> None:
+        self._output = output
+        self._right = 0
+        self._tokens = 0
+
+    def update(self, seen: Observation) -> None:
+        scores = seen.outputs[self._output.name]
+        shape = scores.shape if self._output.holds_class else scores.shape[:-1]
+        labels = token_labels(seen, self._output, "token_accuracy")
+        if labels.shape != shape:
+            raise DataError(
+                f"--metric token_accuracy: 'labels' in --data has shape {list(labels.shape)} from sample {seen.start}, "
+                f"output '{self._output.name}' has {list(scores.shape)}; give a label for every token, -1 where there "
+                "is none"
+            )
+        found, bad = predictions(scores, self._output)
+        wanted = labels.reshape(-1)
+        self._right += int(((found == wanted) & ~bad & (wanted >= 0)).sum())
+        self._tokens += int((wanted >= 0).sum())
+
+    def result(self) -> float:
+        if not self._tokens:
+            raise DataError("--metric token_accuracy: no label is 0 or more; give the class of some token")
+        return self._right / self._tokens
+
+
+class TokenAgreement(Agreement):
+    """The share of tokens for which a model predicts the class that float does.
+
+    Raises:
+        DataError: from `result`, where there is no token, or a single column is no probability.
+    """
+
+    def result(self) -> float:
+        found = super().result()
+        if found is None:
+            raise DataError("--metric token_agreement: there are no tokens, or their one column is no probability")
+        return found
+
+
+def require_tokens(heads: Heads, metric: str) -> ClassOutput:
+    """The output that says a class for each token. Raises `UsageError` where there is none."""
+    if heads.tokens is None:
+        raise UsageError(
+            f"--metric {metric}: no output has the shape [N, T, classes]; use --metric sqnr, or a metric of your own"
+        )
+    return heads.tokens
+
+
+def token_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndarray:
+    """The labels of each sample's tokens, int64 [size, ...], negative where there is none.
+
+    Raises:
+        DataError: there are none, they are not one row a sample, or one is no class of the output.
+    """
+    array = seen.labels.get(LABELS)
+    if array is None:
+        raise DataError(
+            f"--metric {metric}: --data has no labels; add an array 'labels' of classes, -1 where there is no token"
+        )
+    if array.ndim < 2 or len(array) != seen.size:
+        raise DataError(
+            f"--metric {metric}: 'labels' in --data has shape {list(array.shape)} for {seen.size} sample(s) from "
+            f"sample {seen.start}; it must hold a row of tokens a sample"
+        )
+    if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
+        raise DataError(f"--metric {metric}: 'labels' in --data are not whole numbers ({array.dtype}); give classes")
+    labels = array.astype(np.int64)
+    if output.classes is not None and (labels >= output.classes).any():
+        sample = int(np.argwhere(labels >= output.classes)[0, 0])
+        raise DataError(
+            f"--metric {metric}: label {labels[sample].max()} of sample {seen.start + sample} is no class of output "
+            f"'{output.name}', which has {output.classes} (0 to {output.classes - 1}); correct the labels in --data"
+        )
+    return labels

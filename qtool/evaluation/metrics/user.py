@@ -1,0 +1,136 @@
+"""Metrics that a user brings: `MODULE:NAME` or `file.py:NAME`, a function or a class.
+
+A function `(outputs, labels) -> scores` gets two dictionaries of arrays, one batch at a time, and returns one
+score a sample, or one number for the batch, which then counts once for each of its samples; the metric is the
+mean over samples. A class, made anew for each model, has `update(outputs, labels)` and `result() -> float`,
+for what is no mean of samples. Higher is better unless the function or class has an attribute
+`lower_is_better = True`.
+"""
+
+import inspect
+import math
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from qtool.core.errors import DataError, UsageError
+from qtool.evaluation.metrics.observation import Observation
+from qtool.feeds import load_function
+
+ScoreFunction = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], Any]
+
+
+class CorpusMetric(Protocol):
+    """A user's class: it sees every batch, then gives one number."""
+
+    def update(self, outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None: ...
+
+    def result(self) -> float: ...
+
+
+UserMetric = ScoreFunction | type[CorpusMetric]
+
+
+def load_user_metric(spec: str, known: Iterable[str]) -> UserMetric:
+    """The function or class that `spec`, `MODULE:NAME` or `file.py:NAME`, names, which is none of the `known` metrics.
+
+    Raises:
+        UsageError: it is not written so, cannot be imported, or is neither a function nor such a class.
+    """
+    source, colon, name = spec.rpartition(":")
+    if not (colon and source and name):
+        raise UsageError(
+            f"--metric {spec}: is none of {', '.join(known)}; a metric of your own is MODULE:FUNCTION or "
+            "file.py:FUNCTION"
+        )
+    try:
+        return check_user_metric(load_function(spec), spec)
+    except DataError as error:
+        raise UsageError(f"--metric {error}") from error
+
+
+def check_user_metric(found: object, spec: str) -> UserMetric:
+    """`found`, if it is a function or a class with `update` and `result`. Raises `UsageError`."""
+    if inspect.isclass(found):
+        if callable(getattr(found, "update", None)) and callable(getattr(found, "result", None)):
+            return found
+        raise UsageError(f"--metric {spec}: the class needs update(outputs, labels) and result()")
+    if callable(found):
+        return found
+    raise UsageError(f"--metric {spec}: is neither a function (outputs, labels) nor a class with update and result")
+
+
+class UserAccumulator:
+    """Runs a user's metric over one model; whatever it raises becomes a `DataError` of one line that names
+    it.
+
+    From the first NaN in a model's outputs on the metric is not called any more, and is NaN.
+    """
+
+    def __init__(self, metric: UserMetric, name: str) -> None:
+        self._name = name
+        self._function: ScoreFunction | None = None if inspect.isclass(metric) else metric
+        self._corpus: Any = None
+        self._sum = 0.0
+        self._samples = 0
+        self._nan = False
+        if inspect.isclass(metric):
+            self._corpus = self._call("cannot be made", metric)
+
+    def update(self, seen: Observation) -> None:
+        self._nan = self._nan or any(np.isnan(v).any() for v in seen.outputs.values() if v.dtype.kind == "f")
+        if self._nan:
+            return
+        where = f"failed on {seen.model}, samples {seen.start} to {seen.start + seen.size - 1}"
+        outputs, labels = dict(seen.outputs), dict(seen.labels)
+        if self._function is None:
+            self._call(where, self._corpus.update, outputs, labels)
+            return
+        scores = self._call(where, self._function, outputs, labels)
+        self._sum += self._total(scores, seen)
+        self._samples += seen.size
+
+    def result(self) -> float:
+        if self._nan:
+            return math.nan
+        if self._function is not None:
+            return self._sum / self._samples
+        value = self._call("failed in result()", self._corpus.result)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise DataError(f"--metric {self._name}: result() gave {_kind(value)}; it must be one number") from None
+
+    def _total(self, scores: object, seen: Observation) -> float:
+        try:
+            array = np.asarray(scores, np.float64)
+        except (TypeError, ValueError):
+            array = np.empty((0,))
+        if array.ndim == 0:
+            return float(array) * seen.size
+        if array.size == seen.size and array.shape[0] == seen.size:
+            return float(array.sum())
+        raise DataError(
+            f"--metric {self._name}: gave {_kind(scores)} for a batch of {seen.size}; return one "
+            "score a sample, "
+            "or one number"
+        )
+
+    def _call(self, what: str, function: Callable[..., Any], *arguments: Mapping[str, np.ndarray]) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise DataError(f"--metric {self._name}: {what}: {_one_line(error)}; correct the metric") from error
+
+
+def _kind(value: object) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def _one_line(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{said} ({Path(frame.filename).name}, line {frame.lineno})"

@@ -1,0 +1,149 @@
+"""Every model over the same batches: here, or by workers. Metrics are summed up in one place, in order."""
+
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from qtool.core.records.parts import Shard
+from qtool.core.state import State, sequence_length
+from qtool.evaluation.recurrence import run_sequence
+from qtool.evaluation.trial import run_numeric
+from qtool.execution import Missing, run
+from qtool.execution.running import Supplies
+from qtool.execution.supplies import ModelFile
+from qtool.feeds import Batch, Feeds
+from qtool.feeds.source import Source
+from qtool.runtime.session import Session
+
+_BLOCK = 16
+"""Batches of a block."""
+_BATCHES = "batches"
+_MODEL = "model "
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRun:
+    """What all models made of a batch, the first one first; and what metrics need of the batch."""
+
+    outputs: tuple[dict[str, np.ndarray], ...]
+    labels: dict[str, np.ndarray]
+    start: int
+    size: int
+    steps: int
+    origin: str
+
+
+def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
+    """Each batch through all models.
+
+    Raises:
+        ModelError: an output is not a tensor of numbers.
+        DataError: a model does not run on a batch.
+    """
+    for batch in batches:
+        outputs = tuple(
+            run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
+            for session in sessions
+        )
+        steps = sequence_length(states, batch.inputs) if states else 0
+        yield BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The batches `first` to before `stop` through the models; `batches` where the data cannot be opened elsewhere.
+
+    key: of this one pass over the data, which may have changed by the next.
+    """
+
+    key: str
+    models: tuple[ModelFile, ...]
+    source: Source
+    states: tuple[State, ...]
+    threads: int
+    provider: str
+    first: int
+    stop: int
+    batches: tuple[Batch, ...] | None = None
+
+
+def run_elsewhere(
+    executor: Executor,
+    paths: Sequence[Path],
+    feeds: Feeds,
+    source: Source,
+    threads: int,
+    provider: str,
+) -> Iterator[BatchRun]:
+    """The same by workers, in the order of the batches.
+
+    Raises:
+        WorkerError: a worker failed. ModelError, DataError: see `run_here`.
+    """
+    models = tuple(ModelFile.of(path) for path in paths)
+    key = uuid.uuid4().hex
+    ended = False
+
+    def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:
+        return _Block(key, models, source, feeds.states, threads, provider, first, first + _BLOCK, batches)
+
+    def blocks() -> Iterator[_Block]:
+        first, given = 0, iter(feeds)
+        while not ended:
+            batches = None if source.by_path else tuple(islice(given, _BLOCK))
+            if batches == ():
+                return
+            yield block(first, batches)
+            first += _BLOCK
+
+    def supply(wanted: _Block, what: str) -> object:
+        if what == _BATCHES:
+            return tuple(feeds.part(Shard(), wanted.first, wanted.stop))
+        return models[int(what.removeprefix(_MODEL))].content()
+
+    for work, found in run(executor, _run_block, blocks(), supply, in_order=True):
+        ended = ended or len(found) < work.stop - work.first
+        yield from found
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockRunner:
+    sessions: tuple[Session, ...]
+    feeds: Feeds | None
+
+
+_LOCK = threading.Lock()
+_BENCHES: dict[str, _BlockRunner] = {}
+
+
+def _run_block(block: _Block, supplies: Supplies) -> list[BatchRun] | Missing:
+    with _LOCK:
+        bench = _BENCHES.get(block.key)
+        if bench is None:
+            paths = [model.find(supplies.get(f"{_MODEL}{i}")) for i, model in enumerate(block.models)]
+            lacking = tuple(f"{_MODEL}{i}" for i, path in enumerate(paths) if path is None)
+            if lacking:
+                return Missing(lacking)
+            # models come and go while tuning: one set at a time
+            _BENCHES.clear()
+            bench = _BENCHES[block.key] = _made(block, [path for path in paths if path is not None])
+    batches = block.batches or supplies.get(_BATCHES)
+    if batches is None:
+        if bench.feeds is None:
+            return Missing((_BATCHES,))
+        batches = bench.feeds.part(Shard(), block.first, block.stop)
+    return list(run_here(bench.sessions, batches, block.states))
+
+
+def _made(block: _Block, paths: Sequence[Path]) -> _BlockRunner:
+    sessions = tuple(
+        Session(path, threads=block.threads, provider=block.provider, name=model.path)
+        for path, model in zip(paths, block.models, strict=True)
+    )
+    return _BlockRunner(sessions, block.source.open_here(sessions[0].inputs, sessions[0].output_specs))

@@ -1,0 +1,174 @@
+"""DATA in all its forms -> `Feeds`."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from qtool.core.errors import DataError, UsageError
+from qtool.core.state import State, check_states
+from qtool.core.tensorspec import InputSpec
+from qtool.feeds.batching import Feeds
+from qtool.feeds.checks import quoted
+from qtool.feeds.fitting import Fitter
+from qtool.feeds.formats.folders import ARRAY_SUFFIXES, onnx_sets_of, open_array_folder, open_test_sets
+from qtool.feeds.formats.functions import is_function_spec, load_function, open_function, open_records
+from qtool.feeds.formats.images import IMAGE_SUFFIXES, open_images
+from qtool.feeds.formats.jsonl import open_jsonl
+from qtool.feeds.formats.listing import LABELS_FILE, files_of
+from qtool.feeds.formats.npz import ArrayTable, NpyTable, NpzTable, Table
+from qtool.feeds.formats.sequences import SequenceFitter, open_sequence_table
+from qtool.feeds.formats.tables import open_table
+from qtool.feeds.matching import state_remedy
+from qtool.feeds.reading import Reading, ReadOptions
+from qtool.feeds.texts import TextEncoder
+from qtool.feeds.trimming import Trim
+
+Record = Mapping[str, Any]
+JSONL = ".jsonl"
+Data = str | Path | Record | Iterable[Record] | Callable[[], Iterable[Record]]
+
+
+def open_feeds(
+    data: Data,
+    inputs: Sequence[InputSpec],
+    *,
+    outputs: Sequence[InputSpec] = (),
+    samples: int | None = None,
+    batch_size: int = 1,
+    **options: Unpack[ReadOptions],
+) -> Feeds:
+    """Open data as batches for a model.
+
+    Args:
+        data: a path or `MODULE:FUNCTION` as on the command line; or a mapping name -> array whose first axes
+            count samples; or dictionaries name -> array, one sample or batch each; or a function that yields
+            them.
+        inputs: the model's inputs, in its order.
+        outputs: the model's outputs, which states are fed from.
+        samples: take the first so many only.
+        batch_size: how many samples of equal shape are stacked, where the model does not fix that; a batch
+            that the data itself states (a dictionary, a file of a folder) is not taken apart.
+        options: preprocess, tokenizer, max_length, trim, state: see `ReadOptions`. With `state` every batch is one
+            sequence, see `qtool.feeds.formats.sequences`.
+
+    Raises:
+        DataError: the data does not exist, or does not fit the model as far as that shows without reading it.
+        UsageError: an option is impossible.
+    """
+    for option, number in (("samples", samples), ("batch size", batch_size)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} is {number}; give at least 1")
+    reading = Reading.of(options)
+    if reading.states:
+        return _open_sequences(data, inputs, outputs, reading.states, batch_size, samples)
+    encoder = None
+    if reading.tokenizer is not None:
+        if not (isinstance(data, str | Path) and Path(data).suffix.lower() == JSONL):
+            raise UsageError(f"--tokenizer {reading.tokenizer}: is for text in a {JSONL} file, which the data is not")
+        encoder = TextEncoder(reading.tokenizer, inputs, reading.max_length)
+    trim = None if reading.trim is None else Trim.of(reading.trim, inputs)
+    feeds = _open(data, Fitter(inputs, reading.preprocess, encoder, outputs), batch_size, samples)
+    feeds.finish = trim
+    return feeds
+
+
+def _open_sequences(
+    data: Data,
+    inputs: Sequence[InputSpec],
+    outputs: Sequence[InputSpec],
+    states: tuple[State, ...],
+    batch_size: int,
+    samples: int | None,
+) -> Feeds:
+    check_states(states, inputs, outputs)
+    if batch_size != 1:
+        raise UsageError(f"--batch-size {batch_size}: with --state one sequence runs at a time; leave it out")
+    feeds = _open(data, SequenceFitter(inputs, outputs, states), batch_size, samples)
+    feeds.states = states
+    return feeds
+
+
+def _open(data: Data, fitter: Fitter, batch_size: int, samples: int | None) -> Feeds:
+    if isinstance(data, str | Path):
+        return _open_named(str(data), fitter, batch_size, samples)
+    if isinstance(data, np.ndarray):
+        return _open_table(ArrayTable("the array", {"array": data}), fitter, batch_size, samples)
+    if isinstance(data, Mapping):
+        arrays = {str(name): np.asarray(array) for name, array in data.items()}
+        return _open_table(ArrayTable("the arrays", arrays), fitter, batch_size, samples)
+    if isinstance(data, Iterator):
+        raise DataError(
+            f"the data is a {type(data).__name__}, which can be read only once; pass the function that "
+            f"makes it, or a list"
+        )
+    if callable(data):
+        name = str(getattr(data, "__qualname__", type(data).__name__))
+        return open_function(name, data, fitter, batch_size, samples)
+    if isinstance(data, Iterable):
+        return open_records("the data", data, fitter, batch_size, samples)
+    raise DataError(f"the data is a {type(data).__name__}; give a path, arrays by name, dictionaries, or a function")
+
+
+def _open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+    if isinstance(fitter, SequenceFitter):
+        return open_sequence_table(table, fitter, limit)
+    return open_table(table, fitter, batch_size, limit)
+
+
+def _open_named(text: str, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+    path = Path(text)
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise DataError(f"{text[:100]}: cannot be read ({error.strerror}); check the path") from error
+    if path.is_dir():
+        return _open_folder(path, fitter, batch_size, limit)
+    if not exists:
+        if is_function_spec(text):
+            return open_function(text, load_function(text), fitter, batch_size, limit)
+        raise DataError(
+            f"{text}: does not exist; give a .npz or .jsonl file, a folder of .npy, .npz or image files, "
+            f"an ONNX test_data_set folder, or MODULE:FUNCTION"
+        )
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return _open_table(NpzTable(path), fitter, batch_size, limit)
+    if suffix == JSONL:
+        return open_jsonl(path, fitter, batch_size, limit)
+    if suffix == ".npy":
+        if len(fitter.inputs) > 1:
+            names = quoted(spec.name for spec in fitter.inputs)
+            raise DataError(
+                f"{text}: holds one array, but the model has the inputs {names}; use a .npz file with these names"
+                f"{state_remedy(fitter.inputs, fitter.outputs)}"
+            )
+        return _open_table(NpyTable(path, fitter.inputs[0].name), fitter, batch_size, limit)
+    if suffix == ".py":
+        raise DataError(f"{text}: is Python; name the function that yields the data: {text}:FUNCTION")
+    if suffix in IMAGE_SUFFIXES:
+        raise DataError(f"{text}: is one image; give the folder that holds it")
+    raise DataError(f"{text}: is no data that qtool reads; give a .npz or .jsonl file, a folder, or MODULE:FUNCTION")
+
+
+def _open_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+    arrays = files_of(folder, ARRAY_SUFFIXES)
+    if isinstance(fitter, SequenceFitter) and not arrays:
+        raise DataError(f"{folder}: holds no sequences; with --state give .npz or .npy files, one sequence each")
+    sets = onnx_sets_of(folder)
+    if sets:
+        return open_test_sets(folder, sets, fitter, limit)
+    images = files_of(folder, IMAGE_SUFFIXES, recurse=True)
+    if arrays and images:
+        raise DataError(
+            f"{folder}: holds {len(arrays)} array files and {len(images)} images; leave only one kind in the folder"
+        )
+    if arrays:
+        return open_array_folder(folder, fitter, batch_size, limit)
+    if images:
+        return open_images(folder, fitter, batch_size, limit)
+    looked_for = ", ".join((*ARRAY_SUFFIXES, *IMAGE_SUFFIXES))
+    raise DataError(
+        f"{folder}: holds no data; looked for {looked_for}, {LABELS_FILE} beside them, and test_data_set_N folders"
+    )

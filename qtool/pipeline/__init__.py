@@ -1,0 +1,14 @@
+"""What happens to a model, in order.
+
+    prepare      a model as it came -> the same function, in the form that quantisation starts from
+    recovery     the prepared graph, and what a recipe says -> one that loses less: equalised, absorbed, smoothed
+    planning     place: which tensors get Q/DQ, what shares a range, what stays float and why
+                 ranges: calibrator and statistics -> (low, high) a tensor
+                 plan: every scale, zero point, weight and bias decision, as data in JSON
+    calibration  one streaming pass over the data -> statistics: a histogram a tensor, and a few samples
+    rewrite      the prepared graph and a plan -> the int8 model; no policy
+    verify       what onnxruntime will run of it, and whether it computes the same
+
+A later room may import an earlier one: prepare < recovery < planning < calibration. `rewrite` and `verify` import no
+sibling: they know the graph and the plan alone.
+"""

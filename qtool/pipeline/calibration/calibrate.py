@@ -1,0 +1,133 @@
+"""`calibrate` and `merge`: the statistics of a model over data, in parts or whole."""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+from typing import Unpack
+
+from qtool.core.errors import UsageError
+from qtool.core.files import check_writable, remove_unfinished
+from qtool.core.progress import Progress, silent
+from qtool.core.records.merging import merge as merged
+from qtool.core.records.parts import Shard
+from qtool.core.records.results import Calibrated
+from qtool.core.records.statistics import load_statistics
+from qtool.feeds import Data, ReadOptions
+from qtool.graph import model_io
+from qtool.pipeline.calibration.checkpoint import Checkpoint
+from qtool.pipeline.calibration.run import Pass, opened
+from qtool.pipeline.prepare import prepare
+from qtool.pipeline.recovery.steps import apply, chosen_steps, decide
+from qtool.runtime.providers import find_provider
+
+PathLike = str | Path
+CHECKPOINT_S = 60.0
+"""How often an unfinished calibration is written."""
+
+
+def calibrate(
+    model: PathLike,
+    data: Data,
+    output: PathLike | None = None,
+    *,
+    samples: int | None = None,
+    batch_size: int = 1,
+    threads: int = 1,
+    equalize: bool = False,
+    absorb_biases: bool = False,
+    provider: str = "cpu",
+    shard: Shard | str | None = None,
+    checkpoint: float = CHECKPOINT_S,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
+) -> Calibrated:
+    """Collect statistics of every activation that any target quantises, in one streaming pass.
+
+    Args:
+        model: path of a float ONNX model.
+        data: anything `qtool eval` and `qtool calibrate` take as DATA, or arrays by input name, or a function that
+            yields dictionaries of arrays.
+        output: where to write the calibration file; None writes nothing.
+        samples: use the first so many samples; None uses all.
+        batch_size: samples run at once, where the model's batch dimension is free.
+        threads: batches run side by side; the result is the same at any number.
+        equalize: rescale channels between layers first (cross-layer equalisation); what is quantised with these
+            statistics is that graph.
+        absorb_biases: move what a channel never falls below into the next layer's bias first.
+        provider: where the float model runs: cpu, cuda or tensorrt.
+        shard: only this part of the data, such as "3/16": the third of sixteen; `merge` adds them together.
+        checkpoint: seconds. So often what has been counted is written beside `output`, if the data is a path; an
+            interrupted calibration goes on from there when it is called again.
+        executor: where the batches are counted, `threads` each: `qtool.execution.Workers`, `qtool.execution.Cluster`,
+            or any other executor of processes; None is this process. The result is the same.
+        progress: is told of every batch.
+        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
+
+    Raises:
+        UsageError: a provider that is not there, a shard of what needs all of the data.
+        ModelError: the model cannot be read, is already quantised, or holds nothing to quantise.
+        DataError: the data cannot be fed to the model, is empty, or leads to NaN or Inf.
+        CalibrationError: there is the checkpoint of another calibration.
+        OutputError: `output` cannot be written.
+        WorkerError: the executor failed.
+    """
+    if output is not None:
+        model_io.check_output(output, model)
+    find_provider(provider)
+    part_of_data = Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
+    steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
+    if steps and part_of_data.count > 1:
+        raise UsageError(f"--{steps[0]} is decided on all of the data; leave it out with --shard")
+    if not checkpoint >= 0:
+        raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
+    prepared = prepare(model_io.load(model))
+    feeds, source = opened(prepared, data, samples, batch_size, reading)
+    if steps:
+        prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
+    kept = None
+    if output is not None:
+        origin = source.origin((Path(output), checkpoint_path(output)))
+        if origin is not None:
+            kept = Checkpoint(checkpoint_path(output), checkpoint, origin)
+    counting = Pass(prepared, feeds, source, part_of_data, threads, provider, executor, kept, progress)
+    statistics = counting.count()
+    size = 0
+    if output is not None:
+        size = statistics.save(output)
+        statistics = replace(statistics, name=str(output))
+        remove_unfinished(output)
+    if kept is not None:
+        kept.remove()
+    return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
+
+
+def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
+    """Add calibration files together: all shards of one calibration, or whole calibrations of one model.
+
+    Args:
+        calibrations: files of `calibrate`, in any order. The shards of one calibration give the bytes that one run over
+            everything gives.
+        output: where to write the calibration file.
+
+    Raises:
+        CalibrationError: a file that cannot be read, files that do not belong together, a shard that is missing,
+            unfinished or there twice.
+        OutputError: `output` cannot be written.
+    """
+    check_writable(output)
+    if not calibrations:
+        raise UsageError("there is nothing to merge; name the calibration files")
+    places = [Path(file).resolve() for file in calibrations]
+    for file, place in zip(calibrations, places, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{file}: is named twice; give each file once")
+    statistics = merged([load_statistics(file) for file in calibrations])
+    size = statistics.save(output)
+    return Calibrated(replace(statistics, name=str(output)), Path(output), size)
+
+
+def checkpoint_path(output: PathLike) -> Path:
+    """Where an unfinished calibration is kept."""
+    return Path(f"{output}.checkpoint")

@@ -1,0 +1,140 @@
+"""Runs the float graph over batches and counts every observed tensor.
+
+Threads are worker threads that each run whole batches, or whole sequences where the model has state, in a session of
+one thread. Counts are integers and addition is associative, so the statistics are the same bytes at any number of
+threads. Beside them batches are read in the caller's thread, and of a single worker the tensors are counted in a thread
+of their own, while it runs the next batch.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from qtool.core.errors import DataError, ModelError
+from qtool.core.numerics.histogram import ChannelRange, Histogram, NotFiniteError, no_channels
+from qtool.core.records.examples import Runs, candidates
+from qtool.core.state import State, rollout, sequence_length
+from qtool.feeds.batching import Batch
+from qtool.pipeline.calibration.explain import NotFiniteDataError, Run
+from qtool.runtime.observer import Observer
+
+
+def run_all(observer: "Counter", batches: Iterable[Batch], threads: int) -> Iterator[tuple[Batch, Runs]]:
+    """Yield each batch once it has been observed, in order, with the runs of it that may be examples."""
+    waiting: deque[tuple[Batch, Future[Runs]]] = deque()
+    beside = threads == 1 and not observer.states
+    with ThreadPoolExecutor(threads) as workers, ThreadPoolExecutor(1) as counting:
+
+        def submit(batch: Batch) -> Future[Runs]:
+            if not beside:
+                return workers.submit(observer.observe, batch)
+            ran = workers.submit(observer.run, batch)
+            return counting.submit(lambda: observer.count(ran.result()))
+
+        try:
+            for batch in batches:
+                # what waits holds its tensors: no more at once than are being run, and counted
+                while len(waiting) > threads:
+                    yield _finished(waiting)
+                waiting.append((batch, submit(batch)))
+            while waiting:
+                yield _finished(waiting)
+        finally:
+            counting.shutdown(wait=False, cancel_futures=True)
+            workers.shutdown(cancel_futures=True)
+
+
+def _finished(waiting: deque[tuple[Batch, Future[Runs]]]) -> tuple[Batch, Runs]:
+    batch, future = waiting.popleft()
+    return batch, future.result()
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRun:
+    """A run, and the arrays of the session's outputs, which counting lets go of one by one."""
+
+    run: Run
+    arrays: list[np.ndarray]
+
+
+class Counter:
+    """Runs batches and counts; may be called from several threads."""
+
+    def __init__(
+        self,
+        name: str,
+        session: Observer,
+        fed: Sequence[str],
+        computed: Sequence[str],
+        by_channel: Sequence[str],
+        states: Sequence[State],
+    ) -> None:
+        self.name = name
+        self.session = session
+        self.fed = fed
+        self.computed = computed
+        self.states = states
+        self.histograms = {t: Histogram() for t in (*fed, *computed)}
+        self.by_channel = set(by_channel)
+        self.channels: dict[str, ChannelRange] = {}
+        self.locks = {t: threading.Lock() for t in self.histograms}
+
+    def observe(self, batch: Batch) -> Runs:
+        """Count a batch, or every step of a sequence; returns the runs that may be examples."""
+        if not self.states:
+            return self.count(self.run(batch))
+
+        def run(step: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            ran = self._run(Run(inputs, f"{batch.origin}, step {step}"))
+            wanted = {state.output for state in self.states}
+            carried = {t: array for t, array in zip(self.session.outputs, ran.arrays, strict=True) if t in wanted}
+            self.count(ran)
+            return carried
+
+        steps = sequence_length(self.states, batch.inputs)
+        wanted = candidates(steps, sum(array.nbytes for array in batch.inputs.values()) // steps)
+        kept = {
+            step: {name: array.copy() for name, array in inputs.items()}
+            for step, (inputs, _) in enumerate(rollout(run, self.states, batch.inputs))
+            if step in wanted
+        }
+        return tuple(kept[step] for step in wanted)
+
+    def run(self, batch: Batch) -> ObservedRun:
+        """The first half of `observe` for a model without state."""
+        return self._run(Run(batch.inputs, batch.origin))
+
+    def count(self, ran: ObservedRun) -> Runs:
+        """The second half."""
+        run, arrays = ran.run, ran.arrays
+        for tensor in self.fed:
+            self._count(tensor, run.inputs[tensor], run)
+        for i, tensor in enumerate(self.session.outputs):
+            # let go of each array once it is counted
+            array, arrays[i] = arrays[i], np.empty(0, np.float32)
+            if tensor in self.histograms:
+                self._count(tensor, array, run)
+            elif array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise NotFiniteDataError(tensor, run)
+        return (run.inputs,)
+
+    def _run(self, run: Run) -> ObservedRun:
+        try:
+            return ObservedRun(run, self.session.run(run.inputs))
+        except DataError as error:
+            raise DataError(f"{run.origin}: {error}") from error
+
+    def _count(self, tensor: str, array: np.ndarray, run: Run) -> None:
+        if array.dtype != np.float32:
+            raise ModelError(f"{self.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model")
+        try:
+            with self.locks[tensor]:
+                self.histograms[tensor].observe(array)
+                if tensor in self.by_channel:
+                    self.channels.setdefault(tensor, no_channels(array.shape[-1])).observe(array)
+        except NotFiniteError as error:
+            raise NotFiniteDataError(tensor, run) from error

@@ -1,0 +1,59 @@
+"""choose: from statistics to ranges, one a tensor. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qtool.core.errors import CalibrationError
+from qtool.core.numerics.affine import TensorSpec
+from qtool.core.numerics.calibrators import Calibrator, choose_range
+from qtool.core.numerics.histogram import Distribution, Histogram
+from qtool.core.records.placement import Placement
+from qtool.core.records.statistics import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class RangeMemo:
+    """What choosing for several placements and calibrators shares: by tensor, of the same histograms."""
+
+    distributions: dict[str, Distribution] = field(default_factory=dict)
+    ranges: dict[tuple[str, Calibrator, TensorSpec], tuple[float, float]] = field(default_factory=dict)
+
+    def range_of(
+        self, tensor: str, histogram: Histogram, calibrator: Calibrator, spec: TensorSpec
+    ) -> tuple[float, float]:
+        """`choose_range`."""
+        key = (tensor, calibrator, spec)
+        if key not in self.ranges:
+            if tensor not in self.distributions:
+                self.distributions[tensor] = histogram.distribution()
+            self.ranges[key] = choose_range(self.distributions[tensor], calibrator, spec)
+        return self.ranges[key]
+
+
+def choose(
+    placement: Placement, statistics: Statistics, calibrator: Calibrator, memo: RangeMemo | None = None
+) -> Mapping[str, tuple[float, float]]:
+    """Root tensor -> (low, high) by `calibrator`.
+
+    `memo`: what was chosen from these histograms before; is added to.
+
+    Raises:
+        CalibrationError: the statistics lack a tensor.
+    """
+    specs = {site.root: site.spec for site in placement.sites}
+    unions = {site.root: site.union for site in placement.sites if site.union and site.root == site.tensor}
+    memo = memo or RangeMemo()
+    ranges: dict[str, tuple[float, float]] = {}
+    for tensor in placement.calibrated:
+        if tensor in unions:
+            joined = [ranges[part] for part in unions[tensor]]
+            ranges[tensor] = (min(low for low, _ in joined), max(high for _, high in joined))
+            continue
+        if tensor in statistics.ranges:
+            ranges[tensor] = statistics.ranges[tensor]
+            continue
+        histogram = statistics.tensors.get(tensor)
+        if histogram is None:
+            raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")
+        ranges[tensor] = memo.range_of(tensor, histogram, calibrator, specs[tensor])
+    return ranges

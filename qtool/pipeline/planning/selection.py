@@ -1,0 +1,261 @@
+"""Which nodes become integer: forward from the weighted layers, then only what an integer layer reads again."""
+
+import fnmatch
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qtool.core.errors import UsageError
+from qtool.core.records.options import Form, Scheme
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.targets.conditions import CONDITIONS
+from qtool.targets.rules import OpRule, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What is quantised behind a node: its output, or that of the Relu or Clip that the grid absorbs."""
+
+    value: Value
+    bounds: tuple[float, float] | None
+
+
+@dataclass(slots=True)
+class Selection:
+    """The nodes chosen to be integer, those kept float on request, and why others are float.
+
+    dynamic: nodes that quantise their input anew in each run. stored: nodes that compute in float behind integer
+    weights.
+    """
+
+    target: Target
+    weighted: dict[Node, OpRule] = field(default_factory=dict)
+    integer: dict[Node, OpRule] = field(default_factory=dict)
+    dynamic: dict[Node, OpRule] = field(default_factory=dict)
+    stored: dict[Node, OpRule] = field(default_factory=dict)
+    excluded: dict[Node, OpRule] = field(default_factory=dict)
+    declined: dict[Node, str] = field(default_factory=dict)
+    available: set[Value] = field(default_factory=set)
+    absorbed: set[Node] = field(default_factory=set)
+
+    def reasons(self) -> list[tuple[str, str]]:
+        """(operator, why) of the weighted nodes that are float."""
+        return [(n.op_type, why) for n, why in self.declined.items() if self.target.rules[n.op_type].kind == "weighted"]
+
+    def tails(self, node: Node, rule: OpRule) -> list[Tail]:
+        """What is quantised behind each output of the node that is used."""
+        used = [o for o in node.outputs if o.uses() or o.is_graph_output()]
+        if rule.kind in ("passthrough", "bridge") or not self.target.absorbs_clip:
+            return [Tail(o, None) for o in used]
+        return [self._tail(o) for o in used]
+
+    def _tail(self, value: Value) -> Tail:
+        follower = edit.single_consumer(value)
+        bounds = None if follower is None or follower.graph is not value.graph else clip_bounds(follower)
+        if follower is None or bounds is None or not bounds[0] <= 0.0 <= bounds[1]:
+            return Tail(value, None)
+        return Tail(follower.outputs[0], bounds)
+
+    def activation_inputs(self, node: Node, rule: OpRule) -> list[tuple[int, Value]]:
+        """(index, value) of the computed inputs that the rule reads as activations."""
+        return [(i, v) for i, v in edit.activations(node) if rule.inputs is None or i in rule.inputs]
+
+
+def is_layer(node: Node, target: Target) -> bool:
+    """Whether the target has a rule for the node that makes it a layer with weights."""
+    rule = target.rules.get(node.op_type)
+    return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
+
+
+def clip_bounds(node: Node) -> tuple[float, float] | None:
+    """The bounds of a Relu or a Clip with constant bounds; None for any other node."""
+    if edit.is_main_op(node, "Relu"):
+        return 0.0, float("inf")
+    if not edit.is_main_op(node, "Clip"):
+        return None
+    bounds = [-float("inf"), float("inf")]
+    for i in (1, 2):
+        value = node.inputs[i] if len(node.inputs) > i else None
+        if value is None:
+            continue
+        array = edit.constant_or_none(value)
+        if array is None or array.size != 1:
+            return None
+        bounds[i - 1] = float(array.reshape(())[()])
+    return bounds[0], bounds[1]
+
+
+def select(model: Model, target: Target, scheme: Scheme, name: str) -> Selection:
+    """Choose the integer nodes. Raises `UsageError` for exclusions that match nothing."""
+    selection = Selection(target)
+    kept_float = _excluded(model, target, scheme, name)
+    nodes = list(model.graph)
+    for node in model.graph.all_nodes():
+        if node.graph is not model.graph and is_layer(node, target):
+            selection.declined[node] = "inside a subgraph"
+    for node in nodes:
+        rule = target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if rule is not None:
+            _forward(selection, node, rule, kept_float.get(node), scheme)
+    for node in reversed(nodes):
+        _pull_to_input(selection, node)
+    _prune(selection, nodes)
+    for node, rule in selection.integer.items():
+        selection.absorbed.update(
+            producer
+            for tail in selection.tails(node, rule)
+            if (producer := tail.value.producer()) is not None and producer is not node
+        )
+    return selection
+
+
+def _forward(selection: Selection, node: Node, rule: OpRule, excluded: str | None, scheme: Scheme) -> None:
+    """Mark the node integer where its inputs allow it, and its outputs as available to the next ones."""
+    if node in selection.absorbed:
+        return
+    inputs = selection.activation_inputs(node, rule)
+    reason = excluded or _declined(node, rule, inputs)
+    if excluded is None and rule.stored and (rule.kind != "weighted" or reason is None):
+        kept = _kept_from_static(rule, scheme.form_of(node.name or ""), node)
+        if kept in ("dynamic", "stored"):
+            (selection.dynamic if kept == "dynamic" else selection.stored)[node] = rule
+            return
+        reason = reason or kept
+    _mark(selection, node, rule, inputs, excluded, reason)
+
+
+def _mark(
+    selection: Selection,
+    node: Node,
+    rule: OpRule,
+    inputs: list[tuple[int, Value]],
+    excluded: str | None,
+    reason: str | None,
+) -> None:
+    """The same for calibrated ranges; `reason`: why the node stays float, among them `excluded`."""
+    ready = bool(inputs) and all(v in selection.available for _, v in inputs)
+    if rule.kind == "weighted" and reason is None:
+        selection.weighted[node] = rule
+        selection.integer[node] = rule
+    elif rule.kind in ("elementwise", "passthrough") and reason is None and selection.target.outputs:
+        if not (ready or (node.op_type == "Concat" and any(v in selection.available for _, v in inputs))):
+            return
+        selection.integer[node] = rule
+    elif rule.kind == "elementwise" and reason is None and rule.check == "residual":
+        selection.integer[node] = rule
+        return
+    elif reason is not None and rule.kind != "bridge":
+        selection.declined[node] = reason
+        if excluded is None:
+            return
+        selection.excluded[node] = rule
+        if rule.kind != "weighted" and not ready:
+            return
+    elif not ready:
+        return
+    for tail in selection.tails(node, rule):
+        selection.available.add(tail.value)
+        producer = tail.value.producer()
+        if producer is not None and producer is not node:
+            selection.absorbed.add(producer)
+
+
+def _kept_from_static(rule: OpRule, form: Form, node: Node) -> str | None:
+    """`dynamic`, `stored`, or why the node stays float; None: calibrated ranges decide, or it is none of this."""
+    if rule.kind != "weighted":
+        return "stored" if CONDITIONS["table"](node) is None else None
+    if form == "static":
+        return None if rule.static else "it has no integer kernel for calibrated ranges"
+    if form == "dynamic" and rule.dynamic:
+        return "its input is transposed" if edit.attribute(node, "transA", 0) else "dynamic"
+    if form == "dynamic" and rule.static:
+        return "its integer kernel needs calibrated ranges"
+    return "stored"
+
+
+def _declined(node: Node, rule: OpRule, inputs: list[tuple[int, Value]]) -> str | None:
+    if any(v.dtype is not None and not edit.is_float32(v) for _, v in inputs):
+        return "its input is not float32"
+    if not inputs:
+        return "it has no computed input"
+    if rule.kind == "elementwise" and rule.inputs is None:
+        for value in node.inputs:
+            constant = edit.constant_or_none(value)
+            if constant is not None and (constant.dtype != np.float32 or not np.isfinite(constant).all()):
+                return "a constant operand is not finite float32"
+    return CONDITIONS[rule.check](node) if rule.check else None
+
+
+def _pull_to_input(selection: Selection, node: Node) -> None:
+    """A pass-through in front of integer layers moves 8-bit data: quantise before it, not behind it."""
+    rule = selection.target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if rule is None or rule.kind != "passthrough" or node in selection.integer or node in selection.declined:
+        return
+    inputs = selection.activation_inputs(node, rule)
+    outputs = [o for o in node.outputs if o.uses() or o.is_graph_output()]
+    if not selection.target.outputs or len(inputs) != 1 or any(o.is_graph_output() for o in outputs):
+        return
+    if not edit.is_float32(inputs[0][1]) or _declined(node, rule, inputs) is not None:
+        return
+    if outputs and all(_reads_integer(selection, reader, index, o) for o in outputs for reader, index in o.uses()):
+        selection.integer[node] = rule
+        selection.available.update(outputs)
+
+
+def _reads_integer(selection: Selection, node: Node, index: int, value: Value) -> bool:
+    rule = selection.integer.get(node)
+    return rule is not None and (index, value) in selection.activation_inputs(node, rule)
+
+
+def _prune(selection: Selection, nodes: list[Node]) -> None:
+    """Keep a node without weights integer only where an integer layer reads what it makes, directly or not."""
+    if not selection.target.outputs:
+        return
+    useful: set[Node] = set()
+    for node in reversed(nodes):
+        rule = selection.integer.get(node) or selection.target.rules.get(node.op_type)
+        if node in selection.weighted:
+            useful.add(node)
+        elif rule is not None and (node in selection.integer or rule.kind == "bridge"):
+            values = [tail.value for tail in selection.tails(node, rule)]
+            if any(reader in useful for value in values for reader in edit.consumers(value)):
+                useful.add(node)
+    for node in [n for n in selection.integer if n not in useful]:
+        del selection.integer[node]
+        selection.declined[node] = "no integer layer reads what it makes"
+
+
+def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[Node, str]:
+    """node -> why the user keeps it float."""
+    present = {n.op_type for n in model.graph.all_nodes()}
+    for op in (*scheme.include_ops, *scheme.exclude_ops):
+        if op not in present:
+            raise UsageError(
+                f"{name}: holds no {op} (its operators are {', '.join(sorted(present))}); check the spelling"
+            )
+    known = {op for op, rule in target.rules.items() if rule.kind != "bridge"}
+    for op in scheme.include_ops:
+        if op not in known:
+            raise UsageError(
+                f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}"
+            )
+    result: dict[Node, str] = {}
+    for node in model.graph:
+        if scheme.include_ops and node.op_type not in scheme.include_ops:
+            result[node] = "not among the included operators"
+        if node.op_type in scheme.exclude_ops:
+            result[node] = f"operator {node.op_type} is excluded"
+    for pattern in scheme.exclude:
+        found = [n for n in model.graph.all_nodes() if _matches(n, pattern)]
+        if not found:
+            raise UsageError(
+                f"{name}: no node is called {pattern!r}; `--json` of a run without --exclude lists the names"
+            )
+        result.update(dict.fromkeys(found, f"excluded by {pattern!r}"))
+    return result
+
+
+def _matches(node: Node, pattern: str) -> bool:
+    names = [node.name or "", *(o.name or "" for o in node.outputs)]
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in names)

@@ -1,0 +1,220 @@
+"""From the chosen nodes to the tensors that are quantised, who reads them, and whose range they take."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from qtool.core.errors import ModelError
+from qtool.core.numerics.affine import TensorSpec
+from qtool.core.records.options import Scheme
+from qtool.core.records.placement import BiasSite, ConstantSite, Placement, Reader, Site, WeightSite
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.pipeline.planning.selection import Selection, is_layer
+from qtool.targets.conditions import residual_branch
+from qtool.targets.rules import OpRule, Target
+
+
+def build(model: Model, target: Target, scheme: Scheme, selection: Selection) -> Placement:
+    """Collect the sites in graph order. Raises `ModelError` where an excluded layer cannot be kept float."""
+    spec = target.activations[scheme.activations]
+    quantized = _quantized_values(selection)
+    roots = _roots(model, selection, quantized)
+    sites = tuple(
+        replace(_site(value, roots[value], spec, selection, bounds), union=_union(value, roots, selection))
+        for value, bounds in quantized.items()
+    )
+    return Placement(
+        sites=_in_graph_order(model, sites),
+        constants=_constants(selection, spec),
+        weights=_weights(selection.weighted, scheme, lambda rule: () if rule.weight is None else (rule.weight,)),
+        biases=_biases(selection) if target.integer_bias else (),
+        integer={
+            _name(n): selection.dynamic[n].dynamic if n in selection.dynamic else selection.integer[n].kernels
+            for n in model.graph
+            if n in selection.integer or n in selection.dynamic
+        },
+        layers=tuple(_name(n) for n in model.graph.all_nodes() if is_layer(n, target)),
+        skipped={_name(n): why for n, why in selection.declined.items()}
+        | {_name(n): "weight-only: it computes in float" for n in selection.stored},
+        dynamic=_weights(selection.dynamic, scheme, lambda rule: rule.stored),
+        stored=_weights(selection.stored, scheme, lambda rule: rule.stored),
+    )
+
+
+def _name(node: Node) -> str:
+    assert node.name
+    return node.name
+
+
+def _inputs(selection: Selection, node: Node, rule: OpRule) -> list[tuple[int, Value]]:
+    if rule.check == "residual":
+        branch = residual_branch(node)
+        return [(i, v) for i, v in selection.activation_inputs(node, rule) if i == branch]
+    return selection.activation_inputs(node, rule)
+
+
+def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] | None]:
+    """What integer nodes read, and what the kernels that need it write; with the bounds that the grid absorbs."""
+    bounds: dict[Value, tuple[float, float] | None] = {}
+    for node, rule in selection.integer.items():
+        for tail in selection.tails(node, rule):
+            bounds[tail.value] = tail.bounds
+    result: dict[Value, tuple[float, float] | None] = {}
+    for node, rule in selection.integer.items():
+        for _, value in _inputs(selection, node, rule):
+            result[value] = bounds.get(value)
+        if (rule.needs_output or _clip_in_the_way(node)) and selection.target.outputs:
+            for tail in selection.tails(node, rule):
+                result[tail.value] = tail.bounds
+    return result
+
+
+def _clip_in_the_way(node: Node) -> bool:
+    """Whether a Relu or Clip stands between the node and other readers: onnxruntime's selectors want a Q behind it."""
+    follower = edit.single_consumer(node.outputs[0])
+    if follower is None or not edit.is_main_op(follower, "Relu", "Clip"):
+        return False
+    return not follower.outputs[0].is_graph_output()
+
+
+def _roots(
+    model: Model, selection: Selection, quantized: dict[Value, tuple[float, float] | None]
+) -> dict[Value, Value]:
+    """The tensor whose range each takes: that before all pass-throughs, in graph order."""
+    root = {value: value for value in quantized}
+    for node in model.graph:
+        rule = selection.integer.get(node)
+        if rule is not None and rule.kind == "passthrough":
+            source = node.inputs[0]
+            for output in node.outputs:
+                if output in root and source in root:
+                    root[output] = root[source]
+    return root
+
+
+def _union(value: Value, roots: dict[Value, Value], selection: Selection) -> tuple[str, ...]:
+    """The ranges that a concatenation joins: its grid then clips nothing, and equals the widest input's."""
+    node = value.producer()
+    if node is None or node not in selection.integer or not edit.is_main_op(node, "Concat"):
+        return ()
+    return tuple(dict.fromkeys(str(roots[v].name) for v in node.inputs if v is not None))
+
+
+def _site(
+    value: Value, root: Value, spec: TensorSpec, selection: Selection, bounds: tuple[float, float] | None
+) -> Site:
+    producer = _integer_producer(value, selection)
+    readers: list[Reader] = []
+    float_readers: list[Reader] = []
+    for node, index in value.uses():
+        rule = selection.integer.get(node)
+        # onnxruntime's selectors do not look from a subgraph into the graph around it
+        if node.graph is value.graph and _stays_float(node, selection):
+            float_readers.append((_name(node), index))
+        elif rule is not None and (index, value) in _inputs(selection, node, rule):
+            readers.append((_name(node), index))
+    produced = producer is not None and selection.target.outputs
+    if not selection.target.on_cpu or not produced:
+        # they read the float tensor itself
+        float_readers = []
+    twin = _twin(value, float_readers)
+    return Site(
+        tensor=value.name or "",
+        root=root.name or "",
+        spec=spec,
+        bounds=bounds,
+        readers=tuple(sorted(readers)),
+        float_readers=tuple(sorted(float_readers)),
+        twin_axis=None if twin is None else twin[0],
+        twin_size=None if twin is None else twin[1],
+        produced=produced,
+    )
+
+
+def _stays_float(node: Node, selection: Selection) -> bool:
+    """Whether onnxruntime would make a node integer, or round its weights to 8 bits, that was chosen to be float.
+
+    It does so behind a DQ with a scalar scale: `WeightBiasQuantization` (whose ConvTranspose then runs in float over
+    rounded weights), and the selectors for a MatMul of two activations. Through a pass-through it propagates the DQ to
+    such a layer behind it (`QDQPropagationTransformer`).
+    """
+    if node in selection.excluded:
+        return True
+    if node in selection.integer or node in selection.dynamic:
+        return False
+    rule = selection.target.rules.get(node.op_type)
+    if rule is not None and rule.kind == "passthrough":
+        return any(_stays_float(reader, selection) for output in node.outputs for reader in edit.consumers(output))
+    return edit.is_main_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def _integer_producer(value: Value, selection: Selection) -> Node | None:
+    """The integer node that writes the value, through the Relu or Clip that it absorbs."""
+    node = value.producer()
+    if node in selection.absorbed and node is not None and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node if node in selection.integer else None
+
+
+def _twin(value: Value, float_readers: list[Reader]) -> tuple[int, int] | None:
+    """The axis and length of the vector that hides a DQ from onnxruntime's selectors."""
+    if not float_readers:
+        return None
+    for axis in (1, *(a for a in range(edit.rank(value) or 0) if a != 1)):
+        size = edit.static_dim(value, axis)
+        if size is not None and size > 1:
+            return axis, size
+    raise ModelError(
+        f"node {float_readers[0][0]!r} cannot be kept float: no dimension of its input {value.name!r} is known; "
+        "exclude the layers before it as well, or export the model with static shapes"
+    )
+
+
+def _in_graph_order(model: Model, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+    names = [v.name for v in model.graph.inputs] + [o.name for n in model.graph for o in n.outputs]
+    order = {name: i for i, name in enumerate(names)}
+    return tuple(sorted(sites, key=lambda site: order[site.tensor]))
+
+
+def _constants(selection: Selection, spec: TensorSpec) -> tuple[ConstantSite, ...]:
+    readers: dict[str, list[Reader]] = {}
+    for node, rule in selection.integer.items():
+        if rule.kind == "elementwise" and rule.inputs is None:
+            for i, value in enumerate(node.inputs):
+                if value is not None and value.is_initializer():
+                    readers.setdefault(value.name or "", []).append((_name(node), i))
+    return tuple(ConstantSite(name, spec, tuple(sorted(found))) for name, found in sorted(readers.items()))
+
+
+def _weights(
+    nodes: dict[Node, OpRule], scheme: Scheme, inputs: Callable[[OpRule], tuple[int, ...]]
+) -> tuple[WeightSite, ...]:
+    """The constants that the nodes read as those of the rule's inputs."""
+    readers: dict[tuple[str, int | None], list[Reader]] = {}
+    for node, rule in nodes.items():
+        for index in inputs(rule):
+            weight = node.inputs[index]
+            assert weight is not None and weight.name
+            axis = _channel_axis(node) if scheme.granularity == "per-channel" else None
+            readers.setdefault((weight.name, axis), []).append((_name(node), index))
+    return tuple(WeightSite(name, axis, tuple(found)) for (name, axis), found in readers.items())
+
+
+def _channel_axis(node: Node) -> int:
+    """The axis of the weight's output channels."""
+    if node.op_type in ("Conv", "Gather"):
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if edit.attribute(node, "transB", 0) else 1
+    return 1  # MatMul's last axis; ConvTranspose; the gates of a recurrent layer
+
+
+def _biases(selection: Selection) -> tuple[BiasSite, ...]:
+    result = []
+    for node, rule in selection.weighted.items():
+        bias = node.inputs[rule.bias] if rule.bias is not None and len(node.inputs) > rule.bias else None
+        if bias is not None and rule.bias is not None and rule.weight is not None:
+            x, weight = node.inputs[0], node.inputs[rule.weight]
+            assert x is not None and weight is not None
+            result.append(BiasSite(bias.name or "", x.name or "", weight.name or "", (_name(node), rule.bias)))
+    return tuple(result)

@@ -1,0 +1,50 @@
+"""Bias correction: rounding the weights shifts the mean of each output channel; the bias takes the shift back.
+
+Source: Nagel et al. 2019, "Data-Free Quantization through Weight Equalization and Bias Correction", section 4.2, in its
+empirical form: the shift is E[f(x, w_rounded - w)] over samples, on the float network's inputs. Since f is linear, that
+is what rounding adds to the weight times the means of what it is multiplied with, padding, strides and groups included.
+The grid of the activations plays no part in it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from qtool.core.numerics.affine import dequantize
+from qtool.core.numerics.weights import WeightMemo
+from qtool.core.records.plan import BiasShift, Plan
+from qtool.graph import edit
+from qtool.graph.edit import Array, Model
+from qtool.pipeline.recovery.example_statistics import observe_examples
+from qtool.pipeline.recovery.input_means import biased_layers, mean_shift
+
+
+def correct_biases(
+    prepared: Model,
+    plan: Plan,
+    examples: Sequence[Mapping[str, np.ndarray]],
+    means: Mapping[str, Array] | None = None,
+    memo: WeightMemo | None = None,
+) -> Plan:
+    """The plan with a shift for the bias of every quantised layer that has one.
+
+    Args:
+        examples: batches of inputs; only read where `means` is None.
+        means: of the layers' inputs, as `observe_examples` finds them on the examples.
+        memo: the integers of this graph's weights that are known; is added to.
+    """
+    memo = memo or WeightMemo()
+    weights = {name: weight for weight in plan.weights for name, index in weight.readers if index == 1}
+    nodes = {str(node.name): node for node in biased_layers(prepared) if node.name in weights}
+    if not nodes:
+        return plan
+    if means is None:
+        means = observe_examples(prepared, examples).means
+    shifts = []
+    for name, node in nodes.items():
+        exact, params = edit.constant(node.inputs[1]), weights[name].params
+        change = dequantize(memo.quantized(weights[name].tensor, exact, params), params) - exact
+        shift = -mean_shift(node, change, means[name])
+        shifts.append(BiasShift((name, 2), tuple(float(x) for x in shift.astype(np.float32))))
+    return replace(plan, shifts=tuple(shifts))

@@ -1,0 +1,111 @@
+"""One pass of the float graph over the examples: all that the steps of recovery and the choice of forms ask of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qtool.core.concurrency import side_by_side
+from qtool.graph import compose
+from qtool.graph.edit import Array, Model
+from qtool.pipeline.recovery.input_means import biased_layers, input_sums, smoothed_means
+from qtool.pipeline.recovery.smoothing import divided_names, smoothable_tensors
+from qtool.runtime.session import Session
+
+Arrays = Mapping[str, np.ndarray]
+Examples = Sequence[Arrays]
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """Of a tensor [..., C] over E examples: the mean square of each channel (float64, [C]), its extremes ([E, C])."""
+
+    squares: Array
+    lows: Array
+    highs: Array
+
+    def divided(self, scale: Sequence[float]) -> "Channels":
+        """Of the tensor whose channels are divided by these positive numbers ([C])."""
+        by = np.asarray(scale)
+        return Channels(self.squares / by**2, self.lows / by, self.highs / by)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleStatistics:
+    """What was seen.
+
+    outputs: of each example, by name. means: layer with a bias -> the means of its input (`input_sums`). channels: of
+    the tensors that smoothing may serve.
+    """
+
+    outputs: tuple[Arrays, ...]
+    means: dict[str, Array]
+    channels: dict[str, Channels]
+
+    def smoothed(self, model: Model, scales: Mapping[str, tuple[float, ...]]) -> "ExampleStatistics":
+        """Of the graph that computes the same with tensors divided by `scales`; `model` is the one that was run."""
+        names = divided_names(model)
+        channels = {t: seen for t, seen in self.channels.items() if t not in scales}
+        channels |= {names[t]: seen.divided(scales[t]) for t, seen in self.channels.items() if t in scales}
+        return replace(self, means=smoothed_means(model, self.means, scales), channels=channels)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Of one example; `rows` is the number of rows of each of the tensors."""
+
+    outputs: Arrays
+    sums: dict[str, tuple[Array, int]]
+    rows: dict[str, int]
+    channels: dict[str, Channels]
+
+
+def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -> ExampleStatistics:
+    """Run the prepared graph on at least one example; `biases`: whether the means are wanted.
+
+    Raises:
+        DataError: it cannot run on an example.
+    """
+    outputs = [str(v.name) for v in model.graph.outputs]
+    inputs = {str(n.name): str(n.inputs[0].name) for n in biased_layers(model) if n.inputs[0] is not None and biases}
+    nodes = {str(n.name): n for n in model.graph if n.name in inputs}
+    tensors = smoothable_tensors(model)
+    fed = {v.name for v in model.graph.inputs}
+    wanted = list(dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed)]))
+    session = Session(compose.with_outputs(model, wanted), name="the prepared model")
+
+    def see(example: Arrays) -> _Seen:
+        arrays = {**example, **session.run(example)}
+        sums = {layer: input_sums(node, arrays[inputs[layer]]) for layer, node in nodes.items()}
+        flat = {t: arrays[t].reshape(-1, arrays[t].shape[-1]) for t in tensors}
+        return _Seen(
+            {o: arrays[o] for o in outputs},
+            sums,
+            {t: len(x) for t, x in flat.items()},
+            {t: _of(x) for t, x in flat.items()},
+        )
+
+    seen = list(side_by_side(see, examples))
+    means = {
+        layer: sum((s.sums[layer][0] for s in seen[1:]), seen[0].sums[layer][0])
+        / max(sum(s.sums[layer][1] for s in seen), 1)
+        for layer in nodes
+    }
+    return ExampleStatistics(tuple(s.outputs for s in seen), means, {t: _joined(t, seen) for t in tensors})
+
+
+def _of(rows: Array) -> Channels:
+    """Of one example; sums of squares."""
+    return Channels(
+        np.einsum("ij,ij->j", rows, rows, dtype=np.float64),
+        rows.min(axis=0, initial=np.inf)[None],
+        rows.max(axis=0, initial=-np.inf)[None],
+    )
+
+
+def _joined(tensor: str, seen: Sequence[_Seen]) -> Channels:
+    parts = [s.channels[tensor] for s in seen]
+    squares = np.sum([part.squares for part in parts], axis=0) / max(sum(s.rows[tensor] for s in seen), 1)
+    return Channels(
+        squares, np.concatenate([part.lows for part in parts]), np.concatenate([part.highs for part in parts])
+    )

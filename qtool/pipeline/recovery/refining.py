@@ -1,0 +1,77 @@
+"""Steps that need nothing but a calibration file: smoothing of activations, and mild masks. Decided, then measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from qtool.core.concurrency import side_by_side
+from qtool.core.records.recipe import SMOOTH, SOFTEN_MASKS, STEPS, Recipe
+from qtool.core.records.statistics import Statistics
+from qtool.core.records.verification import signal_to_noise
+from qtool.graph import model_io
+from qtool.graph.edit import Model
+from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
+from qtool.pipeline.recovery.masks import has_masks, soften_masks
+from qtool.pipeline.recovery.smoothing import find_smoothing, smooth, smoothed_ranges
+from qtool.runtime.session import Session
+
+_SAME_DB = 90.0
+Arrays = Mapping[str, np.ndarray]
+
+
+def softened(prepared: Prepared, examples: Sequence[Arrays]) -> Prepared:
+    """The graph with mild masks where it has any, and where its outputs on the examples are the same with them."""
+    mild = with_mild_masks(prepared)
+    return mild if mild and agree(_outputs(prepared.model, examples), _outputs(mild.model, examples)) else prepared
+
+
+def with_mild_masks(prepared: Prepared) -> Prepared | None:
+    """The graph with mild masks, which may be another function; None where it has no masks."""
+    if not has_masks(prepared.model):
+        return None
+    changes = prepared.changes | {"softened masks": 1}
+    recipe = _with(prepared.recipe, SOFTEN_MASKS)
+    return replace(prepared, model=soften_masks(prepared.model), changes=changes, recipe=recipe)
+
+
+def agree(exact: Sequence[Arrays], other: Sequence[Arrays]) -> bool:
+    """Whether the float outputs, by name, are the same for each example but for the rounding of float32."""
+    return all(
+        array.dtype.kind != "f" or signal_to_noise(array, b[name]) >= _SAME_DB
+        for a, b in zip(exact, other, strict=True)
+        for name, array in a.items()
+    )
+
+
+def smoothed(
+    prepared: Prepared, statistics: Statistics, layers: Sequence[str], seen: ExampleStatistics | None = None
+) -> tuple[Prepared, Statistics] | None:
+    """The graph with its outliers migrated, and its statistics; None where no tensor would gain.
+
+    `layers` are the nodes that will be integer; `seen` is the survey of the graph, where there is one.
+    """
+    if not statistics.channels:
+        return None
+    channels = (seen or observe_examples(prepared.model, statistics.examples, biases=False)).channels
+    squares = {tensor: found.squares for tensor, found in channels.items()}
+    scales = find_smoothing(prepared.model, statistics.channels, squares, layers)
+    if not scales:
+        return None
+    result = replace(
+        prepared,
+        model=smooth(prepared.model, scales),
+        changes=prepared.changes | {"smoothed tensors": len(scales)},
+        recipe=replace(_with(prepared.recipe, SMOOTH), smoothing=scales),
+    )
+    return result, replace(statistics, ranges=smoothed_ranges(prepared.model, scales, statistics.channels))
+
+
+def _with(recipe: Recipe, step: str) -> Recipe:
+    steps = {*recipe.steps, step}
+    return replace(recipe, steps=tuple(s for s in STEPS if s in steps))
+
+
+def _outputs(model: Model, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
+    return list(side_by_side(Session(model_io.serialize(model), name="the prepared model").run, examples))

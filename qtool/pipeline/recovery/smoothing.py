@@ -1,0 +1,228 @@
+"""SmoothQuant: outliers of an activation's channels are divided out of it and multiplied into the weight.
+
+Source: Xiao et al. 2022, "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models",
+equation 4: s_c = max|X_c|^a / max|W_c|^(1-a). The migration strength a is chosen for each tensor by what rounding both
+sides is expected to cost, in closed form: uniform noise of step^2 / 12 through a linear layer. Scales are powers of
+two, so that both sides stay exact in float. A layer normalisation that feeds nothing else takes the division over;
+elsewhere it is a Mul of its own, which stands only where the expected noise falls to less than `_WORTH` of what it was.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qtool.core.concurrency import side_by_side
+from qtool.core.numerics.histogram import ChannelRange
+from qtool.graph import edit
+from qtool.graph.edit import Array, Model, Node, Value
+
+_STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_WORTH = 0.7
+_TINY = 1e-5
+_BLOCK = 2**17
+"""Elements of a weight that are worked on at once."""
+_LAYERS = ("MatMul", "Gemm")
+
+
+def smoothable_tensors(model: Model) -> list[str]:
+    """The inputs [..., C] of rank 3 and more of layers with a constant weight [C, N], in graph order."""
+    return list(_readers(model))
+
+
+def token_layers(model: Model) -> tuple[str, ...]:
+    """The names of these layers, in graph order."""
+    wanted = {node.name for readers in _readers(model).values() for node in readers}
+    return tuple(str(node.name) for node in model.graph if node.name in wanted)
+
+
+def find_smoothing(
+    model: Model, channels: Mapping[str, ChannelRange], squares: Mapping[str, Array], layers: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
+    """Tensor -> what each of its channels is divided by (powers of two, [C]); tensors that gain nothing are left out.
+
+    Args:
+        channels: the least and the greatest value of each channel of `smoothable_tensors`.
+        squares: the mean square of each channel, [C].
+        layers: the nodes that will be integer; a tensor that others of its layers read as float is left alone.
+    """
+    names = set(layers)
+    readers = {
+        tensor: nodes
+        for tensor, nodes in _readers(model).items()
+        if tensor in channels and all(node.name in names for node in nodes)
+    }
+
+    def best(tensor: str) -> tuple[float, ...] | None:
+        found, nodes = channels[tensor], readers[tensor]
+        weight = np.concatenate([_rows(node) for node in nodes], axis=1)
+        noise = _RoundingNoise(
+            found.minimum.astype(np.float64), found.maximum.astype(np.float64), squares[tensor], weight
+        )
+        scales = [_scales(noise.largest, noise.magnitude.max(axis=1), strength) for strength in _STRENGTHS]
+        expected = noise.expected(np.stack([np.ones(len(weight)), *scales]))
+        chosen = int(np.argmin(expected[1:])) + 1
+        free = _normalisation(nodes[0].inputs[0]) is not None
+        worth = expected[chosen] < (1.0 if free else _WORTH) * expected[0]
+        return tuple(map(float, scales[chosen - 1])) if worth else None
+
+    return {t: scale for t, scale in zip(readers, side_by_side(best, readers), strict=True) if scale is not None}
+
+
+def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
+    """A copy of the prepared graph with the channels divided; it computes the same.
+
+    Raises:
+        ValueError: the scales do not fit the graph.
+    """
+    result = edit.clone(model)
+    names = edit.Names(result.graph)
+    readers = _readers(result)
+    for tensor, numbers in scales.items():
+        scale = np.asarray(numbers, np.float32)
+        if tensor not in readers or scale.shape != (_rows(readers[tensor][0]).shape[0],):
+            raise ValueError(f"it smooths tensor {tensor!r}, which this model does not hold like that")
+        for node in readers[tensor]:
+            _scale_rows(result, node, scale, names)
+        _divide(result, readers[tensor], scale, names)
+    return result
+
+
+def smoothed_ranges(
+    model: Model, scales: Mapping[str, Sequence[float]], channels: Mapping[str, ChannelRange]
+) -> dict[str, tuple[float, float]]:
+    """Tensor of the smoothed graph -> its exact range; `model` is the graph before."""
+    result = {}
+    for tensor, name in divided_names(model).items():
+        if tensor in scales:
+            scale, found = np.asarray(scales[tensor], np.float64), channels[tensor]
+            result[name] = float((found.minimum / scale).min()), float((found.maximum / scale).max())
+    return result
+
+
+def divided_names(model: Model) -> dict[str, str]:
+    """What each of the tensors is called once it is divided; `model` is the graph before."""
+    return {
+        tensor: smoothed_name(tensor) if _normalisation(readers[0].inputs[0]) is None else tensor
+        for tensor, readers in _readers(model).items()
+    }
+
+
+def smoothed_name(tensor: str) -> str:
+    """What the divided tensor is called where a Mul divides it."""
+    return f"{tensor}_smoothed"
+
+
+class _RoundingNoise:
+    """What rounding is expected to add to a linear layer's outputs, summed over them; `weight` is [C, N]."""
+
+    def __init__(self, low: Array, high: Array, squares: Array, weight: Array) -> None:
+        self.low, self.high, self.squares = np.minimum(low, 0.0), np.maximum(high, 0.0), squares
+        self.largest = np.maximum(-self.low, self.high)
+        self.magnitude = np.abs(weight)
+        self.power = np.einsum("ij,ij->i", weight, weight, dtype=np.float64)
+
+    def expected(self, scales: Array) -> Array:
+        """In squared units of the output, times 12: [k], for scales [k, C] that are powers of two."""
+        step = ((self.high / scales).max(axis=1) - (self.low / scales).min(axis=1)) / 255.0
+        steps_w = self._largest(scales).astype(np.float64) / 127.0
+        rounding_w: Array = (steps_w**2).sum(axis=1) * (self.squares / scales**2).sum(axis=1)
+        total: Array = step**2 * (scales**2 @ self.power) + rounding_w
+        return total
+
+    def _largest(self, scales: Array) -> Array:
+        """max|w| of each output after the scaling, [k, N]; in parts that stay in a cache."""
+        factors = scales.astype(self.magnitude.dtype)[:, :, None]
+        result = np.zeros((len(scales), self.magnitude.shape[1]), self.magnitude.dtype)
+        rows = max(_BLOCK // self.magnitude.shape[1], 1)
+        for start in range(0, len(self.magnitude), rows):
+            part = self.magnitude[start : start + rows]
+            for factor, largest in zip(factors[:, start : start + rows], result, strict=True):
+                np.maximum(largest, (part * factor).max(axis=0), out=largest)
+        return result
+
+
+def _scales(activation: Array, weight: Array, strength: float) -> Array:
+    a = np.maximum(activation, _TINY * max(float(activation.max(initial=0.0)), _TINY))
+    w = np.maximum(weight, _TINY * max(float(weight.max(initial=0.0)), _TINY))
+    exponent = strength * np.log2(a) - (1.0 - strength) * np.log2(w)
+    scales: Array = np.exp2(np.clip(np.rint(exponent - np.median(exponent)), -20.0, 20.0))
+    return scales
+
+
+def _readers(model: Model) -> dict[str, list[Node]]:
+    result: dict[str, list[Node]] = {}
+    for node in model.graph:
+        if not edit.is_main_op(node, *_LAYERS) or not edit.weight_like(node.inputs[1]):
+            continue
+        x = node.inputs[0]
+        if x is None or x.is_initializer() or not edit.is_float32(x) or edit.constant(node.inputs[1]).ndim != 2:
+            continue
+        if (edit.rank(x) or 3) > 2 and not edit.attribute(node, "transA", 0):
+            result.setdefault(str(x.name), []).append(node)
+    return result
+
+
+def _rows(node: Node) -> Array:
+    """The weight, [C, N]."""
+    weight = edit.constant(node.inputs[1])
+    return weight.T if edit.attribute(node, "transB", 0) else weight
+
+
+def _scale_rows(model: Model, node: Node, scale: Array, names: edit.Names) -> None:
+    weight = edit.constant(node.inputs[1])
+    factor = scale if edit.attribute(node, "transB", 0) else scale[:, None]
+    new = edit.add_initializer(model.graph, names.fresh(f"{node.name}_smoothed_weight"), weight * factor)
+    node.replace_input_with(1, new)
+
+
+def _divide(model: Model, readers: Sequence[Node], scale: Array, names: edit.Names) -> None:
+    value = readers[0].inputs[0]
+    assert value is not None
+    inverse = (1.0 / scale).astype(np.float32)
+    takers = _normalisation(value)
+    if takers is not None:
+        for node, index in takers:
+            old = edit.constant(node.inputs[index])
+            new = edit.add_initializer(model.graph, names.fresh(f"{node.name}_smoothed_{index}"), old * inverse)
+            node.replace_input_with(index, new)
+        return
+    factor = edit.add_initializer(model.graph, names.fresh(f"{value.name}_smoothing"), inverse)
+    name = smoothed_name(str(value.name))
+    divided = edit.new_node("Mul", [value, factor], name, name=names.fresh(f"{value.name}_smoothing_node"))
+    divided.outputs[0].type, divided.outputs[0].shape = value.type, value.shape
+    model.graph.insert_before(readers[0], divided)
+    for node in readers:
+        node.replace_input_with(0, divided.outputs[0])
+
+
+def _normalisation(value: Value | None) -> list[tuple[Node, int]] | None:
+    """(node, input) of scale and shift of a layer normalisation whose result only these layers read, or None."""
+    node = None if value is None else value.producer()
+    if value is None or node is None or value.is_graph_output():
+        return None
+    if not all(edit.is_main_op(n, *_LAYERS) and i == 0 and edit.weight_like(n.inputs[1]) for n, i in value.uses()):
+        return None
+    if edit.is_main_op(node, "LayerNormalization"):
+        taken = [(node, i) for i in (1, 2) if len(node.inputs) > i and node.inputs[i] is not None]
+        return taken if all(edit.weight_like(n.inputs[i]) for n, i in taken) else None
+    return _written_out(node)
+
+
+def _written_out(add: Node) -> list[tuple[Node, int]] | None:
+    """The same of Add(Mul(x, scale), shift), as exporters before opset 17 end it; vectors both."""
+    shift = _vector_input(add, "Add")
+    scaled = None if shift is None else add.inputs[1 - shift]
+    product = None if scaled is None or edit.single_consumer(scaled) is not add else scaled.producer()
+    factor = None if product is None else _vector_input(product, "Mul")
+    if shift is None or product is None or factor is None:
+        return None
+    return [(product, factor), (add, shift)]
+
+
+def _vector_input(node: Node, op: str) -> int | None:
+    if not edit.is_main_op(node, op):
+        return None
+    for index in (0, 1):
+        if edit.weight_like(node.inputs[index]) and edit.constant(node.inputs[index]).ndim == 1:
+            return index
+    return None

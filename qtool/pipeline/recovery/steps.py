@@ -1,0 +1,142 @@
+"""The steps that change the prepared float graph: decided from weights and data, then done, then or later."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from qtool.core.errors import CalibrationError, DataError
+from qtool.core.progress import Progress, silent
+from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
+from qtool.core.records.statistics import Statistics, load_statistics
+from qtool.core.state import Arrays, State, rollout
+from qtool.feeds import Batch, Feeds
+from qtool.graph import compose, edit
+from qtool.graph.edit import Model
+from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
+from qtool.pipeline.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
+from qtool.pipeline.recovery.masks import soften_masks
+from qtool.pipeline.recovery.smoothing import smooth
+from qtool.runtime.session import Session
+
+
+def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
+    """The steps asked for, as `Recipe` names them."""
+    wanted = {EQUALIZE: equalize, ABSORB_BIASES: absorb_biases}
+    return tuple(step for step in STEPS if wanted.get(step))
+
+
+def decide(
+    prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Progress = silent, provider: str = "cpu"
+) -> Recipe:
+    """What the steps do to a graph that none was applied to; reads all of the data.
+
+    Raises:
+        DataError: the model cannot run on the data.
+    """
+    model = prepared.model
+    tensors = equalizable_tensors(model) if EQUALIZE in steps else []
+    tensors += absorbable_tensors(model) if ABSORB_BIASES in steps else []
+    extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, progress, provider)
+    scales = find_scales(model, extremes) if EQUALIZE in steps else {}
+    shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
+    return Recipe(tuple(steps), scales, shifts)
+
+
+def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The graph that the recipe says, from one that none was applied to.
+
+    Raises:
+        ValueError: it belongs to another graph; the message says why.
+    """
+    model, changes = prepared.model, dict(prepared.changes)
+    if EQUALIZE in recipe.steps:
+        model = equalize(model, recipe.scales)
+        changes["equalized pairs"] = len(recipe.scales)
+    if ABSORB_BIASES in recipe.steps:
+        model = absorb_biases(model, recipe.shifts)
+        changes["absorbed biases"] = len(recipe.shifts)
+    if SOFTEN_MASKS in recipe.steps:
+        model = soften_masks(model)
+        changes["softened masks"] = 1
+    if SMOOTH in recipe.steps:
+        model = smooth(model, recipe.smoothing)
+        changes["smoothed tensors"] = len(recipe.smoothing)
+    return replace(prepared, model=model, changes=changes, recipe=recipe)
+
+
+def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> Statistics:
+    """The statistics in a calibration file, or given, once they are known to be this model's.
+
+    Raises:
+        CalibrationError: unreadable, of another model, or with samples that are not the model's inputs.
+    """
+    if not isinstance(calibration, Statistics):
+        calibration = load_statistics(calibration, prepared.digest, prepared.name)
+    elif calibration.model_digest != prepared.digest:
+        raise CalibrationError(f"the statistics belong to another model than {prepared.name}; calibrate this model")
+    if calibration.part is not None and not calibration.part.complete:
+        raise CalibrationError(
+            f"{calibration.name}: is unfinished; run its `qtool calibrate` again, which goes on from it"
+        )
+    if calibration.part is not None:
+        raise CalibrationError(
+            f"{calibration.name}: is shard {calibration.part.shard} of a calibration; `qtool merge` all shards first"
+        )
+    wanted = {spec.name for spec in edit.input_specs(prepared.model)}
+    if not calibration.examples or any(set(example) != wanted for example in calibration.examples):
+        raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
+    return calibration
+
+
+def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
+    """The graph that the statistics were collected on.
+
+    Raises:
+        CalibrationError: they belong to another graph.
+    """
+    try:
+        return apply(prepared, statistics.recipe)
+    except ValueError as error:
+        raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
+
+
+def channel_extremes(
+    model: Model, tensors: Sequence[str], feeds: Feeds, progress: Progress = silent, provider: str = "cpu"
+) -> Extremes:
+    """The least and the greatest value of each channel (axis 1) of layers' outputs over all of the data.
+
+    Raises:
+        DataError: the model cannot run on the data, or there is none.
+    """
+    if not tensors:
+        return {}
+    carried = [state.output for state in feeds.states]
+    wanted = list(dict.fromkeys([*tensors, *carried]))
+    session = Session(compose.with_outputs(model, wanted), name="the prepared model", provider=provider)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    done = 0
+    for batch in feeds:
+        for made in _runs(session, feeds.states, batch):
+            for tensor in tensors:
+                array = made[tensor]
+                others = tuple(i for i in range(array.ndim) if i != 1)
+                low, high = array.min(axis=others, initial=np.inf), array.max(axis=others, initial=-np.inf)
+                old = found.get(tensor, (low, high))
+                found[tensor] = np.minimum(low, old[0]), np.maximum(high, old[1])
+        done += batch.size
+        progress("measure channels", done, feeds.samples)
+    if done == 0:
+        raise DataError(f"{feeds.name}: holds no samples; give at least one")
+    return found
+
+
+def _runs(session: Session, states: Sequence[State], batch: Batch) -> Iterator[Arrays]:
+    """The outputs of the batch, or of each step where it is a sequence."""
+    if not states:
+        yield session.run(batch.inputs)
+        return
+    for _, made in rollout(lambda _, fed: session.run(fed), states, batch.inputs):
+        yield made

@@ -1,0 +1,1 @@
+"""Does what a plan says to the prepared graph; no policy."""

@@ -1,0 +1,190 @@
+"""rewrite: apply a plan to the prepared graph. It holds no policy: what the plan says is done, nothing else."""
+
+import numpy as np
+
+from qtool.core.errors import ModelError
+from qtool.core.numerics.affine import QParams, quantize
+from qtool.core.numerics.weights import WeightMemo, quantize_bias
+from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
+from qtool.graph import edit
+from qtool.graph.edit import Array, Model, Node, Value
+from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
+
+
+def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
+    """A copy of the prepared graph with the plan's Q/DQ and bias shifts in it.
+
+    `memo`: the integers of this graph's weights that are known; is added to.
+
+    Raises:
+        ModelError: the plan names a tensor or node that the graph does not hold.
+    """
+    return _Rewriter(shift_biases(model, plan), plan, memo or WeightMemo()).run()
+
+
+def shift_biases(model: Model, plan: Plan) -> Model:
+    """A copy of the prepared graph, still float, whose biases have the plan's shifts added.
+
+    Raises:
+        ModelError: the plan names a node that the graph does not hold, or a bias of another size.
+    """
+    shifted = edit.clone(model)
+    nodes = {node.name: node for node in shifted.graph}
+    names = edit.Names(shifted.graph)
+    for shift in plan.shifts:
+        name, index = shift.reader
+        bias = nodes[name].inputs[index] if name in nodes and index < len(nodes[name].inputs) else None
+        exact = edit.constant_or_none(bias)
+        if bias is None or exact is None or exact.shape != (len(shift.shift),):
+            raise ModelError(f"the plan shifts a bias of node {name!r}, which the model does not hold; make it again")
+        value = (exact.astype(np.float64) + np.asarray(shift.shift)).astype(np.float32)
+        corrected = edit.add_initializer(shifted.graph, names.fresh(f"{bias.name}_{name}_corrected"), value)
+        nodes[name].replace_input_with(index, corrected)
+    return shifted
+
+
+class _Rewriter:
+    """Changes `model`."""
+
+    def __init__(self, model: Model, plan: Plan, memo: WeightMemo) -> None:
+        self.model, self.plan, self.memo = model, plan, memo
+        self.graph = model.graph
+        self.names = edit.Names(self.graph)
+        self.nodes = {n.name: n for n in self.graph}
+        self.values: dict[str | None, Value] = {v.name: v for v in self.graph.inputs}
+        self.values.update({o.name: o for n in self.graph for o in n.outputs})
+
+    def run(self) -> Model:
+        for weight in self.plan.weights:
+            self._weight(weight)
+        for constant in self.plan.constants:
+            integers = quantize(self._initializer(constant.tensor), constant.params)
+            self._constant(constant.tensor, constant.params, constant.readers, integers)
+        for weight in self.plan.stored:
+            self._stored(weight)
+        for bias in self.plan.biases:
+            self._bias(bias)
+        for activation in self.plan.activations:
+            self._activation(activation)
+        make_dynamic(self.model, self.plan.dynamic, self.names, self.memo)
+        for name in [n for n, v in self.graph.initializers.items() if not v.uses() and not v.is_graph_output()]:
+            del self.graph.initializers[name]
+        self.graph.sort()
+        return self.model
+
+    def _node(self, name: str) -> Node:
+        node = self.nodes.get(name)
+        if node is None:
+            raise ModelError(f"the plan names node {name!r}, which the model does not hold; make the plan again")
+        return node
+
+    def _read(self, readers: tuple[tuple[str, int], ...], value: Value) -> None:
+        for name, index in readers:
+            self._node(name).replace_input_with(index, value)
+
+    def _params(self, base: str, params: QParams, size: int | None = None) -> tuple[Value, Value]:
+        """Initializers for scale and zero point; `size` repeats a scalar into a vector."""
+        scale, zero_point = np.asarray(params.scale, np.float32), np.asarray(params.zero_point, params.dtype)
+        if size is not None:
+            scale, zero_point = np.repeat(scale, size), np.repeat(zero_point, size)
+        elif params.axis is None:
+            scale, zero_point = scale.reshape(()), zero_point.reshape(())
+        return (
+            edit.add_initializer(self.graph, self.names.fresh(f"{base}_scale"), scale),
+            edit.add_initializer(self.graph, self.names.fresh(f"{base}_zero_point"), zero_point),
+        )
+
+    def _new(self, op: str, inputs: list[Value], base: str, axis: int | None = None) -> Node:
+        name = self.names.fresh(base)
+        attributes: dict[str, object] = {} if axis is None else {"axis": axis}
+        return edit.new_node(op, inputs, name, name=self.names.fresh(f"{base}_node"), attributes=attributes)
+
+    def _weight(self, weight: WeightPlan) -> None:
+        self._constant(weight.tensor, weight.params, weight.readers, self._integers(weight))
+
+    def _integers(self, weight: WeightPlan) -> Array:
+        return self.memo.quantized(weight.tensor, self._initializer(weight.tensor), weight.params)
+
+    def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], integers: Array) -> None:
+        stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
+        scale, zero_point = self._params(tensor, params)
+        node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
+        self.graph.insert_before(self.graph[0], node)
+        self._read(readers, node.outputs[0])
+
+    def _stored(self, weight: WeightPlan) -> None:
+        tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
+        if tables:
+            store_table(self.model, weight.params, tables, self._integers(weight), self.names)
+        else:
+            self._weight(weight)
+
+    def _initializer(self, tensor: str) -> Array:
+        if tensor not in self.graph.initializers:
+            raise ModelError(f"the plan names initializer {tensor!r}, which the model does not hold; make it again")
+        return edit.constant(self.graph.initializers[tensor])
+
+    def _bias(self, bias: BiasPlan) -> None:
+        scale = np.asarray(bias.scale, np.float32)
+        per_channel = scale.size > 1
+        base = f"{bias.tensor}_{bias.reader[0]}" if self._shared(bias.tensor) else bias.tensor
+        reader, index = bias.reader
+        integers = quantize_bias(edit.constant(self._node(reader).inputs[index]), bias.scale)
+        stored = edit.add_initializer(self.graph, self.names.fresh(f"{base}_quantized"), integers)
+        factor = edit.add_initializer(
+            self.graph, self.names.fresh(f"{base}_scale"), scale if per_channel else scale.reshape(())
+        )
+        node = self._new("DequantizeLinear", [stored, factor], f"{base}_dequantized", 0 if per_channel else None)
+        self.graph.insert_before(self.graph[0], node)
+        self._read((bias.reader,), node.outputs[0])
+
+    def _shared(self, tensor: str) -> bool:
+        return sum(bias.tensor == tensor for bias in self.plan.biases) > 1
+
+    def _activation(self, activation: ActivationPlan) -> None:
+        value = self.values.get(activation.tensor)
+        if value is None:
+            raise ModelError(
+                f"the plan names tensor {activation.tensor!r}, which the model does not hold; make it again"
+            )
+        others = list(value.uses())
+        base = activation.tensor
+        scale, zero_point = self._params(base, activation.params)
+        q = self._new("QuantizeLinear", [value, scale, zero_point], f"{base}_quantized")
+        self._insert_behind(value, q)
+        dq = self._new("DequantizeLinear", [q.outputs[0], scale, zero_point], f"{base}_dequantized")
+        twins = set(activation.float_readers)
+        if activation.produced:
+            for node, index in others:
+                if (node.name, index) not in twins:
+                    node.replace_input_with(index, dq.outputs[0])
+        else:
+            self._read(activation.readers, dq.outputs[0])
+        if twins:
+            self._twin(activation, q)
+        is_output = activation.produced and value.is_graph_output()
+        if dq.outputs[0].uses() or is_output:
+            self.graph.insert_after(q, dq)
+        if is_output:
+            self._keep_output_name(value, dq.outputs[0])
+
+    def _twin(self, activation: ActivationPlan, q: Node) -> None:
+        scale, zero_point = self._params(f"{activation.tensor}_float", activation.params, activation.twin_size)
+        inputs = [q.outputs[0], scale, zero_point]
+        node = self._new("DequantizeLinear", inputs, f"{activation.tensor}_float", activation.twin_axis)
+        self.graph.insert_after(q, node)
+        self._read(activation.float_readers, node.outputs[0])
+
+    def _insert_behind(self, value: Value, node: Node) -> None:
+        producer = value.producer()
+        if producer is None:
+            self.graph.insert_before(self.graph[0], node)
+        else:
+            self.graph.insert_after(producer, node)
+
+    def _keep_output_name(self, old: Value, new: Value) -> None:
+        name = old.name
+        new.type, new.shape = old.type, old.shape
+        self.graph.outputs[list(self.graph.outputs).index(old)] = new
+        old.name = self.names.fresh(f"{name}_float")
+        new.name = name

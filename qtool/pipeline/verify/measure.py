@@ -1,0 +1,232 @@
+"""Runs the float and the quantised graph on the examples, one batch in memory at a time, and adds up differences."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qtool.core.concurrency import both, side_by_side
+from qtool.core.errors import VerificationError
+from qtool.core.numerics.affine import dequantize
+from qtool.core.records.plan import Plan
+from qtool.core.records.verification import TensorCheck
+from qtool.graph import compose
+from qtool.graph.edit import Model
+from qtool.graph.serialized import Serialized, deserialize
+from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
+from qtool.pipeline.verify.original import Original
+from qtool.runtime.session import Session
+
+# Below this the prepared graph is another function than the model; float32 reordering stays far above.
+_PREPARATION_DB = 50.0
+# An integer kernel may round a value to the neighbouring step (all those that lie on a tie, where a channel is
+# constant), rarely to the one after that.
+_STEPS = 2
+_MEAN_STEPS = 0.5
+_FAR_SHARE = 1e-3
+# Float outputs behind the last 8-bit tensor: an integer classifier and its unoptimised form.
+_TAIL_DB = 40.0
+# MatMulNBits rounds the blocks of its input to 8 bits (`session.qdq_matmulnbits_accuracy_level` is 4).
+_STORED_TAIL_DB = 20.0
+# 8-bit numbers, after which no further example is run unoptimised and layer by layer: that is twice a float run.
+_ENOUGH = 2**24
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(slots=True)
+class _Noise:
+    """Sums of squares of a reference and of the difference to it."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
+        a, b = (array.reshape(-1) for array in (reference, other))
+        if a.dtype == np.float16:
+            a, b = a.astype(np.float32), b.astype(np.float32)
+        # float32 sums are exact enough for decibels, and a fifth of the work; they may overflow
+        with np.errstate(over="ignore", invalid="ignore"):
+            difference = a - b
+            signal, noise = float(a @ a), float(difference @ difference)
+        if not (math.isfinite(signal) and math.isfinite(noise)):
+            a = a.astype(np.float64)
+            difference = a - b
+            signal, noise = float(a @ a), float(difference @ difference)
+        self.signal += signal
+        self.noise += noise
+
+    @property
+    def db(self) -> float:
+        if self.noise == 0.0:
+            return math.inf
+        return 10.0 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -math.inf
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Distances between two runs of a layer in quantisation steps."""
+
+    largest: int = 0
+    total: int = 0
+    far: int = 0
+    count: int = 0
+
+    def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        distance = np.abs(a.astype(np.int16) - b.astype(np.int16))
+        self.largest = max(self.largest, int(distance.max(initial=0)))
+        self.total += int(distance.sum(dtype=np.int64))
+        self.far += int(np.count_nonzero(distance > _STEPS))
+        self.count += distance.size
+
+    @property
+    def wrong(self) -> bool:
+        return self.total > _MEAN_STEPS * self.count or self.far > _FAR_SHARE * self.count
+
+
+@dataclass(slots=True)
+class Measured:
+    """What was found.
+
+    tensors: activation -> SQNR of the whole network up to there, and steps of its layer alone.
+    preparation, shipped, whole, tail: float output -> the model as it came against the prepared graph; the prepared
+    graph against the quantised model as shipped; the quantised model unoptimised against as shipped; the layers behind
+    the last 8-bit tensors, unoptimised against optimised.
+    widening: float output -> a float16 model as it came against itself in float32, which then is what `preparation`
+    compares with; rounding_db: what float16 explains.
+    """
+
+    sqnr: dict[str, _Noise] = field(default_factory=dict)
+    steps: dict[str, _Steps] = field(default_factory=dict)
+    preparation: dict[str, _Noise] = field(default_factory=dict)
+    shipped: dict[str, _Noise] = field(default_factory=dict)
+    whole: dict[str, _Noise] = field(default_factory=dict)
+    tail: dict[str, _Noise] = field(default_factory=dict)
+    widening: dict[str, _Noise] = field(default_factory=dict)
+    rounding_db: float = math.inf
+
+    @property
+    def tensors(self) -> tuple[TensorCheck, ...]:
+        """In the order of the plan."""
+        return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
+
+    def check(self, *, stored: bool) -> None:
+        """Raises `VerificationError` where something is computed that neither model nor plan says."""
+        for name, prepared in self.preparation.items():
+            if prepared.db < _PREPARATION_DB:
+                raise VerificationError(
+                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                )
+        check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
+        for name, steps in self.steps.items():
+            if steps.wrong:
+                raise VerificationError(
+                    f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
+                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model"
+                )
+        for name, tail in self.tail.items():
+            if tail.db < (_STORED_TAIL_DB if stored else _TAIL_DB):
+                raise VerificationError(
+                    f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
+                    f"({tail.db:.1f} dB between them); please report this model"
+                )
+
+
+def worst(figures: Mapping[str, _Noise]) -> float:
+    """The least SQNR in dB; inf where there is none."""
+    return min((noise.db for noise in figures.values()), default=math.inf)
+
+
+class _Sessions:
+    """The graphs that are compared.
+
+    stored: activation -> its 8-bit form. integers: the same, and the dynamic 8-bit tensors under their own names.
+    """
+
+    def __init__(
+        self,
+        prepared: Model,
+        quantized: Serialized,
+        plan: Plan,
+        config: Mapping[str, str],
+    ) -> None:
+        model = deserialize(quantized)
+        outputs = [str(v.name) for v in model.graph.outputs]
+        names = compose.stored_names(prepared, model)
+        self.stored = {a.tensor: names[a.tensor] for a in plan.activations}
+        fed = {v.name for v in prepared.graph.inputs}
+        wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs]))
+        pieces, self.cuts = compose.cut(model)
+        self.integers = self.stored | {name: name for name in compose.dynamic_tensors(model)}
+        observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs])))
+        makers: tuple[Callable[[], Session], ...] = (
+            lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
+            lambda: Session(observed, config=config, name="the quantised model"),
+            lambda: Session(observed, optimize=False, name="the quantised model"),
+            lambda: Session(pieces, config=config, name="the quantised model's layers"),
+        )
+        self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)
+
+    def run(self, example: Arrays, *, layers: bool) -> tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays] | None]:
+        """What the prepared and the quantised graph compute, and where asked for the latter's layers: see `layers`."""
+        if layers:
+            return both(lambda: (self._exact(example), self.optimized.run(example)), lambda: self._layers(example))
+        return both(lambda: self._exact(example), lambda: self.optimized.run(example)), None
+
+    def _exact(self, example: Arrays) -> Arrays:
+        return {**example, **self.exact.run(example)}
+
+    def _layers(self, example: Arrays) -> tuple[Arrays, Arrays]:
+        """Of the quantised graph unoptimised, and of its optimised layers, each on what it reads there."""
+        plain = self.unoptimized.run(example)
+        return plain, self.alone.run({**example, **{fed: plain[q] for q, fed in self.cuts.items()}})
+
+
+def measure(
+    original: Original,
+    prepared: Model,
+    quantized: Serialized,
+    plan: Plan,
+    shipped: Sequence[Arrays],
+    config: Mapping[str, str],
+) -> Measured:
+    """Compare on the original's examples, layers alone on as many of these as are enough.
+
+    `shipped` is what the quantised model gives in a default session.
+
+    Models whose outputs alone are wanted are in memory one after another.
+    """
+    halves, singles, widened = original.halves, original.outputs, original.widened
+    sessions = _Sessions(prepared, quantized, plan, config)
+    result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
+    for half, single in zip(halves, singles, strict=False):
+        _add_widening(result, half, single)
+    compared = 0
+    for example, single, final in zip(original.examples, singles, shipped, strict=True):
+        (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
+        for activation in plan.activations:
+            tensor, stored = activation.tensor, sessions.stored[activation.tensor]
+            result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[stored], activation.params))
+        real = [name for name in final if exact[name].dtype.kind == "f"]
+        for name in real:
+            result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
+            result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
+        if layers is None:
+            continue
+        plain, alone = layers
+        for tensor, stored in sessions.integers.items():
+            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
+            compared += plain[stored].size
+        for name in real:
+            result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
+            result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
+    return result
+
+
+def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
+    """Where float16 overflows, float32 does not: that is no noise."""
+    for name, array in half.items():
+        if array.dtype.kind == "f":
+            sound = np.isfinite(array) & np.isfinite(single[name])
+            result.widening.setdefault(name, _Noise()).add(array[sound], single[name][sound])

@@ -1,0 +1,1 @@
+"""Chooses the plan that `quantize` writes: candidates, measured as onnxruntime runs them."""

@@ -1,0 +1,182 @@
+"""`quantize`, stage by stage. No click, no printing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, Unpack
+
+from qtool.core.errors import DataError, UsageError
+from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
+from qtool.core.progress import Progress, silent
+from qtool.core.records.options import Correction, Form, Scheme
+from qtool.core.records.plan import Plan, load_plan
+from qtool.core.records.results import Quantized
+from qtool.core.records.statistics import Statistics
+from qtool.feeds import Data, ReadOptions
+from qtool.feeds.invented import invented_inputs
+from qtool.feeds.reading import Reading
+from qtool.graph import edit, model_io
+from qtool.graph.model_files import model_size
+from qtool.pipeline.calibration.run import observed, opened
+from qtool.pipeline.planning.check import fit_plan
+from qtool.pipeline.planning.place import place
+from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
+from qtool.pipeline.rewrite.static import rewrite, shift_biases
+from qtool.pipeline.verify import verify
+from qtool.pipeline.verify.original import Original
+from qtool.quantization.candidates import Goal, Request, best_plan
+from qtool.runtime.providers import find_provider
+from qtool.runtime.session import Session
+from qtool.targets.tables import TARGETS, find_target
+
+PathLike = str | Path
+
+
+def quantize(
+    model: PathLike,
+    output: PathLike,
+    *,
+    calibration: PathLike | Statistics | None = None,
+    data: Data | None = None,
+    calibrator: Calibrator | str | None = None,
+    scheme: Scheme | None = None,
+    target: str = "auto",
+    form: Form | Literal["auto"] = "auto",
+    bias_correction: Correction = "auto",
+    smoothing: Correction = "auto",
+    optimize_for: Goal = "accuracy",
+    equalize: bool = False,
+    absorb_biases: bool = False,
+    plan: PathLike | Plan | None = None,
+    save_plan: PathLike | None = None,
+    samples: int | None = None,
+    batch_size: int = 1,
+    threads: int = 1,
+    provider: str = "cpu",
+    progress: Progress = silent,
+    **reading: Unpack[ReadOptions],
+) -> Quantized:
+    """Write the int8 model, after checking what onnxruntime will really run.
+
+    Args:
+        model: path of a float ONNX model.
+        output: where to write the int8 model.
+        calibration: a calibration file, or the statistics themselves.
+        data: calibrates first instead; see `calibrate`, also for samples, batch_size, threads, provider and reading.
+        calibrator: how ranges are chosen; None or "auto" tries `qtool.core.numerics.calibrators.CANDIDATES` on the
+            examples that the statistics hold and keeps the best by SQNR of the outputs.
+        scheme: representation, granularity, and what stays float.
+        target: where the model shall run; `auto` is this machine.
+        bias_correction: let the biases take back the shift that rounding the weights makes, measured on the examples;
+            `auto` keeps it where the outputs' SQNR is better with it.
+        equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them needs no word,
+            one that was made without them is refused.
+        plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for.
+        save_plan: where to write the plan.
+        form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
+            layers over tokens allow both, and takes what is better.
+        smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
+        optimize_for: `latency` times the candidates on this machine, and takes the fastest of those near the best SQNR.
+
+    Raises:
+        UsageError: options that contradict each other.
+        ModelError, DataError, CalibrationError, OutputError: as their names say; nothing has been written then.
+        VerificationError: the model would compute something else than planned; nothing has been written then.
+    """
+    for path in (output, save_plan):
+        if path is not None:
+            model_io.check_output(path, model)
+    blind = _blind(form, calibration, data, reading)
+    if data is None and provider != "cpu":
+        raise UsageError(f"provider {provider} is where data calibrates; give data, or leave it out")
+    find_provider(provider)
+    if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
+        raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
+    request = Request(
+        replace(scheme or Scheme(), form="static" if form == "auto" else form),
+        find_target(target),
+        None if form == "auto" else form,
+        chosen_calibrators(calibrator),
+        "off" if blind else bias_correction,
+        "off" if blind else smoothing,
+        optimize_for,
+        progress,
+    )
+    steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
+    if plan is not None and steps:
+        raise UsageError(f"{steps[0]} says nothing to a plan, which has decided it; leave one of them out")
+    prepared = prepare(model_io.load(model))
+    given = None
+    if plan is not None:
+        prepared, given = _given(plan, prepared)
+    if data is not None:
+        if request.form is not None:
+            place(prepared.model, request.target, request.scheme, name=prepared.name)
+        feeds, source = opened(prepared, data, samples, batch_size, reading)
+        prepared, statistics = observed(prepared, steps, feeds, source, threads, provider, None, progress)
+    else:
+        statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
+        if given is None:
+            prepared = _as_calibrated(prepared, statistics, steps)
+    original = Original(Path(model), prepared.widened, statistics.examples)
+    prepared, final, trials = (
+        best_plan(prepared, statistics, request, original) if given is None else (prepared, given, ())
+    )
+    proven = model_io.consume(rewrite(prepared.model, final))
+    shifted = shift_biases(prepared.model, final)
+    runs_on = TARGETS[final.target]
+    proof = verify(original, prepared.model, shifted, proven, final, runs_on)
+    if blind:
+        proof = replace(proof, examples=0, output_sqnr_db=float("nan"))
+    with model_io.output(proven, output) as size:
+        if save_plan is not None:
+            final.save(save_plan)
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
+
+
+def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
+    """The plan, and the graph that it was made for."""
+    final = plan if isinstance(plan, Plan) else load_plan(plan)
+    name = "the plan" if isinstance(plan, Plan) else str(plan)
+    if final.model_digest != prepared.digest:
+        raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with --save-plan")
+    if final.target not in TARGETS:
+        raise UsageError(f"{name}: for target {final.target!r}, which is unknown; choose one of {', '.join(TARGETS)}")
+    try:
+        prepared = apply(prepared, final.recipe)
+    except ValueError as error:
+        raise UsageError(f"{name}: damaged preparation ({error}); make the plan again with --save-plan") from error
+    fit_plan(prepared.model, final, name)
+    return prepared, final
+
+
+def _blind(form: str, calibration: object, data: object, reading: ReadOptions) -> bool:
+    """Whether there is no data at all. Raises `UsageError` where that, or two kinds of it, cannot be."""
+    if calibration is not None and data is not None:
+        raise UsageError("give either a calibration file or data to calibrate with, and not both")
+    if data is None and Reading.of(reading) != Reading():
+        raise UsageError(f"{', '.join(reading)}: says how to read data, and here none is read")
+    blind = calibration is None and data is None
+    if blind and form not in ("dynamic", "weight-only"):
+        raise UsageError("give a calibration file or data to calibrate with; only dynamic and weight-only need neither")
+    return blind
+
+
+def _without_data(prepared: Prepared) -> Statistics:
+    """Statistics of nothing, with made-up inputs if the model runs on them: they check arithmetic, not accuracy."""
+    invented = invented_inputs(edit.input_specs(prepared.model))
+    try:
+        Session(model_io.serialize(prepared.model), name=prepared.name).run(invented)
+    except DataError:
+        return Statistics("no data", prepared.digest, 0, {}, ())
+    return Statistics("no data", prepared.digest, 0, {}, (invented,))
+
+
+def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
+    """The graph that the statistics were collected on; `steps` are those that the caller expects of it."""
+    for step in steps:
+        if step not in statistics.recipe.steps:
+            raise UsageError(
+                f"{statistics.name}: calibrated without --{step}; calibrate again with it, or leave it out here"
+            )
+    return apply_recorded(prepared, statistics)

@@ -1,0 +1,192 @@
+"""tune: the paper's workflow. Every calibrator; ranges mixed per tensor; then the worst layers left in float.
+
+Source: the paper, section 6 (post-training quantisation, sensitivity analysis, partial quantisation).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.progress import Progress
+from qtool.core.records.plan import Plan
+from qtool.core.records.tuning import Step
+from qtool.core.records.verification import Verification
+from qtool.quantization.scoring import Scorer
+from qtool.tuning.judge import Judge, Ranges
+from qtool.tuning.mixing import mix_ranges
+from qtool.tuning.ranking import Rank, rank_by_sensitivity
+
+Tell = Callable[[Step], None]
+_MIXING_SHARE = 0.25
+"""Of the time that is left."""
+_SHOWN = 3
+"""Layers that are named in a line."""
+
+
+class OutOfTimeError(Exception):
+    """The time budget is used up; the best model found so far stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where to go on from: the best plan of the first round."""
+
+    judge: Judge
+    label: str
+    calibrator: Calibrator
+    ranges: Ranges
+    corrected: bool
+
+
+@dataclass(slots=True)
+class Search:
+    """The trail, and the best so far, which is on disk.
+
+    judges: label -> the model in the forms to try (plain, equalised), in this order, made when they are needed.
+    deadline: in time.monotonic.
+    """
+
+    judges: Mapping[str, Callable[[], Judge | None]]
+    output: Path
+    deadline: float
+    tell: Tell
+    progress: Progress
+    rank: Rank = rank_by_sensitivity
+    steps: list[Step] = field(default_factory=list)
+    best: Step | None = None
+    plan: Plan | None = None
+    proof: Verification | None = None
+    floated: dict[frozenset[str], bool] = field(default_factory=dict)
+
+    def complete(self, calibrators: Sequence[Calibrator]) -> str | None:
+        """Search until the target is met or all is tried; returns why it stopped before, or None.
+
+        The best model so far is on disk then. Raises `KeyboardInterrupt` where there is none yet.
+        """
+        try:
+            self._search(calibrators)
+        except OutOfTimeError:
+            return "the time budget is used up"
+        except KeyboardInterrupt:
+            if self.best is None:
+                raise
+            return "interrupted"
+        return None
+
+    def found(self) -> tuple[Step, Plan, Verification]:
+        """The best so far."""
+        assert self.best is not None and self.plan is not None and self.proof is not None
+        return self.best, self.plan, self.proof
+
+    def _search(self, calibrators: Sequence[Calibrator]) -> None:
+        start, all_ranges = None, {}
+        for label, make in self.judges.items():
+            judge = make()
+            if judge is None:
+                continue
+            before = self.best
+            found, ranges = self._first_round(judge, label, calibrators)
+            if start is None or self.best is not before:
+                start, all_ranges = found, ranges
+            if self._met():
+                return
+        assert start is not None
+        start = self._mix(start, all_ranges)
+        if not self._met():
+            self._leave_float(start)
+
+    def _first_round(
+        self, judge: Judge, label: str, calibrators: Sequence[Calibrator]
+    ) -> tuple[_Start, dict[str, Ranges]]:
+        """Every calibrator, with bias correction and without."""
+        ranges = {calibrator: judge.ranges(calibrator) for calibrator in calibrators}
+        plans: dict[str, Plan] = {}
+        made: dict[str, _Start] = {}
+        for calibrator, found in ranges.items():
+            for corrected in (True, False):
+                what = f"{label}{calibrator}{', corrected' if corrected else ''}"
+                plans[what] = judge.plan(calibrator, found, corrected=corrected)
+                made[what] = _Start(judge, label, calibrator, found, corrected)
+        first = self._try(judge, plans)
+        return made[first], {str(c): r for c, r in ranges.items()}
+
+    def _met(self) -> bool:
+        return self.best is not None and self.best.met
+
+    def _try(self, judge: Judge, plans: Mapping[str, Plan]) -> str:
+        """Judge, remember, keep the best; returns the name of the best of these."""
+        if self.best is not None and time.monotonic() > self.deadline:
+            raise OutOfTimeError
+        judged = judge.judge(plans)
+        for what, step in judged.items():
+            self.steps.append(step)
+            self.tell(step)
+            if self.best is None or better(step, self.best):
+                self.proof = judge.write(plans[what], self.output)
+                self.best, self.plan = step, plans[what]
+        return min(judged, key=lambda what: _key(judged[what]))
+
+    def _mix(self, start: _Start, others: Mapping[str, Ranges]) -> _Start:
+        judge = start.judge
+        scorer = Scorer(judge.prepared.model, judge.statistics.examples, judge.target.session)
+
+        def plan_by(ranges: Ranges) -> Plan:
+            return judge.plan(start.calibrator, ranges, corrected=start.corrected)
+
+        now = time.monotonic()
+        deadline = now + (self.deadline - now) * _MIXING_SHARE
+        mixed, changed = mix_ranges(start.ranges, others, plan_by, scorer, deadline, self.progress)
+        if not changed:
+            return start
+        before = self.best
+        self._try(judge, {f"{start.label}{start.calibrator}, ranges of {changed} tensors mixed": plan_by(mixed)})
+        return replace(start, ranges=mixed) if self.best is not before else start
+
+    def _leave_float(self, start: _Start) -> None:
+        """The worst layers in float, as few as do it: by bisection, then each is tried in integers again."""
+        judge = start.judge
+        ranked = list(self.rank(judge, start.calibrator, start.ranges, start.corrected, self.progress))
+        plans = {n: self._floating(start, ranked[:n]) for n in range(1, len(ranked))}
+        allowed = {n for n, plan in plans.items() if judge.float_share(plan) <= judge.aim.max_float_macs}
+        few, many = 0, max(allowed, default=0)
+        if many == 0 or not self._meets(start, ranked[:many]):
+            return
+        while many - few > 1:
+            middle = (few + many) // 2
+            if middle in allowed and self._meets(start, ranked[:middle]):
+                many = middle
+            else:
+                few = middle
+        kept = ranked[:many]
+        for layer in sorted(kept, key=lambda name: -judge.macs.get(name, 0)):
+            without = [name for name in kept if name != layer]
+            if without and self._meets(start, without):
+                kept = without
+
+    def _floating(self, start: _Start, layers: Sequence[str]) -> Plan:
+        return start.judge.plan(start.calibrator, start.ranges, layers, corrected=start.corrected)
+
+    def _meets(self, start: _Start, layers: Sequence[str]) -> bool:
+        shown = ", ".join(layers[:_SHOWN]) + (f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else "")
+        key = frozenset(layers)
+        if key not in self.floated:
+            self._try(start.judge, {f"{start.label}float: {shown}": self._floating(start, layers)})
+            self.floated[key] = self.steps[-1].met
+        return self.floated[key]
+
+
+def better(a: Step, b: Step) -> bool:
+    """Whether `a` is to be kept rather than `b`.
+
+    The target first. Where both meet it: the least float, then SQNR, since on small sets drops within the target are
+    noise. Where neither does: the smaller drop, then SQNR.
+    """
+    return _key(a) < _key(b)
+
+
+def _key(step: Step) -> tuple[bool, float, float, float]:
+    if step.met:
+        return (False, step.float_macs, -step.sqnr_db, step.drop)
+    return (True, step.drop, -step.sqnr_db, step.float_macs)

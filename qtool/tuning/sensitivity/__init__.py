@@ -1,0 +1,1 @@
+"""What each layer costs when it alone is quantised, and when it alone is not."""

@@ -1,0 +1,237 @@
+"""What a sensitivity analysis has found so far: metrics over batches, and the result in memory and on disk."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qtool.core.errors import ModelError, UsageError, VerificationError
+from qtool.core.records.plan import Plan
+from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
+from qtool.core.state import State
+from qtool.evaluation.gates import scored_drop
+from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
+from qtool.evaluation.metrics.observation import Observation
+from qtool.evaluation.metrics.registry import Metric, resolve_metrics
+from qtool.evaluation.metrics.similarity import Sqnr
+from qtool.evaluation.recurrence import as_sequence
+from qtool.evaluation.trial import check_outputs
+from qtool.graph import model_io
+from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.verify.macs import layer_macs
+from qtool.runtime.session import Session
+from qtool.tuning.sensitivity.bases import Item, Job, in_order
+from qtool.tuning.sensitivity.chain import PieceChain
+from qtool.tuning.sensitivity.resume import Found, check_identity, save
+
+
+@dataclass(slots=True)
+class Tally:
+    """The sums of one model over the batches."""
+
+    metric: Metric | None
+    heads: Heads
+    states: tuple[State, ...] = ()
+    _sums: Any = None
+    _sqnr: Sqnr = field(default_factory=Sqnr)
+
+    def __post_init__(self) -> None:
+        self._sums = None if self.metric is None else self.metric.start(self.heads)
+
+    def update(self, name: str, item: Item, outputs: dict[str, np.ndarray]) -> None:
+        reference = item.outputs["alone"]
+        self._sqnr.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
+        if self._sums is None:
+            return
+        if self.states:
+            outputs, reference = as_sequence(outputs, self.states), as_sequence(reference, self.states)
+        self._sums.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
+
+    def figures(self, reference: float | None) -> Figures:
+        """Beside float's value of the metric."""
+        if self.metric is None:
+            return Figures(None, None, self._sqnr.result())
+        value = self._sums.result()
+        drop = None if reference is None else scored_drop(self.metric.info, value, reference).drop
+        return Figures(value, drop, self._sqnr.result())
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What is known of the whole networks. metric: its name, None where SQNR alone is measured."""
+
+    metric: str | None
+    samples: int
+    data: str
+    digest: str
+    macs: dict[str, int]
+    float_value: float | None
+    quantized: Figures
+
+
+@dataclass(slots=True)
+class Analysis:
+    """What has been found so far."""
+
+    prepared: Prepared
+    full: Plan
+    metric: Metric | None
+    views: tuple[View, ...]
+    identity: dict[str, str]
+    path: Path | None
+    found: dict[tuple[str, View], Found]
+    states: tuple[State, ...] = ()
+    heads: Heads = NO_HEADS
+    samples: int = 0
+    data: str = ""
+    macs: dict[str, int] = field(default_factory=dict)
+    float_value: float | None = None
+    quantized: Figures = field(default_factory=lambda: Figures(None, None, 0.0))
+
+    @property
+    def layers(self) -> list[str]:
+        return [layer for layer in self.full.layers if layer in self.full.integer]
+
+    @property
+    def done(self) -> int:
+        return sum((layer, view) in self.found for layer in self.layers for view in self.views)
+
+    @property
+    def total(self) -> int:
+        return len(self.layers) * len(self.views)
+
+    def overall(self, items: Iterator[Item], data: str, earlier: dict[str, str]) -> None:
+        """Float and all layers quantised; and whether the data are those of the earlier run."""
+        digest = hashlib.sha256()
+        tallies: dict[str, Tally] = {}
+        for item in items:
+            reference = item.outputs["alone"]
+            if not tallies:
+                self._begin(item)
+                tallies = {name: Tally(self.metric, self.heads, self.states) for name in ("float", "quantised")}
+            tallies["float"].update(self.prepared.name, item, reference)
+            tallies["quantised"].update(f"{self.prepared.name}, quantised", item, item.outputs["without"])
+            digest.update(item.digest)
+            self.samples += item.size
+        self._identify(data, digest.hexdigest(), earlier)
+        self.float_value = tallies["float"].figures(None).value
+        if self.float_value is not None and np.isnan(self.float_value):
+            raise UsageError(
+                f"--metric {self.identity['metric']}: is NaN for the float model; correct it or the labels"
+            )
+        self.quantized = tallies["quantised"].figures(self.float_value)
+
+    def _identify(self, data: str, digest: str, earlier: dict[str, str]) -> None:
+        self.data, self.identity["data"] = data, digest
+        if earlier and self.path is not None:
+            check_identity(self.path, earlier, self.identity)
+
+    def overview(self) -> Overview:
+        """Once `overall` has run."""
+        metric = None if self.metric is None else self.metric.name
+        digest = self.identity["data"]
+        return Overview(metric, self.samples, self.data, digest, self.macs, self.float_value, self.quantized)
+
+    def adopt(self, overview: Overview, earlier: dict[str, str]) -> None:
+        """In place of `overall`, what another process found."""
+        if self.samples:
+            return
+        if self.metric is None and overview.metric is not None:
+            (self.metric,) = resolve_metrics([overview.metric])
+        self.samples, self.macs = overview.samples, overview.macs
+        self.float_value, self.quantized = overview.float_value, overview.quantized
+        self._identify(overview.data, overview.digest, earlier)
+
+    def _begin(self, item: Item) -> None:
+        outputs = item.outputs["alone"]
+        check_outputs(Session(model_io.serialize(self.prepared.model)), item.outputs["without"], outputs)
+        if self.states:
+            outputs = as_sequence(outputs, self.states)
+        self.heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states))
+        default = default_metric(self.heads, item.labels, item.size)
+        if self.metric is None and default != "sqnr":
+            (self.metric,) = resolve_metrics([default])
+        example = {name: array for (view, name, _), array in item.live.items() if view is None}
+        self.macs = layer_macs(self.prepared.model, self.full.layers, example)
+
+    def measure(
+        self,
+        jobs: Sequence[Job],
+        chains: Sequence[Future[PieceChain]],
+        items: Iterator[Item],
+        pool: ThreadPoolExecutor,
+        ahead: int,
+    ) -> None:
+        """Layers over all batches; then they are on disk."""
+        ready: list[tuple[Job, PieceChain]] = []
+        for job, future in zip(jobs, chains, strict=True):
+            try:
+                ready.append((job, future.result()))
+            except (ModelError, VerificationError) as error:
+                self.found[job.layer, job.view] = str(error)
+
+        def run(item: Item) -> tuple[Item, list[dict[str, np.ndarray]]]:
+            return item, [chain.run(item) for _, chain in ready]
+
+        tallies = [Tally(self.metric, self.heads, self.states) for _ in ready]
+        for item, results in in_order(pool, ahead, run, items if ready else iter(())):
+            for tally, (_, chain), outputs in zip(tallies, ready, results, strict=True):
+                tally.update(chain.name, item, outputs)
+        for tally, (job, _) in zip(tallies, ready, strict=True):
+            self.found[job.layer, job.view] = tally.figures(self.float_value)
+        self.save()
+
+    def save(self) -> None:
+        """What is finished, if there is a file for it."""
+        if self.path is not None:
+            save(self.path, self.result(complete=False))
+
+    def finish(self) -> Sensitivity:
+        """The result, on disk too."""
+        result = self.result(complete=True)
+        if self.path is not None:
+            save(self.path, result)
+        return result
+
+    def result(self, *, complete: bool) -> Sensitivity:
+        """Ranked by the first view."""
+        operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
+        total = sum(self.macs.values())
+        layers = []
+        for name in self.layers:
+            found = {view: self.found[name, view] for view in self.views if (name, view) in self.found}
+            figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
+            macs = self.macs.get(name, 0)
+            layers.append(
+                LayerSensitivity(
+                    name,
+                    operators[name],
+                    macs,
+                    macs / total if total else 0.0,
+                    figures.get("alone"),
+                    figures.get("without"),
+                    {view: f for view, f in found.items() if isinstance(f, str)},
+                )
+            )
+        info = None if self.metric is None else self.metric.info
+        return Sensitivity(
+            model=self.prepared.name,
+            data=self.data,
+            samples=self.samples,
+            metric=info,
+            calibrator=self.full.calibrator,
+            bias_correction=bool(self.full.shifts),
+            target=self.full.target,
+            scheme=self.full.scheme,
+            granularity=self.full.granularity,
+            views=self.views,
+            identity=self.identity,
+            float_value=self.float_value,
+            quantized=self.quantized,
+            layers=ranked(tuple(layers), self.views[0], info),
+            complete=complete,
+        )

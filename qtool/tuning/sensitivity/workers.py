@@ -1,0 +1,123 @@
+"""Measures variants by workers, a few in each piece of work; what workers find is what one process finds."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from qtool.core.progress import Progress, silent
+from qtool.core.records.plan import Plan
+from qtool.core.records.recipe import Recipe
+from qtool.core.records.sensitivity import View
+from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
+from qtool.execution import Missing, run, width
+from qtool.execution.running import Supplies
+from qtool.execution.supplies import ModelFile
+from qtool.feeds import Batch, Feeds
+from qtool.feeds.batching import given_feeds
+from qtool.feeds.source import Source
+from qtool.graph import edit, model_io
+from qtool.pipeline.prepare import prepare
+from qtool.pipeline.recovery.steps import apply
+from qtool.targets.tables import TARGETS
+from qtool.tuning.sensitivity.analysis import Analysis, Overview
+from qtool.tuning.sensitivity.resume import Found
+from qtool.tuning.sensitivity.run import Variant, measure
+
+_MODEL, _BATCHES = "model", "batches"
+_FEWEST, _SHARES = 8, 3
+"""Variants in a piece of work, which runs both networks itself once; and how many pieces each worker should get."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    model: ModelFile
+    name: str
+    recipe: Recipe
+    full: Plan
+    variants: tuple[Variant, ...]
+    metric: MetricSpec | None
+    views: tuple[View, ...]
+    source: Source
+    data: str
+    threads: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    overview: Overview
+    found: dict[tuple[str, View], Found]
+
+
+def measure_elsewhere(
+    analysis: Analysis,
+    variants: Sequence[Variant],
+    feeds: Feeds,
+    source: Source,
+    metric: MetricSpec | None,
+    threads: int | None,
+    memory: int,
+    earlier: dict[str, str],
+    executor: Executor,
+    progress: Progress,
+) -> None:
+    """`measure` by the workers of an executor.
+
+    Raises:
+        WorkerError: a worker failed.
+    """
+    prepared = analysis.prepared
+    model = ModelFile.of(prepared.name)
+    size = max(_FEWEST, -(-len(variants) // (_SHARES * width(executor))))
+
+    def works() -> Iterator[_Work]:
+        for first in range(0, max(len(variants), 1), size):
+            yield _Work(
+                model,
+                prepared.name,
+                prepared.recipe,
+                analysis.full,
+                tuple(variants[first : first + size]),
+                metric,
+                analysis.views,
+                source,
+                feeds.name,
+                threads or 1,
+                memory,
+            )
+
+    batches: list[Batch] = []
+
+    def supply(_: _Work, what: str) -> object:
+        if what == _MODEL:
+            return model.content()
+        if not batches:
+            batches.extend(feeds)
+        return batches
+
+    progress("measure layers", analysis.done, analysis.total)
+    for _, measured in run(executor, _measure, works(), supply):
+        analysis.adopt(replace(measured.overview, data=feeds.name), earlier)
+        analysis.found.update(measured.found)
+        analysis.save()
+        progress("measure layers", analysis.done, analysis.total)
+
+
+def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
+    path = work.model.find(supplies.get(_MODEL))
+    if path is None:
+        return Missing((_MODEL,))
+    prepared = replace(apply(prepare(model_io.load(path)), work.recipe), name=work.name)
+    feeds = _feeds(work, supplies, prepared.model)
+    if feeds is None:
+        return Missing((_BATCHES,))
+    metric = None if work.metric is None else resolve_metrics([work.metric])[0]
+    analysis = Analysis(prepared, work.full, metric, work.views, {"metric": ""}, None, {}, feeds.states)
+    measure(analysis, work.variants, TARGETS[work.full.target], feeds, work.threads, work.memory, {}, silent)
+    return _Measured(analysis.overview(), analysis.found)
+
+
+def _feeds(work: _Work, supplies: Supplies, model: edit.Model) -> Feeds | None:
+    if _BATCHES in supplies:
+        return given_feeds(work.data, supplies[_BATCHES], work.source.reading.states)
+    return work.source.open_here(edit.input_specs(model), edit.output_specs(model))

@@ -1,0 +1,99 @@
+"""What verification finds without running everything: shapes from those of inputs, layers on enough examples."""
+
+import importlib
+
+import numpy as np
+import pytest
+
+import qtool
+from qtool.core.numerics.weights import WeightMemo
+from qtool.graph import model_io
+from qtool.pipeline.prepare import prepare
+from qtool.pipeline.rewrite.static import rewrite
+from qtool.pipeline.verify import macs
+from qtool.pipeline.verify.original import Original
+from qtool.runtime.session import Session
+from tests.support.patterns import Net
+
+measure = importlib.import_module("qtool.pipeline.verify.measure")
+
+
+def network(tmp_path, batch="N"):
+    net = Net(3, 9, 9, batch=batch)
+    hidden = net("Relu", net("Conv", "x", net.weight(8, 3, 3, 3, inputs=27), net.bias(8), strides=[2, 2], name="first"))
+    pooled = net("Flatten", net("GlobalAveragePool", net.conv(hidden, 8, 8, group=8, name="second")))
+    y = net("MatMul", net.gemm(pooled, 8, 5, name="third"), net.weight(5, 4, inputs=5), name="fourth")
+    return net, net.save(tmp_path / "m.onnx", y)
+
+
+LAYERS = ("first", "second", "third", "fourth")
+MACS = {"first": 2 * 8 * 16 * 27, "second": 2 * 8 * 16 * 9, "third": 2 * 5 * 8, "fourth": 2 * 4 * 5}
+
+
+def no_session(*_, **__):
+    raise AssertionError("the graph was run")
+
+
+@pytest.mark.parametrize("batch", ["N", 2])
+def test_shapes_follow_from_those_of_the_inputs(batch, tmp_path, monkeypatch):
+    net, source = network(tmp_path, batch)
+    model = prepare(model_io.load(source)).model
+    monkeypatch.setattr(macs, "Session", no_session)
+    assert macs.layer_macs(model, LAYERS, net.samples(2)) == MACS
+
+
+def test_the_graph_is_run_where_shapes_do_not_follow(tmp_path):
+    net, source = network(tmp_path)
+    model = prepare(model_io.load(source)).model
+    for node in model.graph:
+        if node.name in ("second", "fourth"):
+            node.outputs[0].shape = None
+    assert macs.layer_macs(model, LAYERS, net.samples(2)) == MACS
+
+
+def test_every_layer_is_compared_on_the_first_example_at_least(tmp_path, monkeypatch):
+    net, source = network(tmp_path, batch=1)
+    runs = [net.samples(1) for _ in range(6)]
+    statistics = qtool.calibrate(source, runs).statistics
+    counted = []
+    run = measure._Sessions.run
+
+    def spy(self, example, *, layers):
+        counted.append(layers)
+        return run(self, example, layers=layers)
+
+    monkeypatch.setattr(measure._Sessions, "run", spy)
+    whole = qtool.quantize(source, tmp_path / "a.onnx", calibration=statistics, calibrator="max").verification
+    assert counted == [True] * 6
+    monkeypatch.setattr(measure, "_ENOUGH", 1)
+    counted.clear()
+    less = qtool.quantize(source, tmp_path / "b.onnx", calibration=statistics, calibrator="max").verification
+    assert counted == [True] + [False] * 5
+    assert [(t.tensor, t.sqnr_db) for t in less.tensors] == [(t.tensor, t.sqnr_db) for t in whole.tensors]
+    assert (less.output_sqnr_db, less.examples) == (whole.output_sqnr_db, whole.examples)
+
+
+def test_the_original_is_run_once(tmp_path, monkeypatch):
+    net, source = network(tmp_path)
+    runs = [net.samples(2), net.samples(3)]
+    original = Original(source, None, runs)
+    first = original.outputs
+    monkeypatch.setattr(Session, "run", no_session)
+    assert original.outputs is first and original.halves == ()
+    assert [len(next(iter(outputs.values()))) for outputs in first] == [2, 3]
+
+
+def test_what_is_remembered_of_weights_changes_nothing(tmp_path):
+    net, source = network(tmp_path)
+    statistics = qtool.calibrate(source, [net.samples(3)]).statistics
+    plans = [
+        qtool.quantize(source, tmp_path / "a.onnx", calibration=statistics, calibrator=name).plan
+        for name in ("max", "mse")
+    ]
+    model, memo = prepare(model_io.load(source)).model, WeightMemo()
+    for plan in plans:
+        for _ in range(2):
+            assert model_io.to_bytes(rewrite(model, plan, memo)) == model_io.to_bytes(rewrite(model, plan))
+    assert memo.integers
+    for array in memo.integers.values():
+        assert array.dtype == np.int8

@@ -1,0 +1,31 @@
+"""A small model and its data, for the tests of bad input; the fixtures are in conftest.py."""
+
+import numpy as np
+
+from tests.support.patterns import Net
+
+SAMPLES = np.random.default_rng(2).normal(size=(12, 3, 8, 8)).astype(np.float32)
+
+
+def network(path, tail=None, *, weights=1.0):
+    """Conv, Relu, Conv, then what `tail` adds; its input is called x."""
+    net = Net(3, 8, 8)
+    hidden = net("Relu", net.conv("x", 3, 8, name="first"))
+    last = net.conv(hidden, 8, 4, name="last")
+    net.constants = {name: array * weights for name, array in net.constants.items()}
+    return net.save(path, last if tail is None else tail(net, last))
+
+
+def classifier(path):
+    """[N, 3, 8, 8] -> [N, 5]."""
+    net = Net(3, 8, 8)
+    flat = net("Flatten", net("GlobalAveragePool", net("Relu", net.conv("x", 3, 8))))
+    return net.save(path, net.gemm(flat, 8, 5))
+
+
+def contents(folder):
+    """Every path below `folder` with its bytes: what must not change."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }

@@ -1,0 +1,204 @@
+"""tune: the paper's workflow on networks that the plain way fails, and what it promises when it is stopped."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import numpy_helper
+
+import qtool
+from qtool.cli import app
+from qtool.core.errors import UsageError
+from qtool.core.numerics.calibrators import Calibrator
+from qtool.feeds import open_feeds
+from qtool.runtime.session import Session
+from qtool.tuning.search import Search, better
+from qtool.tuning.split import subsets
+from qtool.tuning.tune import tune
+from tests.support.places import SHIPPED
+
+CALIB, EVAL = SHIPPED / "digits_calib.npz", SHIPPED / "digits_eval.npz"
+ONE = (Calibrator("max"),)
+
+
+def skewed(path, before, after, exponents):
+    """The digits network with the channels between two convolutions scaled by powers of two, and back: exact.
+
+    before: BatchNormalization whose gamma and beta are scaled; after: the convolution behind the Relu.
+    """
+    model = onnx.load(SHIPPED / "digits_cnn.onnx")
+    nodes = {node.name: node for node in model.graph.node}
+    scale = 2.0 ** np.asarray(exponents, np.float32)
+    rows = {i.name: i for i in model.graph.initializer}
+    for name in nodes[before].input[1:3]:
+        rows[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(rows[name]) * scale, name))
+    weight = nodes[after].input[1]
+    array = numpy_helper.to_array(rows[weight]) / scale.reshape(1, -1, 1, 1)
+    rows[weight].CopyFrom(numpy_helper.from_array(array.astype(np.float32), weight))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hard(tmp_path_factory):
+    """Float outputs are the same; the per-tensor range of one activation holds channels 2**14 apart."""
+    exponents = [14 if i % 16 == 0 else 0 for i in range(64)]
+    path = skewed(tmp_path_factory.mktemp("hard") / "skewed.onnx", *SKEW, exponents)
+    x = np.load(EVAL)["input"]
+    same = Session(path).run({"input": x})["logits"], Session(SHIPPED / "digits_cnn.onnx").run({"input": x})["logits"]
+    assert np.array_equal(same[0].argmax(1), same[1].argmax(1))
+    return path
+
+
+SKEW = ("basic_1_bn", "basic_2_conv")
+
+
+def drop_of(model, candidate):
+    evaluation = qtool.evaluate(model, [candidate], EVAL, metrics=["top1"])
+    return evaluation.candidates[0].scores[0].relative_drop
+
+
+def test_a_hard_case_that_the_plain_way_fails_and_tune_solves(hard, tmp_path):
+    statistics = qtool.calibrate(hard, CALIB).statistics
+    qtool.quantize(hard, tmp_path / "plain.onnx", calibration=statistics)
+    assert drop_of(hard, tmp_path / "plain.onnx") > 0.05
+    result = tune(hard, CALIB, tmp_path / "tuned.onnx", eval_data=EVAL, max_drop="1%", max_float_macs=0.5)
+    assert result.met and result.best.met
+    assert drop_of(hard, tmp_path / "tuned.onnx") <= 0.01
+    assert result.steps[0].drop > 0.05
+    assert result.verification.integer_share >= 0.5
+
+
+def test_layers_are_left_in_float_where_ranges_cannot_help(hard, tmp_path):
+    """Without equalisation: the worst layer, and no more than need be, is float as executed."""
+    result = searched(hard, tmp_path / "tuned.onnx", max_float_macs=0.6)
+    assert result.best is not None and result.best.met and result.best.float_layers >= 1
+    assert result.best.float_macs == pytest.approx(1.0 - result.proof.integer_share, abs=1e-9)
+    assert SKEW[1] in result.proof.float_layers
+    assert not any(step.met for step in result.steps[:2])
+    fewer = [s for s in result.steps if s.met and s.float_macs < result.best.float_macs]
+    assert fewer == []
+
+
+def test_the_limit_of_float_is_kept(hard, tmp_path):
+    result = searched(hard, tmp_path / "tuned.onnx", max_float_macs=0.001)
+    assert result.best is not None and not result.best.met
+    assert all(step.float_macs <= 0.001 for step in result.steps)
+    assert (tmp_path / "tuned.onnx").exists()
+
+
+def searched(model, output, *, max_float_macs):
+    """A search over the plain form alone, with one calibrator."""
+    kept = {}
+
+    class Plain(Search):
+        def complete(self, calibrators):
+            self.judges = {label: make for label, make in self.judges.items() if not label}
+            kept["search"] = self
+            return super().complete(calibrators)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qtool.tuning.tune.Search", Plain)
+        tune(model, CALIB, output, eval_data=EVAL, calibrators=ONE, max_float_macs=max_float_macs)
+    return kept["search"]
+
+
+def test_what_chooses_does_not_report(tmp_path):
+    """Of four samples two calibrate, one chooses and one reports; --eval-data reports, or takes turns."""
+    result = tune(SHIPPED / "digits_cnn.onnx", EVAL, tmp_path / "a.onnx", calibrators=ONE)
+    assert result.evaluation.samples == 125
+    result = tune(SHIPPED / "digits_cnn.onnx", CALIB, tmp_path / "b.onnx", eval_data=EVAL, calibrators=ONE)
+    assert result.evaluation.samples == 500 and result.split.endswith("digits_eval.npz reports")
+    unlabelled = {"input": np.load(CALIB)["input"]}
+    result = tune(SHIPPED / "digits_cnn.onnx", unlabelled, tmp_path / "c.onnx", eval_data=EVAL, calibrators=ONE)
+    assert result.evaluation.samples == 250
+    specs = Session(SHIPPED / "digits_cnn.onnx").inputs
+    found = [list(part()) for part in subsets(open_feeds(EVAL, specs, batch_size=3), 4, (0, 1), (2,), (3,))]
+    rows = [np.concatenate([record["input"] for record in records]) for records in found]
+    whole = np.load(EVAL)["input"]
+    assert [len(r) for r in rows] == [250, 125, 125]
+    assert np.array_equal(rows[1], whole[2::4]) and np.array_equal(rows[2], whole[3::4])
+    labels = np.concatenate([record["labels"] for record in found[2]])
+    assert np.array_equal(labels, np.load(EVAL)["labels"][3::4])
+
+
+def test_without_labels_the_float_models_predictions_count(tmp_path):
+    unlabelled = {"input": np.load(CALIB)["input"]}
+    result = tune(SHIPPED / "digits_cnn.onnx", unlabelled, tmp_path / "q.onnx", calibrators=ONE)
+    assert result.met and result.metric == "sqnr"
+    assert result.best.drop == 0.0  # every prediction as float's
+
+
+def test_asking_for_a_signal_to_noise_ratio(tmp_path):
+    result = tune(
+        SHIPPED / "digits_cnn.onnx", CALIB, tmp_path / "q.onnx", calibrators=ONE, min_sqnr=90.0, max_float_macs=0.05
+    )
+    assert not result.met and result.best.sqnr_db < 90.0
+    assert len(result.steps) > 2  # it went on to mix ranges and to leave layers in float
+
+
+def test_interrupted_or_out_of_time_the_best_so_far_is_there(hard, tmp_path, monkeypatch):
+    output = tmp_path / "q.onnx"
+    result = tune(hard, CALIB, output, eval_data=EVAL, calibrators=ONE, time_budget=1e-3)
+    assert result.stopped == "the time budget is used up" and not result.met
+    assert Session(output).outputs == ["logits"]
+    output.unlink()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        "qtool.pipeline.calibration.run.decide", interrupt
+    )  # between the first form and the equalised one
+    result = tune(hard, CALIB, output, eval_data=EVAL, calibrators=ONE)
+    assert result.stopped == "interrupted" and not result.met
+    assert Session(output).outputs == ["logits"]
+
+
+def test_which_of_two_is_better():
+    from qtool.core.records.tuning import Step
+
+    step = Step("a", 0.9, 0.005, 30.0, 0, 0.0, met=True)
+    assert better(step, replace(step, met=False, drop=0.0))
+    assert better(step, replace(step, float_macs=0.1, sqnr_db=50.0))
+    assert better(step, replace(step, drop=0.0, sqnr_db=29.0))  # drops within the target are noise
+    missed = replace(step, met=False, drop=0.05)
+    assert better(missed, replace(missed, drop=0.06, sqnr_db=40.0))
+
+
+def run(*words):
+    return CliRunner().invoke(app, ["tune", *map(str, words)])
+
+
+def test_the_command(hard, tmp_path):
+    output, report = tmp_path / "q.onnx", tmp_path / "q.json"
+    model = SHIPPED / "digits_cnn.onnx"
+    answer = run(
+        model, "--data", CALIB, "--eval-data", EVAL, "--calibrators", "max,mse", "-o", output, "--json", report
+    )
+    assert answer.exit_code == 0, answer.output
+    assert "target met" in answer.output and "mse, corrected" in answer.output
+    document = json.loads(report.read_text())
+    assert document["met"] is True and len(document["steps"]) == 4
+    assert document["best"]["what"] in {step["what"] for step in document["steps"]}
+    missed = run(hard, "--data", CALIB, "--eval-data", EVAL, "--calibrators", "max", "--time-budget", "1s", "-q",
+                 "--max-float-macs", "0%", "-o", output)  # fmt: skip
+    assert missed.exit_code in (0, 1) and missed.output == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--calibrators", "max:3"], "only percentile"),
+        (["--calibrators", "best"], "unknown calibrator"),
+        (["--time-budget", "soon"], "no time"),
+        (["--target", "tensorrt"], "does not run on this machine"),
+    ],
+)
+def test_bad_usage_writes_nothing(words, message, tmp_path):
+    answer = run(SHIPPED / "digits_cnn.onnx", "--data", CALIB, "-o", tmp_path / "q.onnx", *words)
+    assert isinstance(answer.exception, UsageError) and message in str(answer.exception)
+    assert list(tmp_path.iterdir()) == []
