@@ -22,11 +22,12 @@ from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Figures, View
 from qtool.feeds import open_feeds
 from qtool.graph import edit, model_io
+from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
 from qtool.report.text import markdown
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity.analyze import measure_layers
-from qtool.tuning.sensitivity.variants import Planner
+from qtool.tuning.sensitivity.variants import PlanOf
 from tests.support.naive_sensitivity import naive
 
 Found = dict[tuple[str, View], Figures]
@@ -56,10 +57,9 @@ def sensitivity_cost(model: ZooModel, samples: int, rounds: int) -> str:
     feeds = open_feeds({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, specs)
     batches = list(feeds)
 
-    def planner() -> Planner:
-        made = Planner(prepared, calibration.statistics, target, Scheme(), (Calibrator("max"),), "off")
-        made(())
-        return made
+    def planner() -> PlanOf:
+        made = Planner(prepared, calibration.statistics, target, Scheme())
+        return lambda floating: made.plan(Calibrator("max"), floating=floating, corrected=False)
 
     def fast(views: Sequence[View]) -> Found:
         found = measure_layers(prepared, planner(), target, feeds, metric=model.metric, views=views, threads=1)

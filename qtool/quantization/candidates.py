@@ -1,11 +1,11 @@
-"""Which form layers take: calibrated ranges (static), ranges of each run (dynamic), with outliers migrated or not.
+"""The search for the best plan: which layers have calibrated ranges, which those of each run, and on which float graph.
 
 Every candidate is measured as onnxruntime executes it, on the examples that the statistics keep. What candidates have
 in common is found once: one pass of the float graph (`observe_examples`) serves smoothing, bias correction, the choice
 of dynamic layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,17 +19,14 @@ from qtool.core.records.statistics import Statistics
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
 from qtool.graph.edit import Model
-from qtool.pipeline.planning.place import place
-from qtool.pipeline.planning.plan import make_plan
-from qtool.pipeline.planning.ranges import choose
+from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import token_layers
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.graphs import FloatForm, migrated, surveyed
+from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.quantization.mixed import better_dynamic
 from qtool.quantization.scoring import Scorer
-from qtool.quantization.trials import corrected, try_plans
 from qtool.runtime.session import Session
 from qtool.targets.rules import Target
 
@@ -74,159 +71,188 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Candidate:
-    graph: FloatForm
+class Candidate:
+    """A plan and where it comes from; `trial` says how it measured, None where there was nothing to compare it with."""
+
+    graph: FloatGraph
+    planner: Planner
+    calibrator: Calibrator
     plan: Plan
-    trial: Trial
+    trial: Trial | None = None
+
+    @property
+    def sqnr_db(self) -> float:
+        """Of the outputs on the examples, once it was measured."""
+        assert self.trial is not None
+        return self.trial.sqnr_db
+
+    def leaving(self, floating: Collection[str]) -> Plan:
+        """Return its plan with some layers (names of nodes) in float; the ranges of the others stay.
+
+        Raises:
+            ModelError: one of them cannot be kept float.
+        """
+        if not floating:
+            return self.plan
+        return self.planner.plan(self.calibrator, floating=floating, corrected=bool(self.plan.shifts))
 
 
 def best_plan(
     prepared: Prepared, statistics: Statistics, request: Request, original: Original
-) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
-    """The graph, its plan, and what was tried, best first (nothing to try: nothing).
+) -> tuple[Candidate, tuple[Trial, ...]]:
+    """Return the best candidate, and what was tried, best first (nothing to try: nothing).
 
     Raises:
         NothingToQuantizeError: no layer has an integer form on the target.
     """
-    base = _surveyed(prepared, statistics, request, original)
-    schemes = _schemes(base.prepared, request)
-    form, scheme = next(iter(schemes.items()))
-    graphs = _graphs(base, scheme, request)
-    plans = _plans(graphs[0], scheme, request, request.calibrators)
-    if len(schemes) == len(graphs) == len(plans) == 1 and request.correction != "auto":
-        return graphs[0].prepared, plans[0][1], ()
+    base = _observed(prepared, statistics, request, original)
+    planners = _planners(base, request)
+    form = next(iter(planners))
+    graphs = _graphs(base, planners[form], request)
+    first = _candidates(graphs[0], planners[form].scheme, request, request.calibrators)
+    if len(planners) == len(graphs) == len(first) == 1 and request.correction != "auto":
+        return first[0], ()
     assert base.seen is not None
     scorer = Scorer(base.model, statistics.examples, request.target.session, base.seen.outputs)
-    tries = {form: plans}
-    if "dynamic" in schemes:
+    tries = {form: first}
+    if "dynamic" in planners:
         # calibrators matter little where layers find their own ranges
-        tries["dynamic"] = _plans(graphs[0], schemes["dynamic"], request, request.calibrators[:1])
-    found = _tried(graphs[0], tries, request, scorer)
+        tries["dynamic"] = _candidates(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
+    found = _tried(tries, request, scorer)
     for graph in graphs[1:]:
-        found[0].graph.memo.integers.clear()
+        found[0].graph.memo.weights.integers.clear()
         # what is best on one graph is tried on the other, and dynamic layers where that comes close
         best = _best(found, form)
-        other = _tried(graph, {form: _plans(graph, scheme, request, (best.trial.calibrator,))}, request, scorer)
-        if "dynamic" in schemes and other[0].trial.sqnr_db > best.trial.sqnr_db - _WITHIN_DB:
-            other += _tried(
-                graph, {"dynamic": _plans(graph, schemes["dynamic"], request, request.calibrators[:1])}, request, scorer
-            )
+        same = _candidates(graph, planners[form].scheme, request, (best.calibrator,))
+        other = _tried({form: same}, request, scorer)
+        if "dynamic" in planners and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
+            dynamic = _candidates(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
+            other += _tried({"dynamic": dynamic}, request, scorer)
         found += other
-        graph.memo.integers.clear()
-    if len(schemes) > 1:
+        graph.memo.weights.integers.clear()
+    if len(planners) > 1:
         best = _best(found, form)
-        found += _tried(best.graph, {"mixed": _mixed(best, scheme, request)}, request, scorer)
+        scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
+        if scheme is not None:
+            mixed = _candidates(best.graph, scheme, request, (best.calibrator,))
+            found += _tried({"mixed": mixed}, request, scorer)
     best = _best(found)
     if request.correction == "auto" and best.plan.shifts:
-        bare = (best.trial.calibrator, replace(best.plan, shifts=()))
-        found += _tried(best.graph, {best.trial.form: [bare]}, request, scorer)
+        assert best.trial is not None
+        found += _tried({best.trial.form: [replace(best, plan=replace(best.plan, shifts=()))]}, request, scorer)
     return _ranked(found, request)
 
 
-def _surveyed(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> FloatForm:
+def _observed(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> FloatGraph:
     if statistics.samples == 0:
-        return FloatForm(prepared, statistics, None)
+        return FloatGraph(prepared, statistics, None)
     smooths = bool(statistics.channels) and request.smoothing != "off" and request.target.on_cpu
     needed, biases = smooths or len(request.calibrators) > 1, request.correction != "off"
-    return surveyed(prepared, statistics, original, soften=request.target.on_cpu, biases=biases, needed=needed)
+    return observed_graph(prepared, statistics, original, soften=request.target.on_cpu, biases=biases, needed=needed)
 
 
-def _schemes(prepared: Prepared, request: Request) -> dict[str, Scheme]:
-    """Label -> scheme. Layers without a static kernel are dynamic where nothing else was asked for."""
+def _planners(graph: FloatGraph, request: Request) -> dict[str, Planner]:
+    """By label. With one calibrator, or one form, that was asked for, there is one."""
     if request.form is not None:
-        return {request.form: replace(request.scheme, form=request.form)}
-    always = recurrent_layers(prepared.model, request.target)
-    result = {"static": replace(request.scheme, dynamic=always)}
-    tokens = token_layers(prepared.model) if request.target.rules["MatMul"].dynamic else ()
-    if tokens and len(request.calibrators) > 1:
-        result["dynamic"] = replace(request.scheme, dynamic=(*always, *tokens))
+        schemes: dict[str, Scheme] = {request.form: replace(request.scheme, form=request.form)}
+    else:
+        schemes = schemes_by_form(graph.model, request.target, request.scheme)
+        if len(request.calibrators) == 1:
+            schemes.pop("dynamic", None)
+    return {label: graph.planner(request.target, scheme) for label, scheme in schemes.items()}
+
+
+def schemes_by_form(model: Model, target: Target, scheme: Scheme) -> dict[str, Scheme]:
+    """Return what is to be tried where no form is asked for: static, and dynamic where layers over tokens allow it.
+
+    Layers without a kernel for calibrated ranges, as LSTM, are dynamic in both.
+    """
+    always = recurrent_layers(model, target)
+    result = {"static": replace(scheme, dynamic=always)}
+    tokens = _token_layers(model, target)
+    if tokens:
+        result["dynamic"] = replace(scheme, dynamic=(*always, *tokens))
     return result
 
 
+def mixed_scheme(graph: FloatGraph, scheme: Scheme, target: Target, calibrator: Calibrator) -> Scheme | None:
+    """Return the static `scheme` with those layers dynamic that are better so; None where that is none of them, or all.
+
+    What is clipped by the calibrator's ranges, and what each example would have had, decides: see `better_dynamic`.
+    """
+    assert graph.seen is not None
+    planner, tokens = graph.planner(target, scheme), _token_layers(graph.model, target)
+    placement, ranges = planner.placement(), planner.ranges(calibrator)
+    names = better_dynamic(graph.model, placement, ranges, tokens, graph.statistics, graph.seen.channels)
+    return replace(scheme, dynamic=(*scheme.dynamic, *names)) if len(names) not in (0, len(tokens)) else None
+
+
+def _token_layers(model: Model, target: Target) -> tuple[str, ...]:
+    rule = target.rules.get("MatMul")
+    return token_layers(model) if rule is not None and rule.dynamic else ()
+
+
 def recurrent_layers(model: Model, target: Target) -> tuple[str, ...]:
-    """The layers that have a dynamic kernel on the target and no static one, in graph order."""
+    """Return the layers that have a dynamic kernel on the target and no static one, in graph order."""
     rules = {op for op, rule in target.rules.items() if rule.dynamic and not rule.static}
     return tuple(str(node.name) for node in model.graph if node.op_type in rules)
 
 
-def _graphs(base: FloatForm, scheme: Scheme, request: Request) -> list[FloatForm]:
+def _graphs(base: FloatGraph, planner: Planner, request: Request) -> list[FloatGraph]:
     """The graphs to try: with outliers migrated, as it is."""
     if request.smoothing == "off" or not request.target.on_cpu:
         return [base]
-    found = migrated(base, tuple(place(base.model, request.target, scheme, name=base.prepared.name).integer))
+    found = migrated(base, tuple(planner.placement().integer))
     if found is None:
         return [base]
     return [found] if request.smoothing == "on" else [found, base]
 
 
-def _plans(
-    graph: FloatForm, scheme: Scheme, request: Request, calibrators: Sequence[Calibrator]
-) -> list[tuple[Calibrator, Plan]]:
-    """A plan by each calibrator, with biases corrected unless that is off; one where no range is calibrated."""
-    placement = place(graph.model, request.target, scheme, name=graph.prepared.name)
-    chosen = calibrators if placement.sites else calibrators[:1]
-    plans = [
-        make_plan(
-            graph.model,
-            placement,
-            choose(placement, graph.statistics, calibrator, graph.chosen),
-            digest=graph.prepared.digest,
-            target=request.target,
-            scheme=scheme,
-            calibrator=calibrator,
-            memo=graph.memo,
-        )
-        for calibrator in chosen
-    ]
-    plans = [replace(plan, recipe=graph.prepared.recipe) for plan in plans]
-    if request.correction != "off" and graph.seen is not None:
-        plans = corrected(graph.model, plans, graph.seen.means, graph.memo)
-    return list(zip(chosen, plans, strict=True))
+def _candidates(
+    graph: FloatGraph, scheme: Scheme, request: Request, calibrators: Sequence[Calibrator]
+) -> list[Candidate]:
+    """One by each calibrator, with biases corrected unless that is off; one where no range is calibrated."""
+    planner = graph.planner(request.target, scheme)
+    chosen = calibrators if planner.placement().sites else calibrators[:1]
+    corrected = request.correction != "off" and graph.seen is not None
+    return [Candidate(graph, planner, c, planner.plan(c, corrected=corrected)) for c in chosen]
 
 
-def _tried(
-    graph: FloatForm, tries: Mapping[str, Sequence[tuple[Calibrator, Plan]]], request: Request, scorer: Scorer
-) -> list[_Candidate]:
-    """The plans of one graph by their form, measured."""
-    forms = [form for form, plans in tries.items() for _ in plans]
-    plans = [pair for pairs in tries.values() for pair in pairs]
-    tried = try_plans(graph.model, plans, scorer, graph.memo, request.progress)
-    return [
-        _Candidate(graph, plan, replace(trial, form=form, smoothed=graph.smoothed))
-        for form, (trial, plan) in zip(forms, tried, strict=True)
-    ]
-
-
-def _mixed(best: _Candidate, scheme: Scheme, request: Request) -> list[tuple[Calibrator, Plan]]:
-    """A static candidate with those layers dynamic that are better so; nothing where that is none or all."""
-    graph, calibrator = best.graph, best.trial.calibrator
-    assert graph.seen is not None
-    placement = place(graph.model, request.target, scheme, name=graph.prepared.name)
-    ranges, tokens = choose(placement, graph.statistics, calibrator, graph.chosen), token_layers(graph.model)
-    names = better_dynamic(graph.model, placement, ranges, tokens, graph.statistics, graph.seen.channels)
-    if len(names) in (0, len(tokens)):
+def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer) -> list[Candidate]:
+    """The candidates of one graph by their form, measured, in their order."""
+    named = [(form, candidate) for form, candidates in tries.items() for candidate in candidates]
+    if not named:
         return []
-    return _plans(graph, replace(scheme, dynamic=(*scheme.dynamic, *names)), request, (calibrator,))
+    graph, result = named[0][1].graph, []
+    figures = scorer.compare([candidate.plan for _, candidate in named], graph.model, graph.memo.weights)
+    for (form, candidate), figure in zip(named, figures, strict=True):
+        trial = Trial(candidate.calibrator, bool(candidate.plan.shifts), figure, form=form, smoothed=graph.smoothed)
+        result.append(replace(candidate, trial=trial))
+        request.progress("try", len(result), len(named))
+    return result
 
 
-def _best(found: Sequence[_Candidate], form: str | None = None) -> _Candidate:
+def _best(found: Sequence[Candidate], form: str | None = None) -> Candidate:
     """By SQNR; of equal ones the first."""
-    return max((c for c in found if form in (None, c.trial.form)), key=lambda c: c.trial.sqnr_db)
+    return max((c for c in found if c.trial is not None and form in (None, c.trial.form)), key=lambda c: c.sqnr_db)
 
 
-def _ranked(found: Sequence[_Candidate], request: Request) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
+def _ranked(found: Sequence[Candidate], request: Request) -> tuple[Candidate, tuple[Trial, ...]]:
     """The chosen candidate, and all trials: first the best of each kind, from the chosen one on, then the others."""
-    kinds = dict.fromkeys((c.trial.form, c.trial.smoothed) for c in found)
-    finalists = [_best([c for c in found if (c.trial.form, c.trial.smoothed) == kind]) for kind in kinds]
-    others = sorted((c for c in found if c not in finalists), key=lambda c: -c.trial.sqnr_db)
+
+    def kind(candidate: Candidate) -> tuple[str, bool]:
+        assert candidate.trial is not None
+        return candidate.trial.form, candidate.trial.smoothed
+
+    finalists = [_best([c for c in found if kind(c) == wanted]) for wanted in dict.fromkeys(map(kind, found))]
+    others = sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db)
     finalists = _chosen(finalists, request)
-    best = finalists[0]
-    return best.graph.prepared, best.plan, tuple(c.trial for c in (*finalists, *others))
+    return finalists[0], tuple(c.trial for c in (*finalists, *others) if c.trial is not None)
 
 
-def _chosen(finalists: Sequence[_Candidate], request: Request) -> list[_Candidate]:
+def _chosen(finalists: Sequence[Candidate], request: Request) -> list[Candidate]:
     """The candidates, best first: by SQNR, or by latency among those within `_WITHIN_DB` of the best."""
-    ranked = sorted(finalists, key=lambda c: -c.trial.sqnr_db)
+    ranked = sorted(finalists, key=lambda c: -c.sqnr_db)
     if request.goal == "accuracy":
         return ranked
     sessions = [
@@ -234,6 +260,7 @@ def _chosen(finalists: Sequence[_Candidate], request: Request) -> list[_Candidat
         for c in ranked
     ]
     timed = measure_latency(sessions, ranked[0].graph.statistics.examples[0], _ROUNDS, request.progress)
-    ranked = [replace(c, trial=replace(c.trial, latency_ms=t.median_ms)) for c, t in zip(ranked, timed, strict=True)]
-    enough = ranked[0].trial.sqnr_db - _WITHIN_DB
-    return sorted(ranked, key=lambda c: (c.trial.sqnr_db < enough, c.trial.latency_ms))
+    enough = ranked[0].sqnr_db - _WITHIN_DB
+    pairs = zip(ranked, (t.median_ms for t in timed), strict=True)
+    timed_ = [replace(c, trial=replace(c.trial, latency_ms=ms)) for c, ms in pairs if c.trial is not None]
+    return sorted(timed_, key=lambda c: (c.sqnr_db < enough, c.trial.latency_ms if c.trial else 0.0))

@@ -9,7 +9,7 @@ from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.plan import Plan, load_plan
-from qtool.core.records.results import Quantized
+from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import Data, ReadOptions
 from qtool.feeds.invented import invented_inputs
@@ -120,7 +120,7 @@ def quantize(
             prepared = _as_calibrated(prepared, statistics, steps)
     original = Original(Path(model), prepared.widened, statistics.examples)
     prepared, final, trials = (
-        best_plan(prepared, statistics, request, original) if given is None else (prepared, given, ())
+        _decided(prepared, statistics, request, original) if given is None else (prepared, given, ())
     )
     proven = model_io.consume(rewrite(prepared.model, final))
     shifted = shift_biases(prepared.model, final)
@@ -132,6 +132,14 @@ def quantize(
         if save_plan is not None:
             final.save(save_plan)
     return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
+
+
+def _decided(
+    prepared: Prepared, statistics: Statistics, request: Request, original: Original
+) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
+    """The best plan, the graph that it is for, and what was tried."""
+    best, trials = best_plan(prepared, statistics, request, original)
+    return best.graph.prepared, best.plan, trials
 
 
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:

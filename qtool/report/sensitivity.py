@@ -19,7 +19,8 @@ def sensitivity_text(result: Sensitivity) -> str:
         ]
         for layer in result.layers
     ]
-    notes = [f"{layer.name}: {why}" for layer in result.layers for why in layer.unmeasured.values()]
+    notes = [f"{layer.name}: not measured ({why})" for layer in result.layers for why in layer.unmeasured.values()]
+    notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
     return "\n".join([*_head(result), "", aligned(header, rows, left=(0, 1)), *notes])
 
 

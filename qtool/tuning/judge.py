@@ -1,38 +1,29 @@
-"""Makes and judges plans for one model: everything that tuning varies, in one place."""
+"""Judges plans by what tuning aims at: their models beside the float one, on the data that chooses."""
 
-import glob
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
-from qtool.core.records.options import Scheme
-from qtool.core.records.plan import BiasShift, Plan, WeightPlan
-from qtool.core.records.statistics import Statistics
+from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
 from qtool.core.state import State
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.metrics.registry import MetricSpec
 from qtool.graph import external, model_io
+from qtool.graph.edit import Model
 from qtool.graph.model_files import model_files, model_size
-from qtool.pipeline.planning.place import place
-from qtool.pipeline.planning.plan import make_plan
-from qtool.pipeline.planning.ranges import choose
-from qtool.pipeline.prepare import Prepared
-from qtool.pipeline.recovery.bias_correction import correct_biases
+from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.macs import layer_macs
 from qtool.pipeline.verify.original import Original
-from qtool.targets.rules import Target
 from qtool.tuning.split import Records
 
-Ranges = Mapping[str, tuple[float, float]]
 _AT_ONCE = 2**28
 """Bytes of models that are measured in one pass even where float is smaller."""
 
@@ -76,17 +67,15 @@ class Aim:
 
 @dataclass(slots=True)
 class Judge:
-    """A prepared model with its statistics, and the data that chooses.
+    """Judges plans of one float graph on data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
     states: what is fed back there. provider, executor: where candidates are judged.
     """
 
     source: Path
-    prepared: Prepared
-    statistics: Statistics
-    target: Target
-    scheme: Scheme
+    planner: Planner
+    original: Original
     aim: Aim
     choosing: Records
     folder: Path
@@ -95,43 +84,17 @@ class Judge:
     provider: str = "cpu"
     executor: Executor | None = None
     macs: dict[str, int] = field(default_factory=dict)
-    shifts: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = field(default_factory=dict)
-    original: Original = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.original = Original(self.source, self.prepared.widened, self.statistics.examples)
-
-    def ranges(self, calibrator: Calibrator) -> Ranges:
-        """Root tensor -> range, of the placement without exclusions."""
-        placement = place(self.prepared.model, self.target, self.scheme, name=self.prepared.name)
-        return choose(placement, self.statistics, calibrator)
-
-    def plan(
-        self, calibrator: Calibrator, ranges: Ranges, floating: Sequence[str] = (), *, corrected: bool = True
-    ) -> Plan:
-        """The plan with these ranges, the layers `floating` left in float, and the biases corrected."""
-        scheme = replace(self.scheme, exclude=(*self.scheme.exclude, *map(glob.escape, floating)))
-        placement = place(self.prepared.model, self.target, scheme, name=self.prepared.name)
-        known = all(root in ranges for root in placement.calibrated)
-        found = {} if known else choose(placement, self.statistics, calibrator)
-        plan = make_plan(
-            self.prepared.model,
-            placement,
-            {**found, **ranges},
-            digest=self.prepared.digest,
-            target=self.target,
-            scheme=scheme,
-            calibrator=calibrator,
-        )
-        plan = replace(plan, recipe=self.prepared.recipe)
-        if not corrected:
-            return plan
-        if plan.weights not in self.shifts:
-            self.shifts[plan.weights] = correct_biases(self.prepared.model, plan, self.statistics.examples).shifts
-        return replace(plan, shifts=self.shifts[plan.weights])
+    @property
+    def model(self) -> Model:
+        """The float graph."""
+        return self.planner.prepared.model
 
     def judge(self, plans: Mapping[str, Plan]) -> dict[str, Step]:
-        """Each plan's model on the choosing data, in one pass for as many as are together no larger than float."""
+        """Measure each plan's model on the choosing data; return a step by name.
+
+        One pass serves as many models as are together no larger than the float one.
+        """
         steps: dict[str, Step] = {}
         waiting: dict[str, Path] = {}
         room = total = max(model_size(self.source), _AT_ONCE)
@@ -147,7 +110,7 @@ class Judge:
 
         for i, (what, plan) in enumerate(plans.items()):
             file = self.folder / f"candidate{i}.onnx"
-            size = model_io.write(model_io.consume(rewrite(self.prepared.model, plan)), file)
+            size = model_io.write(model_io.consume(rewrite(self.model, plan)), file)
             if waiting and size > room:
                 measure()
                 room = total
@@ -157,7 +120,7 @@ class Judge:
         return steps
 
     def evaluate(self, files: Sequence[Path], records: Records) -> Evaluation:
-        """Models beside float on some part of the data."""
+        """Compare models with float on some part of the data."""
         metrics = None if self.aim.metric is None else [self.aim.metric]
         return evaluate(
             self.source,
@@ -179,17 +142,17 @@ class Judge:
         return Step(what, score.value, drop, _number(result.sqnr_db), floating, share, met)
 
     def float_share(self, plan: Plan) -> float:
-        """The share of multiply-accumulates in layers that the plan leaves in float."""
+        """Return the share of multiply-accumulates in layers that the plan leaves in float, 0 to 1."""
         if not self.macs:
-            self.macs = layer_macs(self.prepared.model, plan.layers, self.statistics.examples[0])
+            self.macs = layer_macs(self.model, plan.layers, self.original.examples[0])
         total = sum(self.macs.values())
         return sum(n for layer, n in self.macs.items() if layer not in plan.integer) / total if total else 0.0
 
     def write(self, plan: Plan, output: Path) -> Verification:
-        """Verify, then write atomically."""
-        data = model_io.consume(rewrite(self.prepared.model, plan))
-        shifted = shift_biases(self.prepared.model, plan)
-        proof = verify(self.original, self.prepared.model, shifted, data, plan, self.target)
+        """Verify the plan's model, write it atomically, and return the proof."""
+        data = model_io.consume(rewrite(self.model, plan))
+        shifted = shift_biases(self.model, plan)
+        proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
         model_io.write(data, output)
         return proof
 

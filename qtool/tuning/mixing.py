@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 
 from qtool.core.progress import Progress
 from qtool.core.records.plan import Plan
+from qtool.pipeline.planning.planner import Ranges
 from qtool.quantization.scoring import Scorer
-from qtool.tuning.judge import Ranges
 
 _MARGIN_DB = 0.02
 

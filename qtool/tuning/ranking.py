@@ -2,42 +2,48 @@
 
 from collections.abc import Callable, Sequence
 
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.errors import VerificationError
 from qtool.core.progress import Progress
-from qtool.core.records.plan import Plan
 from qtool.feeds import open_feeds
 from qtool.feeds.source import Source
 from qtool.graph import edit
-from qtool.tuning.judge import Judge, Ranges
+from qtool.tuning.judge import Judge
 from qtool.tuning.sensitivity.analyze import measure_layers
+from qtool.tuning.sensitivity.variants import PlanOf
 
-Rank = Callable[[Judge, Calibrator, Ranges, bool, Progress], Sequence[str]]
+Rank = Callable[[Judge, PlanOf, Progress], Sequence[str]]
 
 
-def rank_by_sensitivity(
-    judge: Judge, calibrator: Calibrator, ranges: Ranges, corrected: bool, progress: Progress
-) -> Sequence[str]:
-    """The integer layers, the most sensitive first (the paper, section 6.1)."""
+class UnrankedError(Exception):
+    """No layer could be measured alone, so that none can be called the worst."""
 
-    def plan_of(floating: tuple[str, ...]) -> Plan:
-        return judge.plan(calibrator, ranges, floating, corrected=corrected)
 
+def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Sequence[str]:
+    """Return the quantised layers that could be measured, the most sensitive first (the paper, section 6.1).
+
+    Raises:
+        UnrankedError: none could be.
+    """
     feeds = open_feeds(
         judge.choosing,
-        edit.input_specs(judge.prepared.model),
-        outputs=edit.output_specs(judge.prepared.model),
+        edit.input_specs(judge.model),
+        outputs=edit.output_specs(judge.model),
         state=judge.states,
     )
-    analysis = measure_layers(
-        judge.prepared,
-        plan_of,
-        judge.target,
-        feeds,
-        metric=judge.aim.metric,
-        views=("alone",),
-        threads=judge.threads,
-        executor=judge.executor,
-        source=Source.of(judge.choosing, feeds, None, 1, {"state": judge.states}),
-        progress=progress,
-    )
-    return analysis.ranking("alone")
+    try:
+        analysis = measure_layers(
+            judge.planner.prepared,
+            plan_of,
+            judge.planner.target,
+            feeds,
+            metric=judge.aim.metric,
+            views=("alone",),
+            threads=judge.threads,
+            executor=judge.executor,
+            source=Source.of(judge.choosing, feeds, None, 1, {"state": judge.states}),
+            progress=progress,
+        )
+    except VerificationError as error:
+        raise UnrankedError(str(error)) from error
+    measured = {layer.name for layer in analysis.layers if layer.alone is not None}
+    return [name for name in analysis.ranking("alone") if name in measured]

@@ -4,7 +4,7 @@ Source: the paper, section 6 (post-training quantisation, sensitivity analysis, 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ from qtool.core.progress import Progress
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
+from qtool.pipeline.planning.planner import Ranges
 from qtool.quantization.scoring import Scorer
-from qtool.tuning.judge import Judge, Ranges
+from qtool.tuning.judge import Judge
 from qtool.tuning.mixing import mix_ranges
-from qtool.tuning.ranking import Rank, rank_by_sensitivity
+from qtool.tuning.ranking import Rank, UnrankedError, rank_by_sensitivity
 
 Tell = Callable[[Step], None]
 _MIXING_SHARE = 0.25
@@ -30,6 +31,19 @@ class OutOfTimeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A float graph and a form of its layers, to be tried.
+
+    label: in front of what a step is called. make: the judge of its plans, None where the graph has nothing of this
+    kind; it is told the calibrator that was best before. every: whether all calibrators matter, or that one is enough.
+    """
+
+    label: str
+    make: Callable[[Calibrator], Judge | None]
+    every: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class _Start:
     """Where to go on from: the best plan of the first round."""
 
@@ -39,16 +53,18 @@ class _Start:
     ranges: Ranges
     corrected: bool
 
+    def plan(self, floating: Collection[str] = ()) -> Plan:
+        return self.judge.planner.plan(self.calibrator, floating=floating, ranges=self.ranges, corrected=self.corrected)
+
 
 @dataclass(slots=True)
 class Search:
     """The trail, and the best so far, which is on disk.
 
-    judges: label -> the model in the forms to try (plain, equalised), in this order, made when they are needed.
-    deadline: in time.monotonic.
+    attempts: what to try, in this order, each made when its turn comes. deadline: in time.monotonic.
     """
 
-    judges: Mapping[str, Callable[[], Judge | None]]
+    attempts: Sequence[Attempt]
     output: Path
     deadline: float
     tell: Tell
@@ -69,6 +85,8 @@ class Search:
             self._search(calibrators)
         except OutOfTimeError:
             return "the time budget is used up"
+        except UnrankedError as error:
+            return f"no layer is left in float, since {error}"
         except KeyboardInterrupt:
             if self.best is None:
                 raise
@@ -81,13 +99,15 @@ class Search:
         return self.best, self.plan, self.proof
 
     def _search(self, calibrators: Sequence[Calibrator]) -> None:
-        start, all_ranges = None, {}
-        for label, make in self.judges.items():
-            judge = make()
+        start, all_ranges, calibrator = None, {}, calibrators[0]
+        for attempt in self.attempts:
+            judge = attempt.make(calibrator)
             if judge is None:
                 continue
             before = self.best
-            found, ranges = self._first_round(judge, label, calibrators)
+            found, ranges = self._first_round(judge, attempt, calibrators if attempt.every else (calibrator,))
+            if attempt.every:
+                calibrator = found.calibrator
             if start is None or self.best is not before:
                 start, all_ranges = found, ranges
             if self._met():
@@ -98,17 +118,19 @@ class Search:
             self._leave_float(start)
 
     def _first_round(
-        self, judge: Judge, label: str, calibrators: Sequence[Calibrator]
+        self, judge: Judge, attempt: Attempt, calibrators: Sequence[Calibrator]
     ) -> tuple[_Start, dict[str, Ranges]]:
-        """Every calibrator, with bias correction and without."""
-        ranges = {calibrator: judge.ranges(calibrator) for calibrator in calibrators}
+        """Every calibrator, with bias correction and without; one where no range is calibrated."""
+        planner = judge.planner
+        chosen = calibrators if planner.placement().sites else calibrators[:1]
+        ranges = {calibrator: planner.ranges(calibrator) for calibrator in chosen}
         plans: dict[str, Plan] = {}
         made: dict[str, _Start] = {}
         for calibrator, found in ranges.items():
             for corrected in (True, False):
-                what = f"{label}{calibrator}{', corrected' if corrected else ''}"
-                plans[what] = judge.plan(calibrator, found, corrected=corrected)
-                made[what] = _Start(judge, label, calibrator, found, corrected)
+                what = f"{attempt.label}{calibrator}{', corrected' if corrected else ''}"
+                made[what] = _Start(judge, attempt.label, calibrator, found, corrected)
+                plans[what] = made[what].plan()
         first = self._try(judge, plans)
         return made[first], {str(c): r for c, r in ranges.items()}
 
@@ -129,11 +151,11 @@ class Search:
         return min(judged, key=lambda what: _key(judged[what]))
 
     def _mix(self, start: _Start, others: Mapping[str, Ranges]) -> _Start:
-        judge = start.judge
-        scorer = Scorer(judge.prepared.model, judge.statistics.examples, judge.target.session)
+        judge, planner = start.judge, start.judge.planner
+        scorer = Scorer(judge.model, judge.original.examples, planner.target.session)
 
         def plan_by(ranges: Ranges) -> Plan:
-            return judge.plan(start.calibrator, ranges, corrected=start.corrected)
+            return replace(start, ranges=ranges).plan()
 
         now = time.monotonic()
         deadline = now + (self.deadline - now) * _MIXING_SHARE
@@ -147,8 +169,8 @@ class Search:
     def _leave_float(self, start: _Start) -> None:
         """The worst layers in float, as few as do it: by bisection, then each is tried in integers again."""
         judge = start.judge
-        ranked = list(self.rank(judge, start.calibrator, start.ranges, start.corrected, self.progress))
-        plans = {n: self._floating(start, ranked[:n]) for n in range(1, len(ranked))}
+        ranked = list(self.rank(judge, start.plan, self.progress))
+        plans = {n: start.plan(ranked[:n]) for n in range(1, len(ranked))}
         allowed = {n for n, plan in plans.items() if judge.float_share(plan) <= judge.aim.max_float_macs}
         few, many = 0, max(allowed, default=0)
         if many == 0 or not self._meets(start, ranked[:many]):
@@ -165,14 +187,11 @@ class Search:
             if without and self._meets(start, without):
                 kept = without
 
-    def _floating(self, start: _Start, layers: Sequence[str]) -> Plan:
-        return start.judge.plan(start.calibrator, start.ranges, layers, corrected=start.corrected)
-
     def _meets(self, start: _Start, layers: Sequence[str]) -> bool:
         shown = ", ".join(layers[:_SHOWN]) + (f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else "")
         key = frozenset(layers)
         if key not in self.floated:
-            self._try(start.judge, {f"{start.label}float: {shown}": self._floating(start, layers)})
+            self._try(start.judge, {f"{start.label}float: {shown}": start.plan(layers)})
             self.floated[key] = self.steps[-1].met
         return self.floated[key]
 

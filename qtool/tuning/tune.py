@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
@@ -15,25 +15,24 @@ from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
 from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
-from qtool.core.records.statistics import Statistics
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.metrics.registry import MetricSpec
-from qtool.feeds import Data, ReadOptions, open_feeds
+from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
 from qtool.feeds.source import Source
 from qtool.graph import edit, model_io
 from qtool.pipeline.calibration.run import observed
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
-from qtool.pipeline.recovery.refining import smoothed, softened
-from qtool.pipeline.recovery.smoothing import token_layers
-from qtool.quantization.candidates import recurrent_layers
+from qtool.pipeline.verify.original import Original
+from qtool.quantization.candidates import mixed_scheme, schemes_by_form
+from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.judge import Aim, Judge
-from qtool.tuning.search import Search
-from qtool.tuning.split import evaluation_subsets, subsets
+from qtool.tuning.search import Attempt, Search
+from qtool.tuning.split import Records, evaluation_subsets, subsets
 
 PathLike = str | Path
 
@@ -91,76 +90,22 @@ def tune(
     aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
     prepared = prepare(model_io.load(model))
     place(prepared.model, runs_on, wanted, name=prepared.name)
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
-    source = Source.of(data, feeds, samples, 1, reading)
-    if eval_data is None:
-        calibrating, choosing, reporting = subsets(feeds, 4, (0, 1), (2,), (3,))
-        split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
-        feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
-        source = Source.of(calibrating, feeds, None, 1, {"state": feeds.states})
-    else:
-        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
-        choosing, reporting, split = evaluation_subsets(feeds, other)
+    parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
-
-        def judge(ready: Prepared, statistics: Statistics, dynamic: Sequence[str] = ()) -> Judge:
-            scheme = replace(wanted, dynamic=(*dynamic, *recurrent_layers(ready.model, runs_on)))
-            return Judge(
-                Path(model),
-                ready,
-                statistics,
-                runs_on,
-                scheme,
-                aim,
-                choosing,
-                Path(folder),
-                threads,
-                feeds.states,
-                provider,
-                executor,
-            )
-
-        def stepped_through(*steps: str) -> tuple[Prepared, Statistics]:
-            return observed(prepared, steps, feeds, source, threads, provider, executor, progress)
-
-        plain = functools.cache(stepped_through)
-
-        def refined(*, dynamic: bool) -> Judge | None:
-            tokens = token_layers(prepared.model)
-            if not tokens or not runs_on.on_cpu:
-                return None
-            ready, statistics = plain()
-            ready = softened(ready, statistics.examples)
-            placed = place(ready.model, runs_on, wanted, name=prepared.name)
-            found = smoothed(ready, statistics, tuple(placed.integer)) or (ready, statistics)
-            return judge(*found, tokens if dynamic else ())
-
-        def stepped(*steps: str) -> Judge | None:
-            ready, statistics = stepped_through(*steps)
-            if (EQUALIZE in steps and not ready.recipe.scales) or (ABSORB_BIASES in steps and not ready.recipe.shifts):
-                return None
-            return judge(ready, statistics)
-
-        forms = {
-            "smoothed, ": lambda: refined(dynamic=False),
-            "smoothed, dynamic, ": lambda: refined(dynamic=True),
-            "": lambda: judge(*plain()),
-            "equalised, ": lambda: stepped(EQUALIZE),
-            "equalised and biases absorbed, ": lambda: stepped(EQUALIZE, ABSORB_BIASES),
-        }
-        search = Search(forms, Path(output), deadline, tell or (lambda _: None), progress)
+        starts = _Starts(
+            Path(model), prepared, runs_on, wanted, aim, parts, Path(folder), threads, provider, executor, progress
+        )
+        search = Search(starts.attempts(), Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(calibrators)
-        chosen = None if metric is None else [metric]
         evaluation = evaluate(
             model,
             [output],
-            reporting,
-            metrics=chosen,
+            parts.reporting,
+            metrics=None if metric is None else [metric],
             threads=threads,
             provider=provider,
             executor=executor,
-            state=feeds.states,
+            state=parts.feeds.states,
         )
     best, plan, proof = search.found()
     met = aim.meets(evaluation.candidates[0]) and best.float_macs <= max_float_macs
@@ -170,13 +115,140 @@ def tune(
         best=best,
         steps=tuple(search.steps),
         stopped=stopped,
-        split=split,
+        split=parts.words,
         metric=evaluation.metrics[0].name,
         max_drop=str(aim.max_drop),
         evaluation=evaluation,
         verification=proof,
         plan=plan,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The data by what it is for: `feeds`, as opened from `source`, calibrate; words: who does what."""
+
+    feeds: Feeds
+    source: Source
+    choosing: Records
+    reporting: Records
+    words: str
+
+
+def _split(prepared: Prepared, data: Data, eval_data: Data | None, samples: int | None, reading: ReadOptions) -> _Parts:
+    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
+    if eval_data is not None:
+        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
+        choosing, reporting, words = evaluation_subsets(feeds, other)
+        return _Parts(feeds, Source.of(data, feeds, samples, 1, reading), choosing, reporting, words)
+    calibrating, choosing, reporting = subsets(feeds, 4, (0, 1), (2,), (3,))
+    words = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
+    feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
+    source = Source.of(calibrating, feeds, None, 1, {"state": feeds.states})
+    return _Parts(feeds, source, choosing, reporting, words)
+
+
+@dataclass(slots=True)
+class _Starts:
+    """What `tune` starts from: the float graphs that `quantize` tries, and those with channels rescaled between layers.
+
+    Each is calibrated when it is first wanted.
+    """
+
+    model: Path
+    prepared: Prepared
+    target: Target
+    scheme: Scheme
+    aim: Aim
+    parts: _Parts
+    folder: Path
+    threads: int
+    provider: str
+    executor: Executor | None
+    progress: Progress
+    known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
+
+    def attempts(self) -> list[Attempt]:
+        """In the order in which they are tried: what mostly serves first."""
+        result = []
+        for label, graph in (("smoothed, ", self._smoothed), ("", self._plain)):
+            result += [
+                Attempt(label, self._by_form(graph, "static")),
+                Attempt(f"{label}dynamic, ", self._by_form(graph, "dynamic"), every=False),
+                Attempt(f"{label}mixed, ", self._mixed(graph), every=False),
+            ]
+        for label, steps in (("equalised", (EQUALIZE,)), ("equalised and biases absorbed", (EQUALIZE, ABSORB_BIASES))):
+            result.append(Attempt(f"{label}, ", self._by_form(functools.partial(self._stepped, *steps), "static")))
+        return result
+
+    def _by_form(self, graph: Callable[[], FloatGraph | None], form: str) -> Callable[[Calibrator], Judge | None]:
+        def make(_: Calibrator) -> Judge | None:
+            found = graph()
+            scheme = None if found is None else schemes_by_form(found.model, self.target, self.scheme).get(form)
+            return None if found is None or scheme is None else self._judge(found, scheme)
+
+        return make
+
+    def _mixed(self, graph: Callable[[], FloatGraph | None]) -> Callable[[Calibrator], Judge | None]:
+        def make(calibrator: Calibrator) -> Judge | None:
+            found = graph()
+            if found is None:
+                return None
+            schemes = schemes_by_form(found.model, self.target, self.scheme)
+            if "dynamic" not in schemes:
+                return None
+            scheme = mixed_scheme(found, schemes["static"], self.target, calibrator)
+            return None if scheme is None else self._judge(found, scheme)
+
+        return make
+
+    def _plain(self) -> FloatGraph:
+        found = self._calibrated()
+        assert found is not None
+        return found
+
+    def _smoothed(self) -> FloatGraph | None:
+        base = self._plain()
+        if not self.target.on_cpu:
+            return None
+        static = schemes_by_form(base.model, self.target, self.scheme)["static"]
+        if ("smoothed",) not in self.known:
+            integer = base.planner(self.target, static).placement().integer
+            self.known["smoothed",] = migrated(base, tuple(integer))
+        return self.known["smoothed",]
+
+    def _stepped(self, *steps: str) -> FloatGraph | None:
+        found = self._calibrated(*steps)
+        assert found is not None
+        done = found.prepared.recipe
+        idle = (EQUALIZE in steps and not done.scales) or (ABSORB_BIASES in steps and not done.shifts)
+        return None if idle else found
+
+    def _calibrated(self, *steps: str) -> FloatGraph | None:
+        if steps not in self.known:
+            feeds, source = self.parts.feeds, self.parts.source
+            prepared, statistics = observed(
+                self.prepared, steps, feeds, source, self.threads, self.provider, self.executor, self.progress
+            )
+            original = Original(self.model, prepared.widened, statistics.examples)
+            soften = self.target.on_cpu and not steps
+            self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
+        return self.known[steps]
+
+    def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:
+        return Judge(
+            self.model,
+            graph.planner(self.target, scheme),
+            Original(self.model, graph.prepared.widened, graph.statistics.examples),
+            self.aim,
+            self.parts.choosing,
+            self.folder,
+            self.threads,
+            self.parts.feeds.states,
+            self.provider,
+            self.executor,
+        )
 
 
 def _measurable(target: str, provider: str) -> Target:

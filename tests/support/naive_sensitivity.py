@@ -24,18 +24,14 @@ def naive(
     exact = [reference.run(batch.inputs) for batch in batches]
     heads = find_heads(exact[0], batches[0].labels, batches[0].size)
     full = plan_of(())
-    nodes = {n.name: n for n in prepared.model.graph}
     value = None
     if metric is not None:
         sums = resolve_metrics([metric])[0].start(heads)
         for batch, outputs in zip(batches, exact, strict=True):
             sums.update(Observation("float", outputs, outputs, batch.labels, batch.start, batch.size))
         value = sums.result()
-    for layer in full.layers:
-        if layer not in full.integer:
-            continue
-        needs = target.rules[nodes[layer].op_type].needs_output
-        plan = alone(prepared.model, full, layer, needs_output=needs) if view == "alone" else plan_of((layer,))
+    for layer in full.quantized:
+        plan = alone(prepared.model, full, layer, target) if view == "alone" else plan_of((layer,))
         session = Session(model_io.to_bytes(rewrite(prepared.model, plan)), config=target.session)
         sqnr = Sqnr()
         found = None if metric is None else resolve_metrics([metric])[0].start(heads)

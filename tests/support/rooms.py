@@ -64,8 +64,8 @@ ROOMS = {
         f"{_CORE} graph runtime feeds pipeline.prepare",
     ),
     "pipeline.planning": _room(
-        "where Q/DQ go, ranges, the plan, whether a saved plan fits",
-        f"{_CORE} graph targets",
+        "where Q/DQ go, ranges, the plan, plans with layers in float, whether a saved plan fits",
+        f"{_CORE} graph targets pipeline.prepare pipeline.recovery",
     ),
     "pipeline.calibration": _room(
         "statistics of any amount of data: blocks, shards, checkpoints, workers",

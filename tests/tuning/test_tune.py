@@ -96,7 +96,7 @@ def searched(model, output, *, max_float_macs):
 
     class Plain(Search):
         def complete(self, calibrators):
-            self.judges = {label: make for label, make in self.judges.items() if not label}
+            self.attempts = [attempt for attempt in self.attempts if not attempt.label]
             kept["search"] = self
             return super().complete(calibrators)
 

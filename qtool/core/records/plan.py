@@ -1,10 +1,10 @@
 """The plan: every scale, zero point, bias and fallback as data, in JSON: it can be saved, compared and edited."""
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qtool.core.errors import UsageError
 from qtool.core.files import write_text
@@ -91,6 +91,71 @@ class Plan:
     dynamic: tuple[WeightPlan, ...] = ()
     stored: tuple[WeightPlan, ...] = ()
 
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """The layers that are not float throughout, in graph order: as integer kernels, or behind integer weights."""
+        rows = (*self.dynamic, *self.stored)
+        found = {*self.integer, *(node for row in rows for node, _ in row.readers)}
+        return tuple(layer for layer in self.layers if layer in found)
+
+    def without_all(self) -> "Plan":
+        """Return the plan that leaves the graph as it is: every layer in float, no bias shifted."""
+        return replace(
+            self,
+            activations=(),
+            constants=(),
+            weights=(),
+            biases=(),
+            integer={},
+            shifts=(),
+            dynamic=(),
+            stored=(),
+        )
+
+    def only(self, layer: str, made: Collection[str]) -> "Plan":
+        """Return the part of the plan that quantises one layer: its weights and bias, what it reads and what it writes.
+
+        Args:
+            layer: the name of its node.
+            made: the 8-bit tensors that its kernel writes; only the graph tells which these are.
+        """
+        activations = []
+        for row in self.activations:
+            if row.tensor in made:
+                activations.append(row)
+            elif readers := _own(row.readers, {layer}):
+                plain = replace(row, float_readers=(), twin_axis=None, twin_size=None, produced=False)
+                activations.append(replace(plain, readers=readers))
+        integer = {name: kernels for name, kernels in self.integer.items() if name == layer}
+        return replace(self._read_by({layer}), activations=tuple(activations), constants=(), integer=integer)
+
+    def within(self, nodes: Collection[str], tensors: Collection[str]) -> "Plan":
+        """Return the rows of the plan that speak of a part of the graph.
+
+        Args:
+            nodes: the names of the part's nodes.
+            tensors: the names of what is computed in the part, or fed to it.
+        """
+        activations = []
+        for row in self.activations:
+            readers, twins = _own(row.readers, nodes), _own(row.float_readers, nodes)
+            if row.tensor in tensors and (row.produced or readers):
+                axis, size = (row.twin_axis, row.twin_size) if twins else (None, None)
+                activations.append(replace(row, readers=readers, float_readers=twins, twin_axis=axis, twin_size=size))
+        return replace(self._read_by(nodes), activations=tuple(activations))
+
+    def _read_by(self, nodes: Collection[str]) -> "Plan":
+        """The rows of constants, weights and biases, cut down to what the nodes read."""
+        return replace(
+            self,
+            constants=_cut(self.constants, nodes),
+            weights=_cut(self.weights, nodes),
+            biases=tuple(row for row in self.biases if row.reader[0] in nodes),
+            shifts=tuple(row for row in self.shifts if row.reader[0] in nodes),
+            dynamic=_cut(self.dynamic, nodes),
+            stored=_cut(self.stored, nodes),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         document = {"qtool_plan": VERSION, **asdict(self)}
@@ -100,6 +165,17 @@ class Plan:
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically. Raises `OutputError`."""
         write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+
+
+_Row = TypeVar("_Row", ConstantPlan, WeightPlan)
+
+
+def _cut(rows: tuple[_Row, ...], nodes: Collection[str]) -> tuple[_Row, ...]:
+    return tuple(replace(row, readers=readers) for row in rows if (readers := _own(row.readers, nodes)))
+
+
+def _own(readers: tuple[Reader, ...], nodes: Collection[str]) -> tuple[Reader, ...]:
+    return tuple(reader for reader in readers if reader[0] in nodes)
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -1,7 +1,7 @@
 """The records of a sensitivity analysis: what each layer costs when it is quantised alone, and when it alone is not."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qtool.core.records.evaluation import MetricInfo, MetricKind, json_number
@@ -77,6 +77,7 @@ class Sensitivity:
 
     identity: what the figures belong to; a run goes on from a file only where all of it is the same.
     quantized: all layers quantised. float_value: the metric of the float model.
+    unranked: layer that the plan leaves in float -> why, such as a recurrent one without an integer kernel.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Sensitivity:
     float_value: float | None
     quantized: Figures
     layers: tuple[LayerSensitivity, ...]
+    unranked: dict[str, str] = field(default_factory=dict)
     complete: bool = True
 
     def ranking(self, view: View) -> tuple[str, ...]:
@@ -125,6 +127,7 @@ class Sensitivity:
             "float": {"value": json_number(self.float_value)},
             "quantized": self.quantized.to_dict(),
             "layers": [_layer(layer) for layer in self.layers],
+            "unranked": self.unranked,
         }
 
 

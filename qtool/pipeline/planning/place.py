@@ -1,5 +1,7 @@
 """place: which tensors get Q/DQ, which share a range, which layers stay float and why. Policy only; no numbers."""
 
+from collections.abc import Collection
+
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.records.options import Scheme
 from qtool.core.records.placement import Placement
@@ -9,15 +11,21 @@ from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
 
 
-def place(model: Model, target: Target, scheme: Scheme, *, name: str = "the model") -> Placement:
+def place(
+    model: Model, target: Target, scheme: Scheme, *, name: str = "the model", floating: Collection[str] = ()
+) -> Placement:
     """Decide where Q/DQ go in a prepared graph.
+
+    Args:
+        name: what to call the model in messages.
+        floating: names of nodes that stay float besides what the scheme excludes.
 
     Raises:
         NothingToQuantizeError: no layer with weights becomes integer; the message says why not.
         UsageError: an exclusion matches no node, or an operator that the target does not know is asked for.
         ModelError: an excluded layer cannot be kept float.
     """
-    selection = select(model, target, scheme, name)
+    selection = select(model, target, scheme, name, floating)
     if not (selection.weighted or selection.dynamic or (selection.stored and scheme.form != "static")):
         reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))

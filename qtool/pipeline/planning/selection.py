@@ -1,6 +1,7 @@
 """Which nodes become integer: forward from the weighted layers, then only what an integer layer reads again."""
 
 import fnmatch
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -86,10 +87,11 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
-def select(model: Model, target: Target, scheme: Scheme, name: str) -> Selection:
+def select(model: Model, target: Target, scheme: Scheme, name: str, floating: Collection[str] = ()) -> Selection:
     """Choose the integer nodes. Raises `UsageError` for exclusions that match nothing."""
     selection = Selection(target)
     kept_float = _excluded(model, target, scheme, name)
+    kept_float |= {node: "left in float" for node in model.graph if node.name in floating}
     nodes = list(model.graph)
     for node in model.graph.all_nodes():
         if node.graph is not model.graph and is_layer(node, target):

@@ -94,7 +94,7 @@ class Analysis:
 
     @property
     def layers(self) -> list[str]:
-        return [layer for layer in self.full.layers if layer in self.full.integer]
+        return list(self.full.quantized)
 
     @property
     def done(self) -> int:
@@ -190,6 +190,15 @@ class Analysis:
         if self.path is not None:
             save(self.path, self.result(complete=False))
 
+    def check_any_measured(self) -> None:
+        """Raise `VerificationError` where no layer could be measured in any view: then nothing is ranked."""
+        if any(isinstance(found, Figures) for found in self.found.values()):
+            return
+        layer, reason = next(((layer, why) for (layer, _), why in self.found.items()), ("none", "it has none"))
+        raise VerificationError(
+            f"{self.prepared.name}: no layer could be measured; of {layer!r}: {reason}; please report this model"
+        )
+
     def finish(self) -> Sensitivity:
         """The result, on disk too."""
         result = self.result(complete=True)
@@ -233,5 +242,6 @@ class Analysis:
             float_value=self.float_value,
             quantized=self.quantized,
             layers=ranked(tuple(layers), self.views[0], info),
+            unranked={n: self.full.skipped.get(n, "not planned") for n in self.full.layers if n not in self.layers},
             complete=complete,
         )

@@ -26,12 +26,14 @@ from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
+from qtool.pipeline.verify.original import Original
+from qtool.quantization.candidates import Request, best_plan
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity.analysis import Analysis
 from qtool.tuning.sensitivity.resume import load_found
-from qtool.tuning.sensitivity.run import Variant, measure
-from qtool.tuning.sensitivity.variants import Planner, PlanOf, alone
+from qtool.tuning.sensitivity.run import measure
+from qtool.tuning.sensitivity.variants import PlanOf, Variant, variant_of
 from qtool.tuning.sensitivity.workers import measure_elsewhere
 
 PathLike = str | Path
@@ -58,7 +60,9 @@ def sensitivity(
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Sensitivity:
-    """Measure every layer that would be quantised, alone and left out, and rank them.
+    """Measure every layer that `quantize` would quantise, alone and left out, and rank them.
+
+    The plan, and the float graph that it is for, are those that `qtool.quantize` chooses with the same calibration.
 
     Args:
         model: path of a float ONNX model.
@@ -81,7 +85,7 @@ def sensitivity(
     Raises:
         UsageError: options that make no sense, or an `output` that belongs to another analysis.
         ModelError, DataError, CalibrationError, OutputError: as their names say.
-        VerificationError: this onnxruntime does not run the quantised model as planned.
+        VerificationError: this onnxruntime does not run the quantised model as planned, or no layer can be measured.
     """
     if bias_correction not in CORRECTIONS:
         raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
@@ -95,14 +99,23 @@ def sensitivity(
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
-    planner = Planner(
-        prepared, statistics, runs_on, scheme or Scheme(), chosen_calibrators(calibrator), bias_correction
+    request = Request(
+        scheme or Scheme(),
+        runs_on,
+        form=None,
+        calibrators=chosen_calibrators(calibrator),
+        correction=bias_correction,
+        smoothing="auto",
+        goal="accuracy",
+        progress=silent,
     )
+    best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
+    prepared = best.graph.prepared
     inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
     feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
     return measure_layers(
         prepared,
-        planner,
+        best.leaving,
         runs_on,
         feeds,
         metric=metric,
@@ -151,6 +164,7 @@ def measure_layers(
     else:
         measure_elsewhere(analysis, variants, feeds, source, metric, threads, memory, earlier, executor, progress)
     progress("measure layers", analysis.total, analysis.total)
+    analysis.check_any_measured()
     return analysis.finish()
 
 
@@ -158,18 +172,13 @@ def _variants(
     model: Model, full: Plan, plan_of: PlanOf, target: Target, views: Sequence[View], analysis: Analysis
 ) -> list[Variant]:
     """What is still to be measured, in graph order."""
-    operators = {str(n.name): n.op_type for n in model.graph}
     variants: list[Variant] = []
-    for layer in full.layers:
+    for layer in full.quantized:
         for view in views:
-            if layer not in full.integer or (layer, view) in analysis.found:
-                continue
-            if view == "alone":
-                rule = target.rules[operators[layer]]
-                variants.append(Variant(layer, view, alone(model, full, layer, needs_output=rule.needs_output)))
+            if (layer, view) in analysis.found:
                 continue
             try:
-                variants.append(Variant(layer, view, plan_of((layer,))))
+                variants.append(variant_of(model, full, plan_of, target, layer, view))
             except ModelError as error:
                 analysis.found[layer, view] = str(error)
     return variants

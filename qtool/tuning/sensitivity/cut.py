@@ -7,7 +7,7 @@ tensors, and 8-bit ones where an integer kernel writes them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 from qtool.core.records.placement import Reader
@@ -141,6 +141,9 @@ class _Index:
             self._constants.update(dict.fromkeys(weight.readers, weight.params))
         for constant in plan.constants:
             self._constants.update(dict.fromkeys(constant.readers, constant.params))
+        for form, weights in (("dynamic", plan.dynamic), ("stored", plan.stored)):
+            for weight in weights:
+                self._constants.update(dict.fromkeys(weight.readers, (form, weight.params)))
         self._constants |= {bias.reader: bias.scale for bias in plan.biases}
         self._shifts = {shift.reader: shift.shift for shift in plan.shifts}
 
@@ -197,35 +200,11 @@ def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[Serialized, dic
     handed = [name for name, in_8_bits in piece.makes if in_8_bits]
     made = list(dict.fromkeys(name for name, _ in piece.makes))
     part = compose.part(model, list(piece.nodes), [name for name, _ in piece.reads], made)
-    quantized = rewrite(part, _within(part, plan))
+    nodes = [str(n.name) for n in part.graph]
+    tensors = {str(v.name) for v in part.graph.inputs} | {str(o.name) for n in part.graph for o in n.outputs}
+    quantized = rewrite(part, plan.within(nodes, tensors))
     fed = compose.feed_stored(quantized, stored)
     given = compose.hand_out_stored(quantized, handed, [name for name, in_8_bits in piece.makes if not in_8_bits])
     inputs = {fed[name] if in_8_bits else name: (name, in_8_bits) for name, in_8_bits in piece.reads}
     outputs = {given[name] if in_8_bits else name: (name, in_8_bits) for name, in_8_bits in piece.makes}
     return consume(quantized), inputs, outputs
-
-
-def _within(part: Model, plan: Plan) -> Plan:
-    """The rows of the plan that speak of a part of the graph."""
-    nodes = {str(n.name) for n in part.graph}
-    tensors = {v.name for v in part.graph.inputs} | {o.name for n in part.graph for o in n.outputs}
-
-    def own(readers: tuple[Reader, ...]) -> tuple[Reader, ...]:
-        return tuple(reader for reader in readers if reader[0] in nodes)
-
-    activations = []
-    for row in plan.activations:
-        if row.tensor in tensors:
-            twins = own(row.float_readers)
-            axis, size = (row.twin_axis, row.twin_size) if twins else (None, None)
-            activations.append(
-                replace(row, readers=own(row.readers), float_readers=twins, twin_axis=axis, twin_size=size)
-            )
-    return replace(
-        plan,
-        activations=tuple(row for row in activations if row.produced or row.readers),
-        constants=tuple(replace(c, readers=readers) for c in plan.constants if (readers := own(c.readers))),
-        weights=tuple(replace(w, readers=readers) for w in plan.weights if (readers := own(w.readers))),
-        biases=tuple(bias for bias in plan.biases if bias.reader[0] in nodes),
-        shifts=tuple(shift for shift in plan.shifts if shift.reader[0] in nodes),
-    )

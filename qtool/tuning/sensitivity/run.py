@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from qtool.core.progress import Progress
-from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
 from qtool.feeds import Feeds
 from qtool.feeds.formats.sequences import unrolled
@@ -17,16 +16,7 @@ from qtool.tuning.sensitivity.analysis import Analysis
 from qtool.tuning.sensitivity.bases import Bases, Group, Item, Job, make_job
 from qtool.tuning.sensitivity.chain import PieceChain, PieceModel
 from qtool.tuning.sensitivity.cut import Base
-from qtool.tuning.sensitivity.variants import emptied
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """The plan in which one layer is quantised alone, or left out alone."""
-
-    layer: str
-    view: View
-    plan: Plan
+from qtool.tuning.sensitivity.variants import Variant
 
 
 def measure(
@@ -48,7 +38,7 @@ def measure(
     if feeds.states:
         feeds = unrolled(feeds, Session(model_io.serialize(prepared.model), name=prepared.name).run)
     networks: Mapping[View, Base] = {
-        "alone": Base(prepared.model, emptied(full)),
+        "alone": Base(prepared.model, full.without_all()),
         "without": Base(prepared.model, full),
     }
     jobs = [make_job(variant.layer, variant.view, networks[variant.view], variant.plan) for variant in variants]

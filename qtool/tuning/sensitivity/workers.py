@@ -21,7 +21,8 @@ from qtool.pipeline.recovery.steps import apply
 from qtool.targets.tables import TARGETS
 from qtool.tuning.sensitivity.analysis import Analysis, Overview
 from qtool.tuning.sensitivity.resume import Found
-from qtool.tuning.sensitivity.run import Variant, measure
+from qtool.tuning.sensitivity.run import measure
+from qtool.tuning.sensitivity.variants import Variant
 
 _MODEL, _BATCHES = "model", "batches"
 _FEWEST, _SHARES = 8, 3

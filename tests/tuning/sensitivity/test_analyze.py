@@ -17,6 +17,7 @@ from qtool.core.records.sensitivity import VIEWS, Sensitivity
 from qtool.feeds import open_feeds
 from qtool.graph import edit, model_io
 from qtool.graph.serialized import Serialized
+from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.runtime.census import INTEGER_KERNELS, take_census
@@ -24,7 +25,7 @@ from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS
 from qtool.tuning.sensitivity import run as module
 from qtool.tuning.sensitivity.analyze import measure_layers, sensitivity
-from qtool.tuning.sensitivity.variants import Planner, alone
+from qtool.tuning.sensitivity.variants import alone
 from tests.support.naive_sensitivity import naive
 from tests.support.patterns import BRIDGES, PATTERNS, Net
 from tests.support.places import REPOSITORY
@@ -47,21 +48,27 @@ def on_digits(**options) -> Sensitivity:
     return sensitivity(DIGITS, data, calibration=statistics, calibrator="max", bias_correction="off", **options)
 
 
+def plans(prepared, statistics, calibrator, *, corrected):
+    """Layers that stay float -> the plan of the others, as `measure_layers` wants it."""
+    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme())
+    return lambda floating: planner.plan(calibrator, floating=floating, corrected=corrected)
+
+
 def setup(source: Path, data, samples: int = 6):
     """What `measure_layers` and `naive` want."""
     prepared = prepare(model_io.load(source))
     statistics = qtool.calibrate(source, data, samples=samples).statistics
-    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("max"),), "on")
+    plan_of = plans(prepared, statistics, Calibrator("max"), corrected=True)
     feeds = open_feeds(data, edit.input_specs(prepared.model), samples=samples)
-    return prepared, planner, TARGETS["x86"], feeds
+    return prepared, plan_of, TARGETS["x86"], feeds
 
 
-def agree(prepared, planner, target, feeds, metric=None) -> Sensitivity:
+def agree(prepared, plan_of, target, feeds, metric=None) -> Sensitivity:
     """Measure in both ways, and compare."""
-    fast = measure_layers(prepared, planner, target, feeds, metric=metric)
+    fast = measure_layers(prepared, plan_of, target, feeds, metric=metric)
     assert not any(layer.unmeasured for layer in fast.layers), [layer.unmeasured for layer in fast.layers]
     for view in VIEWS:
-        slow = dict(naive(prepared, planner, target, list(feeds), metric, view))
+        slow = dict(naive(prepared, plan_of, target, list(feeds), metric, view))
         assert set(slow) == {layer.name for layer in fast.layers}
         for layer in fast.layers:
             found, wanted = layer.figures(view), slow[layer.name]
@@ -82,9 +89,9 @@ def test_figures_are_those_of_the_naive_way(name, tmp_path):
 def test_figures_are_those_of_the_naive_way_on_digits():
     statistics, data = digits()
     prepared = prepare(model_io.load(DIGITS))
-    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("entropy"),), "off")
+    plan_of = plans(prepared, statistics, Calibrator("entropy"), corrected=False)
     feeds = open_feeds(data, edit.input_specs(prepared.model), batch_size=5)
-    fast = agree(prepared, planner, TARGETS["x86"], feeds, "top1")
+    fast = agree(prepared, plan_of, TARGETS["x86"], feeds, "top1")
     assert len(fast.layers) == 17
     assert sum(layer.share for layer in fast.layers) == pytest.approx(1.0)
 
@@ -95,16 +102,15 @@ def test_figures_are_those_of_the_naive_way_on_digits():
 def test_what_is_measured_is_one_integer_kernel_and_all_but_one(name, tmp_path):
     """On the whole network, as the naive way loads it."""
     net, outputs = (PATTERNS | BRIDGES)[name].net()
-    prepared, planner, target, _ = setup(net.save(tmp_path / "f.onnx", *outputs), net.samples())
-    full = planner(())
+    prepared, plan_of, target, _ = setup(net.save(tmp_path / "f.onnx", *outputs), net.samples())
+    full = plan_of(())
     weighted = {n for n in full.layers if n in full.integer}
     for layer in weighted:
-        op = next(n.op_type for n in prepared.model.graph if n.name == layer)
-        plan = alone(prepared.model, full, layer, needs_output=target.rules[op].needs_output)
+        plan = alone(prepared.model, full, layer, target)
         _, census = take_census(model_io.to_bytes(rewrite(prepared.model, plan)))
         (kernel,) = [n for n in census.nodes if n.op_type in INTEGER_KERNELS]
         assert kernel.name.startswith(layer)
-        _, census = take_census(model_io.to_bytes(rewrite(prepared.model, planner((layer,)))))
+        _, census = take_census(model_io.to_bytes(rewrite(prepared.model, plan_of((layer,)))))
         integer = {n for n in weighted if census.runs_as(n, target.rules_kernels)}
         assert integer == weighted - {layer}
 
@@ -219,11 +225,11 @@ def layer_runs(monkeypatch, work) -> int:
 def test_little_is_run_again(monkeypatch, view):
     statistics, data = digits()
     prepared = prepare(model_io.load(DIGITS))
-    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("max"),), "off")
+    plan_of = plans(prepared, statistics, Calibrator("max"), corrected=False)
     feeds = open_feeds(data, edit.input_specs(prepared.model))
-    planner(())
-    fast = layer_runs(monkeypatch, lambda: measure_layers(prepared, planner, TARGETS["x86"], feeds, views=[view]))
-    slow = layer_runs(monkeypatch, lambda: list(naive(prepared, planner, TARGETS["x86"], list(feeds), "top1", view)))
+    plan_of(())
+    fast = layer_runs(monkeypatch, lambda: measure_layers(prepared, plan_of, TARGETS["x86"], feeds, views=[view]))
+    slow = layer_runs(monkeypatch, lambda: list(naive(prepared, plan_of, TARGETS["x86"], list(feeds), "top1", view)))
     assert slow >= 17 * 17 * 24
     assert fast < 0.65 * slow
 
