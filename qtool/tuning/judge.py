@@ -3,10 +3,10 @@
 import glob
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from qtool.core.compute import Compute
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
@@ -79,7 +79,7 @@ class Judge:
     """A prepared model with its statistics, and the data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
-    states: what is fed back there. provider, executor: where candidates are judged.
+    states: what is fed back there. compute: where and how candidates are judged.
     """
 
     source: Path
@@ -90,10 +90,8 @@ class Judge:
     aim: Aim
     choosing: Records
     folder: Path
-    threads: int
+    compute: Compute
     states: tuple[State, ...] = ()
-    provider: str = "cpu"
-    executor: Executor | None = None
     macs: dict[str, int] = field(default_factory=dict)
     shifts: dict[tuple[WeightPlan, ...], tuple[BiasShift, ...]] = field(default_factory=dict)
     original: Original = field(init=False)
@@ -164,9 +162,9 @@ class Judge:
             files,
             records,
             metrics=metrics,
-            threads=self.threads,
-            provider=self.provider,
-            executor=self.executor,
+            threads=self.compute.threads,
+            provider=self.compute.provider,
+            executor=self.compute.executor,
             state=self.states,
         )
 

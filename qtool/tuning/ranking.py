@@ -1,13 +1,12 @@
 """Layers in the order of what quantising each one alone costs on the choosing data."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress
 from qtool.core.records.plan import Plan
-from qtool.feeds import open_feeds
-from qtool.feeds.source import Source
-from qtool.graph import edit
+from qtool.feeds import open_for_model
 from qtool.tuning.judge import Judge, Ranges
 from qtool.tuning.sensitivity.analyze import measure_layers
 
@@ -22,12 +21,7 @@ def rank_by_sensitivity(
     def plan_of(floating: tuple[str, ...]) -> Plan:
         return judge.plan(calibrator, ranges, floating, corrected=corrected)
 
-    feeds = open_feeds(
-        judge.choosing,
-        edit.input_specs(judge.prepared.model),
-        outputs=edit.output_specs(judge.prepared.model),
-        state=judge.states,
-    )
+    feeds = open_for_model(judge.prepared.model, judge.choosing, state=judge.states)
     analysis = measure_layers(
         judge.prepared,
         plan_of,
@@ -35,9 +29,6 @@ def rank_by_sensitivity(
         feeds,
         metric=judge.aim.metric,
         views=("alone",),
-        threads=judge.threads,
-        executor=judge.executor,
-        source=Source.of(judge.choosing, feeds, None, 1, {"state": judge.states}),
-        progress=progress,
+        compute=replace(judge.compute, provider="cpu", progress=progress),
     )
     return analysis.ranking("alone")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.compute import Compute
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.progress import Progress, silent
@@ -19,10 +20,10 @@ from qtool.core.records.statistics import Statistics
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.metrics.registry import MetricSpec
-from qtool.feeds import Data, ReadOptions, open_feeds
-from qtool.feeds.source import Source
-from qtool.graph import edit, model_io
-from qtool.pipeline.calibration.run import observed
+from qtool.feeds import Data, ReadOptions, open_for_model
+from qtool.graph import model_io
+from qtool.pipeline.calibration.run import count_prepared
+from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.refining import smoothed, softened
@@ -85,22 +86,21 @@ def tune(
         UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
     """
     deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
+    compute = Compute(threads, provider, executor, progress)
     runs_on = _measurable(target, provider)
     model_io.check_output(output, model)
     wanted = scheme or Scheme()
     aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
     prepared = prepare(model_io.load(model))
     place(prepared.model, runs_on, wanted, name=prepared.name)
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
-    source = Source.of(data, feeds, samples, 1, reading)
+    tensors = find_tensors(prepared)
+    feeds = open_for_model(prepared.model, data, samples=samples, **reading)
     if eval_data is None:
         calibrating, choosing, reporting = subsets(feeds, 4, (0, 1), (2,), (3,))
         split = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
-        feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
-        source = Source.of(calibrating, feeds, None, 1, {"state": feeds.states})
+        feeds = open_for_model(prepared.model, calibrating, state=feeds.states)
     else:
-        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
+        other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
         choosing, reporting, split = evaluation_subsets(feeds, other)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
 
@@ -115,14 +115,12 @@ def tune(
                 aim,
                 choosing,
                 Path(folder),
-                threads,
+                compute,
                 feeds.states,
-                provider,
-                executor,
             )
 
         def stepped_through(*steps: str) -> tuple[Prepared, Statistics]:
-            return observed(prepared, steps, feeds, source, threads, provider, executor, progress)
+            return count_prepared(prepared, steps, feeds, tensors, compute)
 
         plain = functools.cache(stepped_through)
 
