@@ -62,7 +62,7 @@ def sensitivity_cost(model: ZooModel, samples: int, rounds: int) -> str:
         return lambda floating: made.plan(Calibrator("max"), floating=floating, corrected=False)
 
     def fast(views: Sequence[View]) -> Found:
-        found = measure_layers(prepared, planner(), target, feeds, metric=model.metric, views=views, threads=1)
+        found = measure_layers(prepared, planner(), target, feeds, metric=model.metric, views=views)
         rows = [(layer.name, view, layer.figures(view)) for layer in found.layers for view in views]
         return {(name, view): figures for name, view, figures in rows if figures is not None}
 

@@ -1,10 +1,7 @@
 """The command line: parse, call one function, render. click and tqdm live only here."""
 
-import atexit
 import importlib
-import os
 import sys
-import threading
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -12,6 +9,7 @@ import click
 
 from qtool import __version__
 from qtool.core.errors import QtoolError
+from qtool.core.process import run_program
 
 # name -> one-sentence help; the module qtool.cli.NAME holds `command`, imported only when it is used
 COMMANDS = {
@@ -96,24 +94,8 @@ def _interrupted() -> NoReturn:
 
 
 def run() -> NoReturn:
-    """`main` as a program: the process ends without taking itself apart, which takes as long as starting some commands.
-
-    What was registered with `atexit` is done, and threads that others have started are waited for.
-    """
-    try:
-        main()
-    except SystemExit as done:
-        if threading.active_count() > 1:
-            raise
-        atexit._run_exitfuncs()
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            # a closed pipe: Python knows what to say
-            raise done from None
-        os._exit(done.code if isinstance(done.code, int) else 0)
-    sys.exit(0)
+    """Run the command line as a program: `main`, and the end of the process."""
+    run_program(main)
 
 
 def _one_line(error: click.ClickException) -> str:

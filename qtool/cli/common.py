@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
 from qtool.core.files import check_writable, write_text
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import MaxDrop
-from qtool.core.records.options import PROVIDERS
 
 STDOUT = "-"
 _BAR_DELAY_S = 1.0

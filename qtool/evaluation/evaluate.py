@@ -1,4 +1,4 @@
-"""`evaluate`: every model over the same samples, in one streaming pass."""
+"""`evaluate`: every model over the same samples, which are streamed once."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,7 @@ from typing import Unpack
 
 import numpy as np
 
+from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
@@ -19,10 +20,9 @@ from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
-from qtool.evaluation.run import BatchRun, run_elsewhere, run_here
+from qtool.evaluation.run import BatchRun, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, first_nan, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
-from qtool.feeds.source import Source
 from qtool.graph.model_files import model_size
 from qtool.runtime.session import Session
 
@@ -78,10 +78,11 @@ def evaluate(
         DataError: data that cannot be fed, labels missing or out of range, NaN in the float model's outputs,
             a user's metric that fails.
     """
-    counts = {"samples": samples, "batch_size": batch_size, "latency_runs": latency_runs, "threads": threads}
+    counts = {"samples": samples, "batch_size": batch_size, "latency_runs": latency_runs}
     for name, count in counts.items():
         if count is not None and count < 1:
             raise UsageError(f"{name} is {count}; give 1 or more")
+    compute = Compute(threads, provider, executor, progress)
     drop = None if max_drop is None else MaxDrop.parse(max_drop)
     chosen = resolve_metrics(metrics) if metrics else None
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
@@ -92,12 +93,7 @@ def evaluate(
     specs = {"inputs": sessions[0].inputs, "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr)
-    if executor is None:
-        ran = run_here(sessions, feeds, feeds.states)
-    else:
-        source = Source.of(data, feeds, samples, batch_size, reading)
-        ran = run_elsewhere(executor, paths, feeds, source, threads, provider)
-    comparison.run(ran, feeds, progress)
+    comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
     if latency:
@@ -125,7 +121,7 @@ def evaluate(
 
 @dataclass(slots=True)
 class _Comparison:
-    """The pass over the data; which metrics there are is known once float has run one batch."""
+    """What the models make of the data; which metrics there are is known once float has run one batch."""
 
     sessions: Sequence[Session]
     chosen: tuple[Metric, ...] | None
@@ -138,8 +134,8 @@ class _Comparison:
     batch_size: int = 0
     steps: int = 0
 
-    def run(self, ran: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
-        for batch in ran:
+    def add(self, batches: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
+        for batch in batches:
             reference = batch.outputs[0]
             _refuse_nan(self.sessions[0], reference, batch)
             if not self.trials:
@@ -166,7 +162,7 @@ class _Comparison:
         )
 
     def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:
-        """One result a model, float's first."""
+        """Return one result a model, float's first."""
         reference = self.trials[0].values()
         results: list[ModelResult] = []
         for index, (trial, path, name) in enumerate(zip(self.trials, paths, _display_names(paths), strict=True)):
@@ -201,7 +197,7 @@ def _existing(float_model: str | Path, candidates: str | Path | Sequence[str | P
 
 
 def _display_names(paths: Sequence[Path]) -> list[str]:
-    """File names; the paths as given where two are the same, numbered where even those are."""
+    """Name the models: by file; by path as given where two files are called alike, numbered where the paths are too."""
     short = Counter(path.name for path in set(paths))
     names = [path.name if short[path.name] == 1 else str(path) for path in paths]
     seen: Counter[str] = Counter()
@@ -231,7 +227,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _one_sample(feeds: Feeds, data: Data, session: Session, reading: ReadOptions) -> Batch:
-    """The first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
+    """Read the first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
     if feeds.states:
         first = next(iter(feeds))
         inputs, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))

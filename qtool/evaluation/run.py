@@ -1,4 +1,4 @@
-"""Every model over the same batches: here, or by workers. Metrics are summed up in one place, in order."""
+"""Every model over the same batches, here or by workers; what they make of a batch comes back in order."""
 
 import threading
 import uuid
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qtool.core.compute import Compute
 from qtool.core.records.parts import Shard
 from qtool.core.state import State, sequence_length
 from qtool.evaluation.recurrence import run_sequence
@@ -17,7 +18,7 @@ from qtool.evaluation.trial import run_numeric
 from qtool.execution import Missing, run
 from qtool.execution.running import Supplies
 from qtool.execution.supplies import ModelFile
-from qtool.feeds import Batch, Feeds
+from qtool.feeds import Batch, Feeds, open_source
 from qtool.feeds.source import Source
 from qtool.runtime.session import Session
 
@@ -39,13 +40,26 @@ class BatchRun:
     origin: str
 
 
-def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
-    """Each batch through all models.
+def run_models(
+    sessions: Sequence[Session], paths: Sequence[Path], feeds: Feeds, compute: Compute
+) -> Iterator[BatchRun]:
+    """Run each batch through all models, where `compute` says; yields them in order.
+
+    Args:
+        sessions: the models in this process.
+        paths: their files, which workers load.
 
     Raises:
         ModelError: an output is not a tensor of numbers.
         DataError: a model does not run on a batch.
+        WorkerError: a worker failed.
     """
+    if compute.executor is None:
+        return _run_here(sessions, feeds, feeds.states)
+    return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker())
+
+
+def _run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
     for batch in batches:
         outputs = tuple(
             run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
@@ -59,44 +73,31 @@ def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequ
 class _Block:
     """The batches `first` to before `stop` through the models; `batches` where the data cannot be opened elsewhere.
 
-    key: of this one pass over the data, which may have changed by the next.
+    key: of this one evaluation, since the data may be another by the next. compute: of one worker.
     """
 
     key: str
     models: tuple[ModelFile, ...]
     source: Source
     states: tuple[State, ...]
-    threads: int
-    provider: str
+    compute: Compute
     first: int
     stop: int
     batches: tuple[Batch, ...] | None = None
 
 
-def run_elsewhere(
-    executor: Executor,
-    paths: Sequence[Path],
-    feeds: Feeds,
-    source: Source,
-    threads: int,
-    provider: str,
-) -> Iterator[BatchRun]:
-    """The same by workers, in the order of the batches.
-
-    Raises:
-        WorkerError: a worker failed. ModelError, DataError: see `run_here`.
-    """
+def _run_elsewhere(executor: Executor, paths: Sequence[Path], feeds: Feeds, compute: Compute) -> Iterator[BatchRun]:
     models = tuple(ModelFile.of(path) for path in paths)
     key = uuid.uuid4().hex
     ended = False
 
     def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:
-        return _Block(key, models, source, feeds.states, threads, provider, first, first + _BLOCK, batches)
+        return _Block(key, models, feeds.source, feeds.states, compute, first, first + _BLOCK, batches)
 
     def blocks() -> Iterator[_Block]:
         first, given = 0, iter(feeds)
         while not ended:
-            batches = None if source.by_path else tuple(islice(given, _BLOCK))
+            batches = None if feeds.source.by_path else tuple(islice(given, _BLOCK))
             if batches == ():
                 return
             yield block(first, batches)
@@ -114,36 +115,39 @@ def run_elsewhere(
 
 @dataclass(frozen=True, slots=True)
 class _BlockRunner:
+    """The models in sessions, and the data if it is there."""
+
     sessions: tuple[Session, ...]
     feeds: Feeds | None
 
 
 _LOCK = threading.Lock()
-_BENCHES: dict[str, _BlockRunner] = {}
+_RUNNERS: dict[str, _BlockRunner] = {}
 
 
 def _run_block(block: _Block, supplies: Supplies) -> list[BatchRun] | Missing:
     with _LOCK:
-        bench = _BENCHES.get(block.key)
-        if bench is None:
+        runner = _RUNNERS.get(block.key)
+        if runner is None:
             paths = [model.find(supplies.get(f"{_MODEL}{i}")) for i, model in enumerate(block.models)]
             lacking = tuple(f"{_MODEL}{i}" for i, path in enumerate(paths) if path is None)
             if lacking:
                 return Missing(lacking)
             # models come and go while tuning: one set at a time
-            _BENCHES.clear()
-            bench = _BENCHES[block.key] = _made(block, [path for path in paths if path is not None])
+            _RUNNERS.clear()
+            runner = _RUNNERS[block.key] = _block_runner(block, [path for path in paths if path is not None])
     batches = block.batches or supplies.get(_BATCHES)
     if batches is None:
-        if bench.feeds is None:
+        if runner.feeds is None:
             return Missing((_BATCHES,))
-        batches = bench.feeds.part(Shard(), block.first, block.stop)
-    return list(run_here(bench.sessions, batches, block.states))
+        batches = runner.feeds.part(Shard(), block.first, block.stop)
+    return list(_run_here(runner.sessions, batches, block.states))
 
 
-def _made(block: _Block, paths: Sequence[Path]) -> _BlockRunner:
+def _block_runner(block: _Block, paths: Sequence[Path]) -> _BlockRunner:
+    compute = block.compute
     sessions = tuple(
-        Session(path, threads=block.threads, provider=block.provider, name=model.path)
+        Session(path, threads=compute.threads, provider=compute.provider, name=model.path)
         for path, model in zip(paths, block.models, strict=True)
     )
-    return _BlockRunner(sessions, block.source.open_here(sessions[0].inputs, sessions[0].output_specs))
+    return _BlockRunner(sessions, open_source(block.source, sessions[0].inputs, sessions[0].output_specs))

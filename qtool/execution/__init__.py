@@ -15,7 +15,7 @@ _MODULES = {"Cluster": "cluster", "Workers": "workers"}
 
 
 def __getattr__(name: str) -> object:
-    """Executors are imported once they are wanted: few commands are given one."""
+    """Import an executor once it is wanted: few commands are given one."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""What `--workers` and `--cluster` mean."""
+"""The executor that a number of workers, or the address of a cluster, stands for."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -9,7 +9,7 @@ from qtool.core.errors import UsageError
 
 @contextmanager
 def opened(workers: int | None = None, cluster: str | None = None) -> Iterator[Executor | None]:
-    """Processes on this machine, the Dask cluster at an address, or None for neither.
+    """Open processes on this machine, or the Dask cluster at an address; yields None for neither.
 
     Raises:
         UsageError: both, no worker at all, or a cluster that cannot be used.

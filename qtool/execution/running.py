@@ -17,7 +17,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a worker gives back in place of a result where it has not got, by path, what it needs."""
+    """The names of what a worker needs and does not find, given back in place of a result."""
 
     names: tuple[str, ...]
 
@@ -30,7 +30,7 @@ def run(
     *,
     in_order: bool = False,
 ) -> Iterator[tuple[_Work, _Result]]:
-    """Each piece of work with its result, as they are finished or in order.
+    """Yield each piece of work with its result, as they are finished or in order.
 
     Args:
         function: importable where the work is done; takes the work, and by name what had been missing.
@@ -103,7 +103,7 @@ def _result(future: "Future[_Result]") -> _Result:
 
 
 def width(executor: Executor) -> int:
-    """How much an executor does at a time, as far as it says so."""
+    """Return how much an executor does at a time; where it does not say, the number of this machine's cores."""
     for name in ("width", "_max_workers"):
         found = getattr(executor, name, None)
         if isinstance(found, int):

@@ -29,18 +29,21 @@ class ModelFile:
 
     @classmethod
     def of(cls, path: str | Path) -> "ModelFile":
-        """Of a file on this machine."""
+        """Describe a file on this machine. Raises `OSError` where it cannot be read."""
         file = Path(path).absolute()
         return cls(str(file), _digest(file))
 
     def content(self) -> Content:
-        """To be sent, on the machine that has the file."""
+        """Read what has to be sent to others, on the machine that has the file."""
         files = model_files(self.path)
         folder = files[0].parent
         return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
     def find(self, content: Content | None) -> Path | None:
-        """Where this model is on this machine: at its path, or as it was once sent; None where it is not."""
+        """Find the model on this machine, at its path or as it was once sent; None where it is not there.
+
+        content: what was sent just now, None for nothing; it is kept for later.
+        """
         file, key = Path(self.path), (self.path, self.digest)
         with _LOCK:
             if file.is_file() and (key in _SEEN or _digest(file) == self.digest):
@@ -64,7 +67,7 @@ def _digest(model: Path) -> str:
 
 
 def _stored(content: Content) -> Path:
-    """In a folder that lives as long as this process."""
+    """Write the files to a folder that lives as long as this process; returns the model's path."""
     folder = Path(tempfile.mkdtemp(prefix="qtool-worker-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name, data in content.items():

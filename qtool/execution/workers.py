@@ -1,17 +1,16 @@
 """Worker processes on this machine. One that dies is replaced, and what was lost with it is done again."""
 
 import functools
-import os
-import signal
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
 from qtool.core.errors import UsageError, WorkerError
+from qtool.core.process import follow_parent, stop_workers
 
 RETRIES = 3
 """How often the work of a process that died is begun again."""
@@ -24,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class Workers(Executor):
-    """`concurrent.futures.ProcessPoolExecutor` that survives the death of its processes.
+    """An executor of processes on this machine, which survives the death of any of them.
 
     Args:
         count: how many processes, 1 or more.
@@ -43,10 +42,10 @@ class Workers(Executor):
 
     def _new(self) -> ProcessPoolExecutor:
         # not forked: onnxruntime's threads do not survive that
-        return ProcessPoolExecutor(self.width, get_context("spawn"), initializer=_start_worker)
+        return ProcessPoolExecutor(self.width, get_context("spawn"), initializer=follow_parent)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """As `Executor.submit`. The future raises `WorkerError` where processes die whenever they do this."""
+        """Do as `Executor.submit`. The future raises `WorkerError` where processes die whenever they do this."""
         if self._closed:
             raise RuntimeError("the workers have been shut down")
         outer: Future[_T] = Future()
@@ -95,18 +94,16 @@ class Workers(Executor):
             outer.set_exception(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`; without `wait` the processes are stopped in the middle of what they do."""
+        """Do as `Executor.shutdown`; without `wait` the processes are stopped in the middle of what they do."""
         with self._lock:
             self._closed = True
-            processes = list((self._pool._processes or {}).values())
         if not wait:
-            for process in processes:
-                process.terminate()
+            stop_workers(self._pool)
         self._pool.shutdown(wait=True, cancel_futures=cancel_futures)
 
 
 def _cancel(future: "Future[Any]") -> None:
-    """And tell those who wait for it."""
+    """Cancel a future, and tell those who wait for it."""
     future.cancel()
     future.set_running_or_notify_cancel()
 
@@ -115,16 +112,3 @@ def _cancel_too(inner: "weakref.ref[Future[Any]]", outer: "Future[Any]") -> None
     found = inner()
     if outer.cancelled() and found is not None:
         found.cancel()
-
-
-def _start_worker() -> None:
-    """In a new process: Ctrl-C is the parent's business, and without it there is nothing to work for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

@@ -2,7 +2,7 @@
 
 from qtool.feeds.batching import Batch, Feeds
 from qtool.feeds.formats.functions import load_function
-from qtool.feeds.open import Data, open_feeds
+from qtool.feeds.open import Data, open_feeds, open_for_model, open_source
 from qtool.feeds.preprocess import PRESETS, Preprocess, load_preprocess
 from qtool.feeds.reading import ReadOptions
 
@@ -16,4 +16,6 @@ __all__ = [
     "load_function",
     "load_preprocess",
     "open_feeds",
+    "open_for_model",
+    "open_source",
 ]

@@ -1,4 +1,4 @@
-"""Batches of samples, and how what a source reads at once becomes them."""
+"""Batches of samples, and how what a format reads at once becomes them."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,11 +9,12 @@ import numpy as np
 from qtool.core.errors import DataError
 from qtool.core.records.parts import Shard
 from qtool.core.state import State
+from qtool.feeds.source import NOWHERE, Source
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The arrays of one run of the model.
+    """The arrays that the model takes at once.
 
     `inputs` maps input name to a C-contiguous array of the input's type. `labels` maps name to an array whose
     first axis counts samples. `start` is the index of the first sample in the data set and `size` the number
@@ -29,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a source reads at once.
+    """What a format reads at once.
 
     `divisible` says that the first axis of every array (rank 0 apart) counts samples, so that the chunk may
     be cut and joined; otherwise it is one run of the model as it stands. `origin` is the file, or None where
@@ -74,49 +75,76 @@ class Batching:
     limit: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How the chunks of a data set are read, and into which batches they go; each format has a function that makes one.
+
+    name: what to call the data in messages. read: begins with the first chunk whenever it is called. available: the
+    number of samples in the data, or None where only reading everything would tell.
+
+    Raises:
+        DataError: the samples do not fill the batches that the model fixes.
+    """
+
+    name: str
+    read: Callable[[], Iterator[Chunk | Deferred]]
+    available: int | None
+    batching: Batching
+
+    def __post_init__(self) -> None:
+        samples, size = self.samples, self.batching.size
+        if self.batching.exact and samples is not None and samples % size:
+            raise _leftover(self.name, samples, size)
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples the batches hold together, or None where that is not known."""
+        if self.available is None or self.batching.limit is None:
+            return self.available
+        return min(self.available, self.batching.limit)
+
+
+@dataclass(frozen=True, slots=True)
 class Feeds:
     """A data set as batches; every iteration streams it from the start.
 
     Attributes:
-        name: what to call the data in messages.
-        samples: the number of samples, or None where only reading everything would tell.
+        reader: where the samples come from.
         states: what is fed back; where there are any, every batch is one sequence (`qtool.feeds.formats.sequences`).
         finish: what is done to every batch before it is handed out, or None.
+        source: how another process opens the same data; `NOWHERE` for what was made in this one.
 
     Raises:
         DataError: while iterating, when the data cannot be fed to the model.
     """
 
-    def __init__(
-        self,
-        name: str,
-        read: Callable[[], Iterator[Chunk | Deferred]],
-        *,
-        available: int | None,
-        batching: Batching,
-    ) -> None:
-        self.name = name
-        self._read = read
-        self._batching = batching
-        self.states: tuple[State, ...] = ()
-        self.finish: Callable[[Batch], Batch] | None = None
-        self.samples = available
-        if available is not None and batching.limit is not None:
-            self.samples = min(available, batching.limit)
-        if batching.exact and self.samples is not None and self.samples % batching.size:
-            raise _leftover(name, self.samples, batching.size)
+    reader: Reader
+    states: tuple[State, ...] = ()
+    finish: Callable[[Batch], Batch] | None = None
+    source: Source = NOWHERE
+
+    @property
+    def name(self) -> str:
+        """What to call the data in messages."""
+        return self.reader.name
+
+    @property
+    def samples(self) -> int | None:
+        """The number of samples, or None where only reading everything would tell."""
+        return self.reader.samples
 
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
     def batches(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Batch]:
-        """The batches whose number, from 0, is wanted; the others are not read where the data allows that.
+        """Yield the batches whose number, from 0, is wanted; the others are not read where the data allows that.
 
         Each is what it is among all of them: with the same samples, `start` and `origin`.
         """
         start = 0
-        chunks = _limited(self._read(), self._batching.limit)
-        for number, group in enumerate(_grouped(self.name, chunks, self._batching)):
+        batching = self.reader.batching
+        chunks = _limited(self.reader.read(), batching.limit)
+        for number, group in enumerate(_grouped(self.name, chunks, batching)):
             size = sum(chunk.size for chunk in group)
             if wanted is None or wanted(number):
                 batch = self._batch(_joined([_read(chunk) for chunk in group]), start)
@@ -130,7 +158,7 @@ class Feeds:
             raise DataError(f"{self.name}: holds no samples; give at least one")
 
     def part(self, shard: Shard, first: int, stop: int | None = None) -> Iterator[Batch]:
-        """The batches `first` to before `stop` (None: the end) of the shard; no others are read."""
+        """Yield the batches `first` to before `stop` (None: the end) of the shard; no others are read."""
 
         def wanted(number: int) -> bool:
             within, turn = divmod(number, shard.count)
@@ -149,15 +177,13 @@ class Feeds:
 
 
 def given_feeds(name: str, batches: Sequence[Batch], states: tuple[State, ...]) -> Feeds:
-    """Batches that were made elsewhere, as they are."""
+    """Make feeds of batches that were made elsewhere, as they are."""
 
     def read() -> Iterator[Chunk]:
         for batch in batches:
             yield Chunk(batch.inputs, batch.labels, batch.size, batch.origin, divisible=False)
 
-    feeds = Feeds(name, read, available=sum(batch.size for batch in batches), batching=Batching())
-    feeds.states = states
-    return feeds
+    return Feeds(Reader(name, read, sum(batch.size for batch in batches), Batching()), states)
 
 
 def _read(chunk: Chunk | Deferred) -> Chunk:
@@ -165,7 +191,7 @@ def _read(chunk: Chunk | Deferred) -> Chunk:
 
 
 def span(start: int, size: int) -> str:
-    """The words for `size` samples from index `start` on."""
+    """Return the words for `size` samples from index `start` on."""
     return f"sample {start}" if size == 1 else f"samples {start} to {start + size - 1}"
 
 
@@ -179,7 +205,7 @@ def _leftover(name: str, found: int, size: int) -> DataError:
 
 
 def _limited(chunks: Iterator[Chunk | Deferred], limit: int | None) -> Iterator[Chunk | Deferred]:
-    """The first `limit` samples; an indivisible chunk that reaches over the limit stays whole."""
+    """Yield the first `limit` samples; an indivisible chunk that reaches over the limit stays whole."""
     taken = 0
     for chunk in chunks:
         kept = chunk
@@ -192,7 +218,7 @@ def _limited(chunks: Iterator[Chunk | Deferred], limit: int | None) -> Iterator[
 
 
 def _grouped(name: str, chunks: Iterator[Chunk | Deferred], batching: Batching) -> Iterator[list[Chunk | Deferred]]:
-    """What makes up each batch."""
+    """Yield what makes up each batch."""
     pending: list[Chunk | Deferred] = []
     done = held = 0
     for coming in chunks:
@@ -256,7 +282,7 @@ def _cut(chunk: Chunk, first: int, stop: int) -> Chunk:
 
 
 def _key(chunk: Chunk | Deferred) -> Hashable:
-    """Equal for chunks that may be joined."""
+    """Return what is equal for chunks that may be joined."""
     if isinstance(chunk, Deferred):
         return chunk.divisible, chunk.shape
     inputs = tuple((n, a.shape[1:] if a.ndim else a.tobytes()) for n, a in sorted(chunk.inputs.items()))

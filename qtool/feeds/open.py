@@ -1,4 +1,4 @@
-"""DATA in all its forms -> `Feeds`."""
+"""DATA of every kind -> `Feeds`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from typing import Any, Unpack
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError
-from qtool.core.state import State, check_states
+from qtool.core.state import check_states
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Feeds
+from qtool.feeds.batching import Feeds, Reader
 from qtool.feeds.checks import quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.formats.folders import ARRAY_SUFFIXES, onnx_sets_of, open_array_folder, open_test_sets
@@ -22,8 +22,11 @@ from qtool.feeds.formats.sequences import SequenceFitter, open_sequence_table
 from qtool.feeds.formats.tables import open_table
 from qtool.feeds.matching import state_remedy
 from qtool.feeds.reading import Reading, ReadOptions
+from qtool.feeds.source import Source
 from qtool.feeds.texts import TextEncoder
 from qtool.feeds.trimming import Trim
+from qtool.graph import edit
+from qtool.graph.edit import Model
 
 Record = Mapping[str, Any]
 JSONL = ".jsonl"
@@ -60,44 +63,71 @@ def open_feeds(
     for option, number in (("samples", samples), ("batch size", batch_size)):
         if number is not None and number < 1:
             raise UsageError(f"{option} is {number}; give at least 1")
-    reading = Reading.of(options)
-    if reading.states:
-        return _open_sequences(data, inputs, outputs, reading.states, batch_size, samples)
-    encoder = None
-    if reading.tokenizer is not None:
-        if not (isinstance(data, str | Path) and Path(data).suffix.lower() == JSONL):
-            raise UsageError(f"--tokenizer {reading.tokenizer}: is for text in a {JSONL} file, which the data is not")
-        encoder = TextEncoder(reading.tokenizer, inputs, reading.max_length)
-    trim = None if reading.trim is None else Trim.of(reading.trim, inputs)
-    feeds = _open(data, Fitter(inputs, reading.preprocess, encoder, outputs), batch_size, samples)
-    feeds.finish = trim
-    return feeds
+    return _opened(data, inputs, outputs, samples, batch_size, Reading.of(options))
 
 
-def _open_sequences(
+def open_for_model(
+    model: Model, data: Data, *, samples: int | None = None, batch_size: int = 1, **options: Unpack[ReadOptions]
+) -> Feeds:
+    """Open data as batches for a model's graph: `open_feeds` with its inputs and outputs."""
+    inputs, outputs = edit.input_specs(model), edit.output_specs(model)
+    return open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **options)
+
+
+def open_source(source: Source, inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> Feeds | None:
+    """Open data again, in this or another process, as it was opened first.
+
+    None where this process does not find it, or finds another number of samples; and for functions, see
+    `Source.by_path`.
+    """
+    if source.data is None or not source.by_path:
+        return None
+    try:
+        feeds = _opened(source.data, inputs, outputs, source.samples, source.batch_size, source.reading)
+    except DataError:
+        return None
+    return feeds if feeds.samples == source.available else None
+
+
+def _opened(
     data: Data,
     inputs: Sequence[InputSpec],
     outputs: Sequence[InputSpec],
-    states: tuple[State, ...],
-    batch_size: int,
     samples: int | None,
+    batch_size: int,
+    reading: Reading,
 ) -> Feeds:
-    check_states(states, inputs, outputs)
-    if batch_size != 1:
-        raise UsageError(f"--batch-size {batch_size}: with --state one sequence runs at a time; leave it out")
-    feeds = _open(data, SequenceFitter(inputs, outputs, states), batch_size, samples)
-    feeds.states = states
-    return feeds
+    fitter: Fitter
+    trim = None
+    if reading.states:
+        check_states(reading.states, inputs, outputs)
+        if batch_size != 1:
+            raise UsageError(f"--batch-size {batch_size}: with --state one sequence runs at a time; leave it out")
+        fitter = SequenceFitter(inputs, outputs, reading.states)
+    else:
+        encoder = _encoder(data, inputs, reading)
+        trim = None if reading.trim is None else Trim.of(reading.trim, inputs)
+        fitter = Fitter(inputs, reading.preprocess, encoder, outputs)
+    reader = _reader(data, fitter, batch_size, samples)
+    return Feeds(reader, reading.states, trim, Source.of(data, samples, batch_size, reading, reader.samples))
 
 
-def _open(data: Data, fitter: Fitter, batch_size: int, samples: int | None) -> Feeds:
+def _encoder(data: Data, inputs: Sequence[InputSpec], reading: Reading) -> TextEncoder | None:
+    if reading.tokenizer is None:
+        return None
+    if not (isinstance(data, str | Path) and Path(data).suffix.lower() == JSONL):
+        raise UsageError(f"--tokenizer {reading.tokenizer}: is for text in a {JSONL} file, which the data is not")
+    return TextEncoder(reading.tokenizer, inputs, reading.max_length)
+
+
+def _reader(data: Data, fitter: Fitter, batch_size: int, samples: int | None) -> Reader:
     if isinstance(data, str | Path):
-        return _open_named(str(data), fitter, batch_size, samples)
+        return _named_reader(str(data), fitter, batch_size, samples)
     if isinstance(data, np.ndarray):
-        return _open_table(ArrayTable("the array", {"array": data}), fitter, batch_size, samples)
+        return _table_reader(ArrayTable("the array", {"array": data}), fitter, batch_size, samples)
     if isinstance(data, Mapping):
         arrays = {str(name): np.asarray(array) for name, array in data.items()}
-        return _open_table(ArrayTable("the arrays", arrays), fitter, batch_size, samples)
+        return _table_reader(ArrayTable("the arrays", arrays), fitter, batch_size, samples)
     if isinstance(data, Iterator):
         raise DataError(
             f"the data is a {type(data).__name__}, which can be read only once; pass the function that "
@@ -111,20 +141,20 @@ def _open(data: Data, fitter: Fitter, batch_size: int, samples: int | None) -> F
     raise DataError(f"the data is a {type(data).__name__}; give a path, arrays by name, dictionaries, or a function")
 
 
-def _open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def _table_reader(table: Table, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     if isinstance(fitter, SequenceFitter):
         return open_sequence_table(table, fitter, limit)
     return open_table(table, fitter, batch_size, limit)
 
 
-def _open_named(text: str, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def _named_reader(text: str, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     path = Path(text)
     try:
         exists = path.exists()
     except OSError as error:
         raise DataError(f"{text[:100]}: cannot be read ({error.strerror}); check the path") from error
     if path.is_dir():
-        return _open_folder(path, fitter, batch_size, limit)
+        return _folder_reader(path, fitter, batch_size, limit)
     if not exists:
         if is_function_spec(text):
             return open_function(text, load_function(text), fitter, batch_size, limit)
@@ -134,7 +164,7 @@ def _open_named(text: str, fitter: Fitter, batch_size: int, limit: int | None) -
         )
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return _open_table(NpzTable(path), fitter, batch_size, limit)
+        return _table_reader(NpzTable(path), fitter, batch_size, limit)
     if suffix == JSONL:
         return open_jsonl(path, fitter, batch_size, limit)
     if suffix == ".npy":
@@ -144,7 +174,7 @@ def _open_named(text: str, fitter: Fitter, batch_size: int, limit: int | None) -
                 f"{text}: holds one array, but the model has the inputs {names}; use a .npz file with these names"
                 f"{state_remedy(fitter.inputs, fitter.outputs)}"
             )
-        return _open_table(NpyTable(path, fitter.inputs[0].name), fitter, batch_size, limit)
+        return _table_reader(NpyTable(path, fitter.inputs[0].name), fitter, batch_size, limit)
     if suffix == ".py":
         raise DataError(f"{text}: is Python; name the function that yields the data: {text}:FUNCTION")
     if suffix in IMAGE_SUFFIXES:
@@ -152,7 +182,7 @@ def _open_named(text: str, fitter: Fitter, batch_size: int, limit: int | None) -
     raise DataError(f"{text}: is no data that qtool reads; give a .npz or .jsonl file, a folder, or MODULE:FUNCTION")
 
 
-def _open_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def _folder_reader(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     arrays = files_of(folder, ARRAY_SUFFIXES)
     if isinstance(fitter, SequenceFitter) and not arrays:
         raise DataError(f"{folder}: holds no sequences; with --state give .npz or .npy files, one sequence each")

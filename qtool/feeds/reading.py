@@ -30,7 +30,7 @@ class ReadOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The same, checked. Raises `UsageError` where the options contradict each other."""
+    """The options of reading, checked. Raises `UsageError` where they contradict each other."""
 
     preprocess: Preprocess | None = None
     tokenizer: Path | None = None
@@ -53,7 +53,7 @@ class Reading:
 
     @classmethod
     def of(cls, options: ReadOptions) -> "Reading":
-        """The options as they were given. Raises `UsageError`, and `TypeError` for a name that is none of them."""
+        """Check options as they were given. Raises `UsageError`, and `TypeError` for a name that is none of them."""
         given: dict[str, Any] = dict(options)
         for name, read in (("preprocess", load_preprocess), ("tokenizer", Path)):
             if given.get(name) is not None:

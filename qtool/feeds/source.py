@@ -1,23 +1,20 @@
-"""Data by name, so that another process can open it; and digests that tell data sets apart."""
+"""Where data came from: what another process needs to open it too, and digests that tell data sets apart."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.core.errors import DataError
-from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Feeds
-from qtool.feeds.open import Data, open_feeds
-from qtool.feeds.reading import Reading, ReadOptions
+from qtool.feeds.reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What `open_feeds` was given, where it is a path or `MODULE:FUNCTION`; else `data` is None.
+    """How data was opened, as a value that can be sent; `qtool.feeds.open.open_source` opens it again.
 
-    available: the number of samples as it was where the data was opened first.
+    data: a path or `MODULE:FUNCTION`; None for data without a name. samples: how many were asked for, None for all.
+    reading: the options of reading, checked. available: the number of samples that was found.
     """
 
     data: str | None
@@ -27,46 +24,27 @@ class Source:
     available: int | None
 
     @classmethod
-    def of(cls, data: Data, feeds: Feeds, samples: int | None, batch_size: int, reading: ReadOptions) -> "Source":
-        """Of what was opened as `feeds`."""
+    def of(
+        cls, data: object, samples: int | None, batch_size: int, reading: Reading, available: int | None
+    ) -> "Source":
+        """Make the source of `data`, whatever it is; a path in it becomes absolute."""
         name = _absolute(str(data)) if isinstance(data, str | Path) else None
-        return cls(name, samples, batch_size, Reading.of(reading), feeds.samples)
+        return cls(name, samples, batch_size, reading, available)
 
     @property
     def by_path(self) -> bool:
         """Whether other processes may open it too; functions are not run twice, which might not yield the same."""
         return self.data is not None and Path(self.data).exists()
 
-    def open_here(self, inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> Feeds | None:
-        """As it was opened first; None where this process does not find it, or another number of samples."""
-        if self.data is None or not self.by_path:
-            return None
-        try:
-            feeds = open_feeds(
-                self.data,
-                inputs,
-                outputs=outputs,
-                samples=self.samples,
-                batch_size=self.batch_size,
-                preprocess=self.reading.preprocess,
-                tokenizer=self.reading.tokenizer,
-                max_length=self.reading.max_length,
-                trim=self.reading.trim,
-                state=self.reading.states,
-            )
-        except DataError:
-            return None
-        return feeds if feeds.samples == self.available else None
-
     def settings(self) -> str:
-        """A digest of what decides which samples make up which batch, wherever the data lies."""
+        """Return a digest of what decides which samples make up which batch, wherever the data lies."""
         reading = self.reading
         tokenizer = "" if reading.tokenizer is None else hashlib.sha256(reading.tokenizer.read_bytes()).hexdigest()
         parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
         return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
 
     def origin(self, outputs: Iterable[Path] = ()) -> str | None:
-        """A digest of the name, size and time of every file of the data; None where it has no name.
+        """Return a digest of the name, size and time of every file of the data; None where the data has no name.
 
         outputs: files that are none of the data, should they be in its folder.
         """
@@ -84,11 +62,11 @@ class Source:
 
 
 NOWHERE = Source(None, None, 1, Reading(), None)
-"""Of data that has no name."""
+"""The source of data that has no name."""
 
 
 def _absolute(text: str) -> str:
-    """Of a path or `path/file.py:FUNCTION`; `MODULE:FUNCTION` as it is."""
+    """Make a path, or that in `path/file.py:FUNCTION`, absolute; `MODULE:FUNCTION` stays as it is."""
     path, _, function = text.rpartition(":")
     if Path(text).exists():
         return str(Path(text).absolute())
@@ -96,7 +74,7 @@ def _absolute(text: str) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """Hidden ones and links that lead nowhere left out, as readers of folders do."""
+    """List the files at a path; hidden ones and links that lead nowhere are left out, as readers of folders do."""
     if not path.is_dir():
         return [path] if path.is_file() else []
     found = (Path(folder, name) for folder, _, names in os.walk(path) for name in names if not name.startswith("."))

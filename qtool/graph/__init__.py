@@ -1,5 +1,5 @@
 """The only importer of onnx and onnx_ir: load, save, ask, edit."""
 
-from qtool.graph.deferred import import_ir
+from qtool.core.process import import_lazily
 
-import_ir()
+import_lazily("onnx_ir", {"sympy", "onnx_ir._symbolic_shapes"})

@@ -3,10 +3,7 @@
 DataFile: onnx.proto, TensorProto.external_data; the protocol buffers' encoding.
 """
 
-import ctypes
 import mmap
-import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.errors import ModelError
+from qtool.core.process import trim_heap
 from qtool.graph.wire import BYTES, Field, encoded, fields
 
 LARGE = 2**16
@@ -44,7 +42,7 @@ class DataFile:
         _SOURCES.add(self)
 
     def check(self) -> None:
-        """Raises `ModelError` where another file has come into its place, which onnxruntime would read."""
+        """Refuse another file in its place, which onnxruntime would read. Raises `ModelError`."""
         if _stamp(self.file) != self._stamp:
             raise ModelError(f"{self.file}: was changed while it was being read; run this again")
 
@@ -53,17 +51,15 @@ _SOURCES: WeakSet[DataFile] = WeakSet()
 
 
 def let_go() -> None:
-    """Where files are mapped: give memory back to the system before much of it is needed.
+    """Give memory back to the system before much of it is needed, where files are mapped.
 
-    That is what was read of the files, which can be read again, and what the C library keeps of freed memory, which
-    glibc does with arrays of up to 32 MiB.
+    That is what was read of the files, which can be read again, and what the C library keeps of freed memory.
     """
     sources = list(_SOURCES)
     for source in sources if hasattr(mmap, "MADV_DONTNEED") else ():
         source.content.madvise(mmap.MADV_DONTNEED)
-    if sources and sys.platform == "linux":
-        with suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+    if sources:
+        trim_heap()
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
@@ -75,7 +71,7 @@ def _stamp(file: Path) -> tuple[int, ...]:
 
 
 class StoredTensor(ir.Tensor[Any]):
-    """A tensor that is `offset` bytes behind the start of a file; its array is a view of the mapped file."""
+    """A tensor whose bytes begin at `offset` in a file; its array is a view of the mapped file."""
 
     __slots__ = ("offset", "source")
 
@@ -89,7 +85,7 @@ class StoredTensor(ir.Tensor[Any]):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a tensor's bytes lie; the length is None where they reach to the end of the file."""
+    """The place of a tensor's bytes; the length is None where they reach to the end of the file."""
 
     file: Path
     offset: int
@@ -97,27 +93,27 @@ class Span:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The number of bytes."""
         return self.file.stat().st_size - self.offset if self.length is None else self.length
 
 
 def tensors_of(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """All tensors, in attributes and the graphs inside of nodes too."""
+    """List all tensors of a model, those in attributes and in the graphs inside of nodes too."""
     return list(onnx.external_data_helper._get_all_tensors(proto))
 
 
 def external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Those whose bytes lie elsewhere, in the model's own file too."""
+    """List the tensors whose bytes lie elsewhere, be it in the model's own file."""
     return [tensor for tensor in tensors_of(proto) if tensor.data_location == onnx.TensorProto.EXTERNAL]
 
 
 def location(tensor: onnx.TensorProto) -> str:
-    """As the model states it."""
+    """Return where an external tensor's file is, as the model states it; "" where it does not."""
     return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def span(tensor: onnx.TensorProto, model: Path) -> Span:
-    """Where an external tensor of the model at that path lies. Raises `ModelError` where that makes no sense."""
+    """Find the bytes of an external tensor of the model at that path. Raises `ModelError` where it states nonsense."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     try:
         length = int(entries["length"]) if "length" in entries else None
@@ -131,7 +127,7 @@ def span(tensor: onnx.TensorProto, model: Path) -> Span:
 
 
 def set_external(tensor: onnx.TensorProto, where: str, offset: int, length: int) -> None:
-    """Let the tensor say that its bytes lie there."""
+    """Make the tensor external: its bytes lie at `where`, `length` of them from `offset` on."""
     tensor.ClearField("raw_data")
     tensor.ClearField("external_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
@@ -140,14 +136,14 @@ def set_external(tensor: onnx.TensorProto, where: str, offset: int, length: int)
 
 
 def set_raw(tensor: onnx.TensorProto, data: bytes) -> None:
-    """Let the tensor hold its bytes."""
+    """Make the tensor hold its bytes, wherever they were before."""
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
     tensor.raw_data = data
 
 
 def outline(file: Path) -> bytes:
-    """The model in a file, its large initializers external to it, at `ITSELF`; what is no model comes as it is.
+    """Read the model in a file with its large initializers external to it, at `ITSELF`; what is no model, as it is.
 
     Raises:
         OSError: the file cannot be read.

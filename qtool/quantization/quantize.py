@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.compute import Compute
 from qtool.core.errors import DataError, UsageError
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
@@ -11,12 +12,13 @@ from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.plan import Plan, load_plan
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
-from qtool.feeds import Data, ReadOptions
+from qtool.feeds import Data, ReadOptions, open_for_model
 from qtool.feeds.invented import invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
 from qtool.graph.model_files import model_size
-from qtool.pipeline.calibration.run import observed, opened
+from qtool.pipeline.calibration.run import count_prepared
+from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.check import fit_plan
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
@@ -89,6 +91,7 @@ def quantize(
     blind = _blind(form, calibration, data, reading)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give data, or leave it out")
+    compute = Compute(threads, provider, progress=progress)
     find_provider(provider)
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
         raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
@@ -112,8 +115,9 @@ def quantize(
     if data is not None:
         if request.form is not None:
             place(prepared.model, request.target, request.scheme, name=prepared.name)
-        feeds, source = opened(prepared, data, samples, batch_size, reading)
-        prepared, statistics = observed(prepared, steps, feeds, source, threads, provider, None, progress)
+        tensors = find_tensors(prepared)
+        feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+        prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)
     else:
         statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
         if given is None:

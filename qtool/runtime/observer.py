@@ -41,14 +41,14 @@ class Observer:
         self.outputs = self._names = list(self._session.outputs)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs, in the order of `self.outputs`. Raises `DataError`."""
+        """Run once, and return the outputs in the order of `self.outputs`. Raises `DataError`."""
         return self._session.run_list(feeds, self._names)
 
 
 def _without_copies(
     model: Serialized, any_order: Sequence[str], name: str
 ) -> tuple[Session, list[str], list[str]] | None:
-    """The session, the outputs, and what stands for each; None where onnxruntime does not take its own graph back."""
+    """Make the session, its outputs, and what stands for each; None where onnxruntime refuses its own graph."""
     with tempfile.TemporaryDirectory(prefix="qtool-", ignore_cleanup_errors=True) as folder:
         optimized = Path(folder) / "optimized.onnx"
         outputs = _optimized(model, optimized, name)

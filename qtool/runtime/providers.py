@@ -19,8 +19,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from qtool.core.compute import check_provider
 from qtool.core.errors import UsageError
-from qtool.core.records.options import PROVIDERS
 
 _WARNING, _FATAL = 2, 4
 _RECORD_NODES = "session.record_ep_graph_assignment_info"
@@ -89,8 +89,7 @@ def find_provider(name: str = "cpu") -> Provider:
     Raises:
         UsageError: there is no such provider, or this onnxruntime was built without it.
     """
-    if name not in PROVIDERS:
-        raise UsageError(f"unknown provider {name!r}; choose one of {', '.join(PROVIDERS)}")
+    check_provider(name)
     provider = _TABLE[name]
     available = ort.get_available_providers()
     if provider.wanted not in available:

@@ -110,7 +110,7 @@ class Session:
         return dict(zip(self.outputs, self.run_list(feeds, self.outputs), strict=True))
 
     def run_list(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-        """Like `run`, for the outputs `names` alone and in their order."""
+        """Run once, and return only the outputs `names`, in their order. Raises `DataError` as `run` does."""
         try:
             result: list[np.ndarray] = self._session.run(list(names), dict(feeds))
         except Exception as error:
@@ -119,7 +119,7 @@ class Session:
 
 
 def _hand_over(model: Serialized, options: ort.SessionOptions) -> list[ort.OrtValue]:
-    """Where the session finds the weights; what is returned must live as long as the session.
+    """Tell the session where it finds the weights; what is returned must live as long as the session.
 
     Files are mapped into memory by onnxruntime. What is in memory is given as it lies there; `add_initializer` would
     save the copy that onnxruntime then makes, but ignores what an optimisation makes of the tensor.
@@ -145,7 +145,7 @@ def _spec(argument: ort.NodeArg) -> InputSpec:
 
 
 def one_line(error: BaseException) -> str:
-    """An onnxruntime message without its status prefix, its source location and its line breaks."""
+    """Return an onnxruntime message without its status prefix, its source location and its line breaks."""
     failure = device_failure(error)
     if failure is not None:
         return failure

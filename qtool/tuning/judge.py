@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qtool.core.compute import Compute
 from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
 from qtool.core.records.plan import Plan
@@ -70,7 +70,7 @@ class Judge:
     """Judges plans of one float graph on data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
-    states: what is fed back there. provider, executor: where candidates are judged.
+    states: what is fed back there. compute: where and how candidates are judged.
     """
 
     source: Path
@@ -79,10 +79,8 @@ class Judge:
     aim: Aim
     choosing: Records
     folder: Path
-    threads: int
+    compute: Compute
     states: tuple[State, ...] = ()
-    provider: str = "cpu"
-    executor: Executor | None = None
     macs: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -127,9 +125,9 @@ class Judge:
             files,
             records,
             metrics=metrics,
-            threads=self.threads,
-            provider=self.provider,
-            executor=self.executor,
+            threads=self.compute.threads,
+            provider=self.compute.provider,
+            executor=self.compute.executor,
             state=self.states,
         )
 

@@ -1,12 +1,11 @@
 """Layers in the order of what quantising each one alone costs on the choosing data."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from qtool.core.errors import VerificationError
 from qtool.core.progress import Progress
-from qtool.feeds import open_feeds
-from qtool.feeds.source import Source
-from qtool.graph import edit
+from qtool.feeds import open_for_model
 from qtool.tuning.judge import Judge
 from qtool.tuning.sensitivity.analyze import measure_layers
 from qtool.tuning.sensitivity.variants import PlanOf
@@ -24,12 +23,7 @@ def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Se
     Raises:
         UnrankedError: none could be.
     """
-    feeds = open_feeds(
-        judge.choosing,
-        edit.input_specs(judge.model),
-        outputs=edit.output_specs(judge.model),
-        state=judge.states,
-    )
+    feeds = open_for_model(judge.model, judge.choosing, state=judge.states)
     try:
         analysis = measure_layers(
             judge.planner.prepared,
@@ -38,10 +32,7 @@ def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Se
             feeds,
             metric=judge.aim.metric,
             views=("alone",),
-            threads=judge.threads,
-            executor=judge.executor,
-            source=Source.of(judge.choosing, feeds, None, 1, {"state": judge.states}),
-            progress=progress,
+            compute=replace(judge.compute, provider="cpu", progress=progress),
         )
     except VerificationError as error:
         raise UnrankedError(str(error)) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.compute import Compute
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.progress import Progress, silent
@@ -18,10 +19,10 @@ from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.metrics.registry import MetricSpec
-from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
-from qtool.feeds.source import Source
-from qtool.graph import edit, model_io
-from qtool.pipeline.calibration.run import observed
+from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.graph import model_io
+from qtool.pipeline.calibration.run import count_prepared
+from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.verify.original import Original
@@ -84,6 +85,7 @@ def tune(
         UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
     """
     deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
+    compute = Compute(threads, provider, executor, progress)
     runs_on = _measurable(target, provider)
     model_io.check_output(output, model)
     wanted = scheme or Scheme()
@@ -92,9 +94,7 @@ def tune(
     place(prepared.model, runs_on, wanted, name=prepared.name)
     parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
-        starts = _Starts(
-            Path(model), prepared, runs_on, wanted, aim, parts, Path(folder), threads, provider, executor, progress
-        )
+        starts = _Starts(Path(model), prepared, runs_on, wanted, aim, parts, Path(folder), compute)
         search = Search(starts.attempts(), Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(calibrators)
         evaluation = evaluate(
@@ -126,27 +126,22 @@ def tune(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The data by what it is for: `feeds`, as opened from `source`, calibrate; words: who does what."""
+    """The data by what it is for: `feeds` calibrate; words: who does what."""
 
     feeds: Feeds
-    source: Source
     choosing: Records
     reporting: Records
     words: str
 
 
 def _split(prepared: Prepared, data: Data, eval_data: Data | None, samples: int | None, reading: ReadOptions) -> _Parts:
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, **reading)
+    feeds = open_for_model(prepared.model, data, samples=samples, **reading)
     if eval_data is not None:
-        other = open_feeds(eval_data, inputs, outputs=outputs, samples=samples, **reading)
-        choosing, reporting, words = evaluation_subsets(feeds, other)
-        return _Parts(feeds, Source.of(data, feeds, samples, 1, reading), choosing, reporting, words)
+        other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
+        return _Parts(feeds, *evaluation_subsets(feeds, other))
     calibrating, choosing, reporting = subsets(feeds, 4, (0, 1), (2,), (3,))
     words = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
-    feeds = open_feeds(calibrating, inputs, outputs=outputs, state=feeds.states)
-    source = Source.of(calibrating, feeds, None, 1, {"state": feeds.states})
-    return _Parts(feeds, source, choosing, reporting, words)
+    return _Parts(open_for_model(prepared.model, calibrating, state=feeds.states), choosing, reporting, words)
 
 
 @dataclass(slots=True)
@@ -163,10 +158,7 @@ class _Starts:
     aim: Aim
     parts: _Parts
     folder: Path
-    threads: int
-    provider: str
-    executor: Executor | None
-    progress: Progress
+    compute: Compute
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
 
     def attempts(self) -> list[Attempt]:
@@ -227,10 +219,8 @@ class _Starts:
 
     def _calibrated(self, *steps: str) -> FloatGraph | None:
         if steps not in self.known:
-            feeds, source = self.parts.feeds, self.parts.source
-            prepared, statistics = observed(
-                self.prepared, steps, feeds, source, self.threads, self.provider, self.executor, self.progress
-            )
+            tensors = find_tensors(self.prepared)
+            prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, tensors, self.compute)
             original = Original(self.model, prepared.widened, statistics.examples)
             soften = self.target.on_cpu and not steps
             self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
@@ -244,10 +234,8 @@ class _Starts:
             self.aim,
             self.parts.choosing,
             self.folder,
-            self.threads,
+            self.compute,
             self.parts.feeds.states,
-            self.provider,
-            self.executor,
         )
 
 

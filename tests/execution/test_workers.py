@@ -390,11 +390,11 @@ def test_labels_that_were_corrected(labelled, workers):
 
 
 def test_large_samples_travel_a_few_at_a_time(folder, workers, monkeypatch):
-    from qtool.pipeline.calibration import run as passes
+    from qtool.pipeline.calibration import run as module
 
     sizes = []
-    monkeypatch.setattr(passes, "_ROOM", 2 * SAMPLES[0].nbytes)
-    monkeypatch.setattr(passes, "run", lambda _e, function, works, _s: recorded(function, works, sizes))
+    monkeypatch.setattr(module, "_ROOM", 2 * SAMPLES[0].nbytes)
+    monkeypatch.setattr(module, "run", lambda _e, function, works, _s: recorded(function, works, sizes))
     qtool.calibrate("m.onnx", {"x": SAMPLES}, "new.calib", executor=workers)
     assert sizes == [2] * 6
     assert (folder / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()

@@ -17,9 +17,9 @@ from click.testing import CliRunner
 
 import qtool
 from qtool.cli import app
+from qtool.core.compute import PROVIDERS
 from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.records.options import PROVIDERS
 from qtool.graph import model_io
 from qtool.graph.quantizers import has_quantizers
 from qtool.report.evaluation import evaluation_markdown, evaluation_text

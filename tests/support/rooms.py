@@ -36,7 +36,9 @@ def _room(holds: str, imports: str = "", outside: str = "numpy") -> Room:
 _CORE = "core core.numerics core.records"
 _BELOW = f"{_CORE} graph targets runtime"
 ROOMS = {
-    "core": _room("errors, files, progress, state, the signature of a model, work on several cores"),
+    "core": _room(
+        "errors, files, progress, state, the signature of a model, how a call computes, several cores, the process"
+    ),
     "core.numerics": _room("arithmetic over arrays: grids, weights, histograms, calibrators, SQNR", "core"),
     "core.records": _room(
         "frozen values that serialise: options, placement, plan, statistics, results", "core core.numerics"

@@ -5,10 +5,12 @@ import pytest
 
 import qtool
 from bench.zoo_models import zoo_folder
+from qtool.core.compute import Compute
 from qtool.core.records.parts import Shard
-from qtool.feeds import open_feeds
-from qtool.graph import edit, model_io
+from qtool.feeds import open_for_model
+from qtool.graph import model_io
 from qtool.pipeline.calibration.collector import Collector
+from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import prepare
 
 ZOO = zoo_folder()
@@ -49,13 +51,12 @@ def test_float_has_the_score_of_the_zoo_and_int8_nearly(audio, tmp_path):
     assert result.verification.integer_layers > 0
 
 
-def observed(model, data, threads):
+def collected(model, data, threads):
     """Statistics of the state over the first two streams."""
     prepared = prepare(model_io.load(model))
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=2, state=STATE)
-    collector = Collector(prepared.model, ["stateN"], (), feeds.states, "m", "d")
-    return collector.observe(feeds, Shard(), 0, threads=threads)
+    feeds = open_for_model(prepared.model, data, samples=2, state=STATE)
+    tensors = CalibratedTensors(("stateN",), ())
+    return Collector(prepared, tensors, feeds.states, Compute(threads)).collect(feeds, Shard(), 0)
 
 
 def test_the_file_with_branches(audio):
@@ -65,10 +66,10 @@ def test_the_file_with_branches(audio):
     rate = {"sr": np.int64(16000)}
     evaluation = qtool.evaluate(model, [model], {"input": x[1:], "labels": labels[1:]} | rate, state=STATE)
     assert round(evaluation.float_model.score("token_accuracy").value, 4) == 0.9312
-    one, two = (observed(model, {"input": x} | rate, threads).tensors["stateN"] for threads in (1, 2))
+    one, two = (collected(model, {"input": x} | rate, threads).tensors["stateN"] for threads in (1, 2))
     assert one.count == 2 * 1250 * 256
     np.testing.assert_array_equal(one.counts, two.counts)
-    flat = observed(ZOO / "silero_vad" / "model.onnx", {"input": x}, 1)
+    flat = collected(ZOO / "silero_vad" / "model.onnx", {"input": x}, 1)
     expected = flat.tensors["stateN"]
     assert (one.minimum, one.maximum) == pytest.approx((expected.minimum, expected.maximum), rel=1e-3)
     assert all(np.abs(example["state"]).max() > 0 for example in flat.examples)

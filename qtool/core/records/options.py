@@ -11,8 +11,6 @@ FORMS = ("static", "dynamic", "weight-only")
 Form = Literal["static", "dynamic", "weight-only"]
 Correction = Literal["auto", "on", "off"]
 CORRECTIONS: tuple[Correction, ...] = ("auto", "on", "off")
-PROVIDERS = ("cpu", "cuda", "tensorrt")
-"""Where onnxruntime runs models; `qtool.runtime.providers` says what each asks for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Batching, Chunk, Deferred, Feeds
+from qtool.feeds.batching import Batching, Chunk, Deferred, Reader
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.formats.listing import files_of, natural_key, read_labels, subfolders_of
@@ -22,7 +22,7 @@ _TEST_SET = re.compile(r"test_data_set_\d+")
 _TEST_INPUT = re.compile(r"input_(\d+)\.pb")
 
 
-def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     """The batches of a folder of `.npy` and `.npz` files, one sample or one batch each, in natural order.
 
     A labels.csv (columns file, label) gives the order and the labels. The headers of all files are read at
@@ -57,7 +57,9 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
             start += size
 
     batching = fitter.batching(batch_size, limit)
-    return Feeds(str(folder), read, available=available, batching=replace(batching, exact=batching.exact and divisible))
+    return Reader(
+        str(folder), read, available=available, batching=replace(batching, exact=batching.exact and divisible)
+    )
 
 
 def _file_table(path: Path, fitter: Fitter) -> Table:
@@ -84,7 +86,7 @@ def onnx_sets_of(folder: Path) -> list[Path]:
     return sorted((path for path in subfolders_of(folder) if _TEST_SET.fullmatch(path.name)), key=natural_key)
 
 
-def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | None) -> Feeds:
+def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | None) -> Reader:
     """The batches of ONNX test sets: `input_K.pb` is the model's K-th input, each set one batch.
 
     The expected outputs beside them are not read. Source: onnx/backend/test/runner, `test_data_set_N`.
@@ -108,7 +110,7 @@ def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | 
             yield chunk
             start += chunk.size
 
-    return Feeds(str(folder), read, available=None, batching=Batching(limit=limit))
+    return Reader(str(folder), read, available=None, batching=Batching(limit=limit))
 
 
 def _check_test_set(path: Path, inputs: list[InputSpec]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.feeds.batching import Chunk, Feeds
+from qtool.feeds.batching import Chunk, Reader
 from qtool.feeds.checks import closest
 from qtool.feeds.fitting import Fitter
 
@@ -88,7 +88,7 @@ def _search(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     """The batches of a function without parameters that yields dictionaries name -> array.
 
     A dictionary is one sample or one batch. Every iteration calls the function anew. Its arrays are copied,
@@ -101,12 +101,12 @@ def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_
     def read() -> Iterator[Chunk]:
         return _fitted(name, _yielded(name, function), fitter, copy=True)
 
-    return Feeds(name, read, available=None, batching=fitter.batching(batch_size, limit))
+    return Reader(name, read, available=None, batching=fitter.batching(batch_size, limit))
 
 
 def open_records(
     name: str, records: Iterable[Mapping[str, Any]], fitter: Fitter, batch_size: int, limit: int | None
-) -> Feeds:
+) -> Reader:
     """The batches of dictionaries name -> array, one sample or batch each.
 
     Raises:
@@ -122,7 +122,7 @@ def open_records(
     def read() -> Iterator[Chunk]:
         return _fitted(name, iter(records), fitter, copy=False)
 
-    return Feeds(name, read, available=available, batching=batching)
+    return Reader(name, read, available=available, batching=batching)
 
 
 def _fitted(name: str, records: Iterator[Any], fitter: Fitter, *, copy: bool) -> Iterator[Chunk]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from qtool.core.errors import DataError
-from qtool.feeds.batching import Chunk, Deferred, Feeds
+from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.formats.listing import files_of, read_labels, subfolders_of
@@ -18,7 +18,7 @@ from qtool.feeds.preprocess import Preprocess
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     """The batches of a folder of pictures, read as 8-bit RGB.
 
     A labels.csv (columns file, label) names the pictures, their order and their labels. Otherwise every
@@ -47,7 +47,7 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
         for path, label in pictures:
             yield Deferred(1, True, functools.partial(load, path, label), shape=pixels.size)
 
-    return Feeds(str(folder), read, available=len(pictures), batching=fitter.batching(batch_size, limit))
+    return Reader(str(folder), read, available=len(pictures), batching=fitter.batching(batch_size, limit))
 
 
 def _pixels(folder: Path, fitter: Fitter) -> Pixels:

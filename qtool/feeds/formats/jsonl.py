@@ -11,7 +11,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Chunk, Deferred, Feeds
+from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import closest, quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.matching import LABELS
@@ -22,7 +22,7 @@ _LABEL_KEYS = ("label", LABELS)
 _TEXT, _PAIR = "text", "text_pair"
 
 
-def open_jsonl(path: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def open_jsonl(path: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     """The batches of a file with one sample a line, never whole in memory; empty lines are left out.
 
     A line is an object: the model's inputs by name, as nested lists of numbers without the batch axis, and `label` or
@@ -36,7 +36,7 @@ def open_jsonl(path: Path, fitter: Fitter, batch_size: int, limit: int | None) -
         first.read()
         break
     available = sum(1 for _ in islice(_numbered(path), limit))
-    return Feeds(str(path), lines.chunks, available=available, batching=fitter.batching(batch_size, limit))
+    return Reader(str(path), lines.chunks, available=available, batching=fitter.batching(batch_size, limit))
 
 
 class _Lines:

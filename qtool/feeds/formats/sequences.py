@@ -12,7 +12,7 @@ import numpy as np
 from qtool.core.errors import DataError
 from qtool.core.state import Arrays, State, rollout, sequence_length
 from qtool.core.tensorspec import InputSpec, describe
-from qtool.feeds.batching import Batching, Chunk, Feeds
+from qtool.feeds.batching import Batching, Chunk, Feeds, Reader
 from qtool.feeds.checks import Described, check_dtype, check_shape, fits_dimensions, to_input
 from qtool.feeds.fitting import Arrangement, Fitter, check_label
 from qtool.feeds.formats.npz import Table
@@ -140,7 +140,7 @@ def _misshapen(
     )
 
 
-def open_sequence_table(table: Table, fitter: SequenceFitter, limit: int | None) -> Feeds:
+def open_sequence_table(table: Table, fitter: SequenceFitter, limit: int | None) -> Reader:
     """The sequences of arrays whose first axis counts sequences, and whose second counts steps.
 
     A single number feeds an input without axes in all sequences; beside the inputs it is left out.
@@ -164,7 +164,7 @@ def open_sequence_table(table: Table, fitter: SequenceFitter, limit: int | None)
                 arrays = {name: np.asarray(rows[name].read(1)[0]) for name in stacked}
                 yield fitter.fit(table.name, numbers | arrays, index, None)
 
-    return Feeds(table.name, read, available=available, batching=Batching(limit=limit))
+    return Reader(table.name, read, available=available, batching=Batching(limit=limit))
 
 
 def unrolled(feeds: Feeds, run: Callable[[Mapping[str, np.ndarray]], Arrays]) -> Feeds:
@@ -183,4 +183,4 @@ def unrolled(feeds: Feeds, run: Callable[[Mapping[str, np.ndarray]], Arrays]) ->
                 }
                 yield Chunk(inputs, labels, 1, f"{batch.origin}, step {step}", divisible=False)
 
-    return Feeds(feeds.name, read, available=None, batching=Batching())
+    return Feeds(Reader(feeds.name, read, available=None, batching=Batching()))

@@ -9,7 +9,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Batching, Chunk, Deferred, Feeds
+from qtool.feeds.batching import Batching, Chunk, Deferred, Reader
 from qtool.feeds.checks import check_dtype, check_shape, fits_dimensions, shape_error
 from qtool.feeds.fitting import Fitter, check_label
 from qtool.feeds.formats.npz import Rows, Table
@@ -23,7 +23,7 @@ class _Form(Enum):
     CONSTANT = "the same number in every batch"
 
 
-def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
+def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     """The batches of arrays whose first axis counts samples.
 
     An array with the input's rank r is sliced `[i:i+B]`. An array of rank r+1 holds a whole input at every
@@ -40,7 +40,7 @@ def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None)
     def read() -> Iterator[Deferred]:
         return streamed.chunks(wanted, batching.size)
 
-    return Feeds(table.name, read, available=streamed.available, batching=batching)
+    return Reader(table.name, read, available=streamed.available, batching=batching)
 
 
 def equal_counts(where: str, counts: Mapping[str, int]) -> int:

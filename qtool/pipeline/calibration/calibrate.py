@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.compute import Compute
 from qtool.core.errors import UsageError
 from qtool.core.files import check_writable, remove_unfinished
 from qtool.core.progress import Progress, silent
@@ -13,12 +14,13 @@ from qtool.core.records.merging import merge as merged
 from qtool.core.records.parts import Shard
 from qtool.core.records.results import Calibrated
 from qtool.core.records.statistics import load_statistics
-from qtool.feeds import Data, ReadOptions
+from qtool.feeds import Data, ReadOptions, open_for_model
 from qtool.graph import model_io
 from qtool.pipeline.calibration.checkpoint import Checkpoint
-from qtool.pipeline.calibration.run import Pass, opened
+from qtool.pipeline.calibration.run import CalibrationRun, with_steps
+from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.prepare import prepare
-from qtool.pipeline.recovery.steps import apply, chosen_steps, decide
+from qtool.pipeline.recovery.steps import chosen_steps
 from qtool.runtime.providers import find_provider
 
 PathLike = str | Path
@@ -75,6 +77,7 @@ def calibrate(
     """
     if output is not None:
         model_io.check_output(output, model)
+    compute = Compute(threads, provider, executor, progress)
     find_provider(provider)
     part_of_data = Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
@@ -83,15 +86,15 @@ def calibrate(
     if not checkpoint >= 0:
         raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
     prepared = prepare(model_io.load(model))
-    feeds, source = opened(prepared, data, samples, batch_size, reading)
-    if steps:
-        prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
+    tensors = find_tensors(prepared)
+    feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+    prepared = with_steps(prepared, steps, feeds, compute)
     kept = None
     if output is not None:
-        origin = source.origin((Path(output), checkpoint_path(output)))
+        origin = feeds.source.origin((Path(output), checkpoint_path(output)))
         if origin is not None:
             kept = Checkpoint(checkpoint_path(output), checkpoint, origin)
-    counting = Pass(prepared, feeds, source, part_of_data, threads, provider, executor, kept, progress)
+    counting = CalibrationRun(prepared, feeds, tensors, compute, part_of_data, kept)
     statistics = counting.count()
     size = 0
     if output is not None:
@@ -129,5 +132,5 @@ def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
 
 
 def checkpoint_path(output: PathLike) -> Path:
-    """Where an unfinished calibration is kept."""
+    """Return where an unfinished calibration is kept, for the path of the calibration file."""
     return Path(f"{output}.checkpoint")

@@ -1,4 +1,4 @@
-"""What an interrupted calibration goes on from."""
+"""Unfinished calibrations on disk, which an interrupted command goes on from."""
 
 import time
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Checkpoint:
     _last: float = field(default_factory=time.monotonic)
 
     def load(self, digest: str, recipe: Recipe, shard: Shard, settings: str) -> Statistics | None:
-        """What an earlier run left, or None.
+        """Read what an earlier run left, or None.
 
         Raises:
             CalibrationError: it is of another calibration, or damaged.
@@ -44,15 +44,15 @@ class Checkpoint:
 
     @property
     def due(self) -> float:
-        """When it is to be written again, in time.monotonic."""
+        """The time at which it is to be written again, in time.monotonic."""
         return self._last + self.interval
 
     def save(self, total: Sum) -> None:
-        """Raises `OutputError`."""
+        """Write what has been counted so far. Raises `OutputError`."""
         total.statistics(complete=False, origin=self.origin).save(self.path)
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Nothing is left to go on from."""
+        """Remove the file, and what was left of it while it was written."""
         self.path.unlink(missing_ok=True)
         remove_unfinished(self.path)

@@ -1,4 +1,4 @@
-"""Runs the float graph over batches and counts every observed tensor.
+"""Runs the float graph over batches and counts the values of the tensors that are calibrated.
 
 Threads are worker threads that each run whole batches, or whole sequences where the model has state, in a session of
 one thread. Counts are integers and addition is associative, so the statistics are the same bytes at any number of
@@ -19,21 +19,21 @@ from qtool.core.numerics.histogram import ChannelRange, Histogram, NotFiniteErro
 from qtool.core.records.examples import Runs, candidates
 from qtool.core.state import State, rollout, sequence_length
 from qtool.feeds.batching import Batch
-from qtool.pipeline.calibration.explain import NotFiniteDataError, Run
+from qtool.pipeline.calibration.explain import ModelRun, NotFiniteDataError
 from qtool.runtime.observer import Observer
 
 
-def run_all(observer: "Counter", batches: Iterable[Batch], threads: int) -> Iterator[tuple[Batch, Runs]]:
-    """Yield each batch once it has been observed, in order, with the runs of it that may be examples."""
+def count_all(counter: "Counter", batches: Iterable[Batch], threads: int) -> Iterator[tuple[Batch, Runs]]:
+    """Yield each batch once it has been counted, in order, with the inputs of it that may become examples."""
     waiting: deque[tuple[Batch, Future[Runs]]] = deque()
-    beside = threads == 1 and not observer.states
+    beside = threads == 1 and not counter.states
     with ThreadPoolExecutor(threads) as workers, ThreadPoolExecutor(1) as counting:
 
         def submit(batch: Batch) -> Future[Runs]:
             if not beside:
-                return workers.submit(observer.observe, batch)
-            ran = workers.submit(observer.run, batch)
-            return counting.submit(lambda: observer.count(ran.result()))
+                return workers.submit(counter.run_and_count, batch)
+            finished = workers.submit(counter.run, batch)
+            return counting.submit(lambda: counter.count(finished.result()))
 
         try:
             for batch in batches:
@@ -54,15 +54,24 @@ def _finished(waiting: deque[tuple[Batch, Future[Runs]]]) -> tuple[Batch, Runs]:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedRun:
-    """A run, and the arrays of the session's outputs, which counting lets go of one by one."""
+class FinishedRun:
+    """A run of the model, and the arrays of the session's outputs, which counting lets go of one by one."""
 
-    run: Run
+    run: ModelRun
     arrays: list[np.ndarray]
 
 
 class Counter:
-    """Runs batches and counts; may be called from several threads."""
+    """Runs batches and adds their tensors to histograms; may be called from several threads.
+
+    Args:
+        name: what to call the model in messages.
+        session: hands out the tensors.
+        fed: the counted tensors that are inputs of the model.
+        computed: the counted tensors that are outputs of the session.
+        by_channel: those of both whose channels have a range of their own.
+        states: what is fed back from step to step; with any, a batch is a sequence.
+    """
 
     def __init__(
         self,
@@ -83,16 +92,20 @@ class Counter:
         self.channels: dict[str, ChannelRange] = {}
         self.locks = {t: threading.Lock() for t in self.histograms}
 
-    def observe(self, batch: Batch) -> Runs:
-        """Count a batch, or every step of a sequence; returns the runs that may be examples."""
+    def run_and_count(self, batch: Batch) -> Runs:
+        """Run a batch, or every step of a sequence, and count it; returns the inputs that may become examples.
+
+        Raises:
+            DataError: the model cannot run on it, or NaN or Inf is seen.
+        """
         if not self.states:
             return self.count(self.run(batch))
 
         def run(step: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            ran = self._run(Run(inputs, f"{batch.origin}, step {step}"))
+            finished = self._run(ModelRun(inputs, f"{batch.origin}, step {step}"))
             wanted = {state.output for state in self.states}
-            carried = {t: array for t, array in zip(self.session.outputs, ran.arrays, strict=True) if t in wanted}
-            self.count(ran)
+            carried = {t: array for t, array in zip(self.session.outputs, finished.arrays, strict=True) if t in wanted}
+            self.count(finished)
             return carried
 
         steps = sequence_length(self.states, batch.inputs)
@@ -104,13 +117,18 @@ class Counter:
         }
         return tuple(kept[step] for step in wanted)
 
-    def run(self, batch: Batch) -> ObservedRun:
-        """The first half of `observe` for a model without state."""
-        return self._run(Run(batch.inputs, batch.origin))
+    def run(self, batch: Batch) -> FinishedRun:
+        """Run a batch of a model without state; `count` takes what it returns. Raises `DataError`."""
+        return self._run(ModelRun(batch.inputs, batch.origin))
 
-    def count(self, ran: ObservedRun) -> Runs:
-        """The second half."""
-        run, arrays = ran.run, ran.arrays
+    def count(self, finished: FinishedRun) -> Runs:
+        """Add a finished run's tensors to the histograms; return the inputs that may become examples.
+
+        Raises:
+            NotFiniteDataError: a tensor, or an output that is not counted, holds NaN or Inf.
+            ModelError: a tensor that is to be counted is not float32.
+        """
+        run, arrays = finished.run, finished.arrays
         for tensor in self.fed:
             self._count(tensor, run.inputs[tensor], run)
         for i, tensor in enumerate(self.session.outputs):
@@ -122,13 +140,13 @@ class Counter:
                 raise NotFiniteDataError(tensor, run)
         return (run.inputs,)
 
-    def _run(self, run: Run) -> ObservedRun:
+    def _run(self, run: ModelRun) -> FinishedRun:
         try:
-            return ObservedRun(run, self.session.run(run.inputs))
+            return FinishedRun(run, self.session.run(run.inputs))
         except DataError as error:
             raise DataError(f"{run.origin}: {error}") from error
 
-    def _count(self, tensor: str, array: np.ndarray, run: Run) -> None:
+    def _count(self, tensor: str, array: np.ndarray, run: ModelRun) -> None:
         if array.dtype != np.float32:
             raise ModelError(f"{self.name}: tensor {tensor!r} is {array.dtype}, not float32; cast it in the model")
         try:

@@ -1,4 +1,4 @@
-"""NaN or Inf was seen: which input, initializer or layer does it come from?"""
+"""Where NaN or Inf comes from: which input, initializer or layer."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from qtool.runtime.session import Session
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ModelRun:
     """The inputs of one run of the model, and what to call it in a message."""
 
     inputs: dict[str, np.ndarray]
@@ -19,15 +19,19 @@ class Run:
 
 
 class NotFiniteDataError(DataError):
-    """NaN or Inf was seen; `explained` finds out where it comes from."""
+    """A tensor held NaN or Inf in a run; `explained` finds out where it comes from."""
 
-    def __init__(self, tensor: str, run: Run) -> None:
+    def __init__(self, tensor: str, run: ModelRun) -> None:
         super().__init__(f"{run.origin}: tensor {tensor!r} holds NaN or Inf; remove the sample or repair the model")
         self.tensor = tensor
         self.run = run
 
 
 def explained(model: Model, error: NotFiniteDataError, name: str) -> DataError:
+    """Return the error with the place in its message where NaN or Inf is born, or as it is where that is not found.
+
+    Runs the model once more, as it is written, with all tensors as outputs.
+    """
     run = error.run
     for tensor, array in run.inputs.items():
         if not _finite(array):

@@ -1,27 +1,25 @@
-"""One pass over the data, here or by workers, with checkpoints."""
+"""A calibration from its data to its statistics, here or by workers, with checkpoints."""
 
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 
-from qtool.core.errors import CalibrationError, DataError, UsageError
-from qtool.core.progress import Progress
+from qtool.core.compute import Compute
+from qtool.core.errors import CalibrationError, DataError
 from qtool.core.records.merging import Sum, whole
 from qtool.core.records.parts import BatchRange, Shard, missing
 from qtool.core.records.statistics import Statistics, read_statistics
 from qtool.execution import run, width
 from qtool.execution.supplies import ModelFile
-from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
-from qtool.feeds.source import Source
-from qtool.graph import edit
-from qtool.pipeline.calibration.blocks import BATCHES, MODEL, Block, PassSettings, count_block
+from qtool.feeds import Batch, Feeds
+from qtool.pipeline.calibration.blocks import BATCHES, MODEL, Block, BlockSettings, count_block
 from qtool.pipeline.calibration.checkpoint import Checkpoint
 from qtool.pipeline.calibration.collector import Collector
-from qtool.pipeline.calibration.tensors import collector_of, observed_tensors
+from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.steps import apply, decide
 
@@ -35,35 +33,29 @@ _ENDLESS = 2**62
 
 
 @dataclass(slots=True)
-class Pass:
-    """What is to be counted, and how.
+class CalibrationRun:
+    """A calibration of one shard of the data, by this process or by workers, and how far it has come.
 
-    source: of `feeds`. shard: of the data. threads: here, or of each block. executor: who counts, None for this
-    process. checkpoint: None for none.
+    tensors: of the prepared graph, what is counted. shard: of the data. checkpoint: None for none. resumed: the number
+    of samples that an earlier run had counted, once `count` has begun.
     """
 
     prepared: Prepared
     feeds: Feeds
-    source: Source
-    shard: Shard
-    threads: int
-    provider: str
-    executor: Executor | None
-    checkpoint: Checkpoint | None
-    progress: Progress
+    tensors: CalibratedTensors
+    compute: Compute
+    shard: Shard = field(default_factory=Shard)
+    checkpoint: Checkpoint | None = None
     resumed: int = 0
 
     def count(self) -> Statistics:
-        """The statistics of the shard; of all the data, a whole calibration.
+        """Collect the statistics of the shard; of all the data, a whole calibration.
 
         Raises:
-            UsageError: no threads.
             DataError: see `qtool.pipeline.calibration.collector.Collector`; also where there is no data.
             CalibrationError: the checkpoint is of another calibration, or of another version of qtool.
             WorkerError: workers failed.
         """
-        if self.threads < 1:
-            raise UsageError(f"{self.threads} threads are impossible; give 1 or more")
         total = self._begun()
         for part in self._counted(() if total is None else total.ranges):
             if total is None:
@@ -73,9 +65,8 @@ class Pass:
             self._tell(total.samples)
             if self.checkpoint is not None and time.monotonic() >= self.checkpoint.due:
                 self.checkpoint.save(total)
-        total = total or Sum(self._collector().observe((), self.shard, 0, settings=self._settings()))
-        result = total.statistics(complete=True)
-        result = replace(result, name=self.prepared.name, recipe=self.prepared.recipe)
+        total = total or Sum(self._collector().collect((), self.shard, 0, settings=self._settings()))
+        result = replace(total.statistics(complete=True), name=self.prepared.name)
         if self.shard.count > 1:
             return result
         if result.samples == 0:
@@ -88,7 +79,7 @@ class Pass:
         found = self.checkpoint.load(self.prepared.digest, self.prepared.recipe, self.shard, self._settings())
         if found is None:
             return None
-        if tuple(found.tensors) != observed_tensors(self.prepared):
+        if tuple(found.tensors) != self.tensors.tensors:
             raise CalibrationError(f"{found.name}: is of another version of qtool; remove it to begin anew")
         self.resumed = found.samples
         return Sum(found)
@@ -96,12 +87,13 @@ class Pass:
     def _tell(self, samples: int) -> None:
         all_ = self.feeds.samples
         mine = all_ if all_ is None or self.shard.count == 1 else -(-all_ // self.shard.count)
-        self.progress("calibrate", samples, mine)
+        self.compute.progress("calibrate", samples, mine)
 
     def _counted(self, done: tuple[BatchRange, ...]) -> Iterator[Statistics]:
-        """Parts that together are all batches that are not done yet; at least one, if need be without any batch."""
+        """Yield parts that together are all batches that are not done; at least one, if need be without any batch."""
         gaps = missing(done, 0, _ENDLESS)
-        return self._here(gaps) if self.executor is None else self._elsewhere(self.executor, gaps)
+        executor = self.compute.executor
+        return self._here(gaps) if executor is None else self._elsewhere(executor, gaps)
 
     def _here(self, gaps: list[BatchRange]) -> Iterator[Statistics]:
         collector = self._collector()
@@ -114,23 +106,20 @@ class Pass:
                 def tell(samples: int, before: int = before) -> None:
                     self._tell(before + samples)
 
-                part = collector.observe(
-                    batches.until(due), self.shard, first, settings=settings, threads=self.threads, tell=tell
-                )
-                part = replace(part, recipe=self.prepared.recipe)
+                part = collector.collect(batches.until(due), self.shard, first, settings=settings, tell=tell)
                 first += part.part.batches if part.part is not None else 0
                 before += part.samples
                 yield part
 
     def _settings(self) -> str:
-        return hashlib.sha256(f"{self.source.settings()} {self.provider}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.feeds.source.settings()} {self.compute.provider}".encode()).hexdigest()
 
     def _collector(self) -> Collector:
-        return collector_of(self.prepared, self.feeds.states, self.provider)
+        return Collector(self.prepared, self.tensors, self.feeds.states, self.compute)
 
     def _elsewhere(self, executor: Executor, gaps: list[BatchRange]) -> Iterator[Statistics]:
         shared = self._shared()
-        samples, each = self.feeds.samples, self.source.batch_size * self.shard.count
+        samples, each = self.feeds.samples, self.feeds.source.batch_size * self.shard.count
         size = block_size(None if samples is None else -(-samples // each), width(executor))
         ended = [_ENDLESS]
         works = (
@@ -150,44 +139,51 @@ class Pass:
             assert part.part is not None
             if part.part.batches < block.stop - block.first:
                 ended[0] = min(ended[0], block.first + part.part.batches)
-            yield replace(part, recipe=self.prepared.recipe)
+            yield part
 
     def _named_blocks(
-        self, shared: PassSettings, gaps: list[BatchRange], size: int, ended: list[int]
+        self, shared: BlockSettings, gaps: list[BatchRange], size: int, ended: list[int]
     ) -> Iterator[Block]:
-        """Blocks that workers read for themselves, until one has found the end of the data."""
+        """Yield blocks that workers read for themselves, until one has found the end of the data."""
         for begin, stop in gaps:
             for first in range(begin, stop, size):
                 if first >= ended[0]:
                     return
                 yield Block(shared, first, min(first + size, stop))
 
-    def _given_blocks(self, shared: PassSettings, gaps: list[BatchRange], size: int) -> Iterator[Block]:
-        """Blocks with their batches, which are read here, once."""
+    def _given_blocks(self, shared: BlockSettings, gaps: list[BatchRange], size: int) -> Iterator[Block]:
+        """Yield blocks with their batches, which are read here, once."""
         for begin, stop in gaps:
             first = begin
             for held in _portions(self.feeds.part(self.shard, begin, stop), size):
                 yield Block(shared, first, first + len(held), held)
                 first += len(held)
 
-    def _shared(self) -> PassSettings:
-        settings = self._settings()
-        return PassSettings(
-            uuid.uuid4().hex,
-            ModelFile.of(self.prepared.name),
-            self.prepared.name,
-            self.prepared.recipe,
-            self.source,
-            self.feeds.states,
-            self.shard,
-            settings,
-            self.provider,
-            self.threads,
+    def _shared(self) -> BlockSettings:
+        prepared = self.prepared
+        return BlockSettings(
+            key=uuid.uuid4().hex,
+            model=ModelFile.of(prepared.path),
+            name=prepared.name,
+            recipe=prepared.recipe,
+            tensors=self.tensors,
+            source=self.feeds.source,
+            states=self.feeds.states,
+            shard=self.shard,
+            settings=self._settings(),
+            compute=self.compute.in_worker(),
         )
 
 
 def block_size(batches: int | None, workers: int) -> int:
-    """Batches of a block: several blocks for each worker, so that none waits, but few in all, since each is merged."""
+    """Choose how many batches a block holds.
+
+    Several blocks for each worker, so that none waits; but few in all, since each is merged.
+
+    Args:
+        batches: of the shard, None where that is not known.
+        workers: how many blocks are counted at a time.
+    """
     if batches is None:
         return _SMALLEST
     fair = -(-batches // workers)
@@ -195,7 +191,7 @@ def block_size(batches: int | None, workers: int) -> int:
 
 
 def _portions(batches: Iterator[Batch], most: int) -> Iterator[tuple[Batch, ...]]:
-    """So many at a time, or fewer where they are large."""
+    """Yield so many batches at a time, or fewer where they are large."""
     held: list[Batch] = []
     room = _ROOM
     for batch in batches:
@@ -216,7 +212,7 @@ class _Stream:
         self.ended = False
 
     def until(self, due: float) -> Iterator[Batch]:
-        """The next ones, at least one, until a time in time.monotonic or the end."""
+        """Yield the next batches, at least one, until a time in time.monotonic or the end."""
         for batch in self._batches:
             yield batch
             if time.monotonic() >= due:
@@ -224,28 +220,18 @@ class _Stream:
         self.ended = True
 
 
-def observed(
-    prepared: Prepared,
-    steps: tuple[str, ...],
-    feeds: Feeds,
-    source: Source,
-    threads: int,
-    provider: str,
-    executor: Executor | None,
-    progress: Progress,
+def count_prepared(
+    prepared: Prepared, steps: Sequence[str], feeds: Feeds, tensors: CalibratedTensors, compute: Compute
 ) -> tuple[Prepared, Statistics]:
-    """The graph with the steps done to it, and its statistics."""
-    if steps:
-        prepared = apply(prepared, decide(prepared, steps, feeds, progress, provider))
-    counting = Pass(prepared, feeds, source, Shard(), threads, provider, executor, None, progress)
-    return prepared, counting.count()
+    """Do the steps to a prepared graph that none was done to; return what becomes of it, and its statistics.
+
+    Raises:
+        DataError, WorkerError: see `CalibrationRun.count`.
+    """
+    prepared = with_steps(prepared, steps, feeds, compute)
+    return prepared, CalibrationRun(prepared, feeds, tensors, compute).count()
 
 
-def opened(
-    prepared: Prepared, data: Data, samples: int | None, batch_size: int, reading: ReadOptions
-) -> tuple[Feeds, Source]:
-    """The data, once the model is known to hold something that it is for."""
-    observed_tensors(prepared)
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
-    return feeds, Source.of(data, feeds, samples, batch_size, reading)
+def with_steps(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Compute) -> Prepared:
+    """Do the steps to a prepared graph that none was done to; for any, all of the data is read. Raises `DataError`."""
+    return apply(prepared, decide(prepared, steps, feeds, compute)) if steps else prepared

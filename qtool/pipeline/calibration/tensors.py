@@ -1,38 +1,28 @@
-"""What a calibration observes of a model, the same wherever it runs."""
+"""Which tensors a calibration takes statistics of, so that they serve every target."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.records.options import Scheme
 from qtool.core.records.placement import Placement
-from qtool.core.state import State
-from qtool.pipeline.calibration.collector import Collector
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import smoothable_tensors
 from qtool.targets.tables import TARGETS
 
 
-def collector_of(prepared: Prepared, states: Sequence[State], provider: str) -> Collector:
-    """Of all tensors that any target may want statistics of.
+@dataclass(frozen=True, slots=True)
+class CalibratedTensors:
+    """What is counted, by name: of `tensors` the values, of `channels` the range of each channel too."""
 
-    Raises:
-        NothingToQuantizeError: no target finds anything.
-        ModelError: onnxruntime cannot load the model with these tensors as outputs.
-    """
-    return Collector(
-        prepared.model,
-        observed_tensors(prepared),
-        smoothable_tensors(prepared.model),
-        states,
-        prepared.name,
-        prepared.digest,
-        provider,
-    )
+    tensors: tuple[str, ...]
+    channels: tuple[str, ...]
 
 
-def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
-    """The tensors that the statistics must hold so that they serve every target, in graph order.
+def find_tensors(prepared: Prepared) -> CalibratedTensors:
+    """Find the tensors that statistics must hold for any target, in graph order.
+
+    Steps that are decided from data (`qtool.pipeline.recovery.steps.decide`) change only constants, none of these.
 
     Raises:
         NothingToQuantizeError: no target finds anything.
@@ -47,4 +37,5 @@ def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
     if not placements:
         assert failure is not None
         raise failure
-    return tuple(dict.fromkeys(tensor for placement in placements for tensor in placement.calibrated))
+    tensors = dict.fromkeys(tensor for placement in placements for tensor in placement.calibrated)
+    return CalibratedTensors(tuple(tensors), tuple(smoothable_tensors(prepared.model)))

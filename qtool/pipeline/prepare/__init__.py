@@ -1,6 +1,7 @@
 """prepare: the float graph in the form that quantisation starts from; it computes what the model computes."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 
 from qtool.core.errors import AlreadyQuantizedError, ModelError
@@ -34,14 +35,16 @@ _MORE_TO_FOLD = {"known_shapes", "constant_branches"}
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The prepared graph, what to call the model, the digest of the file it came from, and what was done to it.
+    """The prepared graph, what to call the model, the file it came from with its digest, and what was done to it.
 
-    changes: how often each pass did something. recipe: the steps of `qtool.pipeline.recovery` that came after.
-    widened: of a float16 model, the same in float32 as it was before all passes.
+    path: of the file, which other processes are sent. changes: how often each pass did something. recipe: the steps of
+    `qtool.pipeline.recovery` that came after. widened: of a float16 model, the same in float32 as it was before all
+    passes.
     """
 
     model: Model
     name: str
+    path: Path
     digest: str
     changes: dict[str, int]
     recipe: Recipe = field(default_factory=Recipe)
@@ -71,7 +74,7 @@ def prepare(loaded: LoadedModel) -> Prepared:
         _tidy(model)
     _apply(model, changes, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head, hard_swish, residual_sum)
     _tidy(model)
-    return Prepared(model, name, loaded.digest, changes, widened=widened)
+    return Prepared(model, name, loaded.path, loaded.digest, changes, widened=widened)
 
 
 def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> Model | None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from qtool.core.compute import HERE, Compute
 from qtool.core.errors import CalibrationError, DataError
-from qtool.core.progress import Progress, silent
 from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
 from qtool.core.records.statistics import Statistics, load_statistics
 from qtool.core.state import Arrays, State, rollout
@@ -23,15 +23,13 @@ from qtool.runtime.session import Session
 
 
 def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
-    """The steps asked for, as `Recipe` names them."""
+    """Name the steps asked for, as `Recipe` does and in its order."""
     wanted = {EQUALIZE: equalize, ABSORB_BIASES: absorb_biases}
     return tuple(step for step in STEPS if wanted.get(step))
 
 
-def decide(
-    prepared: Prepared, steps: Sequence[str], feeds: Feeds, progress: Progress = silent, provider: str = "cpu"
-) -> Recipe:
-    """What the steps do to a graph that none was applied to; reads all of the data.
+def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Compute = HERE) -> Recipe:
+    """Decide what the steps do to a graph that none was applied to; reads all of the data.
 
     Raises:
         DataError: the model cannot run on the data.
@@ -39,14 +37,14 @@ def decide(
     model = prepared.model
     tensors = equalizable_tensors(model) if EQUALIZE in steps else []
     tensors += absorbable_tensors(model) if ABSORB_BIASES in steps else []
-    extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, progress, provider)
+    extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, compute)
     scales = find_scales(model, extremes) if EQUALIZE in steps else {}
     shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
     return Recipe(tuple(steps), scales, shifts)
 
 
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
-    """The graph that the recipe says, from one that none was applied to.
+    """Build the graph that the recipe says, from one that none was applied to.
 
     Raises:
         ValueError: it belongs to another graph; the message says why.
@@ -68,7 +66,7 @@ def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
 
 
 def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> Statistics:
-    """The statistics in a calibration file, or given, once they are known to be this model's.
+    """Load the statistics in a calibration file, or take those given, once they are known to be this model's.
 
     Raises:
         CalibrationError: unreadable, of another model, or with samples that are not the model's inputs.
@@ -92,7 +90,7 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
 
 
 def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
-    """The graph that the statistics were collected on.
+    """Build the graph that the statistics were collected on.
 
     Raises:
         CalibrationError: they belong to another graph.
@@ -103,10 +101,8 @@ def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
         raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
 
 
-def channel_extremes(
-    model: Model, tensors: Sequence[str], feeds: Feeds, progress: Progress = silent, provider: str = "cpu"
-) -> Extremes:
-    """The least and the greatest value of each channel (axis 1) of layers' outputs over all of the data.
+def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, compute: Compute = HERE) -> Extremes:
+    """Measure the least and the greatest value of each channel (axis 1) of layers' outputs over all of the data.
 
     Raises:
         DataError: the model cannot run on the data, or there is none.
@@ -115,7 +111,7 @@ def channel_extremes(
         return {}
     carried = [state.output for state in feeds.states]
     wanted = list(dict.fromkeys([*tensors, *carried]))
-    session = Session(compose.with_outputs(model, wanted), name="the prepared model", provider=provider)
+    session = Session(compose.with_outputs(model, wanted), name="the prepared model", provider=compute.provider)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     done = 0
     for batch in feeds:
@@ -127,14 +123,14 @@ def channel_extremes(
                 old = found.get(tensor, (low, high))
                 found[tensor] = np.minimum(low, old[0]), np.maximum(high, old[1])
         done += batch.size
-        progress("measure channels", done, feeds.samples)
+        compute.progress("measure channels", done, feeds.samples)
     if done == 0:
         raise DataError(f"{feeds.name}: holds no samples; give at least one")
     return found
 
 
 def _runs(session: Session, states: Sequence[State], batch: Batch) -> Iterator[Arrays]:
-    """The outputs of the batch, or of each step where it is a sequence."""
+    """Yield the outputs of the batch, or of each step where it is a sequence."""
     if not states:
         yield session.run(batch.inputs)
         return

@@ -11,6 +11,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.compute import HERE, Compute
+from qtool.core.concurrency import cores
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
@@ -20,9 +22,8 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.records.statistics import Statistics
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
-from qtool.feeds import Data, Feeds, ReadOptions, open_feeds
-from qtool.feeds.source import NOWHERE, Source
-from qtool.graph import edit, model_io
+from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
@@ -91,6 +92,9 @@ def sensitivity(
         raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
     if output is not None:
         check_writable(output)
+    # within a worker a single thread, which has the others beside it
+    every = 1 if executor is not None else cores()
+    compute = Compute(every if threads is None else threads, executor=executor, progress=progress)
     runs_on = find_target(target)
     if not runs_on.on_cpu:
         raise UsageError(
@@ -111,8 +115,7 @@ def sensitivity(
     )
     best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
     prepared = best.graph.prepared
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
-    feeds = open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **reading)
+    feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
     return measure_layers(
         prepared,
         best.leaving,
@@ -120,12 +123,9 @@ def sensitivity(
         feeds,
         metric=metric,
         views=views,
-        threads=threads,
+        compute=compute,
         memory=memory,
         output=output,
-        executor=executor,
-        source=Source.of(data, feeds, samples, batch_size, reading),
-        progress=progress,
     )
 
 
@@ -137,19 +137,11 @@ def measure_layers(
     *,
     metric: MetricSpec | None = None,
     views: Sequence[View] = VIEWS,
-    threads: int | None = None,
+    compute: Compute = HERE,
     memory: int = MEMORY,
     output: PathLike | None = None,
-    executor: Executor | None = None,
-    source: Source = NOWHERE,
-    progress: Progress = silent,
 ) -> Sensitivity:
-    """`sensitivity` with plans from anywhere: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out.
-
-    `source` is where the executor's workers find the data of `feeds`.
-    """
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} threads are impossible; give 1 or more")
+    """`sensitivity` with plans from anywhere: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out."""
     if not views or not set(views) <= set(VIEWS):
         raise UsageError(f"unknown views {', '.join(views) or '(none)'}; choose among {', '.join(VIEWS)}")
     chosen = resolve_metrics([metric])[0] if metric is not None else None
@@ -159,11 +151,11 @@ def measure_layers(
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
     analysis = Analysis(prepared, full, chosen, tuple(views), identity, path, found, feeds.states)
     variants = _variants(prepared.model, full, plan_of, target, views, analysis)
-    if executor is None:
-        measure(analysis, variants, target, feeds, threads, memory, earlier, progress)
+    if compute.executor is None:
+        measure(analysis, variants, target, feeds, compute, memory, earlier)
     else:
-        measure_elsewhere(analysis, variants, feeds, source, metric, threads, memory, earlier, executor, progress)
-    progress("measure layers", analysis.total, analysis.total)
+        measure_elsewhere(analysis, variants, feeds, metric, compute, memory, earlier)
+    compute.progress("measure layers", analysis.total, analysis.total)
     analysis.check_any_measured()
     return analysis.finish()
 

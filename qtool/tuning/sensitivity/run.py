@@ -1,11 +1,10 @@
 """Measures variants of the float and of the quantised network over all data, in this process."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from qtool.core.progress import Progress
+from qtool.core.compute import Compute
 from qtool.core.records.sensitivity import View
 from qtool.feeds import Feeds
 from qtool.feeds.formats.sequences import unrolled
@@ -24,10 +23,9 @@ def measure(
     variants: Sequence[Variant],
     target: Target,
     feeds: Feeds,
-    threads: int | None,
+    compute: Compute,
     memory: int,
     earlier: dict[str, str],
-    progress: Progress,
 ) -> None:
     """Find the figures of the variants, and, where the analysis has none yet, those of the whole networks.
 
@@ -48,7 +46,7 @@ def measure(
         return PieceChain(job, networks[job.view], stages, target, prepared.name)
 
     bases = Bases(prepared.model, full, target, feeds, prepared.name, memory)
-    workers = threads or os.cpu_count() or 1
+    workers = compute.threads
     with ThreadPoolExecutor(workers) as pool, ThreadPoolExecutor(1) as builder:
         try:
             known: list[Item] = []
@@ -60,7 +58,7 @@ def measure(
                 steps = [(job,) for job in group.jobs] if group.kept else [group.jobs]
                 upcoming: list[Future[PieceChain]] = []
                 for n, step in enumerate(steps):
-                    progress("measure layers", analysis.done, analysis.total)
+                    compute.progress("measure layers", analysis.done, analysis.total)
                     chains = upcoming or [builder.submit(build, job) for job in step]
                     upcoming = [builder.submit(build, job) for job in steps[n + 1]] if n + 1 < len(steps) else []
                     analysis.measure(step, chains, iter(items), pool, workers + 1)

@@ -1,10 +1,9 @@
 """Measures variants by workers, a few in each piece of work; what workers find is what one process finds."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
-from qtool.core.progress import Progress, silent
+from qtool.core.compute import Compute
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.sensitivity import View
@@ -12,7 +11,7 @@ from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
 from qtool.execution import Missing, run, width
 from qtool.execution.running import Supplies
 from qtool.execution.supplies import ModelFile
-from qtool.feeds import Batch, Feeds
+from qtool.feeds import Batch, Feeds, open_source
 from qtool.feeds.batching import given_feeds
 from qtool.feeds.source import Source
 from qtool.graph import edit, model_io
@@ -40,7 +39,7 @@ class _Work:
     views: tuple[View, ...]
     source: Source
     data: str
-    threads: int
+    compute: Compute
     memory: int
 
 
@@ -54,21 +53,19 @@ def measure_elsewhere(
     analysis: Analysis,
     variants: Sequence[Variant],
     feeds: Feeds,
-    source: Source,
     metric: MetricSpec | None,
-    threads: int | None,
+    compute: Compute,
     memory: int,
     earlier: dict[str, str],
-    executor: Executor,
-    progress: Progress,
 ) -> None:
     """`measure` by the workers of an executor.
 
     Raises:
         WorkerError: a worker failed.
     """
-    prepared = analysis.prepared
-    model = ModelFile.of(prepared.name)
+    executor, prepared = compute.executor, analysis.prepared
+    assert executor is not None
+    model = ModelFile.of(prepared.path)
     size = max(_FEWEST, -(-len(variants) // (_SHARES * width(executor))))
 
     def works() -> Iterator[_Work]:
@@ -81,9 +78,9 @@ def measure_elsewhere(
                 tuple(variants[first : first + size]),
                 metric,
                 analysis.views,
-                source,
+                feeds.source,
                 feeds.name,
-                threads or 1,
+                compute.in_worker(),
                 memory,
             )
 
@@ -96,12 +93,12 @@ def measure_elsewhere(
             batches.extend(feeds)
         return batches
 
-    progress("measure layers", analysis.done, analysis.total)
+    compute.progress("measure layers", analysis.done, analysis.total)
     for _, measured in run(executor, _measure, works(), supply):
         analysis.adopt(replace(measured.overview, data=feeds.name), earlier)
         analysis.found.update(measured.found)
         analysis.save()
-        progress("measure layers", analysis.done, analysis.total)
+        compute.progress("measure layers", analysis.done, analysis.total)
 
 
 def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
@@ -114,11 +111,11 @@ def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
         return Missing((_BATCHES,))
     metric = None if work.metric is None else resolve_metrics([work.metric])[0]
     analysis = Analysis(prepared, work.full, metric, work.views, {"metric": ""}, None, {}, feeds.states)
-    measure(analysis, work.variants, TARGETS[work.full.target], feeds, work.threads, work.memory, {}, silent)
+    measure(analysis, work.variants, TARGETS[work.full.target], feeds, work.compute, work.memory, {})
     return _Measured(analysis.overview(), analysis.found)
 
 
 def _feeds(work: _Work, supplies: Supplies, model: edit.Model) -> Feeds | None:
     if _BATCHES in supplies:
         return given_feeds(work.data, supplies[_BATCHES], work.source.reading.states)
-    return work.source.open_here(edit.input_specs(model), edit.output_specs(model))
+    return open_source(work.source, edit.input_specs(model), edit.output_specs(model))

@@ -8,7 +8,7 @@ import pytest
 
 import qtool
 from qtool.core.errors import DataError
-from qtool.pipeline.calibration.counter import run_all
+from qtool.pipeline.calibration.counter import count_all
 from tests.support.patterns import Net
 
 THREADS = pytest.mark.parametrize("threads", [1, 2, 3])
@@ -37,23 +37,23 @@ class Slow:
             self.held -= 1
         return ({"x": np.array(batch)},)
 
-    def observe(self, batch):
+    def run_and_count(self, batch):
         return self.count(self.run(batch))
 
 
 @THREADS
 def test_in_order_and_few_at_once(threads):
-    observer = Slow()
-    done = [(batch, int(runs[0]["x"])) for batch, runs in run_all(observer, range(40), threads)]
+    counter = Slow()
+    done = [(batch, int(runs[0]["x"])) for batch, runs in count_all(counter, range(40), threads)]
     assert done == [(batch, batch) for batch in range(40)]
-    assert observer.most <= threads + 1
+    assert counter.most <= threads + 1
 
 
 @THREADS
 def test_the_first_failure_ends_it(threads):
     done = []
     with pytest.raises(DataError, match="batch 7"):
-        for batch, _ in run_all(Slow(failing=(7, 8)), range(40), threads):
+        for batch, _ in count_all(Slow(failing=(7, 8)), range(40), threads):
             done.append(batch)
     assert done == list(range(7))
 
@@ -65,13 +65,13 @@ def test_what_reading_raises_comes_through(threads):
         raise DataError("the file ends")
 
     with pytest.raises(DataError, match="the file ends"):
-        list(run_all(Slow(), batches(), threads))
+        list(count_all(Slow(), batches(), threads))
 
 
 @THREADS
 def test_leaving_early_waits_for_what_runs(threads):
-    observer = Slow()
-    batches = run_all(observer, range(1000), threads)
+    counter = Slow()
+    batches = count_all(counter, range(1000), threads)
     next(batches)
     batches.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]

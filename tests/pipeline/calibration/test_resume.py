@@ -11,6 +11,7 @@ import pytest
 import qtool
 from qtool.cli import main
 from qtool.execution.workers import Workers
+from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from tests.support.calibrated_data import mortal
 from tests.support.places import REPOSITORY
 from tests.support.recurrent_models import accumulator
@@ -58,10 +59,10 @@ def test_workers_go_on_where_one_process_stopped(folder):
 
 def test_one_process_fills_the_gaps_that_workers_left(folder, monkeypatch):
     """The end of the data is counted, the beginning not."""
-    from qtool.pipeline.calibration import run as passes
+    from qtool.pipeline.calibration import run as module
 
-    monkeypatch.setattr(passes, "_SMALLEST", 2)
-    monkeypatch.setattr(passes, "run", later_half)
+    monkeypatch.setattr(module, "_SMALLEST", 2)
+    monkeypatch.setattr(module, "run", later_half)
     with pytest.raises(KeyboardInterrupt), Workers(2) as workers:
         qtool.calibrate("m.onnx", mortal(folder), "new.calib", executor=workers, checkpoint=0)
     result = qtool.calibrate("m.onnx", mortal(folder), "new.calib")
@@ -138,11 +139,13 @@ def test_what_was_killed_while_writing_is_cleared_away(folder):
 
 @pytest.mark.usefixtures("stopped")
 def test_a_checkpoint_of_another_version_is_refused(refused, monkeypatch):
-    """Which observes other tensors."""
-    from qtool.pipeline.calibration import run as passes
+    """Which counts other tensors."""
 
-    everything = passes.observed_tensors
-    monkeypatch.setattr(passes, "observed_tensors", lambda prepared: everything(prepared)[:-1])
+    def fewer(prepared):
+        found = find_tensors(prepared)
+        return CalibratedTensors(found.tensors[:-1], found.channels)
+
+    monkeypatch.setattr("qtool.pipeline.calibration.calibrate.find_tensors", fewer)
     refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib", says=["new.calib.checkpoint", "version"])
 
 
@@ -169,7 +172,9 @@ def test_what_has_no_name_has_no_checkpoint(folder):
 @pytest.mark.usefixtures("folder")
 def test_ctrl_c_says_where_it_goes_on(monkeypatch, capsys):
     tell = interrupt_at(6)
-    monkeypatch.setattr("qtool.pipeline.calibration.run.Pass._tell", lambda _, samples: tell("", samples, None))
+    monkeypatch.setattr(
+        "qtool.pipeline.calibration.run.CalibrationRun._tell", lambda _, samples: tell("", samples, None)
+    )
     with pytest.raises(SystemExit) as caught:
         main(["calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib", "--checkpoint", "0"])
     assert caught.value.code == 130

@@ -1,0 +1,49 @@
+"""Where work is done, with how many threads, and who is told of it: one value from a call to its sessions."""
+
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from qtool.core.errors import UsageError
+from qtool.core.progress import Progress, silent
+
+PROVIDERS = ("cpu", "cuda", "tensorrt")
+"""Where onnxruntime runs models; `qtool.runtime.providers` says what each asks for."""
+
+
+def check_provider(name: str) -> None:
+    """Refuse a name that is no provider's. Raises `UsageError`; whether this machine has it is not looked at."""
+    if name not in PROVIDERS:
+        raise UsageError(f"unknown provider {name!r}; choose one of {', '.join(PROVIDERS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """How a call computes; the results are the same whatever it says, but for the provider's own rounding.
+
+    Attributes:
+        threads: how many a process uses, 1 or more.
+        provider: where onnxruntime runs the models, one of `PROVIDERS`.
+        executor: what does the work, a block at a time; None is this process.
+        progress: is told how far the work is.
+
+    Raises:
+        UsageError: no threads, or an unknown provider.
+    """
+
+    threads: int = 1
+    provider: str = "cpu"
+    executor: Executor | None = None
+    progress: Progress = silent
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise UsageError(f"threads is {self.threads}; give 1 or more")
+        check_provider(self.provider)
+
+    def in_worker(self) -> "Compute":
+        """Return the same for one worker of the executor, to be pickled: it computes by itself and tells nobody."""
+        return Compute(self.threads, self.provider)
+
+
+HERE = Compute()
+"""This process, with one thread, on the CPU."""

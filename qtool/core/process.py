@@ -1,0 +1,146 @@
+"""What qtool asks of the insides of Python and the system, and what happens where an upgrade takes that away.
+
+None of it changes a result: without it a start, the end, or a large model costs more. A trick has two tests in
+tests/core/test_process.py: that it works, and that all else works without it.
+"""
+
+import atexit
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+
+def run_program(main: Callable[[], None]) -> NoReturn:
+    """Run `main` and end the process with its exit code, without taking the process apart.
+
+    Why: freeing what onnxruntime, onnx and numpy hold takes as long as starting some commands. What was registered with
+    `atexit` is done and all output is written, as Python does before that.
+
+    Ends as Python ends where other threads still run, which it waits for; where the code is a message; where output
+    cannot be written, such as to a closed pipe; and where Python has no `atexit._run_exitfuncs` any more.
+    """
+    try:
+        main()
+        code: object = 0
+    except SystemExit as done:
+        code = done.code
+    ended = 0 if code is None else code
+    run_exit_handlers = getattr(atexit, "_run_exitfuncs", None)
+    if run_exit_handlers is None or not isinstance(ended, int) or threading.active_count() > 1:
+        raise SystemExit(ended)
+    run_exit_handlers()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        raise SystemExit(ended) from None
+    os._exit(ended)
+
+
+def import_lazily(package: str, deferred: Collection[str]) -> None:
+    """Import a package, and the modules `deferred` only once they are used; nothing where it is imported already.
+
+    Why: onnx_ir needs sympy for arithmetic with symbolic dimensions alone, and sympy is half of what qtool takes to
+    start. The modules are Python's own lazy ones: real, and loaded when an attribute of them is asked for.
+
+    A module that no longer exists, or that is not asked for any more, is left out. Where the package cannot be imported
+    like that, it is imported as usual.
+    """
+    before = set(sys.modules)
+    try:
+        with _deferring(deferred):
+            importlib.import_module(package)
+    except Exception as error:
+        # what Ctrl-C makes of an extension that is being imported
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            raise
+        roots = {package.partition(".")[0], *(name.partition(".")[0] for name in deferred)}
+        for name in set(sys.modules) - before:
+            if name.partition(".")[0] in roots:
+                del sys.modules[name]
+        importlib.import_module(package)
+
+
+@contextmanager
+def _deferring(deferred: Collection[str]) -> Iterator[None]:
+    class Finder:
+        @staticmethod
+        def find_spec(
+            name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        ) -> ModuleSpec | None:
+            found = PathFinder.find_spec(name, path, target) if name in deferred else None
+            if found is not None and hasattr(found.loader, "exec_module") and found.loader is not None:
+                found.loader = LazyLoader(found.loader)
+            return found
+
+    sys.meta_path.insert(0, Finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(Finder)
+
+
+def trim_heap() -> bool:
+    """Give freed memory back to the system; returns whether the C library was asked to.
+
+    Why: glibc keeps freed arrays of up to 32 MiB, so that a process that handles one large model after another would
+    need the memory of both. Source: glibc, malloc_trim(3).
+
+    Nothing happens on other systems, and with C libraries that have no `malloc_trim`.
+    """
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to the parent of this worker process, and end this process when the parent ends, however it does.
+
+    Why: a parent that is killed cannot tell its workers, which would wait for work for ever. A process without a parent
+    is left as it is.
+    """
+    from multiprocessing import parent_process
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    from multiprocessing import connection
+
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def stop_workers(pool: "ProcessPoolExecutor") -> None:
+    """Stop the processes of a pool in the middle of what they do.
+
+    Why: before Python 3.14 (`ProcessPoolExecutor.terminate_workers`) a pool can only wait for work that has begun.
+
+    That method is called where the pool does not keep its processes in `_processes` any more. Where there is neither,
+    the processes end when they have done what they do.
+    """
+    if hasattr(pool, "_processes"):
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+    elif hasattr(pool, "terminate_workers"):
+        pool.terminate_workers()

@@ -1,0 +1,252 @@
+"""Tricks on Python's and the system's insides: each works today, and nothing breaks where an upgrade takes it away."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from qtool.core import process
+from qtool.execution.workers import Workers
+from tests.support.places import REPOSITORY
+
+
+def python(script, *arguments, folder=REPOSITORY):
+    """A fresh process: exit code, stdout and stderr, all of it through pipes."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(REPOSITORY)])}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], check=False, capture_output=True, text=True, env=environment
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+ENDING = """
+import atexit, sys
+from qtool.core.process import run_program
+
+class Slow:
+    def __del__(self):
+        print("taken apart", flush=True)
+
+held = Slow()
+atexit.register(print, "handled")
+{upgrade}
+
+def main():
+    print("out")
+    print("err", file=sys.stderr)
+    {end}
+
+run_program(main)
+"""
+GONE = "del atexit._run_exitfuncs"
+ENDS = pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        ("pass", 0, "err\n"),
+        ("sys.exit()", 0, "err\n"),
+        ("sys.exit(1)", 1, "err\n"),
+        ("sys.exit(130)", 130, "err\n"),
+        ("sys.exit('a message')", 1, "err\na message\n"),
+    ],
+)
+
+
+@ENDS
+@pytest.mark.parametrize("upgrade", ["", GONE])
+def test_a_program_ends_with_its_code_and_all_of_its_output(end, code, told, upgrade):
+    ended, out, err = python(ENDING.format(end=end, upgrade=upgrade))
+    assert (ended, out.splitlines()[:2], err) == (code, ["out", "handled"], told)
+
+
+def test_a_program_is_not_taken_apart():
+    assert "taken apart" not in python(ENDING.format(end="sys.exit(3)", upgrade=""))[1]
+    assert "taken apart" in python(ENDING.format(end="sys.exit(3)", upgrade=GONE))[1]
+
+
+def test_a_program_waits_for_threads_of_others():
+    end = "import threading, time; threading.Timer(0.2, print, ['thread']).start(); sys.exit(2)"
+    code, out, _ = python(ENDING.format(end=end, upgrade=""))
+    assert (code, out.splitlines()[:3]) == (2, ["out", "thread", "handled"])
+
+
+def test_what_main_raises_is_told():
+    code, _, err = python(ENDING.format(end="raise ValueError('odd')", upgrade=""))
+    assert code == 1 and err.endswith("ValueError: odd\n")
+
+
+LOADED = "print(*sorted(m for m in sys.modules if m.startswith(('sympy.', 'mpmath'))))"
+
+
+def test_onnx_ir_is_imported_without_sympy():
+    """Where this fails, onnx_ir uses sympy while it is imported, and a start takes twice as long."""
+    assert python(f"import sys, qtool.graph.edit; {LOADED}") == (0, "\n", "")
+
+
+def test_sympy_is_loaded_once_it_is_used():
+    code, out, err = python(f"import sys, qtool.graph.edit, sympy; assert sympy.Integer(2) + 1 == 3; {LOADED}")
+    assert (code, err) == (0, "") and "sympy.core" in out
+
+
+@pytest.fixture
+def package(tmp_path):
+    """Writes package `outer`, which imports `heavy`; returns a run of a statement with both to be found."""
+
+    def write(outer, heavy="print('loaded')\nvalue = 3\n"):
+        (tmp_path / "outer.py").write_text(outer)
+        if heavy is not None:
+            (tmp_path / "heavy.py").write_text(heavy)
+        return lambda script: python(
+            f"import sys\nfrom qtool.core.process import import_lazily\nfinders = list(sys.meta_path)\n"
+            f"import_lazily('outer', {{'heavy', 'gone'}})\n{script}",
+            folder=tmp_path,
+        )
+
+    return write
+
+
+def test_a_deferred_module_is_loaded_when_it_is_used(package):
+    run = package("import heavy\ndef use(): return heavy.value\n")
+    assert run("import outer; print('imported'); print(outer.use())") == (0, "imported\nloaded\n3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("outer", "heavy", "out"),
+    [
+        # it no longer needs the module, or the module is gone
+        ("value = 3\n", None, "3\n"),
+        ("try:\n    import heavy\nexcept ImportError:\n    pass\nvalue = 3\n", None, "3\n"),
+        # it needs the module at once
+        ("from heavy import value\n", "print('loaded')\nvalue = 3\n", "loaded\n3\n"),
+        # it does not bear a lazy one
+        (
+            "import sys, types, heavy\nif type(heavy) is not types.ModuleType: raise TypeError('lazy')\n"
+            "value = heavy.value\n",
+            "print('loaded')\nvalue = 3\n",
+            "loaded\n3\n",
+        ),
+    ],
+)
+def test_a_package_that_was_upgraded_is_imported_all_the_same(package, outer, heavy, out):
+    run = package(outer, heavy)
+    assert run("import outer; print(outer.value); assert sys.meta_path == finders") == (0, out, "")
+
+
+def test_a_package_that_cannot_be_imported_says_so(package):
+    code, _, err = package("import no_such_module\n")("")
+    assert code == 1 and "No module named 'no_such_module'" in err
+
+
+def test_ctrl_c_while_it_is_imported_is_no_reason_to_begin_again(package):
+    """pybind11 makes an ImportError of it."""
+    run = package("print('begun')\nraise ImportError('initialization failed') from KeyboardInterrupt()\n")
+    code, out, err = run("")
+    assert (code, out) == (1, "begun\n") and "initialization failed" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")
+def test_freed_memory_goes_back_to_the_system():
+    script = (
+        "from qtool.core.process import trim_heap\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "held = [bytes(100_000) for _ in range(2000)]\n"
+        "last = bytes(100_000)\n"  # keeps the top of the heap
+        "del held\n"
+        "before = resident(); assert trim_heap(); print(before - resident())"
+    )
+    code, out, err = python(script)
+    assert (code, err) == (0, "") and int(out) > 100e6
+
+
+@pytest.mark.parametrize("library", [lambda _: object(), lambda _: (_ for _ in ()).throw(OSError("no C library"))])
+def test_a_c_library_without_malloc_trim(monkeypatch, library):
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    assert not process.trim_heap()
+
+
+def test_another_system_is_not_asked_to_trim(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(ctypes, "CDLL")
+    assert not process.trim_heap()
+
+
+@pytest.mark.parametrize("killed", [signal.SIGKILL, signal.SIGINT])
+def test_a_worker_ends_with_its_parent_and_not_with_ctrl_c(tmp_path, killed):
+    (tmp_path / "parent.py").write_text(
+        "import os, time\nfrom qtool.execution.workers import Workers\n\n\n"
+        "if __name__ == '__main__':\n    workers = Workers(1)\n"
+        "    print(workers.submit(os.getpid).result(), flush=True)\n    time.sleep(600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.Popen(
+        [sys.executable, "parent.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, env=environment,
+    )  # fmt: skip
+    try:
+        worker = int(parent.stdout.readline())
+        os.kill(worker, signal.SIGINT)
+        time.sleep(0.3)
+        os.kill(worker, 0)
+        parent.send_signal(killed)
+        parent.communicate(timeout=60)
+        assert gone(worker)
+    finally:
+        parent.kill()
+
+
+def gone(pid):
+    """Whether a process ends within a few seconds; one that nobody has buried counts as ended."""
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_workers_are_stopped_in_the_middle():
+    workers = Workers(1)
+    workers.submit(int).result()
+    busy = workers.submit(time.sleep, 60)
+    time.sleep(0.2)
+    begun = time.monotonic()
+    workers.shutdown(wait=False, cancel_futures=True)
+    assert time.monotonic() - begun < 30
+    assert busy.done()
+
+
+class Upgraded(ProcessPoolExecutor):
+    """A pool that keeps its processes elsewhere."""
+
+    def __init__(self):
+        super().__init__(1, get_context("spawn"))
+        self.submit(int).result()
+        self.elsewhere = self.__dict__["_processes"]
+
+    def __getattribute__(self, name):
+        if name == "_processes" and "elsewhere" in self.__dict__:
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+def test_workers_of_another_pool_end_when_they_are_done():
+    pool = Upgraded()
+    process.stop_workers(pool)
+    assert [p.is_alive() for p in pool.elsewhere.values()] == [True]
+    asked = []
+    pool.terminate_workers = lambda: asked.append(True)
+    process.stop_workers(pool)
+    assert asked == [True]
+    for worker in pool.elsewhere.values():
+        worker.terminate()
+    del pool.elsewhere
+    pool.shutdown()
