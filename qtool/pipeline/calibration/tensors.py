@@ -10,7 +10,7 @@ from qtool.pipeline.calibration.collector import Collector
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import smoothable_tensors
-from qtool.targets.tables import TARGETS
+from qtool.targets.tables import distinct_targets
 
 
 def collector_of(prepared: Prepared, states: Sequence[State], provider: str) -> Collector:
@@ -32,16 +32,16 @@ def collector_of(prepared: Prepared, states: Sequence[State], provider: str) -> 
 
 
 def observed_tensors(prepared: Prepared) -> tuple[str, ...]:
-    """The tensors that the statistics must hold so that they serve every target, in graph order.
+    """The tensors that the statistics must hold so that they serve every target: those of each, in graph order.
 
     Raises:
         NothingToQuantizeError: no target finds anything.
     """
     placements: list[Placement] = []
     failure: NothingToQuantizeError | None = None
-    for name in ("x86", "tensorrt"):
+    for target in distinct_targets():
         try:
-            placements.append(place(prepared.model, TARGETS[name], Scheme(), name=prepared.name))
+            placements.append(place(prepared.model, target, Scheme(), name=prepared.name))
         except NothingToQuantizeError as error:
             failure = failure or error
     if not placements:
