@@ -176,27 +176,26 @@ class Layer:
     def macs(self, shapes: Mapping[str, Shape]) -> int | None:
         """Multiply-accumulates of one run, by the shapes of the values `counted`; None where one is missing."""
         elements = _shape(self._element, shapes)
-        weights = [_shape(weight, shapes) for weight in self.weights]
-        if elements is None or None in weights:
+        found = [_shape(weight, shapes) for weight in self.weights]
+        weights = [weight for weight in found if weight is not None]
+        if elements is None or len(weights) < len(found):
             return None
-        weight = weights[0]
-        assert weight is not None
         match self.operator.kind:
             case "transposed convolution":
-                each = math.prod(weight[1:])
+                return math.prod(elements) * math.prod(weights[0][1:])
             case "recurrence":
-                each = weight[self.output_axis]
+                # each step of each sample takes every number of both weights once
+                return math.prod(elements[:2]) * sum(math.prod(weight) for weight in weights)
             case "table":
-                each = 0
+                return 0
             case _:
-                each = self.sum_length(weight)
-        return math.prod(elements) * each
+                return math.prod(elements) * self.sum_length(weights[0])
 
     @property
     def _element(self) -> Value | None:
-        """The value whose elements are counted."""
-        scatters = self.operator.kind == "transposed convolution"
-        return self._input(0) if scatters else self.node.outputs[0]
+        """The value whose elements are counted: input or output."""
+        by_input = self.operator.kind in ("transposed convolution", "recurrence")
+        return self._input(0) if by_input else self.node.outputs[0]
 
     @property
     def _swapped(self) -> bool:

@@ -174,6 +174,19 @@ def test_the_axes_of_recurrent_weights(op, gates):
     assert layer.output_channels(np.zeros((2, gates * 5, 3))).shape == (1, gates * 5, 3, 2)
 
 
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+@pytest.mark.parametrize("outputs", [["y", "h"], ["", "h"]])
+def test_a_recurrence_multiplies_input_and_state_in_every_step(op, gates, outputs):
+    """x is [7 steps, 2 samples, 3]; two directions of 5 hidden units; whether all states are asked for or the last."""
+    node = edit.new_node(op, [None] * 3, outputs, name="layer", attributes={"hidden_size": 5})
+    for index, name in enumerate("xwr"):
+        node.replace_input_with(index, edit.Value(name=name))
+    layer = Layer.of(node)
+    assert layer is not None
+    shapes = {"x": (7, 2, 3), "w": (2, gates * 5, 3), "r": (2, gates * 5, 5)}
+    assert layer.macs(shapes) == 7 * 2 * 2 * gates * 5 * (3 + 5)
+
+
 def test_a_table_is_read_by_rows():
     layer = Layer.of(edit.new_node("Gather", [None, None], "y", name="layer"))
     assert layer is not None and (layer.operator.weights, layer.output_axis) == ((0,), 0)
