@@ -25,7 +25,7 @@ from qtool.feeds import ReadOptions
 from qtool.quantization.candidates import GOALS, Goal
 from qtool.quantization.quantize import quantize
 from qtool.report.quantize import quantized_text
-from qtool.targets.tables import NAMES
+from qtool.targets.tables import NAMES, find_target
 
 
 @click.command("quantize")
@@ -192,8 +192,9 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         )
     if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "provider", *READING}):
         raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
-    if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":
-        raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
+    target = find_target(context.params["target"])
+    if "scheme" in given and context.params["scheme"] == "affine" and target.only_symmetric:
+        raise UsageError(f"--scheme affine: target {target.name} has only symmetric grids; leave it out")
     decided = {
         "calibrator",
         "percentile",

@@ -29,7 +29,7 @@ from qtool.core.records.options import GRANULARITIES, SCHEMES, Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import ReadOptions
 from qtool.report.tune import step_line, tuned_text
-from qtool.targets.tables import NAMES
+from qtool.targets.tables import NAMES, find_target, target_of
 from qtool.tuning.tune import tune
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -104,8 +104,9 @@ def command(
       qtool tune mobilenetv2.onnx --data labelled.npz --max-drop 1% -o mobilenetv2.int8.onnx
     """
     source = click.get_current_context().get_parameter_source("scheme")
-    if "tensorrt" in (target, provider) and scheme == "affine" and source is not click.core.ParameterSource.DEFAULT:
-        raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
+    runs_on = target_of(provider) or find_target(target)
+    if runs_on.only_symmetric and scheme == "affine" and source is not click.core.ParameterSource.DEFAULT:
+        raise UsageError(f"--scheme affine: target {runs_on.name} has only symmetric grids; leave it out")
     result_path = output or str(Path(model).with_suffix(".int8.onnx"))
     inputs = {"MODEL": model, "--data": data, "--eval-data": eval_data}
     check_outputs(

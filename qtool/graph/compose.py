@@ -1,5 +1,7 @@
 """Models made of parts of a model."""
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -7,38 +9,9 @@ from qtool.graph.serialized import Serialized, consume
 from qtool.graph.subgraphs import subgraphs
 
 
-def constant_part(model: ir.Model, nodes: list[ir.Node], wanted: list[ir.Value]) -> Serialized:
-    """A model without inputs that computes `wanted` from initializers through `nodes` (closed, in graph order)."""
-    values: dict[ir.Value, ir.Value] = {}
-    initializers: list[ir.Value] = []
-    copies: list[ir.Node] = []
-    for node in nodes:
-        for value in node.inputs:
-            if value is not None and value not in values:
-                copy = ir.Value(name=value.name, shape=value.shape, type=value.type, const_value=value.const_value)
-                values[value] = copy
-                initializers.append(copy)
-        copy_node = ir.Node(
-            node.domain,
-            node.op_type,
-            [None if v is None else values[v] for v in node.inputs],
-            list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            name=node.name,
-        )
-        for old, new in zip(node.outputs, copy_node.outputs, strict=True):
-            new.name, new.type = old.name, old.type
-            values[old] = new
-        copies.append(copy_node)
-    graph = ir.Graph(
-        [],
-        [values[v] for v in wanted],
-        nodes=copies,
-        initializers=initializers,
-        opset_imports=dict(model.opset_imports),
-        name="constants",
-    )
-    return consume(ir.Model(graph, ir_version=model.ir_version))
+def constant_part(model: ir.Model, wanted: list[ir.Value]) -> Serialized:
+    """A model without inputs that computes `wanted`, values that depend on initializers alone."""
+    return consume(_extracted(model, [], wanted))
 
 
 def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -> Serialized:
@@ -50,9 +23,7 @@ def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -
         KeyError: there is no such value.
     """
     copy = model if in_place else model.clone()
-    values = {v.name: v for v in copy.graph.inputs}
-    values.update({v.name: v for n in copy.graph for v in n.outputs})
-    values.update(copy.graph.initializers)
+    values = ir.convenience.create_value_mapping(copy.graph, include_subgraphs=False)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(values[name] for name in names)
     common.RemoveUnusedNodesPass()(copy)
@@ -103,69 +74,18 @@ def reads(node: ir.Node) -> list[ir.Value]:
     return values
 
 
-def part(model: ir.Model, nodes: list[str], fed: list[str], outputs: list[str]) -> ir.Model:
+def part(model: ir.Model, fed: list[str], outputs: list[str]) -> ir.Model:
     """A model of its own of some nodes of the main graph: it computes `outputs` from the values `fed`.
 
     Raises:
-        KeyError: there is no such value.
+        ValueError: there is no such value, or the outputs depend on more than that.
     """
-    wanted = set(nodes)
-    chosen = [node for node in model.graph if node.name in wanted]
-    if any(reads(node) != [v for v in node.inputs if v is not None] for node in chosen):
-        return _pruned(model, fed, outputs)
-    known: dict[str | None, ir.Value] = {v.name: v for v in model.graph.inputs}
-    known.update({o.name: o for n in model.graph for o in n.outputs})
-    inputs = [ir.Value(name=name, shape=known[name].shape, type=known[name].type) for name in fed]
-    values: dict[ir.Value, ir.Value] = {known[v.name]: v for v in inputs}
-    initializers: list[ir.Value] = []
-    copies: list[ir.Node] = []
-    for node in chosen:
-        for value in node.inputs:
-            if value is not None and value not in values and value.is_initializer():
-                values[value] = ir.Value(
-                    name=value.name, shape=value.shape, type=value.type, const_value=value.const_value
-                )
-                initializers.append(values[value])
-        copy = ir.Node(
-            node.domain,
-            node.op_type,
-            [None if v is None else values[v] for v in node.inputs],
-            list(node.attributes.values()),
-            num_outputs=len(node.outputs),
-            name=node.name,
-        )
-        for old, new in zip(node.outputs, copy.outputs, strict=True):
-            new.name, new.type, new.shape = old.name, old.type, old.shape
-            values[old] = new
-        copies.append(copy)
-    graph = ir.Graph(
-        inputs,
-        [values[known[name]] for name in outputs],
-        nodes=copies,
-        initializers=initializers,
-        opset_imports=dict(model.opset_imports),
-        name="part",
-    )
+    return _extracted(model, fed, outputs)
+
+
+def _extracted(model: ir.Model, inputs: Sequence[str], outputs: Sequence[ir.Value | str]) -> ir.Model:
+    graph = ir.convenience.extract(model.graph, inputs, outputs)
     return ir.Model(graph, ir_version=model.ir_version)
-
-
-def _pruned(model: ir.Model, fed: list[str], outputs: list[str]) -> ir.Model:
-    """The same by cutting off what is not needed, where graphs inside of nodes read values."""
-    copy = model.clone()
-    values = {v.name: v for v in copy.graph.inputs}
-    values.update({o.name: o for n in copy.graph for o in n.outputs})
-    copy.graph.outputs.clear()
-    copy.graph.outputs.extend(values[name] for name in outputs)
-    copy.graph.inputs.clear()
-    for name in fed:
-        old = values[name]
-        new = ir.Value(name=name, shape=old.shape, type=old.type)
-        for reader, index in list(old.uses()):
-            reader.replace_input_with(index, new)
-        old.name = f"{name}/computed"
-        copy.graph.inputs.append(new)
-    common.RemoveUnusedNodesPass()(copy)
-    return copy
 
 
 def feed_stored(model: ir.Model, tensors: list[str]) -> dict[str, str]:

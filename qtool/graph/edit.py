@@ -32,6 +32,7 @@ __all__ = [
     "is_float32",
     "is_main_op",
     "is_tensor",
+    "named_values",
     "new_node",
     "output_specs",
     "rank",
@@ -39,6 +40,7 @@ __all__ = [
     "replace_node",
     "replace_uses",
     "set_attribute",
+    "set_input",
     "single_consumer",
     "static_dim",
     "static_shape",
@@ -86,6 +88,13 @@ def _comparable(found: ir.Attr) -> object:
 def set_attribute(node: Node, name: str, value: Any) -> None:
     """Set or replace an attribute."""
     node.attributes[name] = ir.convenience.convert_attribute(name, value)
+
+
+def set_input(node: Node, index: int, value: Value) -> None:
+    """Let the node read `value` at `index`, behind its last input too."""
+    if len(node.inputs) <= index:
+        node.resize_inputs(index + 1)
+    node.replace_input_with(index, value)
 
 
 def constant(value: Value | None) -> Array:
@@ -159,6 +168,12 @@ def _spec_shape(value: Value) -> tuple[int | str | None, ...] | None:
     if value.shape is None:
         return None
     return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+
+def named_values(graph: Graph) -> dict[str, Value]:
+    """Name -> value of what the graph is fed with or computes; constants, and graphs inside of nodes, are left out."""
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    return {name: value for name, value in values.items() if not value.is_initializer()}
 
 
 def consumers(value: Value) -> list[Node]:

@@ -53,11 +53,7 @@ def _trial(trial: Trial) -> str:
 def _integer_line(proof: Verification) -> str:
     if not proof.census:
         return f"  integer     {proof.integer_layers} of {proof.layers} layers have Q/DQ; this machine cannot run them"
-    kernels = ", ".join(
-        f"{count} {op}"
-        for op, count in proof.kernels.items()
-        if op.startswith(("QLinear", "QGemm", "MatMulI", "Dynamic"))
-    )
+    kernels = ", ".join(f"{proof.kernels[op]} {op}" for op in proof.integer_kernels)
     return (
         f"  integer     {proof.integer_layers} of {proof.layers} layers, {100 * proof.integer_share:.1f} % of "
         f"multiply-accumulates, run in integer kernels: {kernels}"

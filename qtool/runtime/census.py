@@ -15,13 +15,6 @@ from qtool.runtime.session import Session
 
 # what onnxruntime's layout transformation and QDQ propagation append to the name of a node that they replace
 _SUFFIX = re.compile(r"(_token_\d+|/duplicated(_token_\d+)?|_nchwc)+$")
-INTEGER_KERNELS = frozenset(
-    {
-        "QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearAdd", "QLinearMul", "QLinearSigmoid",
-        "QLinearLeakyRelu", "QLinearSoftmax", "QLinearGlobalAveragePool", "QLinearAveragePool", "QLinearConcat",
-        "QLinearWhere",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,70 +1,49 @@
-"""The conditions named in the targets' tables: why a node that has a rule is left float all the same."""
-
-from collections.abc import Callable
+"""The conditions that rows of the targets' tables name: why a node that has a rule is left float all the same."""
 
 from qtool.graph import edit
 from qtool.graph.edit import Node
+from qtool.graph.layers import Layer
 
 _SMALL_TABLE = 65536
 
 
-def _weight_and_bias(node: Node, ndims: tuple[int, ...]) -> str | None:
-    weight = node.inputs[1]
-    if not edit.weight_like(weight):
-        return "its weight is computed, or not float32"
-    if edit.constant(weight).ndim not in ndims:
-        return f"its weight has {edit.constant(weight).ndim} dimensions"
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return None if bias is None or edit.weight_like(bias) else "its bias is computed, or not float32"
-
-
-def conv(node: Node) -> str | None:
-    """1-D to 3-D, constant weight and bias."""
-    return _weight_and_bias(node, (3, 4, 5))
-
-
-def conv_transpose(node: Node) -> str | None:
-    """1-D to 3-D, constant weight and bias."""
-    return _weight_and_bias(node, (3, 4, 5))
+def constant_weights(node: Node) -> str | None:
+    """Weights, and a bias where there is one, that are constants of float32, with as many dimensions as are known."""
+    layer = Layer.of(node)
+    assert layer is not None
+    for weight in layer.weights:
+        if not edit.weight_like(weight):
+            return "its weight is computed, or not float32"
+        if edit.constant(weight).ndim not in layer.operator.ranks:
+            return f"its weight has {edit.constant(weight).ndim} dimensions"
+    return None if layer.bias is None or edit.weight_like(layer.bias) else "its bias is computed, or not float32"
 
 
 def gemm(node: Node) -> str | None:
     """Constant weight, alpha and beta 1, a bias with one element per column."""
-    reason = _weight_and_bias(node, (2,))
-    if reason is not None:
+    layer, reason = Layer.of(node), constant_weights(node)
+    if reason is not None or layer is None:
         return reason
-    if float(edit.attribute(node, "alpha", 1.0)) != 1.0:
+    if layer.alpha != 1.0:
         return "its alpha is not 1"
-    bias = edit.constant_or_none(node.inputs[2]) if len(node.inputs) > 2 else None
-    if bias is None:
+    if layer.bias is None:
         return None
-    if float(edit.attribute(node, "beta", 1.0)) != 1.0:
+    if layer.beta != 1.0:
         return "its beta is not 1"
-    columns = edit.constant(node.inputs[1]).shape[0 if edit.attribute(node, "transB", 0) else 1]
-    return None if bias.shape == (columns,) else "its bias is not a vector of one element per column"
-
-
-def matmul(node: Node) -> str | None:
-    """A constant matrix on the right."""
-    return _weight_and_bias(node, (2,))
+    columns = layer.output_size(edit.constant(layer.weight).shape)
+    fits = edit.constant(layer.bias).shape == (columns,)
+    return None if fits else "its bias is not a vector of one element per column"
 
 
 def recurrent(node: Node) -> str | None:
-    """Constant weights for the input and for the state."""
-    if edit.attribute(node, "layout", 0):
-        return "its layout is batch first"
-    return _constant_matrix(node, 1, 3) or _constant_matrix(node, 2, 3)
-
-
-def _constant_matrix(node: Node, index: int, ndim: int) -> str | None:
-    weight = node.inputs[index]
-    fits = edit.weight_like(weight) and edit.constant(weight).ndim == ndim
-    return None if fits else "its weight is computed, or not float32"
+    """Constant weights for the input and for the state, and time before batch."""
+    return "its layout is batch first" if edit.attribute(node, "layout", 0) else constant_weights(node)
 
 
 def table(node: Node) -> str | None:
     """A constant matrix of which rows are taken, and nothing else."""
-    rows = node.inputs[0]
+    layer = Layer.of(node)
+    rows = None if layer is None else layer.weight
     if rows is None or not edit.weight_like(rows) or edit.constant(rows).ndim != 2:
         return "its data is not a constant matrix of float32"
     if edit.constant(rows).size < _SMALL_TABLE:
@@ -119,23 +98,3 @@ def residual_branch(node: Node) -> int | None:
         if producer is not None and edit.is_main_op(producer, "Conv") and edit.single_consumer(value) is node:
             return 1 - i
     return None
-
-
-CONDITIONS: dict[str, Callable[[Node], str | None]] = {
-    f.__name__: f
-    for f in (
-        conv,
-        conv_transpose,
-        gemm,
-        matmul,
-        recurrent,
-        table,
-        average_pool,
-        max_pool,
-        all_outputs,
-        nearest,
-        no_constants,
-        data_computed,
-        residual,
-    )
-}

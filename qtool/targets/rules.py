@@ -1,11 +1,15 @@
 """The form of a target's table: what becomes integer there, and which inputs and outputs need Q/DQ for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from qtool.core.numerics.affine import TensorSpec
+from qtool.graph.edit import Node
 
 Kind = Literal["weighted", "elementwise", "passthrough", "bridge"]
+Check = Callable[[Node], str | None]
+"""Why a node is left float all the same; None where it need not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +23,24 @@ class OpRule:
         bridge: stays float, but is cheap enough that integer layers on both sides stay worth it.
     kernels: the operators that the optimised graph holds instead; empty for a bridge.
     inputs: the inputs that carry activations; None for all of them.
-    weight, bias: their input indices.
     needs_output: without Q/DQ on its output the kernel stays float.
     static: whether there is an integer kernel for calibrated ranges.
     dynamic: the kernels that the operator becomes where it quantises its input anew in each run; empty: it cannot.
-    stored: the inputs whose constants `weight-only` stores as integers; the operator computes in float behind them.
-    check: the name of a condition in qtool.targets.conditions that must hold.
+    stored: whether `weight-only` stores its weights as integers; the operator computes in float behind them.
+    check: a condition of qtool.targets.conditions that must hold.
+    fused_branch: of an operator that is fused into the layer in front of it: the input, of those of a node, that comes
+        from elsewhere. Q/DQ stand on that one alone, whether or not the other is integer.
     """
 
     kind: Kind
     kernels: tuple[str, ...] = ()
     inputs: tuple[int, ...] | None = None
-    weight: int | None = None
-    bias: int | None = None
     needs_output: bool = True
-    check: str | None = None
+    check: Check | None = None
     static: bool = True
     dynamic: tuple[str, ...] = ()
-    stored: tuple[int, ...] = ()
+    stored: bool = False
+    fused_branch: Callable[[Node], int | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Target:
     outputs: Q/DQ stand on the outputs of layers too; without, on inputs alone.
     integer_bias: biases are int32 with scale x * w.
     absorbs_clip: Relu and Clip before a Q vanish into its saturation.
-    on_cpu: onnxruntime's CPU provider runs the result in integers, so the census can see it.
+    provider: the one of `qtool.runtime.providers` whose kernels run the result in integers.
     session: onnxruntime session configuration that imitates the target's selection on another machine.
     """
 
@@ -59,8 +63,24 @@ class Target:
     outputs: bool = True
     integer_bias: bool = True
     absorbs_clip: bool = True
-    on_cpu: bool = True
+    provider: str = "cpu"
     session: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether onnxruntime's CPU provider runs the result in integers, so that the census can see it."""
+        return self.provider == "cpu"
+
+    @property
+    def only_symmetric(self) -> bool:
+        """Whether its activations have symmetric grids whatever the scheme says."""
+        return all(spec.symmetric for spec in self.activations.values())
+
+    def places_like(self, other: "Target") -> bool:
+        """Whether it wants Q/DQ on the same tensors; their types may differ."""
+        return all(
+            getattr(self, name) == getattr(other, name) for name in ("rules", "outputs", "absorbs_clip", "provider")
+        )
 
     @property
     def rules_kernels(self) -> tuple[str, ...]:

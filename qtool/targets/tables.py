@@ -1,4 +1,6 @@
-"""The targets. A new operator is a row here, and a pattern in tests/targets/test_fusion.py that proves it.
+"""The targets. A new operator is a row here, and a pattern in tests/support/patterns.py that proves it.
+
+One with weights is a row in qtool/graph/layers.py too.
 
 Source: onnxruntime `core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc` and what its optimised graphs
 were seen to hold; NVIDIA TensorRT's documentation on explicit quantisation for the `tensorrt` table.
@@ -9,45 +11,42 @@ from pathlib import Path
 
 from qtool.core.errors import UsageError
 from qtool.core.numerics.affine import TensorSpec
+from qtool.targets import conditions
 from qtool.targets.rules import OpRule, Target
 
 _DYNAMIC_MATMUL = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
 _WEIGHTED = {
-    "Conv": OpRule("weighted", ("QLinearConv",), (0,), weight=1, bias=2, check="conv", stored=(1,)),
-    "ConvTranspose": OpRule("weighted", (), (0,), weight=1, check="conv_transpose", static=False, stored=(1,)),
+    "Conv": OpRule("weighted", ("QLinearConv",), (0,), check=conditions.constant_weights, stored=True),
+    "ConvTranspose": OpRule("weighted", (), (0,), check=conditions.constant_weights, static=False, stored=True),
     "Gemm": OpRule(
         "weighted",
         ("QGemm",),
         (0,),
-        weight=1,
-        bias=2,
         needs_output=False,
-        check="gemm",
+        check=conditions.gemm,
         dynamic=_DYNAMIC_MATMUL,
-        stored=(1,),
+        stored=True,
     ),
     "MatMul": OpRule(
         "weighted",
         ("QLinearMatMul", "MatMulIntegerToFloat"),
         (0,),
-        weight=1,
         needs_output=False,
-        check="matmul",
+        check=conditions.constant_weights,
         dynamic=_DYNAMIC_MATMUL,
-        stored=(1,),
+        stored=True,
     ),
     "LSTM": OpRule(
         "weighted",
         (),
         (0,),
-        weight=1,
-        check="recurrent",
+        check=conditions.recurrent,
         static=False,
         dynamic=("DynamicQuantizeLSTM",),
-        stored=(1, 2),
+        stored=True,
     ),
-    "GRU": OpRule("weighted", (), (0,), weight=1, check="recurrent", static=False, stored=(1, 2)),
-    "RNN": OpRule("weighted", (), (0,), weight=1, check="recurrent", static=False, stored=(1, 2)),
+    "GRU": OpRule("weighted", (), (0,), check=conditions.recurrent, static=False, stored=True),
+    "RNN": OpRule("weighted", (), (0,), check=conditions.recurrent, static=False, stored=True),
 }
 _ELEMENTWISE = {
     "Add": OpRule("elementwise", ("QLinearAdd",)),
@@ -56,11 +55,11 @@ _ELEMENTWISE = {
     "LeakyRelu": OpRule("elementwise", ("QLinearLeakyRelu",)),
     "Softmax": OpRule("elementwise", ("QLinearSoftmax",)),
     "GlobalAveragePool": OpRule("elementwise", ("QLinearGlobalAveragePool",)),
-    "AveragePool": OpRule("elementwise", ("QLinearAveragePool",), check="average_pool"),
-    "Concat": OpRule("elementwise", ("QLinearConcat",), check="no_constants"),
+    "AveragePool": OpRule("elementwise", ("QLinearAveragePool",), check=conditions.average_pool),
+    "Concat": OpRule("elementwise", ("QLinearConcat",), check=conditions.no_constants),
 }
 _PASSTHROUGH = {
-    "MaxPool": OpRule("passthrough", ("MaxPool", "NhwcMaxPool"), (0,), check="max_pool"),
+    "MaxPool": OpRule("passthrough", ("MaxPool", "NhwcMaxPool"), (0,), check=conditions.max_pool),
     "ReduceMax": OpRule("passthrough", ("ReduceMax",), (0,)),
     "ReduceMin": OpRule("passthrough", ("ReduceMin",), (0,)),
     "Transpose": OpRule("passthrough", ("Transpose",), (0,)),
@@ -69,12 +68,12 @@ _PASSTHROUGH = {
     "Squeeze": OpRule("passthrough", ("Squeeze", "Reshape"), (0,)),
     "Unsqueeze": OpRule("passthrough", ("Unsqueeze", "Reshape"), (0,)),
     "Slice": OpRule("passthrough", ("Slice",), (0,)),
-    "Gather": OpRule("passthrough", ("Gather",), (0,), check="data_computed", stored=(0,)),
+    "Gather": OpRule("passthrough", ("Gather",), (0,), check=conditions.data_computed, stored=True),
     "Expand": OpRule("passthrough", ("Expand",), (0,)),
     "Tile": OpRule("passthrough", ("Tile",), (0,)),
-    "Split": OpRule("passthrough", ("Split",), (0,), check="all_outputs"),
+    "Split": OpRule("passthrough", ("Split",), (0,), check=conditions.all_outputs),
     "DepthToSpace": OpRule("passthrough", ("DepthToSpace",), (0,)),
-    "Resize": OpRule("passthrough", ("Resize",), (0,), check="nearest"),
+    "Resize": OpRule("passthrough", ("Resize",), (0,), check=conditions.nearest),
 }
 # Float between integer layers: one operator over 8-bit inputs costs less than a float layer would.
 _BRIDGES = {
@@ -100,12 +99,12 @@ _INT8 = {"affine": TensorSpec("int8", symmetric=False), "symmetric": TensorSpec(
 _ZERO_POINT_ZERO = TensorSpec("int8", symmetric=True, zero_point_zero=True)
 
 _TENSORRT_RULES = {
-    "Conv": OpRule("weighted", (), (0,), weight=1, bias=2, needs_output=False, check="conv"),
-    "ConvTranspose": OpRule("weighted", (), (0,), weight=1, bias=2, needs_output=False, check="conv_transpose"),
-    "Gemm": OpRule("weighted", (), (0,), weight=1, bias=2, needs_output=False, check="gemm"),
-    "MatMul": OpRule("weighted", (), (0,), weight=1, needs_output=False, check="matmul"),
+    "Conv": OpRule("weighted", (), (0,), needs_output=False, check=conditions.constant_weights),
+    "ConvTranspose": OpRule("weighted", (), (0,), needs_output=False, check=conditions.constant_weights),
+    "Gemm": OpRule("weighted", (), (0,), needs_output=False, check=conditions.gemm),
+    "MatMul": OpRule("weighted", (), (0,), needs_output=False, check=conditions.constant_weights),
     # the residual branch: TensorRT fuses the Add into the convolution when its other operand is int8
-    "Add": OpRule("elementwise", (), check="residual"),
+    "Add": OpRule("elementwise", (), check=conditions.residual, fused_branch=conditions.residual_branch),
 }
 
 TARGETS = {
@@ -120,7 +119,7 @@ TARGETS = {
         outputs=False,
         integer_bias=False,
         absorbs_clip=False,
-        on_cpu=False,
+        provider="tensorrt",
     ),
 }
 NAMES = ("auto", *TARGETS)
@@ -137,6 +136,20 @@ def find_target(name: str = "auto") -> Target:
     if name not in TARGETS:
         raise UsageError(f"unknown target {name!r}; choose one of {', '.join(NAMES)}")
     return TARGETS[name]
+
+
+def target_of(provider: str) -> Target | None:
+    """The target that this provider alone runs, if there is one."""
+    return next((target for target in TARGETS.values() if target.provider == provider and not target.on_cpu), None)
+
+
+def distinct_targets() -> tuple[Target, ...]:
+    """The first target of each group that wants Q/DQ on the same tensors."""
+    result: list[Target] = []
+    for target in TARGETS.values():
+        if not any(target.places_like(other) for other in result):
+            result.append(target)
+    return tuple(result)
 
 
 def _this_machine() -> str:

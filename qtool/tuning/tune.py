@@ -30,7 +30,7 @@ from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
-from qtool.targets.tables import find_target
+from qtool.targets.tables import find_target, target_of
 from qtool.tuning.judge import Aim, Judge
 from qtool.tuning.search import Attempt, Search
 from qtool.tuning.split import Records, evaluation_subsets, subsets
@@ -242,13 +242,13 @@ class _Starts:
 def _measurable(target: str, provider: str) -> Target:
     """The target of that name, which the provider must run as it will be run."""
     find_provider(provider)
-    there = provider == "tensorrt"
-    runs_on = find_target("tensorrt" if there and target == "auto" else target)
-    if there and runs_on.on_cpu:
-        raise UsageError(f"target {runs_on.name} is not for provider tensorrt, where tuning measures; leave one out")
-    if not there and not runs_on.on_cpu:
+    own = target_of(provider)
+    runs_on = own if own is not None and target == "auto" else find_target(target)
+    if own is not None and runs_on.on_cpu:
+        raise UsageError(f"target {runs_on.name} is not for provider {provider}, where tuning measures; leave one out")
+    if own is None and not runs_on.on_cpu:
         raise UsageError(
             f"target {runs_on.name} does not run on this machine, where tuning measures; choose another, or provider "
-            f"{runs_on.name}"
+            f"{runs_on.provider}"
         )
     return runs_on

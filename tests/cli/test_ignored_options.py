@@ -14,7 +14,7 @@ MODEL, CALIB = str(SHIPPED / "digits_cnn.onnx"), str(SHIPPED / "digits_calib.npz
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["quantize", MODEL, "--data", CALIB, "--target", "tensorrt", "--scheme", "affine"], "symmetric grids alone"),
+        (["quantize", MODEL, "--data", CALIB, "--target", "tensorrt", "--scheme", "affine"], "only symmetric grids"),
         (["eval", MODEL, MODEL, "--data", CALIB, "--latency-runs", "5"], "says nothing without --latency"),
     ],
 )

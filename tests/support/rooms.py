@@ -59,7 +59,7 @@ ROOMS = {
         "numpy PIL tokenizers",
     ),
     "pipeline.prepare": _room(
-        "the same function in the form that quantisation starts from; a pass a file", f"{_CORE} graph runtime"
+        "the same function in the form that quantisation starts from; a pass a file", f"{_CORE} graph targets runtime"
     ),
     "pipeline.recovery": _room(
         "equalisation, absorption, smoothing, mild masks, bias correction",

@@ -36,6 +36,7 @@ class Verification:
     """What onnxruntime will run, and whether it computes what was planned.
 
     kernels: operator -> count in the optimised graph.
+    integer_kernels: those of them that compute in integers.
     layers: weighted layers in all; integer_layers: those that run as integer kernels.
     macs: multiply-accumulates of one batch of the examples; integer_macs: those in integer kernels.
     fallbacks: other nodes that were planned as integers and run as float.
@@ -52,6 +53,7 @@ class Verification:
     """
 
     kernels: dict[str, int]
+    integer_kernels: tuple[str, ...]
     layers: int
     integer_layers: int
     macs: int
@@ -75,6 +77,8 @@ class Verification:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: infinite SQNR becomes the string "inf"."""
         result: dict[str, Any] = _finite(asdict(self) | {"integer_share": self.integer_share})
+        # `kernels` has their names
+        del result["integer_kernels"]
         return result
 
 

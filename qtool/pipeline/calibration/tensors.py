@@ -8,7 +8,7 @@ from qtool.core.records.placement import Placement
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import smoothable_tensors
-from qtool.targets.tables import TARGETS
+from qtool.targets.tables import distinct_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ def find_tensors(prepared: Prepared) -> CalibratedTensors:
     """
     placements: list[Placement] = []
     failure: NothingToQuantizeError | None = None
-    for name in ("x86", "tensorrt"):
+    for target in distinct_targets():
         try:
-            placements.append(place(prepared.model, TARGETS[name], Scheme(), name=prepared.name))
+            placements.append(place(prepared.model, target, Scheme(), name=prepared.name))
         except NothingToQuantizeError as error:
             failure = failure or error
     if not placements:

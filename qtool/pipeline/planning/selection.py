@@ -10,7 +10,8 @@ from qtool.core.errors import UsageError
 from qtool.core.records.options import Form, Scheme
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
-from qtool.targets.conditions import CONDITIONS
+from qtool.graph.layers import Layer
+from qtool.targets.conditions import table
 from qtool.targets.rules import OpRule, Target
 
 
@@ -144,7 +145,7 @@ def _mark(
         if not (ready or (node.op_type == "Concat" and any(v in selection.available for _, v in inputs))):
             return
         selection.integer[node] = rule
-    elif rule.kind == "elementwise" and reason is None and rule.check == "residual":
+    elif rule.kind == "elementwise" and reason is None and rule.fused_branch is not None:
         selection.integer[node] = rule
         return
     elif reason is not None and rule.kind != "bridge":
@@ -166,11 +167,12 @@ def _mark(
 def _kept_from_static(rule: OpRule, form: Form, node: Node) -> str | None:
     """`dynamic`, `stored`, or why the node stays float; None: calibrated ranges decide, or it is none of this."""
     if rule.kind != "weighted":
-        return "stored" if CONDITIONS["table"](node) is None else None
+        return "stored" if table(node) is None else None
     if form == "static":
         return None if rule.static else "it has no integer kernel for calibrated ranges"
     if form == "dynamic" and rule.dynamic:
-        return "its input is transposed" if edit.attribute(node, "transA", 0) else "dynamic"
+        layer = Layer.of(node)
+        return "its input is transposed" if layer is not None and layer.transposes_input else "dynamic"
     if form == "dynamic" and rule.static:
         return "its integer kernel needs calibrated ranges"
     return "stored"
@@ -186,7 +188,7 @@ def _declined(node: Node, rule: OpRule, inputs: list[tuple[int, Value]]) -> str 
             constant = edit.constant_or_none(value)
             if constant is not None and (constant.dtype != np.float32 or not np.isfinite(constant).all()):
                 return "a constant operand is not finite float32"
-    return CONDITIONS[rule.check](node) if rule.check else None
+    return rule.check(node) if rule.check is not None else None
 
 
 def _pull_to_input(selection: Selection, node: Node) -> None:

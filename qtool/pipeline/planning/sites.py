@@ -1,6 +1,5 @@
 """From the chosen nodes to the tensors that are quantised, who reads them, and whose range they take."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from qtool.core.errors import ModelError
@@ -9,8 +8,8 @@ from qtool.core.records.options import Scheme
 from qtool.core.records.placement import BiasSite, ConstantSite, Placement, Reader, Site, WeightSite
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
 from qtool.pipeline.planning.selection import Selection, is_layer
-from qtool.targets.conditions import residual_branch
 from qtool.targets.rules import OpRule, Target
 
 
@@ -26,7 +25,7 @@ def build(model: Model, target: Target, scheme: Scheme, selection: Selection) ->
     return Placement(
         sites=_in_graph_order(model, sites),
         constants=_constants(selection, spec),
-        weights=_weights(selection.weighted, scheme, lambda rule: () if rule.weight is None else (rule.weight,)),
+        weights=_weights(selection.weighted, scheme),
         biases=_biases(selection) if target.integer_bias else (),
         integer={
             _name(n): selection.dynamic[n].dynamic if n in selection.dynamic else selection.integer[n].kernels
@@ -36,8 +35,8 @@ def build(model: Model, target: Target, scheme: Scheme, selection: Selection) ->
         layers=tuple(_name(n) for n in model.graph.all_nodes() if is_layer(n, target)),
         skipped={_name(n): why for n, why in selection.declined.items()}
         | {_name(n): "weight-only: it computes in float" for n in selection.stored},
-        dynamic=_weights(selection.dynamic, scheme, lambda rule: rule.stored),
-        stored=_weights(selection.stored, scheme, lambda rule: rule.stored),
+        dynamic=_weights(selection.dynamic, scheme),
+        stored=_weights(selection.stored, scheme),
     )
 
 
@@ -47,10 +46,11 @@ def _name(node: Node) -> str:
 
 
 def _inputs(selection: Selection, node: Node, rule: OpRule) -> list[tuple[int, Value]]:
-    if rule.check == "residual":
-        branch = residual_branch(node)
-        return [(i, v) for i, v in selection.activation_inputs(node, rule) if i == branch]
-    return selection.activation_inputs(node, rule)
+    inputs = selection.activation_inputs(node, rule)
+    if rule.fused_branch is None:
+        return inputs
+    branch = rule.fused_branch(node)
+    return [(i, v) for i, v in inputs if i == branch]
 
 
 def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] | None]:
@@ -145,7 +145,8 @@ def _stays_float(node: Node, selection: Selection) -> bool:
     rule = selection.target.rules.get(node.op_type)
     if rule is not None and rule.kind == "passthrough":
         return any(_stays_float(reader, selection) for output in node.outputs for reader in edit.consumers(output))
-    return edit.is_main_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul")
+    layer = Layer.of(node)
+    return layer is not None and layer.is_linear
 
 
 def _integer_producer(value: Value, selection: Selection) -> Node | None:
@@ -186,35 +187,26 @@ def _constants(selection: Selection, spec: TensorSpec) -> tuple[ConstantSite, ..
     return tuple(ConstantSite(name, spec, tuple(sorted(found))) for name, found in sorted(readers.items()))
 
 
-def _weights(
-    nodes: dict[Node, OpRule], scheme: Scheme, inputs: Callable[[OpRule], tuple[int, ...]]
-) -> tuple[WeightSite, ...]:
-    """The constants that the nodes read as those of the rule's inputs."""
+def _weights(nodes: dict[Node, OpRule], scheme: Scheme) -> tuple[WeightSite, ...]:
+    """The weights that the nodes read."""
     readers: dict[tuple[str, int | None], list[Reader]] = {}
-    for node, rule in nodes.items():
-        for index in inputs(rule):
-            weight = node.inputs[index]
+    for layer in _layers(nodes):
+        axis = layer.output_axis if scheme.granularity == "per-channel" else None
+        for index, weight in zip(layer.operator.weights, layer.weights, strict=True):
             assert weight is not None and weight.name
-            axis = _channel_axis(node) if scheme.granularity == "per-channel" else None
-            readers.setdefault((weight.name, axis), []).append((_name(node), index))
+            readers.setdefault((weight.name, axis), []).append((_name(layer.node), index))
     return tuple(WeightSite(name, axis, tuple(found)) for (name, axis), found in readers.items())
-
-
-def _channel_axis(node: Node) -> int:
-    """The axis of the weight's output channels."""
-    if node.op_type in ("Conv", "Gather"):
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if edit.attribute(node, "transB", 0) else 1
-    return 1  # MatMul's last axis; ConvTranspose; the gates of a recurrent layer
 
 
 def _biases(selection: Selection) -> tuple[BiasSite, ...]:
     result = []
-    for node, rule in selection.weighted.items():
-        bias = node.inputs[rule.bias] if rule.bias is not None and len(node.inputs) > rule.bias else None
-        if bias is not None and rule.bias is not None and rule.weight is not None:
-            x, weight = node.inputs[0], node.inputs[rule.weight]
+    for layer in _layers(selection.weighted):
+        x, weight, bias, index = layer.node.inputs[0], layer.weight, layer.bias, layer.operator.bias
+        if bias is not None and index is not None:
             assert x is not None and weight is not None
-            result.append(BiasSite(bias.name or "", x.name or "", weight.name or "", (_name(node), rule.bias)))
+            result.append(BiasSite(bias.name or "", x.name or "", weight.name or "", (_name(layer.node), index)))
     return tuple(result)
+
+
+def _layers(nodes: dict[Node, OpRule]) -> list[Layer]:
+    return [layer for node in nodes if (layer := Layer.of(node)) is not None]

@@ -23,12 +23,8 @@ from qtool.pipeline.prepare import (
     spatial_mean,
 )
 from qtool.runtime.session import Session
+from qtool.targets.kernels import QUANTIZED
 
-_QUANTIZED = {
-    "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "MatMulNBits",
-    "QLinearConv", "QLinearMatMul", "QGemm", "QAttention", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM",
-    "MatMulIntegerToFloat", "QLinearAdd", "QLinearMul",
-}  # fmt: skip
 # what these leave behind is inferred anew, and may be folded then
 _MORE_TO_FOLD = {"known_shapes", "constant_branches"}
 
@@ -123,7 +119,7 @@ def _apply(model: Model, changes: dict[str, int], *steps: ModuleType) -> set[str
 def _refuse_quantized(model: Model, name: str) -> None:
     inside = (node for function in model.functions.values() for node in function.all_nodes())
     for node in (*model.graph.all_nodes(), *inside):
-        if node.op_type in _QUANTIZED:
+        if node.op_type in QUANTIZED:
             raise AlreadyQuantizedError(
                 f"{name}: already quantised (node {node.name or _output(node)!r} is a {node.op_type}); "
                 "give the float model"

@@ -9,10 +9,10 @@ import math
 from qtool.core.errors import QtoolError
 from qtool.graph import compose, edit
 from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
 from qtool.runtime.session import Session
 
 _LIMIT_ELEMENTS = 16 * 2**20
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",
@@ -43,7 +43,7 @@ def apply(model: Model) -> int:
     if not frontier:
         return 0
     try:
-        session = Session(compose.constant_part(model, folded, frontier), optimize=False, name="constant folding")
+        session = Session(compose.constant_part(model, frontier), optimize=False, name="constant folding")
         arrays = session.run_list({}, [str(v.name) for v in frontier])
     except QtoolError:
         return 0
@@ -76,7 +76,8 @@ def _worth_storing(value: Value, node: Node) -> bool:
     if size <= _LIMIT_ELEMENTS or size <= sum(_size(v) or 0 for v in node.inputs if v is not None):
         return True
     # onnxruntime would fold it all the same, and then quantise a layer that was planned to stay float
-    return any(index == 1 and edit.is_main_op(reader, *_LAYERS) for reader, index in value.uses())
+    readers = [Layer.of(reader) for reader in edit.consumers(value)]
+    return any(layer is not None and layer.is_linear and layer.weight is value for layer in readers)
 
 
 def _size(value: Value) -> int | None:

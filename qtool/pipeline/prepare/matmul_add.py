@@ -6,20 +6,22 @@ does the same rewriting (`MatMulAddFusion`) but only knows the bias as float. De
 
 from qtool.graph import edit
 from qtool.graph.edit import Model
+from qtool.graph.layers import Layer
 
 
 def apply(model: Model) -> int:
     """Returns how many pairs were rewritten."""
     count = 0
     for matmul in list(model.graph):
-        if not edit.is_main_op(matmul, "MatMul") or not edit.weight_like(matmul.inputs[1]):
+        layer = Layer.of(matmul) if edit.is_main_op(matmul, "MatMul") else None
+        if layer is None or not edit.weight_like(layer.weight):
             continue
-        x, weight = matmul.inputs
+        x, weight = matmul.inputs[0], layer.weight
         add = edit.single_consumer(matmul.outputs[0])
         if add is None or not edit.is_main_op(add, "Add") or edit.rank(x) != 2 or edit.rank(weight) != 2:
             continue
         bias = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
-        columns = edit.constant(weight).shape[1]
+        columns = layer.output_size(edit.constant(weight).shape)
         if not edit.weight_like(bias) or edit.constant(bias).shape not in ((columns,), (1, columns)):
             continue
         names = edit.Names(model.graph)

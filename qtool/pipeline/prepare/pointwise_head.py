@@ -6,16 +6,18 @@ bits. Declines unless the spatial size is known to be 1, the kernel is 1, and a 
 
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node
+from qtool.graph.layers import Layer
 
 
 def apply(model: Model) -> int:
     """Returns how many pairs were rewritten."""
     count = 0
     for conv in list(model.graph):
-        flatten = edit.single_consumer(conv.outputs[0]) if _pointwise(conv) else None
-        if flatten is None or not _flattens(flatten):
+        layer = Layer.of(conv) if edit.is_main_op(conv, "Conv") else None
+        flatten = edit.single_consumer(conv.outputs[0]) if layer is not None and _pointwise(layer) else None
+        if layer is None or flatten is None or not _flattens(flatten):
             continue
-        x, weight = conv.inputs[0], conv.inputs[1]
+        x, weight = conv.inputs[0], layer.weight
         assert x is not None and weight is not None
         names = edit.Names(model.graph)
         kernel = edit.constant(weight)
@@ -43,16 +45,12 @@ def apply(model: Model) -> int:
     return count
 
 
-def _pointwise(node: Node) -> bool:
-    if (
-        not edit.is_main_op(node, "Conv")
-        or not edit.weight_like(node.inputs[1])
-        or edit.attribute(node, "group", 1) != 1
-    ):
+def _pointwise(layer: Layer) -> bool:
+    if not edit.weight_like(layer.weight) or layer.groups != 1:
         return False
-    kernel = edit.constant(node.inputs[1]).shape[2:]
-    sizes = [edit.static_dim(node.inputs[0], axis) for axis in range(2, 2 + len(kernel))]
-    padded = any(edit.attribute(node, "pads", None) or ())
+    kernel = layer.kernel(edit.constant(layer.weight).shape)
+    sizes = [edit.static_dim(layer.node.inputs[0], axis) for axis in range(2, 2 + len(kernel))]
+    padded = any(edit.attribute(layer.node, "pads", None) or ())
     return all(k == 1 for k in kernel) and all(size == 1 for size in sizes) and not padded
 
 

@@ -15,9 +15,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node
-from qtool.pipeline.recovery.chains import Chain, bias_of, find_chains, input_channels, upper_bound
-from qtool.pipeline.recovery.equalization import Extremes, replace_constant
+from qtool.graph.edit import Array, Model
+from qtool.graph.layers import Layer, per_channel
+from qtool.pipeline.recovery.chains import Chain, find_chains, upper_bound
+from qtool.pipeline.recovery.equalization import Extremes, replace_bias
 
 _ROUNDING = 1e-5
 _ACTIVATIONS = ("Relu", "Clip")
@@ -63,26 +64,17 @@ def absorb_biases(model: Model, shifts: Mapping[str, Sequence[float]]) -> Model:
         chain, shift = chains.get(tensor), np.asarray(numbers, np.float64)
         if chain is None or shift.shape != (chain.size,):
             raise ValueError(f"it lowers tensor {tensor!r}, which this model does not hold like that")
-        weight = edit.constant(chain.second.inputs[1]).astype(np.float64)
-        columns = input_channels(chain.second, weight, chain.size)
-        gained = columns * shift.reshape(*columns.shape[:2], *[1] * (columns.ndim - 2))
-        replace_constant(result, chain.first, 2, _bias(chain.first) - shift, names, "lowered")
-        replace_constant(result, chain.second, 2, _bias(chain.second) + _summed(chain, gained), names, "absorbing")
+        weight = edit.constant(chain.second.weight).astype(np.float64)
+        columns = chain.second.input_channels(weight, chain.size)
+        gained = columns * per_channel(shift, columns)
+        total = gained.sum(axis=(1, *range(3, gained.ndim))).reshape(-1)
+        replace_bias(result, chain.first, _bias(chain.first) - shift, names, "lowered")
+        replace_bias(result, chain.second, _bias(chain.second) + total, names, "absorbing")
     return result
 
 
-def _summed(chain: Chain, gained: Array) -> Array:
-    """[M]: what each output channel of the second layer gains; `gained` as `input_channels` lays it out."""
-    if chain.second.op_type == "Gemm":
-        total: Array = gained.sum(axis=(0, 1, 2))
-    else:
-        total = gained.sum(axis=(1, *range(3, gained.ndim))).reshape(-1)
-    return total
-
-
-def _bias(layer: Node) -> Array | float:
-    value = bias_of(layer)
-    return 0.0 if value is None else edit.constant(value).astype(np.float64)
+def _bias(layer: Layer) -> Array | float:
+    return 0.0 if layer.bias is None else edit.constant(layer.bias).astype(np.float64)
 
 
 def _chains(model: Model) -> list[Chain]:
@@ -94,19 +86,15 @@ def _absorbs(chain: Chain) -> bool:
         return False
     if sum(node.op_type in _ACTIVATIONS for node in chain.between) != 1:
         return False
-    if any(n.op_type == "Gemm" and _factors(n) for n in (chain.first, chain.second)):
+    if any(factor != 1.0 for layer in (chain.first, chain.second) for factor in (layer.alpha, layer.beta)):
         return False
-    bias = edit.constant_or_none(bias_of(chain.second))
-    if bias_of(chain.second) is not None and (bias is None or bias.ndim != 1 or not np.isfinite(bias).all()):
+    bias = edit.constant_or_none(chain.second.bias)
+    if chain.second.bias is not None and (bias is None or bias.ndim != 1 or not np.isfinite(bias).all()):
         return False
-    return chain.second.op_type == "Gemm" or not _pads(chain.second)
+    return not _pads(chain.second)
 
 
-def _factors(gemm: Node) -> bool:
-    return any(float(edit.attribute(gemm, name, 1.0)) != 1.0 for name in ("alpha", "beta"))
-
-
-def _pads(conv: Node) -> bool:
-    if str(edit.attribute(conv, "auto_pad", "NOTSET")).startswith("SAME"):
+def _pads(layer: Layer) -> bool:
+    if str(edit.attribute(layer.node, "auto_pad", "NOTSET")).startswith("SAME"):
         return True
-    return any(edit.attribute(conv, "pads", []))
+    return any(edit.attribute(layer.node, "pads", []))

@@ -35,16 +35,24 @@ def correct_biases(
         memo: the integers of this graph's weights that are known; is added to.
     """
     memo = memo or WeightMemo()
-    weights = {name: weight for weight in plan.weights for name, index in weight.readers if index == 1}
-    nodes = {str(node.name): node for node in biased_layers(prepared) if node.name in weights}
-    if not nodes:
+    layers = {str(layer.node.name): layer for layer in biased_layers(prepared)}
+    weights = {
+        name: weight
+        for weight in plan.weights
+        for name, index in weight.readers
+        if name in layers and index == layers[name].operator.weights[0]
+    }
+    if not weights:
         return plan
     if means is None:
         means = observe_examples(prepared, examples).means
     shifts = []
-    for name, node in nodes.items():
-        exact, params = edit.constant(node.inputs[1]), weights[name].params
+    for name, layer in layers.items():
+        bias = layer.operator.bias
+        if name not in weights or bias is None:
+            continue
+        exact, params = edit.constant(layer.weight), weights[name].params
         change = dequantize(memo.quantized(weights[name].tensor, exact, params), params) - exact
-        shift = -mean_shift(node, change, means[name])
-        shifts.append(BiasShift((name, 2), tuple(float(x) for x in shift.astype(np.float32))))
+        shift = -mean_shift(layer, change, means[name])
+        shifts.append(BiasShift((name, bias), tuple(float(x) for x in shift.astype(np.float32))))
     return replace(plan, shifts=tuple(shifts))

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node, Value
+from qtool.graph.edit import Array, Model, Node
+from qtool.graph.layers import Layer
 
 _LAYERS = ("Conv", "Gemm")
 _POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -21,15 +22,15 @@ _BETWEEN = ("Relu", "LeakyRelu", "Clip", "Flatten", *_POOLS)
 class Chain:
     """`first` and `second` with the nodes `between`, in their order; `size` channels."""
 
-    first: Node
+    first: Layer
     between: tuple[Node, ...]
-    second: Node
+    second: Layer
     size: int
 
     @property
     def tensor(self) -> str:
         """The output of the first layer."""
-        return str(self.first.outputs[0].name)
+        return str(self.first.node.outputs[0].name)
 
     @property
     def activations(self) -> tuple[Node, ...]:
@@ -55,46 +56,28 @@ def upper_bound(chain: Chain) -> float | None:
     return bound if bound > 0.0 else None
 
 
-def bias_of(layer: Node) -> Value | None:
-    """The bias, where there is one."""
-    return layer.inputs[2] if len(layer.inputs) > 2 else None
-
-
-def output_channels(layer: Node, weight: Array) -> Array:
-    """A view of the weight as [M, everything else], M the output channels."""
-    axis = 1 if layer.op_type == "Gemm" and not edit.attribute(layer, "transB", 0) else 0
-    return np.moveaxis(weight, axis, 0)
-
-
-def input_channels(layer: Node, weight: Array, size: int) -> Array:
-    """A view of the weight as [G, C, everything else] with G * C = `size`, the channels that the layer reads.
-
-    A Gemm behind a Flatten reads each channel several times in a row: [size, 1, times, N].
-    """
-    if layer.op_type == "Gemm":
-        moved = weight.T if edit.attribute(layer, "transB", 0) else weight
-        return moved.reshape(size, 1, -1, moved.shape[1])
-    groups = int(edit.attribute(layer, "group", 1))
-    split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    return np.moveaxis(split, 2, 1)
-
-
-def _chain_from(first: Node) -> Chain | None:
-    weight = _own_weight(first)
-    if weight is None or not _vector_bias(first, size := output_channels(first, weight).shape[0]):
+def _chain_from(node: Node) -> Chain | None:
+    first = _layer(node)
+    weight = None if first is None else _own_weight(first)
+    if first is None or weight is None or not _vector_bias(first, size := first.output_size(weight.shape)):
         return None
     between: list[Node] = []
-    value = first.outputs[0]
-    while (node := edit.single_consumer(value)) is not None and node.graph is first.graph:
-        if node.inputs[0] is not value:
+    value = node.outputs[0]
+    while (reader := edit.single_consumer(value)) is not None and reader.graph is node.graph:
+        if reader.inputs[0] is not value:
             return None
-        if edit.is_main_op(node, *_LAYERS):
-            return Chain(first, tuple(between), node, size) if _reads(node, size, between) else None
-        if not _keeps_channels(node):
+        second = _layer(reader)
+        if second is not None:
+            return Chain(first, tuple(between), second, size) if _reads(second, size, between) else None
+        if not _keeps_channels(reader):
             return None
-        between.append(node)
-        value = node.outputs[0]
+        between.append(reader)
+        value = reader.outputs[0]
     return None
+
+
+def _layer(node: Node) -> Layer | None:
+    return Layer.of(node) if edit.is_main_op(node, *_LAYERS) else None
 
 
 def _keeps_channels(node: Node) -> bool:
@@ -104,31 +87,27 @@ def _keeps_channels(node: Node) -> bool:
     return node.op_type != "Flatten" or int(edit.attribute(node, "axis", 1)) == 1
 
 
-def _reads(second: Node, size: int, between: list[Node]) -> bool:
+def _reads(second: Layer, size: int, between: list[Node]) -> bool:
     weight = _own_weight(second)
     if weight is None:
         return False
-    if second.op_type == "Conv":
-        return bool(weight.shape[1] * int(edit.attribute(second, "group", 1)) == size)
-    read = weight.shape[1 if edit.attribute(second, "transB", 0) else 0]
-    flattened = any(node.op_type == "Flatten" for node in between)
-    return bool(read == size or (flattened and size > 0 and read % size == 0))
+    read = second.input_size(weight.shape)
+    flattened = second.is_product and any(node.op_type == "Flatten" for node in between)
+    return read == size or (flattened and size > 0 and read % size == 0)
 
 
-def _own_weight(layer: Node) -> Array | None:
+def _own_weight(layer: Layer) -> Array | None:
     """The weight of a Conv or Gemm where it may be edited."""
-    if not edit.is_main_op(layer, *_LAYERS) or edit.attribute(layer, "transA", 0):
-        return None
-    value = layer.inputs[1]
-    if value is None or not edit.weight_like(value) or edit.single_consumer(value) is None:
+    value = layer.weight
+    if layer.transposes_input or value is None or not edit.weight_like(value) or edit.single_consumer(value) is None:
         return None
     weight = edit.constant(value)
     return weight if weight.size and np.isfinite(weight).all() else None
 
 
-def _vector_bias(layer: Node, size: int) -> bool:
+def _vector_bias(layer: Layer, size: int) -> bool:
     """Whether the bias is absent or a finite constant [size]."""
-    value = bias_of(layer)
+    value = layer.bias
     if value is None:
         return True
     bias = edit.constant_or_none(value)

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node
-from qtool.pipeline.recovery.chains import Chain, bias_of, find_chains, input_channels, output_channels, upper_bound
+from qtool.graph.edit import Array, Model, Value
+from qtool.graph.layers import Layer, per_channel
+from qtool.pipeline.recovery.chains import Chain, find_chains, upper_bound
 
 _TOLERANCE = 1e-3
 _ROUNDS = 100
@@ -50,7 +51,7 @@ def find_scales(model: Model, extremes: Extremes) -> dict[str, tuple[float, ...]
     `extremes` are those of the layers that `equalizable_tensors` names.
     """
     pairs = [pair for chain, bound in _chains(model) if (pair := _pair(chain, bound, *extremes[chain.tensor]))]
-    weights = {n: _float64(n, 1) for pair in pairs for n in (pair.chain.first, pair.chain.second)}
+    weights = {layer: _float64(layer.weight) for pair in pairs for layer in (pair.chain.first, pair.chain.second)}
     for _ in range(_ROUNDS):
         if max((_balance(pair, weights) for pair in pairs), default=0.0) < _TOLERANCE:
             break
@@ -70,32 +71,36 @@ def equalize(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
     """
     result = edit.clone(model)
     chains = {chain.tensor: chain for chain, _ in _chains(result)}
-    weights: dict[Node, Array] = {}
+    weights: dict[Layer, Array] = {}
     names = edit.Names(result.graph)
     for tensor, numbers in scales.items():
         chain, scale = chains.get(tensor), np.asarray(numbers, np.float64)
         if chain is None or scale.shape != (chain.size,):
             raise ValueError(f"it rescales tensor {tensor!r}, which this model does not hold like that")
-        first = weights.setdefault(chain.first, _float64(chain.first, 1))
-        second = weights.setdefault(chain.second, _float64(chain.second, 1))
+        first = weights.setdefault(chain.first, _float64(chain.first.weight))
+        second = weights.setdefault(chain.second, _float64(chain.second.weight))
         _divide(chain, first, second, scale)
-        if bias_of(chain.first) is not None:
-            replace_constant(result, chain.first, 2, _float64(chain.first, 2) / scale, names, "equalized")
-    for node, weight in weights.items():
-        replace_constant(result, node, 1, weight, names, "equalized")
+        if chain.first.bias is not None:
+            replace_bias(result, chain.first, _float64(chain.first.bias) / scale, names, "equalized")
+    for layer, weight in weights.items():
+        _replace_input(result, layer, layer.operator.weights[0], weight, names, "equalized")
     return result
 
 
-def replace_constant(model: Model, node: Node, index: int, value: Array, names: edit.Names, suffix: str) -> None:
-    """Let `node` read `value` (any float; stored as float32) at `index`. Raises `ValueError` where it overflows."""
+def replace_bias(model: Model, layer: Layer, value: Array, names: edit.Names, suffix: str) -> None:
+    """Give the layer this bias (any float; stored as float32). Raises `ValueError` where it overflows."""
+    assert layer.operator.bias is not None
+    _replace_input(model, layer, layer.operator.bias, value, names, suffix)
+
+
+def _replace_input(model: Model, layer: Layer, index: int, value: Array, names: edit.Names, suffix: str) -> None:
     with np.errstate(over="ignore"):
         exact = value.astype(np.float32)
+    node = layer.node
     if not np.isfinite(exact).all():
         raise ValueError(f"it leads to Inf in node {node.name!r}")
     new = edit.add_initializer(model.graph, names.fresh(f"{node.name}_{suffix}"), exact)
-    if len(node.inputs) <= index:
-        node.resize_inputs(index + 1)
-    node.replace_input_with(index, new)
+    edit.set_input(node, index, new)
 
 
 def _chains(model: Model) -> list[tuple[Chain, float]]:
@@ -114,12 +119,12 @@ def _pair(chain: Chain, bound: float, low: Array, high: Array) -> _Pair | None:
     return _Pair(chain, np.maximum(np.abs(low), np.abs(high)), least, np.ones(chain.size))
 
 
-def _balance(pair: _Pair, weights: Mapping[Node, Array]) -> float:
+def _balance(pair: _Pair, weights: Mapping[Layer, Array]) -> float:
     """One step of one pair, in place; returns the largest change of a factor (its logarithm)."""
     chain = pair.chain
     first, second = weights[chain.first], weights[chain.second]
-    rows = np.abs(output_channels(chain.first, first)).reshape(chain.size, -1)
-    columns = np.abs(input_channels(chain.second, second, chain.size))
+    rows = np.abs(chain.first.output_channels(first)).reshape(chain.size, -1)
+    columns = np.abs(chain.second.input_channels(second, chain.size))
     r1, r2 = rows.max(axis=1), columns.max(axis=tuple(range(2, columns.ndim))).reshape(-1)
     reach = pair.reach / pair.scale
     free = (r1 > 0.0) & (r2 > 0.0) & np.isfinite(pair.least)
@@ -133,11 +138,11 @@ def _balance(pair: _Pair, weights: Mapping[Node, Array]) -> float:
 
 def _divide(chain: Chain, first: Array, second: Array, scale: Array) -> None:
     """Divide the first weight's output channels, multiply the second's input channels; in place."""
-    rows = output_channels(chain.first, first)
-    rows /= scale.reshape(-1, *[1] * (rows.ndim - 1))
-    columns = input_channels(chain.second, second, chain.size)
-    columns *= scale.reshape(*columns.shape[:2], *[1] * (columns.ndim - 2))
+    rows = chain.first.output_channels(first)
+    rows /= per_channel(scale, rows)
+    columns = chain.second.input_channels(second, chain.size)
+    columns *= per_channel(scale, columns)
 
 
-def _float64(node: Node, index: int) -> Array:
-    return edit.constant(node.inputs[index]).astype(np.float64, order="C")
+def _float64(value: Value | None) -> Array:
+    return edit.constant(value).astype(np.float64, order="C")

@@ -8,7 +8,7 @@ import numpy as np
 from qtool.core.concurrency import side_by_side
 from qtool.graph import compose
 from qtool.graph.edit import Array, Model
-from qtool.pipeline.recovery.input_means import biased_layers, input_sums, smoothed_means
+from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
 from qtool.pipeline.recovery.smoothing import divided_names, smoothable_tensors
 from qtool.runtime.session import Session
 
@@ -67,8 +67,8 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
         DataError: it cannot run on an example.
     """
     outputs = [str(v.name) for v in model.graph.outputs]
-    inputs = {str(n.name): str(n.inputs[0].name) for n in biased_layers(model) if n.inputs[0] is not None and biases}
-    nodes = {str(n.name): n for n in model.graph if n.name in inputs}
+    inputs = input_names(model) if biases else {}
+    layers = {name: layer for layer in biased_layers(model) if (name := str(layer.node.name)) in inputs}
     tensors = smoothable_tensors(model)
     fed = {v.name for v in model.graph.inputs}
     wanted = list(dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed)]))
@@ -76,7 +76,7 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
 
     def see(example: Arrays) -> _Seen:
         arrays = {**example, **session.run(example)}
-        sums = {layer: input_sums(node, arrays[inputs[layer]]) for layer, node in nodes.items()}
+        sums = {name: input_sums(layer, arrays[inputs[name]]) for name, layer in layers.items()}
         flat = {t: arrays[t].reshape(-1, arrays[t].shape[-1]) for t in tensors}
         return _Seen(
             {o: arrays[o] for o in outputs},
@@ -87,9 +87,9 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
 
     seen = list(side_by_side(see, examples))
     means = {
-        layer: sum((s.sums[layer][0] for s in seen[1:]), seen[0].sums[layer][0])
-        / max(sum(s.sums[layer][1] for s in seen), 1)
-        for layer in nodes
+        name: sum((s.sums[name][0] for s in seen[1:]), seen[0].sums[name][0])
+        / max(sum(s.sums[name][1] for s in seen), 1)
+        for name in layers
     }
     return ExampleStatistics(tuple(s.outputs for s in seen), means, {t: _joined(t, seen) for t in tensors})
 

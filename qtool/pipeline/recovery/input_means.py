@@ -11,26 +11,29 @@ import numpy as np
 
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node
+from qtool.graph.layers import Layer
+
+_LAYERS = ("Conv", "Gemm")
 
 
-def biased_layers(model: Model) -> list[Node]:
+def biased_layers(model: Model) -> list[Layer]:
     """The layers with a constant weight whose bias can take up a shift of the mean, in graph order."""
-    return [
-        node
-        for node in model.graph
-        if edit.is_main_op(node, "Conv", "Gemm")
-        and len(node.inputs) > 2
-        and node.inputs[2] is not None
-        and edit.weight_like(node.inputs[1])
-    ]
+    found = [Layer.of(node) for node in model.graph if edit.is_main_op(node, *_LAYERS)]
+    return [layer for layer in found if layer and layer.bias is not None and edit.weight_like(layer.weight)]
 
 
-def input_sums(node: Node, x: Array) -> tuple[Array, int]:
+def input_names(model: Model) -> dict[str, str]:
+    """Layer -> the tensor whose means its bias correction needs, by name."""
+    nodes = [layer.node for layer in biased_layers(model)]
+    return {str(node.name): str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
+
+
+def input_sums(layer: Layer, x: Array) -> tuple[Array, int]:
     """Sums, float64, [C, k1, k2, ...] over a Conv's input [N, C, d1, d2, ...] or [K] over a Gemm's, and of how many."""
-    if node.op_type == "Gemm":
-        rows = 1 if edit.attribute(node, "transA", 0) else 0
+    if layer.is_product:
+        rows = 1 if layer.transposes_input else 0
         return x.sum(axis=rows, dtype=np.float64), x.shape[rows]
-    kernel = edit.constant(node.inputs[1]).shape[2:]
+    node, kernel = layer.node, layer.kernel(edit.constant(layer.weight).shape)
     strides = edit.attribute(node, "strides") or [1] * len(kernel)
     dilations = edit.attribute(node, "dilations") or [1] * len(kernel)
     before, sizes = _geometry(node, x.shape[2:], kernel, strides, dilations)
@@ -47,15 +50,14 @@ def input_sums(node: Node, x: Array) -> tuple[Array, int]:
     return result, x.shape[0] * math.prod(sizes)
 
 
-def mean_shift(node: Node, change: Array, means: Array) -> Array:
+def mean_shift(layer: Layer, change: Array, means: Array) -> Array:
     """By how much the mean of each output channel moves ([M], float64) when `change` is added to the weight."""
-    if node.op_type == "Gemm":
-        rows = change if edit.attribute(node, "transB", 0) else change.T
-        shift: Array = rows.astype(np.float64) @ means * float(edit.attribute(node, "alpha", 1.0))
+    if layer.is_product:
+        shift: Array = layer.matrix(change).T.astype(np.float64) @ means * layer.alpha
         return shift
-    groups = int(edit.attribute(node, "group", 1))
-    parts = change.reshape(groups, change.shape[0] // groups, -1).astype(np.float64)
-    sums: Array = (parts @ means.reshape(groups, -1, 1)).reshape(-1)
+    rows = layer.output_channels(change)
+    parts = rows.reshape(*rows.shape[:2], -1).astype(np.float64)
+    sums: Array = (parts @ means.reshape(len(parts), -1, 1)).reshape(-1)
     return sums
 
 
@@ -63,7 +65,7 @@ def smoothed_means(
     model: Model, means: Mapping[str, Array], scales: Mapping[str, tuple[float, ...]]
 ) -> dict[str, Array]:
     """The means in the graph whose tensors are divided by `scales` ([C] each); `model` is the graph before."""
-    inputs = {str(node.name): str(node.inputs[0].name) for node in biased_layers(model) if node.inputs[0] is not None}
+    inputs = input_names(model)
     return {
         layer: found / np.asarray(scales[inputs[layer]]) if inputs[layer] in scales else found
         for layer, found in means.items()

@@ -15,13 +15,13 @@ from qtool.core.concurrency import side_by_side
 from qtool.core.numerics.histogram import ChannelRange
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
+from qtool.graph.layers import Layer
 
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _WORTH = 0.7
 _TINY = 1e-5
 _BLOCK = 2**17
 """Elements of a weight that are worked on at once."""
-_LAYERS = ("MatMul", "Gemm")
 
 
 def smoothable_tensors(model: Model) -> list[str]:
@@ -31,7 +31,7 @@ def smoothable_tensors(model: Model) -> list[str]:
 
 def token_layers(model: Model) -> tuple[str, ...]:
     """The names of these layers, in graph order."""
-    wanted = {node.name for readers in _readers(model).values() for node in readers}
+    wanted = {layer.node.name for readers in _readers(model).values() for layer in readers}
     return tuple(str(node.name) for node in model.graph if node.name in wanted)
 
 
@@ -47,21 +47,21 @@ def find_smoothing(
     """
     names = set(layers)
     readers = {
-        tensor: nodes
-        for tensor, nodes in _readers(model).items()
-        if tensor in channels and all(node.name in names for node in nodes)
+        tensor: found
+        for tensor, found in _readers(model).items()
+        if tensor in channels and all(layer.node.name in names for layer in found)
     }
 
     def best(tensor: str) -> tuple[float, ...] | None:
-        found, nodes = channels[tensor], readers[tensor]
-        weight = np.concatenate([_rows(node) for node in nodes], axis=1)
+        found, reading = channels[tensor], readers[tensor]
+        weight = np.concatenate([_rows(layer) for layer in reading], axis=1)
         noise = _RoundingNoise(
             found.minimum.astype(np.float64), found.maximum.astype(np.float64), squares[tensor], weight
         )
         scales = [_scales(noise.largest, noise.magnitude.max(axis=1), strength) for strength in _STRENGTHS]
         expected = noise.expected(np.stack([np.ones(len(weight)), *scales]))
         chosen = int(np.argmin(expected[1:])) + 1
-        free = _normalisation(nodes[0].inputs[0]) is not None
+        free = _normalisation(reading[0].node.inputs[0]) is not None
         worth = expected[chosen] < (1.0 if free else _WORTH) * expected[0]
         return tuple(map(float, scales[chosen - 1])) if worth else None
 
@@ -81,8 +81,8 @@ def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
         scale = np.asarray(numbers, np.float32)
         if tensor not in readers or scale.shape != (_rows(readers[tensor][0]).shape[0],):
             raise ValueError(f"it smooths tensor {tensor!r}, which this model does not hold like that")
-        for node in readers[tensor]:
-            _scale_rows(result, node, scale, names)
+        for layer in readers[tensor]:
+            _scale_rows(result, layer, scale, names)
         _divide(result, readers[tensor], scale, names)
     return result
 
@@ -102,7 +102,7 @@ def smoothed_ranges(
 def divided_names(model: Model) -> dict[str, str]:
     """What each of the tensors is called once it is divided; `model` is the graph before."""
     return {
-        tensor: smoothed_name(tensor) if _normalisation(readers[0].inputs[0]) is None else tensor
+        tensor: smoothed_name(tensor) if _normalisation(readers[0].node.inputs[0]) is None else tensor
         for tensor, readers in _readers(model).items()
     }
 
@@ -149,34 +149,37 @@ def _scales(activation: Array, weight: Array, strength: float) -> Array:
     return scales
 
 
-def _readers(model: Model) -> dict[str, list[Node]]:
-    result: dict[str, list[Node]] = {}
+def _readers(model: Model) -> dict[str, list[Layer]]:
+    result: dict[str, list[Layer]] = {}
     for node in model.graph:
-        if not edit.is_main_op(node, *_LAYERS) or not edit.weight_like(node.inputs[1]):
+        layer = _product(node)
+        x = None if layer is None else node.inputs[0]
+        if layer is None or x is None or x.is_initializer() or not edit.is_float32(x):
             continue
-        x = node.inputs[0]
-        if x is None or x.is_initializer() or not edit.is_float32(x) or edit.constant(node.inputs[1]).ndim != 2:
-            continue
-        if (edit.rank(x) or 3) > 2 and not edit.attribute(node, "transA", 0):
-            result.setdefault(str(x.name), []).append(node)
+        if edit.constant(layer.weight).ndim == 2 and (edit.rank(x) or 3) > 2 and not layer.transposes_input:
+            result.setdefault(str(x.name), []).append(layer)
     return result
 
 
-def _rows(node: Node) -> Array:
+def _product(node: Node) -> Layer | None:
+    """The node as a product with a constant matrix, if it is one."""
+    layer = Layer.of(node)
+    return layer if layer is not None and layer.is_product and edit.weight_like(layer.weight) else None
+
+
+def _rows(layer: Layer) -> Array:
     """The weight, [C, N]."""
-    weight = edit.constant(node.inputs[1])
-    return weight.T if edit.attribute(node, "transB", 0) else weight
+    return layer.matrix(edit.constant(layer.weight))
 
 
-def _scale_rows(model: Model, node: Node, scale: Array, names: edit.Names) -> None:
-    weight = edit.constant(node.inputs[1])
-    factor = scale if edit.attribute(node, "transB", 0) else scale[:, None]
-    new = edit.add_initializer(model.graph, names.fresh(f"{node.name}_smoothed_weight"), weight * factor)
-    node.replace_input_with(1, new)
+def _scale_rows(model: Model, layer: Layer, scale: Array, names: edit.Names) -> None:
+    scaled = layer.matrix(_rows(layer) * scale[:, None])
+    new = edit.add_initializer(model.graph, names.fresh(f"{layer.node.name}_smoothed_weight"), scaled)
+    layer.node.replace_input_with(layer.operator.weights[0], new)
 
 
-def _divide(model: Model, readers: Sequence[Node], scale: Array, names: edit.Names) -> None:
-    value = readers[0].inputs[0]
+def _divide(model: Model, readers: Sequence[Layer], scale: Array, names: edit.Names) -> None:
+    value = readers[0].node.inputs[0]
     assert value is not None
     inverse = (1.0 / scale).astype(np.float32)
     takers = _normalisation(value)
@@ -190,9 +193,9 @@ def _divide(model: Model, readers: Sequence[Node], scale: Array, names: edit.Nam
     name = smoothed_name(str(value.name))
     divided = edit.new_node("Mul", [value, factor], name, name=names.fresh(f"{value.name}_smoothing_node"))
     divided.outputs[0].type, divided.outputs[0].shape = value.type, value.shape
-    model.graph.insert_before(readers[0], divided)
-    for node in readers:
-        node.replace_input_with(0, divided.outputs[0])
+    model.graph.insert_before(readers[0].node, divided)
+    for layer in readers:
+        layer.node.replace_input_with(0, divided.outputs[0])
 
 
 def _normalisation(value: Value | None) -> list[tuple[Node, int]] | None:
@@ -200,7 +203,7 @@ def _normalisation(value: Value | None) -> list[tuple[Node, int]] | None:
     node = None if value is None else value.producer()
     if value is None or node is None or value.is_graph_output():
         return None
-    if not all(edit.is_main_op(n, *_LAYERS) and i == 0 and edit.weight_like(n.inputs[1]) for n, i in value.uses()):
+    if not all(i == 0 and _product(reader) is not None for reader, i in value.uses()):
         return None
     if edit.is_main_op(node, "LayerNormalization"):
         taken = [(node, i) for i in (1, 2) if len(node.inputs) > i and node.inputs[i] is not None]

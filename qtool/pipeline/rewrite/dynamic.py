@@ -19,6 +19,7 @@ from qtool.core.records.placement import Reader
 from qtool.core.records.plan import WeightPlan
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
+from qtool.graph.layers import Layer
 
 _FLOAT = 1
 """TensorProto.FLOAT."""
@@ -72,7 +73,7 @@ class _Emitter:
     nodes: dict[str | None, Node]
     memo: WeightMemo
     inputs: dict[Value, Node] = field(default_factory=dict)
-    stored: dict[tuple[str, bool], tuple[Value, Value, Value]] = field(default_factory=dict)
+    stored: dict[tuple[str, int], tuple[Value, Value, Value]] = field(default_factory=dict)
 
     def layer(self, name: str, weights: dict[int, WeightPlan]) -> None:
         node = self.nodes.get(name)
@@ -80,27 +81,27 @@ class _Emitter:
             raise ModelError(f"the plan names node {name!r}, which the model does not hold; make the plan again")
         if node.op_type == "LSTM":
             self._lstm(node, weights[1], weights[2])
+        elif (layer := Layer.of(node)) is not None and layer.is_product:
+            self._product(layer, weights[layer.operator.weights[0]])
         else:
-            self._matmul(node, weights[1])
+            raise ModelError(f"the plan makes node {name!r} dynamic, which {node.op_type} cannot be; make it again")
 
-    def _matmul(self, node: Node, weight: WeightPlan) -> None:
-        source, name = node.inputs[0], node.name
+    def _product(self, layer: Layer, weight: WeightPlan) -> None:
+        node, source, name = layer.node, layer.node.inputs[0], layer.node.name
         assert source is not None and name is not None
-        transposed = bool(edit.attribute(node, "transB", 0))
-        stored, scale, zero_point = self._weight(weight, node.inputs[1], transposed)
+        stored, scale, zero_point = self._weight(layer, weight)
         x = self._quantized(source, node).outputs
         operands = [x[0], stored, x[2], zero_point]
         integer = edit.new_node("MatMulInteger", operands, self.names.fresh(f"{name}_integer"), name=name)
         cast = _cast(integer.outputs[0], name, self.names)
         scales = self._new("Mul", [x[1], scale], f"{name}_scales")
         group = [integer, cast, scales]
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
         product = [cast.outputs[0], scales.outputs[0]]
-        if bias is None:
+        if layer.bias is None:
             group.append(self._new("Mul", product, f"{name}_real"))
         else:
             group.append(self._new("Mul", product, f"{name}_product"))
-            group.append(self._new("Add", [group[-1].outputs[0], bias], f"{name}_real"))
+            group.append(self._new("Add", [group[-1].outputs[0], layer.bias], f"{name}_real"))
         _replace(node, group)
 
     def _lstm(self, node: Node, weight: WeightPlan, recurrence: WeightPlan) -> None:
@@ -136,20 +137,16 @@ class _Emitter:
         )
         return a, b, c
 
-    def _weight(self, weight: WeightPlan, value: Value | None, transposed: bool) -> tuple[Value, Value, Value]:
+    def _weight(self, layer: Layer, weight: WeightPlan) -> tuple[Value, Value, Value]:
         """[K, N] int8, scale [N] or one, zero points."""
-        key = (weight.tensor, transposed)
+        key = (weight.tensor, layer.output_axis)
         if key not in self.stored:
             graph, tensor = self.model.graph, weight.tensor
-            whole = self.memo.quantized(tensor, edit.constant(value), weight.params)
+            whole = self.memo.quantized(tensor, edit.constant(layer.weight), weight.params)
             scale = np.asarray(weight.params.scale, np.float32)
             scale = scale if weight.params.axis is not None else scale.reshape(())
             self.stored[key] = (
-                edit.add_initializer(
-                    graph,
-                    self.names.fresh(f"{tensor}_quantized"),
-                    np.ascontiguousarray(whole.T) if transposed else whole,
-                ),
+                edit.add_initializer(graph, self.names.fresh(f"{tensor}_quantized"), layer.matrix(whole)),
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_scale"), scale),
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_zero_point"), np.zeros(scale.shape, np.int8)),
             )

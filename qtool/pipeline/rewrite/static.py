@@ -51,8 +51,7 @@ class _Rewriter:
         self.graph = model.graph
         self.names = edit.Names(self.graph)
         self.nodes = {n.name: n for n in self.graph}
-        self.values: dict[str | None, Value] = {v.name: v for v in self.graph.inputs}
-        self.values.update({o.name: o for n in self.graph for o in n.outputs})
+        self.values = edit.named_values(self.graph)
 
     def run(self) -> Model:
         for weight in self.plan.weights:

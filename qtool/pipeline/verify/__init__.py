@@ -11,6 +11,7 @@ from qtool.pipeline.verify.measure import measure, worst
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
+from qtool.targets.kernels import COMPUTING
 from qtool.targets.rules import Target
 
 
@@ -47,6 +48,7 @@ def _verified(
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     return Verification(
         kernels=census.kernels,
+        integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
         layers=len(plan.layers),
         integer_layers=len(integer),
         macs=sum(macs.values()),

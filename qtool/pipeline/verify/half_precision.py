@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from qtool.core.errors import VerificationError
 from qtool.graph import compose, edit
 from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
 
 # relative: half a step of float16's 11 bits
 _ROUNDOFF = 2.0**-11
@@ -28,17 +29,10 @@ def rounding_db(model: Model) -> float:
 
 
 def _roundings(node: Node) -> int:
-    """The length of a layer's sums; 1 for other nodes."""
-    if not edit.is_main_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return 1
-    shape = edit.static_shape(node.inputs[1])
-    if not shape or len(shape) < 2:
-        return 1
-    if node.op_type == "MatMul":
-        return shape[-2]
-    if node.op_type == "Gemm":
-        return shape[1 if edit.attribute(node, "transB", 0) else 0]
-    return math.prod(shape) // max(shape[0 if node.op_type == "Conv" else 1], 1)
+    """The length of a linear layer's sums where it is known; 1 for other nodes."""
+    layer = Layer.of(node)
+    shape = None if layer is None or not layer.is_linear else edit.static_shape(layer.weight)
+    return 1 if layer is None or shape is None else layer.sum_length(shape)
 
 
 def check_rounding(outputs: Mapping[str, float], limit_db: float) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
+from qtool.graph.layers import Layer
 
 
 def undo_dynamic(prepared: Model, quantized: Model) -> None:
@@ -60,15 +61,15 @@ def _undo_matmul(model: Model, old: Node, node: Node, names: edit.Names) -> None
     wired = node.inputs[2] is quantizer.outputs[2] and scales.inputs[0] is quantizer.outputs[1]
     if not wired or zero.any():
         raise VerificationError(f"node {node.name!r} takes the grid of another input; please report this model")
+    layer = Layer.of(old)
+    if layer is None or not layer.is_product:
+        raise VerificationError(f"node {node.name!r} stands for no product; please report this model")
     last, bias = product, []
-    if edit.is_main_op(old, "Gemm"):
-        if len(old.inputs) > 2 and old.inputs[2] is not None:
-            last = _follow(product, "Add")
-            bias = [last.inputs[1]]
-        if edit.attribute(old, "transB", 0):
-            stored = stored.T
-    axis = None if scale.ndim == 0 else 0 if edit.attribute(old, "transB", 0) else 1
-    weight = _dequantized(model, node, stored, scale, axis, names)
+    if layer.bias is not None:
+        last = _follow(product, "Add")
+        bias = [last.inputs[1]]
+    axis = None if scale.ndim == 0 else layer.output_axis
+    weight = _dequantized(model, node, layer.matrix(stored), scale, axis, names)
     _restore(old, last, [quantizer.inputs[0], weight, *bias], [last, product, scales, cast, node, quantizer])
 
 

@@ -6,7 +6,8 @@ from qtool.core.errors import VerificationError
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
 from qtool.evaluation.trial import check_outputs
-from qtool.runtime.census import INTEGER_KERNELS, Census, take_census
+from qtool.runtime.census import Census, take_census
+from qtool.targets.kernels import INTEGER_KERNELS
 from qtool.targets.rules import Target
 from qtool.tuning.sensitivity.bases import Item, Job
 from qtool.tuning.sensitivity.cut import Base, Piece, Tensor, piece_model

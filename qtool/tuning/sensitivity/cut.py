@@ -14,10 +14,10 @@ from qtool.core.records.placement import Reader
 from qtool.core.records.plan import Plan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
 from qtool.graph.serialized import Serialized, consume
 from qtool.pipeline.rewrite.static import rewrite
 
-_FUSING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _FUSED = ("Relu", "Clip", "Add", "Sum", "Mul", "Sigmoid", "Tanh", "LeakyRelu", "HardSigmoid")
 _STAGES = 8
 
@@ -183,8 +183,10 @@ def _fuses(maker: Node, value: Value, index: _Index) -> bool:
     reader = edit.single_consumer(value)
     if reader is None or index.produced(value) is not None or value not in reader.inputs:
         return False
+    layer = Layer.of(maker)
     return (
-        edit.is_main_op(maker, *_FUSING)
+        layer is not None
+        and layer.is_linear
         and edit.is_main_op(reader, *_FUSED)
         and index.is_float(value, (str(reader.name), list(reader.inputs).index(value)))
     )
@@ -199,7 +201,7 @@ def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[Serialized, dic
     stored = [name for name, in_8_bits in piece.reads if in_8_bits]
     handed = [name for name, in_8_bits in piece.makes if in_8_bits]
     made = list(dict.fromkeys(name for name, _ in piece.makes))
-    part = compose.part(model, list(piece.nodes), [name for name, _ in piece.reads], made)
+    part = compose.part(model, [name for name, _ in piece.reads], made)
     nodes = [str(n.name) for n in part.graph]
     tensors = {str(v.name) for v in part.graph.inputs} | {str(o.name) for n in part.graph for o in n.outputs}
     quantized = rewrite(part, plan.within(nodes, tensors))

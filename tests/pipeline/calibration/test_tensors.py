@@ -1,4 +1,6 @@
-"""The tensors of a calibration are found once, before the data, and serve until its end."""
+"""The tensors of a calibration: those of every target, found once, before the data, and kept until its end."""
+
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +14,8 @@ from qtool.pipeline.calibration import tensors as module
 from qtool.pipeline.calibration.run import with_steps
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.prepare import prepare
+from qtool.targets.rules import OpRule
+from qtool.targets.tables import TARGETS
 from tests.support.patterns import BRIDGES, PATTERNS, Net
 
 
@@ -53,3 +57,17 @@ def test_data_that_is_not_there_is_refused_before_steps_are_decided(monkeypatch)
     monkeypatch.setattr("qtool.pipeline.calibration.run.decide", lambda *_: pytest.fail("decided"))
     with pytest.raises(DataError, match=r"none\.npz"):
         qtool.calibrate("m.onnx", "none.npz", equalize=True)
+
+
+def test_a_target_of_any_name_finds_its_statistics(tmp_path, monkeypatch):
+    """The tensor between Abs and Sqrt is 8-bit on a target that knows both, and on no other."""
+    net = Net()
+    inner = net("Abs", net.conv("x", net.shape[0], 4), name="first")
+    middle = net.conv(net("Sqrt", inner), 4, 4)
+    prepared = prepare(model_io.load(net.save(tmp_path / "m.onnx", middle)))
+    before = find_tensors(prepared).tensors
+    assert inner not in before
+    rules = TARGETS["x86"].rules | {op: OpRule("elementwise", (f"Npu{op}",)) for op in ("Abs", "Sqrt")}
+    monkeypatch.setitem(TARGETS, "npu", replace(TARGETS["x86"], name="npu", rules=rules))
+    after = find_tensors(prepared).tensors
+    assert inner in after and set(before) <= set(after)

@@ -9,7 +9,7 @@ from qtool.core.errors import DataError
 from qtool.core.records.verification import signal_to_noise
 from qtool.graph import edit, model_io
 from qtool.pipeline.prepare import prepare
-from qtool.pipeline.recovery.chains import find_chains, input_channels, output_channels
+from qtool.pipeline.recovery.chains import find_chains
 from qtool.pipeline.recovery.equalization import equalizable_tensors, equalize, find_scales
 from qtool.pipeline.recovery.steps import channel_extremes
 from qtool.runtime.session import Session
@@ -48,8 +48,8 @@ def loaded(net, tmp_path, *outputs):
 
 def ranges(chain):
     """(r1, r2) of each channel, from the model."""
-    rows = np.abs(output_channels(chain.first, edit.constant(chain.first.inputs[1]))).reshape(chain.size, -1)
-    columns = np.abs(input_channels(chain.second, edit.constant(chain.second.inputs[1]), chain.size))
+    rows = np.abs(chain.first.output_channels(edit.constant(chain.first.weight))).reshape(chain.size, -1)
+    columns = np.abs(chain.second.input_channels(edit.constant(chain.second.weight), chain.size))
     return rows.max(axis=1), columns.max(axis=tuple(range(2, columns.ndim))).reshape(-1)
 
 

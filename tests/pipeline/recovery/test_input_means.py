@@ -36,14 +36,14 @@ CONVOLUTIONS = {
 def check(net, y, tmp_path):
     """The shift that a change of the weight makes, against the mean over samples and positions of the changed layer."""
     model = prepare(model_io.load(net.save(tmp_path / "layer.onnx", y))).model
-    (node,) = biased_layers(model)
+    (layer,) = biased_layers(model)
     x = net.samples(5)["x"] + 0.5
-    sums, count = input_sums(node, x)
-    change = net.rng.normal(size=edit.constant(node.inputs[1]).shape).astype(np.float32)
-    shift = mean_shift(node, change, sums / count)
+    sums, count = input_sums(layer, x)
+    change = net.rng.normal(size=edit.constant(layer.weight).shape).astype(np.float32)
+    shift = mean_shift(layer, change, sums / count)
     before = Session(model_io.to_bytes(model), optimize=False).run({"x": x})[y]
-    changed = edit.add_initializer(model.graph, "changed", edit.constant(node.inputs[1]) + change)
-    node.replace_input_with(1, changed)
+    changed = edit.add_initializer(model.graph, "changed", edit.constant(layer.weight) + change)
+    layer.node.replace_input_with(1, changed)
     after = Session(model_io.to_bytes(model), optimize=False).run({"x": x})[y]
     others = tuple(i for i in range(before.ndim) if i != 1)
     found = after.mean(axis=others, dtype=np.float64) - before.mean(axis=others, dtype=np.float64)

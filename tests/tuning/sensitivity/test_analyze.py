@@ -20,8 +20,9 @@ from qtool.graph.serialized import Serialized
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.rewrite.static import rewrite
-from qtool.runtime.census import INTEGER_KERNELS, take_census
+from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
+from qtool.targets.kernels import INTEGER_KERNELS
 from qtool.targets.tables import TARGETS
 from qtool.tuning.sensitivity import run as module
 from qtool.tuning.sensitivity.analyze import measure_layers, sensitivity

@@ -1,0 +1,20 @@
+"""The only list of quantised operators: the kernels that the tables name, and a few that no row asks for."""
+
+from qtool.targets.tables import TARGETS
+
+# onnxruntime makes it between Q/DQ that stand there for other nodes
+_UNPLANNED = {"QLinearWhere"}
+# those of ONNX that the rewriting emits, or that onnxruntime fuses what it emits from
+_EMITTED = {"DynamicQuantizeLinear", "MatMulInteger"}
+# what other tools leave in a model
+_FOREIGN = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulNBits", "QAttention"}
+
+_RULES = [rule for target in TARGETS.values() for rule in target.rules.values()]
+INTEGER_KERNELS = _UNPLANNED | frozenset(
+    kernel for rule in _RULES if rule.kind in ("weighted", "elementwise") for kernel in rule.kernels
+)
+"""What computes in integers with calibrated ranges; a pass-through keeps its operator, and so is not among them."""
+COMPUTING = _EMITTED | INTEGER_KERNELS | frozenset(kernel for rule in _RULES for kernel in rule.dynamic)
+"""What computes in integers, or finds the grid for it."""
+QUANTIZED = _FOREIGN | COMPUTING
+"""What only stands in a model that somebody has quantised."""
