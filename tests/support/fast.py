@@ -54,25 +54,25 @@ class _Clock:
         FILE.write_text(dump(self.seconds), encoding="utf-8")
 
 
-def choose(cases: Iterable[str], seconds: Mapping[str, float]) -> list[str]:
+def choose(cases: Iterable[str], seconds: Mapping[str, float], budget: float = BUDGET_S) -> list[str]:
     """The cases that fit into the budget of their function.
 
-    cases: ids of tests, `file::function[parameters]`. seconds: of one case, by function.
+    cases: ids of tests, `file::function[parameters]`. seconds: of one case, by function. budget: seconds.
     """
     found: list[str] = []
     for function, members in _grouped(cases).items():
-        fitting = int(BUDGET_S / seconds[function]) if function in seconds else len(members)
+        fitting = int(budget / seconds[function]) if function in seconds else len(members)
         count = min(fitting, len(members))
         found += [members[number * len(members) // count] for number in range(count)]
     return found
 
 
-def dump(seconds: Mapping[str, float]) -> str:
+def dump(seconds: Mapping[str, float], budget: float = BUDGET_S) -> str:
     """The file: functions over the budget, with the mean of their cases. seconds: by the id of each test."""
     lines = [_HEAD]
     for function, members in sorted(_grouped(seconds).items()):
         total = sum(seconds[case] for case in members)
-        if total > BUDGET_S:
+        if total > budget:
             lines.append(f"{total / len(members):.3f} {function}")
     return "\n".join(lines) + "\n"
 
