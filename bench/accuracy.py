@@ -12,9 +12,11 @@ from bench.incumbent import quantize_incumbent
 from bench.zoo_models import ZooModel
 from qtool.core.numerics.calibrators import CANDIDATES
 from qtool.core.records.evaluation import Evaluation, ModelResult
+from qtool.core.records.options import Correction
 from qtool.report.text import markdown
 
 SAMPLES = 64
+_CORRECTIONS: tuple[Correction, ...] = ("on", "off")
 
 
 def accuracy(models: list[ZooModel], folder: Path) -> str:
@@ -51,8 +53,8 @@ def _compare(model: ZooModel, folder: Path) -> tuple[str, Evaluation]:
     result = qtool.quantize(model.model, home / "qtool auto.onnx", calibration=statistics)
     files.append(result.output)
     for calibrator in CANDIDATES:
-        for correction, name in (("on", f"qtool {calibrator}, corrected"), ("off", f"qtool {calibrator}")):
-            output = home / f"{name}.onnx"
+        for correction in _CORRECTIONS:
+            output = home / f"qtool {calibrator}{', corrected' if correction == 'on' else ''}.onnx"
             qtool.quantize(
                 model.model, output, calibration=statistics, calibrator=calibrator, bias_correction=correction
             )

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -93,7 +94,8 @@ def _bert(folder: Path, samples: int) -> Case:
     model, data = folder / "bert.onnx", folder / f"bert-{samples}.npz"
     onnx.save(encoder(8.0, layers=12, width=768, heads=12, vocabulary=30522), model)
     rows = sentences(samples, padded=True, longest=128, vocabulary=30522)
-    np.savez(data, **{name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    arrays: dict[str, Any] = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    np.savez(data, **arrays)
     return Case(model, data, None)
 
 

@@ -29,7 +29,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
 }
 OPTIONAL = ("neural_compressor",)
 """Takes part where `--peer` names it."""
-_OWN = ("pyproject.toml", "README.md", "qtool")
+_OWN = ("pyproject.toml", "LICENSE", "README.md", "qtool")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,7 +88,8 @@ def _samples(model: ZooModel, data: Path, count: int) -> list[Mapping[str, np.nd
 def _stored(samples: Iterable[Mapping[str, np.ndarray]], folder: Path) -> Path:
     folder.mkdir(parents=True)
     for index, sample in enumerate(samples):
-        np.savez(folder / f"{index:05}.npz", **sample)
+        arrays: dict[str, Any] = dict(sample)
+        np.savez(folder / f"{index:05}.npz", **arrays)
     return folder
 
 

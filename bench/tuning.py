@@ -5,6 +5,7 @@ from pathlib import Path
 
 import qtool
 from bench.zoo_models import ZooModel
+from qtool.core.records.tuning import Step
 from qtool.report.text import markdown
 from qtool.report.tune import step_line
 
@@ -21,7 +22,7 @@ def tuning(models: list[ZooModel], folder: Path) -> str:
     """The section's text; the figures are of evaluation data that chose nothing."""
     rows, trails = [], []
     for model in models:
-        steps: list[str] = []
+        steps: list[Step] = []
         result = qtool.tune(
             model.model,
             str(model.calibration),
@@ -30,7 +31,7 @@ def tuning(models: list[ZooModel], folder: Path) -> str:
             metric=model.metric,
             preprocess=model.preprocess,
             threads=2,
-            tell=lambda step, steps=steps: steps.append(step_line(step)),
+            tell=steps.append,
         )
         score = result.evaluation.candidates[0].scores[0]
         drop = 0.0 if score.relative_drop is None else 100 * score.relative_drop
@@ -38,7 +39,7 @@ def tuning(models: list[ZooModel], folder: Path) -> str:
         verdict = "met" if result.met else "missed"
         rows.append([model.name, verdict, f"{drop:.2f} %", share, str(len(steps)), result.best.what])
         if model.name in TRAILS:
-            trails += ["", f"The trail of {model.name}:", "", "```text", *steps, "```"]
+            trails += ["", f"The trail of {model.name}:", "", "```text", *map(step_line, steps), "```"]
         print(f"{model.name}: tune {verdict}", file=sys.stderr)
     head = ["model", "1 %", "drop", "integer MACs", "models tried", "kept"]
     text = (

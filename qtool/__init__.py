@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qtool.core.errors import QtoolError
     from qtool.core.numerics.calibrators import Calibrator
+    from qtool.core.records.evaluation import Evaluation, MaxDrop
     from qtool.core.records.options import Scheme
-    from qtool.core.records.plan import Plan
+    from qtool.core.records.plan import Plan, load_plan
     from qtool.core.records.results import Calibrated, Quantized
     from qtool.core.records.sensitivity import Sensitivity
     from qtool.core.records.statistics import Statistics, load_statistics
     from qtool.core.records.tuning import Tuned
     from qtool.evaluation.evaluate import evaluate
+    from qtool.execution.cluster import Cluster
+    from qtool.execution.workers import Workers
     from qtool.pipeline.calibration.calibrate import calibrate, merge
     from qtool.quantization.quantize import quantize
     from qtool.tuning.sensitivity.analyze import sensitivity
@@ -31,6 +34,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Calibrated",
     "Calibrator",
+    "Cluster",
+    "Evaluation",
+    "MaxDrop",
     "Plan",
     "QtoolError",
     "Quantized",
@@ -38,9 +44,11 @@ __all__ = [
     "Sensitivity",
     "Statistics",
     "Tuned",
+    "Workers",
     "__version__",
     "calibrate",
     "evaluate",
+    "load_plan",
     "load_statistics",
     "merge",
     "quantize",
@@ -51,6 +59,9 @@ __all__ = [
 _HOME = {
     "Calibrated": "qtool.core.records.results",
     "Calibrator": "qtool.core.numerics.calibrators",
+    "Cluster": "qtool.execution.cluster",
+    "Evaluation": "qtool.core.records.evaluation",
+    "MaxDrop": "qtool.core.records.evaluation",
     "Plan": "qtool.core.records.plan",
     "QtoolError": "qtool.core.errors",
     "Quantized": "qtool.core.records.results",
@@ -58,8 +69,10 @@ _HOME = {
     "Sensitivity": "qtool.core.records.sensitivity",
     "Statistics": "qtool.core.records.statistics",
     "Tuned": "qtool.core.records.tuning",
+    "Workers": "qtool.execution.workers",
     "calibrate": "qtool.pipeline.calibration.calibrate",
     "evaluate": "qtool.evaluation.evaluate",
+    "load_plan": "qtool.core.records.plan",
     "load_statistics": "qtool.core.records.statistics",
     "merge": "qtool.pipeline.calibration.calibrate",
     "quantize": "qtool.quantization.quantize",
@@ -72,3 +85,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'qtool' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

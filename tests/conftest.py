@@ -6,6 +6,8 @@ import pytest
 from qtool.cli import main
 from tests.support.refusals import SAMPLES, contents, network
 
+pytest_plugins = ["tests.support.fast"]
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):

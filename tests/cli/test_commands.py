@@ -86,6 +86,7 @@ def strict_json(text):
     return json.loads(text, parse_constant=pytest.fail)
 
 
+@pytest.mark.fast
 def test_the_users_day(folder):
     """Each line as the README has it, in processes of their own."""
     (folder / "digits.calib").unlink()

@@ -3,6 +3,8 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +55,11 @@ def picture_folder(folder: Path, count: int = 9) -> str:
     return str(home)
 
 
-def killer(victims):
+def killer(victims: Sequence[int]) -> tuple[Callable[[str, int, int | None], None], list[int]]:
     """A progress that, once three samples are counted, kills the first of the processes; it tells whom it killed."""
-    killed = []
+    killed: list[int] = []
 
-    def progress(_step, done, _total):
+    def progress(_step: str, done: int, _total: int | None) -> None:
         if done >= 3 and not killed:
             killed.append(victims[0])
             os.kill(victims[0], signal.SIGKILL)
@@ -71,7 +73,7 @@ def busy_pid(_number: int) -> int:
     return os.getpid()
 
 
-def pids(executor) -> list[int]:
+def pids(executor: Executor) -> list[int]:
     """Of all processes of an executor."""
     futures = [executor.submit(busy_pid, n) for n in range(30)]
     return sorted({future.result() for future in futures})

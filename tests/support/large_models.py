@@ -26,7 +26,7 @@ def write_stack(path: Path, layers: int, width: int) -> Path:
             nodes.append(helper.make_node("MatMul", [value, name], [f"m{layer}"], name=f"layer{layer}"))
             value = "y" if layer == layers - 1 else f"r{layer}"
             nodes.append(helper.make_node("Relu", [f"m{layer}"], [value], name=f"relu{layer}"))
-    shape = ["N", "T", width]
+    shape: list[int | str] = ["N", "T", width]
     ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in ("x", "y")]
     graph = helper.make_graph(nodes, "stack", ends[:1], ends[1:], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import onnx
@@ -23,14 +24,22 @@ class Net:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, Array] = {}
 
-    def __call__(self, op: str, *inputs: str, outputs: int = 1, name: str | None = None, **attributes: object):
-        """Add a node; returns its output, or a list of them."""
+    @overload
+    def __call__(
+        self, op: str, *inputs: str, outputs: int, name: str | None = None, **attributes: Any
+    ) -> list[str]: ...
+    @overload
+    def __call__(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str: ...
+    def __call__(
+        self, op: str, *inputs: str, outputs: int | None = None, name: str | None = None, **attributes: Any
+    ) -> str | list[str]:
+        """Add a node; returns its output, or a list of as many as were asked for."""
         name = name or f"{op}_{len(self.nodes)}"
-        made = [f"{name}_out" if outputs == 1 else f"{name}_out{i}" for i in range(outputs)]
+        made = [f"{name}_out"] if outputs is None else [f"{name}_out{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, list(inputs), made, name=name, **attributes))
-        return made[0] if outputs == 1 else made
+        return made[0] if outputs is None else made
 
-    def const(self, array: object, name: str | None = None, dtype: object = np.float32) -> str:
+    def const(self, array: object, name: str | None = None, dtype: Any = np.float32) -> str:
         """Add an initializer."""
         name = name or f"c{len(self.constants)}"
         self.constants[name] = np.asarray(array, dtype)
@@ -55,11 +64,12 @@ class Net:
         extra = [self.bias(after)] if bias else []
         return self("Conv", x, weight, *extra, name=name, kernel_shape=kernel, pads=pads, group=group)
 
-    def gemm(self, x: str, before: int, after: int, *, trans: int = 0, bias: bool = True, **attributes: object) -> str:
+    def gemm(self, x: str, before: int, after: int, *, trans: int = 0, bias: bool = True, **attributes: Any) -> str:
         """Gemm [N, before] -> [N, after]."""
         shape = (after, before) if trans else (before, after)
         extra = [self.bias(after)] if bias else []
-        return self("Gemm", x, self.weight(*shape, inputs=before), *extra, transB=trans, **attributes)
+        made: str = self("Gemm", x, self.weight(*shape, inputs=before), *extra, transB=trans, **attributes)
+        return made
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The checked model; shapes of outputs are inferred."""
@@ -216,7 +226,7 @@ def _clipped(low: float, high: float) -> Callable[[Net, str], str]:
     return lambda net, h: net("Clip", h, net.const(low), net.const(high))
 
 
-def _bridge(op: str, **attributes: object) -> Callable[[Net, str], str]:
+def _bridge(op: str, **attributes: Any) -> Callable[[Net, str], str]:
     return lambda net, h: net(op, h, **attributes)
 
 

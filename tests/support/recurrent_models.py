@@ -1,5 +1,6 @@
 """Small recurrent models, built with onnx's own helpers, and what they compute over a sequence."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ def accumulator(path: Path, *, factor: float = 1.0, batch: int | str = 1, rate: 
     if rate:
         nodes.insert(2, helper.make_node("Add", ["sum", "rate"], ["new_total"]))
         inputs.append(_info("rate", []))
-    constants = {"factor": np.float32(factor), "w": head_weights()}
+    constants = {"factor": np.array(factor, np.float32), "w": head_weights()}
     return _save(path, nodes, inputs, [_info("y", [batch, CLASSES]), _info("new_total", [batch, FEATURES])], constants)
 
 
@@ -35,7 +36,8 @@ def lstm(path: Path) -> Path:
     rng = np.random.default_rng(3)
 
     def weight(*shape: int) -> np.ndarray:
-        return (rng.normal(size=shape) / np.sqrt(shape[-1])).astype(np.float32)
+        values: np.ndarray = rng.normal(size=shape) / np.sqrt(shape[-1])
+        return values.astype(np.float32)
 
     nodes = [
         helper.make_node("Gemm", ["x", "w1", "b1"], ["a"], "first"),
@@ -82,7 +84,7 @@ def sequences(count: int = 4, steps: int = 20, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, steps, FEATURES)).astype(np.float32)
 
 
-def _info(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+def _info(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
@@ -93,7 +95,7 @@ def _save(
     outputs: list[onnx.ValueInfoProto],
     constants: dict[str, np.ndarray],
 ) -> Path:
-    initializers = [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()]
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)

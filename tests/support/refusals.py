@@ -1,5 +1,8 @@
 """A small model and its data, for the tests of bad input; the fixtures are in conftest.py."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
 from tests.support.patterns import Net
@@ -7,7 +10,7 @@ from tests.support.patterns import Net
 SAMPLES = np.random.default_rng(2).normal(size=(12, 3, 8, 8)).astype(np.float32)
 
 
-def network(path, tail=None, *, weights=1.0):
+def network(path: Path, tail: Callable[[Net, str], str] | None = None, *, weights: float = 1.0) -> Path:
     """Conv, Relu, Conv, then what `tail` adds; its input is called x."""
     net = Net(3, 8, 8)
     hidden = net("Relu", net.conv("x", 3, 8, name="first"))
@@ -16,14 +19,14 @@ def network(path, tail=None, *, weights=1.0):
     return net.save(path, last if tail is None else tail(net, last))
 
 
-def classifier(path):
+def classifier(path: Path) -> Path:
     """[N, 3, 8, 8] -> [N, 5]."""
     net = Net(3, 8, 8)
     flat = net("Flatten", net("GlobalAveragePool", net("Relu", net.conv("x", 3, 8))))
     return net.save(path, net.gemm(flat, 8, 5))
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[str, bytes | None]:
     """Every path below `folder` with its bytes: what must not change."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None

@@ -89,7 +89,7 @@ ROOMS = {
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
-    "qtool": _room("the public names", f"{_CORE} pipeline.calibration quantization evaluation tuning", ""),
+    "qtool": _room("the public names", f"{_CORE} execution pipeline.calibration quantization evaluation tuning", ""),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
         f"qtool {_CORE} targets execution feeds pipeline.calibration quantization evaluation tuning report",
