@@ -1,4 +1,4 @@
-"""A Dask cluster. Its scheduler gives the work of workers that died to others."""
+"""A Dask cluster as an executor; its scheduler gives the work of workers that died to others."""
 
 import importlib
 import logging
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 
 
 class Cluster(Executor):
-    """`distributed.Client.get_executor`, once it is known that the workers can do the work.
+    """An executor on a Dask cluster, whose workers are known to be able to do the work (`Client.get_executor`).
 
     Args:
         address: of the scheduler, such as tcp://10.0.0.1:8786.
@@ -71,7 +71,7 @@ class Cluster(Executor):
 
     @property
     def width(self) -> int:
-        """How much work is done at a time: the threads of all workers that are there now.
+        """The number of pieces of work done at a time: the threads of all workers that are there now.
 
         Raises:
             WorkerError: the scheduler does not answer any more.
@@ -82,17 +82,17 @@ class Cluster(Executor):
             raise WorkerError("the cluster does not answer any more; is it still there?") from error
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """As `Executor.submit`."""
+        """Hand a call to a worker; return its future, as `Executor.submit` does."""
         future: Future[_T] = self._executor.submit(fn, *args, **kwargs)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`; the cluster stays."""
+        """Leave the cluster, which goes on running; see `Executor.shutdown`."""
         if wait and not cancel_futures:
             self._executor.shutdown()
         self._client.close()
 
 
 def versions() -> dict[str, str]:
-    """Of what must be the same for the same bits."""
+    """Return the versions, by package, of what must be the same everywhere for the same bits."""
     return {name: metadata.version(name) for name in _PACKAGES}

@@ -1,4 +1,4 @@
-"""What `--workers` and `--cluster` mean."""
+"""Opens the executor that the options for workers and for a cluster ask for."""
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
@@ -9,7 +9,9 @@ from qtool.core.errors import UsageError
 
 @contextmanager
 def opened(workers: int | None = None, cluster: str | None = None) -> Iterator[Executor | None]:
-    """Processes on this machine, the Dask cluster at an address, or None for neither.
+    """Yield processes on this machine, the Dask cluster at an address, or None for neither.
+
+    The executor is shut down after the block; after an error at once, without waiting for its work.
 
     Raises:
         UsageError: both, no worker at all, or a cluster that cannot be used.

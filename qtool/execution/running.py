@@ -1,4 +1,4 @@
-"""Work on an executor: as much at a time as it can do, and what a worker lacks is sent after."""
+"""Work on an executor: as much at a time as it can do; what a worker lacks is sent to it later."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ _AHEAD = 2
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a worker gives back in place of a result where it has not got, by path, what it needs."""
+    """The answer of a worker that lacks what it needs for a piece of work: the names of what is to be sent."""
 
     names: tuple[str, ...]
 
@@ -30,12 +30,14 @@ def run(
     *,
     in_order: bool = False,
 ) -> Iterator[tuple[_Work, _Result]]:
-    """Each piece of work with its result, as they are finished or in order.
+    """Yield each piece of work with its result, as they are finished or in order.
 
     Args:
+        executor: does the work.
         function: importable where the work is done; takes the work, and by name what had been missing.
         works: taken no faster than they are done.
         supply: makes what is missing for a piece of work.
+        in_order: whether the results come in the order of `works`.
 
     Raises:
         WorkerError: a worker failed.
@@ -103,7 +105,7 @@ def _result(future: "Future[_Result]") -> _Result:
 
 
 def width(executor: Executor) -> int:
-    """How much an executor does at a time, as far as it says so."""
+    """Return how much an executor does at a time, as far as it says so; else the number of cores."""
     for name in ("width", "_max_workers"):
         found = getattr(executor, name, None)
         if isinstance(found, int):

@@ -22,25 +22,28 @@ _SEEN: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model file, and the SHA-256 of it and its external data."""
+    """A model file by its path, and the SHA-256 of it and its external data."""
 
     path: str
     digest: str
 
     @classmethod
     def of(cls, path: str | Path) -> "ModelFile":
-        """Of a file on this machine."""
+        """Return the `ModelFile` of a file on this machine."""
         file = Path(path).absolute()
         return cls(str(file), _digest(file))
 
     def content(self) -> Content:
-        """To be sent, on the machine that has the file."""
+        """Return the bytes to be sent, by path in the model's folder; for the machine that has the file."""
         files = model_files(self.path)
         folder = files[0].parent
         return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
     def find(self, content: Content | None) -> Path | None:
-        """Where this model is on this machine: at its path, or as it was once sent; None where it is not."""
+        """Return where this model is on this machine: at its path, or as it was once sent; None if nowhere.
+
+        `content`: what was sent, which is kept in a file of this process.
+        """
         file, key = Path(self.path), (self.path, self.digest)
         with _LOCK:
             if file.is_file() and (key in _SEEN or _digest(file) == self.digest):

@@ -1,4 +1,4 @@
-"""Worker processes on this machine. One that dies is replaced, and what was lost with it is done again."""
+"""Worker processes on this machine; one that dies is replaced, and what was lost with it is done again."""
 
 import functools
 import os
@@ -24,13 +24,13 @@ _T = TypeVar("_T")
 
 
 class Workers(Executor):
-    """`concurrent.futures.ProcessPoolExecutor` that survives the death of its processes.
+    """A `concurrent.futures.ProcessPoolExecutor` that survives the death of its processes.
 
     Args:
         count: how many processes, 1 or more.
 
     Raises:
-        UsageError: another count.
+        UsageError: a count below 1.
     """
 
     def __init__(self, count: int) -> None:
@@ -46,7 +46,13 @@ class Workers(Executor):
         return ProcessPoolExecutor(self.width, get_context("spawn"), initializer=_start_worker)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """As `Executor.submit`. The future raises `WorkerError` where processes die whenever they do this."""
+        """Hand a call to a process; return its future, as `Executor.submit` does.
+
+        The future raises `WorkerError` where processes die whenever they do this.
+
+        Raises:
+            RuntimeError: the workers have been shut down.
+        """
         if self._closed:
             raise RuntimeError("the workers have been shut down")
         outer: Future[_T] = Future()
@@ -95,7 +101,7 @@ class Workers(Executor):
             outer.set_exception(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor.shutdown`; without `wait` the processes are stopped in the middle of what they do."""
+        """Stop the processes, as `Executor.shutdown` does; without `wait` in the middle of what they do."""
         with self._lock:
             self._closed = True
             processes = list((self._pool._processes or {}).values())

@@ -23,7 +23,7 @@ _TEST_INPUT = re.compile(r"input_(\d+)\.pb")
 
 
 def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
-    """The batches of a folder of `.npy` and `.npz` files, one sample or one batch each, in natural order.
+    """Return the batches of a folder of `.npy` and `.npz` files, one sample or one batch each, in natural order.
 
     A labels.csv (columns file, label) gives the order and the labels. The headers of all files are read at
     once, so that a file that does not fit is found before anything runs.
@@ -78,14 +78,14 @@ def _load(table: Table) -> dict[str, np.ndarray]:
 
 
 def onnx_sets_of(folder: Path) -> list[Path]:
-    """The ONNX test sets that a folder is or holds, in natural order."""
+    """Return the ONNX test sets that a folder is or holds, in natural order. Raises `DataError`."""
     if any(_TEST_INPUT.fullmatch(path.name) for path in files_of(folder, (".pb",))):
         return [folder]
     return sorted((path for path in subfolders_of(folder) if _TEST_SET.fullmatch(path.name)), key=natural_key)
 
 
 def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | None) -> Feeds:
-    """The batches of ONNX test sets: `input_K.pb` is the model's K-th input, each set one batch.
+    """Return the batches of ONNX test sets: `input_K.pb` is the model's K-th input, each set one batch.
 
     The expected outputs beside them are not read. Source: onnx/backend/test/runner, `test_data_set_N`.
 

@@ -1,4 +1,4 @@
-"""Python that yields the data: `MODULE:FUNCTION`, `path/file.py:FUNCTION`, a callable, or dictionaries."""
+"""Data that Python yields: `MODULE:FUNCTION`, `path/file.py:FUNCTION`, a callable, or dictionaries."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ _SPEC = re.compile(r"(?P<module>.+):(?P<function>[^\W\d]\w*)")
 
 
 def is_function_spec(text: str) -> bool:
-    """Whether a text has the form `MODULE:FUNCTION` or `path/file.py:FUNCTION`."""
+    """Return whether a text has the form `MODULE:FUNCTION` or `path/file.py:FUNCTION`."""
     match = _SPEC.fullmatch(text)
     if match is None:
         return False
@@ -30,7 +30,7 @@ def is_function_spec(text: str) -> bool:
 
 
 def load_function(spec: str) -> Callable[..., Any]:
-    """The function that `MODULE:FUNCTION` or `path/file.py:FUNCTION` names.
+    """Return the function that `MODULE:FUNCTION` or `path/file.py:FUNCTION` names.
 
     As with `python -m`, the current folder comes first where modules are looked for; as with `python
     file.py`, the file's folder does. Both stay on `sys.path`.
@@ -89,7 +89,7 @@ def _search(folder: Path) -> None:
 
 
 def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None) -> Feeds:
-    """The batches of a function without parameters that yields dictionaries name -> array.
+    """Return the batches of a function without parameters that yields dictionaries name -> array.
 
     A dictionary is one sample or one batch. Every iteration calls the function anew. Its arrays are copied,
     so it may reuse them.
@@ -107,7 +107,7 @@ def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_
 def open_records(
     name: str, records: Iterable[Mapping[str, Any]], fitter: Fitter, batch_size: int, limit: int | None
 ) -> Feeds:
-    """The batches of dictionaries name -> array, one sample or batch each.
+    """Return the batches of dictionaries name -> array, one sample or batch each.
 
     Raises:
         DataError: at once for a list, else while iterating: a dictionary does not fit the model.
