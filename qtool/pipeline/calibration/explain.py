@@ -28,6 +28,7 @@ class NotFiniteDataError(DataError):
 
 
 def explained(model: Model, error: NotFiniteDataError, name: str) -> DataError:
+    """Return the error that names the input, initializer or layer from which NaN or Inf comes."""
     run = error.run
     for tensor, array in run.inputs.items():
         if not _finite(array):
