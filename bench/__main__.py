@@ -1,5 +1,4 @@
-"""`make bench`: qtool beside onnxruntime's own quantizer and NNCF, on the same models and data; writes
-docs/benchmarks.md.
+"""`make bench` writes docs/benchmarks.md: qtool beside onnxruntime's own quantizer and NNCF, on the same models.
 
     python -m bench [--only MODEL]... [--section NAME] [--rounds N] [--peer NAME]... [--output FILE]
 

@@ -44,7 +44,7 @@ _CORRECTED = (*_FUSIBLE, "--full-bias-correction")
 _PRODUCTS = ("--operators", "MatMul", "Gemm")
 CONTENDERS = (
     Contender("qtool", "qtool"),
-    Contender("qtool, max alone", "qtool", ("--calibrator", "max", "--bias-correction", "off")),
+    Contender("qtool, only max", "qtool", ("--calibrator", "max", "--bias-correction", "off")),
     Contender("onnxruntime min-max", "onnxruntime", transformer=False),
     Contender("onnxruntime percentile", "onnxruntime", ("--method", "percentile"), transformer=False),
     Contender("onnxruntime min-max", "onnxruntime", _PRODUCTS, transformer=True),
@@ -85,7 +85,7 @@ def introduction(environments: Collection[str], samples: int, rounds: int, secon
         "and how many convolutions, matrix products and recurrences onnxruntime computes in integers there. "
         "`resnet50` has random weights, so no metric.\n\n"
         "`qtool` is `qtool quantize --data` as it comes: it tries five calibrators with and without bias correction, "
-        "and proves the result. `max alone` tries nothing (`--calibrator max --bias-correction off`). `onnxruntime` "
+        "and proves the result. `only max` tries nothing (`--calibrator max --bias-correction off`). `onnxruntime` "
         "is `quant_pre_process` and `quantize_static` (QDQ, U8S8, per channel; `MatMul` and `Gemm` of a transformer), "
         "or `quantize_dynamic`. `NNCF` is `nncf.quantize` as its documentation has it; it places Q/DQ pairs for "
         "OpenVINO. `for onnxruntime` helps it to what onnxruntime's kernels take: batch normalisations folded first, "

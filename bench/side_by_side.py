@@ -57,7 +57,7 @@ def _generated(zoo: Path, folder: Path) -> ZooModel:
 
 _MANY = f"""### {MANY} samples
 
-MobileNetV2, the cost alone, one round."""
+MobileNetV2, only the cost, one round."""
 
 
 def _compared(model: ZooModel, homes: Environments, folder: Path, rounds: int) -> str:

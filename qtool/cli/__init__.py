@@ -26,9 +26,11 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are used, so that `--help` stays fast."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of the commands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command of that name, imported now; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"qtool.cli.{'evaluate' if cmd_name == 'eval' else cmd_name}")
@@ -36,6 +38,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands for the help, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

@@ -298,8 +298,9 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str,
 
 
 def emit_json(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write `document` as strict JSON (no NaN, no Infinity, ASCII), keys in their order; `-` is standard
-    output.
+    """Write `document` as strict JSON (no NaN, no Infinity, ASCII), keys in their order.
+
+    The path `-` is standard output.
 
     Raises:
         OutputError: the file cannot be written.

@@ -1,0 +1,1 @@
+"""The ground that everything stands on: errors, files, progress, state, and the signature of a model."""

@@ -1,4 +1,4 @@
-"""Work that does not depend on each other, on the cores that there are; the results are the same on any number."""
+"""Independent pieces of work on the cores that there are; the results are the same on any number of cores."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,10 @@ _MOST = 2
 
 
 def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-    """`function` of each item, in their order; two at once where there are two cores, which `function` must allow."""
+    """Yield the result of `function` for each item, in their order.
+
+    Two run at once where there are two cores, which `function` must allow.
+    """
     waiting = list(items)
     workers = min(_MOST, len(waiting), cores())
     if workers < 2:
@@ -23,7 +26,10 @@ def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -
 
 
 def both(first: Callable[[], _Item], second: Callable[[], _Result]) -> tuple[_Item, _Result]:
-    """What two functions return; an error of the first comes first."""
+    """Run two functions, side by side where there are two cores; return both results.
+
+    Where both raise, the error of the first is raised.
+    """
     if cores() < _MOST:
         return first(), second()
     with ThreadPoolExecutor(1) as pool:
@@ -32,5 +38,5 @@ def both(first: Callable[[], _Item], second: Callable[[], _Result]) -> tuple[_It
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

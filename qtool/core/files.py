@@ -11,7 +11,7 @@ from qtool.core.errors import OutputError
 
 
 def check_writable(path: str | Path) -> Path:
-    """Refuse an output early, before any work is done for it.
+    """Refuse, before any work is done for it, an output that cannot be written; return its path.
 
     Raises:
         OutputError: the folder is missing or not writable, or the path is a folder or device.
@@ -64,7 +64,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: str | Path) -> None:
-    """What an `atomic_output` of this path left that was killed."""
+    """Remove the temporary files that an `atomic_output` of this path left when it was killed."""
     target = Path(path)
     for file in target.parent.glob(f".{glob.escape(target.name)}.????????.part"):
         file.unlink(missing_ok=True)
@@ -72,9 +72,10 @@ def remove_unfinished(path: str | Path) -> None:
 
 @contextmanager
 def atomic_pair(needed: str | Path, path: str | Path) -> Iterator[tuple[Path, Path]]:
-    """`atomic_output` for two files, of which the one at `path` is of no use without the `needed` one.
+    """Yield temporary paths for `needed` and `path`; rename both if the block succeeds, remove them if not.
 
-    They are renamed one right after the other; an error or interrupt between these takes the first one back.
+    The file at `path` is of no use without the `needed` one. Both are renamed one right after the other; an error or
+    interrupt between these takes the first one back.
 
     Raises:
         OutputError: a file cannot be created or written.

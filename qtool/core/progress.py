@@ -1,13 +1,14 @@
-"""How long work tells whoever watches; the terminal's bar is the command line's business."""
+"""The way in which long work reports how far it is; drawing a bar is left to the command line."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called with the name of the step, the units done so far, and their total (None: not known)."""
+    """A function that is told the name of a step, the units done so far, and their total (None: not known)."""
 
-    def __call__(self, step: str, done: int, total: int | None) -> None: ...
+    def __call__(self, step: str, done: int, total: int | None) -> None:
+        """Report that `done` of `total` units of `step` are done."""
 
 
 def silent(step: str, done: int, total: int | None) -> None:
-    """A `Progress` that shows nothing."""
+    """Show nothing: a `Progress` for those who want none."""

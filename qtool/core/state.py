@@ -13,14 +13,14 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`input` takes at every step what `output` held after the step before."""
+    """A pair of names: `input` takes at every step what `output` held after the step before."""
 
     input: str
     output: str
 
     @classmethod
     def parse(cls, text: str) -> "State":
-        """`INPUT=OUTPUT`. Raises `UsageError`."""
+        """Return the state that `INPUT=OUTPUT` declares. Raises `UsageError`."""
         taking, _, giving = text.partition("=")
         if not taking or not giving:
             raise UsageError(f"--state {text!r}: names no input and output; write --state INPUT=OUTPUT")
@@ -34,7 +34,7 @@ StateSpec = State | str | Sequence[State | str]
 
 
 def parsed_states(given: StateSpec) -> tuple[State, ...]:
-    """One or several states, as values or as `INPUT=OUTPUT`. Raises `UsageError`."""
+    """Return the states that are given: one or several, as values or as `INPUT=OUTPUT`. Raises `UsageError`."""
     several = [given] if isinstance(given, State | str) else given
     return tuple(one if isinstance(one, State) else State.parse(one) for one in several)
 
@@ -43,8 +43,8 @@ def check_states(states: Sequence[State], inputs: Sequence[InputSpec], outputs: 
     """Refuse states that the model cannot have.
 
     Raises:
-        UsageError: an input or output that the model has not, an input named twice, a pair of other types or shapes,
-            or no input left that data could feed.
+        UsageError: an input or output that the model does not have, an input named twice, a pair of different types or
+            shapes, or no input left that data could feed.
     """
     takes, gives = ({spec.name: spec for spec in specs} for specs in (inputs, outputs))
     for index, state in enumerate(states):
@@ -69,7 +69,7 @@ def check_states(states: Sequence[State], inputs: Sequence[InputSpec], outputs: 
 
 
 def may_feed_back(giving: InputSpec, taking: InputSpec) -> bool:
-    """Whether numbers of an output's type and shape can be an input's, as far as the model says them."""
+    """Return whether numbers of an output's type and shape can be an input's, as far as the model says them."""
     if giving.dtype != taking.dtype or taking.dtype.kind == "O":
         return False
     if giving.shape is None or taking.shape is None:
@@ -81,7 +81,7 @@ def may_feed_back(giving: InputSpec, taking: InputSpec) -> bool:
 
 
 def sequence_length(states: Sequence[State], sequence: Arrays) -> int:
-    """How many steps a sequence has: see `rollout`."""
+    """Return the number of steps of a sequence, in the form that `rollout` takes."""
     fed_back = {state.input for state in states}
     return next(len(array) for name, array in sequence.items() if name not in fed_back)
 
@@ -89,7 +89,7 @@ def sequence_length(states: Sequence[State], sequence: Arrays) -> int:
 def rollout(
     run: Callable[[int, dict[str, np.ndarray]], Arrays], states: Sequence[State], sequence: Arrays
 ) -> Iterator[tuple[dict[str, np.ndarray], Arrays]]:
-    """Run a model over a sequence, its state fed back; yields the inputs and the outputs of each step.
+    """Run a model over a sequence, its state fed back; yield the inputs and the outputs of each step.
 
     Args:
         run: takes the number of the step and its inputs, and gives at least the outputs that are states.

@@ -1,4 +1,4 @@
-"""What a model says of its inputs and outputs."""
+"""The names, types and shapes that a model declares for its inputs and outputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ Dimensions = Sequence[int | str | None]
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """One input of a model, or one output.
+    """The name, type and shape of one input of a model, or of one output.
 
     `shape` has an int for a fixed dimension, a str for a named one, None for an unknown one; the whole is None where
     the model does not even say the rank.
@@ -22,7 +22,7 @@ class InputSpec:
 
 
 def describe(dtype: np.dtype, shape: Dimensions | None) -> str:
-    """The words for a type and a shape: `float32 [N, 3, 224, 224]`."""
+    """Return the words for a type and a shape: `float32 [N, 3, 224, 224]`."""
     kind = "string" if dtype == np.object_ else str(dtype)
     if shape is None:
         return f"{kind} of any shape"

@@ -1,4 +1,4 @@
-"""Gates: what was asked of every candidate, and whether it holds."""
+"""The gates: what was asked of every candidate, and whether it holds."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqn
     """Refuse gates that could not be judged, or could not fail.
 
     Raises:
-        UsageError: a drop asked of similarity metrics alone, a drop as large as the metric, an SQNR that is
-            no number.
+        UsageError: a drop asked only of similarity metrics, a drop as large as the metric, an SQNR that is no finite
+            number.
     """
     if min_sqnr is not None and not math.isfinite(min_sqnr):
         raise UsageError(f"--min-sqnr {min_sqnr}: give a number of decibels, such as 20")
@@ -46,7 +46,7 @@ def _cannot_fail(metric: MetricInfo, max_drop: MaxDrop) -> bool:
 
 
 def scored_drop(metric: MetricInfo, value: float, reference: float) -> Score:
-    """The score of a candidate beside float's: positive drop = worse, whichever way the metric counts."""
+    """Return the score of a candidate beside float's; a positive drop is worse, whichever way the metric counts."""
     if metric.kind is MetricKind.SIMILARITY:
         return Score(metric.name, value)
     drop = value - reference if metric.lower_is_better else reference - value
@@ -60,7 +60,7 @@ def judge(
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
 ) -> tuple[Gate, ...]:
-    """Every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on all outputs."""
+    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on all outputs."""
     gates: list[Gate] = []
     for model in candidates:
         if max_drop is not None:

@@ -1,4 +1,4 @@
-"""Whether models can be compared: the same inputs, the same outputs, a batch that fits all of them."""
+"""Checks whether models can be compared: the same inputs, the same outputs, a batch that fits all of them."""
 
 from qtool.core.errors import ModelError
 from qtool.core.tensorspec import InputSpec

@@ -20,7 +20,13 @@ WARMUP_ROUNDS = 10
 def measure_latency(
     sessions: Sequence[Session], inputs: Mapping[str, np.ndarray], runs: int, progress: Progress
 ) -> tuple[Latency, ...]:
-    """One `Latency` a session, in their order; the first is the one that the speed-ups are against.
+    """Time all sessions side by side; return one `Latency` a session, in their order.
+
+    Args:
+        sessions: the first is the one that the speed-ups are against.
+        inputs: one batch, which every run takes.
+        runs: the rounds that count, after `WARMUP_ROUNDS` that do not.
+        progress: told of every round.
 
     Raises:
         DataError: a model does not run on `inputs`.
@@ -37,7 +43,7 @@ def measure_latency(
 
 
 def summarize_rounds(times: Sequence[Sequence[int]]) -> tuple[Latency, ...]:
-    """Nanoseconds [model][round] to medians, and medians of the rounds' ratios to the first model."""
+    """Return the medians of nanoseconds [model][round], and of the rounds' ratios to the first model."""
     return tuple(
         Latency(
             median_ms=statistics.median(taken) / 1e6,

@@ -11,10 +11,14 @@ from qtool.runtime.session import Session
 
 
 def run_sequence(session: Session, inputs: Mapping[str, np.ndarray], states: Sequence[State]) -> dict[str, np.ndarray]:
-    """The outputs of a sequence, read-only, [1, steps, ...]; those that are states only where a model has no other.
+    """Run a model over a sequence; return its outputs by name, [1, steps, ...], read-only.
+
+    Outputs that are states are among them only where a model has no other.
 
     Args:
+        session: the model.
         inputs: as `qtool.core.state.rollout` takes them.
+        states: what is fed back.
 
     Raises:
         ModelError: an output is not a tensor of numbers, or changes its shape from step to step.
@@ -36,12 +40,12 @@ def run_sequence(session: Session, inputs: Mapping[str, np.ndarray], states: Seq
 
 
 def as_sequence(outputs: Mapping[str, np.ndarray], states: Sequence[State]) -> dict[str, np.ndarray]:
-    """The outputs of a single step in the form of `run_sequence`, [1, 1, ...]."""
+    """Return the outputs of a single step in the form of `run_sequence`, [1, 1, ...]."""
     return {name: _stacked([outputs[name]]) for name in compared(list(outputs), states)}
 
 
 def compared(outputs: Sequence[str], states: Sequence[State]) -> list[str]:
-    """The outputs that are no states; all of them where there are none."""
+    """Return the outputs that are no states; all of them where every one is a state."""
     carried = {state.output for state in states}
     return [name for name in outputs if name not in carried] or list(outputs)
 

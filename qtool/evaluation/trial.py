@@ -31,7 +31,7 @@ class Measurement:
         self._accumulators = {m.name: m.start(heads) for m in metrics if m.name not in self._perfect}
 
     def update(self, seen: Observation) -> None:
-        """Add one batch of this model's outputs."""
+        """Add one batch of this model's outputs. Raises `DataError` where a metric cannot take it."""
         if not self.is_float:
             self._look_for_nan(seen)
         for accumulator in self._accumulators.values():
@@ -42,7 +42,7 @@ class Measurement:
             self.agreement.update(seen)
 
     def values(self) -> dict[str, float]:
-        """Each metric's value. Raises `DataError` where a user's metric fails, or is NaN for float."""
+        """Return each metric's value by name. Raises `DataError` where a metric has none, or is NaN for float."""
         values: dict[str, float] = dict(self._perfect)
         for name, accumulator in self._accumulators.items():
             values[name] = accumulator.result()
@@ -62,7 +62,7 @@ class Measurement:
 
 
 def run_numeric(session: Session, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs of one batch, read-only.
+    """Run one batch; return the outputs by name, read-only.
 
     Raises:
         ModelError: an output is not a tensor of numbers.
@@ -95,7 +95,7 @@ def check_outputs(session: Session, outputs: Mapping[str, np.ndarray], wanted: M
 
 
 def first_nan(outputs: Mapping[str, np.ndarray], size: int) -> tuple[str, np.ndarray] | None:
-    """The output with NaN in the earliest sample, and which samples have any, bool [size]; None if none."""
+    """Return the output with NaN in the earliest sample, and which samples have any, bool [size]; None if none."""
     bad = np.zeros(size, bool)
     first = ""
     for name, output in outputs.items():
@@ -109,5 +109,5 @@ def first_nan(outputs: Mapping[str, np.ndarray], size: int) -> tuple[str, np.nda
 
 
 def scores_of(values: Mapping[str, float]) -> tuple[Score, ...]:
-    """Values as scores without a drop, which is what float has."""
+    """Return values as scores without a drop, as float has them."""
     return tuple(Score(name, value) for name, value in values.items())

@@ -1,4 +1,4 @@
-"""Where work is done: this process, worker processes, or a Dask cluster, all as `concurrent.futures.Executor`."""
+"""The places where work is done: this process, worker processes, or a Dask cluster, each an `Executor`."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Work on an executor: as much at a time as it can do, and what a worker lacks is sent after."""
+"""Work on an executor: as much at a time as it can do; what a worker lacks is sent to it later."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,9 +33,11 @@ def run(
     """Yield each piece of work with its result, as they are finished or in order.
 
     Args:
+        executor: does the work.
         function: importable where the work is done; takes the work, and by name what had been missing.
         works: taken no faster than they are done.
         supply: makes what is missing for a piece of work.
+        in_order: whether the results come in the order of `works`.
 
     Raises:
         WorkerError: a worker failed.

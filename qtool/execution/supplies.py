@@ -22,7 +22,7 @@ _SEEN: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model file, and the SHA-256 of it and its external data."""
+    """A model file by its path, and the SHA-256 of it and its external data."""
 
     path: str
     digest: str

@@ -1,4 +1,4 @@
-"""Worker processes on this machine. One that dies is replaced, and what was lost with it is done again."""
+"""Worker processes on this machine; one that dies is replaced, and what was lost with it is done again."""
 
 import functools
 import threading
@@ -29,7 +29,7 @@ class Workers(Executor):
         count: how many processes, 1 or more.
 
     Raises:
-        UsageError: another count.
+        UsageError: a count below 1.
     """
 
     def __init__(self, count: int) -> None:

@@ -1,4 +1,4 @@
-"""Whether an array can be fed to an input of the model: type, shape, values."""
+"""Checks whether an array can be fed to an input of the model: type, shape, values."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -11,24 +11,26 @@ from qtool.core.tensorspec import Dimensions, InputSpec, describe
 
 
 class Described(Protocol):
-    """What an array and the header of a stored array have in common."""
+    """The shape and type that both an array and the header of a stored array have."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The lengths of the axes."""
 
     @property
-    def dtype(self) -> np.dtype: ...
+    def dtype(self) -> np.dtype:
+        """The type of the elements."""
 
 
 def quoted(names: Iterable[str]) -> str:
-    """The words for a list of names, the long ones cut short: `'a', 'b', ... (12 in all)`."""
+    """Return the words for a list of names, the long ones cut short: `'a', 'b', ... (12 in all)`."""
     known = list(names)
     text = ", ".join(f"'{name}'" for name in known[:8])
     return f"{text}, ... ({len(known)} in all)" if len(known) > 8 else text
 
 
 def closest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that somebody who wrote `name` may have meant."""
+    """Return the one of `names` that somebody who wrote `name` may have meant, or None."""
     known = list(names)
     folded = {other.casefold(): other for other in known}
     found = difflib.get_close_matches(name.casefold(), list(folded), n=1)
@@ -36,14 +38,14 @@ def closest(name: str, names: Iterable[str]) -> str | None:
 
 
 def fits_dimensions(shape: Sequence[int], expected: Dimensions) -> bool:
-    """Whether the ranks and every fixed dimension agree."""
+    """Return whether the ranks and every fixed dimension agree."""
     return len(shape) == len(expected) and all(
         not isinstance(want, int) or want == have for have, want in zip(shape, expected, strict=True)
     )
 
 
 def castable(dtype: np.dtype, spec: InputSpec) -> bool:
-    """Whether arrays of `dtype` may become the input's type: float from float, integer or bool from those."""
+    """Return whether `dtype` may become the input's type: float from float, integer or bool from those."""
     if spec.dtype == np.object_:
         return dtype.kind in "OUS"
     if dtype.kind == "f" or spec.dtype.kind == "f":
@@ -55,11 +57,13 @@ def check_dtype(where: str, label: str, dtype: np.dtype, spec: InputSpec) -> Non
     """Refuse a type that cannot become the input's.
 
     Args:
-        where: the file or the data's name.
-        label: what to call the array.
+        where: the file or the data's name, for the message.
+        label: what to call the array there.
+        dtype: the array's type.
+        spec: the input.
 
     Raises:
-        DataError: naming --preprocess where uint8 meets a float input.
+        DataError: `dtype` cannot become it; the message names --preprocess where uint8 meets a float input.
     """
     if castable(dtype, spec):
         return
@@ -79,14 +83,14 @@ def check_shape(where: str, label: str, array: Described, expected: Dimensions, 
     """Refuse a shape that contradicts `expected`, the part of the input's shape that `array` must have.
 
     Raises:
-        DataError: naming both shapes.
+        DataError: it does; the message names both shapes.
     """
     if not fits_dimensions(array.shape, expected):
         raise shape_error(where, label, array, spec)
 
 
 def shape_error(where: str, label: str, array: Described, spec: InputSpec) -> DataError:
-    """The error for an array whose rank or a fixed dimension is wrong."""
+    """Return the error for an array whose rank or a fixed dimension is wrong."""
     return DataError(
         f"{where}: {label} is {describe(array.dtype, array.shape)}, but the model's input '{spec.name}' "
         f"takes {describe(spec.dtype, spec.shape)}; give arrays of that shape"
@@ -94,9 +98,12 @@ def shape_error(where: str, label: str, array: Described, spec: InputSpec) -> Da
 
 
 def to_input(where: str, array: np.ndarray, spec: InputSpec, start: int, *, samples: bool) -> np.ndarray:
-    """`array` in the input's type, values checked; its type has passed `check_dtype`.
+    """Return `array` in the input's type, its values checked.
 
     Args:
+        where: the file or the data's name, for the message.
+        array: its type has passed `check_dtype`.
+        spec: the input.
         start: index of the first sample of `array`.
         samples: whether the first axis of `array` counts samples; otherwise all of it is sample `start`.
 

@@ -25,7 +25,7 @@ from qtool.feeds.texts import TextEncoder
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
-    """How the arrays of one dictionary make one chunk.
+    """The way in which the arrays of one dictionary make one chunk.
 
     `roles` is input name -> array name; `unbatched` names the inputs whose array lacks the batch axis; `size`
     and `divisible` are the chunk's.
@@ -38,7 +38,7 @@ class Arrangement:
 
 
 class Fitter:
-    """Knows the model's inputs, how uint8 images become one of them, and how texts do.
+    """A converter of arrays, which knows the model's inputs, how uint8 images become one, and how texts do.
 
     Attributes:
         inputs: the model's inputs that data must feed.
@@ -75,21 +75,21 @@ class Fitter:
         self.fixed_batch = fixed[0] if len(fixed) == 1 else None
 
     def batching(self, batch_size: int, limit: int | None) -> Batching:
-        """The batches that the model takes: exactly its own size where it fixes one."""
+        """Return the batches that the model takes: exactly its own size where it fixes one."""
         if self.fixed_batch is not None:
             return Batching(size=self.fixed_batch, exact=True, limit=limit)
         return Batching(size=batch_size, limit=limit)
 
     def match(self, where: str, arrays: Mapping[str, Described]) -> dict[str, str]:
-        """Input name -> array name; see `match_arrays`."""
+        """Return the name of each input's array, by the input's, as `match_arrays` finds it. Raises `DataError`."""
         return match_arrays(where, self.inputs, arrays, images=self.pixels is not None, outputs=self.outputs)
 
     def pixels_of(self, spec: InputSpec) -> Pixels | None:
-        """The preprocessing, if this is the input that it feeds."""
+        """Return the preprocessing, if this is the input that it feeds, else None."""
         return self.pixels if self.pixels is not None and self.pixels.spec.name == spec.name else None
 
     def arrange(self, where: str, arrays: Mapping[str, Described]) -> Arrangement:
-        """Decide, from types and shapes alone, what a dictionary of arrays is.
+        """Decide, only from types and shapes, what a dictionary of arrays is; return how it makes a chunk.
 
         An array with the input's rank has a batch axis already; with one axis less it is one sample.
 
@@ -166,7 +166,7 @@ class Fitter:
                 check_shape(where, f"'{roles[spec.name]}'", array, spec.shape, spec)
 
     def fit(self, where: str, arrays: Mapping[str, np.ndarray], start: int, origin: str | None) -> Chunk:
-        """The chunk that a dictionary of arrays makes; `start` is the index of its first sample.
+        """Return the chunk that a dictionary of arrays makes; `start` is the index of its first sample.
 
         Raises:
             DataError: what `arrange` refuses, no sample at all, NaN or Inf, or a value that does not fit.
@@ -194,14 +194,18 @@ class Fitter:
         samples: bool,
         stacked: bool = False,
     ) -> np.ndarray:
-        """The input's array: images preprocessed, all else cast and its values checked."""
+        """Return the input's array: images preprocessed, all else cast and its values checked.
+
+        Raises:
+            DataError: the images are of another type or shape, or a value does not fit.
+        """
         pixels = self.pixels_of(spec)
         if pixels is not None:
             return pixels.apply(where, array.reshape(pixels.images_shape(where, array, stacked=stacked)))
         return to_input(where, array, spec, start, samples=samples)
 
     def shifted(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The labels with the preprocessing's offset added to integer class labels."""
+        """Return the labels with the preprocessing's offset added to integer class labels."""
         classes = labels.get(LABELS)
         if not self.label_offset or classes is None or classes.dtype.kind not in "iu":
             return labels
@@ -234,7 +238,7 @@ def _image_input(inputs: Sequence[InputSpec], settings: Preprocess) -> InputSpec
 
 
 def check_label(where: str, name: str, array: Described) -> None:
-    """Refuse what can be neither an input nor labels. Raises `DataError`."""
+    """Refuse an array that can be neither an input nor labels. Raises `DataError`."""
     if array.dtype.kind not in "biufUS":
         raise DataError(
             f"{where}: '{name}' is {array.dtype}, neither an input nor labels; give numbers or strings, or remove it"

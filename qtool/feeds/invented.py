@@ -1,4 +1,4 @@
-"""Inputs made up from a model's signature, to check arithmetic where a user gives no data. They measure no accuracy."""
+"""Inputs made up from a model's signature, to check arithmetic where a user gives no data; they measure no accuracy."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ _FREE = 8
 
 
 def invented_inputs(inputs: Sequence[InputSpec]) -> dict[str, np.ndarray]:
-    """One batch of one sample: normal numbers where the input is real, ones where it is whole or boolean.
+    """Return one batch of one sample: normal numbers where the input is real, ones where whole or boolean.
 
     Ones are at once a token that every vocabulary has, a mask that masks nothing, and a length that fits. The numbers
     are the same each time.

@@ -1,4 +1,4 @@
-"""Which array is which input of the model, and which are labels."""
+"""Finds which array is which input of the model, and which are labels."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,14 +20,17 @@ def match_arrays(
     images: bool,
     outputs: Sequence[InputSpec] = (),
 ) -> dict[str, str]:
-    """Input name -> array name. The arrays that it does not name are labels.
+    """Return the name of each input's array, by the input's; the arrays that are left over are labels.
 
-    An array called like an input is that input. For a model with one input a single other array serves,
-    whatever its name; of several, the one whose type and shape fit.
+    An array called like an input is that input. For a model with one input a single other array serves, whatever its
+    name; of several, the one whose type and shape fit.
 
     Args:
+        where: the file or the data's name, for the message.
+        inputs: the model's inputs that data must feed.
+        arrays: what the data holds, by name.
         images: whether preprocessing is asked for, so that uint8 images are what is looked for.
-        outputs: the model's, which a missing input may be fed from.
+        outputs: the model's outputs, from which a missing input may be fed.
 
     Raises:
         DataError: an input without an array, or with several that would do; it names what there is.
@@ -93,7 +96,7 @@ def _missing(
 
 
 def state_remedy(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> str:
-    """Words to add to a remedy: how to declare the first of `inputs` that an output may feed, if any."""
+    """Return words that tell how to declare the first of `inputs` that an output may feed; empty if none."""
     for spec in inputs:
         feeding = [output.name for output in outputs if may_feed_back(output, spec)]
         if feeding:

@@ -55,19 +55,19 @@ class Pixels:
             )
 
     def output_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that `apply` gives for images of shape (N, H, W, C)."""
+        """Return the shape that `apply` gives for images of shape (N, H, W, C)."""
         height, width = self.size or images[1:3]
         if self.layout == "NCHW":
             return (images[0], self.channels, height, width)
         return (images[0], height, width, self.channels)
 
     def images_shape(self, where: str, array: Described, *, stacked: bool) -> tuple[int, ...]:
-        """The shape (N, H, W, C) that `array` has as images.
+        """Return the shape (N, H, W, C) that `array` has as images.
 
         Args:
             where: the file or the data's name, for the message.
-            array: uint8, of shape (N, H, W, C), or (N, H, W) for grey; unless `stacked`, also (H, W, C) or
-                (H, W).
+            array: uint8, of shape (N, H, W, C), or (N, H, W) for grey; unless `stacked`, also (H, W, C) or (H, W).
+            stacked: whether the first axis counts images in any case.
 
         Raises:
             DataError: it is not that.
@@ -93,14 +93,14 @@ class Pixels:
         return shape
 
     def is_single(self, shape: tuple[int, ...]) -> bool:
-        """Whether an array of this shape is one image rather than a stack of them."""
+        """Return whether an array of this shape is one image rather than a stack of them."""
         return len(shape) == 2 or (len(shape) == 3 and (self.channels != 1 or shape[-1] in (1, 3)))
 
     def apply(self, where: str, images: np.ndarray) -> np.ndarray:
-        """The model's input for uint8 images of shape (N, H, W, C), colour images in RGB order.
+        """Return the model's input for uint8 images of shape (N, H, W, C), colour images in RGB order.
 
-        Source: x = (u8 * scale - mean) / std in float32, operation by operation, so the bits are those of the
-            plain NumPy formula.
+        It is x = (u8 * scale - mean) / std in float32, operation by operation, so the bits are those of the plain NumPy
+        formula.
 
         Raises:
             DataError: a resize or a colour conversion is needed and Pillow is not there.
@@ -134,7 +134,7 @@ class Pixels:
         return out
 
     def fitted(self, picture: "Image") -> np.ndarray:
-        """An RGB or grey picture in the settings' colour and size: uint8 (H, W, C)."""
+        """Return an RGB or grey picture in the settings' colour and size: uint8 (H, W, C)."""
         mode = "L" if self.channels == 1 else "RGB"
         if picture.mode != mode:
             picture = picture.convert(mode)

@@ -1,4 +1,4 @@
-"""How uint8 images become a model's input: the settings, their files and their presets."""
+"""The settings by which uint8 images become a model's input, their files and their presets."""
 
 import json
 import math
@@ -18,7 +18,9 @@ RESIZES = ("stretch", "center-crop")
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """x = (u8 * scale - mean) / std for every channel, in the model's channel order; then the layout.
+    """The settings of preprocessing: x = (u8 * scale - mean) / std for every channel, then the layout.
+
+    Channels are in the model's order.
 
     Attributes:
         layout: the model's axes; AUTO reads them off the model's input shape.
@@ -111,7 +113,7 @@ PRESETS: dict[str, Preprocess] = {
 
 
 def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Preprocess:
-    """The settings of a JSON or TOML file, a preset's name, or a mapping with the same keys.
+    """Return the settings of a JSON or TOML file, a preset's name, or a mapping with the same keys.
 
     Raises:
         UsageError: no such file or preset, an unknown key or an impossible value; it names the valid ones.

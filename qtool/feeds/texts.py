@@ -17,7 +17,7 @@ _PADS = ("[PAD]", "<pad>")
 
 
 class TextEncoder:
-    """Makes those of input_ids, attention_mask and token_type_ids that the model has.
+    """A tokenizer that makes those of input_ids, attention_mask and token_type_ids that the model has.
 
     Padding that the file asks for is left out: samples may differ in length. Where the model fixes the length, texts
     are cut and padded to it. Without `max_length` what the file says of truncation holds.
@@ -66,7 +66,7 @@ class TextEncoder:
         self._tokenizer.enable_padding(length=length, **kept)
 
     def encode(self, where: str, text: str, pair: str | None) -> dict[str, np.ndarray]:
-        """The inputs of one text or one pair, each [tokens]. Raises `DataError` for one without tokens."""
+        """Return the inputs of one text or one pair, each [tokens]. Raises `DataError`."""
         encoding = self._tokenizer.encode(text, pair)
         count = len(encoding.ids)
         if count == 0:

@@ -13,7 +13,7 @@ from qtool.feeds.checks import closest, quoted
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Cuts the second axis of a batch to the largest sum of a row of the mask [samples, length].
+    """A cut of the second axis of batches, to the largest sum of a row of the mask [samples, length].
 
     Cut are all inputs whose first two axes are the mask's, where the model leaves the second one free, and labels of
     exactly its shape. At least one position stays.
@@ -28,7 +28,11 @@ class Trim:
 
     @classmethod
     def of(cls, mask: str, inputs: Sequence[InputSpec]) -> "Trim":
-        """Bound to a model. Raises `UsageError` where it has no such input, or one with another or a fixed shape."""
+        """Return the cut bound to a model's inputs.
+
+        Raises:
+            UsageError: the model has no such input, or one with another or a fixed shape.
+        """
         known = {spec.name: spec for spec in inputs}
         if mask not in known:
             near = closest(mask, known)
@@ -42,7 +46,7 @@ class Trim:
         return cls(mask, frozenset(spec.name for spec in inputs if _may_follow(spec, axis)))
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch without what is padding in all of its samples.
+        """Return the batch without what is padding in all of its samples.
 
         Raises:
             DataError: the mask has other values than 0 and 1, or a 1 behind a 0; a label would be cut off.

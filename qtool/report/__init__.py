@@ -1,0 +1,1 @@
+"""Records as text: tables, Markdown and JUnit XML."""

@@ -14,7 +14,7 @@ class _Column:
 
 
 def evaluation_text(evaluation: Evaluation) -> str:
-    """The table, a line on how it was taken, what is wrong with a model, and a line a gate."""
+    """Return the table, a line on how it was taken, what is wrong with a model, and a line for each gate."""
     header, rows = _table(evaluation)
     lines = [aligned(header, rows), "", setup_line(evaluation)]
     lines += node_lines(evaluation) + nan_lines(evaluation)
@@ -23,7 +23,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
-    """The same in Markdown, with a final line break."""
+    """Return an evaluation as Markdown: the table, then the lines of `evaluation_text`, and a line break."""
     header, rows = _table(evaluation)
     parts = [markdown(header, rows), setup_line(evaluation)]
     notes = node_lines(evaluation) + nan_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
@@ -33,7 +33,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def setup_line(evaluation: Evaluation) -> str:
-    """Samples, threads, and how the latency was taken."""
+    """Return the line that says the samples, the threads, and how the latency was taken."""
     steps = "" if evaluation.steps is None else f" of {evaluation.steps} steps in all"
     line = f"{evaluation.data}: {evaluation.samples} samples{steps}, {evaluation.threads} thread(s)"
     if evaluation.provider != "cpu":
@@ -47,12 +47,12 @@ def setup_line(evaluation: Evaluation) -> str:
 
 
 def gate_line(gate: Gate) -> str:
-    """`PASS` or `FAIL`, then what was asked of which model, and what was found."""
+    """Return `PASS` or `FAIL`, then what was asked of which model, and what was found."""
     return f"{'PASS' if gate.passed else 'FAIL'} {gate.message}"
 
 
 def node_lines(evaluation: Evaluation) -> list[str]:
-    """A line for each model that did not run on the CPU: what onnxruntime ran where, as far as it says so."""
+    """Return a line for each model that did not run on the CPU: which nodes ran where, as far as is known."""
     models = (evaluation.float_model, *evaluation.candidates)
     return [
         f"{model.name}: nodes on {', '.join(f'{name} {count}' for name, count in model.nodes)}"
@@ -62,7 +62,7 @@ def node_lines(evaluation: Evaluation) -> list[str]:
 
 
 def nan_lines(evaluation: Evaluation) -> list[str]:
-    """A line for each candidate whose outputs hold NaN."""
+    """Return a line for each candidate whose outputs hold NaN."""
     return [f"{model.name}: {model.nan}" for model in evaluation.candidates if model.nan is not None]
 
 

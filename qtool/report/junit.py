@@ -15,7 +15,7 @@ _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def evaluation_junit(evaluation: Evaluation) -> str:
-    """The XML document, with its declaration and a final line break."""
+    """Return the XML document, with its declaration and a final line break."""
     root = ET.Element("testsuites", name=_SUITE)
     tests = failures = 0
     for model in evaluation.candidates:

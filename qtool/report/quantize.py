@@ -9,7 +9,7 @@ _SHOWN_TRIALS = 7
 
 
 def calibrated_text(result: Calibrated) -> str:
-    """One line: how many samples and tensors, where the statistics are, and what they are good for."""
+    """Return one line: how many samples and tensors, where the statistics are, and what they are good for."""
     statistics, part = result.statistics, result.statistics.part
     use = "serves every calibrator and target"
     if part is not None:
@@ -19,7 +19,7 @@ def calibrated_text(result: Calibrated) -> str:
 
 
 def quantized_text(result: Quantized) -> str:
-    """What was made, then the proof in four lines."""
+    """Return what was made in one line, then the proof in four."""
     plan, proof = result.plan, result.verification
     shrunk = result.float_size / result.size
     head = (

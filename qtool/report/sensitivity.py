@@ -8,7 +8,7 @@ _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
 
 
 def sensitivity_text(result: Sensitivity) -> str:
-    """What was measured on what, the table with the most sensitive layer first, and what could not be measured."""
+    """Return what was measured, the table with the most sensitive layer first, and what was not measured."""
     header = ["layer", "op", "MACs %", *(title for view in result.views for title in _titles(view, result.metric))]
     rows = [
         [

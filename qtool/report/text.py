@@ -8,7 +8,7 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """A table with one line a row and two spaces between columns, without a final line break.
+    """Return a table with one line a row and two spaces between columns, without a final line break.
 
     The columns numbered in `left` are flush left, the others flush right, as numbers want it. Every row has a
     cell for each column of `header`.
@@ -26,14 +26,17 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Colle
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
-    """The same table in Markdown (GitHub's dialect), without a final line break."""
+    """Return a table in Markdown (GitHub's dialect), without a final line break.
+
+    The arguments are those of `aligned`.
+    """
     rule = [":--" if column in left else "--:" for column in range(len(header))]
     lines = [[_escaped(cell) for cell in header], rule, *([_escaped(cell) for cell in row] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """`value` with `digits` decimals, in scientific notation where these would hide it; "-" for None."""
+    """Return `value` with `digits` decimals, in scientific notation where these would hide it; "-" for None."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):
@@ -44,7 +47,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def file_size(size: int) -> str:
-    """Bytes in the largest fitting unit: 512 B, 307.1 KiB."""
+    """Return a size in bytes as text, in the largest unit that fits: 512 B, 307.1 KiB."""
     if size < 1024:
         return f"{size} B"
     power = min(int(math.log(size, 1024)), len(_UNITS))

@@ -1,4 +1,4 @@
-"""What `tune` prints: a line for each model tried, then the best, then how it does on data that chose nothing."""
+"""The lines that `tune` prints: one for each model tried, the best, and how it does on data that chose nothing."""
 
 from qtool.core.records.tuning import Step, Tuned
 from qtool.report.evaluation import evaluation_text
@@ -6,7 +6,7 @@ from qtool.report.text import number
 
 
 def step_line(step: Step) -> str:
-    """One model that was tried."""
+    """Return the line of one model that was tried."""
     mark = "ok  " if step.met else "    "
     share = f"{100 * step.float_macs:.1f} % of MACs"
     layers = f"{step.float_layers} layer{'' if step.float_layers == 1 else 's'}"
@@ -18,7 +18,7 @@ def step_line(step: Step) -> str:
 
 
 def tuned_text(result: Tuned) -> str:
-    """The verdict, and the table of the reporting part."""
+    """Return the verdict, and the table of the part of the data that reports."""
     verdict = "target met" if result.met else "target missed"
     stopped = "" if result.stopped is None else f"; stopped early: {result.stopped}"
     kept = 100 * result.verification.integer_share

@@ -18,13 +18,13 @@ from qtool.runtime.session import Session
 
 
 class Observer:
-    """Runs a model whose outputs are the tensors to observe; their elements come in any order and shape.
+    """A session that runs a model whose outputs are the tensors to observe.
 
     Args:
         model: a serialised model.
-        any_order: the outputs whose elements may be permuted; the others come as they are.
+        any_order: the outputs whose elements may come in any order and shape; the others come as they are.
         name: what to call the model in messages.
-        provider: where it runs; layouts are blocked on the CPU alone.
+        provider: where it runs; layouts are blocked only on the CPU.
 
     Raises:
         ModelError: onnxruntime cannot load the model.

@@ -29,7 +29,7 @@ Options = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One choice of `--provider`.
+    """One choice of an execution provider: what it is called, and what onnxruntime is asked for.
 
     execution: onnxruntime's execution providers with their options, the one that is meant first; the others take the
         nodes that it does not.
@@ -48,11 +48,11 @@ class Provider:
 
     @property
     def wanted(self) -> str:
-        """onnxruntime's name of the execution provider that is meant."""
+        """The name that onnxruntime gives the execution provider that is meant."""
         return self.execution[0][0]
 
     def handed_over(self, *, quantized: bool) -> list[tuple[str, dict[str, str]]]:
-        """The argument `providers` of an InferenceSession; `quantized`: the model has Q/DQ."""
+        """Return the argument `providers` of an InferenceSession; `quantized`: the model has Q/DQ."""
         first, *others = [(name, dict(options)) for name, options in self.execution]
         return [(first[0], {**first[1], **(self.explicit if quantized else {})}), *others]
 
@@ -84,7 +84,7 @@ _TABLE = {
 
 
 def find_provider(name: str = "cpu") -> Provider:
-    """The provider called `name`.
+    """Return the provider called `name`.
 
     Raises:
         UsageError: there is no such provider, or this onnxruntime was built without it.
@@ -103,7 +103,7 @@ def find_provider(name: str = "cpu") -> Provider:
 def start(
     source: str | bytes, options: ort.SessionOptions, provider: Provider, *, quantized: bool
 ) -> ort.InferenceSession:
-    """A session that computes where it was asked to, or none.
+    """Start a session that computes where it was asked to; return it, or raise where it would compute elsewhere.
 
     Raises:
         UsageError: the provider cannot be used on this machine.
@@ -137,7 +137,7 @@ def start(
 
 
 def node_counts(session: ort.InferenceSession) -> tuple[tuple[str, int], ...]:
-    """How many nodes each execution provider runs, the most first; empty where onnxruntime does not say."""
+    """Return how many nodes each execution provider runs, the most first; empty where onnxruntime does not say."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return ()
     counts: dict[str, int] = {}
@@ -147,7 +147,7 @@ def node_counts(session: ort.InferenceSession) -> tuple[tuple[str, int], ...]:
 
 
 def device_failure(error: BaseException) -> str | None:
-    """What CUDA or its libraries say, such as "CUDA failure 2: out of memory"; None for another error."""
+    """Return what CUDA or its libraries say, such as "CUDA failure 2: out of memory"; None for another error."""
     found = re.search(r"\bCU[A-Z]+ failure \d+: [^;]*[^; ]", " ".join(str(error).split()))
     return found and found.group()
 

@@ -26,6 +26,7 @@ class Subset:
         return f"{self.feeds.name} ({len(self.turns)} of every {self.modulus} samples)"
 
     def __call__(self) -> Iterator[dict[str, Any]]:
+        """Yield dictionaries of inputs and labels by name, those of the wanted turns."""
         for batch in self.feeds:
             yield from self._rows(batch)
 

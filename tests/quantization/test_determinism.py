@@ -105,9 +105,12 @@ def test_the_form_of_the_data_does_not_matter(tmp_path):
 
 @pytest.mark.parametrize("batch_size", [7, 8])
 def test_what_the_batch_size_changes(batch_size):
-    """onnxruntime may sum in another order for another batch, which moves values by a rounding error: every element is
-    still counted once, extremes agree to float32's accuracy, and less than a hundredth of the elements change bins.
-    (Where this was written, even the counts were equal.) The samples kept for verification are whole batches."""
+    """onnxruntime may sum in another order for another batch, which moves values by a rounding error.
+
+    Every element is still counted once, extremes agree to float32's accuracy, and less than a hundredth of the elements
+    change bins. (Where this was written, even the counts were equal.) The samples kept for verification are whole
+    batches.
+    """
     alone = qtool.calibrate(MODEL, DATA, samples=SAMPLES).statistics
     together = qtool.calibrate(MODEL, DATA, samples=SAMPLES, batch_size=batch_size).statistics
     assert together.samples == alone.samples == SAMPLES

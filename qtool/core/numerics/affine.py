@@ -17,7 +17,7 @@ MIN_SCALE = float(np.float32(2.0**-80))
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """How an activation is represented: `dtype`, and whether its grid is symmetric around zero.
+    """The representation of an activation: `dtype`, and whether its grid is symmetric around zero.
 
     With `symmetric`, a signed tensor gets the zero point in the middle of the type (128 or 0) and 127 steps on either
     side; a tensor without negative values keeps the full range of the type. `zero_point_zero` forces the zero point
@@ -51,12 +51,12 @@ class QParams:
 
 
 def integer_range(dtype: DType) -> tuple[int, int]:
-    """(0, 255) for uint8, (-128, 127) for int8."""
+    """Return the smallest and the largest integer: (0, 255) for uint8, (-128, 127) for int8."""
     return (0, 255) if dtype == "uint8" else (-128, 127)
 
 
 def activation_qparams(low: float, high: float, spec: TensorSpec) -> QParams:
-    """The grid of `spec` that covers [low, high] widened to hold zero.
+    """Return the grid of `spec` that covers [low, high] widened to hold zero.
 
     Raises:
         ValueError: a bound is not finite, or low > high.
@@ -78,7 +78,7 @@ def activation_qparams(low: float, high: float, spec: TensorSpec) -> QParams:
 
 
 def fit_inside(params: QParams, low: float, high: float) -> QParams:
-    """Change a per-tensor grid as little as makes it lie within [low, high], so that a Clip to these changes nothing.
+    """Return the grid nearest to a per-tensor one that lies within [low, high], so that a Clip changes nothing.
 
     onnxruntime drops a Clip before a QuantizeLinear only then (`ClipQuantFusion`). The scale shrinks; the zero point
     moves where less of the range is lost that way. Returns `params` itself where it fits already, and where no grid
@@ -110,13 +110,16 @@ def fit_inside(params: QParams, low: float, high: float) -> QParams:
 
 
 def _ratio(length: float, steps: Array, without: float) -> Array:
-    """length / steps, and `without` where there are no steps."""
+    """Return length / steps, and `without` where there are no steps."""
     result: Array = np.divide(length, steps, out=np.full_like(steps, without), where=steps > 0.0)
     return result
 
 
 def quantize(x: Array, params: QParams) -> Array:
-    """QuantizeLinear: round half to even of x / scale, plus zero point, saturated. Any shape; NaN is not allowed."""
+    """Return the integers of QuantizeLinear: x / scale rounded half to even, plus zero point, saturated.
+
+    `x` has any shape, which the result keeps; NaN is not allowed.
+    """
     scale, zero_point = _broadcast(params, x.ndim)
     qmin, qmax = integer_range(params.dtype)
     with np.errstate(over="ignore"):
@@ -132,7 +135,7 @@ def quantize(x: Array, params: QParams) -> Array:
 
 
 def dequantize(q: Array, params: QParams) -> Array:
-    """DequantizeLinear: (q - zero point) * scale in float32. Any shape."""
+    """Return the real numbers of DequantizeLinear: (q - zero point) * scale in float32. Any shape."""
     scale, zero_point = _broadcast(params, q.ndim)
     steps = np.asarray(np.subtract(q, zero_point.astype(np.int32), dtype=np.int32))
     result: Array = steps.astype(np.float32)

@@ -28,9 +28,10 @@ _SCRATCH = threading.local()
 
 
 def count_into(counts: Array, flat: Array) -> tuple[float, float] | None:
-    """Add the keys of `flat` (float32, contiguous, [n], n > 0) to `counts` (int64, [65536]).
+    """Add the keys of `flat` to `counts`; return its minimum and maximum, or None where it holds NaN or Inf.
 
-    Returns its minimum and maximum, or None where it holds NaN or Inf; nothing has been added then.
+    `flat` is float32, contiguous, [n] with n > 0; `counts` is int64, [65536]. Nothing has been added where None is
+    returned.
     """
     if COMPILED is None:
         return count_with_numpy(counts, flat)
@@ -40,7 +41,7 @@ def count_into(counts: Array, flat: Array) -> tuple[float, float] | None:
 
 
 def count_with_numpy(counts: Array, flat: Array) -> tuple[float, float] | None:
-    """The same without the compiled kernel."""
+    """Do what `count_into` does, without the compiled kernel, and return what it returns."""
     low, high = float(flat.min()), float(flat.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         return None

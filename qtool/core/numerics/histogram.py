@@ -15,7 +15,7 @@ _INFINITY = 0x7F80
 
 
 class NotFiniteError(ValueError):
-    """The array holds NaN or Inf."""
+    """An array that was to be counted holds NaN or Inf."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """Number of elements observed."""
+        """The number of elements observed."""
         return int(self.counts.sum())
 
     def observe(self, x: Array) -> None:
@@ -52,7 +52,10 @@ class Histogram:
         self.minimum, self.maximum = min(self.minimum, other.minimum), max(self.maximum, other.maximum)
 
     def distribution(self) -> "Distribution":
-        """The non-empty bins in ascending order of value, their edges clipped to the exact minimum and maximum."""
+        """Return the non-empty bins in ascending order of value.
+
+        Their edges are clipped to the exact minimum and maximum.
+        """
         keys = np.flatnonzero(self.counts)
         magnitude = (keys & (_SIGN - 1)).astype(np.uint32)
         inner = (magnitude << 16).view(np.float32).astype(np.float64)
@@ -92,7 +95,7 @@ class ChannelRange:
 
 
 def no_channels(count: int) -> ChannelRange:
-    """Of `count` channels, before anything was observed."""
+    """Return the range of `count` channels before anything was observed: from inf to -inf."""
     return ChannelRange(np.full(count, np.inf, np.float32), np.full(count, -np.inf, np.float32))
 
 
@@ -106,16 +109,19 @@ class Distribution:
 
     @property
     def minimum(self) -> float:
-        """The smallest value."""
+        """The smallest value; 0 where nothing was observed."""
         return float(self.low[0]) if self.low.size else 0.0
 
     @property
     def maximum(self) -> float:
-        """The largest value."""
+        """The largest value; 0 where nothing was observed."""
         return float(self.high[-1]) if self.high.size else 0.0
 
     def magnitudes(self) -> "Distribution":
-        """The distribution of |x|: the bins of x and -x, which differ in their clipped ends at most, are merged."""
+        """Return the distribution of |x|.
+
+        The bins of x and -x, which differ in their clipped ends at most, are merged.
+        """
         if self.low.size == 0:
             return self
         negative = self.high <= 0.0
@@ -130,7 +136,7 @@ class Distribution:
         )
 
     def quantile(self, q: float) -> float:
-        """The value below which the fraction `q` of the elements lies, linear within a bin."""
+        """Return the value below which the fraction `q` of the elements lies, linear within a bin."""
         total = np.cumsum(self.counts)
         wanted = q * total[-1]
         i = min(int(np.searchsorted(total, wanted)), total.size - 1)
@@ -139,7 +145,10 @@ class Distribution:
         return float(self.low[i] + (self.high[i] - self.low[i]) * np.clip(inside, 0.0, 1.0))
 
     def rebin(self, bins: int, top: float) -> Array:
-        """Counts (float64, [bins]) over equal bins of [0, top], each source bin spread evenly over what it covers."""
+        """Return the counts (float64, [bins]) over equal bins of [0, top].
+
+        Each source bin is spread evenly over what it covers.
+        """
         edges = np.linspace(0.0, top, bins + 1)
         cumulative = np.concatenate([[0.0], np.cumsum(self.counts)])
         # cumulative count at each edge: whole bins below it plus the covered part of the bin it cuts

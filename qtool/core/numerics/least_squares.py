@@ -65,7 +65,10 @@ def _integral(x: Array, scale: Array, low: Array, high: Array) -> Array:
 
 
 def least_squares(distribution: Distribution, spec: TensorSpec) -> tuple[float, float]:
-    """The range with the least expected squared error: of both ends together, then of each in turn."""
+    """Return the range [low, high] with the least expected squared error, low <= 0 <= high.
+
+    Both ends are moved together, then each in turn.
+    """
     fine = _coarsen(distribution)
     bins = _Edges.of(_merged(fine)), _Edges.of(fine)
     lowest, highest = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)

@@ -21,14 +21,14 @@ _MIN_PRODUCT = 2.0**-100
 
 
 def largest_magnitudes(weight: Array, axis: int | None) -> Array:
-    """max|w| of each channel ([C], float64), or of all (one number)."""
+    """Return max|w| of each channel along `axis` ([C], float64), or of all for None (one number)."""
     others = tuple(i for i in range(weight.ndim) if i != axis) if axis is not None else None
     result: Array = np.maximum(weight.max(axis=others, initial=0.0), -weight.min(axis=others, initial=0.0))
     return result.astype(np.float64)
 
 
 def weight_grid(largest: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0) -> QParams:
-    """The grid of a weight: scale = max|w| / steps for each channel, zero point 0, integers in [-127, 127].
+    """Return the grid of a weight: scale = max|w| / steps by channel, zero point 0, integers in [-127, 127].
 
     Args:
         largest: `largest_magnitudes` of the weight along `axis`.
@@ -45,12 +45,12 @@ def weight_grid(largest: Array, axis: int | None, floor: Array | float = 0.0, st
 def weight_qparams(
     weight: Array, axis: int | None, floor: Array | float = 0.0, steps: Array | float = 127.0
 ) -> QParams:
-    """`weight_grid` of a weight of any shape, float32."""
+    """Return the `weight_grid` of a weight of any shape, float32."""
     return weight_grid(largest_magnitudes(weight, axis), axis, floor, steps)
 
 
 def quantize_weight(weight: Array, params: QParams) -> Array:
-    """int8 in [-127, 127] (-128 is not used), same shape; the zero points are 0."""
+    """Return the integers of a weight: int8 in [-127, 127] (-128 is not used), same shape; zero points are 0."""
     shape = [1] * weight.ndim
     if params.axis is not None:
         shape[params.axis] = -1
@@ -69,7 +69,7 @@ def quantize_weight(weight: Array, params: QParams) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class WeightMemo:
-    """What plans for one graph share, and is computed once; weights are known by their tensors' names.
+    """A store of what plans for one graph share and compute once; weights are known by their tensors' names.
 
     largest: by axis, of weights that are known to be finite. saturating, integers: by grid.
     """
@@ -79,7 +79,7 @@ class WeightMemo:
     integers: dict[tuple[str, QParams], Array] = field(default_factory=dict)
 
     def quantized(self, tensor: str, weight: Array, params: QParams) -> Array:
-        """`quantize_weight`; the result is shared, and must not be changed."""
+        """Return what `quantize_weight` gives; the array is shared, and must not be changed."""
         key = (tensor, params)
         if key not in self.integers:
             self.integers[key] = quantize_weight(weight, params)
@@ -87,7 +87,7 @@ class WeightMemo:
 
 
 def bias_floor(bias: Array, input_scale: float, accumulated: int) -> Array:
-    """The least weight scale ([M], float64) at which the int32 accumulator holds the bias and the products.
+    """Return the least weight scale ([M], float64) at which the int32 accumulator holds bias and products.
 
     `accumulated` is the number of products summed into one output; half of the int32 range is the most that is kept for
     them, which 33,155 products of the worst case cannot exceed. A channel needs this where its weights are tiny
@@ -100,19 +100,19 @@ def bias_floor(bias: Array, input_scale: float, accumulated: int) -> Array:
 
 
 def bias_scale(input_scale: float, weight: QParams) -> tuple[float, ...]:
-    """x_scale * w_scale, computed in float32 as onnxruntime does."""
+    """Return x_scale * w_scale of each channel, computed in float32 as onnxruntime does."""
     return tuple(map(float, np.float32(input_scale) * np.asarray(weight.scale, np.float32)))
 
 
 def quantize_bias(bias: Array, scale: tuple[float, ...]) -> Array:
-    """int32, [M]; `scale` has M elements or one."""
+    """Return the integers of a bias: int32, [M], saturated; `scale` has M elements or one."""
     exact = np.rint(bias.astype(np.float64) / np.asarray(scale, np.float64))
     result: Array = np.clip(exact, -(2.0**31), 2.0**31 - 1).astype(np.int32)
     return result
 
 
 def saturating_channels(quantized: Array, axis: int) -> Array:
-    """Which output channels ([C], bool) can overflow the 16-bit sum of a pair of uint8 x int8 products.
+    """Return which output channels ([C], bool) can overflow the 16-bit sum of two uint8 x int8 products.
 
     x86 without VNNI adds neighbouring products in int16 (vpmaddubsw): 255 * |w0 + w1| of one sign must stay within
     32767. Which weights are neighbours depends on the layout that the kernel packs: both orders, channels first and
@@ -134,5 +134,5 @@ def saturating_channels(quantized: Array, axis: int) -> Array:
 
 
 def seven_bit_steps(saturating: Array) -> Array:
-    """Steps for `weight_qparams`: 64 where a channel saturates, else 127 ([C], float64)."""
+    """Return the steps for `weight_qparams`: 64 where a channel saturates, else 127 ([C], float64)."""
     return np.where(saturating, float(_SEVEN_BITS), 127.0)

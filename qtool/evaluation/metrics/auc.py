@@ -12,11 +12,11 @@ from qtool.evaluation.metrics.observation import Observation, rows
 
 
 class Auc:
-    """The chance that a sample of class 1 has a higher score than one of class 0; equal scores count half.
+    """The area under the ROC curve: the chance that a sample of class 1 has a higher score than one of class 0.
 
-    That is the Mann-Whitney U statistic over the number of pairs. The score is the single column, or the second less
-    the first: the order of softmax's probability, be they logits or probabilities. Eight bytes a sample are kept. NaN
-    where a score is NaN.
+    Equal scores count half. That is the Mann-Whitney U statistic over the number of pairs. The score is the single
+    column, or the second less the first: the order of softmax's probability, be they logits or probabilities. Eight
+    bytes a sample are kept.
 
     Raises:
         UsageError: at once, where the output is no binary score.
@@ -31,6 +31,7 @@ class Auc:
         self._scores = (array("d"), array("d"))
 
     def update(self, seen: Observation) -> None:
+        """Add the scores of one batch to those of their class. Raises `DataError`."""
         labels = class_labels(seen, self._output, "auc")
         scores = rows(seen.outputs[self._output.name], seen.size)
         with np.errstate(invalid="ignore"):
@@ -39,6 +40,7 @@ class Auc:
             kept.frombytes(np.ascontiguousarray(score[labels == one]).tobytes())
 
     def result(self) -> float:
+        """Return the area, from 0 to 1; NaN where a score is NaN. Raises `DataError`."""
         lower, upper = (np.asarray(kept) for kept in self._scores)
         if not (lower.size and upper.size):
             raise DataError(f"--metric auc: all labels are {int(upper.size > 0)}; give data with both classes")

@@ -1,4 +1,4 @@
-"""What a model says of each sample: top-k accuracy, agreement with float, and what class labels must be."""
+"""The class that a model gives each sample: top-k accuracy, agreement with float, and checks of class labels."""
 
 import numpy as np
 
@@ -10,10 +10,9 @@ _ALTERNATIVE = "use --metric sqnr, or a metric of your own as file.py:FUNCTION"
 
 
 class TopK:
-    """The share of samples whose label is among the `k` highest scores; of equal scores the lower class comes
-    first.
+    """The share of samples whose label is among the `k` highest scores.
 
-    A sample with NaN among its scores counts as wrong.
+    Of equal scores the lower class comes first. A sample with NaN among its scores counts as wrong.
 
     Raises:
         DataError: from `update`, where labels are missing, of another length, or no class of the model.
@@ -26,6 +25,7 @@ class TopK:
         self._samples = 0
 
     def update(self, seen: Observation) -> None:
+        """Count the samples of one batch that are right. Raises `DataError`."""
         labels = class_labels(seen, self._output, f"top{self._k}")
         scores = rows(seen.outputs[self._output.name], seen.size)
         if self._output.columns == 1:
@@ -36,6 +36,7 @@ class TopK:
         self._samples += seen.size
 
     def result(self) -> float:
+        """Return the share of samples that were right, from 0 to 1."""
         return self._right / self._samples
 
 
@@ -54,6 +55,7 @@ class Agreement:
         self._probability = True
 
     def update(self, seen: Observation) -> None:
+        """Count the samples or tokens of one batch for which float's class is predicted."""
         wanted, found = seen.reference[self._output.name], seen.outputs[self._output.name]
         if self._output.columns == 1 and not self._output.holds_class:
             self._probability &= bool(((wanted >= 0) & (wanted <= 1)).all())
@@ -66,11 +68,12 @@ class Agreement:
         self._counted += same.size
 
     def result(self) -> float | None:
+        """Return the share for which float's class was predicted, from 0 to 1; None where it has no meaning."""
         return self._same / self._counted if self._probability and self._counted else None
 
 
 def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) -> ClassOutput:
-    """`output`, if there is one that says the `k` best classes.
+    """Return `output`, if there is one that says the `k` best classes.
 
     Raises:
         UsageError: no output has the shape of class scores, or top-`k` would be right whatever the model
@@ -87,7 +90,7 @@ def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) ->
 
 
 def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndarray:
-    """The class of each sample, int64 [size]. Raises `DataError` naming what is wrong with --data."""
+    """Return the class of each sample, int64 [size]. Raises `DataError` naming what is wrong with the data."""
     array = seen.labels.get(LABELS)
     if array is None:
         found = f"; it has {', '.join(sorted(seen.labels))}" if seen.labels else ""

@@ -14,7 +14,7 @@ _NONE = -1
 
 
 class ClassCounts:
-    """The counts that both metrics need; memory grows with the classes alone.
+    """Counts of how often each class is the label, predicted, and right; memory grows only with the classes.
 
     Raises:
         DataError: from `update`, where labels are missing, of another length, or no class of the model.
@@ -28,6 +28,7 @@ class ClassCounts:
         self.right: Counter[int] = Counter()
 
     def update(self, seen: Observation) -> None:
+        """Count the labels and the predictions of one batch. Raises `DataError`."""
         labels = class_labels(seen, self._output, self._metric)
         found, bad = predictions(seen.outputs[self._output.name], self._output)
         found[bad] = _NONE
@@ -37,7 +38,7 @@ class ClassCounts:
 
 
 class F1(ClassCounts):
-    """F1 of class 1 where there are two classes, else, and with `macro`, the mean over the classes.
+    """The F1 score: of class 1 where there are two classes, else, and with `macro`, the mean over the classes.
 
     F1 = 2 right / (predicted + labels), 0 where a class is never right. The mean is over the classes that are some
     sample's label or prediction, as scikit-learn's f1_score(average="macro") has it. A model that gives the class
@@ -49,6 +50,7 @@ class F1(ClassCounts):
         self._macro = macro
 
     def result(self) -> float:
+        """Return F1 over all batches, from 0 to 1."""
         classes = self._output.classes or max(2, max(self.labels) + 1)
         if classes == 2 and not self._macro:
             return self._of(1)
@@ -67,6 +69,7 @@ class Matthews(ClassCounts):
     """
 
     def result(self) -> float:
+        """Return the coefficient over all batches, from -1 to 1."""
         samples = self.labels.total()
         together = sum(count * self.predicted[one] for one, count in self.labels.items())
         covariance = samples * self.right.total() - together

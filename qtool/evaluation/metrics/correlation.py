@@ -11,7 +11,7 @@ from qtool.evaluation.metrics.observation import Observation, rows
 
 
 class _Scored:
-    """Reads scores and labels.
+    """A reader of scores and labels.
 
     Raises:
         UsageError: at once, where no output has one value a sample.
@@ -53,13 +53,16 @@ class _Scored:
 
 
 class Pearson(_Scored):
-    """Pearson's r. The sums are merged batch by batch about their means, so that nothing cancels.
+    """Pearson's correlation coefficient r of scores and labels.
 
-    0 where all scores are the same, NaN where one is NaN or infinite. Source of the merging: Chan, Golub and LeVeque,
-    Updating formulae and a pairwise algorithm for computing sample variances (1979).
+    Its sums are merged batch by batch about their means, so that nothing cancels. 0 where all scores are the same, NaN
+    where one is NaN or infinite. Source of the merging: Chan, Golub and LeVeque, Updating formulae and a pairwise
+    algorithm for computing sample variances (1979).
 
     Raises:
-        DataError: from `result`, where all labels are the same.
+        UsageError: at once, where no output has one value a sample.
+        DataError: from `update`, where labels are missing, are no numbers, or not one a sample; from `result`, where
+            all labels are the same.
     """
 
     def __init__(self, output: str | None) -> None:
@@ -71,6 +74,7 @@ class Pearson(_Scored):
         self._high = np.full(2, -np.inf)
 
     def update(self, seen: Observation) -> None:
+        """Add the scores and the labels of one batch to the sums. Raises `DataError`."""
         pairs = np.stack(self._read(seen))
         with np.errstate(invalid="ignore", over="ignore"):
             mean = pairs.mean(axis=1)
@@ -83,6 +87,7 @@ class Pearson(_Scored):
         self._low, self._high = np.minimum(self._low, pairs.min(axis=1)), np.maximum(self._high, pairs.max(axis=1))
 
     def result(self) -> float:
+        """Return r over all batches, from -1 to 1. Raises `DataError`."""
         if self._low[1] == self._high[1]:
             raise self._refuse_constant()
         if self._low[0] == self._high[0]:
@@ -96,7 +101,9 @@ class Spearman(_Scored):
     0 where all scores are the same, NaN where one is NaN. Sixteen bytes a sample are kept: score and label.
 
     Raises:
-        DataError: from `result`, where all labels are the same.
+        UsageError: at once, where no output has one value a sample.
+        DataError: from `update`, where labels are missing, are no numbers, or not one a sample; from `result`, where
+            all labels are the same.
     """
 
     def __init__(self, output: str | None) -> None:
@@ -104,10 +111,12 @@ class Spearman(_Scored):
         self._kept = (array("d"), array("d"))
 
     def update(self, seen: Observation) -> None:
+        """Keep the scores and the labels of one batch. Raises `DataError`."""
         for kept, values in zip(self._kept, self._read(seen), strict=True):
             kept.frombytes(values.tobytes())
 
     def result(self) -> float:
+        """Return rho over all batches, from -1 to 1. Raises `DataError`."""
         scores, labels = (np.asarray(kept) for kept in self._kept)
         if (labels == labels[0]).all():
             raise self._refuse_constant()
@@ -121,14 +130,14 @@ class Spearman(_Scored):
 
 
 def average_ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, from 1; equal values have the mean of their ranks."""
+    """Return the rank of each value, from 1; equal values have the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[inverse])
 
 
 def correlation(products: np.ndarray) -> float:
-    """The correlation of two variables from the 2 x 2 matrix of their centred products; NaN where it has none."""
+    """Return the correlation of two variables from their centred products [2, 2]; NaN where it has none."""
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         lengths = np.sqrt(products[0, 0]) * np.sqrt(products[1, 1])
         return float(np.clip(products[0, 1] / lengths, -1.0, 1.0))

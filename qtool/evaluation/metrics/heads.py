@@ -1,4 +1,4 @@
-"""Which outputs predictions are read from, told by the shapes of the first batch and its labels.
+"""The outputs that predictions are read from, found by the shapes of the first batch and its labels.
 
 Classes: the first output whose first axis is the samples and of whose other axes at most one is longer than 1:
 [N, C], [N, C, 1, 1], [N, 1], [N]. Tokens: the first output [N, T, C], or of any rank where the labels have its shape
@@ -25,7 +25,7 @@ class ClassOutput:
 
     @property
     def classes(self) -> int | None:
-        """How many classes there are; None where the model gives the class itself."""
+        """The number of classes; None where the model gives the class itself."""
         if self.holds_class:
             return None
         return max(self.columns, 2)
@@ -46,7 +46,7 @@ class Heads:
 
     @property
     def predicted(self) -> ClassOutput | None:
-        """What agreement with float compares."""
+        """The output whose predictions are compared with float's; None where no output says classes."""
         return self.tokens if self.token_labels or self.classes is None else self.classes
 
 
@@ -56,7 +56,7 @@ NO_HEADS = Heads()
 def find_heads(
     outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], size: int, *, in_steps: bool = False
 ) -> Heads:
-    """The heads of a model whose first batch has these outputs and labels, for `size` samples.
+    """Return the heads of a model whose first batch has these outputs and labels, for `size` samples.
 
     With `in_steps` a sample is a sequence of steps, its outputs are [size, steps, ...], and steps are the tokens.
     """
@@ -73,7 +73,7 @@ def find_heads(
 
 
 def find_class_output(outputs: Mapping[str, np.ndarray], size: int) -> ClassOutput | None:
-    """The first output that has the shape of class scores for `size` samples, or None."""
+    """Return the first output that has the shape of class scores for `size` samples, or None."""
     for name, output in outputs.items():
         long_axes = sum(length > 1 for length in output.shape[1:])
         if output.ndim and output.shape[0] == size and output.size and long_axes <= 1:
@@ -83,7 +83,7 @@ def find_class_output(outputs: Mapping[str, np.ndarray], size: int) -> ClassOutp
 
 
 def default_metric(heads: Heads, labels: Mapping[str, np.ndarray], size: int) -> str:
-    """token_accuracy or top1 where the labels are of that kind, else sqnr."""
+    """Return the name of the metric that the labels ask for: token_accuracy, top1, else sqnr."""
     if heads.token_labels:
         return "token_accuracy"
     array = labels.get(LABELS)
@@ -92,7 +92,10 @@ def default_metric(heads: Heads, labels: Mapping[str, np.ndarray], size: int) ->
 
 
 def predictions(array: np.ndarray, output: ClassOutput) -> tuple[np.ndarray, np.ndarray]:
-    """The class of each sample or token, in order, and whether there is NaN among its scores; [samples or tokens]."""
+    """Return the class of each sample or token, int64, and whether there is NaN among its scores, bool.
+
+    Both are [samples or tokens], in order.
+    """
     scores = array.reshape(-1, output.columns)
     bad = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else np.zeros(len(scores), bool)
     if output.holds_class:
@@ -103,7 +106,10 @@ def predictions(array: np.ndarray, output: ClassOutput) -> tuple[np.ndarray, np.
 
 
 def counted(labels: Mapping[str, np.ndarray], array: np.ndarray, output: ClassOutput) -> np.ndarray | None:
-    """Which of the predictions of `array` have a label, bool [tokens]; None where the labels are not the tokens'."""
+    """Return which of the predictions of `array` have a label, bool [tokens].
+
+    None where the labels are not the tokens'.
+    """
     wanted = labels.get(LABELS)
     shape = array.shape if output.holds_class else array.shape[:-1]
     if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or wanted.shape != shape:

@@ -1,4 +1,4 @@
-"""What a metric sees: one model's outputs for one batch, beside float's outputs and the labels."""
+"""The view that a metric has of a batch: one model's outputs, beside float's outputs and the labels."""
 
 from dataclasses import dataclass
 
@@ -23,6 +23,6 @@ class Observation:
 
 
 def rows(output: np.ndarray, size: int) -> np.ndarray:
-    """`output` as float64 [size, values of a sample]; one row where its first axis is not the samples."""
+    """Return `output` as float64 [size, values of a sample]; one row where its first axis is not the samples."""
     count = size if output.ndim and output.shape[0] == size else 1
     return output.astype(np.float64, copy=False).reshape(count, -1)

@@ -22,11 +22,13 @@ MetricSpec = str | UserMetric
 
 
 class Accumulator(Protocol):
-    """Sees every batch of one model, then gives the metric."""
+    """An object that sees every batch of one model, then gives the metric."""
 
-    def update(self, seen: Observation) -> None: ...
+    def update(self, seen: Observation) -> None:
+        """Take one batch of the model into account. Raises `DataError`."""
 
-    def result(self) -> float: ...
+    def result(self) -> float:
+        """Return the metric over all batches. Raises `DataError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,17 @@ class Metric:
 
     @property
     def name(self) -> str:
+        """The name by which users ask for it, and reports show it."""
         return self.info.name
 
     @property
     def is_accuracy(self) -> bool:
+        """Whether it compares with labels, so that a gate may limit its drop."""
         return self.info.kind is MetricKind.ACCURACY
 
 
 def resolve_metrics(specs: Sequence[MetricSpec]) -> tuple[Metric, ...]:
-    """The metrics that `specs` name, each once, in their order.
+    """Return the metrics that `specs` name, each once, in their order.
 
     A user's metric is called by its function's name, or by the whole of its spec where that is taken.
 

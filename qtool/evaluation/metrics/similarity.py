@@ -1,4 +1,4 @@
-"""How close a model's outputs are to float's: SQNR, cosine similarity, mean squared error.
+"""The closeness of a model's outputs to float's: SQNR, cosine similarity, mean squared error.
 
 Sums are float64 and grow batch by batch, so memory does not depend on the number of samples.
 """
@@ -11,11 +11,11 @@ from qtool.evaluation.metrics.observation import Observation, rows
 
 
 class Sqnr:
-    """Signal to quantisation noise ratio in dB: 10 log10(sum(float^2) / sum((float - q)^2)) over all samples.
+    """The signal to quantisation noise ratio in dB: 10 log10(sum(float^2) / sum((float - q)^2)) over all samples.
 
     `by_output` has it for each output, `result` over all outputs together. Identical outputs give inf. A
     value that is infinite in float counts as no signal where the candidate has it too, and as infinite noise
-    where it has not.
+    where it does not.
     """
 
     def __init__(self) -> None:
@@ -23,6 +23,7 @@ class Sqnr:
         self._noise: dict[str, float] = {}
 
     def update(self, seen: Observation) -> None:
+        """Add the signal and the noise of one batch, for each output."""
         for name, reference in seen.reference.items():
             wanted = reference.astype(np.float64)
             noise = _squared_error(wanted, seen.outputs[name].astype(np.float64))
@@ -32,31 +33,34 @@ class Sqnr:
             self._noise[name] = self._noise.get(name, 0.0) + noise
 
     def result(self) -> float:
+        """Return the SQNR in dB of all outputs together; inf where nothing differs."""
         return _decibels(sum(self._signal.values()), sum(self._noise.values()))
 
     def by_output(self) -> tuple[tuple[str, float], ...]:
-        """Each output's own SQNR in dB, in the float model's order."""
+        """Return each output's own SQNR in dB, in the float model's order."""
         return tuple((name, _decibels(self._signal[name], self._noise[name])) for name in self._signal)
 
 
 class Mse:
-    """Mean squared error: the mean of (float - q)^2 over every value of every output."""
+    """The mean squared error: the mean of (float - q)^2 over every value of every output."""
 
     def __init__(self) -> None:
         self._sum = 0.0
         self._count = 0
 
     def update(self, seen: Observation) -> None:
+        """Add the squared errors of one batch."""
         for name, reference in seen.reference.items():
             self._sum += _squared_error(reference.astype(np.float64), seen.outputs[name].astype(np.float64))
             self._count += reference.size
 
     def result(self) -> float:
+        """Return the mean over all batches; 0 where outputs hold no values."""
         return self._sum / self._count if self._count else 0.0
 
 
 class Cosine:
-    """Cosine similarity of each sample's output vector with float's, averaged over samples and outputs.
+    """The cosine similarity of each sample's outputs with float's, averaged over samples and outputs.
 
     An output whose first axis is not the samples counts as one vector a batch. Two zero vectors have 1, one
     has 0.
@@ -67,12 +71,14 @@ class Cosine:
         self._weight = 0
 
     def update(self, seen: Observation) -> None:
+        """Add the cosines of one batch."""
         for name, reference in seen.reference.items():
             wanted, found = rows(reference, seen.size), rows(seen.outputs[name], seen.size)
             self._sum += float(_cosines(wanted, found).mean()) * seen.size
             self._weight += seen.size
 
     def result(self) -> float:
+        """Return the mean over all batches, from -1 to 1."""
         return self._sum / self._weight
 
 

@@ -1,4 +1,4 @@
-"""One class a token: accuracy where a label says what it is, and what a token's labels must be."""
+"""Metrics with one class for each token, and checks of the labels of tokens."""
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class TokenAccuracy:
         self._tokens = 0
 
     def update(self, seen: Observation) -> None:
+        """Count the tokens of one batch that are right. Raises `DataError`."""
         scores = seen.outputs[self._output.name]
         shape = scores.shape if self._output.holds_class else scores.shape[:-1]
         labels = token_labels(seen, self._output, "token_accuracy")
@@ -39,6 +40,7 @@ class TokenAccuracy:
         self._tokens += int((wanted >= 0).sum())
 
     def result(self) -> float:
+        """Return the share of labelled tokens that were right, from 0 to 1. Raises `DataError`."""
         if not self._tokens:
             raise DataError("--metric token_accuracy: no label is 0 or more; give the class of some token")
         return self._right / self._tokens
@@ -52,6 +54,7 @@ class TokenAgreement(Agreement):
     """
 
     def result(self) -> float:
+        """Return the share of tokens that agree, from 0 to 1. Raises `DataError`."""
         found = super().result()
         if found is None:
             raise DataError("--metric token_agreement: there are no tokens, or their one column is no probability")
@@ -59,7 +62,7 @@ class TokenAgreement(Agreement):
 
 
 def require_tokens(heads: Heads, metric: str) -> ClassOutput:
-    """The output that says a class for each token. Raises `UsageError` where there is none."""
+    """Return the output that says a class for each token. Raises `UsageError` where there is none."""
     if heads.tokens is None:
         raise UsageError(
             f"--metric {metric}: no output has the shape [N, T, classes]; use --metric sqnr, or a metric of your own"
@@ -68,7 +71,7 @@ def require_tokens(heads: Heads, metric: str) -> ClassOutput:
 
 
 def token_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndarray:
-    """The labels of each sample's tokens, int64 [size, ...], negative where there is none.
+    """Return the labels of each sample's tokens, int64 [size, ...], negative where there is none.
 
     Raises:
         DataError: there are none, they are not one row a sample, or one is no class of the output.

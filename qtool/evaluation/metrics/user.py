@@ -26,16 +26,22 @@ ScoreFunction = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], Any]
 class CorpusMetric(Protocol):
     """A user's class: it sees every batch, then gives one number."""
 
-    def update(self, outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None: ...
+    def update(self, outputs: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
+        """Take one batch into account: arrays by name, the first axis of each counting samples."""
 
-    def result(self) -> float: ...
+    def result(self) -> float:
+        """Return the metric over all batches."""
 
 
 UserMetric = ScoreFunction | type[CorpusMetric]
 
 
 def load_user_metric(spec: str, known: Iterable[str]) -> UserMetric:
-    """The function or class that `spec`, `MODULE:NAME` or `file.py:NAME`, names, which is none of the `known` metrics.
+    """Return the function or class that `spec` names, as `MODULE:NAME` or `file.py:NAME`.
+
+    Args:
+        spec: what the user wrote.
+        known: the names of the metrics that qtool has, for the message.
 
     Raises:
         UsageError: it is not written so, cannot be imported, or is neither a function nor such a class.
@@ -53,7 +59,7 @@ def load_user_metric(spec: str, known: Iterable[str]) -> UserMetric:
 
 
 def check_user_metric(found: object, spec: str) -> UserMetric:
-    """`found`, if it is a function or a class with `update` and `result`. Raises `UsageError`."""
+    """Return `found`, if it is a function or a class with `update` and `result`. Raises `UsageError`."""
     if inspect.isclass(found):
         if callable(getattr(found, "update", None)) and callable(getattr(found, "result", None)):
             return found
@@ -64,10 +70,13 @@ def check_user_metric(found: object, spec: str) -> UserMetric:
 
 
 class UserAccumulator:
-    """Runs a user's metric over one model; whatever it raises becomes a `DataError` of one line that names
-    it.
+    """An accumulator that runs a user's metric over one model.
 
     From the first NaN in a model's outputs on the metric is not called any more, and is NaN.
+
+    Raises:
+        DataError: at once, from `update` or from `result`, in one line that names the metric: it raised something, gave
+            other than one score a sample or one number, or its result is no number.
     """
 
     def __init__(self, metric: UserMetric, name: str) -> None:
@@ -81,6 +90,7 @@ class UserAccumulator:
             self._corpus = self._call("cannot be made", metric)
 
     def update(self, seen: Observation) -> None:
+        """Hand one batch to the metric. Raises `DataError`."""
         self._nan = self._nan or any(np.isnan(v).any() for v in seen.outputs.values() if v.dtype.kind == "f")
         if self._nan:
             return
@@ -94,6 +104,7 @@ class UserAccumulator:
         self._samples += seen.size
 
     def result(self) -> float:
+        """Return the user's metric over all batches. Raises `DataError`."""
         if self._nan:
             return math.nan
         if self._function is not None:

@@ -19,7 +19,7 @@ WER = "wer"
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """How a row of tokens is read.
+    """The way in which a row of tokens is read.
 
     blank: merge repeats, then drop this token; a negative one counts from the last class. end: cut before this one.
     """
@@ -29,7 +29,7 @@ class Transcription:
 
     @classmethod
     def parse(cls, spec: str) -> "Transcription":
-        """Of a metric's name. Raises `UsageError`."""
+        """Return the settings that a metric's name holds, such as `wer:ctc=0`. Raises `UsageError`."""
         found = re.fullmatch(rf"{WER}(?::ctc(?:=(?P<blank>-?\d{{1,9}}))?|:end=(?P<end>\d{{1,9}}))?", spec)
         if found is None:
             raise UsageError(f"--metric {spec}: write wer, wer:ctc, wer:ctc=BLANK or wer:end=TOKEN, with whole numbers")
@@ -39,7 +39,7 @@ class Transcription:
 
 
 class WordErrorRate:
-    """Insertions, deletions and substitutions, summed over the samples, over the number of tokens in all labels.
+    """The word error rate: insertions, deletions and substitutions, over the number of tokens in all labels.
 
     A sample with NaN among its scores counts as one where nothing was said.
 
@@ -62,6 +62,7 @@ class WordErrorRate:
         self._tokens = 0
 
     def update(self, seen: Observation) -> None:
+        """Count the edits and the tokens of one batch. Raises `DataError`."""
         labels = token_labels(seen, self._output, self._metric).reshape(seen.size, -1)
         if self._blank is not None and (labels == self._blank).any():
             sample = seen.start + int((labels == self._blank).any(axis=1).argmax())
@@ -78,6 +79,7 @@ class WordErrorRate:
             self._tokens += len(wanted)
 
     def result(self) -> float:
+        """Return edits over tokens of all batches, from 0 on. Raises `DataError`."""
         if not self._tokens:
             raise DataError(f"--metric {self._metric}: the labels hold no token; give what was said")
         return self._edits / self._tokens
@@ -94,7 +96,7 @@ class WordErrorRate:
 
 
 def edit_distance(wanted: np.ndarray, found: np.ndarray) -> int:
-    """The fewest insertions, deletions and substitutions that make one row of tokens the other (Levenshtein)."""
+    """Return the fewest insertions, deletions and substitutions from one row of tokens to the other (Levenshtein)."""
     steps = np.arange(len(found) + 1)
     row = steps
     for index, token in enumerate(wanted.tolist(), 1):

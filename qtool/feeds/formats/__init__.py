@@ -1,1 +1,1 @@
-"""The forms of DATA, a reader each."""
+"""The forms of DATA, with a reader for each."""

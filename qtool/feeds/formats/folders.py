@@ -80,7 +80,7 @@ def _load(table: Table) -> dict[str, np.ndarray]:
 
 
 def onnx_sets_of(folder: Path) -> list[Path]:
-    """The ONNX test sets that a folder is or holds, in natural order."""
+    """Return the ONNX test sets that a folder is or holds, in natural order. Raises `DataError`."""
     if any(_TEST_INPUT.fullmatch(path.name) for path in files_of(folder, (".pb",))):
         return [folder]
     return sorted((path for path in subfolders_of(folder) if _TEST_SET.fullmatch(path.name)), key=natural_key)

@@ -1,4 +1,4 @@
-"""Python that yields the data: `MODULE:FUNCTION`, `path/file.py:FUNCTION`, a callable, or dictionaries."""
+"""Data that Python yields: `MODULE:FUNCTION`, `path/file.py:FUNCTION`, a callable, or dictionaries."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ _SPEC = re.compile(r"(?P<module>.+):(?P<function>[^\W\d]\w*)")
 
 
 def is_function_spec(text: str) -> bool:
-    """Whether a text has the form `MODULE:FUNCTION` or `path/file.py:FUNCTION`."""
+    """Return whether a text has the form `MODULE:FUNCTION` or `path/file.py:FUNCTION`."""
     match = _SPEC.fullmatch(text)
     if match is None:
         return False
@@ -30,7 +30,7 @@ def is_function_spec(text: str) -> bool:
 
 
 def load_function(spec: str) -> Callable[..., Any]:
-    """The function that `MODULE:FUNCTION` or `path/file.py:FUNCTION` names.
+    """Return the function that `MODULE:FUNCTION` or `path/file.py:FUNCTION` names.
 
     As with `python -m`, the current folder comes first where modules are looked for; as with `python
     file.py`, the file's folder does. Both stay on `sys.path`.

@@ -1,4 +1,4 @@
-"""What lies in a folder: files in natural order, and the labels of a `labels.csv`."""
+"""The content of a folder: files in natural order, and the labels of a `labels.csv`."""
 
 import csv
 import os
@@ -12,14 +12,14 @@ LABELS_FILE = "labels.csv"
 
 
 def natural_key(path: Path) -> tuple[list[str | int], str]:
-    """Sorts `2.npy` before `10.npy`."""
+    """Return a key by which `2.npy` is sorted before `10.npy`."""
     text = path.as_posix()
     pieces = re.split(r"([0-9]+)", text.casefold())
     return [int(piece) if index % 2 else piece for index, piece in enumerate(pieces)], text
 
 
 def files_of(folder: Path, suffixes: tuple[str, ...], *, recurse: bool = False) -> list[Path]:
-    """The files with one of the suffixes, in natural order, hidden ones left out.
+    """Return the files with one of the suffixes, in natural order, hidden ones left out.
 
     Raises:
         DataError: the folder cannot be read.
@@ -30,7 +30,7 @@ def files_of(folder: Path, suffixes: tuple[str, ...], *, recurse: bool = False) 
 
 
 def subfolders_of(folder: Path) -> list[Path]:
-    """The folders directly in `folder`, hidden ones left out, sorted by name as text."""
+    """Return the folders directly in `folder`, hidden ones left out, by name as text. Raises `DataError`."""
     return sorted((path for path in _entries(folder) if path.is_dir()), key=lambda path: path.name)
 
 
@@ -48,7 +48,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def read_labels(folder: Path) -> list[tuple[Path, int | None]] | None:
-    """The rows of the folder's labels.csv, file and class index, in its order; None where there is none.
+    """Return the rows of the folder's labels.csv, file and class index, in its order; None where there is none.
 
     Raises:
         DataError: a column is missing, a label is no whole number, or a file that it names does not exist.

@@ -30,7 +30,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a stored array says of itself before its values."""
+    """The shape and type that a stored array states before its values."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -43,14 +43,14 @@ class Header:
 
 
 class Rows(Protocol):
-    """An array read from its first sample on."""
+    """A reader of an array, from its first sample on."""
 
     def read(self, count: int) -> np.ndarray:
-        """The next `count` samples, which the header promises to be there."""
+        """Return the next `count` samples, which the header promises to be there. Raises `DataError`."""
         ...
 
     def skip(self, count: int) -> None:
-        """Leave the next `count` samples out."""
+        """Leave the next `count` samples out. Raises `DataError`."""
         ...
 
 
@@ -58,14 +58,16 @@ class Table(Protocol):
     """Named arrays with a common first axis."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The file's or the data's name, for messages."""
 
     @property
-    def headers(self) -> Mapping[str, Header]: ...
+    def headers(self) -> Mapping[str, Header]:
+        """The header of each array, by its name."""
 
     @contextmanager
     def open(self) -> Iterator[Mapping[str, Rows]]:
-        """Readers for all arrays, each at its first sample."""
+        """Yield readers of all arrays by name, each at its first sample. Raises `DataError`."""
         ...
 
 
@@ -98,7 +100,7 @@ class NpzTable:
 
     @contextmanager
     def open(self) -> Iterator[Mapping[str, Rows]]:
-        """Readers for all arrays. Raises `DataError`."""
+        """Yield readers of all arrays by name, each at its first sample. Raises `DataError`."""
         with ExitStack() as stack:
             rows: dict[str, Rows] = {}
             with _readable(self.name):
@@ -127,7 +129,7 @@ class NpyTable:
 
     @contextmanager
     def open(self) -> Iterator[Mapping[str, Rows]]:
-        """A reader for the array. Raises `DataError`."""
+        """Yield a reader of the array, by its name. Raises `DataError`."""
         with ExitStack() as stack:
             with _readable(self.name):
                 stream = stack.enter_context(self._path.open("rb"))
@@ -136,7 +138,7 @@ class NpyTable:
 
 
 class ArrayTable:
-    """Arrays in memory."""
+    """A table of arrays that are in memory."""
 
     def __init__(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         self.name = name
@@ -145,7 +147,7 @@ class ArrayTable:
 
     @contextmanager
     def open(self) -> Iterator[Mapping[str, Rows]]:
-        """Readers for all arrays."""
+        """Yield readers of all arrays by name, each at its first sample."""
         yield {label: _MemoryRows(array) for label, array in self._arrays.items()}
 
 

@@ -20,7 +20,7 @@ from qtool.feeds.formats.tables import equal_counts
 
 
 class SequenceFitter(Fitter):
-    """Fits a dictionary of arrays that is one sequence.
+    """A fitter for dictionaries of arrays that are one sequence each.
 
     An input of shape [N, ...] is fed by [T, ...], or by [T, N, ...], which it must be where the model fixes N at more
     than 1; a scalar by [T], or by one number. What has one step where others have more is the same at every step. A
@@ -39,11 +39,11 @@ class SequenceFitter(Fitter):
         self._carried = [spec for spec in inputs if spec.name in carried]
 
     def batching(self, batch_size: int, limit: int | None) -> Batching:  # noqa: ARG002
-        """One sequence at a time."""
+        """Return batches of one sequence at a time, whatever `batch_size` is."""
         return Batching(limit=limit)
 
     def arrange(self, where: str, arrays: Mapping[str, Described]) -> Arrangement:
-        """Decide, from types and shapes alone, what feeds what.
+        """Decide, only from types and shapes, what feeds what; return it.
 
         Raises:
             DataError: an array is missing, its type or shape is wrong, or the numbers of steps differ.
@@ -52,7 +52,7 @@ class SequenceFitter(Fitter):
         return Arrangement(roles, frozenset(), 1, divisible=False)
 
     def fit(self, where: str, arrays: Mapping[str, np.ndarray], start: int, origin: str | None) -> Chunk:
-        """The sequence that a dictionary of arrays is; `start` is its index.
+        """Return the sequence that a dictionary of arrays is; `start` is its index.
 
         Raises:
             DataError: what `arrange` refuses, NaN or Inf, or a value that does not fit.
@@ -168,7 +168,7 @@ def open_sequence_table(table: Table, fitter: SequenceFitter, limit: int | None)
 
 
 def unrolled(feeds: Feeds, run: Callable[[Mapping[str, np.ndarray]], Arrays]) -> Feeds:
-    """Every step of every sequence as a batch of its own, the state among its inputs as `run` makes it.
+    """Return every step of every sequence as a batch of its own, the state among its inputs as `run` makes it.
 
     `run` takes the inputs of one step and gives the outputs. Labels of steps are cut likewise, to [1, 1, ...].
     """

@@ -44,7 +44,11 @@ def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None)
 
 
 def equal_counts(where: str, counts: Mapping[str, int]) -> int:
-    """The number of samples, by array name, that is the same for all. Raises `DataError`."""
+    """Return the number of samples that all arrays have; `counts` is theirs by name.
+
+    Raises:
+        DataError: the numbers differ, or are 0.
+    """
     first, count = next(iter(counts.items()))
     for name, other in counts.items():
         if other != count:

@@ -43,6 +43,7 @@ class Tally:
         self._sums = None if self.metric is None else self.metric.start(self.heads)
 
     def update(self, name: str, item: Item, outputs: dict[str, np.ndarray]) -> None:
+        """Add one batch's outputs of the model called `name`."""
         reference = item.outputs["alone"]
         self._sqnr.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
         if self._sums is None:
@@ -94,14 +95,17 @@ class Analysis:
 
     @property
     def layers(self) -> list[str]:
+        """The layers that the full plan quantises, in graph order."""
         return list(self.full.quantized)
 
     @property
     def done(self) -> int:
+        """The number of layers measured, counted once for each view."""
         return sum((layer, view) in self.found for layer in self.layers for view in self.views)
 
     @property
     def total(self) -> int:
+        """The number of layers to measure, counted once for each view."""
         return len(self.layers) * len(self.views)
 
     def overall(self, items: Iterator[Item], data: str, earlier: dict[str, str]) -> None:

@@ -95,7 +95,6 @@ def test_sequences_go_on(tmp_path):
 @pytest.fixture
 def stopped(folder):
     """new.calib.checkpoint of five samples of good.npz."""
-
     with pytest.raises(KeyboardInterrupt):
         qtool.calibrate("m.onnx", "good.npz", "new.calib", checkpoint=0, progress=interrupt_at(6))
     assert (folder / "new.calib.checkpoint").exists()
