@@ -1,4 +1,4 @@
-"""Where work is done, with how many threads, and who is told of it: one value from a call to its sessions."""
+"""The place where work is done, with how many threads, and who is told of it: one value from a call to its sessions."""
 
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ def check_provider(name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """How a call computes; the results are the same whatever it says, but for the provider's own rounding.
+    """The way a call computes, which changes no result but for the provider's own rounding.
 
     Attributes:
         threads: how many a process uses, 1 or more.
@@ -41,7 +41,7 @@ class Compute:
         check_provider(self.provider)
 
     def in_worker(self) -> "Compute":
-        """Return the same for one worker of the executor, to be pickled: it computes by itself and tells nobody."""
+        """Return the settings for one worker of the executor, to be pickled: it computes by itself and tells nobody."""
         return Compute(self.threads, self.provider)
 
 

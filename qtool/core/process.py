@@ -1,4 +1,4 @@
-"""What qtool asks of the insides of Python and the system, and what happens where an upgrade takes that away.
+"""The insides of Python and the system that qtool makes use of, and what happens where an upgrade takes them away.
 
 None of it changes a result: without it a start, the end, or a large model costs more. A trick has two tests in
 tests/core/test_process.py: that it works, and that all else works without it.

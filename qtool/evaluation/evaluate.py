@@ -47,7 +47,7 @@ def evaluate(
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Evaluation:
-    """Measure candidates beside the float model that they were made from.
+    """Measure candidates beside the float model that they were made from, and return the figures of all.
 
     The data is streamed: memory does not depend on the number of samples. A failed gate is no error: look at
     `Evaluation.passed` and `Evaluation.gates`.

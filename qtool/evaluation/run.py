@@ -30,7 +30,7 @@ _MODEL = "model "
 
 @dataclass(frozen=True, slots=True)
 class BatchRun:
-    """What all models made of a batch, the first one first; and what metrics need of the batch."""
+    """The outputs of all models for a batch, the first model's first, and what metrics need of the batch."""
 
     outputs: tuple[dict[str, np.ndarray], ...]
     labels: dict[str, np.ndarray]

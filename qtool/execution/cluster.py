@@ -71,7 +71,7 @@ class Cluster(Executor):
 
     @property
     def width(self) -> int:
-        """How much work is done at a time: one piece for each thread of the workers that are there now.
+        """The number of pieces of work done at a time: one for each thread of the workers that are there now.
 
         Raises:
             WorkerError: the scheduler does not answer any more.
@@ -82,7 +82,7 @@ class Cluster(Executor):
             raise WorkerError("the cluster does not answer any more; is it still there?") from error
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Do as `Executor.submit`."""
+        """Send a call to the cluster, and return its future, as `Executor.submit` does."""
         future: Future[_T] = self._executor.submit(fn, *args, **kwargs)
         return future
 

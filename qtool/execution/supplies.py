@@ -29,7 +29,7 @@ class ModelFile:
 
     @classmethod
     def of(cls, path: str | Path) -> "ModelFile":
-        """Describe a file on this machine. Raises `OSError` where it cannot be read."""
+        """Read a model file on this machine, and return its path with its digest. Raises `OSError` as reading does."""
         file = Path(path).absolute()
         return cls(str(file), _digest(file))
 

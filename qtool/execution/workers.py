@@ -45,7 +45,13 @@ class Workers(Executor):
         return ProcessPoolExecutor(self.width, get_context("spawn"), initializer=follow_parent)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Do as `Executor.submit`. The future raises `WorkerError` where processes die whenever they do this."""
+        """Give a call to a worker process, and return its future, as `Executor.submit` does.
+
+        The future raises `WorkerError` where every process that begins the call dies.
+
+        Raises:
+            RuntimeError: the workers have been shut down.
+        """
         if self._closed:
             raise RuntimeError("the workers have been shut down")
         outer: Future[_T] = Future()

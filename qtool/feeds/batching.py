@@ -30,7 +30,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a format reads at once.
+    """The arrays that a format reads at once.
 
     `divisible` says that the first axis of every array (rank 0 apart) counts samples, so that the chunk may
     be cut and joined; otherwise it is one run of the model as it stands. `origin` is the file, or None where
@@ -63,7 +63,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How many samples a batch takes.
+    """The number of samples that a batch takes.
 
     `exact` means that the model's batch dimension is fixed at `size`; otherwise `size` is how many samples of
     equal shape are stacked, and a larger chunk stays whole. `limit` is the number of samples taken altogether
@@ -77,7 +77,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How the chunks of a data set are read, and into which batches they go; each format has a function that makes one.
+    """A data set that is read in chunks, and the batches that they go into; each format has a function that makes one.
 
     name: what to call the data in messages. read: begins with the first chunk whenever it is called. available: the
     number of samples in the data, or None where only reading everything would tell.
@@ -98,7 +98,7 @@ class Reader:
 
     @property
     def samples(self) -> int | None:
-        """How many samples the batches hold together, or None where that is not known."""
+        """The number of samples that the batches hold together, or None where that is not known."""
         if self.available is None or self.batching.limit is None:
             return self.available
         return min(self.available, self.batching.limit)
@@ -125,7 +125,7 @@ class Feeds:
 
     @property
     def name(self) -> str:
-        """What to call the data in messages."""
+        """The name of the data in messages."""
         return self.reader.name
 
     @property

@@ -1,4 +1,4 @@
-"""How DATA is read: the options that every command and function has for it."""
+"""The options of reading DATA, which every command and function that takes it has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class Reading:
 
     @classmethod
     def of(cls, options: ReadOptions) -> "Reading":
-        """Check options as they were given. Raises `UsageError`, and `TypeError` for a name that is none of them."""
+        """Check options as given, and return them. Raises `UsageError`, and `TypeError` for an unknown name."""
         given: dict[str, Any] = dict(options)
         for name, read in (("preprocess", load_preprocess), ("tokenizer", Path)):
             if given.get(name) is not None:

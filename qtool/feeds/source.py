@@ -1,4 +1,4 @@
-"""Where data came from: what another process needs to open it too, and digests that tell data sets apart."""
+"""The place that data came from: what another process needs to open it too, and digests that tell data sets apart."""
 
 import hashlib
 import os
@@ -11,7 +11,7 @@ from qtool.feeds.reading import Reading
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How data was opened, as a value that can be sent; `qtool.feeds.open.open_source` opens it again.
+    """The way in which data was opened, as a value that can be sent; `qtool.feeds.open.open_source` opens it again.
 
     data: a path or `MODULE:FUNCTION`; None for data without a name. samples: how many were asked for, None for all.
     reading: the options of reading, checked. available: the number of samples that was found.

@@ -10,14 +10,14 @@ from qtool.graph.subgraphs import subgraphs
 
 
 def constant_part(model: ir.Model, wanted: list[ir.Value]) -> Serialized:
-    """A model without inputs that computes `wanted`, values that depend on initializers alone."""
+    """Return a serialised model without inputs that computes the values `wanted`, which depend only on initializers."""
     return consume(_extracted(model, [], wanted))
 
 
 def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -> Serialized:
-    """The serialised model with the values `names` as its only outputs; what they do not need is removed.
+    """Return a serialised model whose only outputs are the values `names`; nodes that they do not need are removed.
 
-    The model is changed where `in_place` says that it is not needed any more.
+    `model` itself is changed where `in_place` says that it is not needed any more.
 
     Raises:
         KeyError: there is no such value.
@@ -31,7 +31,7 @@ def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -
 
 
 def cut(model: ir.Model) -> tuple[Serialized, dict[str, str]]:
-    """The quantised model cut at every QuantizeLinear and DynamicQuantizeLinear, so that each layer runs alone.
+    """Cut a quantised model at every QuantizeLinear and DynamicQuantizeLinear, so that each layer runs by itself.
 
     Returns the serialised model and, for each tensor where it was cut (now an output), the name of the input that feeds
     its readers: 8-bit tensors, and the scales and zero points that were found in the run.
@@ -61,12 +61,12 @@ def _cut_types(node: ir.Node) -> list[ir.TypeProtocol | None]:
 
 
 def dynamic_tensors(model: ir.Model) -> list[str]:
-    """The 8-bit tensors whose grid is found in each run."""
+    """Return the names of the 8-bit tensors whose grid is found anew in each run."""
     return [str(node.outputs[0].name) for node in model.graph if node.op_type == "DynamicQuantizeLinear"]
 
 
 def reads(node: ir.Node) -> list[ir.Value]:
-    """What the node reads: its inputs, then what the graphs inside of it read (their own values among them)."""
+    """Return the values that a node reads: its inputs, then what graphs inside of it read (also their own values)."""
     values = [v for v in node.inputs if v is not None]
     for graph in subgraphs(node):
         values += [v for inner in graph for v in reads(inner)]
@@ -75,10 +75,10 @@ def reads(node: ir.Node) -> list[ir.Value]:
 
 
 def part(model: ir.Model, fed: list[str], outputs: list[str]) -> ir.Model:
-    """A model of its own of some nodes of the main graph: it computes `outputs` from the values `fed`.
+    """Return the nodes of the main graph that compute `outputs` from the values `fed`, as a model of their own.
 
     Raises:
-        ValueError: there is no such value, or the outputs depend on more than that.
+        ValueError: there is no such value, or the outputs depend on more than `fed`.
     """
     return _extracted(model, fed, outputs)
 
@@ -132,7 +132,7 @@ def hand_out_stored(model: ir.Model, tensors: list[str], keep: list[str]) -> dic
 
 
 def stored_names(prepared: ir.Model, quantized: ir.Model) -> dict[str, str]:
-    """Tensor of the prepared graph -> the name of the 8-bit tensor that holds it in the quantised one."""
+    """Return the name of the 8-bit form in the quantised graph, for each tensor of the prepared graph that has one."""
     tensors = {(node.name, o.index()): str(o.name) for node in prepared.graph for o in node.outputs}
     result = {}
     for node in quantized.graph:

@@ -52,23 +52,26 @@ Array = np.ndarray
 
 
 def clone(model: Model) -> Model:
-    """An independent copy that shares the (immutable) tensors."""
+    """Return an independent copy of a model, which shares its (immutable) tensors."""
     return model.clone()
 
 
 def is_main_op(node: Node, *types: str) -> bool:
-    """Whether the node is one of these operators of the standard ONNX domain."""
+    """Return whether a node is one of the operators `types` of the standard ONNX domain."""
     return node.domain in ("", "ai.onnx") and node.op_type in types
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:
-    """The value of an attribute (strings decoded), or `default`."""
+    """Return the value of a node's attribute (strings decoded), or `default` where it has none."""
     found = node.attributes.get(name)
     return default if found is None else found.value
 
 
 def attribute_values(node: Node) -> dict[str, object]:
-    """The attributes as values that are equal where their content is: tensors as bytes; subgraphs are left out."""
+    """Return a node's attributes by name, as values that are equal where their content is.
+
+    Tensors are their type, shape and bytes; graphs are left out.
+    """
     return {
         name: _comparable(found)
         for name, found in node.attributes.items()
@@ -98,7 +101,7 @@ def set_input(node: Node, index: int, value: Value) -> None:
 
 
 def constant(value: Value | None) -> Array:
-    """The content of an initializer.
+    """Return the content of an initializer.
 
     Raises:
         ValueError: the value is not constant.
@@ -110,34 +113,34 @@ def constant(value: Value | None) -> Array:
 
 
 def constant_or_none(value: Value | None) -> Array | None:
-    """The content of an initializer, or None for anything computed or fed."""
+    """Return the content of an initializer; None for a value that is absent, computed or fed."""
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()
 
 
 def weight_like(value: Value | None) -> bool:
-    """Whether the value is a float32 initializer."""
+    """Return whether a value is a float32 initializer."""
     return value is not None and value.is_initializer() and is_float32(value)
 
 
 def is_float32(value: Value) -> bool:
-    """Whether the value is known to be float32."""
+    """Return whether a value is known to be float32."""
     return value.dtype == ir.DataType.FLOAT
 
 
 def is_tensor(value: Value) -> bool:
-    """Whether the value is no sequence and no optional, as far as is known."""
+    """Return whether a value is a tensor as far as is known, and no sequence or optional."""
     return value.type is None or isinstance(value.type, ir.TensorType)
 
 
 def activations(node: Node) -> list[tuple[int, Value]]:
-    """(input index, value) of the inputs that are neither absent nor initializers."""
+    """Return (input index, value) for the inputs of a node that are neither absent nor initializers."""
     return [(i, v) for i, v in enumerate(node.inputs) if v is not None and not v.is_initializer()]
 
 
 def input_specs(model: Model) -> list[InputSpec]:
-    """Name, type and shape of the model's inputs, in order.
+    """Return name, type and shape of a model's inputs, in order.
 
     Raises:
         ModelError: an input is no tensor.
@@ -149,7 +152,7 @@ def input_specs(model: Model) -> list[InputSpec]:
 
 
 def output_specs(model: Model) -> list[InputSpec]:
-    """Name, type and shape of the model's outputs, in order; what is no tensor counts as strings of any shape."""
+    """Return name, type and shape of a model's outputs, in order; what is no tensor counts as strings of any shape."""
     return [
         InputSpec(str(v.name), _numpy_type(v), _spec_shape(v))
         if isinstance(v.type, ir.TensorType)
@@ -171,32 +174,33 @@ def _spec_shape(value: Value) -> tuple[int | str | None, ...] | None:
 
 
 def named_values(graph: Graph) -> dict[str, Value]:
-    """Name -> value of what the graph is fed with or computes; constants, and graphs inside of nodes, are left out."""
+    """Return what a graph is fed with or computes, by name; constants, and graphs inside of nodes, are left out."""
     values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
     return {name: value for name, value in values.items() if not value.is_initializer()}
 
 
 def consumers(value: Value) -> list[Node]:
-    """The nodes that read the value, in graph order of first use, each once."""
+    """Return the nodes that read a value, each once, in the order in which they began to."""
     return list(dict.fromkeys(node for node, _ in value.uses()))
 
 
 def single_consumer(value: Value | None) -> Node | None:
-    """The one node that reads the value, if there is exactly one use and the value is not a graph output.
+    """Return the node that reads a value; None where it has several uses or none, or is a graph output.
 
-    None where it stands in a graph inside of a node: what is moved there and what is moved out runs more or less often.
+    None also where the reader stands in a graph inside of a node: what is moved there and what is moved out runs more
+    or less often.
     """
     uses = [] if value is None or value.is_graph_output() else list(value.uses())
     return uses[0][0] if value is not None and len(uses) == 1 and uses[0][0].graph is value.graph else None
 
 
 def rank(value: Value | None) -> int | None:
-    """The number of dimensions, where known."""
+    """Return the number of dimensions of a value, or None where that is not known."""
     return None if value is None or value.shape is None else value.shape.rank()
 
 
 def static_dim(value: Value | None, axis: int) -> int | None:
-    """A dimension that is a known number, or None."""
+    """Return the size of a value along an axis, or None where it is not a known number."""
     if value is None or value.shape is None or axis >= value.shape.rank():
         return None
     dim = value.shape[axis]
@@ -204,7 +208,7 @@ def static_dim(value: Value | None, axis: int) -> int | None:
 
 
 def static_shape(value: Value | None) -> tuple[int, ...] | None:
-    """The shape where all of it is known numbers, or None."""
+    """Return the shape of a value where all of it is known numbers, or None."""
     if value is None or value.shape is None:
         return None
     dims = tuple(value.shape)
@@ -212,7 +216,7 @@ def static_shape(value: Value | None) -> tuple[int, ...] | None:
 
 
 def add_initializer(graph: Graph, name: str, array: Array) -> Value:
-    """Register a new initializer; the name must be free."""
+    """Add a constant to a graph as a new initializer, and return its value; the name must be free."""
     tensor = ir.tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
@@ -228,7 +232,7 @@ def new_node(
     attributes: dict[str, Any] | None = None,
     domain: str = "",
 ) -> Node:
-    """A node with the outputs `output`; insert it with `graph.insert_before/after` or `append`."""
+    """Make a node with the outputs `output`, to be inserted with `graph.insert_before/after` or `append`."""
     names = [output] if isinstance(output, str) else list(output)
     node = ir.node(op_type, inputs, attributes=attributes or {}, name=name, num_outputs=len(names), domain=domain)
     for value, value_name in zip(node.outputs, names, strict=True):
@@ -244,7 +248,10 @@ def import_domain(model: Model, domain: str, version: int) -> None:
 def copy_node(
     node: Node, inputs: Sequence[Value | None], output: str, *, name: str, op_type: str | None = None
 ) -> Node:
-    """A node of the same attributes, and operator unless given, with other inputs and one output; to be inserted."""
+    """Make a node with the attributes of `node`, other inputs and one output, to be inserted.
+
+    `op_type`: the operator, None for that of `node`.
+    """
     copy = ir.Node(
         node.domain, op_type or node.op_type, inputs, list(node.attributes.values()), num_outputs=1, name=name
     )

@@ -1,4 +1,4 @@
-"""What an operator with weights is: which inputs and axes hold what, how the sums run. Nothing else knows it.
+"""The one place that knows what an operator with weights is: which inputs and axes hold what, how the sums run.
 
 A new one is a row of `OPERATORS`, and a rule in the table of each target that makes it integer.
 """
@@ -18,7 +18,7 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """How an operator uses its weights. Source: the operators' pages of ONNX.
+    """The way in which an operator uses its weights. Source: the operators' pages of ONNX.
 
     kind:
         convolution: an output element is a sum over input channels and the places of a kernel.
@@ -68,7 +68,7 @@ class Layer:
 
     @classmethod
     def of(cls, node: Node) -> "Layer | None":
-        """The node as a layer; None for operators without weights. The weights may be computed all the same."""
+        """Return a node as a layer; None for operators without weights. The weights may also be computed."""
         operator = OPERATORS.get(node.op_type) if edit.is_main_op(node, node.op_type) else None
         return None if operator is None else cls(node, operator)
 
@@ -128,25 +128,26 @@ class Layer:
         return self.operator.output if self._swapped else self.operator.input
 
     def output_size(self, weight: Shape) -> int:
-        """M, by the shape of the weight."""
+        """Return M, the number of output channels, from the shape of the weight."""
         return self._size(weight, self.output_axis)
 
     def input_size(self, weight: Shape) -> int:
-        """C, by the shape of the weight."""
+        """Return C, the number of input channels, from the shape of the weight."""
         return self._size(weight, self.input_axis)
 
     def kernel(self, weight: Shape) -> tuple[int, ...]:
-        """The size of the kernel of a convolution, by the shape of the weight; () elsewhere."""
+        """Return the size of a convolution's kernel, from the shape of the weight; () for other layers."""
         return tuple(weight[2:]) if "convolution" in self.operator.kind else ()
 
     def output_channels(self, weight: Array) -> Array:
-        """A view of the weight as [G, M / G, C / G, everything else]."""
+        """Return a view of the weight as [G, M / G, C / G, everything else]."""
         return np.moveaxis(self._grouped(weight), (self.output_axis + 1, self.input_axis + 1), (1, 2))
 
     def input_channels(self, weight: Array, size: int | None = None) -> Array:
-        """A view of the weight as [G, C / G, M / G, everything else].
+        """Return a view of the weight as [G, C / G, M / G, everything else].
 
-        With `size` by that many channels, where a Flatten made several in a row of each; these are the last axis.
+        `size`: the number of channels where a Flatten made several inputs in a row of each, which then are the last
+        axis.
         """
         view = np.moveaxis(self._grouped(weight), (self.input_axis + 1, self.output_axis + 1), (1, 2))
         if size in (None, view.shape[0] * view.shape[1]):
@@ -155,14 +156,17 @@ class Layer:
         return np.moveaxis(view.reshape(view.shape[0], size // view.shape[0], -1, *view.shape[2:]), 2, -1)
 
     def matrix(self, weight: Array) -> Array:
-        """A view of the weight of a matrix product as [C, M]; and back, since a transposition is its own inverse."""
+        """Return a view of the weight of a matrix product as [C, M].
+
+        A second call leads back, since a transposition is its own inverse.
+        """
         return weight if self.input_axis == 0 else weight.T
 
     def sum_length(self, weight: Shape) -> int:
-        """How many products are added up in an element of the output of a linear layer, by the shape of its weight.
+        """Return how many products are added up in an element of a linear layer's output, from the shape of its weight.
 
-        Of a transposed convolution as many as can be, which stride 1 leads to; of a MatMul the axes in front of the
-        last two count samples.
+        For a transposed convolution these are as many as can be, which stride 1 leads to; for a MatMul the axes in
+        front of the last two count samples.
         """
         in_front = max(len(weight) - 2, 0) if self.is_product else 0
         channels = weight[in_front + self.input_axis]
@@ -174,7 +178,7 @@ class Layer:
         return tuple(v for v in (self._element, *self.weights) if v is not None and not v.is_initializer())
 
     def macs(self, shapes: Mapping[str, Shape]) -> int | None:
-        """Multiply-accumulates of one run, by the shapes of the values `counted`; None where one is missing."""
+        """Return the multiply-accumulates of one run, by the shapes of the values `counted`; None if one is missing."""
         elements = _shape(self._element, shapes)
         found = [_shape(weight, shapes) for weight in self.weights]
         weights = [weight for weight in found if weight is not None]
@@ -213,7 +217,7 @@ class Layer:
 
 
 def per_channel(numbers: Array, view: Array) -> Array:
-    """One number a channel, in the shape that multiplies a view of `output_channels` or `input_channels`."""
+    """Return one number a channel in the shape that multiplies a view of `output_channels` or `input_channels`."""
     return numbers.reshape(*view.shape[:2], *[1] * (view.ndim - 2))
 
 

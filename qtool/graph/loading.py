@@ -18,7 +18,11 @@ _TOLERATED = ("No opset import for domain", "No Op registered for", "must be top
 
 
 def read_proto(file: Path) -> onnx.ModelProto:
-    """The model in a file; its large initializers stay there, external to it. Raises `ModelError`."""
+    """Read the model in a file; its large initializers stay there, external to it.
+
+    Raises:
+        ModelError: the file is missing, cannot be read, is no ONNX model, or is larger than protobuf allows.
+    """
     if not file.is_file():
         raise ModelError(f"{file}: no such file; give the path of an ONNX model")
     try:
@@ -32,7 +36,11 @@ def read_proto(file: Path) -> onnx.ModelProto:
 
 
 def check_proto(proto: onnx.ModelProto, file: Path) -> None:
-    """Raises `ModelError` where the model is invalid, or holds what cannot be carried over or read."""
+    """Refuse a model that is invalid, or that holds what cannot be carried over or read.
+
+    Raises:
+        ModelError: the model in `file` is such a one.
+    """
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{file}: not an ONNX model (no graph or no opset); export or download it again")
     if not proto.graph.node:
@@ -54,7 +62,11 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
 
 
 def check_sources(model: ir.Model, file: Path) -> None:
-    """Raises `ModelError` where something is read that nothing makes: to the checker, nodes are unsorted then too."""
+    """Refuse a model in which a node reads what nothing makes: the checker only calls its nodes unsorted.
+
+    Raises:
+        ModelError: the model in `file` is such a one.
+    """
     for node in model.graph.all_nodes():
         for value in node.inputs:
             if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
@@ -116,7 +128,11 @@ def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
 
 
 def take_in(proto: onnx.ModelProto, file: Path) -> dict[str, StoredTensor]:
-    """Reads the external tensors into the model, but for large initializers, which come as tensors in their files."""
+    """Read the external tensors into the model, and return the large initializers, which stay in their files, by name.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
     sources: dict[Path, DataFile] = {}
     stored: dict[str, StoredTensor] = {}
     large = [tensor for tensor in proto.graph.initializer if _stays(tensor, file)]
@@ -146,5 +162,5 @@ def _stays(tensor: onnx.TensorProto, file: Path) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message without its line breaks, and not too long."""
+    """Return the message of an error without its line breaks, cut to 200 characters."""
     return " ".join(str(error).split())[:200]

@@ -23,12 +23,12 @@ _FIELDS: dict[str, dict[int, str]] = {
 
 
 def model_size(path: str | Path) -> int:
-    """Bytes of the file at `path` and of every external data file that it refers to, each file once."""
+    """Return the bytes of the file at `path` and of every external data file that it refers to, each file once."""
     return sum(file.stat().st_size for file in model_files(path))
 
 
 def model_files(path: str | Path) -> list[Path]:
-    """The file at `path`, then every external data file that it refers to, each once."""
+    """List the file at `path`, then every external data file that it refers to and that exists, each once."""
     model = Path(path)
     if not model.stat().st_size:
         return [model]

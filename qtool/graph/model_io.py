@@ -73,7 +73,7 @@ def _digest(proto: onnx.ModelProto, file: Path) -> str:
 
 
 def to_bytes(model: ir.Model) -> bytes:
-    """The whole model as one protocol buffer; `serialize` has no copies, and no limit.
+    """Return the whole model as one protocol buffer; `serialize` makes no copies and has no limit of size.
 
     Raises:
         ModelError: beyond protobuf's limit of 2 GB.
@@ -82,7 +82,7 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def from_bytes(data: bytes) -> ir.Model:
-    """What `to_bytes` was given."""
+    """Return the model that `to_bytes` has turned into bytes."""
     return ir.from_proto(onnx.load_from_string(data))
 
 

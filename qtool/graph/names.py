@@ -16,7 +16,7 @@ class Names:
             self._taken |= {v.name for v in part.inputs} | set(part.initializers)
 
     def fresh(self, wanted: str) -> str:
-        """`wanted`, or `wanted_1`, `wanted_2`... where that is taken."""
+        """Return `wanted`, or `wanted_1`, `wanted_2`... where that is taken; it is never handed out again."""
         name, i = wanted, 0
         while name in self._taken:
             i += 1
@@ -26,7 +26,7 @@ class Names:
 
 
 def make_unique(model: ir.Model) -> None:
-    """In place: every node, and every value that is read or handed out, gets a name that nothing else has.
+    """Give every node, and every value that is read or handed out, a name that nothing else in the model has; in place.
 
     ONNX lets the bodies of If, Loop and Scan repeat each other's names, and those that come later around them; whoever
     moves a node, or looks it up by its name, must not care. Names of the main graph win; its inputs and outputs keep

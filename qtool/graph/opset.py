@@ -25,15 +25,17 @@ _CENTRED_RESIZE = 11
 
 
 def opset_of(model: ir.Model) -> int:
-    """The version of the standard domain that the model imports (0: none)."""
+    """Return the version of the standard domain that a model imports, 0 for none."""
     return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
 
 
 def raise_opset(model: ir.Model, name: str) -> ir.Model:
-    """The model at opset 13 if it is lower, converted by ONNX's own version converter; else the model itself.
+    """Return the model at opset 13 if its own is lower, converted by ONNX's version converter; else the model itself.
+
+    `name`: what to call the model in messages.
 
     Raises:
-        ModelError: the converter cannot.
+        ModelError: it cannot be converted, or a function in it cannot be inlined.
     """
     version = opset_of(model)
     if version == 0 or version >= MINIMUM:
@@ -97,9 +99,12 @@ def _keep_asymmetric(model: ir.Model) -> None:
 
 
 def tidy(model: ir.Model) -> None:
-    """In place: functions inlined, constants made initializers, identities and dead nodes removed, nodes sorted.
+    """Remove identities and dead nodes, inline functions, make constants initializers and sort the nodes; in place.
 
     Names become unique in the whole model.
+
+    Raises:
+        ModelError: a function cannot be inlined.
     """
     if model.functions:
         _inline(model)
@@ -183,7 +188,7 @@ def _remove_identities(model: ir.Model) -> None:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """In place: types and shapes where ONNX's inference finds them; a failure leaves what was known.
+    """Fill in types and shapes where ONNX's inference finds them; a failure leaves what was known.
 
     Names must be unique. onnx-ir's own pass takes the elements' type of sequences and optionals for their own.
     """

@@ -21,7 +21,7 @@ class ExecutedNode:
 
 
 def executed_nodes(path: str | Path) -> list[ExecutedNode]:
-    """The nodes of a saved optimised model, in order; behind an If, Loop or Scan those of its bodies."""
+    """Read the nodes of a saved optimised model, in order; behind an If, Loop or Scan those of its bodies."""
     return _nodes(onnx.load(str(path), load_external_data=False).graph)
 
 
@@ -40,12 +40,12 @@ _BLOCK = 16
 
 
 def has_convolutions(model: Serialized) -> bool:
-    """Whether the model has any; without, no tensor is ever blocked."""
+    """Return whether a model has a Conv; without one, no tensor is ever blocked."""
     return any(node.op_type == "Conv" for node in onnx.load_from_string(model.graph).graph.node)
 
 
 def without_reorders(path: Path, outputs: Sequence[str]) -> tuple[Serialized, dict[str, str]]:
-    """A saved optimised model in which graph outputs that a ReorderOutput made are the blocked tensors themselves.
+    """Load a saved optimised model so that graph outputs of a ReorderOutput are the blocked tensors themselves.
 
     Only `outputs` are touched, and of these only those without padded channels. Returns the serialised model, whose
     weights stay where they are, and for each output that was replaced the name of the one that stands for it.

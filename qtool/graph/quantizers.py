@@ -1,4 +1,4 @@
-"""Whether a model says itself where it is quantised."""
+"""The recognition of models that say themselves where they are quantised."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def has_quantizers(model: str | Path | bytes) -> bool:
-    """Whether QuantizeLinear or DequantizeLinear stands anywhere in a model file, or in a serialised model.
+    """Return whether a model file, or a serialised model, holds a QuantizeLinear or DequantizeLinear anywhere.
 
     Raises:
         google.protobuf.message.DecodeError: it is no model.

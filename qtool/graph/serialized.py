@@ -45,7 +45,7 @@ class Serialized:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Those that lie in memory."""
+        """The large initializers that lie in memory, by name."""
         return {
             name: np.ascontiguousarray(tensor.numpy())
             for name, tensor in self.tensors.items()
@@ -54,11 +54,11 @@ class Serialized:
 
     @property
     def size(self) -> int:
-        """In bytes; as a single file it takes a few less, as two files a few more."""
+        """The size of the model in bytes; as a single file it takes a few less, as two files a few more."""
         return len(self.graph) + sum(tensor.nbytes for tensor in self.tensors.values())
 
     def joined(self) -> bytes:
-        """One protocol buffer that holds everything.
+        """Return one protocol buffer that holds the whole model.
 
         Raises:
             ModelError: beyond protobuf's limit of 2 GB.
@@ -75,7 +75,7 @@ class Serialized:
 
 
 def serialize(model: ir.Model) -> Serialized:
-    """The model, which is not changed.
+    """Return a model as a small protocol buffer and its large tensors; the model is not changed.
 
     Raises:
         ModelError: what is left beside the large initializers is beyond protobuf's limit of 2 GB, or a file that
@@ -85,7 +85,11 @@ def serialize(model: ir.Model) -> Serialized:
 
 
 def consume(model: ir.Model) -> Serialized:
-    """`serialize` for a model that is not needed any more, and is changed."""
+    """Return a model in serialised form, for one that is not needed any more: it is changed, where `serialize` copies.
+
+    Raises:
+        ModelError: see `serialize`.
+    """
     tensors: dict[str, ir.TensorProtocol] = {}
     for name, value in list(model.graph.initializers.items()):
         if value.const_value is None or not _is_large(value.const_value):
@@ -116,7 +120,7 @@ def _is_large(tensor: ir.TensorProtocol) -> bool:
 
 
 def encode(proto: onnx.ModelProto) -> bytes:
-    """The bytes of a protocol buffer. Raises `ModelError` where they are more than 2 GB."""
+    """Return the bytes of a protocol buffer. Raises `ModelError` where they are more than 2 GB."""
     try:
         data: bytes = proto.SerializeToString(deterministic=True)
     except (ValueError, google.protobuf.message.EncodeError) as error:
@@ -134,7 +138,7 @@ def _too_large() -> ModelError:
 
 
 def deserialize(model: Serialized) -> ir.Model:
-    """What `serialize` was given."""
+    """Return the model that `serialize` has serialised."""
     result = ir.from_proto(onnx.load_from_string(model.graph))
     for name, tensor in model.tensors.items():
         result.graph.initializers[name].const_value = tensor
@@ -172,5 +176,5 @@ def output(model: Serialized, path: str | Path) -> Iterator[int]:
 
 
 def data_path(path: str | Path) -> Path:
-    """Where the weights of a model go that does not fit into the file at `path` alone."""
+    """Return the path of the weights of a model that does not fit into the file at `path`."""
     return Path(f"{path}.data")

@@ -4,12 +4,12 @@ import onnx_ir as ir
 
 
 def has_subgraph(node: ir.Node) -> bool:
-    """Whether an attribute of the node holds a graph (If, Loop, Scan, ...)."""
+    """Return whether an attribute of a node holds a graph (If, Loop, Scan, ...)."""
     return bool(subgraphs(node))
 
 
 def subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """The graphs that the attributes of a node hold."""
+    """Return the graphs that the attributes of a node hold."""
     result: list[ir.Graph] = []
     for found in node.attributes.values():
         if found.type == ir.AttributeType.GRAPH:

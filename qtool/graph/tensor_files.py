@@ -9,7 +9,7 @@ from qtool.core.errors import DataError
 
 
 def read_tensor_file(path: str | Path) -> np.ndarray:
-    """The tensor of a `.pb` file, of any shape; strings come as an object array of `str`.
+    """Read the tensor of a `.pb` file, of any shape; strings come as an object array of `str`.
 
     Source: onnx.proto, message TensorProto.
 

@@ -14,13 +14,13 @@ _DOMAINS = ("", "ai.onnx", "com.microsoft")
 
 
 def name_of_type(model: Model, kind: str) -> str | None:
-    """The name of one value of the element type `kind` ("bfloat16", ...), or None where there is none."""
+    """Return the name of one value of the element type `kind` ("bfloat16", ...), or None where there is none."""
     wanted = ir.DataType[kind.upper()]
     return next((str(v.name) for graph in model.graphs() for v in _values(graph) if v.dtype == wanted), None)
 
 
 def float16_to_float32(model: Model) -> int:
-    """In place: all that is float16, in the bodies of If, Loop and Scan too, becomes float32.
+    """Turn all that is float16, also in the bodies of If, Loop and Scan, into float32; in place.
 
     Types must be inferred. Inputs and outputs of the model keep their type: a Cast stands behind and before them, and
     around BitCast, which means the bits. What the casts between both types leave are Identity nodes. The result is

@@ -26,7 +26,7 @@ class Field(NamedTuple):
 
 
 def fields(data: Buffer, position: int, end: int) -> Iterator[Field]:
-    """The fields of the message between `position` and `end`, in order.
+    """Yield the fields of the message between `position` and `end`, in order.
 
     Raises:
         ValueError: it is no message.
@@ -50,7 +50,7 @@ def fields(data: Buffer, position: int, end: int) -> Iterator[Field]:
 
 
 def encoded(number: int, content: bytes) -> bytes:
-    """A field of wire type `BYTES`."""
+    """Return a field of wire type `BYTES`, encoded."""
     return _encoded_varint(number << 3 | BYTES) + _encoded_varint(len(content)) + content
 
 

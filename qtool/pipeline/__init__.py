@@ -1,4 +1,4 @@
-"""What happens to a model, in order.
+"""A float model goes through these rooms in order, and comes out as an int8 model with its proof.
 
     prepare      a model as it came -> the same function, in the form that quantisation starts from
     recovery     the prepared graph, and what a recipe says -> one that loses less: equalised, absorbed, smoothed
@@ -10,5 +10,5 @@
     verify       what onnxruntime will run of it, and whether it computes the same
 
 A later room may import an earlier one: prepare < recovery < planning < calibration. `rewrite` and `verify` import no
-sibling: they know the graph and the plan alone.
+sibling: they know only the graph and the plan.
 """

@@ -39,7 +39,7 @@ _WITHIN_DB = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a plan is made for.
+    """The request that a plan is made for: its scheme, its target and what is to be tried.
 
     form: that of all layers; None lets measurements choose. calibrators: what to try, one or several.
     smoothing: whether outliers are migrated into weights; auto where it measures better.
@@ -82,12 +82,12 @@ class Candidate:
 
     @property
     def sqnr_db(self) -> float:
-        """Of the outputs on the examples, once it was measured."""
+        """The SQNR of the outputs on the examples, in dB; the candidate must have been measured."""
         assert self.trial is not None
         return self.trial.sqnr_db
 
     def leaving(self, floating: Collection[str]) -> Plan:
-        """Return its plan with some layers (names of nodes) in float; the ranges of the others stay.
+        """Return the candidate's plan with some layers (names of nodes) in float; the ranges of the others stay.
 
         Raises:
             ModelError: one of them cannot be kept float.

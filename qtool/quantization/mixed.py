@@ -1,4 +1,4 @@
-"""Which layers over tokens are better dynamic, and which static, one by one: by what rounding their input costs.
+"""The choice which layers over tokens are dynamic and which static, one by one: by what rounding their input costs.
 
 A calibrated range is as wide as all samples together, less what the calibrator clips; the range of one run is as wide
 as that run. The first costs step^2 / 12 and the clipped part, the second its own step^2 / 12, on average over the
@@ -26,9 +26,10 @@ def better_dynamic(
     statistics: Statistics,
     seen: Mapping[str, Channels],
 ) -> tuple[str, ...]:
-    """Those of `layers` (placed static, with these ranges by root tensor) that are better dynamic, in their order.
+    """Return the names among `layers`, placed static, that are better dynamic, in their order.
 
-    `seen`: the extremes of the layers' inputs on the examples. What is clipped is counted in the histograms.
+    `ranges`: those of the static placement, by root tensor. `seen`: the extremes of the layers' inputs on the examples.
+    What is clipped is counted in the histograms.
     """
     roots = {name: site.root for site in placement.sites for name, index in site.readers if index == 0}
     tensors = {str(n.name): str(n.inputs[0].name) for n in model.graph if n.name in layers and n.inputs[0] is not None}

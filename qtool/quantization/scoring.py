@@ -1,4 +1,4 @@
-"""How good a plan is: the SQNR of the outputs, as onnxruntime executes it, on a few samples."""
+"""The score of a plan: the SQNR of the outputs, as onnxruntime executes it, on a few samples."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -41,7 +41,7 @@ class Scorer:
         self._names = [name for name in names if self._exact[0][name].dtype.kind == "f"]
 
     def sqnr_db(self, plan: Plan, prepared: Model | None = None, memo: WeightMemo | None = None) -> float:
-        """The mean over the float outputs of each one's SQNR over the examples, none counted beyond 100 dB.
+        """Return the mean over the float outputs of their SQNR in dB over the examples, none counted beyond 100 dB.
 
         `prepared` is the graph of the plan where that is another form of the same function; `memo` is that graph's.
         """
@@ -49,7 +49,7 @@ class Scorer:
         return self._figure(list(side_by_side(session.run, self._examples)))
 
     def compare(self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo) -> Iterator[float]:
-        """The same for several plans of one graph."""
+        """Yield the figure that `sqnr_db` gives for each of several plans of one graph, in their order."""
         if len(plans) == 1:
             yield self.sqnr_db(plans[0], prepared, memo)
             return

@@ -25,7 +25,7 @@ class Census:
     nodes: tuple[ExecutedNode, ...]
 
     def runs_as(self, name: str, kernels: tuple[str, ...]) -> bool:
-        """Whether a node that stands for the layer `name` is one of `kernels`."""
+        """Return whether a node that stands for the layer `name` is one of `kernels`."""
         return any(n.op_type in kernels and _SUFFIX.sub("", n.name) == name for n in self.nodes)
 
 

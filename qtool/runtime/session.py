@@ -102,7 +102,7 @@ class Session:
         self.outputs: list[str] = [spec.name for spec in self.output_specs]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once; `feeds` maps input name to array, the result maps output name to array.
+        """Run the model once on `feeds`, arrays by input name, and return arrays by output name.
 
         Raises:
             DataError: onnxruntime refuses the arrays, or a layer fails on them.

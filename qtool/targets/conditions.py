@@ -8,7 +8,7 @@ _SMALL_TABLE = 65536
 
 
 def constant_weights(node: Node) -> str | None:
-    """Weights, and a bias where there is one, that are constants of float32, with as many dimensions as are known."""
+    """Return a reason where a weight or bias is no float32 constant, or a weight's rank is not supported; else None."""
     layer = Layer.of(node)
     assert layer is not None
     for weight in layer.weights:
@@ -20,7 +20,10 @@ def constant_weights(node: Node) -> str | None:
 
 
 def gemm(node: Node) -> str | None:
-    """Constant weight, alpha and beta 1, a bias with one element per column."""
+    """Return a reason where a Gemm has a computed weight, alpha or beta other than 1, or a bias that is no vector.
+
+    None where it has none of these. The bias has one element per column.
+    """
     layer, reason = Layer.of(node), constant_weights(node)
     if reason is not None or layer is None:
         return reason
@@ -36,12 +39,12 @@ def gemm(node: Node) -> str | None:
 
 
 def recurrent(node: Node) -> str | None:
-    """Constant weights for the input and for the state, and time before batch."""
+    """Return a reason where a weight for input or state is not constant, or batch stands before time; else None."""
     return "its layout is batch first" if edit.attribute(node, "layout", 0) else constant_weights(node)
 
 
 def table(node: Node) -> str | None:
-    """A constant matrix of which rows are taken, and nothing else."""
+    """Return a reason where a Gather does not take rows of a large constant matrix that has no other use; else None."""
     layer = Layer.of(node)
     rows = None if layer is None else layer.weight
     if rows is None or not edit.weight_like(rows) or edit.constant(rows).ndim != 2:
@@ -53,42 +56,51 @@ def table(node: Node) -> str | None:
 
 
 def average_pool(node: Node) -> str | None:
-    """Without dilation."""
+    """Return a reason where an average pooling is dilated, else None."""
     return "it is dilated" if any(d != 1 for d in edit.attribute(node, "dilations", None) or ()) else None
 
 
 def max_pool(node: Node) -> str | None:
-    """Without the optional output of indices."""
+    """Return a reason where the optional output of indices of a max pooling is used, else None."""
     return "its indices are used" if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]) else None
 
 
 def all_outputs(node: Node) -> str | None:
-    """Every output is used: onnxruntime wants a Q on each, and an unused one gets none."""
+    """Return a reason where an output is not used, else None.
+
+    onnxruntime wants a Q on each output, and an unused one gets none.
+    """
     return None if all(o.uses() or o.is_graph_output() for o in node.outputs) else "an output is not used"
 
 
 def nearest(node: Node) -> str | None:
-    """Resize by nearest neighbour."""
+    """Return a reason where a Resize does not take the nearest neighbour, else None."""
     return None if edit.attribute(node, "mode", "nearest") == "nearest" else "it interpolates"
 
 
 def no_constants(node: Node) -> str | None:
-    """All inputs are computed."""
+    """Return a reason where an input is constant, else None."""
     return "an input is constant" if any(v is not None and v.is_initializer() for v in node.inputs) else None
 
 
 def data_computed(node: Node) -> str | None:
-    """What is gathered from is computed: a constant table is a weight, not an activation."""
+    """Return a reason where a Gather takes from a constant, else None.
+
+    A constant table is a weight, not an activation.
+    """
     return "its data is constant" if node.inputs[0] is None or node.inputs[0].is_initializer() else None
 
 
 def residual(node: Node) -> str | None:
-    """An Add of two computed tensors of which a convolution makes one for it alone."""
+    """Return a reason where an Add does not end a residual block, else None.
+
+    It does where it adds two computed tensors, one of which a convolution makes only for it.
+    """
     return None if residual_branch(node) is not None else "it is not the end of a residual block"
 
 
 def residual_branch(node: Node) -> int | None:
-    """The index of the input that does not come from the convolution that TensorRT fuses the Add into."""
+    """Return the index of the Add's input that is not from the convolution TensorRT fuses it into, None without one."""
     values = list(node.inputs)
     if len(values) != 2 or any(v is None or v.is_initializer() for v in values):
         return None

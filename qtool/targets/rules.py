@@ -45,7 +45,7 @@ class OpRule:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the model shall run: the operators, the types and what its kernels need.
+    """A place where the model shall run: the operators, the types and what its kernels need.
 
     activations: the representation of activations by scheme.
     saturates: pairs of 8-bit products are added in 16 bits (x86 without VNNI): weights that can overflow get 7 bits.
@@ -77,7 +77,7 @@ class Target:
         return all(spec.symmetric for spec in self.activations.values())
 
     def places_like(self, other: "Target") -> bool:
-        """Whether it wants Q/DQ on the same tensors; their types may differ."""
+        """Return whether the other target wants Q/DQ on the same tensors; their types may differ."""
         return all(
             getattr(self, name) == getattr(other, name) for name in ("rules", "outputs", "absorbs_clip", "provider")
         )

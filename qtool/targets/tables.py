@@ -1,6 +1,7 @@
-"""The targets. A new operator is a row here, and a pattern in tests/support/patterns.py that proves it.
+"""The targets, as tables of what becomes integer on each.
 
-One with weights is a row in qtool/graph/layers.py too.
+A new operator is a row here, and a pattern in tests/support/patterns.py that proves it. One with weights is a row in
+qtool/graph/layers.py too.
 
 Source: onnxruntime `core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc` and what its optimised graphs
 were seen to hold; NVIDIA TensorRT's documentation on explicit quantisation for the `tensorrt` table.
@@ -126,7 +127,7 @@ NAMES = ("auto", *TARGETS)
 
 
 def find_target(name: str = "auto") -> Target:
-    """The target called `name`; `auto` looks at this machine.
+    """Find the target called `name`; `auto` looks at this machine.
 
     Raises:
         UsageError: there is no such target.
@@ -139,12 +140,12 @@ def find_target(name: str = "auto") -> Target:
 
 
 def target_of(provider: str) -> Target | None:
-    """The target that this provider alone runs, if there is one."""
+    """Find the target that only this provider runs; None where there is none."""
     return next((target for target in TARGETS.values() if target.provider == provider and not target.on_cpu), None)
 
 
 def distinct_targets() -> tuple[Target, ...]:
-    """The first target of each group that wants Q/DQ on the same tensors."""
+    """Return the first target of each group that wants Q/DQ on the same tensors."""
     result: list[Target] = []
     for target in TARGETS.values():
         if not any(target.places_like(other) for other in result):

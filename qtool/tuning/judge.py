@@ -30,7 +30,7 @@ _AT_ONCE = 2**28
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What tuning aims at.
+    """The target that tuning aims at.
 
     metric: None is as in `evaluate`, and without labels agreement with the float model. max_drop: of that metric.
     min_sqnr: of the outputs, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
@@ -42,12 +42,14 @@ class Aim:
     max_float_macs: float
 
     def meets(self, result: ModelResult) -> bool:
-        """Whether the drop, and the SQNR where one is asked for, are within the target."""
+        """Return whether the drop, and the SQNR where one is asked for, are within the target."""
         loud = self.min_sqnr is None or _number(result.sqnr_db) >= self.min_sqnr
         return loud and self.drop(result) <= self.max_drop.value
 
     def drop(self, result: ModelResult) -> float:
-        """In the terms of the target: relative or absolute; without labels, the share of other predictions; NaN is inf.
+        """Return the drop in the terms of the target, relative or absolute; inf where it is NaN.
+
+        Without labels it is the share of predictions that differ from the float model's.
 
         Raises:
             UsageError: there are neither labels nor classes, and no SQNR is asked for.
@@ -118,7 +120,7 @@ class Judge:
         return steps
 
     def evaluate(self, files: Sequence[Path], records: Records) -> Evaluation:
-        """Compare models with float on some part of the data."""
+        """Compare models with float on some part of the data, and return the evaluation."""
         metrics = None if self.aim.metric is None else [self.aim.metric]
         return evaluate(
             self.source,

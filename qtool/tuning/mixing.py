@@ -23,7 +23,7 @@ def mix_ranges(
     deadline: float,
     progress: Progress,
 ) -> tuple[Ranges, int]:
-    """The ranges after the sweep, and how many tensors changed; ends early at `deadline` (time.monotonic)."""
+    """Return the ranges after the sweep, and how many tensors changed; it ends early at `deadline` (time.monotonic)."""
     ranges, changed = dict(start), 0
     best = scorer.sqnr_db(plan_by(ranges))
     for done, tensor in enumerate(start):

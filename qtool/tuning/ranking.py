@@ -14,7 +14,7 @@ Rank = Callable[[Judge, PlanOf, Progress], Sequence[str]]
 
 
 class UnrankedError(Exception):
-    """No layer could be measured alone, so that none can be called the worst."""
+    """The failure of a ranking: no layer could be measured by itself, so that none can be called the worst."""
 
 
 def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Sequence[str]:

@@ -94,7 +94,7 @@ class Search:
         return None
 
     def found(self) -> tuple[Step, Plan, Verification]:
-        """The best so far."""
+        """Return the best step so far, its plan and its proof; at least one plan must have been judged."""
         assert self.best is not None and self.plan is not None and self.proof is not None
         return self.best, self.plan, self.proof
 
@@ -197,7 +197,7 @@ class Search:
 
 
 def better(a: Step, b: Step) -> bool:
-    """Whether `a` is to be kept rather than `b`.
+    """Return whether `a` is to be kept rather than `b`.
 
     The target first. Where both meet it: the least float, then SQNR, since on small sets drops within the target are
     noise. Where neither does: the smaller drop, then SQNR.

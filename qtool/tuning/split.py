@@ -49,7 +49,7 @@ class Subset:
 
 
 def evaluation_subsets(data: Feeds, other: Feeds) -> tuple[Subset, Subset, str]:
-    """(what chooses, what reports, in words) where there is evaluation data beside the calibration data."""
+    """Return what chooses, what reports, and both in words, where evaluation data is given beside calibration data."""
     first = next(iter(data), None)
     if first is not None and first.labels:
         (choosing,), (reporting,) = subsets(data, 1, (0,)), subsets(other, 1, (0,))
@@ -60,5 +60,5 @@ def evaluation_subsets(data: Feeds, other: Feeds) -> tuple[Subset, Subset, str]:
 
 
 def subsets(feeds: Feeds, modulus: int, *turns: Sequence[int]) -> list[Subset]:
-    """The parts of `feeds` that take these turns."""
+    """Return the parts of `feeds` that take these turns, one part for each of `turns`."""
     return [Subset(feeds, modulus, tuple(turn)) for turn in turns]

@@ -60,9 +60,10 @@ def tune(
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Tuned:
-    """The paper's workflow end to end: calibrate once, try, and leave in float what has to be.
+    """Search for the best int8 model by the paper's workflow, and return what was tried and found.
 
-    The best model found so far is on disk from the first trial on, also when this is interrupted or out of time.
+    Calibrates once, tries plans, and leaves in float what has to be. The best model so far is on disk from the first
+    trial on, also when this is interrupted or out of time.
 
     Args:
         model, data, scheme, target, samples, threads, reading: as in `calibrate` and `quantize`.

@@ -23,7 +23,7 @@ _TEST_INPUT = re.compile(r"input_(\d+)\.pb")
 
 
 def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
-    """The batches of a folder of `.npy` and `.npz` files, one sample or one batch each, in natural order.
+    """Open a folder of `.npy` and `.npz` files, one sample or one batch each, in natural order.
 
     A labels.csv (columns file, label) gives the order and the labels. The headers of all files are read at
     once, so that a file that does not fit is found before anything runs.
@@ -87,7 +87,7 @@ def onnx_sets_of(folder: Path) -> list[Path]:
 
 
 def open_test_sets(folder: Path, sets: list[Path], fitter: Fitter, limit: int | None) -> Reader:
-    """The batches of ONNX test sets: `input_K.pb` is the model's K-th input, each set one batch.
+    """Open ONNX test sets: `input_K.pb` is the model's K-th input, each set one batch.
 
     The expected outputs beside them are not read. Source: onnx/backend/test/runner, `test_data_set_N`.
 

@@ -89,7 +89,7 @@ def _search(folder: Path) -> None:
 
 
 def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
-    """The batches of a function without parameters that yields dictionaries name -> array.
+    """Open a function without parameters that yields dictionaries name -> array.
 
     A dictionary is one sample or one batch. Every iteration calls the function anew. Its arrays are copied,
     so it may reuse them.
@@ -107,7 +107,7 @@ def open_function(name: str, function: Callable[[], Any], fitter: Fitter, batch_
 def open_records(
     name: str, records: Iterable[Mapping[str, Any]], fitter: Fitter, batch_size: int, limit: int | None
 ) -> Reader:
-    """The batches of dictionaries name -> array, one sample or batch each.
+    """Open dictionaries name -> array, one sample or batch each.
 
     Raises:
         DataError: at once for a list, else while iterating: a dictionary does not fit the model.

@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
-    """The batches of a folder of pictures, read as 8-bit RGB.
+    """Open a folder of pictures, which are read as 8-bit RGB.
 
     A labels.csv (columns file, label) names the pictures, their order and their labels. Otherwise every
     picture in the folder and below is taken, and where all of them lie in two or more sub-folders the label

@@ -23,7 +23,7 @@ _TEXT, _PAIR = "text", "text_pair"
 
 
 def open_jsonl(path: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
-    """The batches of a file with one sample a line, never whole in memory; empty lines are left out.
+    """Open a file with one sample a line, never whole in memory; empty lines are left out.
 
     A line is an object: the model's inputs by name, as nested lists of numbers without the batch axis, and `label` or
     `labels`. With the fitter's encoder `text`, and `text_pair`, stand for the inputs that it makes.

@@ -141,7 +141,7 @@ def _misshapen(
 
 
 def open_sequence_table(table: Table, fitter: SequenceFitter, limit: int | None) -> Reader:
-    """The sequences of arrays whose first axis counts sequences, and whose second counts steps.
+    """Open arrays whose first axis counts sequences, and whose second counts steps.
 
     A single number feeds an input without axes in all sequences; beside the inputs it is left out.
 

@@ -24,7 +24,7 @@ class _Form(Enum):
 
 
 def open_table(table: Table, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
-    """The batches of arrays whose first axis counts samples.
+    """Open arrays whose first axis counts samples.
 
     An array with the input's rank r is sliced `[i:i+B]`. An array of rank r+1 holds a whole input at every
     index, and a batch is then one of them. A single number feeds an input without axes in every batch; beside

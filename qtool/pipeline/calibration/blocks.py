@@ -25,7 +25,7 @@ MODEL, BATCHES = "model", "batches"
 
 @dataclass(frozen=True, slots=True)
 class BlockSettings:
-    """What all blocks of a calibration have in common.
+    """The settings that all blocks of a calibration have in common.
 
     key: of this one calibration, since workers outlive it, and the data may be another by the next. name: what to call
     the model in messages. compute: of one worker.

@@ -107,7 +107,7 @@ def calibrate(
 
 
 def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
-    """Add calibration files together: all shards of one calibration, or whole calibrations of one model.
+    """Add calibration files together, all shards of one calibration or whole ones of one model, and return the sum.
 
     Args:
         calibrations: files of `calibrate`, in any order. The shards of one calibration give the bytes that one run over
@@ -115,6 +115,7 @@ def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
         output: where to write the calibration file.
 
     Raises:
+        UsageError: there are no files, or one is named twice.
         CalibrationError: a file that cannot be read, files that do not belong together, a shard that is missing,
             unfinished or there twice.
         OutputError: `output` cannot be written.

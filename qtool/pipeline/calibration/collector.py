@@ -52,7 +52,7 @@ class Collector:
         settings: str = "",
         tell: Callable[[int], None] = lambda _: None,
     ) -> Statistics:
-        """Collect the statistics of these batches alone, the first of which has the number `first` in its shard.
+        """Collect and return the statistics of only these batches; the first of them is number `first` of its shard.
 
         Args:
             settings: see `Part`.

@@ -1,4 +1,4 @@
-"""Where NaN or Inf comes from: which input, initializer or layer."""
+"""The search for what NaN or Inf comes from: which input, initializer or layer."""
 
 from dataclasses import dataclass
 

@@ -49,7 +49,7 @@ class CalibrationRun:
     resumed: int = 0
 
     def count(self) -> Statistics:
-        """Collect the statistics of the shard; of all the data, a whole calibration.
+        """Collect and return the statistics of the shard; where it is all of the data, as a whole calibration.
 
         Raises:
             DataError: see `qtool.pipeline.calibration.collector.Collector`; also where there is no data.
@@ -176,7 +176,7 @@ class CalibrationRun:
 
 
 def block_size(batches: int | None, workers: int) -> int:
-    """Choose how many batches a block holds.
+    """Choose and return the number of batches that a block holds.
 
     Several blocks for each worker, so that none waits; but few in all, since each is merged.
 
@@ -233,5 +233,11 @@ def count_prepared(
 
 
 def with_steps(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Compute) -> Prepared:
-    """Do the steps to a prepared graph that none was done to; for any, all of the data is read. Raises `DataError`."""
+    """Do the steps to a prepared graph that none was done to, and return what becomes of it.
+
+    For any step, all of the data is read.
+
+    Raises:
+        DataError: the model cannot run on the data, or there is none.
+    """
     return apply(prepared, decide(prepared, steps, feeds, compute)) if steps else prepared

@@ -1,4 +1,4 @@
-"""Which tensors a calibration takes statistics of, so that they serve every target."""
+"""The choice of tensors that a calibration takes statistics of, so that they serve every target."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from qtool.targets.tables import distinct_targets
 
 @dataclass(frozen=True, slots=True)
 class CalibratedTensors:
-    """What is counted, by name: of `tensors` the values, of `channels` the range of each channel too."""
+    """The names of what is counted: of `tensors` the values, of `channels` the range of each channel too."""
 
     tensors: tuple[str, ...]
     channels: tuple[str, ...]

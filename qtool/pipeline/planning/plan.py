@@ -36,7 +36,7 @@ def make_plan(
     calibrator: Calibrator,
     memo: WeightMemo | None = None,
 ) -> Plan:
-    """Turn ranges (root tensor -> (low, high)) into the plan for a prepared graph.
+    """Turn ranges (root tensor -> (low, high)) into the plan for a prepared graph, and return it.
 
     `memo`: what was found out of the weights of this graph before; is added to.
 

@@ -27,7 +27,7 @@ _Grid = tuple[Reader, str, QParams]
 
 @dataclass(slots=True)
 class PlanMemo:
-    """What the plans for one graph share, and is computed once.
+    """The results that the plans for one graph share, each computed once.
 
     weights: their magnitudes and integers. ranges: by tensor, calibrator and grid. means: of the inputs of layers with
     a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid of the weight.

@@ -13,7 +13,7 @@ from qtool.core.records.statistics import Statistics
 
 @dataclass(frozen=True, slots=True)
 class RangeMemo:
-    """What choosing for several placements and calibrators shares: by tensor, of the same histograms."""
+    """The results that choosing for several placements and calibrators shares, by tensor, of the same histograms."""
 
     distributions: dict[str, Distribution] = field(default_factory=dict)
     ranges: dict[tuple[str, Calibrator, TensorSpec], tuple[float, float]] = field(default_factory=dict)
@@ -21,7 +21,7 @@ class RangeMemo:
     def range_of(
         self, tensor: str, histogram: Histogram, calibrator: Calibrator, spec: TensorSpec
     ) -> tuple[float, float]:
-        """`choose_range`."""
+        """Return the range (low, high) that `choose_range` gives a tensor, computed once."""
         key = (tensor, calibrator, spec)
         if key not in self.ranges:
             if tensor not in self.distributions:
@@ -33,7 +33,7 @@ class RangeMemo:
 def choose(
     placement: Placement, statistics: Statistics, calibrator: Calibrator, memo: RangeMemo | None = None
 ) -> Mapping[str, tuple[float, float]]:
-    """Root tensor -> (low, high) by `calibrator`.
+    """Choose a range for each calibrated tensor by `calibrator`, and return root tensor -> (low, high).
 
     `memo`: what was chosen from these histograms before; is added to.
 

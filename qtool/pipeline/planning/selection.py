@@ -1,4 +1,4 @@
-"""Which nodes become integer: forward from the weighted layers, then only what an integer layer reads again."""
+"""The choice of nodes that become integer: forward from weighted layers, then only what an integer layer reads."""
 
 import fnmatch
 from collections.abc import Collection
@@ -17,7 +17,7 @@ from qtool.targets.rules import OpRule, Target
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """What is quantised behind a node: its output, or that of the Relu or Clip that the grid absorbs."""
+    """The value that is quantised behind a node: its output, or that of the Relu or Clip that the grid absorbs."""
 
     value: Value
     bounds: tuple[float, float] | None
@@ -42,11 +42,11 @@ class Selection:
     absorbed: set[Node] = field(default_factory=set)
 
     def reasons(self) -> list[tuple[str, str]]:
-        """(operator, why) of the weighted nodes that are float."""
+        """Return (operator, reason) for the weighted nodes that are float."""
         return [(n.op_type, why) for n, why in self.declined.items() if self.target.rules[n.op_type].kind == "weighted"]
 
     def tails(self, node: Node, rule: OpRule) -> list[Tail]:
-        """What is quantised behind each output of the node that is used."""
+        """Return what is quantised behind each output of a node that is used."""
         used = [o for o in node.outputs if o.uses() or o.is_graph_output()]
         if rule.kind in ("passthrough", "bridge") or not self.target.absorbs_clip:
             return [Tail(o, None) for o in used]
@@ -60,18 +60,18 @@ class Selection:
         return Tail(follower.outputs[0], bounds)
 
     def activation_inputs(self, node: Node, rule: OpRule) -> list[tuple[int, Value]]:
-        """(index, value) of the computed inputs that the rule reads as activations."""
+        """Return (index, value) for the computed inputs of a node that its rule reads as activations."""
         return [(i, v) for i, v in edit.activations(node) if rule.inputs is None or i in rule.inputs]
 
 
 def is_layer(node: Node, target: Target) -> bool:
-    """Whether the target has a rule for the node that makes it a layer with weights."""
+    """Return whether the target has a rule for a node that makes it a layer with weights."""
     rule = target.rules.get(node.op_type)
     return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
-    """The bounds of a Relu or a Clip with constant bounds; None for any other node."""
+    """Return the bounds of a Relu, or of a Clip with constant bounds; None for any other node."""
     if edit.is_main_op(node, "Relu"):
         return 0.0, float("inf")
     if not edit.is_main_op(node, "Clip"):
@@ -89,7 +89,14 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
 
 
 def select(model: Model, target: Target, scheme: Scheme, name: str, floating: Collection[str] = ()) -> Selection:
-    """Choose the integer nodes. Raises `UsageError` for exclusions that match nothing."""
+    """Choose the nodes that become integer, and return them with the reasons why others stay float.
+
+    `name`: what to call the model in messages. `floating`: names of nodes that stay float besides what the scheme
+    excludes.
+
+    Raises:
+        UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
+    """
     selection = Selection(target)
     kept_float = _excluded(model, target, scheme, name)
     kept_float |= {node: "left in float" for node in model.graph if node.name in floating}

@@ -1,4 +1,4 @@
-"""From the chosen nodes to the tensors that are quantised, who reads them, and whose range they take."""
+"""The tensors that are quantised for the chosen nodes, who reads them, and whose range they take."""
 
 from dataclasses import replace
 
@@ -14,7 +14,11 @@ from qtool.targets.rules import OpRule, Target
 
 
 def build(model: Model, target: Target, scheme: Scheme, selection: Selection) -> Placement:
-    """Collect the sites in graph order. Raises `ModelError` where an excluded layer cannot be kept float."""
+    """Collect the sites of the chosen nodes, and return them in graph order as a placement.
+
+    Raises:
+        ModelError: an excluded layer cannot be kept float.
+    """
     spec = target.activations[scheme.activations]
     quantized = _quantized_values(selection)
     roots = _roots(model, selection, quantized)

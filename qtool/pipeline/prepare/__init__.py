@@ -48,9 +48,10 @@ class Prepared:
 
 
 def prepare(loaded: LoadedModel) -> Prepared:
-    """Fold batch norms and constants, remove identities, raise the opset to 13 where lower, float16 to float32.
+    """Fold and rewrite a float model into the form that quantisation starts from, and return it.
 
-    The input is not changed.
+    Batch norms and constants are folded, identities are removed, an opset below 13 is raised to it, and float16 becomes
+    float32. The input is not changed.
 
     Raises:
         ModelError: the opset cannot be raised, or onnxruntime cannot compute with the model's bfloat16.

@@ -8,7 +8,10 @@ from qtool.graph.edit import Graph, Model, Node, Value
 
 
 def apply(model: Model) -> int:
-    """Returns how many nodes were replaced. Names must be unique in the whole model, and are afterwards."""
+    """Replace each If whose condition is constant by the branch that it takes; return how many were replaced.
+
+    Names must be unique in the whole model, and are afterwards.
+    """
     names = edit.Names(model.graph)
     count = 0
     # the nodes of a branch that is taken come up in their turn

@@ -23,7 +23,7 @@ class _Affine:
 
 
 def apply(model: Model) -> int:
-    """Returns how many nodes were folded."""
+    """Fold affine nodes into the layers in front of them, in place; return how many nodes were folded."""
     names = edit.Names(model.graph)
     count = 0
     for node in list(model.graph):

@@ -24,7 +24,7 @@ _RANDOM = {
 
 
 def apply(model: Model) -> int:
-    """Returns how many nodes were folded."""
+    """Fold nodes that depend only on initializers into constants, in place; return how many nodes were folded."""
     folded: list[Node] = []
     known: set[Value] = set(model.graph.initializers.values())
     for node in model.graph:

@@ -10,7 +10,7 @@ from qtool.graph.edit import Model, Node
 
 
 def apply(model: Model) -> int:
-    """Returns how many Pad nodes were removed."""
+    """Fold each Pad with zeros into the convolutions behind it, in place; return how many Pad nodes were removed."""
     count = 0
     for pad in list(model.graph):
         if not edit.is_main_op(pad, "Pad") or pad.outputs[0].is_graph_output():

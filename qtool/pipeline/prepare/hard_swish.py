@@ -16,7 +16,7 @@ _SIXTH = float(np.float32(1.0 / 6.0))
 
 
 def apply(model: Model) -> int:
-    """Returns how many patterns were rewritten."""
+    """Rewrite each hard swish as HardSigmoid and Mul, in place; return how many patterns were rewritten."""
     count = 0
     for clip in list(model.graph):
         if not edit.is_main_op(clip, "Clip") or _clip_bounds(clip) != (0.0, 6.0):

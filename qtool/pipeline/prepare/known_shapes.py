@@ -13,7 +13,7 @@ Dims = list[int | None]
 
 
 def apply(model: Model) -> int:
-    """Returns how many nodes were replaced."""
+    """Replace each Shape or Gather whose result is known by a constant, in place; return how many were replaced."""
     names = edit.Names(model.graph)
     count = 0
     for shape in list(model.graph):

@@ -10,7 +10,7 @@ from qtool.graph.layers import Layer
 
 
 def apply(model: Model) -> int:
-    """Returns how many pairs were rewritten."""
+    """Rewrite each MatMul and the Add after it as a Gemm, in place; return how many pairs were rewritten."""
     count = 0
     for matmul in list(model.graph):
         layer = Layer.of(matmul) if edit.is_main_op(matmul, "MatMul") else None

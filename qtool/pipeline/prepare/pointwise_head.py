@@ -10,7 +10,7 @@ from qtool.graph.layers import Layer
 
 
 def apply(model: Model) -> int:
-    """Returns how many pairs were rewritten."""
+    """Rewrite each 1x1 Conv and its Flatten as Flatten and Gemm, in place; return how many pairs were rewritten."""
     count = 0
     for conv in list(model.graph):
         layer = Layer.of(conv) if edit.is_main_op(conv, "Conv") else None

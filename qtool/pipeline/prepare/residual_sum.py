@@ -10,7 +10,7 @@ from qtool.graph.edit import Model, Node
 
 
 def apply(model: Model) -> int:
-    """Returns how many additions were renamed."""
+    """Turn each Add in front of a layer normalisation into a Sum, in place; return how many were turned."""
     count = 0
     for node in list(model.graph):
         if not edit.is_main_op(node, "Add") or len(edit.activations(node)) != 2:

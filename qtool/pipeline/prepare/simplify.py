@@ -8,7 +8,7 @@ from qtool.graph.edit import Model
 
 
 def apply(model: Model) -> int:
-    """Returns how many nodes were removed."""
+    """Remove each Dropout that does nothing, in place; return how many nodes were removed."""
     count = 0
     for node in list(model.graph):
         if not edit.is_main_op(node, "Dropout"):

@@ -8,7 +8,7 @@ from qtool.graph.edit import Model, Node
 
 
 def apply(model: Model) -> int:
-    """Returns how many nodes were rewritten."""
+    """Rewrite each spatial ReduceMean as GlobalAveragePool, in place; return how many nodes were rewritten."""
     count = 0
     for node in list(model.graph):
         x = node.inputs[0] if node.inputs else None

@@ -26,16 +26,17 @@ _SHIFTED = (*_ACTIVATIONS, "Flatten", "GlobalAveragePool", "GlobalMaxPool")
 
 
 def absorbable_tensors(model: Model) -> list[str]:
-    """The layers' outputs whose least values decide what can be absorbed."""
+    """Return the names of the layers' outputs whose least values decide what can be absorbed."""
     return [chain.tensor for chain in _chains(model)]
 
 
 def find_shifts(
     model: Model, extremes: Extremes, scales: Mapping[str, Sequence[float]] | None = None
 ) -> dict[str, tuple[float, ...]]:
-    """By how much the channels of each first layer can be lowered (float32, [C], not negative), by its output.
+    """Find the amounts by which the channels of each first layer can be lowered, by the layer's output.
 
-    `extremes` are those of the layers that `absorbable_tensors` names, measured before they were divided by `scales`.
+    They are float32, [C], not negative; layers that cannot be lowered are left out. `extremes` are those of the layers
+    that `absorbable_tensors` names, measured before they were divided by `scales`.
     """
     result = {}
     for chain in _chains(model):
@@ -52,7 +53,7 @@ def find_shifts(
 
 
 def absorb_biases(model: Model, shifts: Mapping[str, Sequence[float]]) -> Model:
-    """A copy of the prepared graph with the biases absorbed; it computes the same wherever no channel falls lower.
+    """Return a copy of the prepared graph with the biases absorbed; it computes the same where no channel falls lower.
 
     Raises:
         ValueError: the shifts do not fit the graph.

@@ -27,7 +27,7 @@ def correct_biases(
     means: Mapping[str, Array] | None = None,
     memo: WeightMemo | None = None,
 ) -> Plan:
-    """The plan with a shift for the bias of every quantised layer that has one.
+    """Return the plan with a shift for the bias of every quantised layer that has one.
 
     Args:
         examples: batches of inputs; only read where `means` is None.

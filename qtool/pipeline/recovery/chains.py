@@ -39,12 +39,12 @@ class Chain:
 
 
 def find_chains(model: Model) -> list[Chain]:
-    """All chains of the main graph, in its order."""
+    """Find all chains of the main graph, in its order."""
     return [chain for node in model.graph if (chain := _chain_from(node)) is not None]
 
 
 def upper_bound(chain: Chain) -> float | None:
-    """The least upper bound of the Clips on the way, inf without any; None where one is no Relu with a bound."""
+    """Return the least upper bound of the Clips on the way, inf without any; None where one is no Relu with a bound."""
     bound = np.inf
     for node in chain.activations:
         if node.op_type == "Clip":

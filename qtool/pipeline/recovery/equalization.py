@@ -46,9 +46,9 @@ class _Pair:
 
 
 def find_scales(model: Model, extremes: Extremes) -> dict[str, tuple[float, ...]]:
-    """What the channels of each first layer are to be divided by (float32, [C]), by the layer's output.
+    """Find what the channels of each first layer are to be divided by (float32, [C]), by the layer's output.
 
-    `extremes` are those of the layers that `equalizable_tensors` names.
+    `extremes` are those of the layers that `equalizable_tensors` names. Layers that do not change are left out.
     """
     pairs = [pair for chain, bound in _chains(model) if (pair := _pair(chain, bound, *extremes[chain.tensor]))]
     weights = {layer: _float64(layer.weight) for pair in pairs for layer in (pair.chain.first, pair.chain.second)}
@@ -59,12 +59,12 @@ def find_scales(model: Model, extremes: Extremes) -> dict[str, tuple[float, ...]
 
 
 def equalizable_tensors(model: Model) -> list[str]:
-    """The layers' outputs whose extremes `find_scales` needs."""
+    """Return the names of the layers' outputs whose extremes `find_scales` needs."""
     return [chain.tensor for chain, _ in _chains(model)]
 
 
 def equalize(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
-    """A copy of the prepared graph with the channels rescaled; it computes the same.
+    """Return a copy of the prepared graph with the channels rescaled; it computes the same.
 
     Raises:
         ValueError: the scales do not fit the graph.

@@ -18,21 +18,24 @@ Examples = Sequence[Arrays]
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Of a tensor [..., C] over E examples: the mean square of each channel (float64, [C]), its extremes ([E, C])."""
+    """The mean squares (float64, [C]) and the extremes ([E, C]) of a tensor's channels over E examples.
+
+    The tensor is [..., C].
+    """
 
     squares: Array
     lows: Array
     highs: Array
 
     def divided(self, scale: Sequence[float]) -> "Channels":
-        """Of the tensor whose channels are divided by these positive numbers ([C])."""
+        """Return the statistics of the tensor whose channels are divided by these positive numbers ([C])."""
         by = np.asarray(scale)
         return Channels(self.squares / by**2, self.lows / by, self.highs / by)
 
 
 @dataclass(frozen=True, slots=True)
 class ExampleStatistics:
-    """What was seen.
+    """The outputs of the graph on the examples, and the means and channels of its tensors.
 
     outputs: of each example, by name. means: layer with a bias -> the means of its input (`input_sums`). channels: of
     the tensors that smoothing may serve.
@@ -43,7 +46,10 @@ class ExampleStatistics:
     channels: dict[str, Channels]
 
     def smoothed(self, model: Model, scales: Mapping[str, tuple[float, ...]]) -> "ExampleStatistics":
-        """Of the graph that computes the same with tensors divided by `scales`; `model` is the one that was run."""
+        """Return the statistics of the graph that computes the same with tensors divided by `scales`.
+
+        `model` is the graph that was run.
+        """
         names = divided_names(model)
         channels = {t: seen for t, seen in self.channels.items() if t not in scales}
         channels |= {names[t]: seen.divided(scales[t]) for t, seen in self.channels.items() if t in scales}
@@ -61,10 +67,12 @@ class _Seen:
 
 
 def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -> ExampleStatistics:
-    """Run the prepared graph on at least one example; `biases`: whether the means are wanted.
+    """Run the prepared graph on the examples, at least one, and return what was seen.
+
+    `biases`: whether the means are wanted.
 
     Raises:
-        DataError: it cannot run on an example.
+        DataError: the graph cannot run on an example.
     """
     outputs = [str(v.name) for v in model.graph.outputs]
     inputs = input_names(model) if biases else {}

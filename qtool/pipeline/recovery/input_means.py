@@ -17,19 +17,22 @@ _LAYERS = ("Conv", "Gemm")
 
 
 def biased_layers(model: Model) -> list[Layer]:
-    """The layers with a constant weight whose bias can take up a shift of the mean, in graph order."""
+    """Return the layers with a constant weight whose bias can take up a shift of the mean, in graph order."""
     found = [Layer.of(node) for node in model.graph if edit.is_main_op(node, *_LAYERS)]
     return [layer for layer in found if layer and layer.bias is not None and edit.weight_like(layer.weight)]
 
 
 def input_names(model: Model) -> dict[str, str]:
-    """Layer -> the tensor whose means its bias correction needs, by name."""
+    """Return the name of the tensor whose means the bias correction of a layer needs, by the layer's name."""
     nodes = [layer.node for layer in biased_layers(model)]
     return {str(node.name): str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None}
 
 
 def input_sums(layer: Layer, x: Array) -> tuple[Array, int]:
-    """Sums, float64, [C, k1, k2, ...] over a Conv's input [N, C, d1, d2, ...] or [K] over a Gemm's, and of how many."""
+    """Return the sums of what a layer's weight is multiplied with, float64, and how many terms each has.
+
+    A Conv's input [N, C, d1, d2, ...] gives sums [C, k1, k2, ...], a Gemm's gives [K].
+    """
     if layer.is_product:
         rows = 1 if layer.transposes_input else 0
         return x.sum(axis=rows, dtype=np.float64), x.shape[rows]
@@ -51,7 +54,7 @@ def input_sums(layer: Layer, x: Array) -> tuple[Array, int]:
 
 
 def mean_shift(layer: Layer, change: Array, means: Array) -> Array:
-    """By how much the mean of each output channel moves ([M], float64) when `change` is added to the weight."""
+    """Return how far the mean of each output channel moves ([M], float64) when `change` is added to the weight."""
     if layer.is_product:
         shift: Array = layer.matrix(change).T.astype(np.float64) @ means * layer.alpha
         return shift
@@ -64,7 +67,7 @@ def mean_shift(layer: Layer, change: Array, means: Array) -> Array:
 def smoothed_means(
     model: Model, means: Mapping[str, Array], scales: Mapping[str, tuple[float, ...]]
 ) -> dict[str, Array]:
-    """The means in the graph whose tensors are divided by `scales` ([C] each); `model` is the graph before."""
+    """Return the means in the graph whose tensors are divided by `scales` ([C] each); `model` is the graph before."""
     inputs = input_names(model)
     return {
         layer: found / np.asarray(scales[inputs[layer]]) if inputs[layer] in scales else found

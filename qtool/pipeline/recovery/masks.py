@@ -17,12 +17,12 @@ _MOVES = ("Unsqueeze", "Squeeze", "Reshape", "Expand", "Transpose", "Slice", "Ca
 
 
 def has_masks(model: Model) -> bool:
-    """Whether `soften_masks` would do something."""
+    """Return whether a graph has padding masks that `soften_masks` would make mild."""
     return bool(_masks(model))
 
 
 def soften_masks(model: Model) -> Model:
-    """A copy of the prepared graph with mild masks."""
+    """Return a copy of the prepared graph with mild masks."""
     result = edit.clone(model)
     names = edit.Names(result.graph)
     for node, index in _masks(result):

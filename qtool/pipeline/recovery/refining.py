@@ -22,13 +22,13 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def softened(prepared: Prepared, examples: Sequence[Arrays]) -> Prepared:
-    """The graph with mild masks where it has any, and where its outputs on the examples are the same with them."""
+    """Return the graph with mild masks where its outputs on the examples stay the same with them, else as it was."""
     mild = with_mild_masks(prepared)
     return mild if mild and agree(_outputs(prepared.model, examples), _outputs(mild.model, examples)) else prepared
 
 
 def with_mild_masks(prepared: Prepared) -> Prepared | None:
-    """The graph with mild masks, which may be another function; None where it has no masks."""
+    """Return the graph with mild masks, which may be another function; None where it has no masks."""
     if not has_masks(prepared.model):
         return None
     changes = prepared.changes | {"softened masks": 1}
@@ -37,7 +37,7 @@ def with_mild_masks(prepared: Prepared) -> Prepared | None:
 
 
 def agree(exact: Sequence[Arrays], other: Sequence[Arrays]) -> bool:
-    """Whether the float outputs, by name, are the same for each example but for the rounding of float32."""
+    """Return whether the float outputs, by name, are the same for each example but for the rounding of float32."""
     return all(
         array.dtype.kind != "f" or signal_to_noise(array, b[name]) >= _SAME_DB
         for a, b in zip(exact, other, strict=True)
@@ -48,9 +48,9 @@ def agree(exact: Sequence[Arrays], other: Sequence[Arrays]) -> bool:
 def smoothed(
     prepared: Prepared, statistics: Statistics, layers: Sequence[str], seen: ExampleStatistics | None = None
 ) -> tuple[Prepared, Statistics] | None:
-    """The graph with its outliers migrated, and its statistics; None where no tensor would gain.
+    """Return the graph with its outliers migrated, and its statistics; None where no tensor would gain.
 
-    `layers` are the nodes that will be integer; `seen` is the survey of the graph, where there is one.
+    `layers` are the nodes that will be integer; `seen` is what `observe_examples` gave for the graph, if known.
     """
     if not statistics.channels:
         return None

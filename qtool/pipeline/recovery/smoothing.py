@@ -25,12 +25,12 @@ _BLOCK = 2**17
 
 
 def smoothable_tensors(model: Model) -> list[str]:
-    """The inputs [..., C] of rank 3 and more of layers with a constant weight [C, N], in graph order."""
+    """Return the inputs [..., C] of rank 3 or more of layers with a constant weight [C, N], by name, in graph order."""
     return list(_readers(model))
 
 
 def token_layers(model: Model) -> tuple[str, ...]:
-    """The names of these layers, in graph order."""
+    """Return the names of the layers that read `smoothable_tensors`, in graph order."""
     wanted = {layer.node.name for readers in _readers(model).values() for layer in readers}
     return tuple(str(node.name) for node in model.graph if node.name in wanted)
 
@@ -38,7 +38,7 @@ def token_layers(model: Model) -> tuple[str, ...]:
 def find_smoothing(
     model: Model, channels: Mapping[str, ChannelRange], squares: Mapping[str, Array], layers: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
-    """Tensor -> what each of its channels is divided by (powers of two, [C]); tensors that gain nothing are left out.
+    """Find what the channels of tensors are to be divided by (powers of two, [C]); what gains nothing is left out.
 
     Args:
         channels: the least and the greatest value of each channel of `smoothable_tensors`.
@@ -69,7 +69,7 @@ def find_smoothing(
 
 
 def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
-    """A copy of the prepared graph with the channels divided; it computes the same.
+    """Return a copy of the prepared graph with the channels divided; it computes the same.
 
     Raises:
         ValueError: the scales do not fit the graph.
@@ -90,7 +90,7 @@ def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
 def smoothed_ranges(
     model: Model, scales: Mapping[str, Sequence[float]], channels: Mapping[str, ChannelRange]
 ) -> dict[str, tuple[float, float]]:
-    """Tensor of the smoothed graph -> its exact range; `model` is the graph before."""
+    """Return the exact range of each divided tensor, by its name in the smoothed graph; `model` is the graph before."""
     result = {}
     for tensor, name in divided_names(model).items():
         if tensor in scales:
@@ -100,7 +100,7 @@ def smoothed_ranges(
 
 
 def divided_names(model: Model) -> dict[str, str]:
-    """What each of the tensors is called once it is divided; `model` is the graph before."""
+    """Return the name that each of `smoothable_tensors` has once it is divided; `model` is the graph before."""
     return {
         tensor: smoothed_name(tensor) if _normalisation(readers[0].node.inputs[0]) is None else tensor
         for tensor, readers in _readers(model).items()
@@ -108,7 +108,7 @@ def divided_names(model: Model) -> dict[str, str]:
 
 
 def smoothed_name(tensor: str) -> str:
-    """What the divided tensor is called where a Mul divides it."""
+    """Return the name of a divided tensor where a Mul divides it."""
     return f"{tensor}_smoothed"
 
 

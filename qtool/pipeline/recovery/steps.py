@@ -23,7 +23,7 @@ from qtool.runtime.session import Session
 
 
 def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
-    """Name the steps asked for, as `Recipe` does and in its order."""
+    """Return the names of the steps asked for, as `Recipe` has them and in its order."""
     wanted = {EQUALIZE: equalize, ABSORB_BIASES: absorb_biases}
     return tuple(step for step in STEPS if wanted.get(step))
 
@@ -44,10 +44,10 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Comp
 
 
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
-    """Build the graph that the recipe says, from one that none was applied to.
+    """Return the graph that the recipe says, made of one that none was applied to.
 
     Raises:
-        ValueError: it belongs to another graph; the message says why.
+        ValueError: the recipe belongs to another graph; the message says why.
     """
     model, changes = prepared.model, dict(prepared.changes)
     if EQUALIZE in recipe.steps:
@@ -90,7 +90,7 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
 
 
 def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
-    """Build the graph that the statistics were collected on.
+    """Return the graph that the statistics were collected on, made of the prepared one.
 
     Raises:
         CalibrationError: they belong to another graph.
@@ -102,7 +102,7 @@ def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
 
 
 def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, compute: Compute = HERE) -> Extremes:
-    """Measure the least and the greatest value of each channel (axis 1) of layers' outputs over all of the data.
+    """Measure and return the least and the greatest value of each channel (axis 1) of layers' outputs over all data.
 
     Raises:
         DataError: the model cannot run on the data, or there is none.

@@ -27,7 +27,7 @@ _ORT_DOMAIN = "com.microsoft"
 
 
 def make_dynamic(model: Model, weights: Sequence[WeightPlan], names: edit.Names, memo: WeightMemo) -> None:
-    """In place: the layers that read these weights become dynamic.
+    """Replace the layers that read these weights by dynamic ones, in place.
 
     Raises:
         ModelError: a weight or a node is not in the graph.
@@ -42,7 +42,10 @@ def make_dynamic(model: Model, weights: Sequence[WeightPlan], names: edit.Names,
 
 
 def store_table(model: Model, params: QParams, readers: Sequence[Reader], rows: Array, names: edit.Names) -> None:
-    """In place: Gathers from a table [V, C] become Cast(Gather(`rows`, int8)) * Gather(scales), one a row."""
+    """Replace Gathers from a table [V, C] by Cast(Gather(`rows`, int8)) * Gather(scales), in place.
+
+    There is one scale a row where `params` have an axis, else one for the table.
+    """
     nodes = {n.name: n for n in model.graph}
     graph = model.graph
     base = nodes[readers[0][0]].inputs[0]

@@ -12,7 +12,7 @@ from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
 
 
 def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
-    """A copy of the prepared graph with the plan's Q/DQ and bias shifts in it.
+    """Return a copy of the prepared graph with the plan's Q/DQ and bias shifts in it.
 
     `memo`: the integers of this graph's weights that are known; is added to.
 
@@ -23,7 +23,7 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
 
 
 def shift_biases(model: Model, plan: Plan) -> Model:
-    """A copy of the prepared graph, still float, whose biases have the plan's shifts added.
+    """Return a copy of the prepared graph, still float, whose biases have the plan's shifts added.
 
     Raises:
         ModelError: the plan names a node that the graph does not hold, or a bias of another size.

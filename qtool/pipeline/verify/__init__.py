@@ -18,9 +18,10 @@ from qtool.targets.rules import Target
 def verify(
     original: Original, prepared: Model, shifted: Model, quantized: Serialized, plan: Plan, target: Target
 ) -> Verification:
-    """Check a quantised model against its plan, the float graph and the original, on the examples of the latter.
+    """Check a quantised model against its plan, the float graph and the original, and return what was found.
 
-    `shifted` is the prepared graph with the plan's bias shifts: what the quantised one is without its Q/DQ.
+    They are compared on the original's examples. `shifted` is the prepared graph with the plan's bias shifts: what the
+    quantised one is without its Q/DQ.
 
     Raises:
         VerificationError: the model would compute something else than planned; the message says which and where.

@@ -1,4 +1,4 @@
-"""How far a float16 model may lie from the same model in float32."""
+"""The limit on how far a float16 model may lie from the same model in float32."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _LAMBDA = 4.0
 
 
 def rounding_db(model: Model) -> float:
-    """The SQNR in dB that float16 may leave of an output; kernels may round every partial sum, as ARM's do.
+    """Return the SQNR in dB that float16 may leave of an output; kernels may round every partial sum, as ARM's do.
 
     n roundings one behind another leave a relative error of lambda sqrt(n) u; n is that of the longest path.
     Source: Higham and Mary, A new approach to probabilistic rounding error analysis (2019), theorem 2.4.
@@ -36,7 +36,13 @@ def _roundings(node: Node) -> int:
 
 
 def check_rounding(outputs: Mapping[str, float], limit_db: float) -> None:
-    """Raises `VerificationError` where an output of the model in float16 lies further from float32 than that (dB)."""
+    """Refuse a float16 model that lies further from the same model in float32 than rounding explains.
+
+    `outputs`: the SQNR of each output in dB. `limit_db`: the least that rounding explains.
+
+    Raises:
+        VerificationError: an output lies below the limit.
+    """
     for name, found in outputs.items():
         if found < limit_db:
             raise VerificationError(

@@ -11,12 +11,15 @@ from qtool.runtime.session import Session
 
 
 def macs_of(model: Model, layers: tuple[str, ...], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Layer -> multiply-accumulates of one run, by the shapes of the values that its `Layer.counted` names."""
+    """Return the multiply-accumulates of one run by layer, from the shapes of the values that `Layer.counted` names.
+
+    Layers of which a shape is missing are left out.
+    """
     return {str(layer.node.name): macs for layer in _layers(model, layers) if (macs := layer.macs(shapes)) is not None}
 
 
 def layer_macs(model: Model, layers: tuple[str, ...], example: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Layer -> multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs).
+    """Return the multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs), by layer.
 
     The graph is run where its inferred shapes do not follow from those of its inputs.
     """

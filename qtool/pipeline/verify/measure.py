@@ -87,7 +87,7 @@ class _Steps:
 
 @dataclass(slots=True)
 class Measured:
-    """What was found.
+    """The differences that were found between the graphs that are compared.
 
     tensors: activation -> SQNR of the whole network up to there, and steps of its layer alone.
     preparation, shipped, whole, tail: float output -> the model as it came against the prepared graph; the prepared
@@ -108,11 +108,17 @@ class Measured:
 
     @property
     def tensors(self) -> tuple[TensorCheck, ...]:
-        """In the order of the plan."""
+        """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
     def check(self, *, stored: bool) -> None:
-        """Raises `VerificationError` where something is computed that neither model nor plan says."""
+        """Refuse a model that computes something that neither the float model nor the plan says.
+
+        `stored`: whether weights are stored as integers for layers that compute in float, which may round more.
+
+        Raises:
+            VerificationError: a difference is too large; the message says which.
+        """
         for name, prepared in self.preparation.items():
             if prepared.db < _PREPARATION_DB:
                 raise VerificationError(
@@ -134,7 +140,7 @@ class Measured:
 
 
 def worst(figures: Mapping[str, _Noise]) -> float:
-    """The least SQNR in dB; inf where there is none."""
+    """Return the least SQNR in dB, inf where there is none."""
     return min((noise.db for noise in figures.values()), default=math.inf)
 
 
@@ -191,11 +197,12 @@ def measure(
     shipped: Sequence[Arrays],
     config: Mapping[str, str],
 ) -> Measured:
-    """Compare on the original's examples, layers alone on as many of these as are enough.
+    """Compare the graphs on the original's examples, and return the differences.
 
-    `shipped` is what the quantised model gives in a default session.
+    Layers run by themselves only on as many examples as are enough. `shipped` is what the quantised model gives in a
+    default session.
 
-    Models whose outputs alone are wanted are in memory one after another.
+    Models of which only the outputs are wanted are in memory one after another.
     """
     halves, singles, widened = original.halves, original.outputs, original.widened
     sessions = _Sessions(prepared, quantized, plan, config)

@@ -28,12 +28,12 @@ class Original:
 
     @cached_property
     def halves(self) -> Sequence[Arrays]:
-        """For each example, the outputs of a float16 model in its own arithmetic; of another model nothing."""
+        """The outputs of a float16 model in its own arithmetic, for each example; empty for another model."""
         return _outputs(Session(self.source), self.examples) if self.widened is not None else ()
 
     @cached_property
     def outputs(self) -> Sequence[Arrays]:
-        """For each example, in float32."""
+        """The outputs of the model in float32, for each example."""
         if self.widened is None:
             return _outputs(Session(self.source), self.examples)
         return _outputs(Session(model_io.serialize(self.widened), name="the model in float32"), self.examples)

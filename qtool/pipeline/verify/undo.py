@@ -12,7 +12,7 @@ from qtool.graph.layers import Layer
 
 
 def undo_dynamic(prepared: Model, quantized: Model) -> None:
-    """In place, in `quantized`.
+    """Turn each group that stands for a dynamic layer or a table back into one node of float, in place, in `quantized`.
 
     Raises:
         VerificationError: a group is not one that the rewriting makes.

@@ -1,1 +1,1 @@
-"""What each layer costs when it alone is quantised, and when it alone is not."""
+"""The cost of each layer when only it is quantised, and when only it is not."""

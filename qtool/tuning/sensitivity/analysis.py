@@ -1,4 +1,4 @@
-"""What a sensitivity analysis has found so far: metrics over batches, and the result in memory and on disk."""
+"""The findings of a sensitivity analysis so far: metrics over batches, and the result in memory and on disk."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -53,7 +53,7 @@ class Tally:
         self._sums.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
 
     def figures(self, reference: float | None) -> Figures:
-        """Beside float's value of the metric."""
+        """Return the value of the metric, its drop from float's value `reference`, and the SQNR."""
         if self.metric is None:
             return Figures(None, None, self._sqnr.result())
         value = self._sums.result()
@@ -63,7 +63,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What is known of the whole networks. metric: its name, None where SQNR alone is measured."""
+    """The figures of the whole networks. metric: its name, None where only SQNR is measured."""
 
     metric: str | None
     samples: int
@@ -76,7 +76,7 @@ class Overview:
 
 @dataclass(slots=True)
 class Analysis:
-    """What has been found so far."""
+    """The findings of an analysis so far, and what it still has to measure."""
 
     prepared: Prepared
     full: Plan
@@ -109,7 +109,13 @@ class Analysis:
         return len(self.layers) * len(self.views)
 
     def overall(self, items: Iterator[Item], data: str, earlier: dict[str, str]) -> None:
-        """Float and all layers quantised; and whether the data are those of the earlier run."""
+        """Measure the float network and the fully quantised one; check that the data is that of the earlier run.
+
+        `earlier`: the identity of that run, empty without one.
+
+        Raises:
+            UsageError: the data is other than before, or the metric is NaN for the float model.
+        """
         digest = hashlib.sha256()
         tallies: dict[str, Tally] = {}
         for item in items:
@@ -135,13 +141,17 @@ class Analysis:
             check_identity(self.path, earlier, self.identity)
 
     def overview(self) -> Overview:
-        """Once `overall` has run."""
+        """Return the figures of the whole networks, once `overall` has run."""
         metric = None if self.metric is None else self.metric.name
         digest = self.identity["data"]
         return Overview(metric, self.samples, self.data, digest, self.macs, self.float_value, self.quantized)
 
     def adopt(self, overview: Overview, earlier: dict[str, str]) -> None:
-        """In place of `overall`, what another process found."""
+        """Take the figures of the whole networks from another process, instead of running `overall`.
+
+        Does nothing where they are known. `earlier`: as for `overall`. Raises `UsageError` where the data is other than
+        before.
+        """
         if self.samples:
             return
         if self.metric is None and overview.metric is not None:
@@ -170,7 +180,7 @@ class Analysis:
         pool: ThreadPoolExecutor,
         ahead: int,
     ) -> None:
-        """Layers over all batches; then they are on disk."""
+        """Measure layers over all batches, then write them to the file, if there is one."""
         ready: list[tuple[Job, PieceChain]] = []
         for job, future in zip(jobs, chains, strict=True):
             try:
@@ -190,7 +200,7 @@ class Analysis:
         self.save()
 
     def save(self) -> None:
-        """What is finished, if there is a file for it."""
+        """Write what is finished to the file, if there is one."""
         if self.path is not None:
             save(self.path, self.result(complete=False))
 
@@ -204,14 +214,14 @@ class Analysis:
         )
 
     def finish(self) -> Sensitivity:
-        """The result, on disk too."""
+        """Return the complete result, which is then in the file too, if there is one."""
         result = self.result(complete=True)
         if self.path is not None:
             save(self.path, result)
         return result
 
     def result(self, *, complete: bool) -> Sensitivity:
-        """Ranked by the first view."""
+        """Return what was measured, with the layers ranked by the first view."""
         operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
         total = sum(self.macs.values())
         layers = []

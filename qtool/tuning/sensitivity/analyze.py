@@ -61,7 +61,7 @@ def sensitivity(
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Sensitivity:
-    """Measure every layer that `quantize` would quantise, alone and left out, and rank them.
+    """Measure every layer that `quantize` would quantise, alone and left out, and return them ranked.
 
     The plan, and the float graph that it is for, are those that `qtool.quantize` chooses with the same calibration.
 
@@ -141,7 +141,11 @@ def measure_layers(
     memory: int = MEMORY,
     output: PathLike | None = None,
 ) -> Sensitivity:
-    """`sensitivity` with plans from anywhere: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out."""
+    """Measure every layer of the full plan, alone and left out, and return them ranked.
+
+    `plan_of` makes the plans: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out. Other arguments
+    and the errors are those of `sensitivity`.
+    """
     if not views or not set(views) <= set(VIEWS):
         raise UsageError(f"unknown views {', '.join(views) or '(none)'}; choose among {', '.join(VIEWS)}")
     chosen = resolve_metrics([metric])[0] if metric is not None else None

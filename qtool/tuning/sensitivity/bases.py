@@ -42,7 +42,7 @@ class Job:
 
 
 def make_job(layer: str, view: View, base: Base, variant: Plan) -> Job:
-    """Cut the base where the variant differs from it."""
+    """Cut the base where the variant differs from it, and return the job that runs again."""
     inputs = {str(v.name) for v in base.model.graph.inputs}
     cut = base.cut(variant)
     made, needs = set(cut.piece.makes), dict.fromkeys(cut.piece.reads)
@@ -88,7 +88,7 @@ class Bases:
         self.outputs = [str(v.name) for v in prepared.graph.outputs]
 
     def groups(self, jobs: Sequence[Job]) -> list[Group]:
-        """The jobs in their order, as many in a group as fit into memory. Raises `DataError` without data."""
+        """Return the jobs in their order, as many in a group as fit into memory. Raises `DataError` without data."""
         first = next(iter(self._feeds))
         item = self._item(first, *self._sessions(jobs))
         batches = -(-(self._feeds.samples or sum(batch.size for batch in self._feeds)) // first.size)
@@ -118,7 +118,10 @@ class Bases:
     def items(
         self, jobs: Sequence[Job], pool: ThreadPoolExecutor, ahead: int, known: Sequence[Item] = ()
     ) -> Iterator[Item]:
-        """Every batch, in order, with what the jobs read; `known` are the items of other jobs, if they were kept."""
+        """Yield every batch, in order, with what the jobs read.
+
+        `known`: the items of other jobs, if they were kept.
+        """
         sessions, wanted = self._sessions(jobs)
         if not known:
             yield from in_order(pool, ahead, lambda batch: self._item(batch, sessions, wanted), self._data())
@@ -208,7 +211,7 @@ def _digest(batch: Batch) -> bytes:
 def in_order(
     pool: ThreadPoolExecutor, ahead: int, function: Callable[[_Thing], _Result], things: Iterable[_Thing]
 ) -> Iterator[_Result]:
-    """`map` in a pool that holds no more than `ahead` results at once."""
+    """Yield what `function` makes of each of `things`, in order; `pool` holds no more than `ahead` results at once."""
     waiting: deque[Future[_Result]] = deque()
     for thing in things:
         waiting.append(pool.submit(function, thing))

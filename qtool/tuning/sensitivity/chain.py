@@ -66,7 +66,7 @@ class PieceChain:
             self._models.append(stages[job.view, number])
 
     def run(self, item: Item) -> dict[str, np.ndarray]:
-        """All outputs of the variant; those that do not lie behind the change are the base's."""
+        """Return all outputs of the variant for a batch; those that do not lie behind the change are the base's."""
         known = {(key[1], key[2]): item.live[key] for key in self._job.needs}
         for model in self._models:
             model.run(known)

@@ -1,4 +1,4 @@
-"""What of a network must be run again when a plan changes in one layer, as models of their own.
+"""The parts of a network that must be run again when a plan changes in one layer, as models of their own.
 
 A base (the float graph, or the one quantised by the full plan) has been run, and is cut into stages. A variant differs
 from it in one layer. Whatever does not lie behind the change computes the same in both. What lies behind it in the same
@@ -60,7 +60,7 @@ class Base:
         self.stages = [self._piece(set(self._nodes[a:b]), self._index, s) for s, (a, b) in enumerate(pairwise(borders))]
 
     def cut(self, variant: Plan) -> Cut:
-        """What runs otherwise under `variant`."""
+        """Return what must run again under `variant`: a piece of its own, and the base's stages behind it."""
         index = _Index(variant)
         changed = [n for n in self._nodes if index.signature(n) != self._signatures[n]]
         stage = max((self._stage[n] for n in changed), default=0)
@@ -193,7 +193,7 @@ def _fuses(maker: Node, value: Value, index: _Index) -> bool:
 
 
 def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[Serialized, dict[str, Tensor], dict[str, Tensor]]:
-    """The piece under the plan, serialised; which tensor each of its inputs, and each of its outputs, is.
+    """Return the piece under the plan, serialised, and which tensor each of its inputs, and each of its outputs, is.
 
     Raises:
         ModelError: the plan does not fit the graph.

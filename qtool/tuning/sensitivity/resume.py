@@ -13,7 +13,9 @@ Found = Figures | str
 
 
 def load_found(path: Path, identity: dict[str, str]) -> tuple[dict[tuple[str, View], Found], dict[str, str]]:
-    """What an earlier run has written, and its identity, which must agree with `identity` where that says something.
+    """Load what an earlier run has written, and its identity; both are empty where there is no file.
+
+    The identity must agree with `identity` in all that the latter holds.
 
     Raises:
         OutputError: the file cannot be written.
@@ -55,7 +57,7 @@ _WORDS = {
 
 
 def save(path: Path, result: Sensitivity) -> None:
-    """Write atomically. Raises `OutputError`."""
+    """Write the result to the file at `path`, atomically. Raises `OutputError`."""
     write_text(path, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
 
 

@@ -58,7 +58,7 @@ def measure_elsewhere(
     memory: int,
     earlier: dict[str, str],
 ) -> None:
-    """`measure` by the workers of an executor.
+    """Measure variants by the workers of an executor; what they find goes into `analysis`, and into its file.
 
     Raises:
         WorkerError: a worker failed.
