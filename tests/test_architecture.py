@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.rooms import FILES, MODULES, PAGE, ROOMS, crossings, imports, module_of, page, room_of
 
+pytestmark = pytest.mark.fast
 LINES = 450
 
 

@@ -1,6 +1,7 @@
 """What `make fast` runs: the choice by measured times, and that the times belong to tests that are there."""
 
 import ast
+import math
 
 import pytest
 
@@ -25,14 +26,18 @@ def cases(function, count):
 )
 def test_of_a_function_that_takes_long_a_few_cases_run(seconds, kept):
     times = {} if seconds is None else {"t.py::test_a": seconds}
-    chosen = fast.choose([*cases("t.py::test_a", 10), "t.py::test_b"], times, 0.2)
+    chosen = fast.choose([*cases("t.py::test_a", 10), "t.py::test_b"], times, {"t.py::test_a": 0.2})
     assert chosen == [f"t.py::test_a[{number}]" for number in kept] + ["t.py::test_b"]
 
 
+def test_what_is_marked_runs_whole_whatever_it_takes():
+    assert fast.choose(["t.py::test_a"], {"t.py::test_a": 9.0}, {"t.py::test_a": math.inf}) == ["t.py::test_a"]
+
+
 def test_the_file_holds_the_functions_that_are_over_the_budget(tmp_path):
-    quick, several, long = {"t.py::quick": 0.19}, dict.fromkeys(cases("t.py::several", 4), 0.06), {"t.py::long": 2.5}
+    quick, several, long = {"t.py::quick": 0.06}, dict.fromkeys(cases("t.py::several", 4), 0.06), {"t.py::long": 2.5}
     file = tmp_path / "times.txt"
-    file.write_text(fast.dump(long | several | quick, 0.2))
+    file.write_text(fast.dump(long | several | quick))
     assert fast.load(file) == {"t.py::long": 2.5, "t.py::several": 0.06}
 
 

@@ -1,9 +1,11 @@
 """Options of pytest: `--fast` runs what a while of working allows, by measured times; `--times` measures them.
 
-Each test function has `BUDGET_S`. Of one whose cases took longer, `--fast` runs as many cases as that is enough for,
-spread evenly over them, or none. Functions that are not in the file are run whole: new ones, and the many quick ones.
+Each test function has `BUDGET_S`; the mark `fast(SECONDS)` gives it another budget, `fast` all the time that it takes.
+Of one whose cases took longer, `--fast` runs as many as the budget is enough for, spread evenly over them, or none.
+Functions that are not in the file are run whole: new ones, and the many quick ones.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,10 +13,9 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).with_name("times.txt")
-BUDGET_S = 0.1
+BUDGET_S = 0.07
 _HEAD = "# seconds a case, of the functions that --fast cannot run whole; written by `make times`"
 _REAL = {"slow", "zoo"}
-_ALWAYS = "fast"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,9 +35,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leaves out what `--fast` has no time for."""
     if not config.getoption("--fast"):
         return
-    marks = {item.nodeid: {mark.name for mark in item.iter_markers()} for item in items}
-    chosen = set(choose([name for name, found in marks.items() if not found & _REAL], load(FILE)))
-    chosen |= {name for name, found in marks.items() if _ALWAYS in found}
+    quick = [item for item in items if not any(item.get_closest_marker(name) for name in _REAL)]
+    marks = {_function(item.nodeid): mark for item in quick if (mark := item.get_closest_marker("fast"))}
+    budgets = {function: float(mark.args[0]) if mark.args else math.inf for function, mark in marks.items()}
+    chosen = set(choose([item.nodeid for item in quick], load(FILE), budgets))
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
     items[:] = [item for item in items if item.nodeid in chosen]
 
@@ -54,25 +56,26 @@ class _Clock:
         FILE.write_text(dump(self.seconds), encoding="utf-8")
 
 
-def choose(cases: Iterable[str], seconds: Mapping[str, float], budget: float = BUDGET_S) -> list[str]:
+def choose(cases: Iterable[str], seconds: Mapping[str, float], budgets: Mapping[str, float]) -> list[str]:
     """The cases that fit into the budget of their function.
 
-    cases: ids of tests, `file::function[parameters]`. seconds: of one case, by function. budget: seconds.
+    cases: ids of tests, `file::function[parameters]`. seconds: of one case, by function. budgets: seconds for all
+    cases of a function, where that is not `BUDGET_S`.
     """
     found: list[str] = []
     for function, members in _grouped(cases).items():
-        fitting = int(budget / seconds[function]) if function in seconds else len(members)
-        count = min(fitting, len(members))
+        fitting = budgets.get(function, BUDGET_S) / seconds[function] if function in seconds else math.inf
+        count = int(min(fitting, len(members)))
         found += [members[number * len(members) // count] for number in range(count)]
     return found
 
 
-def dump(seconds: Mapping[str, float], budget: float = BUDGET_S) -> str:
+def dump(seconds: Mapping[str, float]) -> str:
     """The file: functions over the budget, with the mean of their cases. seconds: by the id of each test."""
     lines = [_HEAD]
     for function, members in sorted(_grouped(seconds).items()):
         total = sum(seconds[case] for case in members)
-        if total > budget:
+        if total > BUDGET_S:
             lines.append(f"{total / len(members):.3f} {function}")
     return "\n".join(lines) + "\n"
 
@@ -87,5 +90,9 @@ def _grouped(cases: Iterable[str]) -> dict[str, Sequence[str]]:
     """Function -> its cases, in order."""
     found: defaultdict[str, list[str]] = defaultdict(list)
     for case in cases:
-        found[case.split("[", 1)[0]].append(case)
+        found[_function(case)].append(case)
     return dict(found)
+
+
+def _function(case: str) -> str:
+    return case.split("[", 1)[0]

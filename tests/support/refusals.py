@@ -27,8 +27,9 @@ def classifier(path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every path below `folder` with its bytes: what must not change."""
+    """Every path below `folder` with its bytes: what must not change. Python's own caches of modules may."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
+        if "__pycache__" not in path.parts
     }

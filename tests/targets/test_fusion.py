@@ -27,6 +27,7 @@ def check(pattern: Pattern, folder: Path, target: str = "x86", scheme: Scheme | 
     return done
 
 
+@pytest.mark.fast(1.5)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_row_becomes_integer(name, tmp_path):
     pattern = PATTERNS[name]
@@ -34,6 +35,7 @@ def test_the_row_becomes_integer(name, tmp_path):
     assert set(TARGETS["x86"].rules[pattern.op].kernels) & set(done.kernels)
 
 
+@pytest.mark.fast(0.5)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_the_row_becomes_integer_on_arm64(name, tmp_path):
     done = check(PATTERNS[name], tmp_path, "arm64")

@@ -21,6 +21,7 @@ from qtool.core.numerics.affine import (
     quantize,
 )
 
+pytestmark = pytest.mark.fast
 QUANTIZED = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
 SPECS = [
