@@ -17,7 +17,7 @@ import numpy as np
 import qtool
 from bench.machine import machine
 from bench.zoo_models import ZooModel, vision_models, zoo_folder
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Figures, View
 from qtool.feeds import open_feeds
@@ -57,7 +57,7 @@ def sensitivity_cost(model: ZooModel, samples: int, rounds: int) -> str:
     batches = list(feeds)
 
     def planner() -> Planner:
-        made = Planner(prepared, calibration.statistics, target, Scheme(), (Calibrator("max"),), "off")
+        made = Planner(prepared, calibration.statistics, target, Scheme(), (Max(),), "off")
         made(())
         return made
 

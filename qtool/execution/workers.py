@@ -11,13 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, ParamSpec, TypeVar
 
-from qtool.core.errors import UsageError, WorkerError
+from qtool.core.errors import UsageError, WorkerError, arg
 
 RETRIES = 3
 """How often the work of a process that died is begun again."""
 _DIED = (
-    f"worker processes died {RETRIES + 1} times over the same work: for lack of memory perhaps (use fewer --workers), "
-    "or because a script does not begin its work under `if __name__ == '__main__':`"
+    f"worker processes died {RETRIES + 1} times over the same work: for lack of memory perhaps (use fewer "
+    f"{arg('workers')}), or because a script does not begin its work under `if __name__ == '__main__':`"
 )
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

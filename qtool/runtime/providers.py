@@ -1,4 +1,4 @@
-"""Execution providers: what `--provider` names, what onnxruntime is asked for, and whether it was given.
+"""Execution providers: what `provider` names, what onnxruntime is asked for, and whether it was given.
 
 onnxruntime lists a provider as available where the package was built with it, and computes on the CPU, with no
 more than a line of log, where the provider's libraries or the device are not there. Nothing here does that quietly.
@@ -29,7 +29,7 @@ Options = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One choice of `--provider`.
+    """One choice of `provider`.
 
     execution: onnxruntime's execution providers with their options, the one that is meant first; the others take the
         nodes that it does not.

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
 from qtool.core.records.options import Scheme
@@ -66,7 +66,9 @@ class Aim:
             return 1.0 - result.agreement
         if score.drop is None:
             if self.min_sqnr is None:
-                raise UsageError("there are neither labels nor class scores to aim at; give --min-sqnr or --metric")
+                raise UsageError(
+                    f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')} or {arg('metric')}"
+                )
             return 0.0
         found = score.relative_drop if self.max_drop.relative else score.drop
         if found is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, remove_unfinished
 from qtool.core.progress import Progress, silent
 from qtool.core.records.merging import merge as merged
@@ -18,7 +18,7 @@ from qtool.graph import model_io
 from qtool.pipeline.calibration.checkpoint import Checkpoint
 from qtool.pipeline.calibration.run import Pass, opened
 from qtool.pipeline.prepare import prepare
-from qtool.pipeline.recovery.steps import apply, chosen_steps, decide
+from qtool.pipeline.recovery.steps import apply, argument_of, chosen_steps, decide
 from qtool.runtime.providers import find_provider
 
 PathLike = str | Path
@@ -79,7 +79,9 @@ def calibrate(
     part_of_data = Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if steps and part_of_data.count > 1:
-        raise UsageError(f"--{steps[0]} is decided on all of the data; leave it out with --shard")
+        raise UsageError(
+            f"{arg(argument_of(steps[0]))} is decided on all of the data; leave it out with {arg('shard')}"
+        )
     if not checkpoint >= 0:
         raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
     prepared = prepare(model_io.load(model))

@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Unpack
 
-from qtool.core.errors import ModelError, UsageError
+from qtool.core.errors import ModelError, UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
@@ -90,7 +90,8 @@ def sensitivity(
     runs_on = find_target(target)
     if not runs_on.on_cpu:
         raise UsageError(
-            f"target {runs_on.name} does not run on this machine, where sensitivity is measured; choose auto"
+            f"target {runs_on.name} does not run on this machine, where sensitivity is measured; choose "
+            f"{arg('target', 'auto')}"
         )
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)

@@ -11,7 +11,7 @@ import pytest
 
 import qtool
 from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Entropy, Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Sensitivity
 from qtool.feeds import open_feeds
@@ -51,7 +51,7 @@ def setup(source: Path, data, samples: int = 6):
     """What `measure_layers` and `naive` want."""
     prepared = prepare(model_io.load(source))
     statistics = qtool.calibrate(source, data, samples=samples).statistics
-    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("max"),), "on")
+    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Max(),), "on")
     feeds = open_feeds(data, edit.input_specs(prepared.model), samples=samples)
     return prepared, planner, TARGETS["x86"], feeds
 
@@ -82,7 +82,7 @@ def test_figures_are_those_of_the_naive_way(name, tmp_path):
 def test_figures_are_those_of_the_naive_way_on_digits():
     statistics, data = digits()
     prepared = prepare(model_io.load(DIGITS))
-    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("entropy"),), "off")
+    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Entropy(),), "off")
     feeds = open_feeds(data, edit.input_specs(prepared.model), batch_size=5)
     fast = agree(prepared, planner, TARGETS["x86"], feeds, "top1")
     assert len(fast.layers) == 17
@@ -219,7 +219,7 @@ def layer_runs(monkeypatch, work) -> int:
 def test_little_is_run_again(monkeypatch, view):
     statistics, data = digits()
     prepared = prepare(model_io.load(DIGITS))
-    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Calibrator("max"),), "off")
+    planner = Planner(prepared, statistics, TARGETS["x86"], Scheme(), (Max(),), "off")
     feeds = open_feeds(data, edit.input_specs(prepared.model))
     planner(())
     fast = layer_runs(monkeypatch, lambda: measure_layers(prepared, planner, TARGETS["x86"], feeds, views=[view]))
