@@ -17,7 +17,7 @@ import numpy as np
 import qtool
 from bench.machine import machine
 from bench.zoo_models import ZooModel, vision_models, zoo_folder
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Figures, View
 from qtool.feeds import open_feeds
@@ -59,7 +59,7 @@ def sensitivity_cost(model: ZooModel, samples: int, rounds: int) -> str:
 
     def planner() -> PlanOf:
         made = Planner(prepared, calibration.statistics, target, Scheme())
-        return lambda floating: made.plan(Calibrator("max"), floating=floating, corrected=False)
+        return lambda floating: made.plan(Max(), floating=floating, corrected=False)
 
     def fast(views: Sequence[View]) -> Found:
         found = measure_layers(prepared, planner(), target, feeds, metric=model.metric, views=views)

@@ -33,14 +33,18 @@ class LazyGroup(click.Group):
         """Return the command of that name, imported now; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"qtool.cli.{'evaluate' if cmd_name == 'eval' else cmd_name}")
-        command: click.Command = module.command
-        return command
+        return _command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands for the help, without importing any."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _command(name: str) -> click.Command:
+    module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
+    command: click.Command = module.command
+    return command
 
 
 @click.group(
@@ -65,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app.main(args=arguments, prog_name="qtool", standalone_mode=False)
     except QtoolError as error:
-        click.echo(f"qtool: {error}", err=True)
+        click.echo(f"qtool: {_message(error, sys.argv[1:] if arguments is None else arguments)}", err=True)
         sys.exit(2)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -89,6 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo("qtool: out of memory; use a smaller --batch-size or --threads", err=True)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _message(error: QtoolError, arguments: Sequence[str]) -> str:
+    """The error's line, in the options of the command that was called."""
+    from qtool.cli.wording import worded
+
+    called = next((word for word in arguments if word in COMMANDS), None)
+    return worded(error, None if called is None else _command(called), lambda: map(_command, COMMANDS))
 
 
 def _interrupted() -> NoReturn:

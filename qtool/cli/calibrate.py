@@ -6,10 +6,10 @@ import click
 
 from qtool.cli.common import (
     STDOUT,
+    Command,
     batch_size_option,
     beside,
     check_outputs,
-    config_option,
     data_option,
     emit_json,
     executor_options,
@@ -21,12 +21,13 @@ from qtool.cli.common import (
     samples_option,
     threads_option,
 )
+from qtool.cli.config import config_option
 from qtool.feeds import ReadOptions
 from qtool.pipeline.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.report.quantize import calibrated_text
 
 
-@click.command("calibrate")
+@click.command("calibrate", cls=Command)
 @click.argument("model", metavar="MODEL")
 @data_option
 @click.option("-o", "--output", metavar="FILE", help="The calibration file.  [default: MODEL with .calib]")
@@ -42,7 +43,7 @@ from qtool.report.quantize import calibrated_text
     default=CHECKPOINT_S,
     show_default=True,
     metavar="SECONDS",
-    help="How often to keep what is counted in FILE.checkpoint, which the same command goes on from.",
+    help="How often to keep what is counted in FILE.checkpoint, from which the same command continues.",
 )
 @reading_options
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
@@ -76,7 +77,7 @@ def command(
     Example:
       qtool calibrate mobilenetv2.onnx --data images.npz -o mobilenetv2.calib
     """
-    target = output or beside(model, ".calib")
+    target = beside(model, ".calib") if output is None else output
     check_outputs({"--output": target, "--json": json_path}, {"MODEL": model, "--data": data})
     try:
         with progress_bar(quiet or json_path == STDOUT) as progress:

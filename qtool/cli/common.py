@@ -4,11 +4,10 @@ import functools
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -16,29 +15,31 @@ from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
 from qtool.core.files import check_writable, write_text
 from qtool.core.progress import Progress, silent
-from qtool.core.records.evaluation import MaxDrop
 
 STDOUT = "-"
+_PRINTABLE = ("--json", "--junit", "--markdown")
 _BAR_DELAY_S = 1.0
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[_Function], _Function]
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[MaxDrop]
-else:
-    _ParamType = click.ParamType  # generic from click 8.2 on only
 
 
-class Percent(_ParamType):
-    """A permitted drop: `1%` of the float value, or `0.01` in the metric's own unit. Becomes a `MaxDrop`."""
+class Command(click.Command):
+    """A command that refuses an empty text, which as a path would be the current folder, or no path at all."""
 
-    name = "percent"
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does it. Raises click's usage error."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            value = ctx.params.get(str(parameter.name))
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                raise click.BadParameter("it is empty; give a value", ctx, parameter)
+        return rest
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxDrop:
-        """Parse `value`; click's usage error where it is neither."""
-        try:
-            return MaxDrop.parse(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
+
+def given(context: click.Context) -> set[str]:
+    """The parameters that the command line or the configuration file sets."""
+    unset = (click.core.ParameterSource.DEFAULT, None)
+    return {name for name in context.params if context.get_parameter_source(name) not in unset}
 
 
 def json_option(function: _Function) -> _Function:
@@ -122,7 +123,7 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             "--state",
             multiple=True,
             metavar="INPUT=OUTPUT",
-            help="Feed this output back to this input, step after step; a sample is a sequence then.  Again for more.",
+            help="Feed this output back to this input, step after step; a sample is then a sequence.  May be repeated.",
         ),
         click.option("--trim", metavar="MASK", help="Cut padded batches to their longest sample, by this input."),
         click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Cut texts to N tokens."),
@@ -171,60 +172,6 @@ def data_option(function: _Function) -> _Function:
     return decorate(function)
 
 
-def config_option(function: _Function) -> _Function:
-    """`--config FILE`: defaults for the options of the command, from its table in a TOML file."""
-    decorate: _Decorator[_Function] = click.option(
-        "--config",
-        metavar="FILE",
-        is_eager=True,
-        expose_value=False,
-        callback=_read_config,
-        help="A TOML file with a table for each command, its keys named as the options; these win over it.",
-    )
-    return decorate(function)
-
-
-def _read_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
-    """Make the command's table in the file its defaults. Raises `UsageError` for anything that it does not know."""
-    if path is None:
-        return
-    try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{path}: not TOML ({error}); write [quantize] and lines like calibrator = 'entropy'"
-        ) from error
-    from qtool.cli import COMMANDS
-
-    commands = tuple(COMMANDS)
-    for name, table in document.items():
-        if name not in commands or not isinstance(table, dict):
-            raise UsageError(f"{path}: unknown key {name!r}; the tables are [{'], ['.join(commands)}]")
-    options = {
-        flag.lstrip("-"): parameter
-        for parameter in context.command.params
-        if isinstance(parameter, click.Option) and parameter.name != "config"
-        for flag in parameter.opts
-        if flag.startswith("--")
-    }
-    defaults: dict[str, Any] = {}
-    for key, value in document.get(str(context.info_name), {}).items():
-        if key not in options:
-            raise UsageError(f"{path}: unknown key {key!r} in [{context.info_name}]; the keys are {', '.join(options)}")
-        several = options[key].multiple
-        if isinstance(value, dict) or isinstance(value, list) != several:
-            raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
-        flag = options[key].flag_value
-        # one of several flags for one setting
-        if isinstance(flag, str) and not isinstance(value, bool):
-            raise UsageError(f"{path}: {key} must be true or false")
-        chosen = (flag if value else None) if isinstance(flag, str) else value
-        defaults[str(options[key].name)] = chosen
-    context.default_map = defaults
-
-
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
     """A `Progress` that draws a bar with ETA on stderr, on a terminal, for a step of over a second."""
@@ -270,7 +217,7 @@ def beside(model: str, suffix: str) -> str:
         UsageError: the path of the model ends in no name.
     """
     path = Path(model)
-    if not path.name:
+    if path.name in ("", ".."):
         raise UsageError(f"MODEL {model!r}: is no file; give the path of an ONNX model")
     return str(path.with_suffix(suffix))
 
@@ -284,12 +231,15 @@ def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str,
 
     Raises:
         OutputError: an output cannot be written.
-        UsageError: two outputs are one file, an output is an input, or two go to standard output.
+        UsageError: two outputs are one file, an output is an input, two go to standard output, or one that is no text
+            goes there.
     """
     taken = {os.path.realpath(path): name for name, path in inputs.items()}
     for option, path in outputs.items():
         if path is None:
             continue
+        if str(path) == STDOUT and option not in _PRINTABLE:
+            raise UsageError(f"{option} -: cannot be printed; name a file")
         place = STDOUT if str(path) == STDOUT else os.path.realpath(check_writable(path))
         if place in taken:
             where = "standard output" if place == STDOUT else str(path)

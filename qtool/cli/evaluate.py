@@ -6,14 +6,14 @@ import click
 
 from qtool.cli.common import (
     STDOUT,
-    Percent,
+    Command,
     batch_size_option,
     check_outputs,
-    config_option,
     data_option,
     emit_json,
     emit_text,
     executor_options,
+    given,
     json_option,
     progress_bar,
     provider_option,
@@ -22,6 +22,8 @@ from qtool.cli.common import (
     samples_option,
     threads_option,
 )
+from qtool.cli.config import config_option
+from qtool.cli.parameters import Drop
 from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
@@ -31,7 +33,7 @@ from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_l
 from qtool.report.junit import evaluation_junit
 
 
-@click.command("eval")
+@click.command("eval", cls=Command)
 @click.argument("float_model", metavar="FLOAT")
 @click.argument("candidates", metavar="CANDIDATE...", nargs=-1, required=True)
 @data_option
@@ -40,12 +42,12 @@ from qtool.report.junit import evaluation_junit
     "metrics",
     multiple=True,
     metavar="METRIC",
-    help=f"{', '.join(NAMES)}, MODULE:FUNCTION or file.py:FUNCTION; again for more.  "
+    help=f"{', '.join(NAMES)}, MODULE:FUNCTION or file.py:FUNCTION; may be repeated.  "
     "[default: token_accuracy or top1 with labels, else sqnr]",
 )
 @click.option(
     "--max-drop",
-    type=Percent(),
+    type=Drop(),
     metavar="DROP",
     help="Fail where a metric with labels gets worse by more: 1% of float's value, or 0.01 in its unit.",
 )
@@ -106,7 +108,7 @@ def command(
     outputs = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
     read = {"FLOAT": float_model, "--data": data} | {f"CANDIDATE {path}": path for path in candidates}
     check_outputs(outputs, read)
-    if not latency and context.get_parameter_source("latency_runs") is click.core.ParameterSource.COMMANDLINE:
+    if not latency and "latency_runs" in given(context):
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
     with progress_bar(quiet) as progress:
         evaluation = evaluate(

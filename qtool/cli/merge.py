@@ -2,12 +2,13 @@
 
 import click
 
-from qtool.cli.common import STDOUT, check_outputs, config_option, emit_json, json_option, quiet_option
+from qtool.cli.common import STDOUT, Command, check_outputs, emit_json, json_option, quiet_option
+from qtool.cli.config import config_option
 from qtool.pipeline.calibration.calibrate import merge
 from qtool.report.quantize import calibrated_text
 
 
-@click.command("merge")
+@click.command("merge", cls=Command)
 @click.argument("calibrations", metavar="FILE...", nargs=-1, required=True)
 @click.option("-o", "--output", required=True, metavar="FILE", help="The calibration file.")
 @config_option

@@ -2,14 +2,16 @@
 
 import click
 
+from qtool.cli.choices import calibrator_option, check_grid, form_options, grid_options
 from qtool.cli.common import (
     READING,
     STDOUT,
+    Command,
     batch_size_option,
     beside,
     check_outputs,
-    config_option,
     emit_json,
+    given,
     json_option,
     progress_bar,
     provider_option,
@@ -18,37 +20,24 @@ from qtool.cli.common import (
     samples_option,
     threads_option,
 )
-from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import DEFAULT_PERCENTILE, METHODS, Calibrator
-from qtool.core.records.options import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Form, Scheme
+from qtool.cli.config import config_option
+from qtool.core.errors import UsageError, arg
+from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.options import CORRECTIONS, Correction, Form, Scheme
 from qtool.feeds import ReadOptions
 from qtool.quantization.candidates import GOALS, Goal
 from qtool.quantization.quantize import quantize
 from qtool.report.quantize import quantized_text
-from qtool.targets.tables import NAMES, find_target
+from qtool.targets.tables import find_target
 
 
-@click.command("quantize")
+@click.command("quantize", cls=Command)
 @click.argument("model", metavar="MODEL")
 @click.option("--calibration", metavar="FILE", help="A file made by `qtool calibrate`.")
 @click.option("--data", metavar="DATA", help="Calibrate with this first; see `qtool calibrate --help`.")
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
-@click.option(
-    "--calibrator",
-    type=click.Choice(["auto", *METHODS]),
-    default="auto",
-    show_default=True,
-    help="How ranges are chosen; auto tries all on the samples kept with the statistics and takes the best.",
-)
-@click.option(
-    "--percentile",
-    type=click.FloatRange(50.0, 100.0, min_open=True),
-    metavar="P",
-    help=f"For the percentile calibrator, which it implies.  [default: {DEFAULT_PERCENTILE}]",
-)
-@click.option("--dynamic", "form", flag_value="dynamic", help="Ranges are found in each run; needs no data.")
-@click.option("--static", "form", flag_value="static", help="Calibrated ranges alone.")
-@click.option("--weight-only", "form", flag_value="weight-only", help="8-bit weights, float arithmetic; no data.")
+@calibrator_option
+@form_options
 @click.option(
     "--smoothing",
     type=click.Choice(CORRECTIONS),
@@ -63,15 +52,7 @@ from qtool.targets.tables import NAMES, find_target
     show_default=True,
     help="latency: time the candidates on this machine, keep the fastest of those within 3 dB of the best.",
 )
-@click.option("--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations.")
-@click.option(
-    "--granularity",
-    type=click.Choice(GRANULARITIES),
-    default="per-channel",
-    show_default=True,
-    help="Of weights.",
-)
-@click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
+@grid_options
 @click.option(
     "--bias-correction",
     type=click.Choice(CORRECTIONS),
@@ -81,9 +62,18 @@ from qtool.targets.tables import NAMES, find_target
 )
 @click.option("--equalize", is_flag=True, help="With --data: rescale channels between layers first.")
 @click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
-@click.option("--include-op", "include_ops", multiple=True, metavar="OP", help="Quantise these operators alone.")
-@click.option("--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.")
-@click.option("--exclude", multiple=True, metavar="NAME-OR-GLOB", help="Leave these layers in float, as executed.")
+@click.option(
+    "--include-op", "include_ops", multiple=True, metavar="OP", help="Quantise only these operators.  May be repeated."
+)
+@click.option(
+    "--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.  May be repeated."
+)
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="NAME-OR-GLOB",
+    help="Leave these layers in float, as executed.  May be repeated.",
+)
 @click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
 @click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one.")
 @samples_option
@@ -102,8 +92,7 @@ def command(
     calibration: str | None,
     data: str | None,
     output: str | None,
-    calibrator: str,
-    percentile: float | None,
+    calibrator: Calibrator | str,
     scheme: str,
     granularity: str,
     target: str,
@@ -132,20 +121,20 @@ def command(
     Example:
       qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
     """
-    result_path = output or beside(model, ".int8.onnx")
+    result_path = beside(model, ".int8.onnx") if output is None else output
     inputs = {"MODEL": model, "--calibration": calibration, "--data": data, "--plan": plan_path}
     check_outputs(
         {"--output": result_path, "--save-plan": save_plan, "--json": json_path},
         {name: path for name, path in inputs.items() if path is not None},
     )
-    _refuse_ignored(context, calibration=calibration, plan=plan_path, blind=calibration is None and data is None)
+    _refuse_ignored(context, form=form, calibration=calibration, data=data)
     with progress_bar(quiet or json_path == STDOUT) as progress:
         result = quantize(
             model,
             result_path,
             calibration=calibration,
             data=data,
-            calibrator=_calibrator(calibrator, percentile),
+            calibrator=calibrator,
             scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
             target=target,
             form=form or "auto",
@@ -169,48 +158,26 @@ def command(
         click.echo(quantized_text(result))
 
 
-def _calibrator(method: str, percentile: float | None) -> Calibrator | str:
-    if percentile is None:
-        return method
-    if method not in ("auto", "percentile"):
-        raise UsageError(f"--percentile {percentile:g} says nothing to --calibrator {method}; leave one of them out")
-    return Calibrator("percentile", percentile)
-
-
-def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: str | None, blind: bool) -> None:
+def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:
     """An option that would be accepted and ignored is an error."""
-    given = {
-        name
-        for name in context.params
-        if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
-    }
-    of_data = {"samples", "batch_size", "threads", "provider", "equalize", "absorb_biases", *READING}
-    measured = {"calibrator", "percentile", "scheme", "bias_correction", "smoothing", "optimize_for"}
-    if blind and "form" in given and (extra := given & (of_data | measured)):
+    asked, blind = given(context), calibration is None and data is None
+    if blind and form is not None and (extra := asked & (_OF_DATA | _CALIBRATED | _MEASURED)):
+        raise UsageError(f"{arg(min(extra))} says nothing without data; give --data or --calibration")
+    if calibration is not None and (extra := asked & (_OF_DATA - {"equalize", "absorb_biases"})):
+        raise UsageError(f"{arg(min(extra))} needs --data; with --calibration no data is read")
+    check_grid(context, find_target(context.params["target"]))
+    if "plan_path" in asked and (extra := asked & _DECIDED):
+        raise UsageError(f"{arg(min(extra))} says nothing to --plan, which has decided it; leave one of them out")
+    if form not in (None, "static") and (extra := asked & _CALIBRATED):
         raise UsageError(
-            f"--{sorted(extra)[0].replace('_', '-')} says nothing without data; give --data or --calibration"
+            f"{arg(min(extra))} says nothing to --{form}, which has no calibrated ranges; leave one of them out"
         )
-    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "provider", *READING}):
-        raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
-    target = find_target(context.params["target"])
-    if "scheme" in given and context.params["scheme"] == "affine" and target.only_symmetric:
-        raise UsageError(f"--scheme affine: target {target.name} has only symmetric grids; leave it out")
-    decided = {
-        "calibrator",
-        "percentile",
-        "scheme",
-        "granularity",
-        "target",
-        "form",
-        "smoothing",
-        "optimize_for",
-        "bias_correction",
-        "equalize",
-        "absorb_biases",
-        "include_ops",
-        "exclude_ops",
-        "exclude",
-    }
-    if plan is not None and (extra := given & decided):
-        option = sorted(extra)[0].replace("_ops", "-op").replace("_", "-")
-        raise UsageError(f"--{option} says nothing to --plan, which has decided it; leave one of them out")
+
+
+_OF_DATA = {"samples", "batch_size", "threads", "provider", "equalize", "absorb_biases", *READING}
+_CALIBRATED = {"calibrator", "percentile", "scheme"}
+_MEASURED = {"bias_correction", "smoothing", "optimize_for"}
+_FORMS = {"dynamic", "static", "weight_only"}
+_SELECTED = {"include_ops", "exclude_ops", "exclude"}
+_DECIDED = {*_CALIBRATED, *_MEASURED, *_FORMS, *_SELECTED, "granularity", "target", "equalize", "absorb_biases"}
+"""What a plan has decided."""

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from qtool.cli.choices import calibrator_option, grid_options
 from qtool.cli.common import (
     STDOUT,
+    Command,
     batch_size_option,
     check_outputs,
-    config_option,
     data_option,
     emit_json,
     executor_options,
@@ -19,19 +20,19 @@ from qtool.cli.common import (
     reading_options,
     samples_option,
 )
+from qtool.cli.config import config_option
 from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import DEFAULT_PERCENTILE, METHODS, Calibrator
-from qtool.core.records.options import CORRECTIONS, GRANULARITIES, SCHEMES, Correction, Scheme
+from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.options import CORRECTIONS, Correction, Scheme
 from qtool.core.records.sensitivity import VIEWS, View
 from qtool.feeds import ReadOptions
 from qtool.report.sensitivity import sensitivity_text
-from qtool.targets.tables import NAMES
 from qtool.tuning.sensitivity.analyze import MEMORY, sensitivity
 
 _MIB = 2**20
 
 
-@click.command("sensitivity")
+@click.command("sensitivity", cls=Command)
 @click.argument("model", metavar="MODEL")
 @click.option("--calibration", required=True, metavar="FILE", help="A file made by `qtool calibrate`.")
 @data_option
@@ -46,26 +47,10 @@ _MIB = 2**20
     type=click.Choice(["both", *VIEWS]),
     default="both",
     show_default=True,
-    help="alone: one layer quantised; without: all but one, as --exclude does it.",
+    help="alone: one layer quantised; without: all layers but one, as `qtool quantize --exclude` leaves it out.",
 )
-@click.option(
-    "--calibrator",
-    type=click.Choice(["auto", *METHODS]),
-    default="auto",
-    show_default=True,
-    help="How ranges are chosen; as for `qtool quantize`.",
-)
-@click.option(
-    "--percentile",
-    type=click.FloatRange(50.0, 100.0, min_open=True),
-    metavar="P",
-    help=f"For the percentile calibrator, which it implies.  [default: {DEFAULT_PERCENTILE}]",
-)
-@click.option("--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations.")
-@click.option(
-    "--granularity", type=click.Choice(GRANULARITIES), default="per-channel", show_default=True, help="Of weights."
-)
-@click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
+@calibrator_option
+@grid_options
 @click.option(
     "--bias-correction",
     type=click.Choice(CORRECTIONS),
@@ -90,7 +75,7 @@ _MIB = 2**20
     default=MEMORY // _MIB,
     show_default=True,
     metavar="MIB",
-    help="What kept activations may take; less costs time alone.",
+    help="What kept activations may take; less costs only time.",
 )
 @executor_options
 @reading_options
@@ -106,8 +91,7 @@ def command(
     data: str,
     metric: str | None,
     views: str,
-    calibrator: str,
-    percentile: float | None,
+    calibrator: Calibrator | str,
     scheme: str,
     granularity: str,
     target: str,
@@ -141,7 +125,7 @@ def command(
                 data,
                 calibration=calibration,
                 metric=metric,
-                calibrator=_calibrator(calibrator, percentile),
+                calibrator=calibrator,
                 scheme=Scheme(scheme, granularity),  # type: ignore[arg-type]
                 target=target,
                 bias_correction=bias_correction,
@@ -164,11 +148,3 @@ def command(
         emit_json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
         click.echo(sensitivity_text(result))
-
-
-def _calibrator(method: str, percentile: float | None) -> Calibrator | str:
-    if percentile is None:
-        return method
-    if method not in ("auto", "percentile"):
-        raise UsageError(f"--percentile {percentile:g} says nothing to --calibrator {method}; leave one of them out")
-    return Calibrator("percentile", percentile)

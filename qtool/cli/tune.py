@@ -1,16 +1,15 @@
 """`qtool tune`: parse, call `tune`, render."""
 
-import re
 from concurrent.futures import Executor
-from pathlib import Path
 
 import click
 
+from qtool.cli.choices import check_grid, grid_options
 from qtool.cli.common import (
     STDOUT,
-    Percent,
+    Command,
+    beside,
     check_outputs,
-    config_option,
     data_option,
     emit_json,
     executor_options,
@@ -22,50 +21,49 @@ from qtool.cli.common import (
     samples_option,
     threads_option,
 )
-from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import CANDIDATES, METHODS, Calibrator
+from qtool.cli.config import config_option
+from qtool.cli.parameters import Calibrators, Drop, Duration, Share
+from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.records.evaluation import MaxDrop
-from qtool.core.records.options import GRANULARITIES, SCHEMES, Scheme
+from qtool.core.records.options import Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import ReadOptions
 from qtool.report.tune import step_line, tuned_text
-from qtool.targets.tables import NAMES, find_target, target_of
+from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
 
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
-
-@click.command("tune")
+@click.command("tune", cls=Command)
 @click.argument("model", metavar="MODEL")
 @data_option
 @click.option("--eval-data", metavar="DATA", help="Labelled data that reports.  [default: parts of --data]")
 @click.option("--metric", metavar="METRIC", help="As in eval.  [default: as there; agreement without labels]")
-@click.option("--max-drop", type=Percent(), default="1%", show_default=True, metavar="DROP", help="The target.")
+@click.option("--max-drop", type=Drop(), default="1%", show_default=True, metavar="DROP", help="The target.")
 @click.option("--min-sqnr", type=float, metavar="DB", help="Ask for this SQNR of the outputs as well.")
 @click.option(
     "--calibrators",
-    default=",".join(f"percentile:{c.percentile:g}" if c.method == "percentile" else c.method for c in CANDIDATES),
+    type=Calibrators(),
+    default=",".join(str(calibrator).replace(" ", ":") for calibrator in CANDIDATES),
     show_default=True,
     metavar="LIST",
     help="What to try; percentile:P with its parameter.",
 )
 @click.option(
     "--max-float-macs",
-    type=Percent(),
+    type=Share(),
     default="10%",
     show_default=True,
     metavar="SHARE",
     help="How much of the multiply-accumulates may stay in float.",
 )
 @click.option(
-    "--time-budget", metavar="TIME", help="90s, 30m or 2h; then the best found so far stands.  [default: none]"
+    "--time-budget",
+    type=Duration(),
+    metavar="TIME",
+    help="90s, 30m or 2h; then the best found so far stands.  [default: none]",
 )
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
-@click.option("--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations.")
-@click.option(
-    "--granularity", type=click.Choice(GRANULARITIES), default="per-channel", show_default=True, help="Of weights."
-)
-@click.option("--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run.")
+@grid_options
 @samples_option
 @threads_option
 @provider_option
@@ -74,7 +72,9 @@ _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 @config_option
 @json_option
 @quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     model: str,
     data: str,
@@ -82,9 +82,9 @@ def command(
     metric: str | None,
     max_drop: MaxDrop,
     min_sqnr: float | None,
-    calibrators: str,
-    max_float_macs: MaxDrop,
-    time_budget: str | None,
+    calibrators: tuple[Calibrator, ...],
+    max_float_macs: float,
+    time_budget: float | None,
     output: str | None,
     scheme: str,
     granularity: str,
@@ -103,11 +103,8 @@ def command(
     Example:
       qtool tune mobilenetv2.onnx --data labelled.npz --max-drop 1% -o mobilenetv2.int8.onnx
     """
-    source = click.get_current_context().get_parameter_source("scheme")
-    runs_on = target_of(provider) or find_target(target)
-    if runs_on.only_symmetric and scheme == "affine" and source is not click.core.ParameterSource.DEFAULT:
-        raise UsageError(f"--scheme affine: target {runs_on.name} has only symmetric grids; leave it out")
-    result_path = output or str(Path(model).with_suffix(".int8.onnx"))
+    check_grid(context, target_of(provider) or find_target(target))
+    result_path = beside(model, ".int8.onnx") if output is None else output
     inputs = {"MODEL": model, "--data": data, "--eval-data": eval_data}
     check_outputs(
         {"--output": result_path, "--json": json_path},
@@ -128,9 +125,9 @@ def command(
             metric=metric,
             max_drop=max_drop,
             min_sqnr=min_sqnr,
-            calibrators=_calibrators(calibrators),
-            max_float_macs=max_float_macs.value,
-            time_budget=_seconds(time_budget),
+            calibrators=calibrators,
+            max_float_macs=max_float_macs,
+            time_budget=time_budget,
             scheme=Scheme(scheme, granularity),  # type: ignore[arg-type]
             target=target,
             samples=samples,
@@ -146,28 +143,3 @@ def command(
     if not silent:
         click.echo(tuned_text(result))
     return 0 if result.met else 1
-
-
-def _calibrators(text: str) -> tuple[Calibrator, ...]:
-    """`max,percentile:99.99` -> calibrators. Raises `UsageError` for anything else."""
-    result = []
-    for word in text.split(","):
-        method, _, parameter = word.strip().partition(":")
-        try:
-            if parameter and method != "percentile":
-                raise ValueError(f"only percentile takes a parameter, not {method!r}")
-            result.append(Calibrator("percentile", float(parameter)) if parameter else Calibrator(method))  # type: ignore[arg-type]
-        except ValueError as error:
-            raise UsageError(
-                f"--calibrators {word.strip()!r}: {error}; write some of {', '.join(METHODS)}, percentile:99.99"
-            ) from error
-    return tuple(dict.fromkeys(result))
-
-
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
-    if found is None or float(found.group(1)) == 0.0:
-        raise UsageError(f"--time-budget {text!r} is no time; write 90s, 30m or 2h")
-    return float(found.group(1)) * _SECONDS[found.group(2)]

@@ -1,11 +1,52 @@
 """What can go wrong, as types. Every message is one line that names the file, tensor or node, and the remedy.
 
-The command line turns any `QtoolError` into that line and exit code 2; nothing has been written then.
+The command line turns any `QtoolError` into that line and exit code 2; nothing has been written then. A message names
+an argument of a public function with `arg`: a caller of the function reads the argument's name, a user of the command
+line the option's.
 """
+
+import re
+from collections.abc import Callable
+
+_BEGIN, _BETWEEN, _END = "\x02", "\x1f", "\x03"
+_NAMED = re.compile(r"\x02([a-z_]+)(?:\x1f([^\x02\x03\x1f]*)\x1f([01]))?\x03")
+_OURS = str.maketrans("", "", _BEGIN + _BETWEEN + _END)
+
+
+def arg(name: str, value: object = None) -> str:
+    """The name of an argument of a public function, marked for `QtoolError`, with its value if one is given.
+
+    `arg("shard", "1/2")` is read as `shard='1/2'` in Python and as `--shard 1/2` on the command line.
+    """
+    if value is None:
+        return f"{_BEGIN}{name}{_END}"
+    bare = isinstance(value, bool | int | float)
+    text = (repr(value) if bare else str(value)).translate(_OURS)
+    return f"{_BEGIN}{name}{_BETWEEN}{text}{_BETWEEN}{int(bare)}{_END}"
 
 
 class QtoolError(Exception):
     """Base of everything qtool raises on purpose."""
+
+    def __str__(self) -> str:
+        return _NAMED.sub(_in_python, self.marked)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    @property
+    def marked(self) -> str:
+        """The message as it was written, for the message of another `QtoolError` to quote."""
+        return super().__str__()
+
+    def worded(self, option: Callable[[str, str | None], str]) -> str:
+        """The message, each argument in it as `option(name, value)`; the value is None where only the name is meant."""
+        return _NAMED.sub(lambda found: option(found[1], found[2]), self.marked)
+
+
+def _in_python(found: re.Match[str]) -> str:
+    name, value, bare = found.groups()
+    return name if value is None else f"{name}={value if bare == '1' else repr(value)}"
 
 
 class UsageError(QtoolError):

@@ -26,7 +26,7 @@ def check_writable(path: str | Path) -> Path:
         raise OutputError(f"{target}: is a folder; name a file")
     if target.exists() and not target.is_file():
         # a rename would put a file in the place of /dev/null
-        raise OutputError(f"{target}: is a device or pipe; name a file, or - where JSON or Markdown is to be printed")
+        raise OutputError(f"{target}: is a device or pipe; name a file")
     if not parent.is_dir():
         raise OutputError(f"{target}: the folder {parent} does not exist; create it first")
     if not os.access(parent, os.W_OK):

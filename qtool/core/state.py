@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.tensorspec import InputSpec, describe
 
 Arrays = Mapping[str, np.ndarray]
@@ -23,7 +23,7 @@ class State:
         """Return the state that `INPUT=OUTPUT` declares. Raises `UsageError`."""
         taking, _, giving = text.partition("=")
         if not taking or not giving:
-            raise UsageError(f"--state {text!r}: names no input and output; write --state INPUT=OUTPUT")
+            raise UsageError(f"{arg('state', text)}: names no input and output; write {arg('state', 'INPUT=OUTPUT')}")
         return cls(taking, giving)
 
     def __str__(self) -> str:
@@ -51,20 +51,23 @@ def check_states(states: Sequence[State], inputs: Sequence[InputSpec], outputs: 
         for what, name, known in (("input", state.input, takes), ("output", state.output, gives)):
             if name not in known:
                 raise UsageError(
-                    f"--state {state}: the model has no {what} '{name}'; write INPUT=OUTPUT with one of its {what}s, "
-                    f"{', '.join(known)}"
+                    f"{arg('state', state)}: the model has no {what} '{name}'; write INPUT=OUTPUT with one of its "
+                    f"{what}s, {', '.join(known)}"
                 )
         if any(state.input == other.input for other in states[:index]):
-            raise UsageError(f"--state {state}: the input '{state.input}' is declared twice; leave one of them out")
+            raise UsageError(
+                f"{arg('state', state)}: the input '{state.input}' is declared twice; leave one of them out"
+            )
         if not may_feed_back(gives[state.output], takes[state.input]):
             given, taken = gives[state.output], takes[state.input]
             raise UsageError(
-                f"--state {state}: the output is {describe(given.dtype, given.shape)}, the input takes "
+                f"{arg('state', state)}: the output is {describe(given.dtype, given.shape)}, the input takes "
                 f"{describe(taken.dtype, taken.shape)}; name an output of that type and shape"
             )
     if states and len(states) == len(inputs):
         raise UsageError(
-            f"--state {states[-1]}: no input is left for the data, which says how many steps there are; leave it out"
+            f"{arg('state', states[-1])}: no input is left for the data, which says how many steps there are; leave "
+            "it out"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Unpack
 import numpy as np
 
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, ModelError, UsageError
+from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
 from qtool.core.state import rollout
@@ -34,7 +34,7 @@ def evaluate(
     candidates: str | Path | Sequence[str | Path],
     data: Data,
     *,
-    metrics: Sequence[MetricSpec] | None = None,
+    metrics: MetricSpec | Sequence[MetricSpec] | None = None,
     max_drop: MaxDrop | str | float | None = None,
     min_sqnr: float | None = None,
     samples: int | None = None,
@@ -55,9 +55,10 @@ def evaluate(
     Args:
         float_model, candidates: ONNX files with the same inputs and outputs.
         data: samples, and labels where a metric needs them; everything that `qtool.feeds.open_feeds` reads.
-        metrics: names (`qtool.evaluation.metrics.registry.NAMES`), `wer:ctc=BLANK`, `wer:end=TOKEN`, `MODULE:NAME`,
-            `file.py:NAME`, or functions and classes as in `qtool.evaluation.metrics.user`. None: token_accuracy or
-            top1 if the labels are classes of tokens or samples that an output has scores for, else sqnr.
+        metrics: one or several: names (`qtool.evaluation.metrics.registry.NAMES`), `wer:ctc=BLANK`, `wer:end=TOKEN`,
+            `MODULE:NAME`, `file.py:NAME`, or functions and classes as in `qtool.evaluation.metrics.user`. None:
+            token_accuracy or top1 if the labels are classes of tokens or samples that an output has scores for, else
+            sqnr.
         max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
         min_sqnr: gate on the SQNR of all outputs together, dB.
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
@@ -81,10 +82,10 @@ def evaluate(
     counts = {"samples": samples, "batch_size": batch_size, "latency_runs": latency_runs}
     for name, count in counts.items():
         if count is not None and count < 1:
-            raise UsageError(f"{name} is {count}; give 1 or more")
+            raise UsageError(f"{arg(name, count)}: give 1 or more")
     compute = Compute(threads, provider, executor, progress)
     drop = None if max_drop is None else MaxDrop.parse(max_drop)
-    chosen = resolve_metrics(metrics) if metrics else None
+    chosen = None if metrics is None else resolve_metrics(metrics)
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
     paths = _existing(float_model, candidates)
     sessions = [Session(path, threads=threads, provider=provider) for path in paths]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
 
 # 0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass
@@ -18,23 +18,28 @@ def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqn
             number.
     """
     if min_sqnr is not None and not math.isfinite(min_sqnr):
-        raise UsageError(f"--min-sqnr {min_sqnr}: give a number of decibels, such as 20")
+        raise UsageError(f"{arg('min_sqnr', min_sqnr)}: give a number of decibels, such as 20")
     if max_drop is None:
         return
     accuracy = [metric for metric in metrics if metric.kind is MetricKind.ACCURACY]
     if not accuracy:
         names = ", ".join(metric.name for metric in metrics)
         raise UsageError(
-            f"--max-drop {max_drop}: {names} compares with float's outputs and cannot drop; use "
-            "--min-sqnr, or add "
-            "--metric top1 with labels in --data"
+            f"{arg('max_drop', max_drop)}: {names} compares with float's outputs and cannot drop; use "
+            f"{arg('min_sqnr')}, or add "
+            f"{arg('metric', 'top1')} with labels in {arg('data')}"
         )
     for metric in accuracy:
-        if _cannot_fail(metric, max_drop):
-            raise UsageError(
-                f"--max-drop {max_drop}: would pass every model, as {metric.name} lies between {metric.worst:g} and 1; "
-                "for one percent say 1%, for one point say 0.01"
-            )
+        check_max_drop(metric, max_drop)
+
+
+def check_max_drop(metric: MetricInfo, max_drop: MaxDrop) -> None:
+    """Refuse a drop that is as large as the metric. Raises `UsageError`."""
+    if _cannot_fail(metric, max_drop):
+        raise UsageError(
+            f"{arg('max_drop', max_drop)}: would pass every model, as {metric.name} lies between "
+            f"{metric.worst:g} and 1; for one percent say 1%, for one point say 0.01"
+        )
 
 
 def _cannot_fail(metric: MetricInfo, max_drop: MaxDrop) -> bool:

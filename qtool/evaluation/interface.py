@@ -1,6 +1,6 @@
 """Checks whether models can be compared: the same inputs, the same outputs, a batch that fits all of them."""
 
-from qtool.core.errors import ModelError
+from qtool.core.errors import ModelError, arg
 from qtool.core.tensorspec import InputSpec
 from qtool.runtime.session import Session
 
@@ -52,7 +52,7 @@ def _same_input(model: str, wanted: InputSpec, found: InputSpec, batch_size: int
 def _same_batch(model: str, name: str, wanted: int | str | None, found: int | str | None, batch_size: int) -> None:
     if isinstance(wanted, int) or not isinstance(found, int) or found == batch_size == 1:
         return
-    remedy = "use --batch-size 1" if found == 1 else "make it from float with the dynamic batch kept"
+    remedy = f"use {arg('batch_size', 1)}" if found == 1 else "make it from float with the dynamic batch kept"
     raise ModelError(
         f"{model}: input '{name}' has a fixed batch of {found}, float's is dynamic and runs with {batch_size}; {remedy}"
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qtool.core.errors import DataError, ModelError
+from qtool.core.errors import DataError, ModelError, arg
 from qtool.core.records.evaluation import NanFound, Score
 from qtool.evaluation.metrics.classes import Agreement
 from qtool.evaluation.metrics.heads import Heads
@@ -47,7 +47,9 @@ class Measurement:
         for name, accumulator in self._accumulators.items():
             values[name] = accumulator.result()
             if self.is_float and np.isnan(values[name]):
-                raise DataError(f"--metric {name}: is NaN for {self.session.name}; correct the metric or the labels")
+                raise DataError(
+                    f"{arg('metric', name)}: is NaN for {self.session.name}; correct the metric or the labels"
+                )
         return values
 
     def _look_for_nan(self, seen: Observation) -> None:

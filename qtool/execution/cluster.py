@@ -8,7 +8,7 @@ from concurrent.futures import Executor, Future
 from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
 
-from qtool.core.errors import UsageError, WorkerError
+from qtool.core.errors import UsageError, WorkerError, arg
 
 RETRIES = 3
 """How often work that a worker failed at is begun again elsewhere."""
@@ -34,7 +34,7 @@ class Cluster(Executor):
         try:
             distributed: Any = importlib.import_module("distributed")
         except ImportError as error:
-            raise UsageError("--cluster needs dask.distributed: pip install 'qtool[cluster]'") from error
+            raise UsageError(f"{arg('cluster')} needs dask.distributed: pip install 'qtool[cluster]'") from error
         # what goes wrong is told in one line, below
         for logger in ("distributed", "distributed.client"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
@@ -44,7 +44,7 @@ class Cluster(Executor):
             self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"--cluster {address}: no Dask scheduler answers there ({reason})") from error
+            raise UsageError(f"{arg('cluster', address)}: no Dask scheduler answers there ({reason})") from error
         try:
             self._check(address)
         except BaseException:
@@ -55,18 +55,18 @@ class Cluster(Executor):
     def _check(self, address: str) -> None:
         workers = self._client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
-            raise UsageError(f"--cluster {address}: has no workers; start some with `dask worker {address}`")
+            raise UsageError(f"{arg('cluster', address)}: has no workers; start some with `dask worker {address}`")
         wanted = versions()
         for worker, found in self._client.run(versions, on_error="return").items():
             if isinstance(found, Exception):
                 raise UsageError(
-                    f"--cluster {address}: worker {worker} cannot import qtool ({found}); install it there"
+                    f"{arg('cluster', address)}: worker {worker} cannot import qtool ({found}); install it there"
                 ) from found
             for name, version in wanted.items():
                 if found.get(name) != version:
                     raise UsageError(
-                        f"--cluster {address}: worker {worker} has {name} {found.get(name)}, this machine {version}; "
-                        "install the same there"
+                        f"{arg('cluster', address)}: worker {worker} has {name} {found.get(name)}, this machine "
+                        f"{version}; install the same there"
                     )
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def opened(workers: int | None = None, cluster: str | None = None) -> Iterator[E
         UsageError: both, no worker at all, or a cluster that cannot be used.
     """
     if workers is not None and cluster is not None:
-        raise UsageError("--workers runs on this machine and --cluster on others; leave one of them out")
+        raise UsageError(f"{arg('workers')} runs on this machine and {arg('cluster')} on others; leave one of them out")
     executor: Executor
     if cluster is not None:
         from qtool.execution.cluster import Cluster

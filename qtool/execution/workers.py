@@ -9,14 +9,14 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
-from qtool.core.errors import UsageError, WorkerError
+from qtool.core.errors import UsageError, WorkerError, arg
 from qtool.core.process import follow_parent, stop_workers
 
 RETRIES = 3
 """How often the work of a process that died is begun again."""
 _DIED = (
-    f"worker processes died {RETRIES + 1} times over the same work: for lack of memory perhaps (use fewer --workers), "
-    "or because a script does not begin its work under `if __name__ == '__main__':`"
+    f"worker processes died {RETRIES + 1} times over the same work: for lack of memory perhaps (use fewer "
+    f"{arg('workers')}), or because a script does not begin its work under `if __name__ == '__main__':`"
 )
 _P = ParamSpec("_P")
 _T = TypeVar("_T")

@@ -6,7 +6,7 @@ from itertools import islice
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.records.parts import Shard
 from qtool.core.state import State
 from qtool.feeds.source import NOWHERE, Source
@@ -197,7 +197,7 @@ def span(start: int, size: int) -> str:
 
 def _leftover(name: str, found: int, size: int) -> DataError:
     whole = found - found % size
-    remedy = f"use --samples {whole}" if whole else "give more samples"
+    remedy = f"use {arg('samples', whole)}" if whole else "give more samples"
     return DataError(
         f"{name}: {found} samples do not fill batches of {size}, the batch size that the model fixes; "
         f"{remedy}, or a model with a free batch dimension"

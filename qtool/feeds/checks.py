@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import Dimensions, InputSpec, describe
 
 
@@ -63,13 +63,13 @@ def check_dtype(where: str, label: str, dtype: np.dtype, spec: InputSpec) -> Non
         spec: the input.
 
     Raises:
-        DataError: `dtype` cannot become it; the message names --preprocess where uint8 meets a float input.
+        DataError: `dtype` cannot become it; the message names `preprocess` where uint8 meets a float input.
     """
     if castable(dtype, spec):
         return
     message = f"{where}: {label} is {dtype}, but the model's input '{spec.name}' takes {_kind(spec)}"
     if dtype == np.uint8 and spec.dtype.kind == "f":
-        raise DataError(f"{message}; for images say how to convert them with --preprocess")
+        raise DataError(f"{message}; for images say how to convert them with {arg('preprocess')}")
     if dtype == np.object_:
         raise DataError(f"{message}; give arrays of numbers that all have one shape")
     raise DataError(f"{message}; convert it with .astype('{_kind(spec)}') where that is what you mean")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.state import may_feed_back
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.checks import Described, castable, closest, fits_dimensions, quoted
@@ -63,7 +63,7 @@ def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:
     if images:
         return is_images
     if spec.dtype.kind == "f" and spec.shape is not None and len(spec.shape) == 4 and is_images:
-        return True  # the type check then says what is missing: --preprocess
+        return True  # the type check then says what is missing: preprocess
     if not castable(array.dtype, spec):
         return False
     if spec.shape is None:
@@ -101,5 +101,5 @@ def state_remedy(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> s
         feeding = [output.name for output in outputs if may_feed_back(output, spec)]
         if feeding:
             state = f"{spec.name}={closest(spec.name, feeding) or feeding[-1]}"
-            return f"; if '{spec.name}' is a state that an output feeds, declare it: --state {state}"
+            return f"; if '{spec.name}' is a state that an output feeds, declare it: {arg('state', state)}"
     return ""

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.state import check_states
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.batching import Feeds, Reader
@@ -60,9 +60,9 @@ def open_feeds(
         DataError: the data does not exist, or does not fit the model as far as that shows without reading it.
         UsageError: an option is impossible.
     """
-    for option, number in (("samples", samples), ("batch size", batch_size)):
+    for option, number in (("samples", samples), ("batch_size", batch_size)):
         if number is not None and number < 1:
-            raise UsageError(f"{option} is {number}; give at least 1")
+            raise UsageError(f"{arg(option, number)}: give 1 or more")
     return _opened(data, inputs, outputs, samples, batch_size, Reading.of(options))
 
 
@@ -102,7 +102,9 @@ def _opened(
     if reading.states:
         check_states(reading.states, inputs, outputs)
         if batch_size != 1:
-            raise UsageError(f"--batch-size {batch_size}: with --state one sequence runs at a time; leave it out")
+            raise UsageError(
+                f"{arg('batch_size', batch_size)}: with {arg('state')} one sequence runs at a time; leave it out"
+            )
         fitter = SequenceFitter(inputs, outputs, reading.states)
     else:
         encoder = _encoder(data, inputs, reading)
@@ -116,7 +118,7 @@ def _encoder(data: Data, inputs: Sequence[InputSpec], reading: Reading) -> TextE
     if reading.tokenizer is None:
         return None
     if not (isinstance(data, str | Path) and Path(data).suffix.lower() == JSONL):
-        raise UsageError(f"--tokenizer {reading.tokenizer}: is for text in a {JSONL} file, which the data is not")
+        raise UsageError(f"{arg('tokenizer', reading.tokenizer)}: is for text in a {JSONL} file, which the data is not")
     return TextEncoder(reading.tokenizer, inputs, reading.max_length)
 
 
@@ -134,7 +136,8 @@ def _reader(data: Data, fitter: Fitter, batch_size: int, samples: int | None) ->
             f"makes it, or a list"
         )
     if callable(data):
-        name = str(getattr(data, "__qualname__", type(data).__name__))
+        # an object that is called has no name by default, but may give itself one
+        name = str(getattr(data, "__qualname__", None) or getattr(data, "__name__", type(data).__name__))
         return open_function(name, data, fitter, batch_size, samples)
     if isinstance(data, Iterable):
         return open_records("the data", data, fitter, batch_size, samples)
@@ -185,7 +188,7 @@ def _named_reader(text: str, fitter: Fitter, batch_size: int, limit: int | None)
 def _folder_reader(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
     arrays = files_of(folder, ARRAY_SUFFIXES)
     if isinstance(fitter, SequenceFitter) and not arrays:
-        raise DataError(f"{folder}: holds no sequences; with --state give .npz or .npy files, one sequence each")
+        raise DataError(f"{folder}: holds no sequences; with {arg('state')} give .npz or .npy files, one sequence each")
     sets = onnx_sets_of(folder)
     if sets:
         return open_test_sets(folder, sets, fitter, limit)

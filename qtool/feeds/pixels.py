@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.checks import Described
 from qtool.feeds.preprocess import Preprocess
@@ -30,7 +30,7 @@ class Pixels:
         if shape is not None and len(shape) != 4:
             raise DataError(
                 f"preprocess: the model's input '{spec.name}' is {describe(spec.dtype, shape)}, not an "
-                f"image with 4 axes; leave --preprocess out and give arrays"
+                f"image with 4 axes; leave {arg('preprocess')} out and give arrays"
             )
         self.layout = _layout(settings, spec)
         self.size = _size(settings, spec, self.layout)
@@ -51,7 +51,7 @@ class Pixels:
         if not good:
             raise DataError(
                 f"preprocess: scale, mean and std give values that the model's input '{self.spec.name}' "
-                f"({self.spec.dtype}) cannot hold; check them, or use --preprocess raw"
+                f"({self.spec.dtype}) cannot hold; check them, or use {arg('preprocess', 'raw')}"
             )
 
     def output_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
@@ -74,8 +74,8 @@ class Pixels:
         """
         if array.dtype != np.uint8:
             raise DataError(
-                f"{where}: the data for the input '{self.spec.name}' is {array.dtype}, but --preprocess "
-                f"applies to uint8 images; leave --preprocess out, or give uint8"
+                f"{where}: the data for the input '{self.spec.name}' is {array.dtype}, but {arg('preprocess')} "
+                f"applies to uint8 images; leave {arg('preprocess')} out, or give uint8"
             )
         gray = self.channels == 1
         shape = (1, *array.shape) if not stacked and self.is_single(array.shape) else array.shape
@@ -85,7 +85,7 @@ class Pixels:
             raise DataError(
                 f"{where}: the data for the input '{self.spec.name}' is "
                 f"{describe(array.dtype, array.shape)}; "
-                f"--preprocess takes uint8 images of shape [samples, height, width, {self.channels}] "
+                f"{arg('preprocess')} takes uint8 images of shape [samples, height, width, {self.channels}] "
                 f"(color is {self.settings.color})"
             )
         if 0 in shape[1:]:

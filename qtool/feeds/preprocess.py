@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.feeds.checks import closest
 
 LAYOUTS = ("NCHW", "NHWC", "AUTO")
@@ -129,7 +129,7 @@ def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Prep
         near = closest(text, PRESETS)
         hint = f" (did you mean '{near}'?)" if near else ""
         raise UsageError(
-            f"--preprocess {text}: no such preset{hint}; use {', '.join(PRESETS)}, or a .json or .toml file"
+            f"{arg('preprocess', text)}: no such preset{hint}; use {', '.join(PRESETS)}, or a .json or .toml file"
         )
     return _from_mapping(text, _read(path))
 

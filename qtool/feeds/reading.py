@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.state import State, StateSpec, parsed_states
 from qtool.feeds.preprocess import Preprocess, load_preprocess
 
@@ -42,14 +42,16 @@ class Reading:
         for option, value in (("preprocess", self.preprocess), ("tokenizer", self.tokenizer), ("trim", self.trim)):
             if self.states and value is not None:
                 raise UsageError(
-                    f"--{option} does not go with --state, whose samples are sequences; leave one of them out"
+                    f"{arg(option)} does not go with {arg('state')}, whose samples are sequences; leave one of them out"
                 )
         if self.max_length is None:
             return
         if self.max_length < 1:
-            raise UsageError(f"--max-length {self.max_length}: give 1 or more")
+            raise UsageError(f"{arg('max_length', self.max_length)}: give 1 or more")
         if self.tokenizer is None:
-            raise UsageError(f"--max-length {self.max_length} says nothing without --tokenizer; give both, or neither")
+            raise UsageError(
+                f"{arg('max_length', self.max_length)} says nothing without {arg('tokenizer')}; give both, or neither"
+            )
 
     @classmethod
     def of(cls, options: ReadOptions) -> "Reading":

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.checks import quoted
 
@@ -37,7 +37,9 @@ class TextEncoder:
         self._types = {spec.name: spec.dtype for spec in inputs if spec.name in _FIELDS}
         if _IDS not in self._types:
             names = quoted(spec.name for spec in inputs)
-            raise UsageError(f"--tokenizer {path}: the model has no input '{_IDS}' but {names}; give numbers, not text")
+            raise UsageError(
+                f"{arg('tokenizer', path)}: the model has no input '{_IDS}' but {names}; give numbers, not text"
+            )
         fixed = {spec.shape[1] for spec in inputs if spec.name in self._types and spec.shape and len(spec.shape) == 2}
         lengths = [length for length in fixed if isinstance(length, int)]
         own = self._tokenizer.truncation or {}
@@ -52,14 +54,14 @@ class TextEncoder:
     def _fix(self, length: int, max_length: int | None) -> None:
         """Pad to the length that the model fixes."""
         if max_length is not None and max_length > length:
-            raise UsageError(f"--max-length {max_length}: the model's input '{_IDS}' takes {length} tokens")
+            raise UsageError(f"{arg('max_length', max_length)}: the model's input '{_IDS}' takes {length} tokens")
         stored = _loaded(self._path).padding
         if stored is None:
             token = next((token for token in _PADS if self._tokenizer.token_to_id(token) is not None), None)
             if token is None:
                 raise UsageError(
-                    f"--tokenizer {self._path}: says nothing of padding, but the model takes {length} tokens; give one "
-                    "with enable_padding"
+                    f"{arg('tokenizer', self._path)}: says nothing of padding, but the model takes {length} tokens; "
+                    "give one with enable_padding"
                 )
             stored = {"pad_token": token, "pad_id": self._tokenizer.token_to_id(token)}
         kept = {key: stored[key] for key in ("direction", "pad_id", "pad_type_id", "pad_token") if key in stored}
@@ -81,11 +83,11 @@ def _loaded(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise UsageError(f"--tokenizer {path}: needs tokenizers: pip install 'qtool[text]'") from error
+        raise UsageError(f"{arg('tokenizer', path)}: needs tokenizers: pip install 'qtool[text]'") from error
     if not path.is_file():
-        raise UsageError(f"--tokenizer {path}: is no file; give the tokenizer.json of the model")
+        raise UsageError(f"{arg('tokenizer', path)}: is no file; give the tokenizer.json of the model")
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # what the library raises is no more precise than that
         reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"--tokenizer {path}: is no tokenizer.json ({reason}); give the model's") from error
+        raise UsageError(f"{arg('tokenizer', path)}: is no tokenizer.json ({reason}); give the model's") from error

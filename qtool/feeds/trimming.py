@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.batching import Batch
 from qtool.feeds.checks import closest, quoted
@@ -37,11 +37,13 @@ class Trim:
         if mask not in known:
             near = closest(mask, known)
             hint = f" (did you mean '{near}'?)" if near else ""
-            raise UsageError(f"--trim {mask}: is no input of the model{hint}; its inputs are {quoted(known)}")
+            raise UsageError(f"{arg('trim', mask)}: is no input of the model{hint}; its inputs are {quoted(known)}")
         shape = known[mask].shape
         if shape is not None and (len(shape) != 2 or isinstance(shape[1], int)):
             kind = describe(known[mask].dtype, shape)
-            raise UsageError(f"--trim {mask}: the input is {kind}; it must be [samples, length] with a free length")
+            raise UsageError(
+                f"{arg('trim', mask)}: the input is {kind}; it must be [samples, length] with a free length"
+            )
         axis = None if shape is None else shape[1]
         return cls(mask, frozenset(spec.name for spec in inputs if _may_follow(spec, axis)))
 
@@ -53,14 +55,18 @@ class Trim:
         """
         mask = batch.inputs[self.mask]
         if mask.ndim != 2:
-            raise DataError(f"{batch.origin}: '{self.mask}' has {mask.ndim} axes; --trim needs [samples, length]")
+            raise DataError(
+                f"{batch.origin}: '{self.mask}' has {mask.ndim} axes; {arg('trim')} needs [samples, length]"
+            )
         on = mask != 0
         if not ((mask == 1) | ~on).all():
-            raise DataError(f"{batch.origin}: '{self.mask}' holds other values than 0 and 1; --trim cannot read it")
+            raise DataError(
+                f"{batch.origin}: '{self.mask}' holds other values than 0 and 1; {arg('trim')} cannot read it"
+            )
         if (on[:, 1:] & ~on[:, :-1]).any():
             raise DataError(
-                f"{batch.origin}: '{self.mask}' has a 1 behind a 0; --trim cuts at the end: pad on the right, or leave "
-                "it out"
+                f"{batch.origin}: '{self.mask}' has a 1 behind a 0; {arg('trim')} cuts at the end: pad on the right, "
+                "or leave it out"
             )
         longest = max(1, int(on.sum(axis=1).max(initial=0)))
         if longest >= mask.shape[1]:
@@ -92,6 +98,6 @@ def _cut_labels(batch: Batch, name: str, labels: np.ndarray, longest: int) -> np
     if labels.dtype.kind not in "biuf" or (labels[:, longest:] > 0).any():
         raise DataError(
             f"{batch.origin}: '{name}' has the shape of the mask, but labels where it is 0; mark the ones without a "
-            "token with -1, or leave --trim out"
+            f"token with -1, or leave {arg('trim')} out"
         )
     return labels[:, :longest]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress
 from qtool.core.records.options import CORRECTIONS, FORMS, Correction, Form, Scheme
@@ -68,6 +68,11 @@ class Request:
         for what, (value, known) in named.items():
             if value not in known:
                 raise UsageError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+        if self.form not in (None, "static") and not any(rule.stored for rule in self.target.rules.values()):
+            raise UsageError(
+                f"{arg('form', self.form)}: target {self.target.name} has only layers with calibrated ranges; leave "
+                "one of them out"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

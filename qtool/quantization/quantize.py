@@ -1,11 +1,12 @@
 """`quantize`, stage by stage. No click, no printing."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
 
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Scheme
@@ -22,7 +23,7 @@ from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.check import fit_plan
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
-from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
+from qtool.pipeline.recovery.steps import apply, apply_recorded, argument_of, chosen_steps, statistics_for
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
@@ -42,6 +43,9 @@ def quantize(
     data: Data | None = None,
     calibrator: Calibrator | str | None = None,
     scheme: Scheme | None = None,
+    include_ops: str | Sequence[str] = (),
+    exclude_ops: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     target: str = "auto",
     form: Form | Literal["auto"] = "auto",
     bias_correction: Correction = "auto",
@@ -68,11 +72,13 @@ def quantize(
         calibrator: how ranges are chosen; None or "auto" tries `qtool.core.numerics.calibrators.CANDIDATES` on the
             examples that the statistics hold and keeps the best by SQNR of the outputs.
         scheme: representation, granularity, and what stays float.
+        include_ops, exclude_ops, exclude: operator types, and names of nodes or globs; as in `Scheme`, which must not
+            have the same one.
         target: where the model shall run; `auto` is this machine.
         bias_correction: let the biases take back the shift that rounding the weights makes, measured on the examples;
             `auto` keeps it where the outputs' SQNR is better with it.
-        equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them needs no word,
-            one that was made without them is refused.
+        equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them has them
+            already, one that was made without them is refused.
         plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for.
         save_plan: where to write the plan.
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
@@ -96,7 +102,10 @@ def quantize(
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
         raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
     request = Request(
-        replace(scheme or Scheme(), form="static" if form == "auto" else form),
+        replace(
+            (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude),
+            form="static" if form == "auto" else form,
+        ),
         find_target(target),
         None if form == "auto" else form,
         chosen_calibrators(calibrator),
@@ -107,7 +116,9 @@ def quantize(
     )
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None and steps:
-        raise UsageError(f"{steps[0]} says nothing to a plan, which has decided it; leave one of them out")
+        raise UsageError(
+            f"{arg(argument_of(steps[0]))} says nothing to {arg('plan')}, which has decided it; leave one of them out"
+        )
     prepared = prepare(model_io.load(model))
     given = None
     if plan is not None:
@@ -151,13 +162,15 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
     final = plan if isinstance(plan, Plan) else load_plan(plan)
     name = "the plan" if isinstance(plan, Plan) else str(plan)
     if final.model_digest != prepared.digest:
-        raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with --save-plan")
+        raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with {arg('save_plan')}")
     if final.target not in TARGETS:
         raise UsageError(f"{name}: for target {final.target!r}, which is unknown; choose one of {', '.join(TARGETS)}")
     try:
         prepared = apply(prepared, final.recipe)
     except ValueError as error:
-        raise UsageError(f"{name}: damaged preparation ({error}); make the plan again with --save-plan") from error
+        raise UsageError(
+            f"{name}: damaged preparation ({error}); make the plan again with {arg('save_plan')}"
+        ) from error
     fit_plan(prepared.model, final, name)
     return prepared, final
 
@@ -167,7 +180,7 @@ def _blind(form: str, calibration: object, data: object, reading: ReadOptions) -
     if calibration is not None and data is not None:
         raise UsageError("give either a calibration file or data to calibrate with, and not both")
     if data is None and Reading.of(reading) != Reading():
-        raise UsageError(f"{', '.join(reading)}: says how to read data, and here none is read")
+        raise UsageError(f"{', '.join(map(arg, reading))}: says how to read data, and here none is read")
     blind = calibration is None and data is None
     if blind and form not in ("dynamic", "weight-only"):
         raise UsageError("give a calibration file or data to calibrate with; only dynamic and weight-only need neither")
@@ -189,6 +202,7 @@ def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str,
     for step in steps:
         if step not in statistics.recipe.steps:
             raise UsageError(
-                f"{statistics.name}: calibrated without --{step}; calibrate again with it, or leave it out here"
+                f"{statistics.name}: calibrated without {arg(argument_of(step))}; calibrate again with it, or leave "
+                "it out here"
             )
     return apply_recorded(prepared, statistics)

@@ -1,4 +1,4 @@
-"""Execution providers: what `--provider` names, what onnxruntime is asked for, and whether it was given.
+"""Execution providers: what `provider` names, what onnxruntime is asked for, and whether it was given.
 
 onnxruntime lists a provider as available where the package was built with it, and computes on the CPU, with no
 more than a line of log, where the provider's libraries or the device are not there. Nothing here does that quietly.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtool.core.compute import Compute
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
@@ -59,7 +59,9 @@ class Aim:
             return 1.0 - result.agreement
         if score.drop is None:
             if self.min_sqnr is None:
-                raise UsageError("there are neither labels nor class scores to aim at; give --min-sqnr or --metric")
+                raise UsageError(
+                    f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')} or {arg('metric')}"
+                )
             return 0.0
         found = score.relative_drop if self.max_drop.relative else score.drop
         if found is None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.feeds import Batch, Feeds
 
 Records = Callable[[], Iterator[dict[str, Any]]]
@@ -20,7 +20,7 @@ class Subset:
 
     @property
     def __name__(self) -> str:
-        """What to call it in messages."""
+        """What to call the data in messages and results."""
         if self.modulus == 1:
             return self.feeds.name
         return f"{self.feeds.name} ({len(self.turns)} of every {self.modulus} samples)"
@@ -43,7 +43,7 @@ class Subset:
             if whole:
                 raise DataError(
                     f"{batch.origin}: input {whole[0]!r} does not count samples on its first axis, so the batch "
-                    "cannot be split; give --eval-data, or one sample a batch"
+                    f"cannot be split; give {arg('eval_data')}, or one sample a batch"
                 )
             yield {name: array[wanted] if array.ndim else array for name, array in arrays.items()}
 

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Unpack
 
 from qtool.core.compute import Compute
-from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
+from qtool.core.errors import UsageError, arg
+from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
 from qtool.core.progress import Progress, silent
-from qtool.core.records.evaluation import MaxDrop
-from qtool.core.records.options import Scheme
+from qtool.core.records.evaluation import MaxDrop, MetricInfo, MetricKind
+from qtool.core.records.options import Scheme, share
 from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
-from qtool.evaluation.metrics.registry import MetricSpec
+from qtool.evaluation.gates import check_gates, check_max_drop
+from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
 from qtool.pipeline.calibration.run import count_prepared
@@ -47,8 +48,8 @@ def tune(
     metric: MetricSpec | None = None,
     max_drop: MaxDrop | str | float = "1%",
     min_sqnr: float | None = None,
-    calibrators: Sequence[Calibrator] = CANDIDATES,
-    max_float_macs: float = 0.1,
+    calibrators: Calibrator | str | Sequence[Calibrator | str] = CANDIDATES,
+    max_float_macs: float | str = 0.1,
     time_budget: float | None = None,
     scheme: Scheme | None = None,
     target: str = "auto",
@@ -74,8 +75,8 @@ def tune(
         metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
         max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
         min_sqnr: asked for as well, in dB.
-        calibrators: what to try.
-        max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1.
+        calibrators: what to try; also as a text such as "max,percentile:99.9".
+        max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1 or "10%".
         time_budget: seconds, or None.
         provider: where the float model is calibrated, and every model judged: cpu, cuda or tensorrt, which alone runs
             target tensorrt and is then what `auto` means. What ranks, and the verification, run on the CPU.
@@ -87,17 +88,21 @@ def tune(
     """
     deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
     compute = Compute(threads, provider, executor, progress)
+    tried = listed_calibrators(calibrators)
+    aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, _float_macs(max_float_macs))
+    _check_aim(aim)
+    if time_budget is not None and not time_budget > 0.0:
+        raise UsageError(f"{arg('time_budget', time_budget)}: give more than 0 seconds")
     runs_on = _measurable(target, provider)
     model_io.check_output(output, model)
     wanted = scheme or Scheme()
-    aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, max_float_macs)
     prepared = prepare(model_io.load(model))
     place(prepared.model, runs_on, wanted, name=prepared.name)
     parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
         starts = _Starts(Path(model), prepared, runs_on, wanted, aim, parts, Path(folder), compute)
         search = Search(starts.attempts(), Path(output), deadline, tell or (lambda _: None), progress)
-        stopped = search.complete(calibrators)
+        stopped = search.complete(tried)
         evaluation = evaluate(
             model,
             [output],
@@ -109,7 +114,7 @@ def tune(
             state=parts.feeds.states,
         )
     best, plan, proof = search.found()
-    met = aim.meets(evaluation.candidates[0]) and best.float_macs <= max_float_macs
+    met = aim.meets(evaluation.candidates[0]) and best.float_macs <= aim.max_float_macs
     return Tuned(
         output=Path(output),
         met=met,
@@ -123,6 +128,23 @@ def tune(
         verification=proof,
         plan=plan,
     )
+
+
+def _float_macs(given: float | str) -> float:
+    try:
+        return share(given)
+    except UsageError as error:
+        raise UsageError(f"{arg('max_float_macs')}: {error.marked}") from error
+
+
+def _check_aim(aim: Aim) -> None:
+    """Refuse a target that every model meets, or none can be measured by. Raises `UsageError`."""
+    check_gates((), None, aim.min_sqnr)
+    chosen = None if aim.metric is None else resolve_metrics(aim.metric)[0].info
+    if chosen is None or chosen.kind is MetricKind.SIMILARITY:
+        # of what stands in for it, the share of equal predictions; the metrics by default have the same bounds
+        chosen = MetricInfo("what is measured", MetricKind.ACCURACY, lower_is_better=False, worst=0.0)
+    check_max_drop(chosen, aim.max_drop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,7 +256,9 @@ def test_percentile_implies_its_calibrator(quantize):
     assert re.search(r"calibrator percentile 99\.9[,\n]", out)
     quantize("--percentile", "99.9", "-o", "b.onnx", calibrator=("--calibrator", "percentile"))
     quantize("-o", "c.onnx", calibrator=("--calibrator", "percentile"))
-    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes() != Path("c.onnx").read_bytes()
+    quantize("-o", "d.onnx", calibrator=("--calibrator", "percentile:99.9"))
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes() == Path("d.onnx").read_bytes()
+    assert Path("a.onnx").read_bytes() != Path("c.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -276,8 +278,16 @@ def test_percentile_implies_its_calibrator(quantize):
             ["--calibration", "digits.calib", "--calibrator", "max", "--percentile", "99"],
             "--percentile 99 says nothing",
         ),
-        (["--calibration", "digits.calib", "--percentile", "40"], "--percentile"),
-        (["--calibration", "digits.calib", "--calibrator", "best"], "'auto', 'max', 'entropy', 'percentile', 'mse'"),
+        (["--calibration", "digits.calib", "--percentile", "40"], "percentile 40 is not in (50, 100]"),
+        (["--calibration", "digits.calib", "--calibrator", "percentile:40"], "percentile 40 is not in (50, 100]"),
+        (
+            ["--calibration", "digits.calib", "--calibrator", "percentile:99", "--percentile", "98"],
+            "--percentile 98 says nothing to --calibrator percentile 99",
+        ),
+        (
+            ["--calibration", "digits.calib", "--calibrator", "best"],
+            "'--calibrator': unknown calibrator 'best'; choose one of max, entropy, percentile[:P], mse",
+        ),
         (["--calibration", "digits.calib", "--target", "pdp11"], "'tensorrt'"),
         (["--calibration", "digits.calib", "--scheme", "odd"], "'symmetric', 'affine'"),
         (["--calibration", "digits.calib", "--granularity", "odd"], "'per-channel', 'per-tensor'"),
@@ -308,10 +318,48 @@ def test_an_unknown_command_is_refused(refused):
     assert "'improve'" in refused("improve", MODEL)
 
 
-@pytest.mark.parametrize("model", ["", ".", "..", "/"])
-def test_a_model_that_is_no_name(refused, model):
+@pytest.mark.parametrize("model", ["", ".", "..", "/", "a folder", "a folder/", "a folder/.."])
+def test_a_model_that_is_no_file(refused, folder, model):
+    (folder / "a folder").mkdir()
     refused("calibrate", model, "--data", CALIB)
     refused("quantize", model, "--calibration", "digits.calib")
+    refused("sensitivity", model, "--calibration", "digits.calib", "--data", CALIB)
+    refused("tune", model, "--data", CALIB)
+    refused("eval", model, MODEL, "--data", CALIB)
+    refused("eval", MODEL, model, "--data", CALIB)
+    refused("merge", model, "-o", "m.calib")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", MODEL, "--data", ""],
+        ["calibrate", MODEL, "--data", CALIB, "-o", ""],
+        ["quantize", MODEL, "--calibration", "digits.calib", "-o", ""],
+        ["quantize", MODEL, "--calibration", "digits.calib", "--exclude", ""],
+        ["tune", MODEL, "--data", CALIB, "-o", ""],
+        ["tune", MODEL, "--data", CALIB, "--eval-data", ""],
+        ["eval", MODEL, MODEL, "--data", CALIB, "--metric", "top1", "--metric", ""],
+        ["merge", "digits.calib", "", "-o", "m.calib"],
+    ],
+)
+def test_an_empty_text_is_refused(refused, arguments):
+    assert "it is empty; give a value" in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", MODEL, "--data", CALIB, "-o", "-"],
+        ["merge", "digits.calib", "-o", "-"],
+        ["quantize", MODEL, "--calibration", "digits.calib", "-o", "-"],
+        ["quantize", MODEL, "--calibration", "digits.calib", "--save-plan", "-"],
+        ["tune", MODEL, "--data", CALIB, "-o", "-"],
+    ],
+)
+def test_what_is_no_text_is_not_printed(refused, arguments):
+    """A file called - is what nobody asks for."""
+    assert "cannot be printed; name a file" in refused(*arguments)
 
 
 @pytest.mark.usefixtures("folder")
@@ -380,7 +428,12 @@ class TestConfig:
             ("calibrator = 'max'\n", "unknown key 'calibrator'"),
             ("[quantize]\nexclude = 'classifier'\n", "exclude must be a list"),
             ("[quantize]\ncalibrator = ['max']\n", "calibrator must be one value"),
-            ("[quantize]\ncalibrator = 'best'\n", "'best' is not one of"),
+            ("[quantize]\ncalibrator = 'best'\n", "unknown calibrator 'best'"),
+            ("[quantize]\ncalibrator = 'percentile:20'\n", "percentile 20 is not in (50, 100]"),
+            ("[quantize]\ndynamic = true\nstatic = true\n", "--static and --dynamic contradict each other"),
+            ("[quantize]\ndynamic = 'yes'\n", "dynamic must be true or false"),
+            ("[quantize]\nequalize = 1\n", "equalize must be true or false"),
+            ("[quantize]\nsave-plan = ''\n", "it is empty"),
             ("[quantize]\npercentile = 'high'\n", "'high' is not a valid float"),
             ("[quantize]\ncalibrator = 'max'\npercentile = 99.0\n", "--percentile 99 says nothing"),
             ("[quantize]\nsamples = 5\n", "--samples needs --data"),

@@ -4,24 +4,126 @@ import pytest
 from click.testing import CliRunner
 
 import qtool
-from qtool.cli import app
+from qtool.cli import app, main
 from qtool.core.errors import UsageError
+from qtool.core.numerics.calibrators import CANDIDATES, MSE, Percentile
 from tests.support.places import SHIPPED
 
 MODEL, CALIB = str(SHIPPED / "digits_cnn.onnx"), str(SHIPPED / "digits_calib.npz")
+
+
+@pytest.fixture
+def refusal(capsys):
+    """Runs `qtool ...`; asserts exit 2 and one line on stderr, and returns it."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as caught:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
+        return err
+
+    return call
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["quantize", MODEL, "--data", CALIB, "--target", "tensorrt", "--scheme", "affine"], "only symmetric grids"),
+        (["tune", MODEL, "--data", CALIB, "--target", "tensorrt", "--scheme", "affine"], "only symmetric grids"),
+        (["tune", MODEL, "--data", CALIB, "--provider", "tensorrt", "--scheme", "affine"], "only symmetric grids"),
         (["eval", MODEL, MODEL, "--data", CALIB, "--latency-runs", "5"], "says nothing without --latency"),
+        *(
+            (["quantize", MODEL, "--data", CALIB, form, *option], f"{option[0]} says nothing to {form}, which has no")
+            for form in ("--dynamic", "--weight-only")
+            for option in (["--calibrator", "max"], ["--percentile", "99"], ["--scheme", "symmetric"])
+        ),
+        (
+            ["quantize", MODEL, "--data", CALIB, "--dynamic", "--target", "tensorrt"],
+            "--dynamic: target tensorrt has only",
+        ),
+        (["quantize", MODEL, "--weight-only", "--target", "tensorrt"], "--weight-only: target tensorrt has only"),
+        (["quantize", MODEL, "--weight-only", "--calibrator", "max"], "--calibrator says nothing without data"),
+        (["quantize", MODEL, "--weight-only", "--max-length", "9"], "--max-length says nothing without data"),
+        (["quantize", MODEL, "--data", CALIB, "--plan", CALIB, "--include-op", "Conv"], "--include-op says nothing to"),
+        (
+            ["quantize", MODEL, "--data", CALIB, "--plan", CALIB, "--weight-only"],
+            "--weight-only says nothing to --plan",
+        ),
     ],
 )
-def test_it_is_refused_and_nothing_is_written(words, message, tmp_path):
-    extra = ["-o", str(tmp_path / "q.onnx")] if words[0] == "quantize" else []
-    answer = CliRunner().invoke(app, [*words, *extra])
-    assert isinstance(answer.exception, UsageError) and message in str(answer.exception)
+def test_it_is_refused_and_nothing_is_written(words, message, tmp_path, refusal):
+    extra = ["-o", str(tmp_path / "q.onnx")] if words[0] in ("quantize", "tune") else []
+    assert message in refusal(*words, *extra)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("forms", "message"),
+    [
+        (["--static", "--dynamic"], "--static and --dynamic contradict each other; leave only one of them"),
+        (["--dynamic", "--weight-only"], "--dynamic and --weight-only contradict each other"),
+        (["--weight-only", "--static", "--dynamic"], "--static and --dynamic and --weight-only contradict each other"),
+    ],
+)
+def test_contradictory_forms_are_refused(forms, message, tmp_path, refusal):
+    assert message in refusal("quantize", MODEL, "--data", CALIB, *forms, "-o", tmp_path / "q.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_form_of_the_command_line_wins_over_the_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qtool.toml").write_text("[quantize]\nweight-only = true\nstatic = false\n")
+    seen = []
+    monkeypatch.setattr("qtool.cli.quantize.quantize", lambda *_, form, **__: seen.append(form))
+    monkeypatch.setattr("qtool.cli.quantize.quantized_text", str)
+    for words in ([], ["--dynamic"], ["--static", "--data", CALIB]):
+        answer = CliRunner().invoke(app, ["quantize", MODEL, "--config", "qtool.toml", *words], catch_exceptions=False)
+        assert answer.exit_code == 0
+    assert seen == ["weight-only", "dynamic", "static"]
+
+
+@pytest.mark.parametrize("share", ["500%", "101%", "-1%", "1.5", "lots", "nan", "", "5 %%"])
+def test_a_share_of_float_layers_is_a_share(share, tmp_path, refusal):
+    line = refusal("tune", MODEL, "--data", CALIB, "--max-float-macs", share, "-o", tmp_path / "q.onnx")
+    assert "'--max-float-macs'" in line and "drop" not in line
+    assert not share or f"a share of '{share}' makes no sense; give 0% to 100%" in line
+
+
+def test_options_become_values(tmp_path, monkeypatch):
+    """argv -> what `tune` is called with."""
+    seen = {}
+
+    def tune(*_, **values):
+        seen.update(values)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("qtool.cli.tune.tune", tune)
+    words = ["--max-float-macs", "0.25", "--time-budget", "1.5m", "--max-drop", "2%"]
+    CliRunner().invoke(app, ["tune", MODEL, "--data", CALIB, "--calibrators", "mse,percentile:99.9", *words])
+    assert seen["max_float_macs"] == 0.25
+    assert seen["time_budget"] == 90.0
+    assert (seen["max_drop"].value, seen["max_drop"].relative) == (0.02, True)
+    assert seen["calibrators"] == (MSE(), Percentile(99.9))
+    (tmp_path / "c.toml").write_text("[tune]\nmax-float-macs = '50%'\ntime-budget = '2h'\n")
+    CliRunner().invoke(app, ["tune", MODEL, "--data", CALIB, "--config", str(tmp_path / "c.toml")])
+    assert (seen["max_float_macs"], seen["time_budget"], seen["calibrators"]) == (0.5, 7200.0, CANDIDATES)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--time-budget", "0s", "'0s' is no time; write 90s, 30m or 2h"),
+        ("--time-budget", "soon", "'soon' is no time"),
+        ("--calibrators", "max,best", "unknown calibrator 'best'"),
+        ("--calibrators", "max:1", "calibrator 'max:1' makes no sense; write max"),
+        ("--max-drop", "1", "--max-drop 1: would pass every model"),
+        ("--max-drop", "100%", "--max-drop 100%: would pass every model"),
+        ("--min-sqnr", "nan", "--min-sqnr nan: give a number of decibels"),
+    ],
+)
+def test_targets_of_tuning_that_make_no_sense(option, value, message, tmp_path, refusal):
+    assert message in refusal("tune", MODEL, "--data", CALIB, option, value, "-o", tmp_path / "q.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -75,8 +75,22 @@ def test_the_default_metric_is_top1_with_labels_and_sqnr_without(float_model, ca
     assert [m.name for m in evaluate(float_model, candidate, data).metrics] == ["top1"]
     unlabelled = save(tmp_path / "unlabelled.npz", x=X)
     assert [m.name for m in evaluate(float_model, candidate, unlabelled).metrics] == ["sqnr"]
-    with pytest.raises(UsageError, match="--min-sqnr"):
+    with pytest.raises(UsageError, match="min_sqnr"):
         evaluate(float_model, candidate, unlabelled, max_drop="1%")
+
+
+def test_one_metric_needs_no_list(float_model, candidate, data):
+    """A text is no sequence of letters."""
+
+    def best(outputs, _):
+        return outputs["scores"].max(axis=1)
+
+    for one in ("cosine", best):
+        alone = evaluate(float_model, [candidate], data, metrics=one)
+        assert alone == evaluate(float_model, [candidate], data, metrics=[one])
+    assert [m.name for m in alone.metrics] == ["best"]
+    with pytest.raises(UsageError, match="metric='top9': is none of"):
+        evaluate(float_model, [candidate], data, metrics="top9")
 
 
 def test_only_the_first_samples(float_model, candidate, data):
@@ -147,7 +161,7 @@ def test_a_user_metric_cannot_spoil_what_the_others_see(float_model, candidate, 
         outputs["scores"][:] = 0
         return 1.0
 
-    with pytest.raises(DataError, match="--metric vandal"):
+    with pytest.raises(DataError, match="metric='vandal'"):
         evaluate(float_model, candidate, data, metrics=[vandal])
 
 
@@ -210,7 +224,7 @@ def test_nan_in_a_candidate_fails_its_gates(tmp_path):
 def test_the_batch_that_a_candidate_fixes(float_model, data, tmp_path):
     one = linear(tmp_path / "one.onnx", OTHER, batch=1)
     assert evaluate(float_model, one, data).samples == 23
-    with pytest.raises(ModelError, match=r"one\.onnx: input 'x' has a fixed batch of 1.*--batch-size 1"):
+    with pytest.raises(ModelError, match=r"one\.onnx: input 'x' has a fixed batch of 1.*batch_size=1"):
         evaluate(float_model, one, data, batch_size=4)
     four = linear(tmp_path / "four.onnx", OTHER, batch=4)
     with pytest.raises(ModelError, match=r"four\.onnx: input 'x' has a fixed batch of 4"):
@@ -252,16 +266,16 @@ def test_other_shapes_are_refused(float_model, data, tmp_path):
     [
         ({"candidates": []}, UsageError, "at least one candidate"),
         ({"candidates": ["absent.onnx"]}, ModelError, "absent.onnx: is no file"),
-        ({"samples": 0}, UsageError, "samples is 0"),
-        ({"threads": 0}, UsageError, "threads is 0"),
-        ({"metrics": ["top3"]}, UsageError, "--metric top3"),
+        ({"samples": 0}, UsageError, "samples=0: give 1 or more"),
+        ({"threads": 0}, UsageError, "threads=0: give 1 or more"),
+        ({"metrics": ["top3"]}, UsageError, "metric='top3'"),
         ({"max_drop": "lots"}, UsageError, "'lots'"),
         ({"max_drop": "-1%"}, UsageError, "makes no sense"),
         ({"max_drop": math.nan}, UsageError, "makes no sense"),
         ({"max_drop": 1}, UsageError, "would pass every model"),
         ({"max_drop": "100%"}, UsageError, "would pass every model"),
-        ({"max_drop": "1%", "metrics": ["sqnr", "mse", "cosine"]}, UsageError, "--min-sqnr"),
-        ({"min_sqnr": math.nan}, UsageError, "--min-sqnr nan"),
+        ({"max_drop": "1%", "metrics": ["sqnr", "mse", "cosine"]}, UsageError, "min_sqnr"),
+        ({"min_sqnr": math.nan}, UsageError, "min_sqnr=nan"),
     ],
 )
 def test_requests_that_make_no_sense(float_model, candidate, data, options, error, says):
@@ -272,13 +286,13 @@ def test_requests_that_make_no_sense(float_model, candidate, data, options, erro
 
 def test_labels_missing_for_top1(float_model, candidate, tmp_path):
     unlabelled = save(tmp_path / "unlabelled.npz", x=X)
-    with pytest.raises(DataError, match=r"--data has no labels.*'labels'.*--metric sqnr"):
+    with pytest.raises(DataError, match=r"data has no labels.*'labels'.*metric='sqnr'"):
         evaluate(float_model, candidate, unlabelled, metrics=["top1"])
 
 
 def test_top5_of_few_classes_means_nothing(tmp_path, data):
     model = linear(tmp_path / "m.onnx", WEIGHTS[:, :5])
-    with pytest.raises(UsageError, match="use --metric top1"):
+    with pytest.raises(UsageError, match="use metric='top1'"):
         evaluate(model, model, data, metrics=["top5"])
 
 

@@ -65,7 +65,7 @@ def test_leftovers_of_an_uncounted_source_are_refused_at_its_end():
     fixed = InputSpec("ids", np.dtype(np.int64), (2, "T"))
     feeds = open_feeds(lambda: iter(records([3] * 5)), [fixed])
     assert feeds.samples is None
-    with pytest.raises(DataError, match="--samples 4"):
+    with pytest.raises(DataError, match="samples=4"):
         list(feeds)
     assert [b.size for b in open_feeds(lambda: iter(records([3] * 5)), [fixed], samples=4)] == [2, 2]
 

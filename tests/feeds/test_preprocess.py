@@ -179,7 +179,7 @@ def test_one_of_several_inputs_takes_the_pictures():
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (np.zeros((2, 6, 5, 3), np.float32), "applies to uint8 images; leave --preprocess out"),
+        (np.zeros((2, 6, 5, 3), np.float32), "applies to uint8 images; leave preprocess out"),
         (np.zeros((2, 3, 6, 5), np.uint8), "height, width, 3"),
         (np.zeros((2, 6, 5, 4), np.uint8), "height, width, 3"),
         (np.zeros((2, 6, 5), np.uint8), "height, width, 3"),

@@ -166,12 +166,12 @@ def test_texts_without_tokens_or_room(tmp_path, data):
         ({"tokenizer": "absent.json"}, BERT, "absent.json: is no file"),
         ({"tokenizer": "broken.json"}, BERT, "broken.json: is no tokenizer.json ("),
         ({"tokenizer": "t.json"}, [InputSpec("x", I64, ("N", "T"))], "has no input 'input_ids' but 'x'"),
-        ({"max_length": 5}, BERT, "--max-length 5 says nothing without --tokenizer"),
-        ({"tokenizer": "t.json", "max_length": 0}, BERT, "--max-length 0: give 1 or more"),
+        ({"max_length": 5}, BERT, "max_length=5 says nothing without tokenizer"),
+        ({"tokenizer": "t.json", "max_length": 0}, BERT, "max_length=0: give 1 or more"),
         (
             {"tokenizer": "t.json", "max_length": 9},
             [InputSpec("input_ids", I64, ("N", 8))],
-            "--max-length 9: the model's input 'input_ids' takes 8",
+            "max_length=9: the model's input 'input_ids' takes 8",
         ),
     ],
 )

@@ -113,7 +113,7 @@ def test_what_cannot_be_trimmed_names_the_sample(change, says):
 @pytest.mark.parametrize(
     ("trim", "inputs", "says"),
     [
-        ("maks", [IDS, MASK], "--trim maks: is no input of the model (did you mean 'mask'?)"),
+        ("maks", [IDS, MASK], "trim='maks': is no input of the model (did you mean 'mask'?)"),
         ("mask", [IDS, InputSpec("mask", I64, ("N", 1, "T"))], "the input is int64 [N, 1, T]; it must be"),
         ("mask", [IDS, InputSpec("mask", I64, ("N", 8))], "with a free length"),
     ],

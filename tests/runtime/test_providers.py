@@ -19,7 +19,7 @@ import qtool
 from qtool.cli import app
 from qtool.core.compute import PROVIDERS
 from qtool.core.errors import DataError, ModelError, UsageError
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import MSE, Max
 from qtool.graph import model_io
 from qtool.graph.quantizers import has_quantizers
 from qtool.report.evaluation import evaluation_markdown, evaluation_text
@@ -288,9 +288,7 @@ def test_a_provider_without_data_says_nothing(tmp_path):
 
 @pytest.mark.parametrize(("provider", "target"), [("tensorrt", "tensorrt"), ("cuda", None)])
 def test_tune_judges_there_what_will_run_there(machine, tmp_path, provider, target):
-    result = qtool.tune(
-        MODEL, EVAL, tmp_path / "t.onnx", calibrators=[Calibrator("max")], samples=64, provider=provider
-    )
+    result = qtool.tune(MODEL, EVAL, tmp_path / "t.onnx", calibrators=[Max()], samples=64, provider=provider)
     assert result.evaluation.provider == provider
     if target is not None:
         assert result.plan.target == target and not result.verification.census
@@ -304,7 +302,7 @@ def test_tune_judges_there_what_will_run_there(machine, tmp_path, provider, targ
 @pytest.mark.usefixtures("machine")
 def test_tune_for_tensorrt_goes_all_the_way(tmp_path):
     result = qtool.tune(
-        MODEL, EVAL, tmp_path / "t.onnx", calibrators=[Calibrator("max"), Calibrator("mse")], samples=64, min_sqnr=90.0,
+        MODEL, EVAL, tmp_path / "t.onnx", calibrators=[Max(), MSE()], samples=64, min_sqnr=90.0,
         max_float_macs=0.9, provider="tensorrt",
     )  # fmt: skip
     assert not result.met

@@ -1,6 +1,7 @@
 """tune: the paper's workflow on networks that the plain way fails, and what it promises when it is stopped."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,8 @@ from onnx import numpy_helper
 
 import qtool
 from qtool.cli import app
-from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.errors import ModelError, UsageError
+from qtool.core.numerics.calibrators import Max
 from qtool.feeds import open_feeds
 from qtool.runtime.session import Session
 from qtool.tuning.search import Search, better
@@ -21,7 +22,7 @@ from qtool.tuning.tune import tune
 from tests.support.places import SHIPPED
 
 CALIB, EVAL = SHIPPED / "digits_calib.npz", SHIPPED / "digits_eval.npz"
-ONE = (Calibrator("max"),)
+ONE = (Max(),)
 
 
 def skewed(path, before, after, exponents):
@@ -107,7 +108,7 @@ def searched(model, output, *, max_float_macs):
 
 
 def test_what_chooses_does_not_report(tmp_path):
-    """Of four samples two calibrate, one chooses and one reports; --eval-data reports, or takes turns."""
+    """Of four samples two calibrate, one chooses and one reports; eval_data reports, or takes turns."""
     result = tune(SHIPPED / "digits_cnn.onnx", EVAL, tmp_path / "a.onnx", calibrators=ONE)
     assert result.evaluation.samples == 125
     result = tune(SHIPPED / "digits_cnn.onnx", CALIB, tmp_path / "b.onnx", eval_data=EVAL, calibrators=ONE)
@@ -192,7 +193,7 @@ def test_the_command(hard, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--calibrators", "max:3"], "only percentile"),
+        (["--calibrators", "max:3"], "calibrator 'max:3' makes no sense"),
         (["--calibrators", "best"], "unknown calibrator"),
         (["--time-budget", "soon"], "no time"),
         (["--target", "tensorrt"], "does not run on this machine"),
@@ -200,5 +201,53 @@ def test_the_command(hard, tmp_path):
 )
 def test_bad_usage_writes_nothing(words, message, tmp_path):
     answer = run(SHIPPED / "digits_cnn.onnx", "--data", CALIB, "-o", tmp_path / "q.onnx", *words)
-    assert isinstance(answer.exception, UsageError) and message in str(answer.exception)
+    assert answer.exit_code != 0 and message in f"{answer.output} {answer.exception}"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_float_macs": 5}, "max_float_macs: a share of '5' makes no sense"),
+        ({"max_float_macs": -0.1}, "a share of '-0.1' makes no sense"),
+        ({"max_float_macs": float("nan")}, "a share of 'nan' makes no sense"),
+        ({"max_float_macs": "200%"}, "a share of '200%' makes no sense"),
+        ({"max_drop": 1}, "max_drop='1': would pass every model"),
+        ({"max_drop": "100%"}, "max_drop='100%': would pass every model"),
+        ({"max_drop": 1, "metric": "top1"}, "would pass every model, as top1 lies between 0 and 1"),
+        ({"max_drop": 1, "metric": "sqnr"}, "would pass every model"),
+        ({"min_sqnr": float("inf")}, "min_sqnr=inf: give a number of decibels"),
+        ({"time_budget": 0}, "time_budget=0: give more than 0 seconds"),
+        ({"time_budget": float("nan")}, "time_budget=nan: give more than 0 seconds"),
+        ({"calibrators": ()}, "there is no calibrator to try"),
+        ({"calibrators": "max,best"}, "unknown calibrator 'best'"),
+    ],
+)
+def test_impossible_targets_are_refused_before_any_work(options, message, tmp_path):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        tune("no such model", CALIB, tmp_path / "q.onnx", **options)
+
+
+def test_a_drop_of_more_than_one_is_a_target_where_the_metric_has_no_end(tmp_path):
+    """An error of the user's own metric may grow by 2, a correlation drop from 1 to -0.5."""
+    for metric, drop in ((_error, 2.0), ("matthews", 1.5)):
+        with pytest.raises(ModelError, match="no such model"):
+            tune("no such model", CALIB, tmp_path / "q.onnx", metric=metric, max_drop=drop)
+
+
+def _error(outputs, labels):
+    return (outputs["logits"].argmax(1) != labels["labels"]) * 9.0
+
+
+_error.lower_is_better = True
+
+
+def test_the_data_is_called_by_its_own_name(tmp_path):
+    report = tmp_path / "r.json"
+    model = SHIPPED / "digits_cnn.onnx"
+    answer = run(model, "--data", CALIB, "--calibrators", "max", "-o", tmp_path / "q.onnx", "--json", report)
+    assert answer.exit_code == 0, answer.output
+    name = f"{CALIB} (1 of every 4 samples)"
+    assert json.loads(report.read_text())["evaluation"]["data"] == name
+    assert f"{name}: 50 samples" in answer.output
+    assert not re.search("Subset|Part", answer.output + report.read_text())

@@ -4,8 +4,10 @@ All are pure functions of the same statistics, chosen after the data has gone. S
 (max, entropy, percentile); MSE minimises the expected squared error of the grid that would be used.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,9 +17,6 @@ from qtool.core.numerics.counting import Array
 from qtool.core.numerics.histogram import Distribution
 from qtool.core.numerics.least_squares import least_squares
 
-Method = Literal["max", "entropy", "percentile", "mse"]
-METHODS: tuple[Method, ...] = ("max", "entropy", "percentile", "mse")
-DEFAULT_PERCENTILE = 99.99
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
 ENTROPY_STRIDE = 8
@@ -27,73 +26,142 @@ _ENTROPY_EDGES = -(-np.arange(ENTROPY_LEVELS + 1) * _ENTROPY_ENDS[:, None] // EN
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrator:
-    """A method and its parameter.
+class Calibrator(ABC):
+    """How the range of a tensor is chosen: a value, equal to another of the same type and parameters.
 
-    Raises:
-        ValueError: unknown method, or a percentile outside (50, 100].
+    A new calibrator is a class here, whose fields are floats with defaults, and a row in `CALIBRATORS`.
     """
 
-    method: Method
-    percentile: float = DEFAULT_PERCENTILE
+    method: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown calibrator {self.method!r}; choose one of {', '.join(METHODS)}")
-        if not 50.0 < self.percentile <= 100.0:
-            raise ValueError(f"percentile {self.percentile:g} is not in (50, 100]; 99.99 is usual")
+    def range_of(self, distribution: Distribution, spec: TensorSpec) -> tuple[float, float]:
+        """The range [low, high], low <= 0 <= high, of a tensor with this distribution, represented as `spec`."""
+        low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
+        if distribution.counts.size == 0 or low == high:
+            return low, high
+        lower, upper = self._ends(distribution, spec)
+        return min(max(lower, low), 0.0), max(min(upper, high), 0.0)
+
+    @abstractmethod
+    def _ends(self, distribution: Distribution, spec: TensorSpec, /) -> tuple[float, float]:
+        """Where the range of values that are not all 0 ends; `range_of` keeps it within them, and 0 in it."""
 
     def __str__(self) -> str:
-        return f"percentile {self.percentile:g}" if self.method == "percentile" else self.method
+        return " ".join([self.method, *(_number(getattr(self, field.name)) for field in fields(self))])
+
+    @classmethod
+    def spelling(cls) -> str:
+        """How `parse` takes it: "max", "percentile[:P]"."""
+        return cls.method + "".join(f"[:{field.name.upper()}]" for field in fields(cls))
+
+    @staticmethod
+    def parse(given: "Calibrator | str") -> "Calibrator":
+        """The calibrator that a text names: "max", "percentile", "percentile:99.999", or what `str` gives.
+
+        Raises:
+            UsageError: there is no such method, or its parameter makes no sense.
+        """
+        if isinstance(given, Calibrator):
+            return given
+        method, *parameters = str(given).replace(":", " ").split() or [""]
+        kind = next((kind for kind in CALIBRATORS if kind.method == method), None)
+        if kind is None:
+            raise UsageError(f"unknown calibrator {str(given)!r}; choose one of {', '.join(SPELLINGS)}")
+        try:
+            return kind(*map(float, parameters))
+        except (TypeError, ValueError):
+            raise UsageError(f"calibrator {str(given)!r} makes no sense; write {kind.spelling()}") from None
 
 
-# What the paper's workflow tries first (section 6, and tables 5 and 6), and the least squared error beside it.
-CANDIDATES = (
-    Calibrator("max"),
-    Calibrator("entropy"),
-    Calibrator("percentile", 99.99),
-    Calibrator("percentile", 99.999),
-    Calibrator("mse"),
-)
+@dataclass(frozen=True, slots=True)
+class Max(Calibrator):
+    """The whole range of the values."""
+
+    method = "max"
+
+    def _ends(self, distribution: Distribution, _: TensorSpec, /) -> tuple[float, float]:
+        return distribution.minimum, distribution.maximum
 
 
-def chosen_calibrators(given: "Calibrator | str | None") -> tuple[Calibrator, ...]:
-    """What a caller asks for: one, or for None and "auto" all of `CANDIDATES`.
+@dataclass(frozen=True, slots=True)
+class Entropy(Calibrator):
+    """The range that loses least information, see `entropy_threshold`."""
+
+    method = "entropy"
+
+    def _ends(self, distribution: Distribution, _: TensorSpec, /) -> tuple[float, float]:
+        threshold = entropy_threshold(distribution.magnitudes())
+        return -threshold, threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Percentile(Calibrator):
+    """The range that holds `p` percent of the values.
+
+    On symmetric grids that is the percentile of |x|; on affine ones the two tails share what lies outside.
 
     Raises:
-        UsageError: there is no such method.
+        UsageError: `p` is outside (50, 100].
     """
-    if isinstance(given, Calibrator):
-        return (given,)
-    if given is None or given == "auto":
-        return CANDIDATES
-    if given not in METHODS:
-        raise UsageError(f"unknown calibrator {given!r}; choose one of auto, {', '.join(METHODS)}")
-    return (Calibrator(given),)
+
+    method = "percentile"
+    p: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 50.0 < self.p <= 100.0:
+            raise UsageError(f"percentile {self.p:g} is not in (50, 100]; 99.99 is usual")
+
+    def _ends(self, distribution: Distribution, spec: TensorSpec, /) -> tuple[float, float]:
+        if spec.symmetric:
+            threshold = distribution.magnitudes().quantile(self.p / 100.0)
+            return -threshold, threshold
+        tail = (1.0 - self.p / 100.0) / 2.0
+        return distribution.quantile(tail), distribution.quantile(1.0 - tail)
 
 
-def choose_range(distribution: Distribution, calibrator: Calibrator, spec: TensorSpec) -> tuple[float, float]:
-    """The range [low, high], low <= 0 <= high, that `calibrator` gives a tensor represented as `spec`."""
-    low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
-    if distribution.counts.size == 0 or low == high:
-        return low, high
-    if calibrator.method == "percentile":
-        return _percentile(distribution, calibrator.percentile, symmetric=spec.symmetric)
-    if calibrator.method == "entropy":
-        threshold = entropy_threshold(distribution.magnitudes())
-        return max(low, -threshold), min(high, threshold)
-    if calibrator.method == "mse":
+@dataclass(frozen=True, slots=True)
+class MSE(Calibrator):
+    """The range whose grid has the least expected squared error."""
+
+    method = "mse"
+
+    def _ends(self, distribution: Distribution, spec: TensorSpec, /) -> tuple[float, float]:
         return least_squares(distribution, spec)
-    return low, high
 
 
-def _percentile(distribution: Distribution, percentile: float, *, symmetric: bool) -> tuple[float, float]:
-    """Symmetric: the percentile of |x|. Affine: what lies outside is shared by the two tails."""
-    if symmetric:
-        threshold = distribution.magnitudes().quantile(percentile / 100.0)
-        return max(min(distribution.minimum, 0.0), -threshold), min(max(distribution.maximum, 0.0), threshold)
-    tail = (1.0 - percentile / 100.0) / 2.0
-    return min(distribution.quantile(tail), 0.0), max(distribution.quantile(1.0 - tail), 0.0)
+CALIBRATORS: tuple[type[Calibrator], ...] = (Max, Entropy, Percentile, MSE)
+SPELLINGS = tuple(kind.spelling() for kind in CALIBRATORS)
+"""How each is written on the command line, in a configuration file and in Python."""
+# What the paper's workflow tries first (section 6, and tables 5 and 6), and the least squared error beside it.
+CANDIDATES: tuple[Calibrator, ...] = (Max(), Entropy(), Percentile(99.99), Percentile(99.999), MSE())
+
+
+def chosen_calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]:
+    """The calibrators to try: the one that a caller asks for, or for None and "auto" all of `CANDIDATES`.
+
+    Raises:
+        UsageError: there is no such method, or its parameter makes no sense.
+    """
+    return CANDIDATES if given is None or given == "auto" else (Calibrator.parse(given),)
+
+
+def listed_calibrators(given: Calibrator | str | Iterable[Calibrator | str]) -> tuple[Calibrator, ...]:
+    """Each calibrator of a list once, in its order; the list may be a text such as "max,percentile:99.9".
+
+    Raises:
+        UsageError: the list is empty, or names what is no calibrator.
+    """
+    several = given.split(",") if isinstance(given, str) else [given] if isinstance(given, Calibrator) else given
+    found = tuple(dict.fromkeys(map(Calibrator.parse, several)))
+    if not found:
+        raise UsageError(f"there is no calibrator to try; name some of {', '.join(SPELLINGS)}")
+    return found
+
+
+def _number(value: float) -> str:
+    """The number in as few digits as say it exactly: 99.9, 99."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def entropy_threshold(magnitudes: Distribution) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from qtool.core.errors import CalibrationError
+from qtool.core.errors import CalibrationError, arg
 from qtool.core.numerics.histogram import ChannelRange, Histogram, no_channels
 from qtool.core.records.examples import EXAMPLES, Runs, chosen, with_room
 from qtool.core.records.parts import Part, Shard, united
@@ -69,7 +69,7 @@ def merge(given: Sequence[Statistics]) -> Statistics:
 def _check_alike(first: Statistics, other: Statistics) -> None:
     differing = {
         "model": first.model_digest != other.model_digest,
-        "preparation (--equalize, --absorb-biases)": first.recipe != other.recipe,
+        f"preparation ({arg('equalize')}, {arg('absorb_biases')})": first.recipe != other.recipe,
         "list of tensors, made by another version of qtool": list(first.tensors) != list(other.tensors),
     }
     for what, differs in differing.items():
@@ -86,7 +86,7 @@ def _check_shards(given: Sequence[Statistics], parts: Sequence[Part]) -> None:
         if part.shard.count != count or part.settings != parts[0].settings:
             raise CalibrationError(
                 f"{one.name}: is shard {part.shard} of a calibration with other data or options than {given[0].name}; "
-                "merge shards that differ in --shard alone"
+                f"merge shards that differ only in {arg('shard')}"
             )
         if part.shard.index in seen:
             raise CalibrationError(f"{one.name}: is shard {part.shard}, as {seen[part.shard.index]} is; give each once")

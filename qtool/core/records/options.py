@@ -1,9 +1,12 @@
 """What the user asks of a quantised model; settings are values, and a wrong combination cannot be built."""
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 
 SCHEMES = ("symmetric", "affine")
 GRANULARITIES = ("per-channel", "per-tensor")
@@ -13,17 +16,40 @@ Correction = Literal["auto", "on", "off"]
 CORRECTIONS: tuple[Correction, ...] = ("auto", "on", "off")
 
 
+def names(given: str | Iterable[str]) -> tuple[str, ...]:
+    """Names as a tuple; a text is one name."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def share(given: str | float) -> float:
+    """A part of a whole, from 0 to 1: 0.1 or "10%".
+
+    Raises:
+        UsageError: not a number, or outside 0 to 1.
+    """
+    number = re.fullmatch(r"\s*([0-9.eE+-]+)\s*(%?)\s*", str(given))
+    try:
+        found = float(number[1]) / (100 if number[2] else 1) if number else math.nan
+    except ValueError:
+        found = math.nan
+    if not 0.0 <= found <= 1.0:
+        raise UsageError(f"a share of '{given}' makes no sense; give 0% to 100%, such as 10%, or 0 to 1, such as 0.1")
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Scheme:
     """Representation and selection.
 
     activations: `affine` or `symmetric` grids for activations (weights are always symmetric).
     granularity: of weights.
-    include_ops: quantise these operator types alone; empty means all that the target knows.
+    include_ops: quantise only these operator types; empty means all that the target knows.
     exclude_ops, exclude: operator types, and node names or globs, that stay float.
     form: of layers with weights. `static`: ranges from calibration. `dynamic`: each run takes the ranges of its own
         data, and only weights are stored as integers. `weight-only`: these are, and everything computes in float.
     dynamic: names of layers that are dynamic whatever `form` says.
+
+    Names may be given as any sequence, or as one text for one name; they are kept as tuples.
 
     Raises:
         UsageError: an unknown value.
@@ -38,12 +64,33 @@ class Scheme:
     dynamic: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for field in ("include_ops", "exclude_ops", "exclude", "dynamic"):
+            object.__setattr__(self, field, names(getattr(self, field)))
         if self.activations not in SCHEMES:
             raise UsageError(f"unknown scheme {self.activations!r}; choose one of {', '.join(SCHEMES)}")
         if self.granularity not in GRANULARITIES:
             raise UsageError(f"unknown granularity {self.granularity!r}; choose one of {', '.join(GRANULARITIES)}")
         if self.form not in FORMS:
             raise UsageError(f"unknown form {self.form!r}; choose one of {', '.join(FORMS)}")
+
+    def selecting(
+        self, include_ops: str | Iterable[str], exclude_ops: str | Iterable[str], exclude: str | Iterable[str]
+    ) -> "Scheme":
+        """This scheme with these selections.
+
+        Raises:
+            UsageError: one of them is given here and in the scheme.
+        """
+        given = {"include_ops": names(include_ops), "exclude_ops": names(exclude_ops), "exclude": names(exclude)}
+        for field, value in given.items():
+            if value and getattr(self, field):
+                raise UsageError(f"{arg(field)} is given twice, once in {arg('scheme')}; leave one of them out")
+        return replace(
+            self,
+            include_ops=given["include_ops"] or self.include_ops,
+            exclude_ops=given["exclude_ops"] or self.exclude_ops,
+            exclude=given["exclude"] or self.exclude,
+        )
 
     def form_of(self, layer: str) -> Form:
         """The form of a layer, by its name."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.records.examples import Row
 
 BatchRange = tuple[int, int]
@@ -20,14 +20,14 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.index <= self.count:
-            raise UsageError(f"--shard {self}: there is no such shard; write K/N with K from 1 to N")
+            raise UsageError(f"{arg('shard', self)}: there is no such shard; write K/N with K from 1 to N")
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
         """`3/16`. Raises `UsageError`."""
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if match is None:
-            raise UsageError(f"--shard {text}: is no shard; write K/N, for the K-th of N")
+            raise UsageError(f"{arg('shard', text)}: is no shard; write K/N, for the K-th of N")
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:

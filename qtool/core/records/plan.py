@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
 from qtool.core.numerics.affine import QParams, integer_range
 from qtool.core.records.placement import Reader
@@ -188,15 +188,17 @@ def load_plan(path: str | Path) -> Plan:
     try:
         data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
     except OSError as error:
-        raise UsageError(f"{file}: cannot be read ({error.strerror}); give a file written by --save-plan") from error
+        raise UsageError(
+            f"{file}: cannot be read ({error.strerror}); give a file written by {arg('save_plan')}"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{file}: not JSON ({error}); give a file written by --save-plan") from error
+        raise UsageError(f"{file}: not JSON ({error}); give a file written by {arg('save_plan')}") from error
     if not isinstance(data, dict) or data.pop("qtool_plan", None) != VERSION:
-        raise UsageError(f"{file}: not a qtool plan of version {VERSION}; write one with --save-plan")
+        raise UsageError(f"{file}: not a qtool plan of version {VERSION}; write one with {arg('save_plan')}")
     try:
         return _plan(data)
     except ValueError as error:
-        raise UsageError(f"{file}: damaged plan ({error}); write it again with --save-plan") from error
+        raise UsageError(f"{file}: damaged plan ({error}); write it again with {arg('save_plan')}") from error
 
 
 def _refuse(constant: str) -> Any:

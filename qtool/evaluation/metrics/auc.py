@@ -5,7 +5,7 @@ from array import array
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.evaluation.metrics.classes import class_labels
 from qtool.evaluation.metrics.heads import ClassOutput
 from qtool.evaluation.metrics.observation import Observation, rows
@@ -26,7 +26,10 @@ class Auc:
     def __init__(self, output: ClassOutput) -> None:
         if output.columns > 2 or output.holds_class:
             what = "holds the class itself" if output.holds_class else f"has {output.columns} columns"
-            raise UsageError(f"--metric auc: is for binary scores, but output '{output.name}' {what}; use --metric f1")
+            raise UsageError(
+                f"{arg('metric', 'auc')}: is for binary scores, but output '{output.name}' {what}; use "
+                f"{arg('metric', 'f1')}"
+            )
         self._output = output
         self._scores = (array("d"), array("d"))
 
@@ -43,7 +46,9 @@ class Auc:
         """Return the area, from 0 to 1; NaN where a score is NaN. Raises `DataError`."""
         lower, upper = (np.asarray(kept) for kept in self._scores)
         if not (lower.size and upper.size):
-            raise DataError(f"--metric auc: all labels are {int(upper.size > 0)}; give data with both classes")
+            raise DataError(
+                f"{arg('metric', 'auc')}: all labels are {int(upper.size > 0)}; give data with both classes"
+            )
         if np.isnan(lower).any() or np.isnan(upper).any():
             return math.nan
         lower = np.sort(lower)

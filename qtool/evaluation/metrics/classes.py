@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, counted, predictions
 from qtool.evaluation.metrics.observation import Observation, rows
 
-_ALTERNATIVE = "use --metric sqnr, or a metric of your own as file.py:FUNCTION"
+_ALTERNATIVE = f"use {arg('metric', 'sqnr')}, or a metric of your own as file.py:FUNCTION"
 
 
 class TopK:
@@ -80,35 +80,38 @@ def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) ->
             says.
     """
     if output is None:
-        raise UsageError(f"--metric {metric}: no output has the shape of class scores [N, classes]; {_ALTERNATIVE}")
+        raise UsageError(
+            f"{arg('metric', metric)}: no output has the shape of class scores [N, classes]; {_ALTERNATIVE}"
+        )
     if k > 1 and output.columns <= k:
         classes = f"{output.columns} column(s)"
         raise UsageError(
-            f"--metric {metric}: output '{output.name}' has {classes}, so it means nothing here; use --metric top1"
+            f"{arg('metric', metric)}: output '{output.name}' has {classes}, so it means nothing here; use "
+            f"{arg('metric', 'top1')}"
         )
     return output
 
 
 def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndarray:
-    """Return the class of each sample, int64 [size]. Raises `DataError` naming what is wrong with the data."""
+    """Return the class of each sample, int64 [size]. Raises `DataError` naming what is wrong with the labels."""
     array = seen.labels.get(LABELS)
     if array is None:
         found = f"; it has {', '.join(sorted(seen.labels))}" if seen.labels else ""
         raise DataError(
-            f"--metric {metric}: --data has no labels{found}; add an array 'labels' (.npz), or "
+            f"{arg('metric', metric)}: {arg('data')} has no labels{found}; add an array 'labels' (.npz), or "
             "sub-folders or a "
             f"labels.csv (images), or {_ALTERNATIVE}"
         )
     if array.shape not in {(seen.size,), (seen.size, 1)}:
         raise DataError(
-            f"--metric {metric}: 'labels' in --data has shape {array.shape} for {seen.size} "
+            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {array.shape} for {seen.size} "
             "sample(s) from sample "
             f"{seen.start}; it must hold one class a sample, or {_ALTERNATIVE}"
         )
     if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
         raise DataError(
-            f"--metric {metric}: 'labels' in --data are not whole numbers ({array.dtype}); give class numbers from 0, "
-            f"use --metric pearson where they are scores, or {_ALTERNATIVE}"
+            f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give class "
+            f"numbers from 0, use {arg('metric', 'pearson')} where they are scores, or {_ALTERNATIVE}"
         )
     labels = array.reshape(-1).astype(np.int64)
     _check_range(labels, seen, output, metric)
@@ -122,9 +125,9 @@ def _check_range(labels: np.ndarray, seen: Observation, output: ClassOutput, met
     if wrong.size:
         first = int(wrong[0])
         raise DataError(
-            f"--metric {metric}: label {labels[first]} of sample {seen.start + first} is no class of output "
+            f"{arg('metric', metric)}: label {labels[first]} of sample {seen.start + first} is no class of output "
             f"'{output.name}', which has {output.classes} (0 to {output.classes - 1}); correct the "
-            "labels in --data"
+            f"labels in {arg('data')}"
         )
 
 

@@ -5,7 +5,7 @@ from array import array
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.evaluation.metrics.heads import LABELS
 from qtool.evaluation.metrics.observation import Observation, rows
 
@@ -21,7 +21,8 @@ class _Scored:
     def __init__(self, output: str | None, metric: str) -> None:
         if output is None:
             raise UsageError(
-                f"--metric {metric}: no output has one value a sample; use --metric sqnr, or a metric of your own"
+                f"{arg('metric', metric)}: no output has one value a sample; use {arg('metric', 'sqnr')}, or a "
+                "metric of your own"
             )
         self._output = output
         self._metric = metric
@@ -30,26 +31,30 @@ class _Scored:
         """Scores and labels, float64 [size]."""
         labels = seen.labels.get(LABELS)
         if labels is None:
-            raise DataError(f"--metric {self._metric}: --data has no labels; add an array 'labels', a number a sample")
+            raise DataError(
+                f"{arg('metric', self._metric)}: {arg('data')} has no labels; add an array 'labels', a number a sample"
+            )
         if labels.shape not in {(seen.size,), (seen.size, 1)} or labels.dtype.kind not in "iubf":
             raise DataError(
-                f"--metric {self._metric}: 'labels' in --data is {labels.dtype} {list(labels.shape)} for {seen.size} "
-                f"sample(s) from sample {seen.start}; give one number a sample"
+                f"{arg('metric', self._metric)}: 'labels' in {arg('data')} is {labels.dtype} {list(labels.shape)} "
+                f"for {seen.size} sample(s) from sample {seen.start}; give one number a sample"
             )
         wanted = labels.reshape(-1).astype(np.float64)
         if not np.isfinite(wanted).all():
             sample = seen.start + int(np.isfinite(wanted).argmin())
-            raise DataError(f"--metric {self._metric}: the label of sample {sample} is {wanted[sample - seen.start]}")
+            raise DataError(
+                f"{arg('metric', self._metric)}: the label of sample {sample} is {wanted[sample - seen.start]}"
+            )
         scores = rows(seen.outputs[self._output], seen.size)
         if scores.shape[1] != 1:
             raise DataError(
-                f"--metric {self._metric}: output '{self._output}' has {scores.shape[1]} values for each sample from "
-                f"sample {seen.start}; give a model with one value a sample"
+                f"{arg('metric', self._metric)}: output '{self._output}' has {scores.shape[1]} values for each "
+                f"sample from sample {seen.start}; give a model with one value a sample"
             )
         return scores[:, 0], wanted
 
     def _refuse_constant(self) -> DataError:
-        return DataError(f"--metric {self._metric}: all labels are the same; give data whose labels differ")
+        return DataError(f"{arg('metric', self._metric)}: all labels are the same; give data whose labels differ")
 
 
 class Pearson(_Scored):

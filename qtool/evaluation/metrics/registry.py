@@ -50,8 +50,8 @@ class Metric:
         return self.info.kind is MetricKind.ACCURACY
 
 
-def resolve_metrics(specs: Sequence[MetricSpec]) -> tuple[Metric, ...]:
-    """Return the metrics that `specs` name, each once, in their order.
+def resolve_metrics(specs: MetricSpec | Sequence[MetricSpec]) -> tuple[Metric, ...]:
+    """Return the metrics that `specs` name, each once, in their order; a single name, function or class is one metric.
 
     A user's metric is called by its function's name, or by the whole of its spec where that is taken.
 
@@ -59,7 +59,8 @@ def resolve_metrics(specs: Sequence[MetricSpec]) -> tuple[Metric, ...]:
         UsageError: an unknown name, or a user's metric that cannot be loaded.
     """
     resolved: dict[str, Metric] = {}
-    for spec in dict.fromkeys(specs):
+    several = [specs] if isinstance(specs, str) or callable(specs) else specs
+    for spec in dict.fromkeys(several):
         if isinstance(spec, str) and (spec in _BUILTIN or spec.partition(":")[0] == WER):
             resolved[spec] = _BUILTIN[spec] if spec in _BUILTIN else _wer(spec)
             continue

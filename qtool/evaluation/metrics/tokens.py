@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.evaluation.metrics.classes import Agreement
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions
 from qtool.evaluation.metrics.observation import Observation
@@ -30,7 +30,8 @@ class TokenAccuracy:
         labels = token_labels(seen, self._output, "token_accuracy")
         if labels.shape != shape:
             raise DataError(
-                f"--metric token_accuracy: 'labels' in --data has shape {list(labels.shape)} from sample {seen.start}, "
+                f"{arg('metric', 'token_accuracy')}: 'labels' in {arg('data')} has shape {list(labels.shape)} from "
+                f"sample {seen.start}, "
                 f"output '{self._output.name}' has {list(scores.shape)}; give a label for every token, -1 where there "
                 "is none"
             )
@@ -42,7 +43,7 @@ class TokenAccuracy:
     def result(self) -> float:
         """Return the share of labelled tokens that were right, from 0 to 1. Raises `DataError`."""
         if not self._tokens:
-            raise DataError("--metric token_accuracy: no label is 0 or more; give the class of some token")
+            raise DataError(f"{arg('metric', 'token_accuracy')}: no label is 0 or more; give the class of some token")
         return self._right / self._tokens
 
 
@@ -57,7 +58,9 @@ class TokenAgreement(Agreement):
         """Return the share of tokens that agree, from 0 to 1. Raises `DataError`."""
         found = super().result()
         if found is None:
-            raise DataError("--metric token_agreement: there are no tokens, or their one column is no probability")
+            raise DataError(
+                f"{arg('metric', 'token_agreement')}: there are no tokens, or their one column is no probability"
+            )
         return found
 
 
@@ -65,7 +68,8 @@ def require_tokens(heads: Heads, metric: str) -> ClassOutput:
     """Return the output that says a class for each token. Raises `UsageError` where there is none."""
     if heads.tokens is None:
         raise UsageError(
-            f"--metric {metric}: no output has the shape [N, T, classes]; use --metric sqnr, or a metric of your own"
+            f"{arg('metric', metric)}: no output has the shape [N, T, classes]; use {arg('metric', 'sqnr')}, or a "
+            "metric of your own"
         )
     return heads.tokens
 
@@ -79,20 +83,24 @@ def token_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
     array = seen.labels.get(LABELS)
     if array is None:
         raise DataError(
-            f"--metric {metric}: --data has no labels; add an array 'labels' of classes, -1 where there is no token"
+            f"{arg('metric', metric)}: {arg('data')} has no labels; add an array 'labels' of classes, -1 where there "
+            "is no token"
         )
     if array.ndim < 2 or len(array) != seen.size:
         raise DataError(
-            f"--metric {metric}: 'labels' in --data has shape {list(array.shape)} for {seen.size} sample(s) from "
-            f"sample {seen.start}; it must hold a row of tokens a sample"
+            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {list(array.shape)} for {seen.size} "
+            f"sample(s) from sample {seen.start}; it must hold a row of tokens a sample"
         )
     if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
-        raise DataError(f"--metric {metric}: 'labels' in --data are not whole numbers ({array.dtype}); give classes")
+        raise DataError(
+            f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give classes"
+        )
     labels = array.astype(np.int64)
     if output.classes is not None and (labels >= output.classes).any():
         sample = int(np.argwhere(labels >= output.classes)[0, 0])
         raise DataError(
-            f"--metric {metric}: label {labels[sample].max()} of sample {seen.start + sample} is no class of output "
-            f"'{output.name}', which has {output.classes} (0 to {output.classes - 1}); correct the labels in --data"
+            f"{arg('metric', metric)}: label {labels[sample].max()} of sample {seen.start + sample} is no class of "
+            f"output '{output.name}', which has {output.classes} (0 to {output.classes - 1}); correct the labels in "
+            f"{arg('data')}"
         )
     return labels

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.evaluation.metrics.observation import Observation
 from qtool.feeds import load_function
 
@@ -49,13 +49,13 @@ def load_user_metric(spec: str, known: Iterable[str]) -> UserMetric:
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
         raise UsageError(
-            f"--metric {spec}: is none of {', '.join(known)}; a metric of your own is MODULE:FUNCTION or "
+            f"{arg('metric', spec)}: is none of {', '.join(known)}; a metric of your own is MODULE:FUNCTION or "
             "file.py:FUNCTION"
         )
     try:
         return check_user_metric(load_function(spec), spec)
     except DataError as error:
-        raise UsageError(f"--metric {error}") from error
+        raise UsageError(f"{arg('metric')} {error.marked}") from error
 
 
 def check_user_metric(found: object, spec: str) -> UserMetric:
@@ -63,10 +63,12 @@ def check_user_metric(found: object, spec: str) -> UserMetric:
     if inspect.isclass(found):
         if callable(getattr(found, "update", None)) and callable(getattr(found, "result", None)):
             return found
-        raise UsageError(f"--metric {spec}: the class needs update(outputs, labels) and result()")
+        raise UsageError(f"{arg('metric', spec)}: the class needs update(outputs, labels) and result()")
     if callable(found):
         return found
-    raise UsageError(f"--metric {spec}: is neither a function (outputs, labels) nor a class with update and result")
+    raise UsageError(
+        f"{arg('metric', spec)}: is neither a function (outputs, labels) nor a class with update and result"
+    )
 
 
 class UserAccumulator:
@@ -113,7 +115,9 @@ class UserAccumulator:
         try:
             return float(value)
         except (TypeError, ValueError):
-            raise DataError(f"--metric {self._name}: result() gave {_kind(value)}; it must be one number") from None
+            raise DataError(
+                f"{arg('metric', self._name)}: result() gave {_kind(value)}; it must be one number"
+            ) from None
 
     def _total(self, scores: object, seen: Observation) -> float:
         try:
@@ -125,7 +129,7 @@ class UserAccumulator:
         if array.size == seen.size and array.shape[0] == seen.size:
             return float(array.sum())
         raise DataError(
-            f"--metric {self._name}: gave {_kind(scores)} for a batch of {seen.size}; return one "
+            f"{arg('metric', self._name)}: gave {_kind(scores)} for a batch of {seen.size}; return one "
             "score a sample, "
             "or one number"
         )
@@ -134,7 +138,7 @@ class UserAccumulator:
         try:
             return function(*arguments)
         except Exception as error:
-            raise DataError(f"--metric {self._name}: {what}: {_one_line(error)}; correct the metric") from error
+            raise DataError(f"{arg('metric', self._name)}: {what}: {_one_line(error)}; correct the metric") from error
 
 
 def _kind(value: object) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.evaluation.metrics.heads import ClassOutput, predictions
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.tokens import token_labels
@@ -32,7 +32,9 @@ class Transcription:
         """Return the settings that a metric's name holds, such as `wer:ctc=0`. Raises `UsageError`."""
         found = re.fullmatch(rf"{WER}(?::ctc(?:=(?P<blank>-?\d{{1,9}}))?|:end=(?P<end>\d{{1,9}}))?", spec)
         if found is None:
-            raise UsageError(f"--metric {spec}: write wer, wer:ctc, wer:ctc=BLANK or wer:end=TOKEN, with whole numbers")
+            raise UsageError(
+                f"{arg('metric', spec)}: write wer, wer:ctc, wer:ctc=BLANK or wer:end=TOKEN, with whole numbers"
+            )
         if found["end"] is not None:
             return cls(end=int(found["end"]))
         return cls(blank=int(found["blank"] or 0)) if ":" in spec else cls()
@@ -56,7 +58,9 @@ class WordErrorRate:
         self._end, self._blank = settings.end, settings.blank
         if self._blank is not None and output.classes is not None:
             if not -output.classes <= self._blank < output.classes:
-                raise UsageError(f"--metric {metric}: output '{output.name}' has the classes 0 to {output.classes - 1}")
+                raise UsageError(
+                    f"{arg('metric', metric)}: output '{output.name}' has the classes 0 to {output.classes - 1}"
+                )
             self._blank %= output.classes
         self._edits = 0
         self._tokens = 0
@@ -67,8 +71,8 @@ class WordErrorRate:
         if self._blank is not None and (labels == self._blank).any():
             sample = seen.start + int((labels == self._blank).any(axis=1).argmax())
             raise DataError(
-                f"--metric {self._metric}: the labels of sample {sample} hold the blank {self._blank}; pad them with "
-                "-1, or give the blank as wer:ctc=BLANK"
+                f"{arg('metric', self._metric)}: the labels of sample {sample} hold the blank {self._blank}; pad "
+                "them with -1, or give the blank as wer:ctc=BLANK"
             )
         tokens, bad = predictions(seen.outputs[self._output.name], self._output)
         said, broken = tokens.reshape(seen.size, -1), bad.reshape(seen.size, -1)
@@ -81,7 +85,7 @@ class WordErrorRate:
     def result(self) -> float:
         """Return edits over tokens of all batches, from 0 on. Raises `DataError`."""
         if not self._tokens:
-            raise DataError(f"--metric {self._metric}: the labels hold no token; give what was said")
+            raise DataError(f"{arg('metric', self._metric)}: the labels hold no token; give what was said")
         return self._edits / self._tokens
 
     def _heard(self, said: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
@@ -62,7 +62,7 @@ def _pixels(folder: Path, fitter: Fitter) -> Pixels:
     if spec.dtype != np.uint8:
         raise DataError(
             f"{folder}: holds images, but the model's input '{spec.name}' takes {spec.dtype}; "
-            f"say how to convert them with --preprocess"
+            f"say how to convert them with {arg('preprocess')}"
         )
     return Pixels(Preprocess(), spec)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import closest, quoted
@@ -87,10 +87,12 @@ class _Lines:
         encoder = self._fitter.encoder
         if encoder is None:
             if texts:
-                raise DataError(f"{where}: holds '{next(iter(texts))}'; give the model's tokenizer.json as --tokenizer")
+                raise DataError(
+                    f"{where}: holds '{next(iter(texts))}'; give the model's tokenizer.json as {arg('tokenizer')}"
+                )
             return {}
         if _TEXT not in texts:
-            raise DataError(f"{where}: has no 'text' for the tokenizer; give it, or leave --tokenizer out")
+            raise DataError(f"{where}: has no 'text' for the tokenizer; give it, or leave {arg('tokenizer')} out")
         return encoder.encode(where, texts[_TEXT], texts.get(_PAIR))
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.state import Arrays, State, rollout, sequence_length
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.batching import Batching, Chunk, Feeds, Reader
@@ -135,8 +135,8 @@ def _misshapen(
 ) -> DataError:
     takes = "an array with a first axis" if wanted is None else describe(spec.dtype, wanted)
     return DataError(
-        f"{where}: a sample's '{name}' is {describe(array.dtype, array.shape)}; with --state a sample is a sequence of "
-        f"T steps, {takes} for the input '{spec.name}'; give it that shape"
+        f"{where}: a sample's '{name}' is {describe(array.dtype, array.shape)}; with {arg('state')} a sample is a "
+        f"sequence of T steps, {takes} for the input '{spec.name}'; give it that shape"
     )
 
 

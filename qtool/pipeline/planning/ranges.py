@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from qtool.core.errors import CalibrationError
 from qtool.core.numerics.affine import TensorSpec
-from qtool.core.numerics.calibrators import Calibrator, choose_range
+from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.histogram import Distribution, Histogram
 from qtool.core.records.placement import Placement
 from qtool.core.records.statistics import Statistics
@@ -21,12 +21,12 @@ class RangeMemo:
     def range_of(
         self, tensor: str, histogram: Histogram, calibrator: Calibrator, spec: TensorSpec
     ) -> tuple[float, float]:
-        """Return the range (low, high) that `choose_range` gives a tensor, computed once."""
+        """Return what `Calibrator.range_of` gives, found once for each tensor, calibrator and representation."""
         key = (tensor, calibrator, spec)
         if key not in self.ranges:
             if tensor not in self.distributions:
                 self.distributions[tensor] = histogram.distribution()
-            self.ranges[key] = choose_range(self.distributions[tensor], calibrator, spec)
+            self.ranges[key] = calibrator.range_of(self.distributions[tensor], spec)
         return self.ranges[key]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.records.options import Form, Scheme
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
@@ -261,7 +261,7 @@ def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[N
         found = [n for n in model.graph.all_nodes() if _matches(n, pattern)]
         if not found:
             raise UsageError(
-                f"{name}: no node is called {pattern!r}; `--json` of a run without --exclude lists the names"
+                f"{name}: no node is called {pattern!r}; the plan of a run without {arg('exclude')} lists the names"
             )
         result.update(dict.fromkeys(found, f"excluded by {pattern!r}"))
     return result

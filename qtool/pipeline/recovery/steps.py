@@ -28,6 +28,11 @@ def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
     return tuple(step for step in STEPS if wanted.get(step))
 
 
+def argument_of(step: str) -> str:
+    """Return the argument of `calibrate` and `quantize` that asks for a step."""
+    return step.replace("-", "_")
+
+
 def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Compute = HERE) -> Recipe:
     """Decide what the steps do to a graph that none was applied to; reads all of the data.
 

@@ -1,7 +1,7 @@
 """verify: what onnxruntime will really run, and whether it computes the same. The promise that no peer makes."""
 
 from qtool.core.concurrency import both, side_by_side
-from qtool.core.errors import VerificationError
+from qtool.core.errors import VerificationError, arg
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
@@ -76,7 +76,7 @@ def _check_census(plan: Plan, census: Census, target: Target) -> None:
         if kernels is not None and not census.runs_as(layer, kernels):
             raise VerificationError(
                 f"layer {layer!r} was planned to run as {' or '.join(kernels)}, but this onnxruntime runs it in float; "
-                f"leave it float with --exclude {layer!r}"
+                f"leave it float with {arg('exclude', layer)}"
             )
         if kernels is None and census.runs_as(layer, target.rules_kernels):
             raise VerificationError(

@@ -40,7 +40,7 @@ def _follow(node: Node, op: str) -> Node:
     """The only reader of the node's first output, which must be an `op`."""
     reader = edit.single_consumer(node.outputs[0])
     if reader is None or reader.op_type != op:
-        raise VerificationError(f"node {node.name!r} is not followed by {op} alone; please report this model")
+        raise VerificationError(f"node {node.name!r} is followed by something else than {op}; please report this model")
     return reader
 
 

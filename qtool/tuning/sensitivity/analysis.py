@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qtool.core.errors import ModelError, UsageError, VerificationError
+from qtool.core.errors import ModelError, UsageError, VerificationError, arg
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
 from qtool.core.state import State
@@ -131,7 +131,7 @@ class Analysis:
         self.float_value = tallies["float"].figures(None).value
         if self.float_value is not None and np.isnan(self.float_value):
             raise UsageError(
-                f"--metric {self.identity['metric']}: is NaN for the float model; correct it or the labels"
+                f"{arg('metric', self.identity['metric'])}: is NaN for the float model; correct it or the labels"
             )
         self.quantized = tallies["quantised"].figures(self.float_value)
 

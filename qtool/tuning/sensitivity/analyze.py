@@ -13,7 +13,7 @@ from typing import Unpack
 
 from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
-from qtool.core.errors import ModelError, UsageError
+from qtool.core.errors import ModelError, UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
@@ -98,7 +98,8 @@ def sensitivity(
     runs_on = find_target(target)
     if not runs_on.on_cpu:
         raise UsageError(
-            f"target {runs_on.name} does not run on this machine, where sensitivity is measured; choose auto"
+            f"target {runs_on.name} does not run on this machine, where sensitivity is measured; choose "
+            f"{arg('target', 'auto')}"
         )
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)

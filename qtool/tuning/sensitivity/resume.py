@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, write_text
 from qtool.core.records.sensitivity import SCHEMA_VERSION, VIEWS, Figures, Sensitivity, View, figures_of
 
@@ -32,7 +32,8 @@ def load_found(path: Path, identity: dict[str, str]) -> tuple[dict[tuple[str, Vi
         found = dict(pair for row in document["layers"] for pair in _found(row))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(
-            f"{path}: exists and is not what `qtool sensitivity` writes ({_line(error)}); remove it or name another -o"
+            f"{path}: exists and is not what `qtool sensitivity` writes ({_line(error)}); remove it or name another "
+            f"{arg('output')}"
         ) from error
     check_identity(path, earlier, identity)
     return found, earlier
@@ -43,7 +44,8 @@ def check_identity(path: Path, earlier: dict[str, str], identity: dict[str, str]
     for key, value in identity.items():
         if earlier.get(key) != value:
             raise UsageError(
-                f"{path}: holds an analysis with another {_WORDS[key]}; remove it, or name another -o to begin anew"
+                f"{path}: holds an analysis with another {_WORDS[key]}; remove it, or name another {arg('output')} "
+                "to begin anew"
             )
 
 

@@ -1,6 +1,8 @@
 """Calibrators against numpy, an independent implementation of the entropy method, and brute force on the raw values."""
 
 import math
+import re
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -8,8 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qtool.core.errors import UsageError
+from qtool.core.numerics import calibrators
 from qtool.core.numerics.affine import TensorSpec, activation_qparams, dequantize, quantize
-from qtool.core.numerics.calibrators import METHODS, Calibrator, choose_range, entropy_threshold
+from qtool.core.numerics.calibrators import (
+    CALIBRATORS,
+    CANDIDATES,
+    MSE,
+    Calibrator,
+    Entropy,
+    Max,
+    Percentile,
+    chosen_calibrators,
+    entropy_threshold,
+    listed_calibrators,
+)
 from qtool.core.numerics.histogram import Histogram
 
 AFFINE = TensorSpec("uint8", symmetric=False)
@@ -17,7 +32,7 @@ SYMMETRIC = TensorSpec("uint8", symmetric=True)
 SIGNED = TensorSpec("int8", symmetric=False)
 CENTRED = TensorSpec("int8", symmetric=True, zero_point_zero=True)
 SPECS = {"affine": AFFINE, "symmetric": SYMMETRIC, "int8": SIGNED, "zero point zero": CENTRED}
-ALL = [Calibrator(method) for method in METHODS]
+ALL = [kind() for kind in CALIBRATORS]
 
 RESOLUTION = 1 / 127
 
@@ -58,14 +73,14 @@ NAMES = [
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_max_is_exact(name, spec):
     x = sample(name)
-    assert choose_range(of(x), Calibrator("max"), spec) == (min(x.min(), 0.0), max(x.max(), 0.0))
+    assert Max().range_of(of(x), spec) == (min(x.min(), 0.0), max(x.max(), 0.0))
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.9, 99.99, 99.999])
 def test_percentile_of_the_magnitude_when_symmetric(name, percentile):
     x = sample(name)
-    low, high = choose_range(of(x), Calibrator("percentile", percentile), SYMMETRIC)
+    low, high = Percentile(percentile).range_of(of(x), SYMMETRIC)
     around = [
         np.quantile(np.abs(x), percentile / 100, method=method) * (1 + slack)
         for method, slack in (("lower", -RESOLUTION), ("higher", RESOLUTION))
@@ -80,7 +95,7 @@ def test_percentile_of_the_magnitude_when_symmetric(name, percentile):
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.9, 99.99])
 def test_percentile_leaves_half_of_the_rest_on_either_side_when_affine(name, percentile):
     x = np.sort(sample(name))
-    low, high = choose_range(of(x), Calibrator("percentile", percentile), AFFINE)
+    low, high = Percentile(percentile).range_of(of(x), AFFINE)
     tail = (1 - percentile / 100) / 2 * x.size
     assert low <= 0.0 <= high
     if low < 0.0:
@@ -95,9 +110,7 @@ def test_percentile_leaves_half_of_the_rest_on_either_side_when_affine(name, per
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_percentile_100_is_max(name, spec):
     distribution = of(sample(name))
-    assert choose_range(distribution, Calibrator("percentile", 100.0), spec) == choose_range(
-        distribution, Calibrator("max"), spec
-    )
+    assert Percentile(100.0).range_of(distribution, spec) == Max().range_of(distribution, spec)
 
 
 def reference_entropy(counts: np.ndarray) -> dict[int, float]:
@@ -185,7 +198,7 @@ def test_entropy_does_not_see_the_sign(sign):
     symmetric = np.where(np.arange(x.size) % 2, x, -x) * sign
     threshold = entropy_threshold(of(x).magnitudes())
     assert entropy_threshold(of(symmetric).magnitudes()) == pytest.approx(threshold, rel=0.01)
-    low, high = choose_range(of(symmetric), Calibrator("entropy"), AFFINE)
+    low, high = Entropy().range_of(of(symmetric), AFFINE)
     assert max(-low, high) == pytest.approx(threshold, rel=0.01)
 
 
@@ -217,7 +230,7 @@ def least_error(x: np.ndarray, spec: TensorSpec) -> float:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_mse_is_close_to_the_least_error_there_is(name, spec):
     x = sample(name, 6_000)
-    low, high = choose_range(of(x), Calibrator("mse"), spec)
+    low, high = MSE().range_of(of(x), spec)
     assert true_error(x, low, high, spec) <= least_error(x, spec) * 1.03
 
 
@@ -225,7 +238,7 @@ def test_mse_is_close_to_the_least_error_there_is(name, spec):
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_mse_of_few_distinct_values_is_close_to_the_least_error_too(name, spec):
     x = sample(name, 300)
-    low, high = choose_range(of(x), Calibrator("mse"), spec)
+    low, high = MSE().range_of(of(x), spec)
     assert true_error(x, low, high, spec) <= least_error(x, spec) * 1.03
 
 
@@ -237,7 +250,7 @@ def test_mse_reaches_far_below_an_outlier_among_very_many(spec):
     histogram.observe(x)
     histogram.counts *= 20_000
     histogram.observe(np.array([1000.0], np.float32))
-    low, high = choose_range(histogram.distribution(), Calibrator("mse"), spec)
+    low, high = MSE().range_of(histogram.distribution(), spec)
 
     def error(low: float, high: float) -> float:
         outlier = true_error(np.array([1000.0], np.float32), low, high, spec)
@@ -251,9 +264,9 @@ def test_mse_reaches_far_below_an_outlier_among_very_many(spec):
 
 def test_mse_of_what_the_grid_represents_exactly_keeps_all_of_it():
     x = np.arange(-128, 128).astype(np.float32) / 4
-    assert choose_range(of(np.tile(x, 50)), Calibrator("mse"), SIGNED) == pytest.approx((-32.0, 31.75), rel=0.02)
+    assert MSE().range_of(of(np.tile(x, 50)), SIGNED) == pytest.approx((-32.0, 31.75), rel=0.02)
     x = np.array([0.0, 1.0], np.float32)
-    assert choose_range(of(x), Calibrator("mse"), AFFINE)[1] == pytest.approx(1.0)
+    assert MSE().range_of(of(x), AFFINE)[1] == pytest.approx(1.0)
 
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -265,13 +278,13 @@ values = st.one_of(
 )
 
 
-@pytest.mark.parametrize("calibrator", [*ALL, Calibrator("percentile", 60.0)], ids=str)
+@pytest.mark.parametrize("calibrator", [*ALL, Percentile(60.0)], ids=str)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @settings(deadline=None, max_examples=40)
 @given(values)
 def test_the_range_holds_zero_and_is_never_wider_than_the_values(calibrator, spec, xs):
     x = np.array(xs, np.float32)
-    low, high = choose_range(of(x), calibrator, spec)
+    low, high = calibrator.range_of(of(x), spec)
     assert np.isfinite([low, high]).all()
     assert min(float(x.min()), 0.0) <= low <= 0.0 <= high <= max(float(x.max()), 0.0)
     activation_qparams(low, high, spec)
@@ -282,38 +295,117 @@ def test_the_range_holds_zero_and_is_never_wider_than_the_values(calibrator, spe
 @pytest.mark.parametrize("value", [5.0, -5.0, 1e-30, 1e30, -3e38])
 def test_a_constant_is_kept(calibrator, spec, value):
     x = np.full(1000, value, np.float32)
-    low, high = choose_range(of(x), calibrator, spec)
+    low, high = calibrator.range_of(of(x), spec)
     assert (low, high) == pytest.approx((min(value, 0.0), max(value, 0.0)), rel=0.01)
 
 
 @pytest.mark.parametrize("calibrator", ALL, ids=str)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_nothing_but_zeros_and_nothing_at_all(calibrator, spec):
-    assert choose_range(of(np.zeros(9, np.float32)), calibrator, spec) == (0.0, 0.0)
-    assert choose_range(Histogram().distribution(), calibrator, spec) == (0.0, 0.0)
+    assert calibrator.range_of(of(np.zeros(9, np.float32)), spec) == (0.0, 0.0)
+    assert calibrator.range_of(Histogram().distribution(), spec) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("calibrator", [*ALL, Calibrator("percentile", 99.0)], ids=str)
+@pytest.mark.parametrize("calibrator", [*ALL, Percentile(99.0)], ids=str)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 @pytest.mark.parametrize("name", ["normal", "relu", "heavy"])
 def test_scaling_the_values_scales_the_range(calibrator, spec, name):
     x = sample(name)
-    a = choose_range(of(x), calibrator, spec)
-    b = choose_range(of(x * np.float32(2.0**20)), calibrator, spec)
+    a = calibrator.range_of(of(x), spec)
+    b = calibrator.range_of(of(x * np.float32(2.0**20)), spec)
     assert b == pytest.approx((a[0] * 2.0**20, a[1] * 2.0**20), rel=1e-9)
 
 
-@pytest.mark.parametrize("calibrator", [*ALL, Calibrator("percentile", 99.0)], ids=str)
+@pytest.mark.parametrize("calibrator", [*ALL, Percentile(99.0)], ids=str)
 def test_uint8_and_int8_choose_alike(calibrator):
     for name in ("normal", "relu", "shifted"):
         distribution = of(sample(name))
-        assert choose_range(distribution, calibrator, AFFINE) == choose_range(distribution, calibrator, SIGNED)
+        assert calibrator.range_of(distribution, AFFINE) == calibrator.range_of(distribution, SIGNED)
 
 
 @pytest.mark.parametrize(
-    ("method", "percentile"),
-    [("average", 99.99), ("", 99.99), ("percentile", 50.0), ("percentile", 100.1), ("percentile", float("nan"))],
+    ("text", "calibrator"),
+    [
+        ("max", Max()),
+        ("entropy", Entropy()),
+        (" mse ", MSE()),
+        ("percentile", Percentile(99.99)),
+        ("percentile:99.999", Percentile(99.999)),
+        ("percentile 99.9", Percentile(99.9)),
+        ("percentile:99", Percentile(99)),
+    ],
 )
-def test_what_is_not_a_calibrator_is_refused(method, percentile):
-    with pytest.raises(ValueError, match=r"choose one of max, entropy, percentile, mse|\(50, 100\]"):
-        Calibrator(method, percentile)
+def test_a_text_names_a_calibrator(text, calibrator):
+    assert Calibrator.parse(text) == calibrator
+    assert Calibrator.parse(str(calibrator)) == calibrator
+    assert Calibrator.parse(calibrator) is calibrator
+
+
+def test_what_a_calibrator_is_called():
+    assert [str(c) for c in CANDIDATES] == ["max", "entropy", "percentile 99.99", "percentile 99.999", "mse"]
+    assert str(Percentile(99.0)) == "percentile 99"
+    # six digits would call it 100, which is another calibrator
+    assert str(Percentile(99.99999)) == "percentile 99.99999"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("average", "unknown calibrator 'average'; choose one of max, entropy, percentile[:P], mse"),
+        ("", "unknown calibrator ''"),
+        ("max:99", "calibrator 'max:99' makes no sense; write max"),
+        ("percentile:high", "calibrator 'percentile:high' makes no sense; write percentile[:P]"),
+        ("percentile:99:98", "makes no sense; write percentile[:P]"),
+        ("percentile:50", "percentile 50 is not in (50, 100]; 99.99 is usual"),
+        ("percentile:100.1", "percentile 100.1 is not in (50, 100]"),
+        ("percentile:nan", "percentile nan is not in (50, 100]"),
+    ],
+)
+def test_what_is_not_a_calibrator_is_refused(text, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        Calibrator.parse(text)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        chosen_calibrators(text)
+
+
+@pytest.mark.parametrize("p", [50.0, 100.1, float("nan"), -1.0])
+def test_a_percentile_outside_its_range_cannot_be_built(p):
+    with pytest.raises(UsageError, match=r"\(50, 100\]"):
+        Percentile(p)
+
+
+def test_a_calibrator_has_no_parameter_of_another():
+    with pytest.raises(TypeError):
+        Max(99.0)
+    with pytest.raises(TypeError):
+        Calibrator()
+
+
+def test_one_or_all():
+    assert chosen_calibrators(None) == chosen_calibrators("auto") == CANDIDATES
+    assert chosen_calibrators("percentile:99.9") == chosen_calibrators(Percentile(99.9)) == (Percentile(99.9),)
+
+
+def test_a_list_of_calibrators():
+    wanted = (Max(), Percentile(99.9))
+    assert listed_calibrators("max, percentile:99.9,max") == wanted
+    assert listed_calibrators([Max(), "percentile 99.9"]) == wanted
+    assert listed_calibrators(Max()) == listed_calibrators("max") == (Max(),)
+    for nothing in ([], "", "max,,mse"):
+        with pytest.raises(UsageError, match="calibrator"):
+            listed_calibrators(nothing)
+
+
+def test_a_new_calibrator_is_a_class_and_a_row(monkeypatch):
+    @dataclass(frozen=True, slots=True)
+    class Half(Calibrator):
+        method = "half"
+        share: float = 0.5
+
+        def _ends(self, distribution, _, /):
+            return self.share * distribution.minimum, self.share * distribution.maximum
+
+    monkeypatch.setattr(calibrators, "CALIBRATORS", (*CALIBRATORS, Half))
+    assert Calibrator.parse("half:0.25") == Half(0.25)
+    assert Half.spelling() == "half[:SHARE]"
+    assert Half().range_of(of(np.array([-2.0, 4.0], np.float32)), AFFINE) == (-1.0, 2.0)

@@ -63,7 +63,7 @@ def refusal(path: Path) -> str:
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
-    assert "--save-plan" in message
+    assert "save_plan" in message
     return message
 
 

@@ -47,7 +47,7 @@ def test_what_contradicts_is_refused(tmp_path):
     source = net.save(tmp_path / "float.onnx", y)
     plainly = qtool.calibrate(source, net.samples(), tmp_path / "c.calib")
     plan = qtool.quantize(source, tmp_path / "q.onnx", calibration=plainly.output, calibrator="max").plan
-    with pytest.raises(UsageError, match=r"c\.calib: calibrated without --equalize; calibrate again with it"):
+    with pytest.raises(UsageError, match=r"c\.calib: calibrated without equalize; calibrate again with it"):
         qtool.quantize(source, tmp_path / "x.onnx", calibration=plainly.output, equalize=True)
     with pytest.raises(UsageError, match="equalize says nothing to a plan"):
         qtool.quantize(source, tmp_path / "x.onnx", calibration=plainly.output, equalize=True, plan=plan)

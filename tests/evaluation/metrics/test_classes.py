@@ -96,7 +96,7 @@ def test_a_sample_with_nan_is_predicted_as_no_class():
 def test_auc_of_two_columns_ranks_by_their_difference(data, size):
     scores, labels = data
     if len(set(labels)) == 1:
-        with pytest.raises(DataError, match=f"--metric auc: all labels are {labels[0]}"):
+        with pytest.raises(DataError, match=f"metric='auc': all labels are {labels[0]}"):
             measure("auc", scores, labels, size)
         return
     wanted = sklearn.roc_auc_score(labels, scores[:, 1] - scores[:, 0])
@@ -119,7 +119,7 @@ def test_correlations_are_scipys(pairs, size):
     scores, labels = np.array(pairs, np.float64).T
     for name, wanted in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
         if len(set(labels)) == 1:
-            with pytest.raises(DataError, match=f"--metric {name}: all labels are the same"):
+            with pytest.raises(DataError, match=f"metric='{name}': all labels are the same"):
                 measure(name, scores[:, None], labels, size)
         elif len(set(scores)) == 1:
             assert measure(name, scores[:, None], labels, size) == 0.0
@@ -159,7 +159,7 @@ def test_nan_among_the_scores_is_nan(name):
 def test_what_does_not_fit_is_one_line(name, outputs, labels, says):
     with pytest.raises(QtoolError, match=says) as caught:
         measure(name, outputs, labels)
-    assert str(caught.value).startswith(f"--metric {name}: ")
+    assert str(caught.value).startswith(f"metric='{name}': ")
     assert "\n" not in str(caught.value)
 
 

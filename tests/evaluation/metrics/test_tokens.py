@@ -182,7 +182,7 @@ def test_the_default_metric_is_what_the_labels_are_for(output, labels, name):
 def test_what_does_not_fit_is_one_line(name, outputs, labels, says):
     with pytest.raises(QtoolError, match=says) as caught:
         measure(name, outputs, labels)
-    assert str(caught.value).startswith(f"--metric {name}: ")
+    assert str(caught.value).startswith(f"metric='{name}': ")
     assert "\n" not in str(caught.value)
 
 

@@ -97,7 +97,7 @@ def test_a_folder_of_both_kinds_is_refused(tmp_path):
 def test_fixed_batch_counts_the_samples_of_all_files(tmp_path):
     for i in range(3):
         np.save(tmp_path / f"{i}.npy", np.zeros((2, 3), np.float32))
-    assert "--samples 2" in refused(tmp_path, InputSpec("x", np.dtype(np.float32), (2, 2, 3)))
+    assert "samples=2" in refused(tmp_path, InputSpec("x", np.dtype(np.float32), (2, 2, 3)))
 
 
 def write_set(folder: Path, *arrays: np.ndarray) -> None:

@@ -125,7 +125,7 @@ GOOD = '{"x": [1, 2, 3]}'
         ('{"x": [1, 1e999, 3]}', "the input 'x' holds Inf"),
         ('{"x": [1, 2, 3], "label": {}}', "'label' holds an object"),
         ('{"x": [1, 2, 3], "label": null}', "'label' holds null"),
-        ('{"text": "good film"}', "line 2: holds 'text'; give the model's tokenizer.json as --tokenizer"),
+        ('{"text": "good film"}', "line 2: holds 'text'; give the model's tokenizer.json as tokenizer"),
         ('{"x": [1, 2, 3], "text_pair": 5}', "'text_pair' is a number; give a text"),
     ],
 )
@@ -188,7 +188,7 @@ def test_memory_is_one_batch_not_the_file(tmp_path):
 def test_a_fixed_batch_is_filled_or_refused(tmp_path):
     fixed = InputSpec("x", np.dtype(np.float32), (2, 3))
     path = write(tmp_path, *[{"x": [1, 2, 3]}] * 5)
-    assert "--samples 4" in refused(path, fixed)
+    assert "samples=4" in refused(path, fixed)
     assert [b.size for b in open_feeds(path, [fixed], samples=4)] == [2, 2]
 
 

@@ -160,8 +160,8 @@ def test_a_state_of_unknown_rank_needs_its_first_value():
 @pytest.mark.parametrize(
     ("state", "words"),
     [
-        ("h", ["'h'", "--state INPUT=OUTPUT"]),
-        ("=hn", ["--state INPUT=OUTPUT"]),
+        ("h", ["'h'", "state='INPUT=OUTPUT'"]),
+        ("=hn", ["state='INPUT=OUTPUT'"]),
         ("hn=h", ["no input 'hn'", "x, h, sr"]),
         ("h=h", ["no output 'h'", "y, hn"]),
         (["h=hn", "h=hn"], ["'h' is declared twice"]),
@@ -183,9 +183,9 @@ def test_something_must_be_left_to_feed():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch_size": 2}, "--batch-size 2"),
-        ({"preprocess": "unit"}, "--preprocess does not go with --state"),
-        ({"trim": "x"}, "--trim does not go with --state"),
+        ({"batch_size": 2}, "batch_size=2"),
+        ({"preprocess": "unit"}, "preprocess does not go with state"),
+        ({"trim": "x"}, "trim does not go with state"),
     ],
 )
 def test_options_that_do_not_go_with_it(options, words):
@@ -195,15 +195,15 @@ def test_options_that_do_not_go_with_it(options, words):
 
 def test_pictures_are_no_sequences(tmp_path):
     (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"holds no sequences; with --state give \.npz or \.npy files"):
+    with pytest.raises(DataError, match=r"holds no sequences; with state give \.npz or \.npy files"):
         opened(tmp_path)
 
 
 def test_without_it_the_remedy_names_it(tmp_path):
     np.save(tmp_path / "a.npy", ARRAY)
     for data, inputs in (({"x": ARRAY}, [X, STATE]), (tmp_path / "a.npy", [X, STATE]), (tmp_path, [X, STATE])):
-        with pytest.raises(DataError, match=r"if 'h' is a state that an output feeds, .*--state h=hn"):
+        with pytest.raises(DataError, match=r"if 'h' is a state that an output feeds, .*state='h=hn'"):
             opened(data, inputs=inputs, state=None)
     with pytest.raises(DataError) as caught:
         opened({"x": ARRAY}, inputs=[X, RATE], state=None)
-    assert "--state" not in str(caught.value)
+    assert "state=" not in str(caught.value)

@@ -256,7 +256,7 @@ def test_a_state_that_is_not_declared(model):
         lambda: qtool.calibrate(model, {"x": X}),
         lambda: qtool.evaluate(model, [model], {"x": X}),
     ):
-        with pytest.raises(DataError, match=r"no array for the model's input 'h'.*--state h=hn"):
+        with pytest.raises(DataError, match=r"no array for the model's input 'h'.*state='h=hn'"):
             call()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import qtool
 from qtool.core.numerics.affine import dequantize
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Max
 from qtool.core.numerics.weights import quantize_weight
 from qtool.core.records.verification import signal_to_noise
 from qtool.graph import edit, model_io
@@ -21,7 +21,7 @@ from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS
 from tests.support.patterns import Net
 
-OFF = Calibrator("max")
+OFF = Max()
 
 
 def planned(net, tmp_path, *outputs):

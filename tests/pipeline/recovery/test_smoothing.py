@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qtool
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Max
 from qtool.core.numerics.histogram import ChannelRange, no_channels
 from qtool.core.records.options import Scheme
 from qtool.core.records.statistics import load_statistics
@@ -237,7 +237,7 @@ def test_layers_are_dynamic_where_runs_differ(tmp_path):
     statistics = qtool.calibrate(path, runs).statistics
     model = prepare(model_io.load(path)).model
     placement = place(model, TARGETS["x86"], Scheme())
-    ranges = choose(placement, statistics, Calibrator("max"))
+    ranges = choose(placement, statistics, Max())
     seen = observe_examples(model, statistics.examples).channels
     assert better_dynamic(model, placement, ranges, ("wide", "even"), statistics, seen) == ("wide",)
     result = qtool.quantize(path, tmp_path / "int8.onnx", calibration=statistics, smoothing="off")

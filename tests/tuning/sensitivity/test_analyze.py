@@ -11,7 +11,7 @@ import pytest
 
 import qtool
 from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Entropy, Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Sensitivity
 from qtool.feeds import open_feeds
@@ -59,7 +59,7 @@ def setup(source: Path, data, samples: int = 6):
     """What `measure_layers` and `naive` want."""
     prepared = prepare(model_io.load(source))
     statistics = qtool.calibrate(source, data, samples=samples).statistics
-    plan_of = plans(prepared, statistics, Calibrator("max"), corrected=True)
+    plan_of = plans(prepared, statistics, Max(), corrected=True)
     feeds = open_feeds(data, edit.input_specs(prepared.model), samples=samples)
     return prepared, plan_of, TARGETS["x86"], feeds
 
@@ -90,7 +90,7 @@ def test_figures_are_those_of_the_naive_way(name, tmp_path):
 def test_figures_are_those_of_the_naive_way_on_digits():
     statistics, data = digits()
     prepared = prepare(model_io.load(DIGITS))
-    plan_of = plans(prepared, statistics, Calibrator("entropy"), corrected=False)
+    plan_of = plans(prepared, statistics, Entropy(), corrected=False)
     feeds = open_feeds(data, edit.input_specs(prepared.model), batch_size=5)
     fast = agree(prepared, plan_of, TARGETS["x86"], feeds, "top1")
     assert len(fast.layers) == 17
@@ -226,7 +226,7 @@ def layer_runs(monkeypatch, work) -> int:
 def test_little_is_run_again(monkeypatch, view):
     statistics, data = digits()
     prepared = prepare(model_io.load(DIGITS))
-    plan_of = plans(prepared, statistics, Calibrator("max"), corrected=False)
+    plan_of = plans(prepared, statistics, Max(), corrected=False)
     feeds = open_feeds(data, edit.input_specs(prepared.model))
     plan_of(())
     fast = layer_runs(monkeypatch, lambda: measure_layers(prepared, plan_of, TARGETS["x86"], feeds, views=[view]))

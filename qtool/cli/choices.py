@@ -1,0 +1,111 @@
+"""Options that choose how a model is quantised, shared by `quantize`, `sensitivity` and `tune`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from qtool.cli.common import given
+from qtool.cli.parameters import CALIBRATOR_METAVAR, OneCalibrator
+from qtool.core.errors import UsageError
+from qtool.core.numerics.calibrators import Calibrator, Percentile
+from qtool.core.records.options import FORMS, GRANULARITIES, SCHEMES
+from qtool.targets.rules import Target
+from qtool.targets.tables import NAMES
+
+
+def calibrator_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--calibrator` and `--percentile` as one `calibrator`, "auto" by default."""
+
+    @functools.wraps(function)
+    def choosing(*args: Any, calibrator: Calibrator | str, percentile: float | None, **values: Any) -> Any:
+        return function(*args, calibrator=_with_percentile(calibrator, percentile), **values)
+
+    for option in (
+        click.option(
+            "--percentile",
+            type=float,
+            metavar="P",
+            help=f"For the percentile calibrator, which it implies; in (50, 100].  [default: {Percentile().p}]",
+        ),
+        click.option(
+            "--calibrator",
+            type=OneCalibrator(),
+            metavar=CALIBRATOR_METAVAR,
+            default="auto",
+            show_default=True,
+            help="How ranges are chosen; auto tries several on samples kept with the statistics and takes the best.",
+        ),
+    ):
+        choosing = option(choosing)
+    return choosing
+
+
+def _with_percentile(calibrator: Calibrator | str, percentile: float | None) -> Calibrator | str:
+    if percentile is None:
+        return calibrator
+    wanted = Percentile(percentile)
+    if calibrator not in ("auto", Percentile(), wanted):
+        raise UsageError(
+            f"--percentile {percentile:g} says nothing to --calibrator {calibrator}; leave one of them out"
+        )
+    return wanted
+
+
+def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--scheme`, `--granularity` and `--target`."""
+    for option in (
+        click.option(
+            "--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run."
+        ),
+        click.option(
+            "--granularity",
+            type=click.Choice(GRANULARITIES),
+            default="per-channel",
+            show_default=True,
+            help="Of weights.",
+        ),
+        click.option(
+            "--scheme", type=click.Choice(SCHEMES), default="affine", show_default=True, help="Grid of activations."
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def check_grid(context: click.Context, target: Target) -> None:
+    """Refuse a grid that is asked for and that the target does not have."""
+    if target.only_symmetric and context.params["scheme"] == "affine" and "scheme" in given(context):
+        raise UsageError(f"--scheme affine: target {target.name} has only symmetric grids; leave it out")
+
+
+def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--dynamic`, `--static` and `--weight-only` as one `form`, None without them."""
+
+    @functools.wraps(function)
+    def choosing(*args: Any, **values: Any) -> Any:
+        flags = {form: values.pop(form.replace("-", "_")) for form in FORMS}
+        return function(*args, form=_one_form([form for form, on in flags.items() if on]), **values)
+
+    for option in (
+        click.option("--weight-only", is_flag=True, help="8-bit weights, float arithmetic; needs no data."),
+        click.option("--static", is_flag=True, help="Only calibrated ranges."),
+        click.option("--dynamic", is_flag=True, help="Ranges are found in each run; needs no data."),
+    ):
+        choosing = option(choosing)
+    return choosing
+
+
+def _one_form(asked: list[str]) -> str | None:
+    """The form that is asked for; those of the command line win over those of a configuration file."""
+    context = click.get_current_context()
+    typed = [
+        form
+        for form in asked
+        if context.get_parameter_source(form.replace("-", "_")) is click.core.ParameterSource.COMMANDLINE
+    ]
+    forms = typed or asked
+    if len(forms) > 1:
+        raise UsageError(f"{' and '.join(f'--{form}' for form in forms)} contradict each other; leave only one of them")
+    return forms[0] if forms else None

@@ -1,0 +1,69 @@
+"""`--config`: defaults for the options of a command, from its table in a TOML file."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from qtool.core.errors import UsageError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Decorator = Callable[[_Function], _Function]
+
+
+def config_option(function: _Function) -> _Function:
+    """`--config FILE`: defaults for the options of the command, from its table in a TOML file."""
+    decorate: _Decorator[_Function] = click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="A TOML file with a table for each command, its keys named as the options; these win over it.",
+    )
+    return decorate(function)
+
+
+def _read_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Make the command's table in the file its defaults. Raises `UsageError` for anything that it does not know."""
+    if path is None:
+        return
+    try:
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path}: not TOML ({error}); write [quantize] and lines like calibrator = 'entropy'"
+        ) from error
+    from qtool.cli import COMMANDS
+
+    commands = tuple(COMMANDS)
+    for name, table in document.items():
+        if name not in commands or not isinstance(table, dict):
+            raise UsageError(f"{path}: unknown key {name!r}; the tables are [{'], ['.join(commands)}]")
+    context.default_map = _defaults(context, path, document.get(str(context.info_name), {}))
+
+
+def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[str, Any]:
+    """Parameter -> value. Raises `UsageError` for a key that the command does not know, or a value of another kind."""
+    options = {
+        flag.lstrip("-"): parameter
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option) and parameter.name != "config"
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in options:
+            raise UsageError(f"{path}: unknown key {key!r} in [{context.info_name}]; the keys are {', '.join(options)}")
+        several = options[key].multiple
+        if isinstance(value, dict) or isinstance(value, list) != several:
+            raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
+        if options[key].is_flag and not isinstance(value, bool):
+            raise UsageError(f"{path}: {key} must be true or false")
+        defaults[str(options[key].name)] = value
+    return defaults

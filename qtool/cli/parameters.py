@@ -1,0 +1,91 @@
+"""Types of options: texts of the command line or a configuration file -> the values that functions take."""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qtool.core.errors import UsageError
+from qtool.core.numerics.calibrators import SPELLINGS, Calibrator, listed_calibrators
+from qtool.core.records.evaluation import MaxDrop
+from qtool.core.records.options import share
+
+if TYPE_CHECKING:
+    # generic from click 8.2 on only
+    _OfDrop = click.ParamType[MaxDrop]
+    _OfShare = click.ParamType[float]
+    _OfDuration = click.ParamType[float]
+    _OfCalibrator = click.ParamType["Calibrator | str"]
+    _OfCalibrators = click.ParamType[tuple[Calibrator, ...]]
+else:
+    _OfDrop = _OfShare = _OfDuration = _OfCalibrator = _OfCalibrators = click.ParamType
+
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+CALIBRATOR_METAVAR = f"[{'|'.join(['auto', *SPELLINGS])}]"
+
+
+class Drop(_OfDrop):
+    """A permitted drop: `1%` of the float value, or `0.01` in the metric's own unit. Becomes a `MaxDrop`."""
+
+    name = "drop"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxDrop:
+        """The `MaxDrop` that `value` says; click's usage error where it says none."""
+        try:
+            return MaxDrop.parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Share(_OfShare):
+    """A part of a whole: `10%`, or `0.1`. Becomes a number from 0 to 1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number that `value` says; click's usage error where it is no share."""
+        try:
+            return share(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Duration(_OfDuration):
+    """A time: `90s`, `30m` or `2h`. Becomes seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds that `value` says; click's usage error where it is no time."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", str(value))
+        if found is None or float(found[1]) == 0.0:
+            self.fail(f"{value!r} is no time; write 90s, 30m or 2h", param, ctx)
+        return float(found[1]) * _SECONDS[found[2]]
+
+
+class OneCalibrator(_OfCalibrator):
+    """A calibrator by its name, or `auto`."""
+
+    name = "calibrator"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Calibrator | str:
+        """The calibrator that `value` names; click's usage error where it names none."""
+        try:
+            return "auto" if value == "auto" else Calibrator.parse(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Calibrators(_OfCalibrators):
+    """Calibrators with commas between them."""
+
+    name = "calibrators"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Calibrator, ...]:
+        """The calibrators that `value` lists; click's usage error where one is none."""
+        try:
+            return listed_calibrators(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
