@@ -2,7 +2,8 @@
 
 Each test function has `BUDGET_S`. Of one whose cases took longer, `--fast` runs as many as the budget is enough for,
 spread evenly over them, or none. The mark `fast(SECONDS)` gives a function another budget, `fast` all the time that it
-takes, `fast(0)` none: for tests that share a dear fixture, which is counted with the first of them only. Functions that are not in the file are run whole: new ones, and the many quick ones.
+takes, `fast(0)` none: for tests that share a dear fixture, which is counted with the first of them only.
+Functions that are not in the file are run whole: new ones, and the many quick ones.
 """
 
 import math
