@@ -30,7 +30,8 @@ def test_of_a_function_that_takes_long_a_few_cases_run(seconds, kept):
     assert chosen == [f"t.py::test_a[{number}]" for number in kept] + ["t.py::test_b"]
 
 
-def test_what_is_marked_runs_whole_whatever_it_takes():
+def test_what_is_marked_runs_whole_or_not_at_all():
+    assert fast.choose(["t.py::test_a", "t.py::test_b"], {}, {"t.py::test_a": 0.0}) == ["t.py::test_b"]
     assert fast.choose(["t.py::test_a"], {"t.py::test_a": 9.0}, {"t.py::test_a": math.inf}) == ["t.py::test_a"]
 
 

@@ -18,7 +18,7 @@ distributed = pytest.importorskip("distributed")
 from qtool.execution.cluster import Cluster  # noqa: E402
 
 WORKERS = 3
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.fast(0)]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from onnx.backend.test.case.node import collect_testcases
 import qtool
 from qtool.core.errors import AlreadyQuantizedError, ModelError, NothingToQuantizeError, QtoolError
 
+pytestmark = pytest.mark.fast(0)
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 GROUPS = ("pytorch-converted", "pytorch-operator", "simple")
 # gigabytes of memory and most of a minute

@@ -1,7 +1,8 @@
 """Options of pytest: `--fast` runs what a while of working allows, by measured times; `--times` measures them.
 
-Each test function has `BUDGET_S`; the mark `fast(SECONDS)` gives it another budget, `fast` all the time that it takes.
-Of one whose cases took longer, `--fast` runs as many as the budget is enough for, spread evenly over them, or none.
+Each test function has `BUDGET_S`. Of one whose cases took longer, `--fast` runs as many as the budget is enough for,
+spread evenly over them, or none. The mark `fast(SECONDS)` gives a function another budget, `fast` all the time that it
+takes, `fast(0)` none: for tests that share a dear fixture, which is counted with the first of them only.
 Functions that are not in the file are run whole: new ones, and the many quick ones.
 """
 
@@ -64,7 +65,8 @@ def choose(cases: Iterable[str], seconds: Mapping[str, float], budgets: Mapping[
     """
     found: list[str] = []
     for function, members in _grouped(cases).items():
-        fitting = budgets.get(function, BUDGET_S) / seconds[function] if function in seconds else math.inf
+        budget = budgets.get(function, BUDGET_S)
+        fitting = budget / seconds[function] if function in seconds else budget and math.inf
         count = int(min(fitting, len(members)))
         found += [members[number * len(members) // count] for number in range(count)]
     return found
