@@ -23,7 +23,7 @@ from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
 from qtool.pipeline.calibration.run import count_prepared
-from qtool.pipeline.calibration.tensors import find_tensors
+from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.verify.original import Original
@@ -98,9 +98,10 @@ def tune(
     wanted = scheme or Scheme()
     prepared = prepare(model_io.load(model))
     place(prepared.model, runs_on, wanted, name=prepared.name)
+    tensors = find_tensors(prepared)
     parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
-        starts = _Starts(Path(model), prepared, runs_on, wanted, aim, parts, Path(folder), compute)
+        starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, Path(folder), compute)
         search = Search(starts.attempts(), Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(tried)
         evaluation = evaluate(
@@ -176,6 +177,7 @@ class _Starts:
 
     model: Path
     prepared: Prepared
+    tensors: CalibratedTensors
     target: Target
     scheme: Scheme
     aim: Aim
@@ -242,8 +244,7 @@ class _Starts:
 
     def _calibrated(self, *steps: str) -> FloatGraph | None:
         if steps not in self.known:
-            tensors = find_tensors(self.prepared)
-            prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, tensors, self.compute)
+            prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, self.tensors, self.compute)
             original = Original(self.model, prepared.widened, statistics.examples)
             soften = self.target.on_cpu and not steps
             self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
