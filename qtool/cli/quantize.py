@@ -21,7 +21,8 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
-from qtool.core.errors import UsageError, arg
+from qtool.cli.wording import option_of
+from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import CORRECTIONS, Correction, Form, Scheme
 from qtool.feeds import ReadOptions
@@ -161,15 +162,20 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
     """An option that would be accepted and ignored is an error."""
     asked, blind = given(context), calibration is None and data is None
     if blind and form is not None and (extra := asked & (_OF_DATA | _CALIBRATED | _MEASURED)):
-        raise UsageError(f"{arg(min(extra))} says nothing without data; give --data or --calibration")
+        raise UsageError(
+            f"{option_of(context.command, min(extra))} says nothing without data; give --data or --calibration"
+        )
     if calibration is not None and (extra := asked & (_OF_DATA - {"equalize", "absorb_biases"})):
-        raise UsageError(f"{arg(min(extra))} needs --data; with --calibration no data is read")
+        raise UsageError(f"{option_of(context.command, min(extra))} needs --data; with --calibration no data is read")
     check_grid(context, context.params["target"])
     if "plan_path" in asked and (extra := asked & _DECIDED):
-        raise UsageError(f"{arg(min(extra))} says nothing to --plan, which has decided it; leave one of them out")
+        raise UsageError(
+            f"{option_of(context.command, min(extra))} says nothing to --plan, which has decided it; leave one of them out"
+        )
     if form not in (None, "static") and (extra := asked & _CALIBRATED):
         raise UsageError(
-            f"{arg(min(extra))} says nothing to --{form}, which has no calibrated ranges; leave one of them out"
+            f"{option_of(context.command, min(extra))} says nothing to --{form}, which has no calibrated ranges; "
+            "leave one of them out"
         )
 
 

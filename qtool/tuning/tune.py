@@ -210,7 +210,7 @@ def _measurable(target: str, provider: str) -> Target:
         raise UsageError(f"target {runs_on.name} is not for provider tensorrt, where tuning measures; leave one out")
     if not there and not runs_on.on_cpu:
         raise UsageError(
-            f"target {runs_on.name} does not run on this machine, where tuning measures; choose another, or provider "
-            f"{runs_on.name}"
+            f"target {runs_on.name} does not run on this machine, where tuning measures; choose another, or "
+            f"{arg('provider', runs_on.name)}"
         )
     return runs_on

@@ -313,8 +313,8 @@ def test_tune_for_tensorrt_goes_all_the_way(tmp_path):
     ("words", "message"),
     [
         (["--provider", "tensorrt", "--target", "x86"], "target x86 is not for provider tensorrt"),
-        (["--provider", "cuda", "--target", "tensorrt"], "choose another, or provider tensorrt"),
-        (["--provider", "tensorrt", "--scheme", "affine"], "symmetric grids alone"),
+        (["--provider", "cuda", "--target", "tensorrt"], "choose another, or provider='tensorrt'"),
+        (["--provider", "tensorrt", "--scheme", "affine"], "only symmetric grids"),
     ],
 )
 def test_tune_measures_where_the_model_will_run(machine, tmp_path, words, message):
