@@ -21,7 +21,8 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
-from qtool.core.errors import UsageError, arg
+from qtool.cli.wording import option_of
+from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import CORRECTIONS, Correction, Form, Scheme
 from qtool.feeds import ReadOptions
@@ -160,24 +161,32 @@ def command(
 
 def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:
     """An option that would be accepted and ignored is an error."""
-    asked, blind = given(context), calibration is None and data is None
-    if blind and form is not None and (extra := asked & (_OF_DATA | _CALIBRATED | _MEASURED)):
-        raise UsageError(f"{arg(min(extra))} says nothing without data; give --data or --calibration")
-    if calibration is not None and (extra := asked & (_OF_DATA - {"equalize", "absorb_biases"})):
-        raise UsageError(f"{arg(min(extra))} needs --data; with --calibration no data is read")
+    blind, planned = calibration is None and data is None, context.params["plan_path"] is not None
     check_grid(context, find_target(context.params["target"]))
-    if "plan_path" in asked and (extra := asked & _DECIDED):
-        raise UsageError(f"{arg(min(extra))} says nothing to --plan, which has decided it; leave one of them out")
-    if form not in (None, "static") and (extra := asked & _CALIBRATED):
-        raise UsageError(
-            f"{arg(min(extra))} says nothing to --{form}, which has no calibrated ranges; leave one of them out"
-        )
+    for applies, ignored, why in (
+        (
+            blind and form is not None,
+            _OF_DATA | _CALIBRATED | _MEASURED,
+            "says nothing without data; give --data or --calibration",
+        ),
+        (calibration is not None, _OF_DATA - _STEPS, "needs --data; with --calibration no data is read"),
+        (planned, _DECIDED, "says nothing to --plan, which has decided it; leave one of them out"),
+        (
+            form not in (None, "static"),
+            _CALIBRATED,
+            f"says nothing to --{form}, which has no calibrated ranges; leave one of them out",
+        ),
+    ):
+        asked = given(context) & ignored
+        if applies and asked:
+            raise UsageError(f"{option_of(context.command, min(asked))} {why}")
 
 
-_OF_DATA = {"samples", "batch_size", "threads", "provider", "equalize", "absorb_biases", *READING}
+_STEPS = {"equalize", "absorb_biases"}
+_OF_DATA = {"samples", "batch_size", "threads", "provider", *_STEPS, *READING}
 _CALIBRATED = {"calibrator", "percentile", "scheme"}
 _MEASURED = {"bias_correction", "smoothing", "optimize_for"}
 _FORMS = {"dynamic", "static", "weight_only"}
 _SELECTED = {"include_ops", "exclude_ops", "exclude"}
-_DECIDED = {*_CALIBRATED, *_MEASURED, *_FORMS, *_SELECTED, "granularity", "target", "equalize", "absorb_biases"}
+_DECIDED = {*_CALIBRATED, *_MEASURED, *_FORMS, *_SELECTED, *_STEPS, "granularity", "target"}
 """What a plan has decided."""

@@ -73,6 +73,10 @@ class Request:
                 f"{arg('form', self.form)}: target {self.target.name} has only layers with calibrated ranges; leave "
                 "one of them out"
             )
+        if self.smoothing == "on" and not self.target.on_cpu:
+            raise UsageError(
+                f"{arg('smoothing', 'on')}: is for targets on the CPU, not {self.target.name}; leave it out"
+            )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -272,7 +272,7 @@ def _measurable(target: str, provider: str) -> Target:
         raise UsageError(f"target {runs_on.name} is not for provider {provider}, where tuning measures; leave one out")
     if own is None and not runs_on.on_cpu:
         raise UsageError(
-            f"target {runs_on.name} does not run on this machine, where tuning measures; choose another, or provider "
-            f"{runs_on.provider}"
+            f"target {runs_on.name} does not run on this machine, where tuning measures; choose another, or "
+            f"{arg('provider', runs_on.provider)}"
         )
     return runs_on

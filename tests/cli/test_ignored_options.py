@@ -42,6 +42,7 @@ def refusal(capsys):
             ["quantize", MODEL, "--data", CALIB, "--dynamic", "--target", "tensorrt"],
             "--dynamic: target tensorrt has only",
         ),
+        (["quantize", MODEL, "--data", CALIB, "--smoothing", "on", "--target", "tensorrt"], "--smoothing on: is for"),
         (["quantize", MODEL, "--weight-only", "--target", "tensorrt"], "--weight-only: target tensorrt has only"),
         (["quantize", MODEL, "--weight-only", "--calibrator", "max"], "--calibrator says nothing without data"),
         (["quantize", MODEL, "--weight-only", "--max-length", "9"], "--max-length says nothing without data"),

@@ -129,4 +129,4 @@ def test_what_is_refused(refused, arguments, says):
 
 def test_a_file_that_is_something_else_is_kept(refused, folder):
     (folder / "s.json").write_text("my notes")
-    refused(*GOOD, "-o", "s.json", says=["s.json", "remove it or name another -o"])
+    refused(*GOOD, "-o", "s.json", says=["s.json", "remove it or name another --output"])

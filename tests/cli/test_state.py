@@ -67,7 +67,7 @@ def test_from_a_configuration_file(run, folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--state", "h"], ["--state 'h'", "--state INPUT=OUTPUT"]),
+        (["--state", "h"], ["--state h:", "--state INPUT=OUTPUT"]),
         (["--state", "h=hn"], ["'c'", "--state c=cn"]),
         (["--state", "hn=h", "--state", "c=cn"], ["no input 'hn'", "x, h, c"]),
         (["--state", "h=H", "--state", "c=cn"], ["no output 'H'", "scores, hn, cn"]),

@@ -163,8 +163,8 @@ def test_texts_without_tokens_or_room(tmp_path, data):
 @pytest.mark.parametrize(
     ("options", "inputs", "says"),
     [
-        ({"tokenizer": "absent.json"}, BERT, "absent.json: is no file"),
-        ({"tokenizer": "broken.json"}, BERT, "broken.json: is no tokenizer.json ("),
+        ({"tokenizer": "absent.json"}, BERT, "tokenizer='absent.json': is no file"),
+        ({"tokenizer": "broken.json"}, BERT, "tokenizer='broken.json': is no tokenizer.json ("),
         ({"tokenizer": "t.json"}, [InputSpec("x", I64, ("N", "T"))], "has no input 'input_ids' but 'x'"),
         ({"max_length": 5}, BERT, "max_length=5 says nothing without tokenizer"),
         ({"tokenizer": "t.json", "max_length": 0}, BERT, "max_length=0: give 1 or more"),

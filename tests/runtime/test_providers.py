@@ -313,7 +313,7 @@ def test_tune_for_tensorrt_goes_all_the_way(tmp_path):
     ("words", "message"),
     [
         (["--provider", "tensorrt", "--target", "x86"], "target x86 is not for provider tensorrt"),
-        (["--provider", "cuda", "--target", "tensorrt"], "choose another, or provider tensorrt"),
+        (["--provider", "cuda", "--target", "tensorrt"], "choose another, or provider='tensorrt'"),
         (["--provider", "tensorrt", "--scheme", "affine"], "only symmetric grids"),
     ],
 )

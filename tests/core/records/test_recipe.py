@@ -49,7 +49,7 @@ def test_what_contradicts_is_refused(tmp_path):
     plan = qtool.quantize(source, tmp_path / "q.onnx", calibration=plainly.output, calibrator="max").plan
     with pytest.raises(UsageError, match=r"c\.calib: calibrated without equalize; calibrate again with it"):
         qtool.quantize(source, tmp_path / "x.onnx", calibration=plainly.output, equalize=True)
-    with pytest.raises(UsageError, match="equalize says nothing to a plan"):
+    with pytest.raises(UsageError, match="equalize says nothing to plan"):
         qtool.quantize(source, tmp_path / "x.onnx", calibration=plainly.output, equalize=True, plan=plan)
     tensor = "Conv_0_out"
     odd = replace(plan, recipe=Recipe(("equalize",), {tensor: (1.0, 2.0)}))

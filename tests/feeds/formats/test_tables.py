@@ -154,7 +154,7 @@ def test_samples_takes_the_first():
 
 @pytest.mark.parametrize("options", [{"samples": 0}, {"samples": -1}, {"batch_size": 0}])
 def test_impossible_counts_are_usage_errors(options):
-    with pytest.raises(UsageError, match="at least 1"):
+    with pytest.raises(UsageError, match="give 1 or more"):
         open_feeds({"x": images(2)}, [IMAGE], **options)
 
 

@@ -281,7 +281,7 @@ def test_a_file_of_another_analysis_is_refused(tmp_path, change, says):
     with pytest.raises(KeyboardInterrupt):
         on_digits(output=path, progress=stop_after(2))
     before = path.read_bytes()
-    with pytest.raises(UsageError, match=f"{says}.*remove it, or name another -o") as caught:
+    with pytest.raises(UsageError, match=f"{says}.*remove it, or name another output") as caught:
         on_digits(output=path, **change)
     assert "\n" not in str(caught.value)
     assert path.read_bytes() == before
