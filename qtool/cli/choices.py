@@ -10,7 +10,7 @@ from qtool.cli.common import given
 from qtool.cli.parameters import CALIBRATOR_METAVAR, OneCalibrator
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator, Percentile
-from qtool.core.records.options import FORMS, GRANULARITIES, SCHEMES
+from qtool.core.records.options import CORRECTIONS, FORMS, GRANULARITIES, SCHEMES
 from qtool.targets.rules import Target
 from qtool.targets.tables import NAMES
 
@@ -78,6 +78,56 @@ def check_grid(context: click.Context, target: Target) -> None:
     """Refuse a grid that is asked for and that the target does not have."""
     if target.only_symmetric and context.params["scheme"] == "affine" and "scheme" in given(context):
         raise UsageError(f"--scheme affine: target {target.name} has only symmetric grids; leave it out")
+
+
+def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--include-op`, `--exclude-op` and `--exclude` as `include_ops`, `exclude_ops` and `exclude`."""
+    for option in (
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="NAME-OR-GLOB",
+            help="Leave these layers in float, as executed.  May be repeated.",
+        ),
+        click.option(
+            "--exclude-op",
+            "exclude_ops",
+            multiple=True,
+            metavar="OP",
+            help="Leave these operators in float.  May be repeated.",
+        ),
+        click.option(
+            "--include-op",
+            "include_ops",
+            multiple=True,
+            metavar="OP",
+            help="Quantise only these operators.  May be repeated.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def smoothing_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--smoothing`, "auto" by default."""
+    return click.option(
+        "--smoothing",
+        type=click.Choice(CORRECTIONS),
+        default="auto",
+        show_default=True,
+        help="Migrate outliers of activations into weights (SmoothQuant); auto keeps it where it measures better.",
+    )(function)
+
+
+def correction_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--bias-correction`, "auto" by default."""
+    return click.option(
+        "--bias-correction",
+        type=click.Choice(CORRECTIONS),
+        default="auto",
+        show_default=True,
+        help="Let biases take back the shift that rounding the weights makes; auto keeps it where it measures better.",
+    )(function)
 
 
 def form_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,7 +2,15 @@
 
 import click
 
-from qtool.cli.choices import calibrator_option, check_grid, form_options, grid_options
+from qtool.cli.choices import (
+    calibrator_option,
+    check_grid,
+    correction_option,
+    form_options,
+    grid_options,
+    selection_options,
+    smoothing_option,
+)
 from qtool.cli.common import (
     READING,
     STDOUT,
@@ -24,7 +32,7 @@ from qtool.cli.config import config_option
 from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.records.options import CORRECTIONS, Correction, Form, Scheme
+from qtool.core.records.options import Correction, Form, Scheme
 from qtool.feeds import ReadOptions
 from qtool.quantization.candidates import GOALS, Goal
 from qtool.quantization.quantize import quantize
@@ -39,13 +47,7 @@ from qtool.targets.tables import find_target
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @calibrator_option
 @form_options
-@click.option(
-    "--smoothing",
-    type=click.Choice(CORRECTIONS),
-    default="auto",
-    show_default=True,
-    help="Migrate outliers of activations into weights (SmoothQuant); auto keeps it where it measures better.",
-)
+@smoothing_option
 @click.option(
     "--optimize-for",
     type=click.Choice(GOALS),
@@ -54,27 +56,10 @@ from qtool.targets.tables import find_target
     help="latency: time the candidates on this machine, keep the fastest of those within 3 dB of the best.",
 )
 @grid_options
-@click.option(
-    "--bias-correction",
-    type=click.Choice(CORRECTIONS),
-    default="auto",
-    show_default=True,
-    help="Let biases take back the shift that rounding the weights makes; auto keeps it where it measures better.",
-)
+@correction_option
 @click.option("--equalize", is_flag=True, help="With --data: rescale channels between layers first.")
 @click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
-@click.option(
-    "--include-op", "include_ops", multiple=True, metavar="OP", help="Quantise only these operators.  May be repeated."
-)
-@click.option(
-    "--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.  May be repeated."
-)
-@click.option(
-    "--exclude",
-    multiple=True,
-    metavar="NAME-OR-GLOB",
-    help="Leave these layers in float, as executed.  May be repeated.",
-)
+@selection_options
 @click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
 @click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one.")
 @samples_option

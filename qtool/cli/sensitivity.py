@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from qtool.cli.choices import calibrator_option, grid_options
+from qtool.cli.choices import (
+    calibrator_option,
+    correction_option,
+    form_options,
+    grid_options,
+    selection_options,
+    smoothing_option,
+)
 from qtool.cli.common import (
     STDOUT,
     Command,
@@ -23,7 +30,7 @@ from qtool.cli.common import (
 from qtool.cli.config import config_option
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.records.options import CORRECTIONS, Correction, Scheme
+from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.sensitivity import VIEWS, View
 from qtool.feeds import ReadOptions
 from qtool.report.sensitivity import sensitivity_text
@@ -51,13 +58,10 @@ _MIB = 2**20
 )
 @calibrator_option
 @grid_options
-@click.option(
-    "--bias-correction",
-    type=click.Choice(CORRECTIONS),
-    default="auto",
-    show_default=True,
-    help="As for `qtool quantize`.",
-)
+@form_options
+@smoothing_option
+@correction_option
+@selection_options
 @click.option(
     "-o",
     "--output",
@@ -95,7 +99,12 @@ def command(
     scheme: str,
     granularity: str,
     target: str,
+    form: Form | None,
+    smoothing: Correction,
     bias_correction: Correction,
+    include_ops: tuple[str, ...],
+    exclude_ops: tuple[str, ...],
+    exclude: tuple[str, ...],
     output: str | None,
     samples: int | None,
     batch_size: int,
@@ -126,7 +135,9 @@ def command(
                 calibration=calibration,
                 metric=metric,
                 calibrator=calibrator,
-                scheme=Scheme(scheme, granularity),  # type: ignore[arg-type]
+                scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+                form=form or "auto",
+                smoothing=smoothing,
                 target=target,
                 bias_correction=bias_correction,
                 views=chosen,

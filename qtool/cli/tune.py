@@ -4,7 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
-from qtool.cli.choices import check_grid, grid_options
+from qtool.cli.choices import check_grid, grid_options, selection_options
 from qtool.cli.common import (
     STDOUT,
     Command,
@@ -64,6 +64,7 @@ from qtool.tuning.tune import tune
 )
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @grid_options
+@selection_options
 @samples_option
 @threads_option
 @provider_option
@@ -89,6 +90,9 @@ def command(
     scheme: str,
     granularity: str,
     target: str,
+    include_ops: tuple[str, ...],
+    exclude_ops: tuple[str, ...],
+    exclude: tuple[str, ...],
     samples: int | None,
     threads: int,
     provider: str,
@@ -128,7 +132,7 @@ def command(
             calibrators=calibrators,
             max_float_macs=max_float_macs,
             time_budget=time_budget,
-            scheme=Scheme(scheme, granularity),  # type: ignore[arg-type]
+            scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
             target=target,
             samples=samples,
             threads=threads,

@@ -79,6 +79,19 @@ class Request:
             )
 
 
+def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:
+    """Return the form that is asked for, by itself or in the scheme; None where measurements choose.
+
+    Raises:
+        UsageError: the two contradict each other.
+    """
+    if scheme.form == "static":
+        return None if form == "auto" else form
+    if form not in ("auto", scheme.form):
+        raise UsageError(f"{arg('form', form)}: the scheme says {scheme.form}; leave one of them out")
+    return scheme.form
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """A plan and where it comes from; `trial` says how it measured, None where there was nothing to compare it with."""

@@ -1,6 +1,5 @@
 """`quantize`, stage by stage. No click, no printing."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -9,7 +8,7 @@ from qtool.core.compute import Compute
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
-from qtool.core.records.options import Correction, Form, Scheme
+from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, load_plan
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
@@ -27,7 +26,7 @@ from qtool.pipeline.recovery.steps import apply, apply_recorded, argument_of, ch
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import Goal, Request, best_plan
+from qtool.quantization.candidates import Goal, Request, best_plan, chosen_form
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS, find_target
@@ -43,9 +42,9 @@ def quantize(
     data: Data | None = None,
     calibrator: Calibrator | str | None = None,
     scheme: Scheme | None = None,
-    include_ops: str | Sequence[str] = (),
-    exclude_ops: str | Sequence[str] = (),
-    exclude: str | Sequence[str] = (),
+    include_ops: Names = (),
+    exclude_ops: Names = (),
+    exclude: Names = (),
     target: str = "auto",
     form: Form | Literal["auto"] = "auto",
     bias_correction: Correction = "auto",
@@ -101,13 +100,12 @@ def quantize(
     find_provider(provider)
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
         raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
+    wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
+    asked = chosen_form(form, wanted)
     request = Request(
-        replace(
-            (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude),
-            form="static" if form == "auto" else form,
-        ),
+        replace(wanted, form=asked or "static"),
         find_target(target),
-        None if form == "auto" else form,
+        asked,
         chosen_calibrators(calibrator),
         "off" if blind else bias_correction,
         "off" if blind else smoothing,

@@ -14,7 +14,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import MaxDrop, MetricInfo, MetricKind
-from qtool.core.records.options import Scheme, share
+from qtool.core.records.options import Names, Scheme, share
 from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
@@ -52,6 +52,9 @@ def tune(
     max_float_macs: float | str = 0.1,
     time_budget: float | None = None,
     scheme: Scheme | None = None,
+    include_ops: Names = (),
+    exclude_ops: Names = (),
+    exclude: Names = (),
     target: str = "auto",
     samples: int | None = None,
     threads: int = 1,
@@ -67,7 +70,8 @@ def tune(
     trial on, also when this is interrupted or out of time.
 
     Args:
-        model, data, scheme, target, samples, threads, reading: as in `calibrate` and `quantize`.
+        model, data, scheme, include_ops, exclude_ops, exclude, target, samples, threads, reading: as in `calibrate` and
+            `quantize`.
         output: where the best model goes.
         eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
@@ -95,7 +99,7 @@ def tune(
         raise UsageError(f"{arg('time_budget', time_budget)}: give more than 0 seconds")
     runs_on = _measurable(target, provider)
     model_io.check_output(output, model)
-    wanted = scheme or Scheme()
+    wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     prepared = prepare(model_io.load(model))
     place(prepared.model, runs_on, wanted, name=prepared.name)
     tensors = find_tensors(prepared)

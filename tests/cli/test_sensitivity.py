@@ -130,3 +130,29 @@ def test_what_is_refused(refused, arguments, says):
 def test_a_file_that_is_something_else_is_kept(refused, folder):
     (folder / "s.json").write_text("my notes")
     refused(*GOOD, "-o", "s.json", says=["s.json", "remove it or name another --output"])
+
+
+def test_what_is_ranked_is_what_the_same_options_quantise(run):
+    """`sensitivity` and `tune` take the options of `quantize` that say what is quantised, and how."""
+    options = ("--exclude", "stem*", "--exclude-op", "Gemm", "--smoothing", "off", "--static")
+    code, _, err = run(*COMMAND, *options, "--view", "alone", "--json", "j.json", "-q")
+    assert (code, err) == (0, "")
+    given = (
+        "--calibration",
+        "digits.calib",
+        "--calibrator",
+        "max",
+        "--bias-correction",
+        "off",
+        "--save-plan",
+        "p.json",
+    )
+    assert run("quantize", MODEL, *made, *options, "-o", "q.onnx", "-q")[0] == 0
+    document, plan = strict_json(Path("j.json").read_text()), strict_json(Path("p.json").read_text())
+    ranked = {row["name"] for row in document["layers"]}
+    assert ranked == set(plan["integer"]) & set(plan["layers"]) and len(ranked) < 17
+    assert document["unranked"] == {name: why for name, why in plan["skipped"].items() if name in plan["layers"]}
+    assert "operator Gemm is excluded" in document["unranked"].values()
+    tuned = ("--data", DATA / "digits_calib.npz", "--samples", 80, "--calibrators", "max", "--max-float-macs", "90%")
+    assert run("tune", MODEL, *tuned, *options[:4], "-o", "t.onnx", "--json", "t.json", "-q")[0] in (0, 1)
+    assert set(strict_json(Path("t.json").read_text())["plan"]["integer"]) & set(plan["layers"]) <= ranked

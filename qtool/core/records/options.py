@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,6 +35,10 @@ def share(given: str | float) -> float:
     if not 0.0 <= found <= 1.0:
         raise UsageError(f"a share of '{given}' makes no sense; give 0% to 100%, such as 10%, or 0 to 1, such as 0.1")
     return found
+
+
+Names = str | Sequence[str]
+"""One name, or several."""
 
 
 @dataclass(frozen=True, slots=True)

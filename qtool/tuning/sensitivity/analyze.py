@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Unpack
+from typing import Literal, Unpack
 
 from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
@@ -17,7 +17,7 @@ from qtool.core.errors import ModelError, UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
-from qtool.core.records.options import CORRECTIONS, Correction, Scheme
+from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.records.statistics import Statistics
@@ -28,7 +28,7 @@ from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import Request, best_plan
+from qtool.quantization.candidates import Request, best_plan, chosen_form
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity.analysis import Analysis
@@ -50,7 +50,12 @@ def sensitivity(
     calibrator: Calibrator | str | None = None,
     scheme: Scheme | None = None,
     target: str = "auto",
+    form: Form | Literal["auto"] = "auto",
     bias_correction: Correction = "auto",
+    smoothing: Correction = "auto",
+    include_ops: Names = (),
+    exclude_ops: Names = (),
+    exclude: Names = (),
     views: Sequence[View] = VIEWS,
     samples: int | None = None,
     batch_size: int = 1,
@@ -70,7 +75,8 @@ def sensitivity(
         data: samples, and labels where the metric needs them; see `qtool.evaluate`, also for metric.
         calibration: a calibration file, or the statistics themselves.
         metric: one metric. None: as in `qtool.evaluate`, where that is not sqnr, else SQNR alone.
-        calibrator, scheme, target, bias_correction: as for `qtool.quantize`.
+        calibrator, scheme, target, form, bias_correction, smoothing, include_ops, exclude_ops, exclude: as for
+            `qtool.quantize`.
         views: `alone`: one layer quantised; `without`: all quantised but one. The first one given ranks.
         samples: use the first so many samples; None uses all.
         batch_size: samples run at once, where the model's batch dimension is free.
@@ -88,8 +94,6 @@ def sensitivity(
         ModelError, DataError, CalibrationError, OutputError: as their names say.
         VerificationError: this onnxruntime does not run the quantised model as planned, or no layer can be measured.
     """
-    if bias_correction not in CORRECTIONS:
-        raise UsageError(f"unknown bias correction {bias_correction!r}; choose one of {', '.join(CORRECTIONS)}")
     if output is not None:
         check_writable(output)
     # within a worker a single thread, which has the others beside it
@@ -101,19 +105,20 @@ def sensitivity(
             f"target {runs_on.name} does not run on this machine, where sensitivity is measured; choose "
             f"{arg('target', 'auto')}"
         )
-    prepared = prepare(model_io.load(model))
-    statistics = statistics_for(prepared, calibration)
-    prepared = apply_recorded(prepared, statistics)
+    wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     request = Request(
-        scheme or Scheme(),
+        wanted,
         runs_on,
-        form=None,
+        form=chosen_form(form, wanted),
         calibrators=chosen_calibrators(calibrator),
         correction=bias_correction,
-        smoothing="auto",
+        smoothing=smoothing,
         goal="accuracy",
         progress=silent,
     )
+    prepared = prepare(model_io.load(model))
+    statistics = statistics_for(prepared, calibration)
+    prepared = apply_recorded(prepared, statistics)
     best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
     prepared = best.graph.prepared
     feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
