@@ -137,7 +137,7 @@ def test_what_is_ranked_is_what_the_same_options_quantise(run):
     options = ("--exclude", "stem*", "--exclude-op", "Gemm", "--smoothing", "off", "--static")
     code, _, err = run(*COMMAND, *options, "--view", "alone", "--json", "j.json", "-q")
     assert (code, err) == (0, "")
-    given = (
+    made = (
         "--calibration",
         "digits.calib",
         "--calibrator",
