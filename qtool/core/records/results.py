@@ -1,10 +1,11 @@
 """What `calibrate` and `quantize` give back."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.codec import encoded, json_number
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import Verification
@@ -33,7 +34,7 @@ class Calibrated:
             "shard": None if self.statistics.part is None else str(self.statistics.part.shard),
             "resumed": self.resumed,
             "tensors": [
-                {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
+                {"name": name, "min": json_number(h.minimum), "max": json_number(h.maximum), "count": h.count}
                 for name, h in self.statistics.tensors.items()
             ],
         }
@@ -80,7 +81,7 @@ class Quantized:
             "bytes": self.size,
             "float_bytes": self.float_size,
             "preparation": self.changes,
-            "trials": [asdict(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
+            "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

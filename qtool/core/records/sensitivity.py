@@ -1,10 +1,11 @@
 """The records of a sensitivity analysis: what each layer costs when it is quantised alone, and when it alone is not."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qtool.core.records.evaluation import MetricInfo, MetricKind, json_number
+from qtool.core.records.codec import Real, called, decoded, encoded, json_number
+from qtool.core.records.evaluation import MetricInfo, MetricKind
 
 SCHEMA_VERSION = 1
 View = Literal["alone", "without"]
@@ -19,34 +20,9 @@ class Figures:
     float. sqnr_db: of all outputs together, against float.
     """
 
-    value: float | None
-    drop: float | None
-    sqnr_db: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Strict JSON; numbers that are not finite become strings."""
-        return {
-            "value": json_number(self.value),
-            "drop": json_number(self.drop),
-            "sqnr_db": json_number(self.sqnr_db),
-        }
-
-
-def figures_of(row: Any) -> Figures:
-    """What `Figures.to_dict` made. Raises `ValueError` for anything else."""
-    if not isinstance(row, dict) or set(row) != {"value", "drop", "sqnr_db"} or row["sqnr_db"] is None:
-        raise ValueError("value, drop and sqnr_db are needed")
-    value, drop, sqnr = (_number(row[key]) for key in ("value", "drop", "sqnr_db"))
-    assert sqnr is not None
-    return Figures(value, drop, sqnr)
-
-
-def _number(value: Any) -> float | None:
-    if value is None or value in ("inf", "-inf", "nan"):
-        return None if value is None else float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
+    value: Real | None
+    drop: Real | None
+    sqnr_db: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +37,7 @@ class LayerSensitivity:
     name: str
     op: str
     macs: int
-    share: float
+    share: float = field(metadata=called("macs_share"))
     alone: Figures | None
     without: Figures | None
     unmeasured: dict[str, str]
@@ -108,13 +84,7 @@ class Sensitivity:
             "model": self.model,
             "data": self.data,
             "samples": self.samples,
-            "metric": None
-            if self.metric is None
-            else {
-                "name": self.metric.name,
-                "kind": self.metric.kind.value,
-                "lower_is_better": self.metric.lower_is_better,
-            },
+            "metric": encoded(self.metric),
             "calibrator": self.calibrator,
             "bias_correction": self.bias_correction,
             "target": self.target,
@@ -123,21 +93,26 @@ class Sensitivity:
             "views": list(self.views),
             "identity": self.identity,
             "float": {"value": json_number(self.float_value)},
-            "quantized": self.quantized.to_dict(),
-            "layers": [_layer(layer) for layer in self.layers],
+            "quantized": encoded(self.quantized),
+            "layers": encoded(self.layers),
         }
 
 
-def _layer(layer: LayerSensitivity) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "op": layer.op,
-        "macs": layer.macs,
-        "macs_share": layer.share,
-        "alone": None if layer.alone is None else layer.alone.to_dict(),
-        "without": None if layer.without is None else layer.without.to_dict(),
-        "unmeasured": layer.unmeasured,
-    }
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The part of a sensitivity document that a run goes on from; the fields are those of `Sensitivity`."""
+
+    identity: dict[str, str]
+    layers: tuple[LayerSensitivity, ...]
+
+
+def read_finished(document: Any) -> Finished:
+    """What `Sensitivity.to_dict` made. Raises `ValueError` for another kind of document, or another version."""
+    if not isinstance(document, dict):
+        raise ValueError("another kind of document")
+    if document.get("qtool") != "sensitivity" or document.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError("another kind of document, or another version")
+    return decoded(Finished, {key: document[key] for key in ("identity", "layers") if key in document})
 
 
 def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo | None) -> tuple[LayerSensitivity, ...]:

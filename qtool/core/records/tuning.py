@@ -1,10 +1,11 @@
 """What `tune` gives back: the trail of what it tried, and how the best model does on data that chose nothing."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtool.core.records.evaluation import Evaluation, json_number
+from qtool.core.records.codec import encoded
+from qtool.core.records.evaluation import Evaluation
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 
@@ -27,7 +28,8 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that are not finite become strings."""
-        return {name: json_number(value) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        result: dict[str, Any] = encoded(self)
+        return result
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """The record of a verification, and the small arithmetic it needs."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from qtool.core.records.codec import encoded
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
@@ -74,15 +76,4 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: infinite SQNR becomes the string "inf"."""
-        result: dict[str, Any] = _finite(asdict(self) | {"integer_share": self.integer_share})
-        return result
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
-    return value
+        return {**encoded(self), "integer_share": self.integer_share}
