@@ -11,6 +11,7 @@ from typing import Any
 
 from qtool.core.errors import UsageError
 from qtool.core.records.codec import UNWRITTEN, encoded, json_number
+from qtool.core.records.summary import shortened, summary
 
 SCHEMA = "qtool.evaluation"
 SCHEMA_VERSION = 1
@@ -190,6 +191,19 @@ class Evaluation:
     steps: int | None = None
     states: tuple[str, ...] = ()
     provider: str = "cpu"
+
+    def __repr__(self) -> str:
+        models = (self.float_model, *self.candidates)
+        shown = [
+            f"{shortened(m.name)} {', '.join(f'{s.metric} {s.value:.4g}' for s in m.scores[:3])}" for m in models[:4]
+        ]
+        return summary(
+            "Evaluation",
+            f"{self.samples} samples of {shortened(self.data)}",
+            *shown,
+            f"{len(models) - 4} more models" if len(models) > 4 else "",
+            f"{'passed' if self.passed else 'failed'} {len(self.gates)} gates" if self.gates else "",
+        )
 
     @property
     def passed(self) -> bool:

@@ -11,6 +11,7 @@ from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
 from qtool.core.records.options import GRANULARITIES, SCHEMES
 from qtool.core.records.placement import Reader
 from qtool.core.records.recipe import Recipe
+from qtool.core.records.summary import shortened, summary
 
 VERSION = 1
 
@@ -111,6 +112,21 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe, metadata=called("preparation"))
     dynamic: tuple[WeightPlan, ...] = ()
     stored: tuple[WeightPlan, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = {
+            "activations": self.activations, "weights": self.weights, "biases": self.biases, "shifts": self.shifts,
+            "dynamic weights": self.dynamic, "stored weights": self.stored,
+        }  # fmt: skip
+        return summary(
+            "Plan",
+            f"model {self.model_digest[:8]}",
+            f"target {self.target!r}",
+            f"calibrator {shortened(self.calibrator)!r}",
+            f"{sum(layer in self.integer for layer in self.layers)} of {len(self.layers)} layers integer",
+            *(f"{len(given)} {name}" for name, given in rows.items() if given),
+            " ".join(self.recipe.steps),
+        )
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, where it holds no value of that kind."""

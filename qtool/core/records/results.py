@@ -8,6 +8,7 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.codec import encoded, json_number
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
+from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
 
@@ -22,6 +23,10 @@ class Calibrated:
     output: Path | None
     size: int
     resumed: int = 0
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.output is None else shortened(self.output)
+        return summary("Calibrated", where, f"{self.size} bytes", repr(self.statistics))
 
     def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
         """JSON-ready, as the result of that command."""
@@ -72,6 +77,16 @@ class Quantized:
     output: Path
     size: int
     float_size: int
+
+    def __repr__(self) -> str:
+        return summary(
+            "Quantized",
+            shortened(self.output),
+            f"{self.size} bytes of {self.float_size}",
+            f"{len(self.trials)} trials" if self.trials else "",
+            repr(self.plan),
+            repr(self.verification),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

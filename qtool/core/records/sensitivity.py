@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from qtool.core.records.codec import Real, called, decoded, encoded, json_number
 from qtool.core.records.evaluation import MetricInfo, MetricKind
+from qtool.core.records.summary import shortened, summary
 
 SCHEMA_VERSION = 1
 View = Literal["alone", "without"]
@@ -70,6 +71,17 @@ class Sensitivity:
     quantized: Figures
     layers: tuple[LayerSensitivity, ...]
     complete: bool = True
+
+    def __repr__(self) -> str:
+        return summary(
+            "Sensitivity",
+            shortened(self.model),
+            f"{self.samples} samples of {shortened(self.data)}",
+            "SQNR" if self.metric is None else f"metric {shortened(self.metric.name)}",
+            f"{len(self.layers)} layers",
+            f"most sensitive {shortened(self.layers[0].name)!r}" if self.layers else "",
+            "" if self.complete else "unfinished",
+        )
 
     def ranking(self, view: View) -> tuple[str, ...]:
         """The layers' names, the most sensitive in this view first."""

@@ -22,6 +22,7 @@ from qtool.core.records.examples import Row
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, TensorHeader
+from qtool.core.records.summary import shortened, summary
 
 VERSION = 2
 _HEADER = "header.json"
@@ -57,6 +58,17 @@ class Statistics:
     channels: dict[str, ChannelRange] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     part: Part | None = None
+
+    def __repr__(self) -> str:
+        return summary(
+            "Statistics",
+            shortened(self.name),
+            f"model {self.model_digest[:8]}",
+            f"{self.samples} samples",
+            f"{len(self.tensors)} tensors",
+            "" if self.part is None else f"shard {self.part.shard}",
+            " ".join(self.recipe.steps),
+        )
 
     def save(self, path: str | Path) -> int:
         """Write atomically; returns the size in bytes. Raises `OutputError`."""

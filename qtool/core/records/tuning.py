@@ -7,6 +7,7 @@ from typing import Any
 from qtool.core.records.codec import encoded
 from qtool.core.records.evaluation import Evaluation
 from qtool.core.records.plan import Plan
+from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
 
@@ -52,6 +53,17 @@ class Tuned:
     evaluation: Evaluation
     verification: Verification
     plan: Plan
+
+    def __repr__(self) -> str:
+        return summary(
+            "Tuned",
+            shortened(self.output),
+            f"target {'met' if self.met else 'missed'}: {shortened(self.metric)} drop at most {self.max_drop}",
+            f"{len(self.steps)} steps",
+            f"kept {shortened(self.best.what)}",
+            f"{self.best.float_layers} layers float",
+            repr(self.verification),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qtool.core.records.codec import encoded
+from qtool.core.records.summary import summary
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
@@ -68,6 +69,18 @@ class Verification:
     examples: int
     census: bool
     tensors: tuple[TensorCheck, ...]
+
+    def __repr__(self) -> str:
+        accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {self.examples} samples"
+        return summary(
+            "Verification",
+            f"{self.integer_layers} of {self.layers} layers integer",
+            f"{100 * self.integer_share:.1f} % of multiply-accumulates",
+            f"{len(self.fallbacks)} fallbacks" if self.fallbacks else "",
+            f"{len(self.tensors)} tensors differ by {self.steps} steps at most",
+            accuracy if self.examples else "accuracy not measured",
+            "" if self.census else "not run as integers on this machine",
+        )
 
     @property
     def integer_share(self) -> float:
