@@ -85,7 +85,7 @@ from qtool.targets.tables import NAMES
 @click.option("--exclude-op", "exclude_ops", multiple=True, metavar="OP", help="Leave these operators in float.")
 @click.option("--exclude", multiple=True, metavar="NAME-OR-GLOB", help="Leave these layers in float, as executed.")
 @click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
-@click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one.")
+@click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one; needs no data.")
 @samples_option
 @batch_size_option
 @threads_option
@@ -184,16 +184,6 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         for name in context.params
         if context.get_parameter_source(name) not in (click.core.ParameterSource.DEFAULT, None)
     }
-    of_data = {"samples", "batch_size", "threads", "provider", "equalize", "absorb_biases", *READING}
-    measured = {"calibrator", "percentile", "scheme", "bias_correction", "smoothing", "optimize_for"}
-    if blind and "form" in given and (extra := given & (of_data | measured)):
-        raise UsageError(
-            f"--{sorted(extra)[0].replace('_', '-')} says nothing without data; give --data or --calibration"
-        )
-    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "provider", *READING}):
-        raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
-    if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":
-        raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
     decided = {
         "calibrator",
         "percentile",
@@ -211,5 +201,16 @@ def _refuse_ignored(context: click.Context, *, calibration: str | None, plan: st
         "exclude",
     }
     if plan is not None and (extra := given & decided):
-        option = sorted(extra)[0].replace("_ops", "-op").replace("_", "-")
+        first = sorted(extra)[0]
+        option = context.params["form"] if first == "form" else first.replace("_ops", "-op").replace("_", "-")
         raise UsageError(f"--{option} says nothing to --plan, which has decided it; leave one of them out")
+    of_data = {"samples", "batch_size", "threads", "provider", "equalize", "absorb_biases", *READING}
+    measured = {"calibrator", "percentile", "scheme", "bias_correction", "smoothing", "optimize_for"}
+    if blind and (plan is not None or "form" in given) and (extra := given & (of_data | measured)):
+        raise UsageError(
+            f"--{sorted(extra)[0].replace('_', '-')} says nothing without data; give --data or --calibration"
+        )
+    if calibration is not None and (extra := given & {"samples", "batch_size", "threads", "provider", *READING}):
+        raise UsageError(f"--{sorted(extra)[0].replace('_', '-')} needs --data; with --calibration no data is read")
+    if "scheme" in given and context.params["scheme"] == "affine" and context.params["target"] == "tensorrt":
+        raise UsageError("--scheme affine: target tensorrt has symmetric grids alone; leave it out")
