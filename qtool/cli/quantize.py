@@ -61,7 +61,7 @@ from qtool.targets.tables import find_target
 @click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
 @selection_options
 @click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
-@click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one.")
+@click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one; needs no data.")
 @samples_option
 @batch_size_option
 @threads_option
@@ -149,13 +149,13 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
     blind, planned = calibration is None and data is None, context.params["plan_path"] is not None
     check_grid(context, find_target(context.params["target"]))
     for applies, ignored, why in (
+        (planned, _DECIDED, "says nothing to --plan, which has decided it; leave one of them out"),
         (
-            blind and form is not None,
+            blind and (planned or form is not None),
             _OF_DATA | _CALIBRATED | _MEASURED,
             "says nothing without data; give --data or --calibration",
         ),
         (calibration is not None, _OF_DATA - _STEPS, "needs --data; with --calibration no data is read"),
-        (planned, _DECIDED, "says nothing to --plan, which has decided it; leave one of them out"),
         (
             form not in (None, "static"),
             _CALIBRATED,

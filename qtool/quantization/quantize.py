@@ -1,5 +1,6 @@
 """`quantize`, stage by stage. No click, no printing."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -9,9 +10,10 @@ from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Names, Scheme
-from qtool.core.records.plan import Plan, load_plan
+from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
+from qtool.core.records.verification import Verification
 from qtool.feeds import Data, ReadOptions, open_for_model
 from qtool.feeds.invented import invented_inputs
 from qtool.feeds.reading import Reading
@@ -78,7 +80,8 @@ def quantize(
             `auto` keeps it where the outputs' SQNR is better with it.
         equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them has them
             already, one that was made without them is refused.
-        plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for.
+        plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for; it needs no
+            data. Without, the arithmetic is checked on made-up inputs, and accuracy is not measured.
         save_plan: where to write the plan.
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
             layers over tokens allow both, and takes what is better.
@@ -93,7 +96,7 @@ def quantize(
     for path in (output, save_plan):
         if path is not None:
             model_io.check_output(path, model)
-    blind = _blind(form, calibration, data, reading)
+    blind = _blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give data, or leave it out")
     compute = Compute(threads, provider, progress=progress)
@@ -140,7 +143,7 @@ def quantize(
     runs_on = TARGETS[final.target]
     proof = verify(original, prepared.model, shifted, proven, final, runs_on)
     if blind:
-        proof = replace(proof, examples=0, output_sqnr_db=float("nan"))
+        proof = _arithmetic_alone(proof)
     with model_io.output(proven, output) as size:
         if save_plan is not None:
             final.save(save_plan)
@@ -157,8 +160,11 @@ def _decided(
 
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
     """The plan, and the graph that it was made for."""
-    final = plan if isinstance(plan, Plan) else load_plan(plan)
     name = "the plan" if isinstance(plan, Plan) else str(plan)
+    try:
+        final = checked(plan) if isinstance(plan, Plan) else load_plan(plan)
+    except ValueError as error:
+        raise UsageError(f"{name}: damaged plan ({error}); make it again") from error
     if final.model_digest != prepared.digest:
         raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with {arg('save_plan')}")
     if final.target not in TARGETS:
@@ -169,19 +175,21 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
         raise UsageError(
             f"{name}: damaged preparation ({error}); make the plan again with {arg('save_plan')}"
         ) from error
-    fit_plan(prepared.model, final, name)
+    fit_plan(prepared.model, final, TARGETS[final.target], name)
     return prepared, final
 
 
-def _blind(form: str, calibration: object, data: object, reading: ReadOptions) -> bool:
+def _blind(form: str, calibration: object, data: object, reading: ReadOptions, *, planned: bool) -> bool:
     """Whether there is no data at all. Raises `UsageError` where that, or two kinds of it, cannot be."""
     if calibration is not None and data is not None:
         raise UsageError("give either a calibration file or data to calibrate with, and not both")
     if data is None and Reading.of(reading) != Reading():
         raise UsageError(f"{', '.join(map(arg, reading))}: says how to read data, and here none is read")
     blind = calibration is None and data is None
-    if blind and form not in ("dynamic", "weight-only"):
-        raise UsageError("give a calibration file or data to calibrate with; only dynamic and weight-only need neither")
+    if blind and not planned and form not in ("dynamic", "weight-only"):
+        raise UsageError(
+            "give a calibration file or data to calibrate with; only dynamic, weight-only and a plan need neither"
+        )
     return blind
 
 
@@ -193,6 +201,12 @@ def _without_data(prepared: Prepared) -> Statistics:
     except DataError:
         return Statistics("no data", prepared.digest, 0, {}, ())
     return Statistics("no data", prepared.digest, 0, {}, (invented,))
+
+
+def _arithmetic_alone(proof: Verification) -> Verification:
+    """The proof without what inputs that were made up say of accuracy."""
+    tensors = tuple(replace(tensor, sqnr_db=math.nan) for tensor in proof.tensors)
+    return replace(proof, examples=0, output_sqnr_db=math.nan, tensors=tensors)
 
 
 def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:

@@ -3,6 +3,7 @@
 Source: the paper, section 3.1; ONNX operators QuantizeLinear and DequantizeLinear. Zero is always representable.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,8 @@ Array = np.ndarray
 
 # Scales below this risk products of scales that underflow float32 inside an integer kernel.
 MIN_SCALE = float(np.float32(2.0**-80))
+FLOAT32_MAX = 2.0**128 - 2.0**104
+_SMALLEST_NORMAL = 2.0**-126
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,21 @@ class QParams:
         scale, zero_point = np.float32(self.scale[0]), self.zero_point[0]
         with np.errstate(over="ignore"):
             return float(np.float32(qmin - zero_point) * scale), float(np.float32(qmax - zero_point) * scale)
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where there is no such grid, whatever its tensor."""
+        check_scales(self.scale)
+        qmin, qmax = integer_range(self.dtype)
+        if len(self.zero_point) != len(self.scale) or not all(qmin <= z <= qmax for z in self.zero_point):
+            raise ValueError(f"zero_point: one is needed for each scale, in [{qmin}, {qmax}]")
+        if self.axis is None and len(self.scale) != 1:
+            raise ValueError("axis: several scales need one")
+
+
+def check_scales(scale: Sequence[float]) -> None:
+    """Raise `ValueError` where these are not scales: positive, normal float32 numbers, at least one."""
+    if not scale or not all(_SMALLEST_NORMAL <= s <= FLOAT32_MAX for s in scale):
+        raise ValueError("scale: positive float32 numbers are needed")
 
 
 def integer_range(dtype: DType) -> tuple[int, int]:

@@ -1,16 +1,17 @@
 """The records of an evaluation: what was measured on each model, what was asked, what was found.
 
-JSON has no infinities, yet an SQNR can be infinite: `to_dict` writes every such number as one of the strings
-"inf", "-inf" and "nan". A null means "does not apply".
+A null in JSON means "does not apply"; an SQNR that is infinite is a string there, see `qtool.core.records.codec`.
 """
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 from qtool.core.errors import UsageError
+from qtool.core.records.codec import UNWRITTEN, encoded, json_number
+from qtool.core.records.summary import shortened, summary
 
 SCHEMA = "qtool.evaluation"
 SCHEMA_VERSION = 1
@@ -75,7 +76,7 @@ class MetricInfo:
     name: str
     kind: MetricKind
     lower_is_better: bool
-    worst: float | None = None
+    worst: float | None = field(default=None, metadata=UNWRITTEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,8 @@ class Score:
     similarity metrics, and `relative_drop` where float scores 0.
     """
 
-    metric: str
+    # documents have it as the key of the others
+    metric: str = field(metadata=UNWRITTEN)
     value: float
     drop: float | None = None
     relative_drop: float | None = None
@@ -190,6 +192,19 @@ class Evaluation:
     states: tuple[str, ...] = ()
     provider: str = "cpu"
 
+    def __repr__(self) -> str:
+        models = (self.float_model, *self.candidates)
+        shown = [
+            f"{shortened(m.name)} {', '.join(f'{s.metric} {s.value:.4g}' for s in m.scores[:3])}" for m in models[:4]
+        ]
+        return summary(
+            "Evaluation",
+            f"{self.samples} samples of {shortened(self.data)}",
+            *shown,
+            f"{len(models) - 4} more models" if len(models) > 4 else "",
+            f"{'passed' if self.passed else 'failed'} {len(self.gates)} gates" if self.gates else "",
+        )
+
     @property
     def passed(self) -> bool:
         """No gate failed."""
@@ -209,13 +224,11 @@ class Evaluation:
             "threads": self.threads,
             "provider": self.provider,
             "class_output": self.class_output,
-            "latency": None if self.latency is None else _latency_setup(self.latency),
-            "metrics": [
-                {"name": m.name, "kind": m.kind.value, "lower_is_better": m.lower_is_better} for m in self.metrics
-            ],
+            "latency": encoded(self.latency),
+            "metrics": encoded(self.metrics),
             "float_model": _model(self.float_model),
             "candidates": [_model(model) for model in self.candidates],
-            "gates": [_gate(gate) for gate in self.gates],
+            "gates": encoded(self.gates),
         }
 
 
@@ -224,51 +237,16 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g}%"
 
 
-def json_number(value: float | None) -> float | str | None:
-    """A number that strict JSON can hold: the non-finite ones become "inf", "-inf" and "nan"."""
-    if value is None or math.isfinite(value):
-        return value
-    return str(float(value))
-
-
-def _latency_setup(setup: LatencySetup) -> dict[str, Any]:
-    return {"runs": setup.runs, "warmup": setup.warmup, "batch": setup.batch}
-
-
 def _model(model: ModelResult) -> dict[str, Any]:
     return {
         "name": model.name,
         "path": model.path,
         "size_bytes": model.size_bytes,
-        "metrics": {
-            score.metric: {
-                "value": json_number(score.value),
-                "drop": json_number(score.drop),
-                "relative_drop": json_number(score.relative_drop),
-            }
-            for score in model.scores
-        },
+        "metrics": {score.metric: encoded(score) for score in model.scores},
         "sqnr_db": json_number(model.sqnr_db),
-        "sqnr_db_by_output": {name: json_number(value) for name, value in model.sqnr_db_by_output},
+        "sqnr_db_by_output": encoded(dict(model.sqnr_db_by_output)),
         "agreement": model.agreement,
-        "nan": None
-        if model.nan is None
-        else {"output": model.nan.output, "sample": model.nan.sample, "samples": model.nan.samples},
-        "latency": None
-        if model.latency is None
-        else {"median_ms": model.latency.median_ms, "speedup": model.latency.speedup},
+        "nan": encoded(model.nan),
+        "latency": encoded(model.latency),
         "nodes": dict(model.nodes),
-    }
-
-
-def _gate(gate: Gate) -> dict[str, Any]:
-    return {
-        "model": gate.model,
-        "rule": gate.rule.value,
-        "metric": gate.metric,
-        "limit": gate.limit,
-        "relative": gate.relative,
-        "found": json_number(gate.found),
-        "passed": gate.passed,
-        "message": gate.message,
     }

@@ -1,19 +1,20 @@
 """The plan: every scale, zero point, bias and fallback as data, in JSON: it can be saved, compared and edited."""
 
-import json
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
-from qtool.core.numerics.affine import QParams, integer_range
+from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
+from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
+from qtool.core.records.options import GRANULARITIES, SCHEMES
 from qtool.core.records.placement import Reader
-from qtool.core.records.recipe import Recipe, read_recipe
+from qtool.core.records.recipe import Recipe
+from qtool.core.records.summary import shortened, summary
 
 VERSION = 1
-_SMALLEST, _LARGEST = 2.0**-126, 2.0**128 - 2.0**104
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,13 @@ class ActivationPlan:
     twin_size: int | None
     produced: bool
     why: str
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where the row contradicts itself."""
+        if (self.twin_axis is None) != (self.twin_size is None):
+            raise ValueError("twin_axis: stands together with twin_size")
+        if self.float_readers and self.twin_axis is None:
+            raise ValueError("float_readers: need twin_axis and twin_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,11 @@ class WeightPlan:
     readers: tuple[Reader, ...]
     reduced_channels: int
 
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where the row contradicts itself."""
+        if not 0 <= self.reduced_channels <= len(self.params.scale):
+            raise ValueError(f"reduced_channels: a number from 0 to {len(self.params.scale)} is needed")
+
 
 @dataclass(frozen=True, slots=True)
 class BiasPlan:
@@ -57,6 +70,10 @@ class BiasPlan:
     scale: tuple[float, ...]
     reader: Reader
 
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where these are no scales."""
+        check_scales(self.scale)
+
 
 @dataclass(frozen=True, slots=True)
 class BiasShift:
@@ -64,6 +81,11 @@ class BiasShift:
 
     reader: Reader
     shift: tuple[float, ...]
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where float32 does not hold the shift."""
+        if not all(abs(x) <= FLOAT32_MAX for x in self.shift):
+            raise ValueError("shift: float32 numbers are needed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +109,31 @@ class Plan:
     layers: tuple[str, ...]
     skipped: dict[str, str]
     shifts: tuple[BiasShift, ...] = ()
-    recipe: Recipe = field(default_factory=Recipe)
+    # the key that plans have always had
+    recipe: Recipe = field(default_factory=Recipe, metadata=called("preparation"))
     dynamic: tuple[WeightPlan, ...] = ()
     stored: tuple[WeightPlan, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = {
+            "activations": self.activations, "weights": self.weights, "biases": self.biases, "shifts": self.shifts,
+            "dynamic weights": self.dynamic, "stored weights": self.stored,
+        }  # fmt: skip
+        return summary(
+            "Plan",
+            f"model {self.model_digest[:8]}",
+            f"target {self.target!r}",
+            f"calibrator {shortened(self.calibrator)!r}",
+            f"{sum(layer in self.integer for layer in self.layers)} of {len(self.layers)} layers integer",
+            *(f"{len(given)} {name}" for name, given in rows.items() if given),
+            " ".join(self.recipe.steps),
+        )
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where it holds no value of that kind."""
+        for name, known in (("scheme", SCHEMES), ("granularity", GRANULARITIES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: one of {', '.join(known)} is needed")
 
     @property
     def quantized(self) -> tuple[str, ...]:
@@ -158,13 +202,21 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        document = {"qtool_plan": VERSION, **asdict(self)}
-        # the key that plans have always had; in its place, so that their bytes stay the same
-        return {"preparation" if key == "recipe" else key: value for key, value in document.items()}
+        return {"qtool_plan": VERSION, **encoded(self)}
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, atomically. Raises `OutputError`."""
-        write_text(path, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        """Write as JSON, atomically.
+
+        Raises:
+            OutputError: it cannot be written.
+            ValueError: `load_plan` would refuse it.
+        """
+        write_text(path, json_text({"qtool_plan": VERSION, **encoded(checked(self))}))
+
+
+def checked(plan: Plan) -> Plan:
+    """The plan as its file would give it back. Raises `ValueError` where its file would be refused."""
+    return decoded(Plan, encoded(plan))
 
 
 _Row = TypeVar("_Row", ConstantPlan, WeightPlan)
@@ -186,155 +238,16 @@ def load_plan(path: str | Path) -> Plan:
     """
     file = Path(path)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        document = parsed(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
             f"{file}: cannot be read ({error.strerror}); give a file written by {arg('save_plan')}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{file}: not JSON ({error}); give a file written by {arg('save_plan')}") from error
-    if not isinstance(data, dict) or data.pop("qtool_plan", None) != VERSION:
+    if not isinstance(document, dict) or document.pop("qtool_plan", None) != VERSION:
         raise UsageError(f"{file}: not a qtool plan of version {VERSION}; write one with {arg('save_plan')}")
     try:
-        return _plan(data)
+        return decoded(Plan, document)
     except ValueError as error:
         raise UsageError(f"{file}: damaged plan ({error}); write it again with {arg('save_plan')}") from error
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _plan(data: Any) -> Plan:
-    d = _fields(data, Plan, "plan")
-    return Plan(
-        **{k: _text(d[k], k) for k in ("model_digest", "target", "scheme", "granularity", "calibrator")},
-        activations=tuple(_activation(row, f"activations[{i}]") for i, row in _rows(d["activations"], "activations")),
-        constants=tuple(_constant(row, f"constants[{i}]") for i, row in _rows(d["constants"], "constants")),
-        weights=tuple(_weight(row, f"weights[{i}]") for i, row in _rows(d["weights"], "weights")),
-        biases=tuple(_bias(row, f"biases[{i}]") for i, row in _rows(d["biases"], "biases")),
-        integer={name: _texts(kernels, f"integer[{name!r}]") for name, kernels in _object(d["integer"], "integer")},
-        layers=_texts(d["layers"], "layers"),
-        skipped={name: _text(why, f"skipped[{name!r}]") for name, why in _object(d["skipped"], "skipped")},
-        shifts=tuple(_shift(row, f"shifts[{i}]") for i, row in _rows(d["shifts"], "shifts")),
-        recipe=read_recipe(d["preparation"]),
-        dynamic=tuple(_weight(row, f"dynamic[{i}]") for i, row in _rows(d["dynamic"], "dynamic")),
-        stored=tuple(_weight(row, f"stored[{i}]") for i, row in _rows(d["stored"], "stored")),
-    )
-
-
-def _shift(row: Any, where: str) -> BiasShift:
-    d = _fields(row, BiasShift, where)
-    (reader,) = _readers([d["reader"]], f"{where}.reader")
-    numbers = [number for _, number in _rows(d["shift"], f"{where}.shift")]
-    if not all(isinstance(n, int | float) and not isinstance(n, bool) and abs(n) <= _LARGEST for n in numbers):
-        raise ValueError(f"{where}.shift: float32 numbers are needed")
-    return BiasShift(reader, tuple(map(float, numbers)))
-
-
-def _activation(row: Any, where: str) -> ActivationPlan:
-    d = _fields(row, ActivationPlan, where)
-    twin_axis = None if d["twin_axis"] is None else _whole(d["twin_axis"], f"{where}.twin_axis")
-    twin_size = None if d["twin_size"] is None else _whole(d["twin_size"], f"{where}.twin_size")
-    if not isinstance(d["produced"], bool) or (twin_axis is None) != (twin_size is None):
-        raise ValueError(f"{where}: `produced` is true or false; `twin_axis` and `twin_size` stand together")
-    return ActivationPlan(
-        tensor=_text(d["tensor"], f"{where}.tensor"),
-        params=_params(d["params"], f"{where}.params"),
-        readers=_readers(d["readers"], f"{where}.readers"),
-        float_readers=_readers(d["float_readers"], f"{where}.float_readers"),
-        twin_axis=twin_axis,
-        twin_size=twin_size,
-        produced=d["produced"],
-        why=_text(d["why"], f"{where}.why"),
-    )
-
-
-def _constant(row: Any, where: str) -> ConstantPlan:
-    d = _fields(row, ConstantPlan, where)
-    params = _params(d["params"], f"{where}.params")
-    return ConstantPlan(_text(d["tensor"], f"{where}.tensor"), params, _readers(d["readers"], f"{where}.readers"))
-
-
-def _weight(row: Any, where: str) -> WeightPlan:
-    d = _fields(row, WeightPlan, where)
-    return WeightPlan(
-        _text(d["tensor"], f"{where}.tensor"),
-        _params(d["params"], f"{where}.params"),
-        _readers(d["readers"], f"{where}.readers"),
-        _whole(d["reduced_channels"], f"{where}.reduced_channels"),
-    )
-
-
-def _bias(row: Any, where: str) -> BiasPlan:
-    d = _fields(row, BiasPlan, where)
-    (reader,) = _readers([d["reader"]], f"{where}.reader")
-    return BiasPlan(_text(d["tensor"], f"{where}.tensor"), _scales(d["scale"], f"{where}.scale"), reader)
-
-
-def _params(row: Any, where: str) -> QParams:
-    d = _fields(row, QParams, where)
-    if d["dtype"] not in ("uint8", "int8"):
-        raise ValueError(f"{where}.dtype: neither uint8 nor int8")
-    scale = _scales(d["scale"], f"{where}.scale")
-    zero_point = tuple(_whole(z, f"{where}.zero_point") for _, z in _rows(d["zero_point"], f"{where}.zero_point"))
-    qmin, qmax = integer_range(d["dtype"])
-    if len(zero_point) != len(scale) or not all(qmin <= z <= qmax for z in zero_point):
-        raise ValueError(f"{where}.zero_point: one is needed for each scale, in [{qmin}, {qmax}]")
-    axis = None if d["axis"] is None else _whole(d["axis"], f"{where}.axis")
-    if axis is None and len(scale) != 1:
-        raise ValueError(f"{where}.axis: several scales need one")
-    return QParams(scale, zero_point, d["dtype"], axis)
-
-
-def _scales(value: Any, where: str) -> tuple[float, ...]:
-    """Positive, normal float32 numbers, at least one."""
-    scales = [s for _, s in _rows(value, where)]
-    numbers = all(isinstance(s, int | float) and not isinstance(s, bool) for s in scales)
-    if not scales or not numbers or not all(_SMALLEST <= s <= _LARGEST for s in scales):
-        raise ValueError(f"{where}: positive float32 numbers are needed")
-    return tuple(map(float, scales))
-
-
-def _fields(value: Any, record: type, where: str) -> dict[str, Any]:
-    """`value` as an object with exactly the fields of `record`."""
-    names = {"preparation" if field.name == "recipe" else field.name for field in fields(record)}
-    if not isinstance(value, dict) or set(value) != names:
-        difference = sorted(names ^ set(value)) if isinstance(value, dict) else sorted(names)
-        raise ValueError(f"{where}: an object with other fields is needed; look at {', '.join(difference)}")
-    return value
-
-
-def _rows(value: Any, where: str) -> Iterator[tuple[int, Any]]:
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: a list is needed")
-    return enumerate(value)
-
-
-def _object(value: Any, where: str) -> Iterable[tuple[str, Any]]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: an object is needed")
-    return value.items()
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: a string is needed")
-    return value
-
-
-def _texts(value: Any, where: str) -> tuple[str, ...]:
-    return tuple(_text(item, where) for _, item in _rows(value, where))
-
-
-def _whole(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{where}: a whole number is needed")
-    return value
-
-
-def _readers(value: Any, where: str) -> tuple[Reader, ...]:
-    rows = [row for _, row in _rows(value, where)]
-    if not all(isinstance(row, list) and len(row) == 2 for row in rows):
-        raise ValueError(f"{where}: [node, input index] is needed")
-    return tuple((_text(name, where), _whole(index, where)) for name, index in rows)

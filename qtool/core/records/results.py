@@ -1,12 +1,14 @@
 """What `calibrate` and `quantize` give back."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.codec import encoded, json_number
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
+from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
 
@@ -22,6 +24,10 @@ class Calibrated:
     size: int
     resumed: int = 0
 
+    def __repr__(self) -> str:
+        where = "in memory" if self.output is None else shortened(self.output)
+        return summary("Calibrated", where, f"{self.size} bytes", repr(self.statistics))
+
     def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
         """JSON-ready, as the result of that command."""
         return {
@@ -33,7 +39,7 @@ class Calibrated:
             "shard": None if self.statistics.part is None else str(self.statistics.part.shard),
             "resumed": self.resumed,
             "tensors": [
-                {"name": name, "min": h.minimum, "max": h.maximum, "count": h.count}
+                {"name": name, "min": json_number(h.minimum), "max": json_number(h.maximum), "count": h.count}
                 for name, h in self.statistics.tensors.items()
             ],
         }
@@ -72,6 +78,16 @@ class Quantized:
     size: int
     float_size: int
 
+    def __repr__(self) -> str:
+        return summary(
+            "Quantized",
+            shortened(self.output),
+            f"{self.size} bytes of {self.float_size}",
+            f"{len(self.trials)} trials" if self.trials else "",
+            repr(self.plan),
+            repr(self.verification),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -80,7 +96,7 @@ class Quantized:
             "bytes": self.size,
             "float_bytes": self.float_size,
             "preparation": self.changes,
-            "trials": [asdict(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
+            "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qtool.core.records.evaluation import MetricInfo, MetricKind, json_number
+from qtool.core.records.codec import Real, called, decoded, encoded, json_number
+from qtool.core.records.evaluation import MetricInfo, MetricKind
+from qtool.core.records.summary import shortened, summary
 
 SCHEMA_VERSION = 1
 View = Literal["alone", "without"]
@@ -19,34 +21,9 @@ class Figures:
     float. sqnr_db: of all outputs together, against float.
     """
 
-    value: float | None
-    drop: float | None
-    sqnr_db: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Strict JSON; numbers that are not finite become strings."""
-        return {
-            "value": json_number(self.value),
-            "drop": json_number(self.drop),
-            "sqnr_db": json_number(self.sqnr_db),
-        }
-
-
-def figures_of(row: Any) -> Figures:
-    """What `Figures.to_dict` made. Raises `ValueError` for anything else."""
-    if not isinstance(row, dict) or set(row) != {"value", "drop", "sqnr_db"} or row["sqnr_db"] is None:
-        raise ValueError("value, drop and sqnr_db are needed")
-    value, drop, sqnr = (_number(row[key]) for key in ("value", "drop", "sqnr_db"))
-    assert sqnr is not None
-    return Figures(value, drop, sqnr)
-
-
-def _number(value: Any) -> float | None:
-    if value is None or value in ("inf", "-inf", "nan"):
-        return None if value is None else float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{value!r} is no number")
-    return float(value)
+    value: Real | None
+    drop: Real | None
+    sqnr_db: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +38,7 @@ class LayerSensitivity:
     name: str
     op: str
     macs: int
-    share: float
+    share: float = field(metadata=called("macs_share"))
     alone: Figures | None
     without: Figures | None
     unmeasured: dict[str, str]
@@ -97,6 +74,17 @@ class Sensitivity:
     unranked: dict[str, str] = field(default_factory=dict)
     complete: bool = True
 
+    def __repr__(self) -> str:
+        return summary(
+            "Sensitivity",
+            shortened(self.model),
+            f"{self.samples} samples of {shortened(self.data)}",
+            "SQNR" if self.metric is None else f"metric {shortened(self.metric.name)}",
+            f"{len(self.layers)} layers",
+            f"most sensitive {shortened(self.layers[0].name)!r}" if self.layers else "",
+            "" if self.complete else "unfinished",
+        )
+
     def ranking(self, view: View) -> tuple[str, ...]:
         """The layers' names, the most sensitive in this view first."""
         return tuple(layer.name for layer in ranked(self.layers, view, self.metric))
@@ -110,13 +98,7 @@ class Sensitivity:
             "model": self.model,
             "data": self.data,
             "samples": self.samples,
-            "metric": None
-            if self.metric is None
-            else {
-                "name": self.metric.name,
-                "kind": self.metric.kind.value,
-                "lower_is_better": self.metric.lower_is_better,
-            },
+            "metric": encoded(self.metric),
             "calibrator": self.calibrator,
             "bias_correction": self.bias_correction,
             "target": self.target,
@@ -125,22 +107,27 @@ class Sensitivity:
             "views": list(self.views),
             "identity": self.identity,
             "float": {"value": json_number(self.float_value)},
-            "quantized": self.quantized.to_dict(),
-            "layers": [_layer(layer) for layer in self.layers],
+            "quantized": encoded(self.quantized),
+            "layers": encoded(self.layers),
             "unranked": self.unranked,
         }
 
 
-def _layer(layer: LayerSensitivity) -> dict[str, Any]:
-    return {
-        "name": layer.name,
-        "op": layer.op,
-        "macs": layer.macs,
-        "macs_share": layer.share,
-        "alone": None if layer.alone is None else layer.alone.to_dict(),
-        "without": None if layer.without is None else layer.without.to_dict(),
-        "unmeasured": layer.unmeasured,
-    }
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The part of a sensitivity document that a run goes on from; the fields are those of `Sensitivity`."""
+
+    identity: dict[str, str]
+    layers: tuple[LayerSensitivity, ...]
+
+
+def read_finished(document: Any) -> Finished:
+    """What `Sensitivity.to_dict` made. Raises `ValueError` for another kind of document, or another version."""
+    if not isinstance(document, dict):
+        raise ValueError("another kind of document")
+    if document.get("qtool") != "sensitivity" or document.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError("another kind of document, or another version")
+    return decoded(Finished, {key: document[key] for key in ("identity", "layers") if key in document})
 
 
 def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo | None) -> tuple[LayerSensitivity, ...]:

@@ -9,7 +9,7 @@ import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -17,9 +17,12 @@ from qtool.core.errors import CalibrationError
 from qtool.core.files import atomic_output
 from qtool.core.numerics.counting import BINS
 from qtool.core.numerics.histogram import ChannelRange, Histogram
+from qtool.core.records.codec import decoded, encoded, parsed
 from qtool.core.records.examples import Row
 from qtool.core.records.parts import Part, Shard, united
-from qtool.core.records.recipe import Recipe, read_recipe
+from qtool.core.records.recipe import Recipe
+from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, TensorHeader
+from qtool.core.records.summary import shortened, summary
 
 VERSION = 2
 _HEADER = "header.json"
@@ -56,6 +59,17 @@ class Statistics:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     part: Part | None = None
 
+    def __repr__(self) -> str:
+        return summary(
+            "Statistics",
+            shortened(self.name),
+            f"model {self.model_digest[:8]}",
+            f"{self.samples} samples",
+            f"{len(self.tensors)} tensors",
+            "" if self.part is None else f"shard {self.part.shard}",
+            " ".join(self.recipe.steps),
+        )
+
     def save(self, path: str | Path) -> int:
         """Write atomically; returns the size in bytes. Raises `OutputError`."""
         with atomic_output(path) as temporary:
@@ -71,25 +85,27 @@ class Statistics:
 
     def _write(self, stream: IO[bytes]) -> None:
         runs = self.examples
-        header: dict[str, Any] = {
-            "qtool_calibration": VERSION,
-            "model": self.model_digest,
-            "samples": self.samples,
-            "preparation": self.recipe.to_dict(),
-            "tensors": [
-                {"name": name, "min": h.minimum, "max": h.maximum} if h.count else {"name": name}
-                for name, h in self.tensors.items()
-            ],
-            "channels": list(self.channels),
-        }
+        part = None
         if self.part is not None:
             # a short sequence gives a run several times
             by_id = {id(run): run for row in self.part.rows for run in row.runs}
-            header["part"] = _part_to_dict(self.part, {key: i for i, key in enumerate(by_id)})
+            part = _part_header(self.part, {key: i for i, key in enumerate(by_id)})
             runs = tuple(by_id.values())
-        header["examples"] = [list(run) for run in runs]
+        header = StatisticsHeader(
+            self.model_digest,
+            self.samples,
+            self.recipe,
+            tuple(
+                TensorHeader(name, h.minimum, h.maximum) if h.count else TensorHeader(name)
+                for name, h in self.tensors.items()
+            ),
+            tuple(self.channels),
+            part,
+            tuple(map(tuple, runs)),
+        )
+        document = {"qtool_calibration": VERSION, **encoded(header)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            _add(archive, _HEADER, json.dumps(header, allow_nan=False).encode())
+            _add(archive, _HEADER, json.dumps(document, allow_nan=False).encode())
             for i, histogram in enumerate(self.tensors.values()):
                 filled = histogram.counts != 0
                 counts = histogram.counts[filled]
@@ -102,25 +118,19 @@ class Statistics:
                     _add(archive, f"example.{i}.{j}.npy", _npy(array))
 
 
-def _part_to_dict(part: Part, number: dict[int, int]) -> dict[str, Any]:
-    return {
-        "shard": [part.shard.index, part.shard.count],
-        "ranges": part.ranges,
-        "complete": part.complete,
-        "settings": part.settings,
-        "origin": part.origin,
-        "rows": [[row.start, row.size, [number[id(run)] for run in row.runs]] for row in part.rows],
-    }
+def _part_header(part: Part, number: dict[int, int]) -> PartHeader:
+    rows = tuple((row.start, row.size, tuple(number[id(run)] for run in row.runs)) for row in part.rows)
+    return PartHeader(
+        (part.shard.index, part.shard.count), part.ranges, part.complete, part.settings, part.origin, rows
+    )
 
 
-def _part(data: dict[str, Any], runs: tuple[dict[str, np.ndarray], ...]) -> Part:
-    """Raises a dozen types for anything that `_part_to_dict` does not write."""
-    ranges = [(int(first), int(stop)) for first, stop in data["ranges"]]
-    if list(united(ranges)) != ranges or (ranges and ranges[0][0] < 0):
+def _part(header: PartHeader, runs: tuple[dict[str, np.ndarray], ...]) -> Part:
+    """Raises `ValueError`, `IndexError` or `UsageError` for what `_part_header` does not write."""
+    if united(header.ranges) != header.ranges or (header.ranges and header.ranges[0][0] < 0):
         raise ValueError("impossible ranges of batches")
-    rows = tuple(Row(int(start), int(size), tuple(runs[i] for i in kept)) for start, size, kept in data["rows"])
-    shard = Shard(*map(int, data["shard"]))
-    return Part(shard, tuple(ranges), bool(data["complete"]), str(data["settings"]), str(data["origin"]), rows)
+    rows = tuple(Row(start, size, tuple(runs[i] for i in kept)) for start, size, kept in header.rows)
+    return Part(Shard(*header.shard), header.ranges, header.complete, header.settings, header.origin, rows)
 
 
 def _smallest_type(counts: np.ndarray) -> str:
@@ -170,31 +180,31 @@ def read_statistics(
 def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_name: str) -> Statistics:
     if any(info.file_size > _LIMIT for info in archive.infolist()):
         raise ValueError("a member is impossibly large")
-    header = json.loads(archive.read(_HEADER))
-    if header["qtool_calibration"] != VERSION:
+    document = parsed(archive.read(_HEADER).decode())
+    version = document.pop("qtool_calibration")
+    if version != VERSION:
         raise CalibrationError(
-            f"{file}: calibration format {str(header['qtool_calibration'])[:12]!r}, this qtool reads {VERSION}; "
-            "calibrate again"
+            f"{file}: calibration format {str(version)[:12]!r}, this qtool reads {VERSION}; calibrate again"
         )
-    if model_digest is not None and header["model"] != model_digest:
+    header = decoded(StatisticsHeader, document)
+    if model_digest is not None and header.model != model_digest:
         raise CalibrationError(
             f"{file}: made for another model than {model_name} "
-            f"(SHA-256 {str(header['model'])[:12]!r} against {model_digest[:12]!r}); calibrate this model"
+            f"(SHA-256 {header.model[:12]!r} against {model_digest[:12]!r}); calibrate this model"
         )
-    tensors = {str(row["name"]): _histogram(archive, i, row) for i, row in enumerate(header["tensors"])}
     examples = tuple(
-        {str(name): _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
-        for i, names in enumerate(header["examples"])
+        {name: _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
+        for i, names in enumerate(header.examples)
     )
-    part = _part(header["part"], examples) if "part" in header else None
+    part = None if header.part is None else _part(header.part, examples)
     return Statistics(
         file,
-        str(header["model"]),
-        int(header["samples"]),
-        tensors,
+        header.model,
+        header.samples,
+        {row.name: _histogram(archive, i, row) for i, row in enumerate(header.tensors)},
         examples if part is None else (),
-        read_recipe(header["preparation"]),
-        {str(name): _channels(archive, i) for i, name in enumerate(header["channels"])},
+        header.preparation,
+        {name: _channels(archive, i) for i, name in enumerate(header.channels)},
         part=part,
     )
 
@@ -208,7 +218,7 @@ def _channels(archive: zipfile.ZipFile, i: int) -> ChannelRange:
     return ChannelRange(rows[0], rows[1])
 
 
-def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histogram:
+def _histogram(archive: zipfile.ZipFile, i: int, row: TensorHeader) -> Histogram:
     bits = _array(archive, f"{i}.filled.npy", _LARGEST_HISTOGRAM)
     counts = _array(archive, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
     if bits.dtype != np.uint8 or bits.shape != (BINS // 8,) or counts.dtype.str not in (*_COUNT_TYPES, "<i8"):
@@ -219,7 +229,9 @@ def _histogram(archive: zipfile.ZipFile, i: int, row: dict[str, float]) -> Histo
     histogram = Histogram()
     histogram.counts[filled] = counts
     if counts.size:
-        histogram.minimum, histogram.maximum = float(row["min"]), float(row["max"])
+        if row.min is None or row.max is None:
+            raise ValueError(f"histogram {i} has no range")
+        histogram.minimum, histogram.maximum = row.min, row.max
         if not _holds(histogram):
             raise ValueError(f"histogram {i} has an impossible range")
     return histogram

@@ -1,11 +1,13 @@
 """What `tune` gives back: the trail of what it tried, and how the best model does on data that chose nothing."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtool.core.records.evaluation import Evaluation, json_number
+from qtool.core.records.codec import encoded
+from qtool.core.records.evaluation import Evaluation
 from qtool.core.records.plan import Plan
+from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
 
@@ -27,7 +29,8 @@ class Step:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that are not finite become strings."""
-        return {name: json_number(value) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        result: dict[str, Any] = encoded(self)
+        return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,17 @@ class Tuned:
     evaluation: Evaluation
     verification: Verification
     plan: Plan
+
+    def __repr__(self) -> str:
+        return summary(
+            "Tuned",
+            shortened(self.output),
+            f"target {'met' if self.met else 'missed'}: {shortened(self.metric)} drop at most {self.max_drop}",
+            f"{len(self.steps)} steps",
+            f"kept {shortened(self.best.what)}",
+            f"{self.best.float_layers} layers float",
+            repr(self.verification),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -1,10 +1,13 @@
 """The record of a verification, and the small arithmetic it needs."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from qtool.core.records.codec import encoded
+from qtool.core.records.summary import summary
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
@@ -69,6 +72,18 @@ class Verification:
     census: bool
     tensors: tuple[TensorCheck, ...]
 
+    def __repr__(self) -> str:
+        accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {self.examples} samples"
+        return summary(
+            "Verification",
+            f"{self.integer_layers} of {self.layers} layers integer",
+            f"{100 * self.integer_share:.1f} % of multiply-accumulates",
+            f"{len(self.fallbacks)} fallbacks" if self.fallbacks else "",
+            f"{len(self.tensors)} tensors differ by {self.steps} steps at most",
+            accuracy if self.examples else "accuracy not measured",
+            "" if self.census else "not run as integers on this machine",
+        )
+
     @property
     def integer_share(self) -> float:
         """The share of multiply-accumulates that integer kernels do, 0 to 1."""
@@ -76,17 +91,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: infinite SQNR becomes the string "inf"."""
-        result: dict[str, Any] = _finite(asdict(self) | {"integer_share": self.integer_share})
+        result: dict[str, Any] = {**encoded(self), "integer_share": self.integer_share}
         # `kernels` has their names
         del result["integer_kernels"]
         return result
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if value > 0 else "-inf" if value < 0 else "nan"
-    return value

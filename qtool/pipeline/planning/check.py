@@ -1,87 +1,114 @@
 """fit_plan: whether a plan that somebody saved, and may have edited, fits the prepared graph. Pure."""
 
-from collections.abc import Iterator
-
-import numpy as np
-
 from qtool.core.errors import UsageError
-from qtool.core.numerics.affine import QParams
-from qtool.core.numerics.weights import bias_scale
-from qtool.core.records.placement import Reader
-from qtool.core.records.plan import ActivationPlan, ConstantPlan, Plan, WeightPlan
+from qtool.core.records.plan import Plan
 from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Value
+from qtool.graph.edit import Model, Node
+from qtool.graph.layers import Layer
+from qtool.pipeline.planning.rows import MisfitError, Rows
+from qtool.pipeline.planning.selection import is_layer
+from qtool.targets.rules import Target
 
 
-def fit_plan(model: Model, plan: Plan, name: str) -> None:
+def fit_plan(model: Model, plan: Plan, target: Target, name: str) -> None:
     """Refuse what `rewrite` could not apply, or what no integer kernel would take.
 
     Args:
+        model: the prepared graph.
+        plan: the plan; its records are known to be well formed.
+        target: the plan's.
         name: what to call the plan in messages.
 
     Raises:
-        UsageError: it names a tensor, node or input that the graph does not hold; a grid does not fit its tensor; or
-            a bias does not have the scale of its input times that of its weight.
+        UsageError: it names a tensor, node or input that the graph does not hold; a grid does not fit its tensor or
+            the target; a bias does not have the scale of its input times that of its weight; or rows contradict each
+            other. The message names the first such row.
     """
-    values: dict[str | None, Value] = {v.name: v for v in model.graph.inputs}
-    values.update({o.name: o for n in model.graph for o in n.outputs})
-    for activation in plan.activations:
-        if activation.tensor not in values:
-            raise UsageError(f"{name}: tensor {activation.tensor!r} is not in the model; make the plan again")
-        if activation.params.axis is not None:
-            raise UsageError(f"{name}: tensor {activation.tensor!r} is an activation, whose `axis` must be null")
-    for tensor, params in _stored(plan):
-        _check_grid(name, tensor, params, _initializer(model, tensor, name))
-    inputs = {n.name: len(n.inputs) for n in model.graph}
-    for tensor, (node, index) in _all_readers(plan):
-        if not 0 <= index < inputs.get(node, 0):
-            raise UsageError(f"{name}: {tensor!r} is read by input {index} of node {node!r}, which is not in the model")
-    _check_biases(model, plan, name)
+    try:
+        _check_nodes(model, plan, target)
+        rows = Rows(model, target, target.activations[plan.scheme], plan.integer)
+        _check_rows(rows, plan)
+        planned = {row.tensor for row in plan.activations}
+        for layer in plan.integer:
+            _check_operands(rows, layer, planned, integer_bias=target.integer_bias)
+    except MisfitError as error:
+        raise UsageError(f"{name}: {error}; correct it, or make the plan again") from error
 
 
-def _stored(plan: Plan) -> Iterator[tuple[str, QParams]]:
-    yield from ((weight.tensor, weight.params) for weight in plan.weights)
-    yield from ((constant.tensor, constant.params) for constant in plan.constants)
+def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
+    """The names in `layers`, `skipped` and `integer`."""
+    everywhere = {str(n.name): n for n in model.graph.all_nodes()}
+    layers = {name for name, node in everywhere.items() if is_layer(node, target)}
+    for i, layer in enumerate(plan.layers):
+        if layer not in layers:
+            raise MisfitError(f"layers[{i}]: {layer!r} is no layer of the model")
+        if layer in plan.layers[:i]:
+            raise MisfitError(f"layers[{i}]: {layer!r} stands there twice")
+    absent = sorted(layers - set(plan.layers))
+    if absent:
+        raise MisfitError(f"layers: {absent[0]!r} is missing")
+    for name in plan.skipped:
+        if name not in everywhere:
+            raise MisfitError(f"skipped: node {name!r} is not in the model")
+    here = {str(n.name): n for n in model.graph}
+    dynamic = {node for row in plan.dynamic for node, _ in row.readers}
+    for name, kernels in plan.integer.items():
+        if name not in here:
+            raise MisfitError(f"integer: node {name!r} is not in the model")
+        _check_kernels(here[name], kernels, target, dynamic=name in dynamic)
 
 
-def _all_readers(plan: Plan) -> Iterator[tuple[str, Reader]]:
-    rows: tuple[ActivationPlan | WeightPlan | ConstantPlan, ...] = (*plan.activations, *plan.weights, *plan.constants)
-    for row in rows:
-        yield from ((row.tensor, reader) for reader in row.readers)
-        if isinstance(row, ActivationPlan):
-            yield from ((row.tensor, reader) for reader in row.float_readers)
-    yield from ((bias.tensor, bias.reader) for bias in plan.biases)
-
-
-def _initializer(model: Model, tensor: str, name: str) -> Array:
-    found = edit.constant_or_none(model.graph.initializers.get(tensor))
-    if found is None:
-        raise UsageError(f"{name}: constant {tensor!r} is not in the model; make the plan again")
-    return found
-
-
-def _check_grid(name: str, tensor: str, params: QParams, array: Array) -> None:
-    axis = params.axis
-    channels = 1 if axis is None else array.shape[axis] if 0 <= axis < array.ndim else None
-    if channels != len(params.scale):
-        raise UsageError(
-            f"{name}: constant {tensor!r} has shape {list(array.shape)}, which {len(params.scale)} scales along axis "
-            f"{axis} do not fit; make the plan again"
+def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, *, dynamic: bool) -> None:
+    rule = target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if rule is None or rule.kind == "bridge":
+        raise MisfitError(f"integer: node {node.name!r} ({node.op_type}) has no integer kernel on target {target.name}")
+    known = rule.dynamic if dynamic else rule.kernels
+    if not set(kernels) <= set(known) or bool(kernels) != bool(known):
+        raise MisfitError(
+            f"integer: node {node.name!r} ({node.op_type}) runs as {' or '.join(known) or 'itself'} on target "
+            f"{target.name}, not as {' or '.join(kernels)[:60] or 'nothing'}"
         )
 
 
-def _check_biases(model: Model, plan: Plan, name: str) -> None:
-    inputs = {reader: row.params for row in plan.activations for reader in row.readers}
-    weights = {reader: row.params for row in plan.weights for reader in row.readers}
-    for bias in plan.biases:
-        node, _ = bias.reader
-        x, w = inputs.get((node, 0)), weights.get((node, 1))
-        if x is None or w is None:
-            raise UsageError(f"{name}: node {node!r} has an integer bias {bias.tensor!r}, but its operands are float")
-        size = _initializer(model, bias.tensor, name).size
-        wanted = bias_scale(x.scale[0], w)
-        if len(bias.scale) not in (1, size) or not np.allclose(bias.scale, wanted, rtol=1e-5, atol=0.0):
-            raise UsageError(
-                f"{name}: the scale of bias {bias.tensor!r} must be that of its input times that of its weight "
-                f"({wanted[0]:.9g}...); change them together"
-            )
+def _check_rows(rows: Rows, plan: Plan) -> None:
+    for i, activation in enumerate(plan.activations):
+        rows.activation(f"activations[{i}]", activation)
+    for i, constant in enumerate(plan.constants):
+        rows.constant(f"constants[{i}]", constant)
+    for field, given in (("weights", plan.weights), ("dynamic", plan.dynamic), ("stored", plan.stored)):
+        for i, weight in enumerate(given):
+            rows.weight(field, f"{field}[{i}]", weight)
+    for i, shift in enumerate(plan.shifts):
+        rows.shift(f"shifts[{i}]", shift)
+    for i, bias in enumerate(plan.biases):
+        rows.bias(f"biases[{i}]", bias)
+
+
+def _check_operands(rows: Rows, layer: str, planned: set[str], *, integer_bias: bool) -> None:
+    """An integer layer has rows for its weight, bias and input, and where the kernel needs it for its output."""
+    node, rule = rows.nodes[layer], rows.rule(layer)
+    known = Layer.of(node)
+    if rule is None or rule.kind != "weighted" or known is None:
+        return
+    operator = known.operator
+    places = {index: rows.taken.get((layer, index), "").split("[")[0] for index in range(len(node.inputs))}
+    if "dynamic" in places.values():
+        if any(places.get(index) != "dynamic" for index in operator.weights):
+            raise MisfitError(f"dynamic: not all weights of node {layer!r} are there")
+        if places[0]:
+            raise MisfitError(f"{rows.taken[layer, 0]}: node {layer!r} is in `dynamic` and finds the grid of its input")
+        return
+    if places.get(operator.weights[0]) != "weights":
+        raise MisfitError(f"integer: node {layer!r} has no weight in `weights` or `dynamic`")
+    if places[0] != "activations":
+        raise MisfitError(f"integer: the input of node {layer!r} has no row in `activations`")
+    if integer_bias and known.bias is not None and (layer, operator.bias) not in rows.taken:
+        raise MisfitError(f"integer: the bias of node {layer!r} has no row in `biases`")
+    if rule.needs_output and not _is_quantized(node, planned):
+        raise MisfitError(f"integer: the output of node {layer!r} has no row in `activations`")
+
+
+def _is_quantized(node: Node, planned: set[str]) -> bool:
+    """Whether the node's output, or that of the only node behind it, has a grid."""
+    follower = edit.single_consumer(node.outputs[0])
+    return node.outputs[0].name in planned or (follower is not None and follower.outputs[0].name in planned)

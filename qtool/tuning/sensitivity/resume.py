@@ -1,12 +1,12 @@
 """The file of a sensitivity analysis: every finished layer is in it, and an interrupted run goes on from it."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, write_text
-from qtool.core.records.sensitivity import SCHEMA_VERSION, VIEWS, Figures, Sensitivity, View, figures_of
+from qtool.core.records.codec import json_text, parsed
+from qtool.core.records.sensitivity import VIEWS, Figures, LayerSensitivity, Sensitivity, View, read_finished
 
 Found = Figures | str
 """What was measured, or why nothing was."""
@@ -25,18 +25,14 @@ def load_found(path: Path, identity: dict[str, str]) -> tuple[dict[tuple[str, Vi
     if not path.exists():
         return {}, {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if document["qtool"] != "sensitivity" or document["schema_version"] != SCHEMA_VERSION:
-            raise ValueError("another kind of document, or another version")
-        earlier = {str(key): str(value) for key, value in document["identity"].items()}
-        found = dict(pair for row in document["layers"] for pair in _found(row))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        earlier = read_finished(parsed(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: exists and is not what `qtool sensitivity` writes ({_line(error)}); remove it or name another "
             f"{arg('output')}"
         ) from error
-    check_identity(path, earlier, identity)
-    return found, earlier
+    check_identity(path, earlier.identity, identity)
+    return {pair: found for layer in earlier.layers for pair, found in _found(layer)}, earlier.identity
 
 
 def check_identity(path: Path, earlier: dict[str, str], identity: dict[str, str]) -> None:
@@ -60,17 +56,14 @@ _WORDS = {
 
 def save(path: Path, result: Sensitivity) -> None:
     """Write the result to the file at `path`, atomically. Raises `OutputError`."""
-    write_text(path, json.dumps(result.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_text(path, json_text(result.to_dict()))
 
 
-def _found(row: Any) -> list[tuple[tuple[str, View], Found]]:
-    result: list[tuple[tuple[str, View], Found]] = []
+def _found(layer: LayerSensitivity) -> Iterator[tuple[tuple[str, View], Found]]:
     for view in VIEWS:
-        if row[view] is not None:
-            result.append(((str(row["name"]), view), figures_of(row[view])))
-        elif view in row["unmeasured"]:
-            result.append(((str(row["name"]), view), str(row["unmeasured"][view])))
-    return result
+        found = layer.figures(view) or layer.unmeasured.get(view)
+        if found is not None:
+            yield (layer.name, view), found
 
 
 def _line(error: BaseException) -> str:

@@ -1,0 +1,237 @@
+"""JSON documents from records and records from JSON documents, by the types of the records' fields.
+
+A field has the same name in both, but where its metadata say otherwise: `called`, `OPTIONAL`, `UNWRITTEN`. What types
+do not say, a record says in a method `check`; it raises `ValueError` with a message that begins with the field's name.
+
+JSON has no infinities: `encoded` writes numbers that are not finite as "inf", "-inf" and "nan", and only fields of type
+`Real` are read so.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
+
+Real = Annotated[float, "may be infinite or NaN"]
+OPTIONAL: Mapping[str, Any] = {"optional": True}
+"""Metadata of a field that a document leaves out where it is None."""
+UNWRITTEN: Mapping[str, Any] = {"name": None}
+"""Metadata of a field that is in no document; a record that is read has a default for it."""
+_NOT_FINITE = ("inf", "-inf", "nan")
+_T = TypeVar("_T")
+
+
+@runtime_checkable
+class _Checked(Protocol):
+    def check(self) -> None: ...
+
+
+def called(name: str) -> Mapping[str, Any]:
+    """Metadata of a field that documents call `name`."""
+    return {"name": name}
+
+
+def json_number(value: float | None) -> float | str | None:
+    """A number that strict JSON can hold: those that are not finite become "inf", "-inf" and "nan"."""
+    if value is None or math.isfinite(value):
+        return value
+    return str(float(value))
+
+
+def encoded(value: Any) -> Any:
+    """A record, or a value of its fields, as what `json.dumps` takes: objects, lists, strings and finite numbers."""
+    if is_dataclass(value):
+        record: Any = type(value)
+        return {
+            name: encoded(given)
+            for name, field in _written(record).items()
+            if (given := getattr(value, field.name)) is not None or not field.metadata.get("optional")
+        }
+    if isinstance(value, Mapping):
+        return {str(key): encoded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [encoded(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, float):
+        return json_number(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def json_text(document: Any) -> str:
+    """The document as text, a fact a line, so that two of them can be compared by diff."""
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def parsed(text: str) -> Any:
+    """What strict JSON text says.
+
+    Raises:
+        ValueError: it is not JSON, holds NaN or Infinity, or an object holds a key twice.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def decoded(record: type[_T], document: Any, where: str = "") -> _T:
+    """The record that a parsed JSON document says; `where` is what to call the document in messages.
+
+    Raises:
+        ValueError: a key is missing, unknown, or has a value of another type, or a record's `check` refuses it. The
+            message begins with the path of the culprit, such as `weights[3].params.axis`.
+    """
+    result: _T = _record(record, document, where)
+    return result
+
+
+def _record(record: Any, document: Any, where: str) -> Any:
+    if not isinstance(document, dict):
+        raise _wrong(where, "an object", document)
+    known = _written(record)
+    unknown = [key for key in document if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{where or 'the document'}: has an unknown key {unknown[0][:40]!r}; it has {', '.join(known)}"
+        )
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        if name in document:
+            values[field.name] = _value(_hints(record)[field.name], document[name], _inside(where, name))
+        elif field.metadata.get("optional"):
+            values[field.name] = None
+        else:
+            raise ValueError(f"{_inside(where, name)}: is missing")
+    result = record(**values)
+    if isinstance(result, _Checked):
+        try:
+            result.check()
+        except ValueError as error:
+            raise ValueError(_inside(where, str(error))) from error
+    return result
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _record(hint, value, where)
+    if hint in _SCALARS:
+        return _SCALARS[hint](value, where)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return None if value is None else _value(inner, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise _wrong(where, " or ".join(map(json.dumps, arguments)), value)
+        return value
+    if origin is tuple:
+        return _tuple(arguments, value, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise _wrong(where, "an object", value)
+        return {_text(key, where): _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise TypeError(f"{hint}: no type that documents have")
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise _wrong(where, "a list", value)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        return tuple(_value(kinds[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(kinds):
+        raise _wrong(where, f"a list of {len(kinds)} values", value)
+    return tuple(_value(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _wrong(where, "a string", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise _wrong(where, "a string of whole characters", value) from error
+    return value
+
+
+def _truth(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(where, "true or false", value)
+    return value
+
+
+def _whole(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _wrong(where, "a whole number", value)
+    return value
+
+
+def _finite(value: Any, where: str) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    raise _wrong(where, "a finite number", value)
+
+
+def _real(value: Any, where: str) -> float:
+    if isinstance(value, str) and value in _NOT_FINITE:
+        return float(value)
+    return _finite(value, where)
+
+
+_SCALARS: dict[Any, Callable[[Any, str], Any]] = {str: _text, bool: _truth, int: _whole, float: _finite, Real: _real}
+
+
+@functools.cache
+def _hints(record: Any) -> dict[str, Any]:
+    return get_type_hints(record, include_extras=True)
+
+
+@functools.cache
+def _written(record: Any) -> dict[str, "Field[Any]"]:
+    """The fields that documents hold, by their names there, in order."""
+    named = {field.metadata.get("name", field.name): field for field in fields(record)}
+    return {name: field for name, field in named.items() if name is not None}
+
+
+def _inside(where: str, what: str) -> str:
+    return f"{where}.{what}" if where else what
+
+
+def _wrong(where: str, wanted: str, found: Any) -> ValueError:
+    if isinstance(found, list | dict):
+        shown = "a list" if isinstance(found, list) else "an object"
+    else:
+        shown = json.dumps(found, default=repr)
+        shown = shown if len(shown) <= 40 else f"{shown[:37]}..."
+    return ValueError(f"{where or 'the document'}: {wanted} is needed, not {shown}")
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return result

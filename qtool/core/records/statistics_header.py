@@ -1,0 +1,41 @@
+"""The JSON in a calibration file: everything but its arrays."""
+
+from dataclasses import dataclass, field
+
+from qtool.core.records.codec import OPTIONAL
+from qtool.core.records.parts import BatchRange
+from qtool.core.records.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """Of one histogram: the exact least and greatest value, None where nothing was counted."""
+
+    name: str
+    min: float | None = field(default=None, metadata=OPTIONAL)
+    max: float | None = field(default=None, metadata=OPTIONAL)
+
+
+@dataclass(frozen=True, slots=True)
+class PartHeader:
+    """A `Part`. shard: index and count. rows: start, size and the numbers of the runs, as `examples` has them."""
+
+    shard: tuple[int, int]
+    ranges: tuple[BatchRange, ...]
+    complete: bool
+    settings: str
+    origin: str
+    rows: tuple[tuple[int, int, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatisticsHeader:
+    """The JSON of a calibration file: everything but the arrays. examples: the names of each one's inputs."""
+
+    model: str
+    samples: int
+    preparation: Recipe
+    tensors: tuple[TensorHeader, ...]
+    channels: tuple[str, ...]
+    part: PartHeader | None = field(metadata=OPTIONAL)
+    examples: tuple[tuple[str, ...], ...]
