@@ -179,7 +179,7 @@ def rewritten(source, target, change):
 
 
 def test_calibration_of_another_version_or_model(folder, refused):
-    rewritten("m.calib", "v.calib", lambda h: h.update(qtool_calibration=99))
+    rewritten("m.calib", "v.calib", lambda h: h.update(schema_version=99))
     refused("quantize", "m.onnx", "--calibration", "v.calib", says=["v.calib", "99", "calibrate again"])
     network(folder / "other.onnx", weights=1.5)
     says = ["m.calib", "another model than other.onnx", "calibrate this model"]

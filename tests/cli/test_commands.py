@@ -145,7 +145,7 @@ def test_calibrate_prints_json_alone(run):
     code, out, err = run("calibrate", MODEL, "--data", CALIB, "--samples", "12", "-o", "c.calib", "--json", "-")
     assert (code, err) == (0, "")
     document = strict_json(out)
-    assert (document["qtool"], document["samples"], document["output"]) == ("calibrate", 12, "c.calib")
+    assert (document["schema"], document["samples"], document["output"]) == ("qtool.calibrate", 12, "c.calib")
     assert document["bytes"] == Path("c.calib").stat().st_size
     tensors = {row["name"]: row for row in document["tensors"]}
     # the shipped pixels are in [0, 1], 64 to a sample
@@ -185,7 +185,7 @@ def test_json_into_a_file_leaves_the_lines(folder, run):
     code, out, _ = run("quantize", MODEL, "--calibration", "digits.calib", "--calibrator", "max", "--json", "r.json")
     assert code == 0
     assert len(out.splitlines()) == 5
-    assert strict_json((folder / "r.json").read_text())["qtool"] == "quantize"
+    assert strict_json((folder / "r.json").read_text())["schema"] == "qtool.quantize"
 
 
 def test_a_saved_plan_gives_the_same_bytes(folder, run, quantize):
@@ -229,7 +229,7 @@ def _row(rows, tensor):
         (lambda p: p["biases"][0].update(scale=[0.1, 0.2]), "must be that of its input times"),
         (lambda p: p.update(model_digest="0" * 64), "made for another model"),
         (lambda p: p.update(target="pdp11"), "'pdp11', which is unknown"),
-        (lambda p: p.update(qtool_plan=0), "not a qtool plan of version"),
+        (lambda p: p.update(schema_version=0), "not a qtool plan of version"),
         (lambda p: p.update(extra=1), "damaged plan"),
         (lambda p: p["activations"].clear(), "its operands are float"),
     ],

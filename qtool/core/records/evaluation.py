@@ -11,9 +11,9 @@ from typing import Any
 
 from qtool.core.errors import UsageError
 from qtool.core.records.codec import UNWRITTEN, encoded, json_number
+from qtool.core.records.header import header
 from qtool.core.records.summary import shortened, summary
 
-SCHEMA = "qtool.evaluation"
 SCHEMA_VERSION = 1
 
 
@@ -211,10 +211,9 @@ class Evaluation:
         return all(gate.passed for gate in self.gates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Strict JSON, in a fixed order; `schema_version` grows when a key changes its meaning or goes."""
+        """Strict JSON, in a fixed order."""
         return {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
+            **header("evaluation", SCHEMA_VERSION),
             "passed": self.passed,
             "data": self.data,
             "samples": self.samples,

@@ -9,6 +9,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
 from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
+from qtool.core.records.header import header, without_header
 from qtool.core.records.options import GRANULARITIES, SCHEMES
 from qtool.core.records.placement import Reader
 from qtool.core.records.recipe import Recipe
@@ -202,7 +203,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"qtool_plan": VERSION, **encoded(self)}
+        return {**header("plan", VERSION), **encoded(self)}
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically.
@@ -211,7 +212,7 @@ class Plan:
             OutputError: it cannot be written.
             ValueError: `load_plan` would refuse it.
         """
-        write_text(path, json_text({"qtool_plan": VERSION, **encoded(checked(self))}))
+        write_text(path, json_text(checked(self).to_dict()))
 
 
 def checked(plan: Plan) -> Plan:
@@ -245,9 +246,10 @@ def load_plan(path: str | Path) -> Plan:
         ) from error
     except ValueError as error:
         raise UsageError(f"{file}: not JSON ({error}); give a file written by {arg('save_plan')}") from error
-    if not isinstance(document, dict) or document.pop("qtool_plan", None) != VERSION:
+    version, content = without_header(document, "plan", former="qtool_plan")
+    if version != VERSION:
         raise UsageError(f"{file}: not a qtool plan of version {VERSION}; write one with {arg('save_plan')}")
     try:
-        return decoded(Plan, document)
+        return decoded(Plan, content)
     except ValueError as error:
         raise UsageError(f"{file}: damaged plan ({error}); write it again with {arg('save_plan')}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.codec import encoded, json_number
+from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
@@ -31,7 +32,7 @@ class Calibrated:
     def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
         """JSON-ready, as the result of that command."""
         return {
-            "qtool": command,
+            **header(command, 1),
             "output": None if self.output is None else str(self.output),
             "bytes": self.size,
             "model_sha256": self.statistics.model_digest,
@@ -91,7 +92,7 @@ class Quantized:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "qtool": "quantize",
+            **header("quantize", 1),
             "output": str(self.output),
             "bytes": self.size,
             "float_bytes": self.float_size,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from qtool.core.records.codec import Real, called, decoded, encoded, json_number
 from qtool.core.records.evaluation import MetricInfo, MetricKind
+from qtool.core.records.header import header, without_header
 from qtool.core.records.summary import shortened, summary
 
 SCHEMA_VERSION = 1
@@ -90,10 +91,9 @@ class Sensitivity:
         return tuple(layer.name for layer in ranked(self.layers, view, self.metric))
 
     def to_dict(self) -> dict[str, Any]:
-        """Strict JSON; `schema_version` grows when a key changes its meaning or goes."""
+        """Strict JSON, in a fixed order."""
         return {
-            "qtool": "sensitivity",
-            "schema_version": SCHEMA_VERSION,
+            **header("sensitivity", SCHEMA_VERSION),
             "complete": self.complete,
             "model": self.model,
             "data": self.data,
@@ -123,11 +123,10 @@ class Finished:
 
 def read_finished(document: Any) -> Finished:
     """What `Sensitivity.to_dict` made. Raises `ValueError` for another kind of document, or another version."""
-    if not isinstance(document, dict):
-        raise ValueError("another kind of document")
-    if document.get("qtool") != "sensitivity" or document.get("schema_version") != SCHEMA_VERSION:
+    version, content = without_header(document, "sensitivity")
+    if version != SCHEMA_VERSION:
         raise ValueError("another kind of document, or another version")
-    return decoded(Finished, {key: document[key] for key in ("identity", "layers") if key in document})
+    return decoded(Finished, {key: content[key] for key in ("identity", "layers") if key in content})
 
 
 def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo | None) -> tuple[LayerSensitivity, ...]:

@@ -19,6 +19,7 @@ from qtool.core.numerics.counting import BINS
 from qtool.core.numerics.histogram import ChannelRange, Histogram
 from qtool.core.records.codec import decoded, encoded, parsed
 from qtool.core.records.examples import Row
+from qtool.core.records.header import header, without_header
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, TensorHeader
@@ -91,7 +92,7 @@ class Statistics:
             by_id = {id(run): run for row in self.part.rows for run in row.runs}
             part = _part_header(self.part, {key: i for i, key in enumerate(by_id)})
             runs = tuple(by_id.values())
-        header = StatisticsHeader(
+        content = StatisticsHeader(
             self.model_digest,
             self.samples,
             self.recipe,
@@ -103,7 +104,7 @@ class Statistics:
             part,
             tuple(map(tuple, runs)),
         )
-        document = {"qtool_calibration": VERSION, **encoded(header)}
+        document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             _add(archive, _HEADER, json.dumps(document, allow_nan=False).encode())
             for i, histogram in enumerate(self.tensors.values()):
@@ -181,30 +182,32 @@ def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_n
     if any(info.file_size > _LIMIT for info in archive.infolist()):
         raise ValueError("a member is impossibly large")
     document = parsed(archive.read(_HEADER).decode())
-    version = document.pop("qtool_calibration")
+    version, content = without_header(document, "calibration", former="qtool_calibration")
+    if version is None and not content:
+        raise ValueError("its header is another document's")
     if version != VERSION:
         raise CalibrationError(
             f"{file}: calibration format {str(version)[:12]!r}, this qtool reads {VERSION}; calibrate again"
         )
-    header = decoded(StatisticsHeader, document)
-    if model_digest is not None and header.model != model_digest:
+    known = decoded(StatisticsHeader, content)
+    if model_digest is not None and known.model != model_digest:
         raise CalibrationError(
             f"{file}: made for another model than {model_name} "
-            f"(SHA-256 {header.model[:12]!r} against {model_digest[:12]!r}); calibrate this model"
+            f"(SHA-256 {known.model[:12]!r} against {model_digest[:12]!r}); calibrate this model"
         )
     examples = tuple(
         {name: _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
-        for i, names in enumerate(header.examples)
+        for i, names in enumerate(known.examples)
     )
-    part = None if header.part is None else _part(header.part, examples)
+    part = None if known.part is None else _part(known.part, examples)
     return Statistics(
         file,
-        header.model,
-        header.samples,
-        {row.name: _histogram(archive, i, row) for i, row in enumerate(header.tensors)},
+        known.model,
+        known.samples,
+        {row.name: _histogram(archive, i, row) for i, row in enumerate(known.tensors)},
         examples if part is None else (),
-        header.preparation,
-        {name: _channels(archive, i) for i, name in enumerate(header.channels)},
+        known.preparation,
+        {name: _channels(archive, i) for i, name in enumerate(known.channels)},
         part=part,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from qtool.core.records.codec import encoded
 from qtool.core.records.evaluation import Evaluation
+from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
@@ -68,7 +69,7 @@ class Tuned:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            "qtool": "tune",
+            **header("tune", 1),
             "output": str(self.output),
             "met": self.met,
             "metric": self.metric,

@@ -17,6 +17,7 @@ from qtool.core.errors import ModelError, UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
+from qtool.core.records.codec import encoded
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
@@ -187,7 +188,7 @@ def _variants(
 
 
 def _identity(full: Plan, metric: Metric | None, views: Sequence[View]) -> dict[str, str]:
-    plan = json.dumps(full.to_dict(), sort_keys=True).encode()
+    plan = json.dumps(encoded(full), sort_keys=True).encode()
     return {
         "model": full.model_digest,
         "plan": hashlib.sha256(plan).hexdigest(),

@@ -127,9 +127,35 @@ def test_what_is_not_json(tmp_path, content):
     assert "not JSON" in refusal(path)
 
 
-@pytest.mark.parametrize("data", [None, 1, "x", [], {}, {"qtool_plan": 2}, {"qtool_plan": "1"}, [{"qtool_plan": 1}]])
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        1,
+        "x",
+        [],
+        {},
+        {"qtool_plan": 2},
+        {"qtool_plan": "1"},
+        [{"qtool_plan": 1}],
+        {"schema": "qtool.plan"},
+        {"schema": "qtool.plan", "schema_version": 2},
+        {"schema": "qtool.tune", "schema_version": 1},
+        {"schema_version": 1},
+    ],
+)
 def test_what_is_not_a_plan(tmp_path, data):
     assert "not a qtool plan" in refusal(edited(tmp_path, data))
+
+
+def test_a_plan_from_before_there_were_headers_is_read(tmp_path):
+    data = {key: value for key, value in as_json(PLAN).items() if key not in ("schema", "schema_version", "versions")}
+    assert load_plan(edited(tmp_path, {"qtool_plan": 1, **data})) == PLAN
+
+
+def test_versions_are_not_looked_at(tmp_path):
+    for versions in ({"qtool": "99"}, {}, None):
+        assert load_plan(edited(tmp_path, {**as_json(PLAN), "versions": versions})) == PLAN
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
@@ -150,7 +176,7 @@ def as_json(plan: Plan) -> Any:
     return json.loads(json.dumps(plan.to_dict()))
 
 
-PLACES = [path for path in places(as_json(PLAN)) if path != ("qtool_plan",)]
+PLACES = [path for path in places(as_json(PLAN)) if path[0] not in ("schema", "schema_version", "versions")]
 
 
 @pytest.mark.parametrize("path", PLACES, ids=lambda path: ".".join(map(str, path)))

@@ -162,9 +162,24 @@ def test_another_model_is_refused_by_name(saved):
 
 @pytest.mark.parametrize("version", [0, 1, "2", "2\n3", None, [1]])
 def test_another_version_is_refused(saved, tmp_path, version):
-    changed = {**header(saved), "qtool_calibration": version}
+    changed = {**header(saved), "schema_version": version}
     path = rebuilt(saved, tmp_path / "v", **{"header.json": json.dumps(changed).encode()})
     assert "calibration format" in refusal(path)
+
+
+@pytest.mark.parametrize("version", [1, None])
+def test_another_version_from_before_there_were_headers_is_refused(saved, tmp_path, version):
+    content = json.dumps({"qtool_calibration": version, "model": ""}).encode()
+    assert "calibration format" in refusal(rebuilt(saved, tmp_path / "v", **{"header.json": content}))
+
+
+def test_a_file_from_before_there_were_headers_is_read(saved, tmp_path):
+    kept = {key: value for key, value in header(saved).items() if key not in ("schema", "schema_version", "versions")}
+    content = json.dumps({"qtool_calibration": 2, **kept}).encode()
+    old = rebuilt(saved, tmp_path / "old", **{"header.json": content})
+    assert same(load_statistics(old, DIGEST), statistics())
+    load_statistics(old).save(tmp_path / "new")
+    assert (tmp_path / "new").read_bytes() == saved.read_bytes()
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
@@ -216,7 +231,7 @@ def test_random_bytes(tmp_path, data, like_a_zip):
         {"header.json": b"[]"},
         {"header.json": b"null"},
         {"header.json": b"{}"},
-        {"header.json": b'{"qtool_calibration": 1}'},
+        {"header.json": b'{"schema": "qtool.plan", "schema_version": 2}'},
         {"header.json": b"[" * 100_000},
         {"header.json": pickle.dumps({"qtool_calibration": 1})},
     ],

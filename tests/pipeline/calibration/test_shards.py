@@ -163,7 +163,7 @@ def test_the_command(folder, capsys):
     assert "shard 1/2" in out
     assert (folder / "merged.calib").read_bytes() == (folder / "m.calib").read_bytes()
     document = json.loads((folder / "merged.json").read_text())
-    assert (document["qtool"], document["samples"], document["shard"]) == ("merge", 12, None)
+    assert (document["schema"], document["samples"], document["shard"]) == ("qtool.merge", 12, None)
 
 
 def main_exits(code, *arguments):

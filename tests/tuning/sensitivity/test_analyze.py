@@ -287,7 +287,9 @@ def test_a_file_of_another_analysis_is_refused(tmp_path, change, says):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"qtool": "sensitivity", "schema_version": 1}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '{"schema": "qtool.sensitivity", "schema_version": 1}', "\x00\xff"]
+)
 def test_a_file_that_is_something_else_is_refused(tmp_path, content):
     path = tmp_path / "a.json"
     path.write_text(content, encoding="utf-8")
