@@ -1,16 +1,20 @@
-"""SHA-256 of all that `calibrate` and `quantize` write for each model of the zoo: has a refactoring kept the bytes?
+"""SHA-256 of all that `calibrate` and `quantize` write for each model of the zoo: has a refactoring kept it?
 
     python -m bench.fingerprints [MODEL...] > after.txt
 
 Each command is a process of its own, run in an empty folder, so that what it writes depends on nothing but its inputs.
+Of int8 models the digest is that of the file. Of plans and calibration files it is that of what they hold; which form
+of document it is, and the versions that wrote it (the header), may differ.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +27,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     "weight-only": ("--weight-only",),
 }
 """Name -> options of `quantize`."""
+_HEADER = ("schema", "schema_version", "versions", "qtool_plan", "qtool_calibration")
+"""Keys of a header, today's and earlier ones."""
 _CONTEXT = 64
 """Samples of the frame before that silero_vad wants in front of each frame."""
 
@@ -83,7 +89,22 @@ def _qtool(folder: Path, *arguments: str) -> str | None:
 
 
 def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    if file.suffix == ".json":
+        digest.update(_content(file.read_bytes()))
+    elif file.suffix == ".calib":
+        with zipfile.ZipFile(file) as archive:
+            for name in sorted(archive.namelist()):
+                data = archive.read(name)
+                digest.update(name.encode() + (_content(data) if name.endswith(".json") else data))
+    else:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _content(document: bytes) -> bytes:
+    found = json.loads(document)
+    return json.dumps({key: value for key, value in found.items() if key not in _HEADER}, sort_keys=True).encode()
 
 
 if __name__ == "__main__":
