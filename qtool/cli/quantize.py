@@ -33,6 +33,7 @@ from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
+from qtool.core.records.recipe import ASKED
 from qtool.feeds import ReadOptions
 from qtool.quantization.candidates import GOALS, Goal
 from qtool.quantization.quantize import quantize
@@ -167,7 +168,7 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
             raise UsageError(f"{option_of(context.command, min(asked))} {why}")
 
 
-_STEPS = {"equalize", "absorb_biases"}
+_STEPS = set(ASKED.values())
 _OF_DATA = {"samples", "batch_size", "threads", "provider", *_STEPS, *READING}
 _CALIBRATED = {"calibrator", "percentile", "scheme"}
 _MEASURED = {"bias_correction", "smoothing", "optimize_for"}

@@ -11,6 +11,7 @@ from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
+from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import Verification
@@ -24,7 +25,7 @@ from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.check import fit_plan
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
-from qtool.pipeline.recovery.steps import apply, apply_recorded, argument_of, chosen_steps, statistics_for
+from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
@@ -118,7 +119,7 @@ def quantize(
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None and steps:
         raise UsageError(
-            f"{arg(argument_of(steps[0]))} says nothing to {arg('plan')}, which has decided it; leave one of them out"
+            f"{arg(ASKED[steps[0]])} says nothing to {arg('plan')}, which has decided it; leave one of them out"
         )
     prepared = prepare(model_io.load(model))
     given = None
@@ -214,7 +215,7 @@ def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str,
     for step in steps:
         if step not in statistics.recipe.steps:
             raise UsageError(
-                f"{statistics.name}: calibrated without {arg(argument_of(step))}; calibrate again with it, or leave "
+                f"{statistics.name}: calibrated without {arg(ASKED[step])}; calibrate again with it, or leave "
                 "it out here"
             )
     return apply_recorded(prepared, statistics)

@@ -242,9 +242,7 @@ class _Starts:
     def _stepped(self, *steps: str) -> FloatGraph | None:
         found = self._calibrated(*steps)
         assert found is not None
-        done = found.prepared.recipe
-        idle = (EQUALIZE in steps and not done.scales) or (ABSORB_BIASES in steps and not done.shifts)
-        return None if idle else found
+        return None if found.prepared.recipe.idle else found
 
     def _calibrated(self, *steps: str) -> FloatGraph | None:
         if steps not in self.known:

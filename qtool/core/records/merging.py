@@ -7,6 +7,7 @@ from qtool.core.errors import CalibrationError, arg
 from qtool.core.numerics.histogram import ChannelRange, Histogram, no_channels
 from qtool.core.records.examples import EXAMPLES, Runs, chosen, with_room
 from qtool.core.records.parts import Part, Shard, united
+from qtool.core.records.recipe import ASKED
 from qtool.core.records.statistics import Statistics
 
 
@@ -69,7 +70,7 @@ def merge(given: Sequence[Statistics]) -> Statistics:
 def _check_alike(first: Statistics, other: Statistics) -> None:
     differing = {
         "model": first.model_digest != other.model_digest,
-        f"preparation ({arg('equalize')}, {arg('absorb_biases')})": first.recipe != other.recipe,
+        f"preparation ({', '.join(arg(name) for name in ASKED.values())})": first.recipe != other.recipe,
         "list of tensors, made by another version of qtool": list(first.tensors) != list(other.tensors),
     }
     for what, differs in differing.items():

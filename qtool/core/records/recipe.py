@@ -15,6 +15,9 @@ ABSORB_BIASES = "absorb-biases"
 SMOOTH = "smooth"
 SOFTEN_MASKS = "soften-masks"
 STEPS = (EQUALIZE, ABSORB_BIASES, SOFTEN_MASKS, SMOOTH)
+ASKED = {EQUALIZE: "equalize", ABSORB_BIASES: "absorb_biases"}
+"""The steps that are done where a caller asks for them, and the argument that does; the others are tried unasked."""
+_NUMBERS = {EQUALIZE: "scales", ABSORB_BIASES: "shifts", SMOOTH: "smoothing"}
 
 Channels = Mapping[str, tuple[float, ...]]
 
@@ -34,6 +37,11 @@ class Recipe:
     shifts: Channels = field(default_factory=dict)
     smoothing: Channels = field(default_factory=dict)
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The steps that found nothing to do."""
+        return tuple(step for step in self.steps if step in _NUMBERS and not getattr(self, _NUMBERS[step]))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         result: dict[str, Any] = encoded(self)
@@ -43,8 +51,7 @@ class Recipe:
         """Raise `ValueError`, naming the field, where no such graph can be made."""
         if list(self.steps) != [step for step in STEPS if step in self.steps]:
             raise ValueError(f"steps: some of {', '.join(STEPS)}, in this order, are needed")
-        numbers = ((EQUALIZE, "scales"), (ABSORB_BIASES, "shifts"), (SMOOTH, "smoothing"))
-        for step, name in numbers:
+        for step, name in _NUMBERS.items():
             channels: Channels = getattr(self, name)
             for tensor, row in channels.items():
                 if not all(0.0 <= n <= FLOAT32_MAX and (n > 0.0 or name == "shifts") for n in row):

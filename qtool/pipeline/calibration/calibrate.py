@@ -12,6 +12,7 @@ from qtool.core.files import check_writable, remove_unfinished
 from qtool.core.progress import Progress, silent
 from qtool.core.records.merging import merge as merged
 from qtool.core.records.parts import Shard
+from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Calibrated
 from qtool.core.records.statistics import load_statistics
 from qtool.feeds import Data, ReadOptions, open_for_model
@@ -20,7 +21,7 @@ from qtool.pipeline.calibration.checkpoint import Checkpoint
 from qtool.pipeline.calibration.run import CalibrationRun, with_steps
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.prepare import prepare
-from qtool.pipeline.recovery.steps import argument_of, chosen_steps
+from qtool.pipeline.recovery.steps import chosen_steps
 from qtool.runtime.providers import find_provider
 
 PathLike = str | Path
@@ -82,9 +83,7 @@ def calibrate(
     part_of_data = Shard.parse(shard) if isinstance(shard, str) else shard or Shard()
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if steps and part_of_data.count > 1:
-        raise UsageError(
-            f"{arg(argument_of(steps[0]))} is decided on all of the data; leave it out with {arg('shard')}"
-        )
+        raise UsageError(f"{arg(ASKED[steps[0]])} is decided on all of the data; leave it out with {arg('shard')}")
     if not checkpoint >= 0:
         raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
     prepared = prepare(model_io.load(model))

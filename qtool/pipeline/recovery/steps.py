@@ -8,7 +8,7 @@ import numpy as np
 
 from qtool.core.compute import HERE, Compute
 from qtool.core.errors import CalibrationError, DataError
-from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
+from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
 from qtool.core.records.statistics import Statistics, load_statistics
 from qtool.core.state import Arrays, State, rollout
 from qtool.feeds import Batch, Feeds
@@ -22,15 +22,9 @@ from qtool.pipeline.recovery.smoothing import smooth
 from qtool.runtime.session import Session
 
 
-def chosen_steps(*, equalize: bool, absorb_biases: bool) -> tuple[str, ...]:
-    """Return the names of the steps asked for, as `Recipe` has them and in its order."""
-    wanted = {EQUALIZE: equalize, ABSORB_BIASES: absorb_biases}
-    return tuple(step for step in STEPS if wanted.get(step))
-
-
-def argument_of(step: str) -> str:
-    """Return the argument of `calibrate` and `quantize` that asks for a step."""
-    return step.replace("-", "_")
+def chosen_steps(**asked: bool) -> tuple[str, ...]:
+    """Return the names of the steps asked for, as `Recipe` has them and in its order; each argument must be given."""
+    return tuple(step for step in STEPS if step in ASKED and asked[ASKED[step]])
 
 
 def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Compute = HERE) -> Recipe:

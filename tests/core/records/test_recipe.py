@@ -1,5 +1,6 @@
 """What was done to the float graph travels with calibration files and plans."""
 
+import inspect
 import json
 from dataclasses import replace
 
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 
 import qtool
-from qtool.cli import main
+from qtool.cli import calibrate, main, quantize
 from qtool.core.errors import UsageError
 from qtool.core.records.plan import Plan, load_plan
-from qtool.core.records.recipe import Recipe, read_recipe
+from qtool.core.records.recipe import ASKED, STEPS, Recipe, read_recipe
+from qtool.pipeline.recovery.steps import chosen_steps
 from tests.pipeline.recovery.test_equalization import relu_network
 
 
@@ -56,6 +58,21 @@ def test_what_contradicts_is_refused(tmp_path):
     with pytest.raises(UsageError, match=f"damaged preparation .*{tensor}"):
         qtool.quantize(source, tmp_path / "x.onnx", calibration=plainly.output, plan=odd)
     assert not (tmp_path / "x.onnx").exists()
+
+
+def test_a_step_that_callers_ask_for_is_an_argument_and_an_option():
+    for function, command in ((qtool.calibrate, calibrate.command), (qtool.quantize, quantize.command)):
+        assert set(ASKED.values()) <= set(inspect.signature(function).parameters)
+        assert set(ASKED.values()) <= {option.name for option in command.params}
+    assert set(ASKED) <= set(STEPS)
+    assert chosen_steps(absorb_biases=True, equalize=True) == tuple(ASKED)
+    with pytest.raises(KeyError):
+        chosen_steps(equalize=True)
+
+
+def test_a_step_that_found_nothing_to_do_is_idle():
+    assert Recipe(STEPS, scales={"t": (1.0,)}).idle == ("absorb-biases", "smooth")
+    assert Recipe(("soften-masks",)).idle == ()
 
 
 @pytest.mark.parametrize(
