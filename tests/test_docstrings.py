@@ -10,11 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.places import REPOSITORY
 from tests.support.rooms import FILES, module_of
 
-TO_MEND = REPOSITORY / "tests" / "support" / "docstrings_to_mend.txt"
-"""Names that still break a rule, one a line; `python -m tests.test_docstrings` writes it again."""
 GIVING = {"Decide", "Find", "Get", "Join", "List", "Load", "Make", "Open", "Parse", "Read", "Return", "Start", "Yield"}
 """Verbs whose object is what comes back."""
 DOING = {
@@ -94,20 +91,10 @@ def wrong(source: str, module: str) -> Iterator[tuple[str, str]]:
             yield from ((name, f"{why}: {first_sentence(docstring)}") for why in complaints(node, docstring))
 
 
-def to_mend() -> set[str]:
-    """The names that are still to be mended."""
-    return set(TO_MEND.read_text(encoding="utf-8").split()) if TO_MEND.exists() else set()
-
-
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_first_sentences_stand_alone(file):
     found = dict(wrong(file.read_text(encoding="utf-8"), module_of(file)))
-    assert {name: why for name, why in found.items() if name not in to_mend()} == {}
-
-
-def test_what_is_to_be_mended_is_wrong():
-    found = {name for file in FILES for name, _ in wrong(file.read_text(encoding="utf-8"), module_of(file))}
-    assert sorted(to_mend() - found) == []
+    assert found == {}
 
 
 @pytest.mark.parametrize(
@@ -139,8 +126,3 @@ def test_what_is_to_be_mended_is_wrong():
 )
 def test_the_rules_see_a_sentence_that_leans(source, complains):
     assert bool(list(wrong(source, "m"))) == complains
-
-
-if __name__ == "__main__":
-    names = sorted({name for file in FILES for name, _ in wrong(file.read_text(encoding="utf-8"), module_of(file))})
-    TO_MEND.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")

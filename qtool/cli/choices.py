@@ -16,7 +16,10 @@ from qtool.targets.tables import NAMES
 
 
 def calibrator_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--calibrator` and `--percentile` as one `calibrator`, "auto" by default."""
+    """Add `--calibrator` and `--percentile`; return the command.
+
+    It takes them as one `calibrator`, "auto" by default.
+    """
 
     @functools.wraps(function)
     def choosing(*args: Any, calibrator: Calibrator | str, percentile: float | None, **values: Any) -> Any:
@@ -54,7 +57,7 @@ def _with_percentile(calibrator: Calibrator | str, percentile: float | None) -> 
 
 
 def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--scheme`, `--granularity` and `--target`."""
+    """Add `--scheme`, `--granularity` and `--target`; return the command, which takes them under these names."""
     for option in (
         click.option(
             "--target", type=click.Choice(NAMES), default="auto", show_default=True, help="Where it shall run."
@@ -81,7 +84,10 @@ def check_grid(context: click.Context, target: Target) -> None:
 
 
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--include-op`, `--exclude-op` and `--exclude` as `include_ops`, `exclude_ops` and `exclude`."""
+    """Add `--include-op`, `--exclude-op` and `--exclude`; return the command.
+
+    It takes them as `include_ops`, `exclude_ops` and `exclude`, each a tuple.
+    """
     for option in (
         click.option(
             "--exclude",
@@ -109,7 +115,7 @@ def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def smoothing_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--smoothing`, "auto" by default."""
+    """Add `--smoothing`; return the command, which takes it as `smoothing`, "auto" by default."""
     return click.option(
         "--smoothing",
         type=click.Choice(CORRECTIONS),
@@ -120,7 +126,7 @@ def smoothing_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def correction_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--bias-correction`, "auto" by default."""
+    """Add `--bias-correction`; return the command, which takes it as `bias_correction`, "auto" by default."""
     return click.option(
         "--bias-correction",
         type=click.Choice(CORRECTIONS),
@@ -131,7 +137,10 @@ def correction_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--dynamic`, `--static` and `--weight-only` as one `form`, None without them."""
+    """Add `--dynamic`, `--static` and `--weight-only`; return the command.
+
+    It takes them as one `form`, None without them.
+    """
 
     @functools.wraps(function)
     def choosing(*args: Any, **values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What commands share: options, the progress bar, and JSON for machines."""
+"""The parts that commands share: options, the progress bar, and JSON for machines."""
 
 import functools
 import json
@@ -27,7 +27,11 @@ class Command(click.Command):
     """A command that refuses an empty text, which as a path would be the current folder, or no path at all."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click does it. Raises click's usage error."""
+        """Parse the arguments as click does, and refuse an empty value; return those that are left over.
+
+        Raises:
+            click.UsageError: as click raises it, and for a value that is empty.
+        """
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
             value = ctx.params.get(str(parameter.name))
@@ -37,13 +41,13 @@ class Command(click.Command):
 
 
 def given(context: click.Context) -> set[str]:
-    """The parameters that the command line or the configuration file sets."""
+    """Return the names of the parameters that the command line or the configuration file sets."""
     unset = (click.core.ParameterSource.DEFAULT, None)
     return {name for name in context.params if context.get_parameter_source(name) not in unset}
 
 
 def json_option(function: _Function) -> _Function:
-    """`--json FILE` as `json_path`."""
+    """Add `--json FILE`; return the command, which takes it as `json_path`, None unless given."""
     decorate: _Decorator[_Function] = click.option(
         "--json",
         "json_path",
@@ -54,7 +58,7 @@ def json_option(function: _Function) -> _Function:
 
 
 def threads_option(function: _Function) -> _Function:
-    """`--threads T` as `threads`, 1 unless given."""
+    """Add `--threads T`; return the command, which takes it as `threads`, 1 unless given."""
     decorate: _Decorator[_Function] = click.option(
         "--threads",
         type=click.IntRange(min=1),
@@ -67,7 +71,7 @@ def threads_option(function: _Function) -> _Function:
 
 
 def provider_option(function: _Function) -> _Function:
-    """`--provider P` as `provider`, cpu unless given."""
+    """Add `--provider P`; return the command, which takes it as `provider`, cpu unless given."""
     decorate: _Decorator[_Function] = click.option(
         "--provider",
         type=click.Choice(PROVIDERS),
@@ -79,7 +83,7 @@ def provider_option(function: _Function) -> _Function:
 
 
 def quiet_option(function: _Function) -> _Function:
-    """`-q`, `--quiet` as `quiet`."""
+    """Add `-q` and `--quiet`; return the command, which takes them as `quiet`, False unless given."""
     decorate: _Decorator[_Function] = click.option(
         "-q", "--quiet", is_flag=True, help="Print errors and failed gates only."
     )
@@ -87,7 +91,7 @@ def quiet_option(function: _Function) -> _Function:
 
 
 def samples_option(function: _Function) -> _Function:
-    """`--samples N` as `samples`, None unless given."""
+    """Add `--samples N`; return the command, which takes it as `samples`, None unless given."""
     decorate: _Decorator[_Function] = click.option(
         "--samples", type=click.IntRange(min=1), metavar="N", help="Use the first N samples.  [default: all]"
     )
@@ -95,7 +99,7 @@ def samples_option(function: _Function) -> _Function:
 
 
 def batch_size_option(function: _Function) -> _Function:
-    """`--batch-size B` as `batch_size`, 1 unless given."""
+    """Add `--batch-size B`; return the command, which takes it as `batch_size`, 1 unless given."""
     decorate: _Decorator[_Function] = click.option(
         "--batch-size",
         type=click.IntRange(min=1),
@@ -112,7 +116,10 @@ READING = ("preprocess", "tokenizer", "max_length", "trim", "state")
 
 
 def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """How DATA is read, as one `reading` (`qtool.feeds.ReadOptions`); what is not given is None in it."""
+    """Add the options for how DATA is read; return the command, which takes them as one `reading`.
+
+    `reading` is a `qtool.feeds.ReadOptions`, in which what is not given is None.
+    """
 
     @functools.wraps(function)
     def collecting(*args: Any, **values: Any) -> Any:
@@ -137,7 +144,10 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--workers N` and `--cluster ADDRESS` as one open `executor`, None without them."""
+    """Add `--workers N` and `--cluster ADDRESS`; return the command.
+
+    It takes them as one open `executor`, None without them.
+    """
 
     @functools.wraps(function)
     def opening(*args: Any, workers: int | None, cluster: str | None, **values: Any) -> Any:
@@ -162,7 +172,7 @@ def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def data_option(function: _Function) -> _Function:
-    """`--data DATA` as `data`, required."""
+    """Add `--data DATA`, which is required; return the command, which takes it as `data`."""
     decorate: _Decorator[_Function] = click.option(
         "--data",
         required=True,
@@ -174,7 +184,7 @@ def data_option(function: _Function) -> _Function:
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Progress]:
-    """A `Progress` that draws a bar with ETA on stderr, on a terminal, for a step of over a second."""
+    """Yield a `Progress` that draws a bar with ETA on stderr, on a terminal, for a step of over a second."""
     if quiet or not sys.stderr.isatty():
         yield silent
         return
@@ -211,7 +221,7 @@ class _Bar:
 
 
 def beside(model: str, suffix: str) -> str:
-    """The output's path where none is given: the model's, with another suffix.
+    """Return the output's path where none is given: the model's, with another suffix.
 
     Raises:
         UsageError: the path of the model ends in no name.

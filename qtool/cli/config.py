@@ -14,7 +14,10 @@ _Decorator = Callable[[_Function], _Function]
 
 
 def config_option(function: _Function) -> _Function:
-    """`--config FILE`: defaults for the options of the command, from its table in a TOML file."""
+    """Add `--config FILE`, from whose table for the command its options take their defaults; return the command.
+
+    The file is TOML.
+    """
     decorate: _Decorator[_Function] = click.option(
         "--config",
         metavar="FILE",

@@ -30,7 +30,7 @@ class Drop(_OfDrop):
     name = "drop"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxDrop:
-        """The `MaxDrop` that `value` says; click's usage error where it says none."""
+        """Return the `MaxDrop` that `value` says; raise click's usage error where it says none."""
         try:
             return MaxDrop.parse(value)
         except UsageError as error:
@@ -43,7 +43,7 @@ class Share(_OfShare):
     name = "share"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number that `value` says; click's usage error where it is no share."""
+        """Return the number that `value` says, from 0 to 1; raise click's usage error where it is no share."""
         try:
             return share(value)
         except UsageError as error:
@@ -56,7 +56,7 @@ class Duration(_OfDuration):
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The seconds that `value` says; click's usage error where it is no time."""
+        """Return the seconds that `value` says; raise click's usage error where it is no time."""
         if isinstance(value, float):
             return value
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", str(value))
@@ -71,7 +71,7 @@ class OneCalibrator(_OfCalibrator):
     name = "calibrator"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Calibrator | str:
-        """The calibrator that `value` names; click's usage error where it names none."""
+        """Return the calibrator that `value` names, or "auto"; raise click's usage error where it names none."""
         try:
             return "auto" if value == "auto" else Calibrator.parse(value)
         except UsageError as error:
@@ -84,7 +84,7 @@ class Calibrators(_OfCalibrators):
     name = "calibrators"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Calibrator, ...]:
-        """The calibrators that `value` lists; click's usage error where one is none."""
+        """Return the calibrators that `value` lists; raise click's usage error where one is none."""
         try:
             return listed_calibrators(value)
         except UsageError as error:

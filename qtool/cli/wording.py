@@ -12,7 +12,10 @@ EXCEPTIONS = {"form": "--static, --dynamic or --weight-only"}
 
 
 def worded(error: QtoolError, command: click.Command | None, others: Callable[[], Iterable[click.Command]]) -> str:
-    """The message of an error: each argument in it as the option of the command, or of the first other that has it."""
+    """Return the message of an error, in which each argument is written as an option of the command line.
+
+    The option is that of the command, or of the first of the others that has it.
+    """
 
     def option(name: str, value: str | None) -> str:
         for one in _in_turn(command, others):
@@ -31,7 +34,10 @@ def _in_turn(command: click.Command | None, others: Callable[[], Iterable[click.
 
 
 def option_of(command: click.Command, name: str, value: str | None = None) -> str | None:
-    """How a command has an argument: `--include-op` for include_ops, `--dynamic` for form with the value dynamic."""
+    """Return how a command writes an argument, or None where it does not have it.
+
+    For include_ops that is `--include-op`, for form with the value dynamic `--dynamic`.
+    """
     for parameter in command.params:
         flags = [flag for flag in parameter.opts if flag.startswith("--")]
         if isinstance(parameter, click.Argument):

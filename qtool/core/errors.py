@@ -1,4 +1,4 @@
-"""What can go wrong, as types. Every message is one line that names the file, tensor or node, and the remedy.
+"""The types of what can go wrong. Every message is one line that names the file, tensor or node, and the remedy.
 
 The command line turns any `QtoolError` into that line and exit code 2; nothing has been written then. A message names
 an argument of a public function with `arg`: a caller of the function reads the argument's name, a user of the command
@@ -14,7 +14,7 @@ _OURS = str.maketrans("", "", _BEGIN + _BETWEEN + _END)
 
 
 def arg(name: str, value: object = None) -> str:
-    """The name of an argument of a public function, marked for `QtoolError`, with its value if one is given.
+    """Return the name of an argument of a public function, marked for `QtoolError`, with its value if one is given.
 
     `arg("shard", "1/2")` is read as `shard='1/2'` in Python and as `--shard 1/2` on the command line.
     """
@@ -40,7 +40,10 @@ class QtoolError(Exception):
         return super().__str__()
 
     def worded(self, option: Callable[[str, str | None], str]) -> str:
-        """The message, each argument in it as `option(name, value)`; the value is None where only the name is meant."""
+        """Return the message, in which each argument is written as `option(name, value)`.
+
+        The value is None where only the name is meant.
+        """
         return _NAMED.sub(lambda found: option(found[1], found[2]), self.marked)
 
 

@@ -64,7 +64,7 @@ def quantize(
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Quantized:
-    """Write the int8 model, after checking what onnxruntime will really run.
+    """Write the int8 model, after checking what onnxruntime will really run; return what was done and measured.
 
     Args:
         model: path of a float ONNX model.

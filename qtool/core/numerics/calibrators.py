@@ -27,7 +27,7 @@ _ENTROPY_EDGES = -(-np.arange(ENTROPY_LEVELS + 1) * _ENTROPY_ENDS[:, None] // EN
 
 @dataclass(frozen=True, slots=True)
 class Calibrator(ABC):
-    """How the range of a tensor is chosen: a value, equal to another of the same type and parameters.
+    """A way to choose the range of a tensor: a value, equal to another of the same type and parameters.
 
     A new calibrator is a class here, whose fields are floats with defaults, and a row in `CALIBRATORS`.
     """
@@ -35,7 +35,7 @@ class Calibrator(ABC):
     method: ClassVar[str]
 
     def range_of(self, distribution: Distribution, spec: TensorSpec) -> tuple[float, float]:
-        """The range [low, high], low <= 0 <= high, of a tensor with this distribution, represented as `spec`."""
+        """Return the range of a tensor with this distribution, represented as `spec`: [low, high], low <= 0 <= high."""
         low, high = min(distribution.minimum, 0.0), max(distribution.maximum, 0.0)
         if distribution.counts.size == 0 or low == high:
             return low, high
@@ -51,12 +51,12 @@ class Calibrator(ABC):
 
     @classmethod
     def spelling(cls) -> str:
-        """How `parse` takes it: "max", "percentile[:P]"."""
+        """Return how `parse` takes the calibrator: "max", "percentile[:P]"."""
         return cls.method + "".join(f"[:{field.name.upper()}]" for field in fields(cls))
 
     @staticmethod
     def parse(given: "Calibrator | str") -> "Calibrator":
-        """The calibrator that a text names: "max", "percentile", "percentile:99.999", or what `str` gives.
+        """Return the calibrator that a text names: "max", "percentile", "percentile:99.999", or what `str` gives.
 
         Raises:
             UsageError: there is no such method, or its parameter makes no sense.
@@ -137,7 +137,7 @@ CANDIDATES: tuple[Calibrator, ...] = (Max(), Entropy(), Percentile(99.99), Perce
 
 
 def chosen_calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]:
-    """The calibrators to try: the one that a caller asks for, or for None and "auto" all of `CANDIDATES`.
+    """Return the calibrators to try: the one that a caller asks for, or for None and "auto" all of `CANDIDATES`.
 
     Raises:
         UsageError: there is no such method, or its parameter makes no sense.
@@ -146,7 +146,7 @@ def chosen_calibrators(given: Calibrator | str | None) -> tuple[Calibrator, ...]
 
 
 def listed_calibrators(given: Calibrator | str | Iterable[Calibrator | str]) -> tuple[Calibrator, ...]:
-    """Each calibrator of a list once, in its order; the list may be a text such as "max,percentile:99.9".
+    """Return each calibrator of a list once, in its order; the list may be a text such as "max,percentile:99.9".
 
     Raises:
         UsageError: the list is empty, or names what is no calibrator.
@@ -165,7 +165,7 @@ def _number(value: float) -> str:
 
 
 def entropy_threshold(magnitudes: Distribution) -> float:
-    """The clip T of |x| that loses least information: KL divergence over 2048 bins against 128 levels.
+    """Return the clip T of |x| that loses least information: KL divergence over 2048 bins against 128 levels.
 
     For every eighth number of bins i in 128..2048: P is the histogram of |x| up to bin i with everything beyond it
     counted in the last bin; Q is the histogram (without what lies beyond) merged into 128 levels and spread again over

@@ -1,1 +1,1 @@
-"""What travels between the rooms: frozen values that serialise."""
+"""The frozen values that travel between the rooms, and that serialise."""

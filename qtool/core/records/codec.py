@@ -43,19 +43,22 @@ class _Checked(Protocol):
 
 
 def called(name: str) -> Mapping[str, Any]:
-    """Metadata of a field that documents call `name`."""
+    """Return the metadata of a field that documents call `name`."""
     return {"name": name}
 
 
 def json_number(value: float | None) -> float | str | None:
-    """A number that strict JSON can hold: those that are not finite become "inf", "-inf" and "nan"."""
+    """Return a number as strict JSON can hold it: those that are not finite become "inf", "-inf" and "nan"."""
     if value is None or math.isfinite(value):
         return value
     return str(float(value))
 
 
 def encoded(value: Any) -> Any:
-    """A record, or a value of its fields, as what `json.dumps` takes: objects, lists, strings and finite numbers."""
+    """Return a record, or a value of its fields, as `json.dumps` takes it.
+
+    It consists of objects, lists, strings and finite numbers.
+    """
     if is_dataclass(value):
         record: Any = type(value)
         return {
@@ -75,12 +78,12 @@ def encoded(value: Any) -> Any:
 
 
 def json_text(document: Any) -> str:
-    """The document as text, a fact a line, so that two of them can be compared by diff."""
+    """Return the document as text, a fact a line, so that two of them can be compared by diff."""
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def parsed(text: str) -> Any:
-    """What strict JSON text says.
+    """Return what strict JSON text says.
 
     Raises:
         ValueError: it is not JSON, holds NaN or Infinity, or an object holds a key twice.
@@ -92,7 +95,7 @@ def parsed(text: str) -> Any:
 
 
 def decoded(record: type[_T], document: Any, where: str = "") -> _T:
-    """The record that a parsed JSON document says; `where` is what to call the document in messages.
+    """Return the record that a parsed JSON document says; `where` is what to call the document in messages.
 
     Raises:
         ValueError: a key is missing, unknown, or has a value of another type, or a record's `check` refuses it. The

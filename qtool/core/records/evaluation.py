@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 class MetricKind(Enum):
-    """What a metric compares a model's outputs with."""
+    """The kinds of metrics, by what they compare a model's outputs with."""
 
     ACCURACY = "accuracy"
     """the labels: float has a score of its own, and a candidate can drop below it"""
@@ -27,7 +27,7 @@ class MetricKind(Enum):
 
 
 class GateRule(Enum):
-    """What a gate asks."""
+    """The questions that a gate can ask."""
 
     MAX_DROP = "max-drop"
     MIN_SQNR = "min-sqnr"
@@ -35,7 +35,7 @@ class GateRule(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MaxDrop:
-    """How much an accuracy metric may drop: a fraction of float's value, or an amount in its own unit."""
+    """The amount that an accuracy metric may drop: a fraction of float's value, or an amount in its own unit."""
 
     value: float
     relative: bool
@@ -46,7 +46,9 @@ class MaxDrop:
 
     @classmethod
     def parse(cls, value: "MaxDrop | str | float") -> "MaxDrop":
-        """`"1%"` is relative to float's metric; `"0.01"` and `0.01` are absolute, in the metric's unit.
+        """Return the drop that a text or number says.
+
+        `"1%"` is relative to float's metric; `"0.01"` and `0.01` are absolute, in the metric's unit.
 
         Raises:
             UsageError: not a number, negative, or not finite.
@@ -117,7 +119,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class LatencySetup:
-    """How the latency was taken: rounds after warm-up rounds, each running every model once."""
+    """The setup of a latency measurement: rounds after warm-up rounds, each running every model once."""
 
     runs: int
     warmup: int
@@ -145,7 +147,7 @@ class ModelResult:
     nodes: tuple[tuple[str, int], ...] = ()
 
     def score(self, metric: str) -> Score:
-        """The score of the metric of that name. Raises `KeyError`."""
+        """Return the score of the metric of that name. Raises `KeyError`."""
         for score in self.scores:
             if score.metric == metric:
                 return score
@@ -207,11 +209,11 @@ class Evaluation:
 
     @property
     def passed(self) -> bool:
-        """No gate failed."""
+        """Whether no gate failed."""
         return all(gate.passed for gate in self.gates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Strict JSON, in a fixed order."""
+        """Return the evaluation as strict JSON, in a fixed order."""
         return {
             **header("evaluation", SCHEMA_VERSION),
             "passed": self.passed,
@@ -232,7 +234,7 @@ class Evaluation:
 
 
 def percent(fraction: float) -> str:
-    """0.0123 as "1.23%", with four significant digits at most."""
+    """Return a fraction in percent, with four significant digits at most: 0.0123 as "1.23%"."""
     return f"{100 * fraction:.4g}%"
 
 

@@ -15,9 +15,9 @@ Runs = tuple[dict[str, np.ndarray], ...]
 
 
 def candidates(steps: int, size: int) -> list[int]:
-    """The steps of a sequence that may be kept, each in the middle of its share; `size`: the bytes of a step.
+    """Return the steps of a sequence that may be kept, each in the middle of its share; `size`: the bytes of a step.
 
-    As many as `STEPS`, or as there is room for; sequences that are shorter repeat some.
+    There are as many as `STEPS`, or as there is room for; sequences that are shorter repeat some.
     """
     count = max(1, min(STEPS, _BYTES // max(size, 1)))
     return [(2 * share + 1) * steps // (2 * count) for share in range(count)]
@@ -25,7 +25,7 @@ def candidates(steps: int, size: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What may be kept of one of the first samples: a whole batch, or of a sequence steps from all along it.
+    """The runs that may be kept of one of the first samples: a whole batch, or of a sequence steps from all along it.
 
     start: the index of its first sample. size: bytes of one run. runs: none where there was no room for them.
     """
@@ -36,12 +36,12 @@ class Row:
 
 
 def row_of(start: int, runs: Runs) -> Row:
-    """Of the runs of a batch, which is one, or of a sequence, in order."""
+    """Return the row of the runs of a batch, which is one, or of a sequence, in order."""
     return Row(start, _size(runs[0]), runs)
 
 
 def with_room(rows: Iterable[Row]) -> tuple[Row, ...]:
-    """The rows by their start, without the runs of those that come when the room is used up; one always has some.
+    """Return the rows by their start, without the runs of those that find no room left; one always has some.
 
     What part of the rows is given makes no difference for the others: without runs there, without runs among all.
     """
@@ -54,7 +54,10 @@ def with_room(rows: Iterable[Row]) -> tuple[Row, ...]:
 
 
 def chosen(rows: Iterable[Row]) -> Runs:
-    """Each batch once; at most `STEPS` steps, the next share of a sequence each, the sequences taking turns."""
+    """Return the runs that become examples: each batch once, and at most `STEPS` steps.
+
+    Those are the next share of a sequence each, the sequences taking turns.
+    """
     kept = [row.runs for row in with_room(rows) if row.runs]
     chosen: list[dict[str, np.ndarray]] = []
     room = _BYTES

@@ -19,13 +19,13 @@ _DISTRIBUTIONS = {
 
 
 def header(kind: str, version: int) -> dict[str, Any]:
-    """The first keys of a document of that kind, whose content has the form called `version`."""
+    """Return the first keys of a document of that kind, whose content has the form called `version`."""
     return {"schema": f"qtool.{kind}", "schema_version": version, "versions": dict(installed_versions())}
 
 
 @functools.cache
 def installed_versions() -> Mapping[str, str]:
-    """Package -> version, of qtool and of what decides about its results; without what is not installed."""
+    """Return package -> version, of qtool and of what decides about its results; without what is not installed."""
     found: dict[str, str] = {}
     for package, names in _DISTRIBUTIONS.items():
         for name in names:
@@ -37,7 +37,7 @@ def installed_versions() -> Mapping[str, str]:
 
 
 def without_header(document: Any, kind: str, *, former: str | None = None) -> tuple[Any, dict[str, Any]]:
-    """The version of a parsed document of that kind, and its content; the version of any other document is None.
+    """Return the version of a parsed document of that kind, and its content; the version of any other document is None.
 
     Args:
         document: what was parsed.

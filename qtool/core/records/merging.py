@@ -22,7 +22,7 @@ class Sum:
         self._rows = part.rows
 
     def add(self, statistics: Statistics) -> None:
-        """Raises `ValueError` where they hold a batch that is there already."""
+        """Add a part. Raises `ValueError` where it holds a batch that is there already."""
         part = _part_of(statistics)
         self.ranges = united((*self.ranges, *part.ranges))
         self._rows = with_room((*self._rows, *part.rows))
@@ -30,18 +30,18 @@ class Sum:
         _add(self._first.tensors, self._first.channels, statistics)
 
     def statistics(self, *, complete: bool, origin: str = "") -> Statistics:
-        """What has been added, as a part."""
+        """Return what has been added, as a part."""
         part = replace(_part_of(self._first), ranges=self.ranges, rows=self._rows, complete=complete, origin=origin)
         return replace(self._first, samples=self.samples, part=part)
 
 
 def whole(statistics: Statistics) -> Statistics:
-    """A complete part that is all there is, as a calibration: with its examples chosen."""
+    """Return a complete part that is all there is, as a calibration: with its examples chosen."""
     return replace(statistics, examples=chosen(_part_of(statistics).rows), part=None)
 
 
 def merge(given: Sequence[Statistics]) -> Statistics:
-    """All shards of one calibration, which give what one run gives; or whole calibrations, which add up.
+    """Return the sum of all shards of one calibration, which is what one run gives, or of whole calibrations.
 
     The examples of whole calibrations take turns.
 

@@ -1,4 +1,4 @@
-"""What the user asks of a quantised model; settings are values, and a wrong combination cannot be built."""
+"""The settings that a user asks for in a quantised model: values, of which a wrong combination cannot be built."""
 
 import math
 import re
@@ -17,12 +17,12 @@ CORRECTIONS: tuple[Correction, ...] = ("auto", "on", "off")
 
 
 def names(given: str | Iterable[str]) -> tuple[str, ...]:
-    """Names as a tuple; a text is one name."""
+    """Return names as a tuple; a text is one name."""
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 def share(given: str | float) -> float:
-    """A part of a whole, from 0 to 1: 0.1 or "10%".
+    """Return the part of a whole that a text or number says, from 0 to 1: 0.1 or "10%".
 
     Raises:
         UsageError: not a number, or outside 0 to 1.
@@ -80,7 +80,7 @@ class Scheme:
     def selecting(
         self, include_ops: str | Iterable[str], exclude_ops: str | Iterable[str], exclude: str | Iterable[str]
     ) -> "Scheme":
-        """This scheme with these selections.
+        """Return a copy of the scheme with these selections.
 
         Raises:
             UsageError: one of them is given here and in the scheme.
@@ -97,5 +97,5 @@ class Scheme:
         )
 
     def form_of(self, layer: str) -> Form:
-        """The form of a layer, by its name."""
+        """Return the form of a layer, by its name."""
         return "dynamic" if layer in self.dynamic else self.form

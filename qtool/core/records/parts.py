@@ -24,7 +24,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """`3/16`. Raises `UsageError`."""
+        """Return the shard that a text such as `3/16` names. Raises `UsageError`."""
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
         if match is None:
             raise UsageError(f"{arg('shard', text)}: is no shard; write K/N, for the K-th of N")
@@ -36,7 +36,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which part of a calibration some statistics are.
+    """The part of a calibration that some statistics are.
 
     shard: of the data. ranges: the batches that were seen, by their number within the shard from 0, ascending.
     complete: whether the shard holds no more. settings: digest of what decides which batches there are; that of other
@@ -53,12 +53,16 @@ class Part:
 
     @property
     def batches(self) -> int:
-        """How many were seen."""
+        """The number of batches that were seen."""
         return sum(stop - first for first, stop in self.ranges)
 
 
 def united(ranges: Iterable[BatchRange]) -> tuple[BatchRange, ...]:
-    """The same batches in as few ranges as possible, ascending. Raises `ValueError` where two overlap."""
+    """Return the ranges with neighbours joined, so that they are as few as possible, ascending.
+
+    Raises:
+        ValueError: two of them overlap.
+    """
     result: list[BatchRange] = []
     for first, stop in sorted(r for r in ranges if r[0] < r[1]):
         if result and first < result[-1][1]:
@@ -71,7 +75,7 @@ def united(ranges: Iterable[BatchRange]) -> tuple[BatchRange, ...]:
 
 
 def missing(ranges: Sequence[BatchRange], first: int, stop: int) -> list[BatchRange]:
-    """What of the batches from `first` to before `stop` is in none of the (united) ranges."""
+    """Return what of the batches from `first` to before `stop` is in none of the (united) ranges."""
     result: list[BatchRange] = []
     for begin, end in (*ranges, (stop, stop)):
         if first < min(begin, stop):

@@ -1,4 +1,4 @@
-"""Where Q/DQ go, before any number is known: the result of `place`."""
+"""The places where Q/DQ go, before any number is known: the result of `place`."""
 
 from dataclasses import dataclass
 

@@ -78,7 +78,7 @@ class BiasPlan:
 
 @dataclass(frozen=True, slots=True)
 class BiasShift:
-    """What is added to the bias that `reader` reads, before it is quantised; one number each channel."""
+    """The shift that is added to the bias that `reader` reads, before it is quantised; one number each channel."""
 
     reader: Reader
     shift: tuple[float, ...]
@@ -91,7 +91,7 @@ class BiasShift:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `rewrite` applies to the graph that `recipe` makes of the model with this digest.
+    """The changes that `rewrite` applies to the graph that `recipe` makes of the model with this digest.
 
     weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
     anew in each run. stored: of layers that compute in float.
@@ -202,7 +202,7 @@ class Plan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the plan as strict JSON, as `save` writes it."""
         return {**header("plan", VERSION), **encoded(self)}
 
     def save(self, path: str | Path) -> None:
@@ -216,7 +216,7 @@ class Plan:
 
 
 def checked(plan: Plan) -> Plan:
-    """The plan as its file would give it back. Raises `ValueError` where its file would be refused."""
+    """Return the plan as its file would give it back. Raises `ValueError` where its file would be refused."""
     return decoded(Plan, encoded(plan))
 
 

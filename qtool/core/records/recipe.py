@@ -1,4 +1,4 @@
-"""What was done to the float graph before quantisation beyond the folding that every model gets, as data.
+"""The changes to the float graph before quantisation beyond the folding that every model gets, as data.
 
 Calibration files and plans carry it: whoever reads one prepares the model the same way, without the data that decided.
 """
@@ -43,7 +43,7 @@ class Recipe:
         return tuple(step for step in self.steps if step in _NUMBERS and not getattr(self, _NUMBERS[step]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the recipe as strict JSON, which `read_recipe` takes."""
         result: dict[str, Any] = encoded(self)
         return result
 
@@ -62,5 +62,5 @@ class Recipe:
 
 
 def read_recipe(data: Any, where: str = "preparation") -> Recipe:
-    """The inverse of `Recipe.to_dict`. Raises `ValueError` for anything else than it writes."""
+    """Return the recipe that `Recipe.to_dict` wrote. Raises `ValueError` for anything else than it writes."""
     return decoded(Recipe, data, where)

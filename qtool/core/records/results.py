@@ -1,4 +1,4 @@
-"""What `calibrate` and `quantize` give back."""
+"""The results of `calibrate` and `quantize`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from qtool.core.records.verification import Verification
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """What `calibrate` or `merge` did: the statistics, where they are (None: in memory alone), the size in bytes.
+    """The result of `calibrate` or `merge`: the statistics, where they are (None: only in memory), the size in bytes.
 
     resumed: of how many samples an earlier, interrupted run had counted.
     """
@@ -30,7 +30,7 @@ class Calibrated:
         return summary("Calibrated", where, f"{self.size} bytes", repr(self.statistics))
 
     def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
-        """JSON-ready, as the result of that command."""
+        """Return the result as strict JSON, as that of `command`."""
         return {
             **header(command, 1),
             "output": None if self.output is None else str(self.output),
@@ -64,7 +64,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What `quantize` did.
+    """The result of `quantize`: the model that was written, its plan, and what was verified.
 
     trials: the calibrators tried, best first; empty where one was asked for.
     changes: what preparation did to the float graph, by pass.
@@ -90,7 +90,7 @@ class Quantized:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the result as strict JSON, with its plan and verification."""
         return {
             **header("quantize", 1),
             "output": str(self.output),

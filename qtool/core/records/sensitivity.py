@@ -16,7 +16,7 @@ VIEWS: tuple[View, ...] = ("alone", "without")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured on one model as executed.
+    """The figures that were measured on one model as executed.
 
     value: of the metric, None where there is none. drop: how much worse than float, None for metrics that compare with
     float. sqnr_db: of all outputs together, against float.
@@ -29,7 +29,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class LayerSensitivity:
-    """One layer.
+    """The sensitivity of one layer: the figures with it alone quantised, and with all quantised but it.
 
     op: its operator. macs: multiply-accumulates of one batch; share: of the network's, 0 to 1.
     alone: it alone quantised, with what fuses into it. without: all quantised but it.
@@ -45,7 +45,7 @@ class LayerSensitivity:
     unmeasured: dict[str, str]
 
     def figures(self, view: View) -> Figures | None:
-        """The figures of one view."""
+        """Return the figures of one view."""
         return self.alone if view == "alone" else self.without
 
 
@@ -87,11 +87,11 @@ class Sensitivity:
         )
 
     def ranking(self, view: View) -> tuple[str, ...]:
-        """The layers' names, the most sensitive in this view first."""
+        """Return the layers' names, the most sensitive in this view first."""
         return tuple(layer.name for layer in ranked(self.layers, view, self.metric))
 
     def to_dict(self) -> dict[str, Any]:
-        """Strict JSON, in a fixed order."""
+        """Return the sensitivity of the layers as strict JSON, in a fixed order."""
         return {
             **header("sensitivity", SCHEMA_VERSION),
             "complete": self.complete,
@@ -122,7 +122,11 @@ class Finished:
 
 
 def read_finished(document: Any) -> Finished:
-    """What `Sensitivity.to_dict` made. Raises `ValueError` for another kind of document, or another version."""
+    """Return what a run goes on from, of a document that `Sensitivity.to_dict` made.
+
+    Raises:
+        ValueError: it is another kind of document, or another version.
+    """
     version, content = without_header(document, "sensitivity")
     if version != SCHEMA_VERSION:
         raise ValueError("another kind of document, or another version")
@@ -130,9 +134,10 @@ def read_finished(document: Any) -> Finished:
 
 
 def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo | None) -> tuple[LayerSensitivity, ...]:
-    """The most sensitive first: by the metric, then by SQNR, then in the order given; unmeasured ones last.
+    """Return the layers, the most sensitive first: by the metric, then by SQNR, then in the order given.
 
-    Alone, the worse the figures the more sensitive the layer is; left out, the better they are.
+    Unmeasured ones come last. Alone, the worse the figures the more sensitive the layer is; left out, the better they
+    are.
     """
     sign = 1.0 if view == "alone" else -1.0
 

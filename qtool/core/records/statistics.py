@@ -1,4 +1,4 @@
-"""What a calibration pass leaves behind: a histogram for each tensor, a few samples, and whose they are.
+"""The statistics that a calibration pass leaves behind: a histogram for each tensor, a few samples, and whose they are.
 
 The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for byte the same for the same content.
 """
@@ -79,7 +79,7 @@ class Statistics:
             return temporary.stat().st_size
 
     def to_bytes(self) -> bytes:
-        """What `save` writes."""
+        """Return the bytes that `save` writes."""
         stream = io.BytesIO()
         self._write(stream)
         return stream.getvalue()
@@ -167,7 +167,10 @@ def load_statistics(path: str | Path, model_digest: str | None = None, model_nam
 def read_statistics(
     source: Path | IO[bytes], name: str, model_digest: str | None = None, model_name: str = "the model"
 ) -> Statistics:
-    """`load_statistics` from anything that holds what `save` writes, called `name` in messages."""
+    """Return the statistics from anything that holds what `save` writes, called `name` in messages.
+
+    The arguments and errors are those of `load_statistics`.
+    """
     try:
         with zipfile.ZipFile(source) as archive:
             return _read(archive, name, model_digest, model_name)

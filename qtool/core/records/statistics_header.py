@@ -9,7 +9,7 @@ from qtool.core.records.recipe import Recipe
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """Of one histogram: the exact least and greatest value, None where nothing was counted."""
+    """The header of one histogram: the exact least and greatest value, None where nothing was counted."""
 
     name: str
     min: float | None = field(default=None, metadata=OPTIONAL)

@@ -7,12 +7,12 @@ _NAME = 60
 
 
 def summary(name: str, *parts: str) -> str:
-    """`Name(part, part, ...)` in under 500 characters."""
+    """Return `Name(part, part, ...)`, in under 500 characters."""
     inside = ", ".join(part for part in parts if part)
     return f"{name}({inside})" if len(inside) <= _LIMIT - len(name) else f"{name}({inside[: _LIMIT - len(name)]}...)"
 
 
 def shortened(text: str | Path) -> str:
-    """A name or path of which the middle is left out where it is long."""
+    """Return a name or path, of which the middle is left out where it is long."""
     given = str(text)
     return given if len(given) <= _NAME else f"{given[: _NAME // 2]}...{given[-_NAME // 2 :]}"

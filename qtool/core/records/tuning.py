@@ -1,4 +1,4 @@
-"""What `tune` gives back: the trail of what it tried, and how the best model does on data that chose nothing."""
+"""The result of `tune`: the trail of what it tried, and how the best model does on data that chose nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,14 +29,14 @@ class Step:
     met: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; numbers that are not finite become strings."""
+        """Return the step as strict JSON; numbers that are not finite become strings."""
         result: dict[str, Any] = encoded(self)
         return result
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What `tune` did.
+    """The result of `tune`: the model that was written, how it was found, and how well it does.
 
     met: whether the target is met on the reporting part of the data, within the limit of float.
     best: the step that was kept. steps: the trail, in order. stopped: why it ended before all was tried, or None.
@@ -67,7 +67,7 @@ class Tuned:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return the result as strict JSON, with its steps, evaluation, verification and plan."""
         return {
             **header("tune", 1),
             "output": str(self.output),

@@ -11,7 +11,7 @@ from qtool.core.records.summary import summary
 
 
 def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
-    """SQNR in dB: 10 log10(sum(reference^2) / sum((reference - other)^2)); inf where they are equal."""
+    """Return SQNR in dB: 10 log10(sum(reference^2) / sum((reference - other)^2)); inf where they are equal."""
     exact = reference.astype(np.float64).reshape(-1)
     noise = float(np.sum((exact - other.astype(np.float64).reshape(-1)) ** 2))
     signal = float(np.sum(exact**2))
@@ -36,7 +36,7 @@ class TensorCheck:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What onnxruntime will run, and whether it computes what was planned.
+    """The kernels that onnxruntime will run, and whether they compute what was planned.
 
     kernels: operator -> count in the optimised graph.
     integer_kernels: those of them that compute in integers.
@@ -90,7 +90,7 @@ class Verification:
         return self.integer_macs / self.macs if self.macs else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: infinite SQNR becomes the string "inf"."""
+        """Return the verification as strict JSON: infinite SQNR becomes the string "inf"."""
         result: dict[str, Any] = {**encoded(self), "integer_share": self.integer_share}
         # `kernels` has their names
         del result["integer_kernels"]

@@ -1,4 +1,4 @@
-"""Whether each row of a saved plan fits the prepared graph: its tensor, its grid, the inputs that it names. Pure."""
+"""The check that each row of a saved plan fits the prepared graph: its tensor, grid, and the inputs it names. Pure."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ _INT32_MAX = 2.0**31 - 1
 
 
 class MisfitError(Exception):
-    """What in a plan does not fit the graph: where it stands, and what is wrong."""
+    """An error of a plan that does not fit the graph: where in the plan it stands, and what is wrong."""
 
 
 class Rows:
@@ -43,12 +43,15 @@ class Rows:
         self._shifts: dict[Reader, Array] = {}
 
     def rule(self, node: str) -> OpRule | None:
-        """What the target does with the node; None where it knows no such operator."""
+        """Return what the target does with the node; None where it knows no such operator."""
         found = self.nodes[node]
         return self._target.rules.get(found.op_type) if found.domain in ("", "ai.onnx") else None
 
     def activation(self, where: str, row: ActivationPlan) -> None:
-        """A computed float32 tensor, a grid of the target's, inputs of integer nodes, and of others with a twin."""
+        """Check a row of `activations`: a computed float32 tensor with a grid of the target's.
+
+        Its readers are inputs of integer nodes, and with a twin of others as well.
+        """
         value = self._values.get(row.tensor)
         if value is None:
             raise MisfitError(f"{where}: tensor {row.tensor!r} is not in the model")
@@ -82,7 +85,7 @@ class Rows:
             )
 
     def constant(self, where: str, row: ConstantPlan) -> None:
-        """A finite float32 constant that elementwise integer nodes read."""
+        """Check a row of `constants`: a finite float32 constant that elementwise integer nodes read."""
         array = self._constant(where, row.tensor)
         self._once("constants", where, row.tensor)
         if row.params.axis is not None:
@@ -101,7 +104,7 @@ class Rows:
                 raise MisfitError(f"{where}: node {node!r} takes no 8-bit constant")
 
     def weight(self, field: str, where: str, row: WeightPlan) -> None:
-        """A weight of `weights`, `dynamic` or `stored` (`field`), with a grid along its layers' channels."""
+        """Check a row of `weights`, `dynamic` or `stored` (`field`): a weight, its grid along its layers' channels."""
         array = self._constant(where, row.tensor)
         axis, scale = row.params.axis, row.params.scale
         self._once(field, where, row.tensor, axis)
@@ -151,7 +154,7 @@ class Rows:
         return None
 
     def shift(self, where: str, row: BiasShift) -> None:
-        """A number for each element of the bias of a layer in `weights`."""
+        """Check a row of `shifts`: a number for each element of the bias of a layer in `weights`."""
         node, index = row.reader
         found = self.nodes.get(node)
         layer = None if found is None or self.rule(node) is None else Layer.of(found)
@@ -169,7 +172,10 @@ class Rows:
         self._shifts[row.reader] = np.asarray(row.shift)
 
     def bias(self, where: str, row: BiasPlan) -> None:
-        """A bias with the scale of its input times that of its weight, at which 32 bits hold it with its shift."""
+        """Check a row of `biases`: a bias with the scale of its input times that of its weight.
+
+        32 bits must hold it, with its shift, at that scale.
+        """
         node, index = row.reader
         array = self._constant(where, row.tensor)
         self._reads(where, row.tensor, (row.reader,))
