@@ -3,7 +3,7 @@
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.progress import Progress, silent
 
 PROVIDERS = ("cpu", "cuda", "tensorrt")
@@ -37,7 +37,7 @@ class Compute:
 
     def __post_init__(self) -> None:
         if self.threads < 1:
-            raise UsageError(f"threads is {self.threads}; give 1 or more")
+            raise UsageError(f"{arg('threads', self.threads)}: give 1 or more")
         check_provider(self.provider)
 
     def in_worker(self) -> "Compute":

@@ -23,7 +23,7 @@ def test_a_known_provider_need_not_be_there(provider):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"threads": 0}, "threads is 0; give 1 or more"),
+        ({"threads": 0}, "threads=0: give 1 or more"),
         ({"threads": -1}, "threads is -1"),
         ({"provider": "gpu"}, "unknown provider 'gpu'; choose one of cpu, cuda, tensorrt"),
     ],
@@ -52,5 +52,5 @@ def test_every_function_refuses_it_before_it_reads_a_file(options, tmp_path):
     if "provider" in options:
         del calls["sensitivity"]
     for call in calls.values():
-        with pytest.raises(UsageError, match=r"threads is 0|unknown provider"):
+        with pytest.raises(UsageError, match=r"threads=0|unknown provider"):
             call(**options)

@@ -44,7 +44,7 @@ def test_sensitivity_and_tune_take_external_data(tmp_path):
     statistics = qtool.calibrate(source, data(192)).statistics
     ranked = qtool.sensitivity(source, data(192), calibration=statistics, metric="sqnr")
     assert len(ranked.layers) == 3
-    tuned = qtool.tune(source, data(192, 12), tmp_path / "t.onnx", metric="sqnr", max_drop=200.0, min_sqnr=20.0)
+    tuned = qtool.tune(source, data(192, 12), tmp_path / "t.onnx", metric="sqnr", max_drop="99%", min_sqnr=20.0)
     assert tuned.met and (tmp_path / "t.onnx").exists()
 
 

@@ -5,7 +5,7 @@ from qtool.core.records.plan import Plan
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node
 from qtool.graph.layers import Layer
-from qtool.pipeline.planning.rows import MisfitError, Rows
+from qtool.pipeline.planning.rows import MisfitError, PlanRows
 from qtool.pipeline.planning.selection import is_layer
 from qtool.targets.rules import Target
 
@@ -26,7 +26,7 @@ def fit_plan(model: Model, plan: Plan, target: Target, name: str) -> None:
     """
     try:
         _check_nodes(model, plan, target)
-        rows = Rows(model, target, target.activations[plan.scheme], plan.integer)
+        rows = PlanRows(model, target, target.activations[plan.scheme], plan.integer)
         _check_rows(rows, plan)
         planned = {row.tensor for row in plan.activations}
         for layer in plan.integer:
@@ -70,7 +70,7 @@ def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, *, dyna
         )
 
 
-def _check_rows(rows: Rows, plan: Plan) -> None:
+def _check_rows(rows: PlanRows, plan: Plan) -> None:
     for i, activation in enumerate(plan.activations):
         rows.activation(f"activations[{i}]", activation)
     for i, constant in enumerate(plan.constants):
@@ -84,7 +84,7 @@ def _check_rows(rows: Rows, plan: Plan) -> None:
         rows.bias(f"biases[{i}]", bias)
 
 
-def _check_operands(rows: Rows, layer: str, planned: set[str], *, integer_bias: bool) -> None:
+def _check_operands(rows: PlanRows, layer: str, planned: set[str], *, integer_bias: bool) -> None:
     """An integer layer has rows for its weight, bias and input, and where the kernel needs it for its output."""
     node, rule = rows.nodes[layer], rows.rule(layer)
     known = Layer.of(node)

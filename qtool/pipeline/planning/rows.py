@@ -22,7 +22,7 @@ class MisfitError(Exception):
     """An error of a plan that does not fit the graph: where in the plan it stands, and what is wrong."""
 
 
-class Rows:
+class PlanRows:
     """The rows that have been found to fit, and what reads them.
 
     integer: the nodes that the plan makes integer. taken: input of a node -> the place in the plan that speaks of it.

@@ -320,7 +320,7 @@ def test_a_metric_of_ones_own_and_one_that_compares_with_float():
         ({"target": "tensorrt"}, "does not run on this machine"),
         ({"views": []}, "unknown views"),
         ({"views": ["alone", "nothing"]}, "unknown views"),
-        ({"threads": 0}, "threads is 0"),
+        ({"threads": 0}, "threads=0: give 1 or more"),
         ({"metric": "top9"}, "top9"),
     ],
 )
