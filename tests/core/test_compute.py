@@ -24,7 +24,7 @@ def test_a_known_provider_need_not_be_there(provider):
     ("options", "says"),
     [
         ({"threads": 0}, "threads=0: give 1 or more"),
-        ({"threads": -1}, "threads is -1"),
+        ({"threads": -1}, "threads=-1"),
         ({"provider": "gpu"}, "unknown provider 'gpu'; choose one of cpu, cuda, tensorrt"),
     ],
 )

@@ -19,7 +19,7 @@ def records(lengths: list[int]) -> list[dict[str, np.ndarray]]:
     return [{"ids": np.full(length, index), "labels": np.array(index)} for index, length in enumerate(lengths)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 3), min_size=1, max_size=12),
     batch_size=st.integers(1, 5),

@@ -90,7 +90,7 @@ def grids(draw, channels: int | None = None, axis: int | None = None) -> QParams
     return QParams(tuple(draw(st.lists(scales, min_size=n, max_size=n))), tuple(zero), dtype, axis)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(grids(), st.lists(finite, max_size=40), st.lists(halves, max_size=40))
 @example(QParams((0.1,), (0,), "uint8"), [-0.0, 3.4028234663852886e38, -3.4028234663852886e38, 1e-45], [0.5, 1.5, 2.5])
 @example(QParams((2.0**-80,), (255,), "uint8"), [1.0, -1.0, 1e-45, 3.4028234663852886e38], [])
@@ -107,7 +107,7 @@ def test_per_tensor_quantisation_is_onnx_bit_for_bit(params, values, steps):
     assert same_bits(ours[sane], reference[sane])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data(), st.integers(0, 2))
 def test_per_channel_quantisation_is_onnx_bit_for_bit(data, axis):
     params = data.draw(grids(channels=3, axis=axis))
@@ -124,7 +124,7 @@ def test_per_channel_quantisation_is_onnx_bit_for_bit(data, axis):
     assert same_bits(ours[sane], reference[sane])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(grids())
 def test_per_tensor_dequantisation_is_onnx_bit_for_bit(params):
     q = np.arange(LIMITS[params.dtype][0], LIMITS[params.dtype][1] + 1).astype(params.dtype)
@@ -132,7 +132,7 @@ def test_per_tensor_dequantisation_is_onnx_bit_for_bit(params):
         assert same_bits(dequantize(q, params), theirs)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.data(), st.integers(0, 1))
 def test_per_channel_dequantisation_is_onnx_bit_for_bit(data, axis):
     params = data.draw(grids(channels=4, axis=axis))
@@ -149,7 +149,7 @@ def test_division_by_the_scale_is_not_multiplication_by_its_inverse():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_the_grid_covers_the_range_and_holds_zero(spec, data):
     ends = st.floats(-(2.0**120), 2.0**120, width=32)
@@ -234,7 +234,7 @@ bounds_of_a_clip = st.one_of(
 
 
 @pytest.mark.parametrize("spec", SPECS[:4])
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(bounds_of_a_clip, st.floats(0, 1), st.floats(0, 1))
 def test_a_grid_is_made_to_fit_inside_the_bounds_of_a_clip(spec, bounds, a, b):
     low, high = bounds

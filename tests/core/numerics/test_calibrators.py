@@ -280,7 +280,7 @@ values = st.one_of(
 
 @pytest.mark.parametrize("calibrator", [*ALL, Percentile(60.0)], ids=str)
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(values)
 def test_the_range_holds_zero_and_is_never_wider_than_the_values(calibrator, spec, xs):
     x = np.array(xs, np.float32)

@@ -34,7 +34,7 @@ def expected(x: np.ndarray) -> np.ndarray:
 
 
 @kinds
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(x=arrays(), before=st.integers(0, 3))
 def test_counts_and_extremes(widest, x, before):
     scratch = np.zeros(BINS, np.uint32)
@@ -45,7 +45,7 @@ def test_counts_and_extremes(widest, x, before):
 
 
 @kinds
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(x=arrays(), bad=st.sampled_from(BAD), data=st.data())
 def test_nan_and_inf_anywhere_count_nothing(widest, x, bad, data):
     x[data.draw(st.integers(0, x.size - 1))] = bad

@@ -149,7 +149,7 @@ def holds(distribution: Distribution, value: float) -> float:
     return float(distribution.counts[inside].sum())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(values.filter(bool))
 def test_the_bins_ascend_and_hold_their_values(xs):
     x = np.array(xs, np.float32)
@@ -169,7 +169,7 @@ def test_the_bins_ascend_and_hold_their_values(xs):
     assert ((high - low)[normal] <= np.minimum(np.abs(low), np.abs(high))[normal] / 128).all()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(values.filter(bool))
 def test_the_magnitudes_are_the_distribution_of_the_absolute_values(xs):
     x = np.array(xs, np.float32)

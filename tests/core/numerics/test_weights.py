@@ -30,7 +30,7 @@ def weights(draw, elements=any_weight):
     return np.array(draw(st.lists(elements, min_size=n, max_size=n)), np.float32).reshape(shape)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(weights(), st.sampled_from([None, 0, 1]), st.sampled_from([127.0, 64.0]))
 def test_weights_are_symmetric_and_half_a_step_off_at_most(weight, axis, steps):
     params = weight_qparams(weight, axis, steps=steps)
@@ -79,7 +79,7 @@ def test_minus_128_is_not_used():
     assert quantize_weight(np.array([[-5.0, -1.0, 5.0]], np.float32), params).tolist() == [[-127, -127, 127]]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     weight=st.lists(usual | tiny | st.just(0.0), min_size=1, max_size=6),
     bias=usual | st.floats(-(2.0**60), 2.0**60, width=32) | tiny,
@@ -180,7 +180,7 @@ def quantized_tensors(draw, elements=int8_weights):
     return np.array(draw(st.lists(elements, min_size=n, max_size=n)), np.int8).reshape(shape), axis
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(quantized_tensors())
 def test_saturating_channels_are_those_that_the_instruction_saturates(case):
     quantized, axis = case

@@ -97,7 +97,7 @@ def test_the_file_is_json_for_anyone(tmp_path):
 float32 = st.floats(2.0**-126, 2.0**127, width=32)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(float32, min_size=1, max_size=6), st.text(max_size=9), st.integers(-3, 5))
 def test_scales_and_names_keep_every_bit(tmp_path, scales, name, axis):
     weight = WeightPlan(name, QParams(tuple(scales), (0,) * len(scales), "int8", axis), ((name, 1),), 0)

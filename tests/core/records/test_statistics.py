@@ -138,7 +138,7 @@ def test_the_file_is_small_and_does_not_hold_the_values(tmp_path):
     assert Statistics("", DIGEST, 1, {"t": one}, ()).save(path) < 40_000
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.text(max_size=8),
@@ -195,7 +195,7 @@ def test_a_file_cut_short_anywhere(saved, tmp_path):
         refusal(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_file_is_refused_or_says_the_same(saved, tmp_path, data):
     """A zip protects its content by a checksum, and the rest is checked."""
@@ -213,7 +213,7 @@ def test_a_damaged_file_is_refused_or_says_the_same(saved, tmp_path, data):
         assert same(loaded, statistics())
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.booleans())
 def test_random_bytes(tmp_path, data, like_a_zip):
     path = tmp_path / "random"

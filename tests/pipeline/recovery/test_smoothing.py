@@ -126,7 +126,7 @@ def test_scales_of_another_model_are_refused(source, statistics):
         smooth(model, {next(iter(scales)): (1.0, 2.0)})
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.floats(1.0, 200.0))
 def test_the_expected_noise_falls_with_what_is_measured(seed, outlier):
     """The closed form against rounding itself, on one linear layer."""

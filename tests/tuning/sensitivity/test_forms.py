@@ -5,7 +5,7 @@ import pytest
 
 import qtool
 from qtool.core.errors import ModelError, VerificationError
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS
 from qtool.feeds import open_feeds
@@ -41,7 +41,7 @@ def test_figures_are_those_of_the_naive_way(text_model, form):
     feeds = open_feeds(sentences(4), edit.input_specs(prepared.model))
 
     def plan_of(floating):
-        return planner.plan(Calibrator("max"), floating=floating, corrected=False)
+        return planner.plan(Max(), floating=floating, corrected=False)
 
     assert plan_of(()).stored
     found = measure_layers(prepared, plan_of, TARGETS["x86"], feeds)
@@ -106,7 +106,7 @@ def test_tune_leaves_recurrent_models_layers_in_float_by_what_they_cost(tmp_path
     model = lstm(tmp_path / "m.onnx")
     data = {"x": sequences(8)}
     result = qtool.tune(
-        model, data, tmp_path / "q.onnx", state=LSTM_STATE, calibrators=[Calibrator("max")], min_sqnr=500.0,
+        model, data, tmp_path / "q.onnx", state=LSTM_STATE, calibrators=[Max()], min_sqnr=500.0,
         max_float_macs=0.9,
     )  # fmt: skip
     tried = [step.what.removeprefix("float: ") for step in result.steps if step.what.startswith("float: ")]
