@@ -1,18 +1,31 @@
 """The documentation says what the tool does."""
 
 import re
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 import qtool
+from qtool.core.numerics.calibrators import CALIBRATORS
+from qtool.core.records.recipe import ASKED
+from qtool.evaluation.metrics.registry import NAMES as METRICS
+from qtool.targets.tables import TARGETS
 from tests.support import api_reference, cli_reference
 from tests.support.places import REPOSITORY
 
+PACKAGE = Path(qtool.__file__).parent
 PAGES = [
     *sorted(REPOSITORY.glob("*.md")),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
     REPOSITORY / "calib_data" / "README.md",
 ]
+NAMES = [str(page.relative_to(REPOSITORY)) for page in PAGES]
+ADDING = sorted((REPOSITORY / "docs" / "adding").glob("*.md"))
+FOR_DEVELOPERS = [REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "docs" / "architecture.md", *ADDING]
+ABSENT = {"qtool/sensitivity/", "file.py", "dist/"}
+"""What a page says is not there, or will be made; and a user's file."""
+TARGETS_OF_MAKE = re.findall(r"^(\w[\w-]*):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_the_command_reference_is_what_help_says():
@@ -37,11 +50,60 @@ def test_the_changelog_tells_of_this_version_and_of_what_comes_next():
     assert qtool.__version__ in sections
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
         if "://" not in link:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+@pytest.mark.parametrize("page", FOR_DEVELOPERS, ids=lambda page: page.stem)
+def test_files_folders_and_functions_that_a_page_names_are_there(page):
+    """`file`, `folder/`, `file:Name`, `file::test`: from the root of the repository or of the package, or by name."""
+    shown = re.findall(r"`([\w./-]+(?:\.(?:py|md|txt|c)|/))(?:::?(\w+))?`", page.read_text(encoding="utf-8"))
+    for path, name in shown:
+        if path in ABSENT:
+            continue
+        places = [root / path for root in (REPOSITORY, PACKAGE) if (root / path).exists()]
+        places += [] if "/" in path else [file for root in (PACKAGE, REPOSITORY / "tests") for file in root.rglob(path)]
+        assert places, f"{page.name}: {path}"
+        assert not name or re.search(rf"\b{name}\b", places[0].read_text(encoding="utf-8")), (
+            f"{page.name}: {path}:{name}"
+        )
+
+
+@pytest.mark.parametrize("page", FOR_DEVELOPERS, ids=lambda page: page.stem)
+def test_commands_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"(?:`|^ {4})make ([\w-]+)", text, re.MULTILINE)) <= set(TARGETS_OF_MAKE)
+    for path in re.findall(r"python -m pytest (.+)", text):
+        assert all((REPOSITORY / part).exists() for part in path.split()), f"{page.name}: {path}"
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert find_spec(module) is not None, f"{page.name}: {module}"
+
+
+@pytest.mark.parametrize("page", ADDING, ids=lambda page: page.stem)
+def test_a_page_on_adding_is_short_and_ends_with_what_is_touched(page):
+    text = page.read_text(encoding="utf-8")
+    assert 30 <= len(text.splitlines()) <= 90
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE)[-1] == "What is touched"
+    overview = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert f"(docs/adding/{page.name})" in overview
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("metrics.md", METRICS),
+        ("quantization.md", [kind.method for kind in CALIBRATORS]),
+        ("quantization.md", TARGETS),
+        ("recovery.md", [f"--{argument.replace('_', '-')}" for argument in ASKED.values()]),
+    ],
+    ids=["metrics", "calibrators", "targets", "steps of recovery"],
+)
+def test_what_a_user_may_name_is_explained(page, names):
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 def test_the_readme_names_the_two_commands_first():

@@ -17,7 +17,9 @@ SOFTEN_MASKS = "soften-masks"
 STEPS = (EQUALIZE, ABSORB_BIASES, SOFTEN_MASKS, SMOOTH)
 ASKED = {EQUALIZE: "equalize", ABSORB_BIASES: "absorb_biases"}
 """The steps that are done where a caller asks for them, and the argument that does; the others are tried unasked."""
-_NUMBERS = {EQUALIZE: "scales", ABSORB_BIASES: "shifts", SMOOTH: "smoothing"}
+NUMBERS = {EQUALIZE: "scales", ABSORB_BIASES: "shifts", SMOOTH: "smoothing"}
+"""The fields of `Recipe` that hold what steps decided; others decide nothing."""
+_MAY_BE_ZERO = {"shifts"}
 
 Channels = Mapping[str, tuple[float, ...]]
 
@@ -40,7 +42,7 @@ class Recipe:
     @property
     def idle(self) -> tuple[str, ...]:
         """The steps that found nothing to do."""
-        return tuple(step for step in self.steps if step in _NUMBERS and not getattr(self, _NUMBERS[step]))
+        return tuple(step for step in self.steps if step in NUMBERS and not getattr(self, NUMBERS[step]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as strict JSON, which `read_recipe` takes."""
@@ -51,11 +53,11 @@ class Recipe:
         """Raise `ValueError`, naming the field, where no such graph can be made."""
         if list(self.steps) != [step for step in STEPS if step in self.steps]:
             raise ValueError(f"steps: some of {', '.join(STEPS)}, in this order, are needed")
-        for step, name in _NUMBERS.items():
-            channels: Channels = getattr(self, name)
+        for step, name in NUMBERS.items():
+            channels: Channels = getattr(self, name) or {}
             for tensor, row in channels.items():
-                if not all(0.0 <= n <= FLOAT32_MAX and (n > 0.0 or name == "shifts") for n in row):
-                    wanted = "no negative" if name == "shifts" else "positive"
+                if not all(0.0 <= n <= FLOAT32_MAX and (n > 0.0 or name in _MAY_BE_ZERO) for n in row):
+                    wanted = "no negative" if name in _MAY_BE_ZERO else "positive"
                     raise ValueError(f"{name}[{tensor!r}]: {wanted} float32 numbers are needed")
             if channels and step not in self.steps:
                 raise ValueError(f"steps: {step} is missing, whose {name} are there")

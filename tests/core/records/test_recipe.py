@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ import qtool
 from qtool.cli import calibrate, main, quantize
 from qtool.core.errors import UsageError
 from qtool.core.records.plan import Plan, load_plan
-from qtool.core.records.recipe import ASKED, STEPS, Recipe, read_recipe
+from qtool.core.records.recipe import ASKED, NUMBERS, STEPS, Recipe, read_recipe
 from qtool.pipeline.recovery.steps import chosen_steps
 from tests.pipeline.recovery.test_equalization import relu_network
 
@@ -65,13 +65,19 @@ def test_a_step_that_callers_ask_for_is_an_argument_and_an_option():
         assert set(ASKED.values()) <= set(inspect.signature(function).parameters)
         assert set(ASKED.values()) <= {option.name for option in command.params}
     assert set(ASKED) <= set(STEPS)
-    assert chosen_steps(absorb_biases=True, equalize=True) == tuple(ASKED)
+    assert chosen_steps(**dict.fromkeys(ASKED.values(), True)) == tuple(step for step in STEPS if step in ASKED)
     with pytest.raises(KeyError):
         chosen_steps(equalize=True)
 
 
+def test_each_step_with_numbers_has_a_field():
+    assert {field.name for field in fields(Recipe)} == {"steps", *NUMBERS.values()}
+    assert set(NUMBERS) <= set(STEPS)
+
+
 def test_a_step_that_found_nothing_to_do_is_idle():
-    assert Recipe(STEPS, scales={"t": (1.0,)}).idle == ("absorb-biases", "smooth")
+    steps = ("equalize", "absorb-biases", "soften-masks", "smooth")
+    assert Recipe(steps, scales={"t": (1.0,)}).idle == ("absorb-biases", "smooth")
     assert Recipe(("soften-masks",)).idle == ()
 
 

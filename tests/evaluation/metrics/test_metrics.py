@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from qtool.core.errors import DataError, UsageError
 from qtool.evaluation.latency import summarize_rounds
 from qtool.evaluation.metrics.classes import Agreement, TopK
-from qtool.evaluation.metrics.heads import NO_HEADS, ClassOutput, find_class_output
+from qtool.evaluation.metrics.heads import NO_HEADS, ClassOutput, find_class_output, find_heads
 from qtool.evaluation.metrics.observation import Observation
-from qtool.evaluation.metrics.registry import resolve_metrics
+from qtool.evaluation.metrics.registry import NAMES, resolve_metrics
 from qtool.evaluation.metrics.similarity import Cosine, Mse, Sqnr
 from qtool.evaluation.trial import first_nan
 from qtool.graph.model_files import model_size
@@ -139,6 +139,16 @@ def test_similarities_are_their_definitions_whatever_the_batch(size):
     assert in_batches(Mse(), outputs, reference, size=size) == pytest.approx(((a - b) ** 2).mean())
     cosines = [x.ravel() @ y.ravel() / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
     assert in_batches(Cosine(), outputs, reference, size=size) == pytest.approx(np.mean(cosines))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if resolve_metrics(name)[0].perfect is not None])
+@pytest.mark.parametrize("size", [1, 5, 12])
+def test_a_similarity_of_float_with_itself_is_perfect(name, size):
+    scores = RNG.normal(size=(12, 5, 4)).astype(np.float32)
+    (metric,) = resolve_metrics(name)
+    found = in_batches(metric.start(find_heads({"y": scores}, {}, 12)), scores, scores.copy(), size=size)
+    assert found == metric.perfect
+    assert in_batches(metric.start(find_heads({"y": scores}, {}, 12)), -scores, scores, size=size) != metric.perfect
 
 
 def test_sqnr_of_several_outputs():

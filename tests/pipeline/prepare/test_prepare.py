@@ -1,5 +1,9 @@
 """prepare: what is folded, what is left alone, and that the graph computes what the model computes."""
 
+import importlib
+import inspect
+from pathlib import Path
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
@@ -9,6 +13,8 @@ from qtool.graph import model_io
 from qtool.pipeline.prepare import prepare
 from tests.support.patterns import Net
 from tests.support.runs import Build, operators, prepared
+
+PASSES = sorted(set(Path(inspect.getfile(prepare)).parent.glob("*.py")) - {Path(inspect.getfile(prepare))})
 
 
 def ints(net: Net, *values: int) -> str:
@@ -349,3 +355,11 @@ def test_a_quantised_model_is_refused(tmp_path):
     source = net.save(tmp_path / "f.onnx", net.conv(grid, 3, 8))
     with pytest.raises(AlreadyQuantizedError, match="QuantizeLinear_0"):
         prepare(model_io.load(source))
+
+
+@pytest.mark.parametrize("name", [file.stem for file in PASSES])
+def test_every_pass_is_applied_and_says_when_it_declines(name):
+    step = importlib.import_module(f"qtool.pipeline.prepare.{name}")
+    assert name in inspect.getsource(prepare).split("return Prepared")[0].replace(",", " ").replace(")", " ").split()
+    assert "Declines" in (step.__doc__ or "")
+    assert inspect.signature(step.apply).return_annotation is int
