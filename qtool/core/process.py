@@ -48,6 +48,16 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     os._exit(ended)
 
 
+def without_telemetry() -> None:
+    """Let an onnxruntime that is imported from now on write no usage data, and send none.
+
+    Why: onnxruntime's wheels since 1.32 write files into the home and temporary folders at each session, and look up a
+    host. The call that onnxruntime has for it comes too late: what its import began is not undone. Whoever has set
+    `ORT_DISABLE_TELEMETRY` has decided; an onnxruntime that does not know the variable ignores it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def import_lazily(package: str, deferred: Collection[str]) -> None:
     """Import a package, and the modules `deferred` only once they are used; nothing where it is imported already.
 

@@ -1,1 +1,5 @@
-"""The only importer of onnxruntime: sessions and the kernel census."""
+"""The only importer of onnxruntime: sessions, providers, the census and the observer; without its telemetry."""
+
+from qtool.core.process import without_telemetry
+
+without_telemetry()
