@@ -35,8 +35,8 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.recipe import ASKED
 from qtool.feeds import ReadOptions
-from qtool.quantization.candidates import GOALS, Goal
 from qtool.quantization.quantize import quantize
+from qtool.quantization.request import GOALS, Goal
 from qtool.report.quantize import quantized_text
 from qtool.targets.tables import find_target
 

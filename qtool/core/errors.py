@@ -28,8 +28,13 @@ def arg(name: str, value: object = None) -> str:
 class QtoolError(Exception):
     """Base of everything qtool raises on purpose."""
 
-    def __str__(self) -> str:
-        return _NAMED.sub(_in_python, self.marked)
+    def __init__(self, message: str) -> None:
+        super().__init__(_NAMED.sub(_in_python, message))
+        self._marked = message
+
+    def __reduce__(self) -> tuple[type["QtoolError"], tuple[str]]:
+        # the message as it was written: a worker's error is worded where it is shown
+        return type(self), (self._marked,)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
@@ -37,7 +42,7 @@ class QtoolError(Exception):
     @property
     def marked(self) -> str:
         """The message as it was written, for the message of another `QtoolError` to quote."""
-        return super().__str__()
+        return self._marked
 
     def worded(self, option: Callable[[str, str | None], str]) -> str:
         """Return the message, in which each argument is written as `option(name, value)`.

@@ -7,12 +7,9 @@ of dynamic layers and the comparison, and the integers of weights are kept as lo
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.progress import Progress
-from qtool.core.records.options import CORRECTIONS, FORMS, Correction, Form, Scheme
+from qtool.core.records.options import Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import Trial
 from qtool.core.records.statistics import Statistics
@@ -26,70 +23,14 @@ from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.quantization.mixed import better_dynamic
+from qtool.quantization.request import Request
 from qtool.quantization.scoring import Scorer
 from qtool.runtime.session import Session
 from qtool.targets.rules import Target
 
-Goal = Literal["accuracy", "latency"]
-GOALS: tuple[Goal, ...] = ("accuracy", "latency")
 _ROUNDS = 15
 _WITHIN_DB = 3.0
 """What comes close: for latency, a candidate may have this much less SQNR than the best."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The request that a plan is made for: its scheme, its target and what is to be tried.
-
-    form: that of all layers; None lets measurements choose. calibrators: what to try, one or several.
-    smoothing: whether outliers are migrated into weights; auto where it measures better.
-    goal: what decides between candidates.
-
-    Raises:
-        UsageError: an unknown value.
-    """
-
-    scheme: Scheme
-    target: Target
-    form: Form | None
-    calibrators: tuple[Calibrator, ...]
-    correction: Correction
-    smoothing: Correction
-    goal: Goal
-    progress: Progress
-
-    def __post_init__(self) -> None:
-        named: dict[str, tuple[str, tuple[str, ...]]] = {
-            "bias correction": (self.correction, CORRECTIONS),
-            "smoothing": (self.smoothing, CORRECTIONS),
-            "goal": (self.goal, GOALS),
-            "form": (self.form or "static", FORMS),
-        }
-        for what, (value, known) in named.items():
-            if value not in known:
-                raise UsageError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
-        if self.form not in (None, "static") and not any(rule.stored for rule in self.target.rules.values()):
-            raise UsageError(
-                f"{arg('form', self.form)}: target {self.target.name} has only layers with calibrated ranges; leave "
-                "one of them out"
-            )
-        if self.smoothing == "on" and not self.target.on_cpu:
-            raise UsageError(
-                f"{arg('smoothing', 'on')}: is for targets on the CPU, not {self.target.name}; leave it out"
-            )
-
-
-def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:
-    """Return the form that is asked for, by itself or in the scheme; None where measurements choose.
-
-    Raises:
-        UsageError: the two contradict each other.
-    """
-    if scheme.form == "static":
-        return None if form == "auto" else form
-    if form not in ("auto", scheme.form):
-        raise UsageError(f"{arg('form', form)}: the scheme says {scheme.form}; leave one of them out")
-    return scheme.form
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,13 +1,14 @@
 """`quantize`, stage by stage. No click, no printing."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
 
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
+from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
@@ -29,7 +30,8 @@ from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, s
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import Goal, Request, best_plan, chosen_form
+from qtool.quantization.candidates import best_plan
+from qtool.quantization.request import Goal, Request
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS, find_target
@@ -94,9 +96,7 @@ def quantize(
         ModelError, DataError, CalibrationError, OutputError: as their names say; nothing has been written then.
         VerificationError: the model would compute something else than planned; nothing has been written then.
     """
-    for path in (output, save_plan):
-        if path is not None:
-            model_io.check_output(path, model)
+    _check_files(model, output, save_plan, {"calibration": calibration, "data": data, "plan": plan})
     blind = _blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give data, or leave it out")
@@ -105,21 +105,27 @@ def quantize(
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
         raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
-    asked = chosen_form(form, wanted)
-    request = Request(
-        replace(wanted, form=asked or "static"),
+    request = Request.of(
+        wanted,
         find_target(target),
-        asked,
-        chosen_calibrators(calibrator),
-        "off" if blind else bias_correction,
-        "off" if blind else smoothing,
-        optimize_for,
-        progress,
+        form=form,
+        calibrator=calibrator,
+        correction="off" if blind else bias_correction,
+        smoothing="off" if blind else smoothing,
+        goal=optimize_for,
+        progress=progress,
     )
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
-    if plan is not None and steps:
-        raise UsageError(
-            f"{arg(ASKED[steps[0]])} says nothing to {arg('plan')}, which has decided it; leave one of them out"
+    if plan is not None:
+        _refuse_decided(
+            calibrator=calibrator not in (None, "auto"),
+            scheme=wanted != Scheme(),
+            target=target != "auto",
+            form=form != "auto",
+            bias_correction=bias_correction != "auto",
+            smoothing=smoothing != "auto",
+            optimize_for=optimize_for != "accuracy",
+            **{ASKED[step]: True for step in steps},
         )
     prepared = prepare(model_io.load(model))
     given = None
@@ -149,6 +155,26 @@ def quantize(
         if save_plan is not None:
             final.save(save_plan)
     return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
+
+
+def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:
+    """Refuse outputs that cannot be written, that are one file, or that would overwrite what is read, by argument."""
+    written = [("output", output), *([] if save_plan is None else [("save_plan", save_plan)])]
+    for _, path in written:
+        model_io.check_output(path, model)
+    taken = {Path(path).resolve(): name for name, path in read.items() if isinstance(path, str | Path)}
+    for name, path in written:
+        place = Path(path).resolve()
+        if place in taken:
+            raise UsageError(f"{arg(name, path)}: is {arg(taken[place])} already; name another file")
+        taken[place] = name
+
+
+def _refuse_decided(**given: bool) -> None:
+    """Refuse what is given beside a plan that has decided it."""
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{arg(name)} says nothing to {arg('plan')}, which has decided it; leave one of them out")
 
 
 def _decided(

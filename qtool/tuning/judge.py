@@ -86,6 +86,7 @@ class Judge:
     compute: Compute
     states: tuple[State, ...] = ()
     macs: dict[str, int] = field(default_factory=dict)
+    possible: frozenset[str] = frozenset()
 
     @property
     def model(self) -> Model:
@@ -139,16 +140,22 @@ class Judge:
         score = result.scores[0]
         drop = self.aim.drop(result)
         share = self.float_share(plan)
-        floating = sum(layer not in plan.integer for layer in plan.layers)
+        floating = sum(layer in self.possible and layer not in plan.integer for layer in plan.layers)
         met = self.aim.meets(result) and share <= self.aim.max_float_macs
         return Step(what, score.value, drop, _number(result.sqnr_db), floating, share, met)
 
     def float_share(self, plan: Plan) -> float:
-        """Return the share of multiply-accumulates in layers that the plan leaves in float, 0 to 1."""
+        """Return the share of multiply-accumulates in layers that could be integer and that the plan leaves in float.
+
+        From 0 to 1, of those of all layers. What the user excludes, or the target has no kernel for, is float whatever
+        is tried: it does not count.
+        """
         if not self.macs:
             self.macs = layer_macs(self.model, plan.layers, self.original.examples[0])
+            self.possible = frozenset(self.planner.placement().integer)
         total = sum(self.macs.values())
-        return sum(n for layer, n in self.macs.items() if layer not in plan.integer) / total if total else 0.0
+        chosen = sum(n for layer, n in self.macs.items() if layer in self.possible and layer not in plan.integer)
+        return chosen / total if total else 0.0
 
     def write(self, plan: Plan, output: Path) -> Verification:
         """Verify the plan's model, write it atomically, and return the proof."""

@@ -107,7 +107,7 @@ def calibrate(
     return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
 
 
-def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
+def merge(calibrations: PathLike | Sequence[PathLike], output: PathLike) -> Calibrated:
     """Add calibration files together, all shards of one calibration or whole ones of one model, and return the sum.
 
     Args:
@@ -122,6 +122,7 @@ def merge(calibrations: Sequence[PathLike], output: PathLike) -> Calibrated:
         OutputError: `output` cannot be written.
     """
     check_writable(output)
+    calibrations = [calibrations] if isinstance(calibrations, str | Path) else calibrations
     if not calibrations:
         raise UsageError("there is nothing to merge; name the calibration files")
     places = [Path(file).resolve() for file in calibrations]

@@ -144,7 +144,7 @@ class Counter:
         try:
             return FinishedRun(run, self.session.run(run.inputs))
         except DataError as error:
-            raise DataError(f"{run.origin}: {error}") from error
+            raise DataError(f"{run.origin}: {error.marked}") from error
 
     def _count(self, tensor: str, array: np.ndarray, run: ModelRun) -> None:
         if array.dtype != np.float32:

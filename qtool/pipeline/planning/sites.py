@@ -84,15 +84,21 @@ def _clip_in_the_way(node: Node) -> bool:
 def _roots(
     model: Model, selection: Selection, quantized: dict[Value, tuple[float, float] | None]
 ) -> dict[Value, Value]:
-    """The tensor whose range each takes: that before all pass-throughs, in graph order."""
+    """The tensor whose range each takes: that before all pass-throughs, in graph order.
+
+    One that the user leaves in float passes its numbers through all the same, and statistics are of what it reads.
+    """
     root = {value: value for value in quantized}
+    before: dict[Value | None, Value] = {}
     for node in model.graph:
-        rule = selection.integer.get(node)
-        if rule is not None and rule.kind == "passthrough":
-            source = node.inputs[0]
-            for output in node.outputs:
-                if output in root and source in root:
-                    root[output] = root[source]
+        rule, excluded = selection.integer.get(node), selection.excluded.get(node)
+        source = node.inputs[0] if node.inputs else None
+        if excluded is not None and excluded.kind == "passthrough" and source is not None:
+            before.update(dict.fromkeys(node.outputs, root.get(source, before.get(source, source))))
+            root |= {output: before[output] for output in node.outputs if output in root}
+        elif rule is not None and rule.kind == "passthrough" and source is not None:
+            found = root.get(source, before.get(source))
+            root |= {output: found for output in node.outputs if output in root and found is not None}
     return root
 
 

@@ -29,7 +29,7 @@ def verify(
     try:
         return _verified(original, prepared, shifted, quantized, plan, target)
     except VerificationError as error:
-        raise VerificationError(f"{original.source}: {error}") from error
+        raise VerificationError(f"{original.source}: {error.marked}") from error
 
 
 def _verified(

@@ -15,7 +15,7 @@ from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
 from qtool.core.errors import ModelError, UsageError, arg
 from qtool.core.files import check_writable
-from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
+from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress, silent
 from qtool.core.records.codec import encoded
 from qtool.core.records.options import Correction, Form, Names, Scheme
@@ -29,7 +29,8 @@ from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import Request, best_plan, chosen_form
+from qtool.quantization.candidates import best_plan
+from qtool.quantization.request import Request
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity.analysis import Analysis
@@ -57,7 +58,7 @@ def sensitivity(
     include_ops: Names = (),
     exclude_ops: Names = (),
     exclude: Names = (),
-    views: Sequence[View] = VIEWS,
+    views: View | Sequence[View] = VIEWS,
     samples: int | None = None,
     batch_size: int = 1,
     threads: int | None = None,
@@ -107,15 +108,13 @@ def sensitivity(
             f"{arg('target', 'auto')}"
         )
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
-    request = Request(
+    request = Request.of(
         wanted,
         runs_on,
-        form=chosen_form(form, wanted),
-        calibrators=chosen_calibrators(calibrator),
+        form=form,
+        calibrator=calibrator,
         correction=bias_correction,
         smoothing=smoothing,
-        goal="accuracy",
-        progress=silent,
     )
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)
@@ -143,7 +142,7 @@ def measure_layers(
     feeds: Feeds,
     *,
     metric: MetricSpec | None = None,
-    views: Sequence[View] = VIEWS,
+    views: View | Sequence[View] = VIEWS,
     compute: Compute = HERE,
     memory: int = MEMORY,
     output: PathLike | None = None,
@@ -153,15 +152,16 @@ def measure_layers(
     `plan_of` makes the plans: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out. Other arguments
     and the errors are those of `sensitivity`.
     """
-    if not views or not set(views) <= set(VIEWS):
-        raise UsageError(f"unknown views {', '.join(views) or '(none)'}; choose among {', '.join(VIEWS)}")
+    asked: tuple[View, ...] = (views,) if isinstance(views, str) else tuple(views)
+    if not asked or not set(asked) <= set(VIEWS):
+        raise UsageError(f"unknown views {', '.join(asked) or '(none)'}; choose among {', '.join(VIEWS)}")
     chosen = resolve_metrics([metric])[0] if metric is not None else None
     path = None if output is None else Path(output)
     full = plan_of(())
-    identity = _identity(full, chosen, views)
+    identity = _identity(full, chosen, asked)
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
-    analysis = Analysis(prepared, full, chosen, tuple(views), identity, path, found, feeds.states)
-    variants = _variants(prepared.model, full, plan_of, target, views, analysis)
+    analysis = Analysis(prepared, full, chosen, asked, identity, path, found, feeds.states)
+    variants = _variants(prepared.model, full, plan_of, target, asked, analysis)
     if compute.executor is None:
         measure(analysis, variants, target, feeds, compute, memory, earlier)
     else:

@@ -110,7 +110,16 @@ def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
     if feeds is None:
         return Missing((_BATCHES,))
     metric = None if work.metric is None else resolve_metrics([work.metric])[0]
-    analysis = Analysis(prepared, work.full, metric, work.views, {"metric": ""}, None, {}, feeds.states)
+    analysis = Analysis(
+        prepared,
+        work.full,
+        metric,
+        work.views,
+        {"metric": "" if metric is None else metric.name},
+        None,
+        {},
+        feeds.states,
+    )
     measure(analysis, work.variants, TARGETS[work.full.target], feeds, work.compute, work.memory, {})
     return _Measured(analysis.overview(), analysis.found)
 

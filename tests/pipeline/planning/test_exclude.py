@@ -13,7 +13,8 @@ from qtool.core.records.options import Scheme
 from qtool.core.records.verification import signal_to_noise
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
-from tests.support.patterns import Net, between
+from qtool.targets.tables import TARGETS
+from tests.support.patterns import PATTERNS, Net, between
 from tests.support.runs import run, sqnr, steps_apart
 
 
@@ -238,3 +239,23 @@ def test_tensorrt_biases_are_float_and_weights_per_channel(tensorrt):
             (axis,) = [a.i for a in dequantize.attribute if a.name == "axis"]
             assert (axis, constants[dequantize.input[1]].size) == axes[node.name]
             assert constants[dequantize.input[0]].dtype == np.int8
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["max pool", "transpose", "transpose of the input", "flatten", "split concat", "resize nearest", "slice", "tile"],
+)
+@pytest.mark.parametrize("target", ["x86", "arm64"])
+def test_a_pass_through_is_left_in_float(name, target, tmp_path):
+    """Its output takes the range of what it reads, of which there are statistics; the rest stays integer."""
+    net, outputs = PATTERNS[name].net()
+    source = net.save(tmp_path / "f.onnx", *outputs)
+    statistics = qtool.calibrate(source, net.samples()).statistics
+    options = {"calibration": statistics, "target": target, "calibrator": "max", "bias_correction": "off"}
+    whole = qtool.quantize(source, tmp_path / "q.onnx", **options)
+    passing = {op for op, rule in TARGETS[target].rules.items() if rule.kind == "passthrough"}
+    ops = {n.op_type for n in onnx.load(source).graph.node} & passing
+    assert ops
+    result = qtool.quantize(source, tmp_path / "p.onnx", exclude_ops=sorted(ops), **options)
+    assert result.verification.integer_layers == whole.verification.integer_layers
+    assert result.verification.output_sqnr_db > whole.verification.output_sqnr_db - 3.0

@@ -1,0 +1,98 @@
+"""The request that plans are made for: what is asked for, and what of it contradicts itself."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from qtool.core.errors import UsageError, arg
+from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
+from qtool.core.progress import Progress, silent
+from qtool.core.records.options import CORRECTIONS, FORMS, Correction, Form, Scheme
+from qtool.targets.rules import Target
+
+Goal = Literal["accuracy", "latency"]
+GOALS: tuple[Goal, ...] = ("accuracy", "latency")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The request that a plan is made for: its scheme, its target and what is to be tried.
+
+    form: that of all layers; None lets measurements choose. calibrators: what to try, one or several.
+    smoothing: whether outliers are migrated into weights; auto where it measures better.
+    goal: what decides between candidates.
+
+    Raises:
+        UsageError: an unknown value.
+    """
+
+    scheme: Scheme
+    target: Target
+    form: Form | None
+    calibrators: tuple[Calibrator, ...]
+    correction: Correction
+    smoothing: Correction
+    goal: Goal
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        named: dict[str, tuple[str, tuple[str, ...]]] = {
+            "bias_correction": (self.correction, CORRECTIONS),
+            "smoothing": (self.smoothing, CORRECTIONS),
+            "optimize_for": (self.goal, GOALS),
+            "form": (self.form or "static", FORMS),
+        }
+        for what, (value, known) in named.items():
+            if value not in known:
+                raise UsageError(f"{arg(what, value)}: is unknown; choose one of {', '.join(known)}")
+        if self.form not in (None, "static") and not any(rule.stored for rule in self.target.rules.values()):
+            raise UsageError(
+                f"{arg('form', self.form)}: target {self.target.name} has only layers with calibrated ranges; leave "
+                "one of them out"
+            )
+        if self.smoothing == "on" and not self.target.on_cpu:
+            raise UsageError(
+                f"{arg('smoothing', 'on')}: is for targets on the CPU, not {self.target.name}; leave it out"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        wanted: Scheme,
+        target: Target,
+        *,
+        form: Form | Literal["auto"],
+        calibrator: Calibrator | str | None,
+        correction: Correction,
+        smoothing: Correction,
+        goal: Goal = "accuracy",
+        progress: Progress = silent,
+    ) -> "Request":
+        """Return the request that the arguments of a public function make.
+
+        Raises:
+            UsageError: an unknown value, or one that says nothing to the others.
+        """
+        asked = chosen_form(form, wanted)
+        ignored = {"calibrator": calibrator not in (None, "auto"), "scheme": wanted.activations != Scheme().activations}
+        for name, given in ignored.items():
+            if given and asked not in (None, "static"):
+                raise UsageError(
+                    f"{arg(name)} says nothing to {arg('form', asked)}, which has no calibrated ranges; leave one of "
+                    "them out"
+                )
+        calibrators = chosen_calibrators(calibrator)
+        scheme = replace(wanted, form=asked or "static")
+        return cls(scheme, target, asked, calibrators, correction, smoothing, goal, progress)
+
+
+def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:
+    """Return the form that is asked for, by itself or in the scheme; None where measurements choose.
+
+    Raises:
+        UsageError: the two contradict each other.
+    """
+    if scheme.form == "static":
+        return None if form == "auto" else form
+    if form not in ("auto", scheme.form):
+        raise UsageError(f"{arg('form', form)}: the scheme says {scheme.form}; leave one of them out")
+    return scheme.form
