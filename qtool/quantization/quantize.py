@@ -104,7 +104,8 @@ def quantize(
     find_provider(provider)
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
         raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
-    wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
+    selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
+    wanted = (scheme or Scheme()).selecting(**selection)
     request = Request.of(
         wanted,
         find_target(target),
@@ -119,7 +120,8 @@ def quantize(
     if plan is not None:
         _refuse_decided(
             calibrator=calibrator not in (None, "auto"),
-            scheme=wanted != Scheme(),
+            scheme=scheme not in (None, Scheme()),
+            **{name: bool(names) for name, names in selection.items()},
             target=target != "auto",
             form=form != "auto",
             bias_correction=bias_correction != "auto",
