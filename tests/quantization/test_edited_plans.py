@@ -24,7 +24,7 @@ from tests.support.patterns import Net
 from tests.support.token_models import encoder, recurrent, sentences
 
 FIELDS = ("activations", "constants", "weights", "biases", "shifts", "dynamic", "stored")
-EDITS = 70
+EDITS, MANY_EDITS = 25, 300
 """Of each plan, beside rows that stand in the wrong field."""
 
 
@@ -82,7 +82,9 @@ def plans(tmp_path_factory):
     def made(kind: str) -> tuple[Path, bytes, Any]:
         folder = tmp_path_factory.mktemp("plans")
         path, options = _source(kind, folder)
-        qtool.quantize(path, folder / "q.onnx", save_plan=folder / "p.json", calibrator="max", **options)
+        if "form" not in options:
+            options = {"calibrator": "max", **options}
+        qtool.quantize(path, folder / "q.onnx", save_plan=folder / "p.json", **options)
         return path, (folder / "q.onnx").read_bytes(), json.loads((folder / "p.json").read_text())
 
     return made
@@ -138,14 +140,14 @@ def _at(document: Any, path: tuple) -> Any:
     return document
 
 
-def _edits(document: Any) -> Iterator[tuple[str, Any]]:
+def _edits(document: Any, most: int) -> Iterator[tuple[str, Any]]:
     """What was edited, and the whole document with it."""
     pick = random.Random(3)
     names = sorted({key for path in _places(document) for key in path if isinstance(key, str)})
     names += sorted({row["tensor"] for field in ("activations", "weights", "dynamic") for row in document[field]})
     names += [*document["layers"], *document["integer"]] * 3
     found = [(path, value) for path in _chosen_places(document) for value in _instead(_at(document, path), pick, names)]
-    for path, value in pick.sample(found, min(EDITS, len(found))):
+    for path, value in pick.sample(found, min(most, len(found))):
         edited = copy.deepcopy(document)
         _at(edited, path[:-1])[path[-1]] = value
         if edited != document:
@@ -158,13 +160,14 @@ def _edits(document: Any) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("edits", [EDITS, pytest.param(MANY_EDITS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_edit_is_refused_in_a_line_or_gives_a_model_that_verifies(plans, tmp_path, kind):
+def test_every_edit_is_refused_in_a_line_or_gives_a_model_that_verifies(plans, tmp_path, kind, edits):
     model, _, document = plans(kind)
     plan, output = tmp_path / "p.json", tmp_path / "q.onnx"
     count = refused = 0
     unclear = []
-    for what, edited in _edits(document):
+    for what, edited in _edits(document, edits):
         plan.write_text(json.dumps(edited))
         count += 1
         try:
@@ -178,7 +181,7 @@ def test_every_edit_is_refused_in_a_line_or_gives_a_model_that_verifies(plans, t
             raise AssertionError(what) from error
         else:
             output.unlink()
-    assert count >= 60 and 0.8 * count < refused < count
+    assert count >= 20 and 0.7 * count < refused < count
     # that other numbers make another float graph, or that fewer kernels do not run, only the verification finds
     assert [line for line in unclear if not line.startswith(("preparation.", "integer."))] == []
 
