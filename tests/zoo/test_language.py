@@ -13,6 +13,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_minilm_is_trimmed_to_its_mask():
     model = ZOO / "minilm_sst2" / "model.onnx"
     result = qtool.evaluate(

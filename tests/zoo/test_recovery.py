@@ -61,6 +61,7 @@ def test_where_it_helps(name, granularity, gain, tmp_path):
     assert both > equalized - 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlperf_vww", "mlperf_kws", "mlperf_resnet8", "squeezenet1_1"])
 def test_weights_by_channel_lose_little(name, tmp_path):
     """Measured: +1.7, -0.8, +2.7, -0.3 dB."""
@@ -87,6 +88,7 @@ def test_a_skewed_network_is_healed(tmp_path):
     assert healed > plain + 15.0
 
 
+@pytest.mark.slow
 def test_on_other_data_the_float_network_is_nearly_the_same():
     """ReLU6 and the absorbed biases are exact on the calibration data alone; this is what they change elsewhere.
 
