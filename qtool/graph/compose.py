@@ -139,6 +139,8 @@ def stored_names(prepared: ir.Model, quantized: ir.Model) -> dict[str, str]:
         value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
         if value is not None:
             maker = value.producer()
-            tensor = str(value.name) if maker is None else tensors[maker.name, value.index()]
+            # what several nodes were put in the place of keeps its name
+            name = str(value.name)
+            tensor = name if maker is None else tensors.get((maker.name, value.index()), name)
             result[tensor] = str(node.outputs[0].name)
     return result

@@ -50,6 +50,9 @@ class _Rewriter:
         self.model, self.plan, self.memo = model, plan, memo
         self.graph = model.graph
         self.names = edit.Names(self.graph)
+        self._look_up()
+
+    def _look_up(self) -> None:
         self.nodes = {n.name: n for n in self.graph}
         self.values = edit.named_values(self.graph)
 
@@ -61,6 +64,8 @@ class _Rewriter:
             self._constant(constant.tensor, constant.params, constant.readers, integers)
         for weight in self.plan.stored:
             self._stored(weight)
+        # tables have other nodes behind their names now
+        self._look_up()
         for bias in self.plan.biases:
             self._bias(bias)
         for activation in self.plan.activations:
