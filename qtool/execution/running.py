@@ -63,6 +63,9 @@ def run(
             done, _ = wait(waiting, return_when=FIRST_COMPLETED) if waiting else (set(), None)
             for future in done:
                 number, work, supplies = waiting.pop(future)
+                if _was_lost(future):
+                    waiting[_submitted(executor, function, work, supplies)] = number, work, supplies
+                    continue
                 found = _result(future)
                 if isinstance(found, Missing):
                     lacking = [name for name in found.names if name not in supplies]
@@ -90,6 +93,20 @@ def _submitted(
     except (RuntimeError, OSError) as error:  # shut down, broken, or out of reach
         reason = " ".join(str(error).split())[:300]
         raise WorkerError(f"the executor takes no work ({type(error).__name__}: {reason})") from error
+
+
+def _was_lost(future: "Future[_Result]") -> bool:
+    """Whether a Dask worker died while its result was on the way, so that the work is to be done again.
+
+    Dask's executor then takes the result for an error, and fails to unpack it (`distributed/cfexecutor.py`).
+    """
+    error = None if future.cancelled() else future.exception()
+    if not isinstance(error, ValueError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.endswith("cfexecutor.py")
 
 
 def _result(future: "Future[_Result]") -> _Result:
