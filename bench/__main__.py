@@ -32,7 +32,7 @@ PAIRS = 3
 def main() -> None:
     """Run everything and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", help="one model of the zoo; again for more")
+    parser.add_argument("--only", action="append", help="one model of the zoo; may be repeated")
     parser.add_argument("--section", help="write this section of the file again, and leave the others")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "docs" / "benchmarks.md")
     parser.add_argument("--rounds", type=int, default=3, help="of the section Side by side")

@@ -80,6 +80,13 @@ class Request:
                     f"{arg(name)} says nothing to {arg('form', asked)}, which has no calibrated ranges; leave one of "
                     "them out"
                 )
+        # biases take back what static layers shift; outliers are migrated where inputs are rounded
+        ignored = {"bias_correction": asked == "dynamic" and correction == "on"}
+        if asked == "weight-only":
+            ignored = {"bias_correction": correction == "on", "smoothing": smoothing == "on"}
+        for name, given in ignored.items():
+            if given:
+                raise UsageError(f"{arg(name, 'on')} says nothing to {arg('form', asked)}; leave one of them out")
         calibrators = chosen_calibrators(calibrator)
         scheme = replace(wanted, form=asked or "static")
         return cls(scheme, target, asked, calibrators, correction, smoothing, goal, progress)

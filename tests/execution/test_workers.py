@@ -343,7 +343,7 @@ def test_workers_that_are_shut_down_are_no_hang():
 
 
 def test_work_goes_on_after_a_failure(folder, workers, monkeypatch, caplog):
-    """What was still to be done for a calibration that failed is given up without a word."""
+    """What was still to be done for a calibration that failed is given up silently."""
     monkeypatch.setattr("qtool.pipeline.calibration.run._SMALLEST", 1)
     x = np.repeat(SAMPLES, 20, axis=0)
     x[0, 0, 0, 0] = np.nan
@@ -439,7 +439,7 @@ def test_widths():
 
 
 def test_workers_end_with_their_parent(tmp_path):
-    """Killed without a word, a parent leaves no processes behind."""
+    """Killed at once, a parent leaves no processes behind."""
     program = (
         "import os, signal\nfrom qtool.execution.workers import Workers\n\nif __name__ == '__main__':\n"
         "    workers = Workers(1)\n    print(workers.submit(os.getpid).result(), flush=True)\n"

@@ -74,6 +74,21 @@ def test_forms_without_calibrated_ranges(made, form, given):
         qtool.sensitivity(folder / "m.onnx", data, calibration=folder / "m.calib", form=form, **given)
 
 
+@pytest.mark.parametrize(
+    ("form", "given"),
+    [
+        ("dynamic", {"bias_correction": "on"}),
+        ("weight-only", {"bias_correction": "on"}),
+        ("weight-only", {"smoothing": "on"}),
+    ],
+)
+def test_steps_that_a_form_leaves_without_effect(made, form, given):
+    folder, _ = made
+    name = next(iter(given))
+    with pytest.raises(UsageError, match=f"^{name}='on' says nothing to form='{form}'; leave one of them out"):
+        qtool.quantize(folder / "m.onnx", folder / "n.onnx", calibration=folder / "m.calib", form=form, **given)
+
+
 def test_a_form_in_the_scheme_counts(made):
     folder, _ = made
     result = qtool.quantize(folder / "m.onnx", folder / "n.onnx", form="weight-only")

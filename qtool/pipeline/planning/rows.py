@@ -32,8 +32,7 @@ class PlanRows:
 
     def __init__(self, model: Model, target: Target, spec: TensorSpec, integer: Iterable[str]) -> None:
         self._target, self._spec = target, spec
-        self._values: dict[str | None, Value] = {v.name: v for v in model.graph.inputs}
-        self._values.update({o.name: o for n in model.graph for o in n.outputs if o.name})
+        self._values = edit.named_values(model.graph)
         self._initializers = model.graph.initializers
         self.nodes = {str(n.name): n for n in model.graph}
         self.integer = frozenset(integer)

@@ -36,8 +36,7 @@ def alone(model: Model, plan: Plan, layer: str, target: Target) -> Plan:
 
     Where its kernel can give a float output, that stays float: the next layer's grid is that layer's business.
     """
-    values: dict[str | None, Value] = {v.name: v for v in model.graph.inputs}
-    values.update({o.name: o for n in model.graph for o in n.outputs})
+    values = edit.named_values(model.graph)
     needs_output = next(target.rules[n.op_type].needs_output for n in model.graph if n.name == layer)
     made = {
         row.tensor
