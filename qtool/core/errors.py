@@ -89,5 +89,13 @@ class VerificationError(QtoolError):
     """The quantised model would compute something else than planned."""
 
 
+class LayerError(VerificationError):
+    """Some layers would compute something else than planned; they can be planned in float. `layers`: their names."""
+
+    def __init__(self, message: str, layers: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.layers = layers
+
+
 class WorkerError(QtoolError):
     """Work that was given to another process or machine could not be done there."""

@@ -235,7 +235,7 @@ class _Starts:
             return None
         static = schemes_by_form(base.model, self.target, self.scheme)["static"]
         if ("smoothed",) not in self.known:
-            integer = base.planner(self.target, static).placement().integer
+            integer = base.planner(self.target, static, dynamic=True).placement().integer
             self.known["smoothed",] = migrated(base, tuple(integer))
         return self.known["smoothed",]
 
@@ -255,7 +255,7 @@ class _Starts:
     def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:
         return Judge(
             self.model,
-            graph.planner(self.target, scheme),
+            graph.planner(self.target, scheme, dynamic=True),
             Original(self.model, graph.prepared.widened, graph.statistics.examples),
             self.aim,
             self.parts.choosing,

@@ -1,5 +1,6 @@
 """The tensors that are quantised for the chosen nodes, who reads them, and whose range they take."""
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from qtool.core.errors import ModelError
@@ -13,14 +14,18 @@ from qtool.pipeline.planning.selection import Selection, is_layer
 from qtool.targets.rules import OpRule, Target
 
 
-def build(model: Model, target: Target, scheme: Scheme, selection: Selection) -> Placement:
+def build(
+    model: Model, target: Target, scheme: Scheme, selection: Selection, closed: Collection[str] = ()
+) -> Placement:
     """Collect the sites of the chosen nodes, and return them in graph order as a placement.
+
+    `closed`: names of layers whose output is quantised whether or not their kernel needs it.
 
     Raises:
         ModelError: an excluded layer cannot be kept float.
     """
     spec = target.activations[scheme.activations]
-    quantized = _quantized_values(selection)
+    quantized = _quantized_values(selection, closed)
     roots = _roots(model, selection, quantized)
     sites = tuple(
         replace(_site(value, roots[value], spec, selection, bounds), union=_union(value, roots, selection))
@@ -57,7 +62,9 @@ def _inputs(selection: Selection, node: Node, rule: OpRule) -> list[tuple[int, V
     return [(i, v) for i, v in inputs if i == branch]
 
 
-def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] | None]:
+def _quantized_values(
+    selection: Selection, closed: Collection[str]
+) -> dict[Value, tuple[float, float] | None]:
     """What integer nodes read, and what the kernels that need it write; with the bounds that the grid absorbs."""
     bounds: dict[Value, tuple[float, float] | None] = {}
     for node, rule in selection.integer.items():
@@ -67,7 +74,8 @@ def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] |
     for node, rule in selection.integer.items():
         for _, value in _inputs(selection, node, rule):
             result[value] = bounds.get(value)
-        if (rule.needs_output or _clip_in_the_way(node)) and selection.target.outputs:
+        needed = rule.needs_output or node.name in closed or _clip_in_the_way(node)
+        if needed and selection.target.outputs:
             for tail in selection.tails(node, rule):
                 result[tail.value] = tail.bounds
     return result

@@ -1,11 +1,12 @@
 """verify: what onnxruntime will really run, and whether it computes the same. The promise that no peer makes."""
 
 from qtool.core.concurrency import both, side_by_side
-from qtool.core.errors import VerificationError, arg
+from qtool.core.errors import LayerError, VerificationError
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
+from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.macs import layer_macs
 from qtool.pipeline.verify.measure import measure, worst
 from qtool.pipeline.verify.original import Original
@@ -24,10 +25,13 @@ def verify(
     quantised one is without its Q/DQ.
 
     Raises:
+        LayerError: some layers would compute something else than planned, which may be left in float.
         VerificationError: the model would compute something else than planned; the message says which and where.
     """
     try:
         return _verified(original, prepared, shifted, quantized, plan, target)
+    except LayerError as error:
+        raise LayerError(f"{original.source}: {error.marked}", error.layers) from error
     except VerificationError as error:
         raise VerificationError(f"{original.source}: {error.marked}") from error
 
@@ -44,7 +48,7 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
-    measured.check(stored=bool(plan.stored))
+    measured.check(prepared, plan)
     macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     return Verification(
@@ -69,19 +73,11 @@ def _verified(
 
 def _check_census(plan: Plan, census: Census, target: Target) -> None:
     """Weighted layers run as planned, both ways: integer where planned, float where planned."""
-    if not target.on_cpu:
-        return
-    for layer in plan.layers:
-        kernels = plan.integer.get(layer)
-        if kernels is not None and not census.runs_as(layer, kernels):
-            raise VerificationError(
-                f"layer {layer!r} was planned to run as {' or '.join(kernels)}, but this onnxruntime runs it in float; "
-                f"leave it float with {arg('exclude', layer)}"
-            )
-        if kernels is None and census.runs_as(layer, target.rules_kernels):
-            raise VerificationError(
-                f"layer {layer!r} was planned to stay float, but this onnxruntime re-quantises it; please report this"
-            )
+    odd = run_otherwise(plan, census, target)
+    for layer, what in odd.items():
+        planned = " or ".join(plan.integer[layer]) if layer in plan.integer else "float"
+        message = f"layer {layer!r} was planned to run as {planned}, but {what}; please report this model"
+        raise LayerError(message, tuple(odd))
 
 
 def _fallbacks(plan: Plan, census: Census, prepared: Model) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qtool.core.concurrency import both, side_by_side
-from qtool.core.errors import VerificationError
+from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import dequantize
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
-from qtool.graph import compose
+from qtool.graph import compose, edit
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
@@ -111,12 +111,11 @@ class Measured:
         """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
-    def check(self, *, stored: bool) -> None:
-        """Refuse a model that computes something that neither the float model nor the plan says.
-
-        `stored`: whether weights are stored as integers for layers that compute in float, which may round more.
+    def check(self, prepared: Model, plan: Plan) -> None:
+        """Refuse a model that computes something that neither the float model, `prepared`, nor the plan says.
 
         Raises:
+            LayerError: a difference is too large that comes of some layers.
             VerificationError: a difference is too large; the message says which.
         """
         for name, prepared in self.preparation.items():
@@ -127,16 +126,37 @@ class Measured:
         check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:
-                raise VerificationError(
+                raise LayerError(
                     f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
-                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model"
+                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model",
+                    makers(prepared, plan, name),
                 )
         for name, tail in self.tail.items():
-            if tail.db < (_STORED_TAIL_DB if stored else _TAIL_DB):
-                raise VerificationError(
+            if tail.db < (_STORED_TAIL_DB if plan.stored else _TAIL_DB):
+                raise LayerError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
-                    f"({tail.db:.1f} dB between them); please report this model"
+                    f"({tail.db:.1f} dB between them); please report this model",
+                    makers(prepared, plan, name),
                 )
+
+
+def makers(prepared: Model, plan: Plan, tensor: str) -> tuple[str, ...]:
+    """Return the names of the planned nodes that make a tensor of the prepared graph from the 8-bit ones before it.
+
+    Those with weights where there are any, in graph order.
+    """
+    stops = {row.tensor for row in plan.activations}
+    quantized = set(plan.quantized)
+    value = edit.named_values(prepared.graph).get(tensor)
+    waiting, seen = [value] if value is not None else [], set()
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [v for v in compose.reads(node) if v.name not in stops and not v.is_initializer()]
+    made = [str(node.name) for node in prepared.graph if node in seen]
+    return tuple(n for n in made if n in quantized) or tuple(n for n in made if n in plan.integer)
 
 
 def worst(figures: Mapping[str, _Noise]) -> float:
