@@ -6,7 +6,7 @@ line the option's.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 _BEGIN, _BETWEEN, _END = "\x02", "\x1f", "\x03"
 _NAMED = re.compile(r"\x02([a-z_]+)(?:\x1f([^\x02\x03\x1f]*)\x1f([01]))?\x03")
@@ -90,11 +90,11 @@ class VerificationError(QtoolError):
 
 
 class LayerError(VerificationError):
-    """Some layers would compute something else than planned; they can be planned in float. `layers`: their names."""
+    """Some layers would run or compute otherwise than planned, and may be planned in float. `layers`: name -> why."""
 
-    def __init__(self, message: str, layers: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, layers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
-        self.layers = layers
+        self.layers = layers or {}
 
 
 class WorkerError(QtoolError):

@@ -1,16 +1,18 @@
 """`quantize`, stage by stage. No click, no printing."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.errors import DataError, LayerError, ModelError, UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.weights import WeightMemo
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Names, Scheme
+from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Quantized, Trial
@@ -20,23 +22,29 @@ from qtool.feeds import Data, ReadOptions, open_for_model
 from qtool.feeds.invented import invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
+from qtool.graph.edit import Array
 from qtool.graph.model_files import model_size
+from qtool.graph.serialized import Serialized
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.check import fit_plan
+from qtool.pipeline.planning.leave import leave_float
 from qtool.pipeline.planning.place import place
+from qtool.pipeline.planning.settle import Settler
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import best_plan
+from qtool.quantization.candidates import Candidate, best_plan
+from qtool.quantization.graphs import look_at
 from qtool.quantization.request import Goal, Request
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS, find_target
 
 PathLike = str | Path
+_ROUNDS = 4
 
 
 def quantize(
@@ -144,13 +152,9 @@ def quantize(
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
     original = Original(Path(model), prepared.widened, statistics.examples)
-    prepared, final, trials = (
-        _decided(prepared, statistics, request, original) if given is None else (prepared, given, ())
-    )
-    proven = model_io.consume(rewrite(prepared.model, final))
-    shifted = shift_biases(prepared.model, final)
-    runs_on = TARGETS[final.target]
-    proof = verify(original, prepared.model, shifted, proven, final, runs_on)
+    decided = _decided(prepared, statistics, request, original) if given is None else _Decision(prepared, given)
+    decided, proven, proof = _proven(decided, original)
+    final, trials, prepared = decided.plan, decided.trials, decided.prepared
     if blind:
         proof = _arithmetic_alone(proof)
     with model_io.output(proven, output) as size:
@@ -179,12 +183,61 @@ def _refuse_decided(**given: bool) -> None:
             raise UsageError(f"{arg(name)} says nothing to {arg('plan')}, which has decided it; leave one of them out")
 
 
-def _decided(
-    prepared: Prepared, statistics: Statistics, request: Request, original: Original
-) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
-    """The best plan, the graph that it is for, and what was tried."""
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """A plan, the graph that it is for, and what was tried. candidate: where it comes from; None: it was given."""
+
+    prepared: Prepared
+    plan: Plan
+    trials: tuple[Trial, ...] = ()
+    candidate: Candidate | None = None
+
+    def settled(self, examples: Sequence[Mapping[str, Array]]) -> "_Decision":
+        """The given plan, with those layers in float without which onnxruntime takes the model."""
+        model = self.prepared.model
+        look = look_at(model, TARGETS[self.plan.target], examples, WeightMemo())
+
+        def make(amendment: Amendment) -> Plan:
+            return leave_float(model, self.plan, amendment.floating)
+
+        settler = Settler(model, make, look, lambda amendment, layer, why: amendment.leaving({layer: why}))
+        return replace(self, plan=make(settler.settle(Amendment())))
+
+    def rejecting(self, layers: Mapping[str, str]) -> "_Decision":
+        """The same with layers (name -> why) in float."""
+        if self.candidate is None:
+            return replace(self, plan=leave_float(self.prepared.model, self.plan, layers))
+        again = self.candidate.rejecting(layers)
+        return replace(self, plan=again.plan, candidate=again)
+
+
+def _decided(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> _Decision:
     best, trials = best_plan(prepared, statistics, request, original)
-    return best.graph.prepared, best.plan, trials
+    return _Decision(best.graph.prepared, best.plan, trials, best)
+
+
+def _proven(decided: _Decision, original: Original) -> tuple[_Decision, Serialized, Verification]:
+    """Layers that compute something else than planned are left in float, in a few rounds.
+
+    Raises:
+        VerificationError: what is left does so too.
+    """
+    for rounds_left in reversed(range(_ROUNDS)):
+        prepared, plan = decided.prepared, decided.plan
+        proven, shifted = model_io.consume(rewrite(prepared.model, plan)), shift_biases(prepared.model, plan)
+        try:
+            return decided, proven, verify(original, prepared.model, shifted, proven, plan, TARGETS[plan.target])
+        except LayerError as error:
+            new = {layer: why for layer, why in error.layers.items() if plan.skipped.get(layer) != why}
+            if not (new and rounds_left):
+                raise
+            decided = decided.rejecting(new)
+        except (ModelError, DataError):
+            # a candidate's model has been loaded before
+            if decided.candidate is not None or not rounds_left:
+                raise
+            decided = decided.settled(original.examples)
+    raise AssertionError("the last round returns or raises")
 
 
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:

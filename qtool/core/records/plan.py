@@ -172,7 +172,7 @@ class Plan:
                 plain = replace(row, float_readers=(), twin_axis=None, twin_size=None, produced=False)
                 activations.append(replace(plain, readers=readers))
         integer = {name: kernels for name, kernels in self.integer.items() if name == layer}
-        return replace(self._read_by({layer}), activations=tuple(activations), constants=(), integer=integer)
+        return replace(self.read_by({layer}), activations=tuple(activations), constants=(), integer=integer)
 
     def within(self, nodes: Collection[str], tensors: Collection[str]) -> "Plan":
         """Return the rows of the plan that speak of a part of the graph.
@@ -187,10 +187,10 @@ class Plan:
             if row.tensor in tensors and (row.produced or readers):
                 axis, size = (row.twin_axis, row.twin_size) if twins else (None, None)
                 activations.append(replace(row, readers=readers, float_readers=twins, twin_axis=axis, twin_size=size))
-        return replace(self._read_by(nodes), activations=tuple(activations))
+        return replace(self.read_by(nodes), activations=tuple(activations))
 
-    def _read_by(self, nodes: Collection[str]) -> "Plan":
-        """The rows of constants, weights and biases, cut down to what the nodes read."""
+    def read_by(self, nodes: Collection[str]) -> "Plan":
+        """Return the plan with its rows of constants, weights and biases cut down to what the nodes read."""
         return replace(
             self,
             constants=_cut(self.constants, nodes),

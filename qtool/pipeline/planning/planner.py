@@ -112,9 +112,7 @@ class Planner:
 
     def _placed(self, floating: Collection[str], amendment: Amendment) -> Placement:
         name = self.prepared.name
-        return place(
-            self.prepared.model, self.target, self.scheme, name=name, floating=floating, amendment=amendment
-        )
+        return place(self.prepared.model, self.target, self.scheme, name=name, floating=floating, amendment=amendment)
 
     def _amendment(self, floating: frozenset[str], *, settled: bool) -> Amendment:
         if self.look is None:
@@ -158,9 +156,7 @@ class Planner:
                 return amendment.turning_dynamic(layer)
         return amendment.leaving({layer: why})
 
-    def _planned(
-        self, placement: Placement, calibrator: Calibrator, ranges: Ranges | None, *, corrected: bool
-    ) -> Plan:
+    def _planned(self, placement: Placement, calibrator: Calibrator, ranges: Ranges | None, *, corrected: bool) -> Plan:
         given = dict(ranges or {})
         if any(root not in given for root in placement.calibrated):
             given = {**choose(placement, self.statistics, calibrator, self.memo.ranges), **given}

@@ -1,4 +1,4 @@
-"""settle: where onnxruntime does not run what the tables say, the layer is placed again by itself, and the work goes on.
+"""Where onnxruntime does not run what the tables say, the layer is placed again by itself, and the work goes on.
 
 What runs is found out by a look at the model of a plan, which the caller lends: this room starts no session.
 """

@@ -1,6 +1,6 @@
 """The tensors that are quantised for the chosen nodes, who reads them, and whose range they take."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from qtool.core.errors import ModelError
@@ -62,9 +62,7 @@ def _inputs(selection: Selection, node: Node, rule: OpRule) -> list[tuple[int, V
     return [(i, v) for i, v in inputs if i == branch]
 
 
-def _quantized_values(
-    selection: Selection, closed: Collection[str]
-) -> dict[Value, tuple[float, float] | None]:
+def _quantized_values(selection: Selection, closed: Collection[str]) -> dict[Value, tuple[float, float] | None]:
     """What integer nodes read, and what the kernels that need it write; with the bounds that the grid absorbs."""
     bounds: dict[Value, tuple[float, float] | None] = {}
     for node, rule in selection.integer.items():
@@ -135,7 +133,7 @@ def _site(
     if not selection.target.on_cpu or not produced:
         # they read the float tensor itself
         float_readers = []
-    twin = _twin(value, float_readers)
+    twin = find_twin(value, float_readers)
     return Site(
         tensor=value.name or "",
         root=root.name or "",
@@ -175,8 +173,12 @@ def _integer_producer(value: Value, selection: Selection) -> Node | None:
     return node if node in selection.integer else None
 
 
-def _twin(value: Value, float_readers: list[Reader]) -> tuple[int, int] | None:
-    """The axis and length of the vector that hides a DQ from onnxruntime's selectors."""
+def find_twin(value: Value, float_readers: Sequence[Reader]) -> tuple[int, int] | None:
+    """Find the axis and length of the vector that hides a DQ from onnxruntime's selectors; None without readers.
+
+    Raises:
+        ModelError: no dimension of the value is known.
+    """
     if not float_readers:
         return None
     for axis in (1, *(a for a in range(edit.rank(value) or 0) if a != 1)):

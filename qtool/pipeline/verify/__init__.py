@@ -77,7 +77,7 @@ def _check_census(plan: Plan, census: Census, target: Target) -> None:
     for layer, what in odd.items():
         planned = " or ".join(plan.integer[layer]) if layer in plan.integer else "float"
         message = f"layer {layer!r} was planned to run as {planned}, but {what}; please report this model"
-        raise LayerError(message, tuple(odd))
+        raise LayerError(message, odd)
 
 
 def _fallbacks(plan: Plan, census: Census, prepared: Model) -> tuple[str, ...]:

@@ -118,10 +118,10 @@ class Measured:
             LayerError: a difference is too large that comes of some layers.
             VerificationError: a difference is too large; the message says which.
         """
-        for name, prepared in self.preparation.items():
-            if prepared.db < _PREPARATION_DB:
+        for name, found in self.preparation.items():
+            if found.db < _PREPARATION_DB:
                 raise VerificationError(
-                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                    f"preparation changed output {name!r} ({found.db:.1f} dB); please report this model"
                 )
         check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
         for name, steps in self.steps.items():
@@ -129,14 +129,18 @@ class Measured:
                 raise LayerError(
                     f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
                     f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model",
-                    makers(prepared, plan, name),
+                    dict.fromkeys(
+                        makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
+                    ),
                 )
         for name, tail in self.tail.items():
             if tail.db < (_STORED_TAIL_DB if plan.stored else _TAIL_DB):
                 raise LayerError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
                     f"({tail.db:.1f} dB between them); please report this model",
-                    makers(prepared, plan, name),
+                    dict.fromkeys(
+                        makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
+                    ),
                 )
 
 
