@@ -10,7 +10,7 @@ from qtool.core.records.placement import BiasSite, ConstantSite, Placement, Read
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.pipeline.planning.selection import Selection, is_layer
+from qtool.pipeline.planning.selection import Selection, clip_bounds, is_layer
 from qtool.targets.rules import OpRule, Target
 
 
@@ -76,7 +76,22 @@ def _quantized_values(selection: Selection, closed: Collection[str]) -> dict[Val
         if needed and selection.target.outputs:
             for tail in selection.tails(node, rule):
                 result[tail.value] = tail.bounds
+    for node, rule in selection.integer.items():
+        if rule.kind == "weighted" and selection.target.absorbs_clip and _loses_a_reader(node, result):
+            result.setdefault(node.outputs[0], None)
     return result
+
+
+def _loses_a_reader(node: Node, quantized: Collection[Value]) -> bool:
+    """Whether a Relu or Clip in front of a Q reads what others read too.
+
+    onnxruntime takes it away (`ReluQuantFusion`, `ClipQuantFusion`), and the selectors find a Q beside a float reader.
+    """
+    output = node.outputs[0]
+    readers = edit.consumers(output)
+    if len(readers) + output.is_graph_output() < 2:
+        return False
+    return any(clip_bounds(reader) is not None and reader.outputs[0] in quantized for reader in readers)
 
 
 def _clip_in_the_way(node: Node) -> bool:

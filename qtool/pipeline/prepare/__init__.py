@@ -14,11 +14,14 @@ from qtool.pipeline.prepare import (
     fold_affine,
     fold_constants,
     fold_pad,
+    gemm_bias,
     hard_swish,
     known_shapes,
     matmul_add,
+    merge_equal,
     pointwise_head,
     residual_sum,
+    resize_axes,
     simplify,
     spatial_mean,
 )
@@ -70,6 +73,7 @@ def prepare(loaded: LoadedModel) -> Prepared:
     while _apply(model, changes, simplify, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
         _tidy(model)
     _apply(model, changes, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head, hard_swish, residual_sum)
+    _apply(model, changes, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
     return Prepared(model, name, loaded.path, loaded.digest, changes, widened=widened)
 
