@@ -200,7 +200,7 @@ class _Decision:
         def make(amendment: Amendment) -> Plan:
             return leave_float(model, self.plan, amendment.floating)
 
-        settler = Settler(model, make, look, lambda amendment, layer, why: amendment.leaving({layer: why}))
+        settler = Settler(model, make, look, lambda _, amendment, layer, why: amendment.leaving({layer: why}))
         return replace(self, plan=make(settler.settle(Amendment())))
 
     def rejecting(self, layers: Mapping[str, str]) -> "_Decision":

@@ -115,11 +115,9 @@ class Planner:
         return place(self.prepared.model, self.target, self.scheme, name=name, floating=floating, amendment=amendment)
 
     def _amendment(self, floating: frozenset[str], *, settled: bool) -> Amendment:
-        if self.look is None:
-            return NOTHING_AMENDED
         known = self.memo.amendments.get((self.scheme, floating))
-        if known is not None:
-            return known
+        if known is not None or self.look is None:
+            return known or NOTHING_AMENDED
         start = self._amendment(frozenset(), settled=True) if floating else NOTHING_AMENDED
         if not settled:
             return start
@@ -139,7 +137,7 @@ class Planner:
                 return start
             raise
 
-    def _remedy(self, amendment: Amendment, layer: str, why: str) -> Amendment:
+    def _remedy(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
         """The cheapest form that was not tried: with a quantised output, with ranges of each run, in float."""
         node = next((node for node in self.prepared.model.graph if node.name == layer), None)
         rule = None if node is None else self.target.rules.get(node.op_type)
@@ -148,7 +146,8 @@ class Planner:
             clipped = follower is not None and edit.is_main_op(follower, "Relu", "Clip")
             output = follower.outputs[0] if clipped and follower is not None else node.outputs[0]
             tried = layer in amendment.closed or layer in amendment.dynamic
-            if not (tried or rule.needs_output) and output.name in self.statistics.tensors:
+            closed = any(row.tensor == output.name and row.produced for row in plan.activations)
+            if not (tried or closed) and output.name in self.statistics.tensors:
                 return amendment.closing(layer)
             known = Layer.of(node)
             swapped = known is not None and known.transposes_input

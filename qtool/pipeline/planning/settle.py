@@ -26,14 +26,14 @@ REFUSED = "onnxruntime does not run the model with it in integers"
 class Settler:
     """Places layers again until onnxruntime runs them as planned.
 
-    model: the prepared graph. make: the plan under an amendment. look: what runs otherwise. remedy: the next form for a
-    layer that is not run as planned (its name and why).
+    model: the prepared graph. make: the plan under an amendment. look: what runs otherwise. remedy: of a plan, the next
+    form for a layer that is not run as planned (its name and why).
     """
 
     model: Model
     make: Callable[[Amendment], Plan]
     look: Look
-    remedy: Callable[[Amendment, str, str], Amendment]
+    remedy: Callable[[Plan, Amendment, str, str], Amendment]
 
     def settle(self, start: Amendment) -> Amendment:
         """Return the amendment under which onnxruntime runs what the plan says, or as near to it as a few rounds get.
@@ -53,13 +53,13 @@ class Settler:
             if not odd:
                 break
             for layer, why in odd.items():
-                amendment = self._amended(amendment, layer, why)
+                amendment = self._amended(plan, amendment, layer, why)
         return amendment
 
-    def _amended(self, amendment: Amendment, layer: str, why: str) -> Amendment:
+    def _amended(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
         """Another form for the layer; where it is float already, for those that it reads."""
         if layer not in amendment.floating:
-            return self.remedy(amendment, layer, why)
+            return self.remedy(plan, amendment, layer, why)
         return amendment.leaving(dict.fromkeys(layers_before(self.model, [layer]), why))
 
     def _made(self, amendment: Amendment) -> tuple[Amendment, Plan]:
@@ -77,12 +77,10 @@ class Settler:
 
     def _culprit(self, plan: Plan, amendment: Amendment) -> str:
         """The last of the fewest layers, from the first on, without which onnxruntime takes the model: by bisection."""
+        # what is wrong with the model itself is said here
+        self.look(plan.without_all())
         layers = plan.quantized
         few, many = 0, len(layers)
-        if not many or not self._is_taken(amendment, layers):
-            # says what is wrong
-            self.look(plan.without_all())
-            raise ModelError("onnxruntime takes the model only where nothing is quantised; please report this model")
         while many - few > 1:
             middle = (few + many) // 2
             if self._is_taken(amendment, layers[:middle]):

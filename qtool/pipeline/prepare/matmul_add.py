@@ -3,11 +3,12 @@
 As Gemm the layer gets an int32 bias and a float output from one integer kernel: the best classifier head. onnxruntime
 does the same rewriting (`MatMulAddFusion`) but only knows the bias as float; it does it with any other matrix that is
 added, too, of which no Q/DQ selector takes the result. So where something else is added, the MatMul alone becomes a
-Gemm, without a bias, which onnxruntime leaves apart from an Add. Declines unless the input has rank 2.
+Gemm, without a bias, which onnxruntime leaves apart from an Add. Declines unless the input has rank 2, and where a
+number or something of more dimensions is added.
 """
 
 from qtool.graph import edit
-from qtool.graph.edit import Model, Node, Value
+from qtool.graph.edit import Model, Value
 from qtool.graph.layers import Layer
 
 
@@ -23,7 +24,10 @@ def apply(model: Model) -> int:
         if add is None or not edit.is_main_op(add, "Add") or edit.rank(x) != 2 or edit.rank(weight) != 2:
             continue
         names = edit.Names(model.graph)
-        bias = _vector(model, matmul, add, layer.output_size(edit.constant(weight).shape), names)
+        added = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
+        bias = _vector(model, added, layer.output_size(edit.constant(weight).shape), names)
+        if bias is None and edit.rank(added) not in (None, 1, 2):
+            continue
         last, inputs = (matmul, [x, weight]) if bias is None else (add, [x, weight, bias])
         output = names.fresh(f"{last.outputs[0].name}_gemm")
         gemm = edit.new_node("Gemm", inputs, output, name=matmul.name or "Gemm")
@@ -37,11 +41,11 @@ def apply(model: Model) -> int:
     return count
 
 
-def _vector(model: Model, matmul: Node, add: Node, columns: int, names: edit.Names) -> Value | None:
-    """The constant of one element a column that is added; None where it is something else."""
-    bias = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
-    if not edit.weight_like(bias) or edit.constant(bias).shape not in ((columns,), (1, columns)):
+def _vector(model: Model, added: Value | None, columns: int, names: edit.Names) -> Value | None:
+    """What is added as a constant of one element a column; None where it is something else."""
+    if not edit.weight_like(added) or edit.constant(added).shape not in ((columns,), (1, columns)):
         return None
-    if edit.constant(bias).ndim == 1:
-        return bias
-    return edit.add_initializer(model.graph, names.fresh(f"{matmul.name}_bias"), edit.constant(bias).reshape(-1))
+    if edit.constant(added).ndim == 1:
+        return added
+    row = edit.constant(added).reshape(-1)
+    return edit.add_initializer(model.graph, names.fresh(f"{'' if added is None else added.name}_vector"), row)
