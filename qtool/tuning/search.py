@@ -205,9 +205,10 @@ class Search:
     def _leave_float(self, start: _Start) -> None:
         """The worst layers in float, as few as do it: by bisection, then each is tried in integers again."""
         judge = start.judge
+        measured = self.rank(judge, start.plan, self.progress)
         # what cannot be float without others is left as it is
-        ranked = [layer for layer in self.rank(judge, start.plan, self.progress) if start.possible([layer])]
-        plans = {n: start.possible(ranked[:n]) for n in range(1, len(ranked))}
+        ranked = [layer for layer in measured if start.possible([layer])]
+        plans = {n: start.possible(ranked[:n]) for n in range(1, min(len(ranked) + 1, len(measured)))}
         allowed = {n for n, plan in plans.items() if plan and judge.float_share(plan) <= judge.aim.max_float_macs}
         few, many = 0, max(allowed, default=0)
         if many == 0 or not self._meets(start, ranked[:many]):
