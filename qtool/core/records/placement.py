@@ -93,7 +93,7 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
-    """What is placed otherwise than the target's table says, since onnxruntime was seen not to run it so.
+    """The exceptions from the target's table for one graph, since onnxruntime was seen not to run it so.
 
     closed: layers, by name, whose output is quantised for their kernel. dynamic: layers that take the range of each run
     instead. floating: node -> why it stays float.

@@ -1,4 +1,4 @@
-"""Where onnxruntime does not run what the tables say, the layer is placed again by itself, and the work goes on.
+"""The search for a placement that onnxruntime runs as it says: what it does not is placed again, and the work goes on.
 
 What runs is found out by a look at the model of a plan, which the caller lends: this room starts no session.
 """

@@ -1,4 +1,4 @@
-"""Which layers onnxruntime runs otherwise than a plan says: in float where integers were planned, and the other way."""
+"""The comparison of a census with a plan: layers in float where integers were planned, and the other way round."""
 
 from qtool.core.records.header import installed_versions
 from qtool.core.records.plan import Plan
