@@ -104,16 +104,16 @@ class Amendment:
     floating: Mapping[str, str] = field(default_factory=dict)
 
     def leaving(self, layers: Mapping[str, str]) -> "Amendment":
-        """Return the same with these layers (name -> why) in float as well."""
+        """Return an amendment with these layers (name -> why) in float as well."""
         names = frozenset(layers)
         return Amendment(self.closed - names, self.dynamic - names, {**self.floating, **layers})
 
     def closing(self, layer: str) -> "Amendment":
-        """Return the same with the output of one more layer quantised."""
+        """Return an amendment with the output of one more layer quantised."""
         return replace(self, closed=self.closed | {layer})
 
     def turning_dynamic(self, layer: str) -> "Amendment":
-        """Return the same with one more layer dynamic."""
+        """Return an amendment with one more layer dynamic."""
         return replace(self, closed=self.closed - {layer}, dynamic=self.dynamic | {layer})
 
 
