@@ -8,6 +8,7 @@ of dynamic layers and the comparison, and the integers of weights are kept as lo
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import Plan
@@ -88,16 +89,16 @@ def best_plan(
     tries = {form: first}
     if "dynamic" in planners:
         # calibrators matter little where layers find their own ranges
-        tries["dynamic"] = _candidates(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
+        tries["dynamic"] = _possible(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
     found = _tried(tries, request, scorer)
     for graph in graphs[1:]:
         found[0].graph.memo.weights.integers.clear()
         # what is best on one graph is tried on the other, and dynamic layers where that comes close
         best = _best(found, form)
-        same = _candidates(graph, planners[form].scheme, request, (best.calibrator,))
+        same = _possible(graph, planners[form].scheme, request, (best.calibrator,))
         other = _tried({form: same}, request, scorer)
-        if "dynamic" in planners and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
-            dynamic = _candidates(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
+        if "dynamic" in planners and other and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
+            dynamic = _possible(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
             other += _tried({"dynamic": dynamic}, request, scorer)
         found += other
         graph.memo.weights.integers.clear()
@@ -105,7 +106,7 @@ def best_plan(
         best = _best(found, form)
         scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
         if scheme is not None:
-            mixed = _candidates(best.graph, scheme, request, (best.calibrator,))
+            mixed = _possible(best.graph, scheme, request, (best.calibrator,))
             found += _tried({"mixed": mixed}, request, scorer)
     best = _best(found)
     if request.correction == "auto" and best.plan.shifts:
@@ -192,6 +193,16 @@ def _candidates(
     chosen = calibrators if planner.placement().sites else calibrators[:1]
     corrected = request.correction != "off" and graph.seen is not None
     return [Candidate(graph, planner, c, planner.plan(c, corrected=corrected)) for c in chosen]
+
+
+def _possible(
+    graph: FloatGraph, scheme: Scheme, request: Request, calibrators: Sequence[Calibrator]
+) -> list[Candidate]:
+    """The same of a form that need not be: none where onnxruntime runs no layer of it in integers."""
+    try:
+        return _candidates(graph, scheme, request, calibrators)
+    except NothingToQuantizeError:
+        return []
 
 
 def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer) -> list[Candidate]:

@@ -113,11 +113,11 @@ class Search:
     def _search(self, calibrators: Sequence[Calibrator]) -> None:
         start, all_ranges, calibrator, nothing = None, {}, calibrators[0], None
         for attempt in self.attempts:
-            judge = attempt.make(calibrator)
-            if judge is None:
-                continue
             before = self.best
             try:
+                judge = attempt.make(calibrator)
+                if judge is None:
+                    continue
                 found, ranges = self._first_round(judge, attempt, calibrators if attempt.every else (calibrator,))
             except NothingToQuantizeError as error:
                 # of this kind onnxruntime runs nothing in integers

@@ -76,6 +76,12 @@ def equal_layers() -> Made:
     return net, net("Tanh", net("Add", net("Relu", one), product(net, other, 8, 8)))
 
 
+def equal_outputs() -> Made:
+    net = Net(8)
+    weight = net.weight(8, 8, inputs=8)
+    return net, (net("MatMul", "x", weight), net("MatMul", "x", weight))
+
+
 def equal_filters() -> Made:
     net = Net(2, 8, 8)
     one, other = (net("Conv", "x", net.const(np.full((2, 1, 2, 2), 0.25)), group=2) for _ in range(2))
@@ -120,6 +126,7 @@ KINDS: dict[str, tuple[Callable[[], Made], int]] = {
     "clip beside a reader": (lambda: second_reader("Clip", 0.0, 6.0), 2),
     "two clips": (two_clips, 3),
     "equal layers": (equal_layers, 2),
+    "equal outputs": (equal_outputs, 1),
     "equal filters": (equal_filters, 2),
     "resize by axes": (resize_by_axes, 2),
     "maximum by axes": (maximum_by_axes, 2),
@@ -152,16 +159,14 @@ def test_layers_stay_integer(kind, target, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("form", ["dynamic", "weight-only"])
-def test_the_other_forms_quantise_too(kind, form, tmp_path):
+def test_layers_that_need_no_ranges(kind, tmp_path):
+    """Dynamic where every layer can be, weight-only elsewhere."""
     make, _ = KINDS[kind]
     model, statistics = calibrated(*make(), tmp_path)
-    if form == "dynamic" and not any(rows in kind for rows in ("filters", "axes")):
-        done = qtool.quantize(model, tmp_path / "q.onnx", calibration=statistics, form=form)
-        assert done.verification.integer_layers == done.verification.layers
-    else:
-        done = qtool.quantize(model, tmp_path / "q.onnx", calibration=statistics, form="weight-only")
-        assert done.plan.stored
+    convolves = any(word in kind for word in ("filters", "axes"))
+    form = "weight-only" if convolves else "dynamic"
+    done = qtool.quantize(model, tmp_path / "q.onnx", calibration=statistics, form=form)
+    assert done.plan.stored if convolves else done.verification.integer_layers == done.verification.layers
     assert done.verification.output_sqnr_db > 28.0
 
 

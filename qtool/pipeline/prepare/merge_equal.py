@@ -1,14 +1,16 @@
 """Nodes that compute the same from the same inputs become one: the first, which the readers of the others then read.
 
 onnxruntime does so with the quantised graph (`CommonSubexpressionElimination`), where two equal layers would have one
-kernel between them. Constants are equal where their bytes are. Declines for what makes random numbers, for nodes with
-subgraphs, and where a graph output is what would go.
+kernel between them. A layer whose result is a graph output leaves an Identity there, since outputs keep their names.
+Constants are equal where their bytes are. Declines for what makes random numbers, for nodes with subgraphs, and where
+another graph output is what would go.
 """
 
 from collections.abc import Hashable
 
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
 
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 
@@ -16,14 +18,23 @@ _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 def apply(model: Model) -> int:
     """Let one node stand for all that equal it, in place; return how many were removed."""
     seen: dict[Hashable, list[Node]] = {}
+    names = edit.Names(model.graph)
     count = 0
     for node in list(model.graph):
         if not edit.is_main_op(node, node.op_type) or node.op_type in (*_RANDOM, "Dropout") or edit.subgraphs(node):
             continue
         others = seen.setdefault(_key(node), [])
         first = next((other for other in others if _same_constants(other, node)), None)
-        if first is None or any(output.is_graph_output() for output in node.outputs):
+        is_output = any(output.is_graph_output() for output in node.outputs)
+        if first is None or (is_output and (Layer.of(node) is None or len(node.outputs) > 1)):
             others.append(node)
+            continue
+        if is_output:
+            name = f"{node.name}_again"
+            copy = edit.new_node("Identity", [first.outputs[0]], names.fresh(name), name=names.fresh(name))
+            model.graph.insert_before(node, copy)
+            edit.replace_node(node, copy)
+            count += 1
             continue
         for old, new in zip(node.outputs, first.outputs, strict=True):
             edit.replace_uses(old, new)

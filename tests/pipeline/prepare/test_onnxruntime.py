@@ -96,12 +96,18 @@ def test_nodes_that_may_differ_stay_two(make, tmp_path):
     assert "merge_equal" not in prepared(net, twice(make)(net), tmp_path).changes
 
 
-def test_equal_outputs_of_the_graph_stay_two_and_keep_their_names(tmp_path):
+def test_equal_layers_that_are_outputs_keep_their_names(tmp_path):
     net = Net(8)
     names = (shared_weight(net), shared_weight(net))
     done = prepared(net, names, tmp_path)
     assert tuple(value.name for value in done.model.graph.outputs) == names
-    assert operators(done) == {"MatMul": 2}
+    assert operators(done) == {"MatMul": 1, "Identity": 1}
+
+
+def test_other_equal_outputs_stay_two(tmp_path):
+    net = Net(8)
+    done = prepared(net, (net("Tanh", "x"), net("Tanh", "x")), tmp_path)
+    assert operators(done) == {"Tanh": 2}
 
 
 def resized(net: Net, *given: str, **attributes: object) -> str:
