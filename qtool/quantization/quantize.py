@@ -192,23 +192,19 @@ class _Decision:
     trials: tuple[Trial, ...] = ()
     candidate: Candidate | None = None
 
-    def settled(self, examples: Sequence[Mapping[str, Array]]) -> "_Decision":
-        """The given plan, with those layers in float without which onnxruntime takes the model."""
-        model = self.prepared.model
+    def again(self, layers: Mapping[str, str], examples: Sequence[Mapping[str, Array]]) -> "_Decision":
+        """The same with layers (name -> why) in float; of a given plan, also those with which no model runs."""
+        if self.candidate is not None:
+            found = self.candidate.rejecting(layers)
+            return replace(self, plan=found.plan, candidate=found)
+        model, name = self.prepared.model, self.prepared.name
         look = look_at(model, TARGETS[self.plan.target], examples, WeightMemo())
 
         def make(amendment: Amendment) -> Plan:
-            return leave_float(model, self.plan, amendment.floating)
+            return leave_float(model, self.plan, amendment.floating, name=name)
 
         settler = Settler(model, make, look, lambda _, amendment, layer, why: amendment.leaving({layer: why}))
-        return replace(self, plan=make(settler.settle(Amendment())))
-
-    def rejecting(self, layers: Mapping[str, str]) -> "_Decision":
-        """The same with layers (name -> why) in float."""
-        if self.candidate is None:
-            return replace(self, plan=leave_float(self.prepared.model, self.plan, layers))
-        again = self.candidate.rejecting(layers)
-        return replace(self, plan=again.plan, candidate=again)
+        return replace(self, plan=make(settler.settle(Amendment(floating=layers))))
 
 
 def _decided(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> _Decision:
@@ -231,12 +227,14 @@ def _proven(decided: _Decision, original: Original) -> tuple[_Decision, Serializ
             new = {layer: why for layer, why in error.layers.items() if plan.skipped.get(layer) != why}
             if not (new and rounds_left):
                 raise
-            decided = decided.rejecting(new)
+            decided = decided.again(new, original.examples)
         except (ModelError, DataError):
             # a candidate's model has been loaded before
             if decided.candidate is not None or not rounds_left:
                 raise
-            decided = decided.settled(original.examples)
+            decided = decided.again({}, original.examples)
+            if decided.plan == plan:
+                raise
     raise AssertionError("the last round returns or raises")
 
 

@@ -10,8 +10,10 @@ from qtool.graph.edit import Model, Value
 from qtool.pipeline.planning.sites import find_twin
 
 
-def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str]) -> Plan:
+def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str = "the model") -> Plan:
     """Return the plan with nodes of the prepared graph, by name, in float, and why; every other row stays as it is.
+
+    `name`: what to call the model in messages.
 
     Raises:
         NothingToQuantizeError: no layer is left that is not float.
@@ -39,8 +41,8 @@ def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str]) -> Plan:
         skipped={**plan.skipped, **nodes},
     )
     if not result.quantized:
-        why = "; ".join(sorted({f"{name}: {why}" for name, why in nodes.items()})[:3])
-        raise NothingToQuantizeError(f"nothing to quantise is left of the plan ({why}); use the model as it is")
+        why = "; ".join(sorted({f"{node}: {reason}" for node, reason in nodes.items()})[:3])
+        raise NothingToQuantizeError(f"{name}: nothing to quantise is left of the plan ({why}); use it as it is")
     return result
 
 
