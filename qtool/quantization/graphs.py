@@ -17,6 +17,7 @@ from qtool.pipeline.recovery.refining import agree, smoothed, with_mild_masks
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.original import Original
+from qtool.quantization.scoring import quantize_ahead
 from qtool.runtime.census import take_census
 from qtool.targets.rules import Target
 
@@ -60,6 +61,7 @@ def look_at(model: Model, target: Target, examples: Sequence[Mapping[str, Array]
     """
 
     def look(plan: Plan) -> Mapping[str, str]:
+        quantize_ahead(model, [plan], memo)
         session, census = take_census(model_io.consume(rewrite(model, plan, memo)), target.session)
         for example in examples[:1]:
             session.run(example)
