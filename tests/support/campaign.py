@@ -75,8 +75,8 @@ def tried(case: RandomCase, form: Form, folder: Path, *, exclude: bool = False, 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            data = {"data": case.data} if form == "static" else {}
-            plan = qtool.quantize(source, result, form=form, **data, **options).plan
+            given: dict[str, Any] = {"form": form, **({"data": case.data} if form == "static" else {}), **options}
+            plan = qtool.quantize(source, result, **given).plan
     except NothingToQuantizeError:
         return Outcome(case.seed, form, "nothing to quantise")
     except QtoolError as error:

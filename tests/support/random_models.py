@@ -672,13 +672,15 @@ BRIDGES: dict[str, dict[str, Block]] = {
 def _picture(b: Builder, name: str) -> Value:
     channels, height, width = int(b.pick([1, 3, 3, 4])), int(b.pick([6, 8, 11, 16])), int(b.pick([6, 8, 13, 16]))
     samples = b.rng.standard_normal((SAMPLES, channels, height, width)).astype(np.float32)
-    b.feed(name, samples, ("N", channels, "height", "width"))
+    b.feed(name, samples, ("N", channels, f"{name}_height", f"{name}_width"))
     return b.keep(name, (b.batch, channels, height, width))
 
 
 def _signal(b: Builder, name: str) -> Value:
     channels, length = int(b.pick([1, 2, 5])), int(b.pick([8, 17, 32]))
-    b.feed(name, b.rng.standard_normal((SAMPLES, channels, length)).astype(np.float32), ("N", channels, "length"))
+    b.feed(
+        name, b.rng.standard_normal((SAMPLES, channels, length)).astype(np.float32), ("N", channels, f"{name}_length")
+    )
     return b.keep(name, (b.batch, channels, length))
 
 
@@ -688,14 +690,14 @@ def _tokens(b: Builder, name: str) -> Value:
     if b.chance(0.5):
         rows = int(b.pick([7, 30, 64]))
         ids = b.rng.integers(0, rows, (SAMPLES, length)).astype(b.pick([np.int64, np.int64, np.int32]))
-        b.feed(name, ids, ("N", "T"))
+        b.feed(name, ids, ("N", f"{name}_T"))
         value = b.keep(b.op("Gather", b.weight(rows, size, fan=1), name), (b.batch, length, size))
     else:
-        b.feed(name, b.rng.standard_normal((SAMPLES, length, size)).astype(np.float32), ("N", "T", size))
+        b.feed(name, b.rng.standard_normal((SAMPLES, length, size)).astype(np.float32), ("N", f"{name}_T", size))
         value = b.keep(name, (b.batch, length, size))
     if b.mask is None and b.chance(0.4):
         kept = (np.arange(length) < b.rng.integers(1, length + 1, (SAMPLES, 1))).astype(b.pick([np.int64, np.float32]))
-        b.feed("mask", kept, ("N", "T"))
+        b.feed("mask", kept, ("N", f"{name}_T"))
         wide = b.axes("Unsqueeze", b.op("Cast", "mask", to=TensorProto.FLOAT), [1, 2], 13)
         b.mask = b.op("Mul", b.op("Sub", b.const(1.0), wide), b.const(b.pick([-10.0, -10000.0])))
     return value
@@ -805,4 +807,4 @@ def random_case(seed: int) -> RandomCase:
 
 def _varies(array: Array) -> bool:
     """Whether it holds more than a constant, and no numbers out of all proportion."""
-    return bool(1e-3 < array.std() and np.abs(array).max() < _LARGE)
+    return bool(array.std() > 1e-3 and np.abs(array).max() < _LARGE)
