@@ -209,8 +209,9 @@ def affine(b: Builder, v: Value) -> Value:
 def two_readers(b: Builder, v: Value) -> Value:
     """Two ways from one value, added or multiplied; rarely the value with itself."""
     one, two = activation(b, v), b.pick([activation, affine])(b, v)
-    other = two.name if b.chance(0.8) else one.name
-    made = b.op(b.pick(["Add", "Mul", "Sub", "Max", "Min"]), one.name, other)
+    itself = b.chance(0.2)
+    kind = b.pick(["Add", "Mul", "Max", "Min", *([] if itself else ["Sub"])])
+    made = b.op(kind, one.name, one.name if itself else two.name)
     return b.keep(made, v.shape)
 
 
@@ -732,8 +733,9 @@ def _as_vector(b: Builder, value: Value, kind: str) -> Value:
 def _head(b: Builder, value: Value, kind: str) -> Value:
     """What often ends a network: pooled and classified, or one more layer of its kind."""
     if b.chance(0.5):
-        return b.pick([gemm, linear])(b, _as_vector(b, value, kind))
-    made: Value = b.pick({"image": [conv], "signal": [conv]}.get(kind, [linear]))(b, value)
+        flat = _as_vector(b, value, kind)
+        return gemm(b, flat) if b.chance(0.5) else linear(b, flat)
+    made = conv(b, value) if kind in ("image", "signal") else linear(b, value)
     return activation(b, made) if b.chance(0.3) else made
 
 
