@@ -41,7 +41,7 @@ class OwnNames:
 
     @classmethod
     def of(cls, model: bytes | Serialized) -> "OwnNames":
-        """Rename the nodes of a model, which is not changed."""
+        """Return the model, which is not changed, with new names of nodes."""
         data = model if isinstance(model, bytes) else model.graph
         mark = f"|{hashlib.blake2b(data, digest_size=8).hexdigest()}|"
         proto = onnx.load_from_string(data)
