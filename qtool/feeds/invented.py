@@ -28,7 +28,7 @@ _TOKEN = 1
 
 
 class NotInventedError(Exception):
-    """Nothing can be made up for an input; the text says for which, and why."""
+    """An input that nothing can be made up for; the text says which, and why."""
 
 
 @dataclass(frozen=True, slots=True)

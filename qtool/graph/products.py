@@ -68,7 +68,7 @@ def _product(node: Node, inputs: _Sizes, output: Shape | None) -> int | None:
     first = inputs[0]
     if first is None or output is None:
         return None
-    transposed = edit.attribute(node, "transA", 0)
+    transposed = Layer(node, OPERATORS["Gemm"]).transposes_input
     axis = (-1 if not transposed else 0 if edit.attribute(node, "transBatchA", 0) else -2) if len(first) > 1 else 0
     return math.prod(output) * first[axis]
 
