@@ -22,6 +22,7 @@ __all__ = [
     "add_initializer",
     "attribute",
     "attribute_values",
+    "axis_lengths",
     "clone",
     "constant",
     "constant_or_none",
@@ -49,6 +50,8 @@ __all__ = [
 ]  # fmt: skip
 
 Array = np.ndarray
+# of constants that may be shapes, and of lengths that may be an input's
+_SHORT, _LONG = 16, 2**14
 
 
 def clone(model: Model) -> Model:
@@ -151,6 +154,20 @@ def input_specs(model: Model) -> list[InputSpec]:
     return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
 
 
+def axis_lengths(model: Model) -> list[int]:
+    """Return the lengths that constants of a model have or name, the shortest first: what a free axis may have to fit.
+
+    Those of the axes of constants, and the numbers that are constant shapes.
+    """
+    found: set[int] = set()
+    for value in model.graph.initializers.values():
+        shape = static_shape(value) or ()
+        found.update(shape)
+        if value.dtype == ir.DataType.INT64 and len(shape) == 1 and shape[0] < _SHORT:
+            found.update(int(n) for n in constant(value))
+    return sorted(n for n in found if 1 < n < _LONG)
+
+
 def output_specs(model: Model) -> list[InputSpec]:
     """Return name, type and shape of a model's outputs, in order; what is no tensor counts as strings of any shape."""
     return [
@@ -170,7 +187,8 @@ def _numpy_type(value: Value) -> np.dtype:
 def _spec_shape(value: Value) -> tuple[int | str | None, ...] | None:
     if value.shape is None:
         return None
-    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    # exporters write -1 for a length that is not known
+    return tuple(d.value if not isinstance(d, int) else None if d < 0 else d for d in value.shape)
 
 
 def named_values(graph: Graph) -> dict[str, Value]:
@@ -212,7 +230,8 @@ def static_shape(value: Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None:
         return None
     dims = tuple(value.shape)
-    return tuple(d for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
+    known = tuple(d for d in dims if isinstance(d, int) and d >= 0)
+    return known if len(known) == len(dims) else None
 
 
 def add_initializer(graph: Graph, name: str, array: Array) -> Value:

@@ -17,9 +17,9 @@ from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
-from qtool.core.records.verification import Verification
+from qtool.core.records.verification import MADE_UP, Verification
 from qtool.feeds import Data, ReadOptions, open_for_model
-from qtool.feeds.invented import invented_inputs
+from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Array
@@ -138,7 +138,7 @@ def quantize(
             **{ASKED[step]: True for step in steps},
         )
     prepared = prepare(model_io.load(model))
-    given = None
+    given, absent = None, "the calibration holds no examples"
     if plan is not None:
         prepared, given = _given(plan, prepared)
     if data is not None:
@@ -148,10 +148,13 @@ def quantize(
         feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
         prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)
     else:
-        statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
+        if calibration is None:
+            statistics, absent = _without_data(prepared)
+        else:
+            statistics = statistics_for(prepared, calibration)
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
-    original = Original(Path(model), prepared.widened, statistics.examples)
+    original = Original(Path(model), prepared.widened, statistics.examples, absent)
     decided = _decided(prepared, statistics, request, original) if given is None else _Decision(prepared, given)
     decided, proven, proof = _proven(decided, original)
     final, trials, prepared = decided.plan, decided.trials, decided.prepared
@@ -273,14 +276,28 @@ def _blind(form: str, calibration: object, data: object, reading: ReadOptions, *
     return blind
 
 
-def _without_data(prepared: Prepared) -> Statistics:
-    """Statistics of nothing, with made-up inputs if the model runs on them: they check arithmetic, not accuracy."""
-    invented = invented_inputs(edit.input_specs(prepared.model))
+def _without_data(prepared: Prepared) -> tuple[Statistics, str]:
+    """Statistics of nothing, with made-up inputs that the model runs on: they check arithmetic, not accuracy.
+
+    Where there are none, also the reason.
+    """
+    if any(not edit.is_tensor(value) for value in prepared.model.graph.inputs):
+        return Statistics("no data", prepared.digest, 0, {}, ()), "it is fed with what is no tensor"
+    found, reason = None, ""
+    session = Session(model_io.serialize(prepared.model), name=prepared.name)
     try:
-        Session(model_io.serialize(prepared.model), name=prepared.name).run(invented)
-    except DataError:
-        return Statistics("no data", prepared.digest, 0, {}, ())
-    return Statistics("no data", prepared.digest, 0, {}, (invented,))
+        for proposal in invented_inputs(edit.input_specs(prepared.model), edit.axis_lengths(prepared.model)):
+            try:
+                wrong = flaw(session.run(proposal))
+            except DataError as error:
+                wrong = f"{MADE_UP} do not fit ({error})"
+            if not wrong:
+                found = proposal
+                break
+            reason = reason or wrong
+    except NotInventedError as error:
+        reason = str(error)
+    return Statistics("no data", prepared.digest, 0, {}, () if found is None else (found,)), reason
 
 
 def _arithmetic_alone(proof: Verification) -> Verification:

@@ -220,7 +220,7 @@ class Search:
             else:
                 few = middle
         kept = ranked[:many]
-        for layer in sorted(kept, key=lambda name: -judge.macs.get(name, 0)):
+        for layer in sorted(kept, key=lambda name: -(judge.macs.get(name) or 0)):
             without = [name for name in kept if name != layer]
             if without and self._meets(start, without):
                 kept = without

@@ -1,5 +1,7 @@
 """verify: what onnxruntime will really run, and whether it computes the same. The promise that no peer makes."""
 
+import math
+
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
 from qtool.core.records.plan import Plan
@@ -7,8 +9,8 @@ from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.census import run_otherwise
-from qtool.pipeline.verify.macs import layer_macs
-from qtool.pipeline.verify.measure import measure, worst
+from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
+from qtool.pipeline.verify.measure import Measured, measure, worst
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
@@ -49,26 +51,44 @@ def _verified(
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
     measured.check(prepared, plan)
-    macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
+    macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
+    uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
+    layers = tuple(dict.fromkeys([*plan.layers, *macs]))
     return Verification(
         kernels=census.kernels,
         integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
-        layers=len(plan.layers),
+        layers=len(layers),
         integer_layers=len(integer),
-        macs=sum(macs.values()),
-        integer_macs=sum(n for layer, n in macs.items() if layer in integer),
+        macs=None if uncounted else known_total(macs),
+        integer_macs=known_total({layer: n for layer, n in macs.items() if layer in integer}),
+        uncounted=uncounted,
         fallbacks=_fallbacks(plan, census, prepared) if target.on_cpu else (),
-        float_layers={n: plan.skipped.get(n, "not planned") for n in plan.layers if n not in integer},
-        preparation_sqnr_db=worst(measured.preparation),
+        float_layers={n: why for n, why in _reasons(prepared, plan, layers).items() if n not in integer},
+        preparation_sqnr_db=worst(measured.preparation) if examples else math.nan,
         widening_sqnr_db=worst(measured.widening),
-        steps=max((steps.largest for steps in measured.steps.values()), default=0),
-        optimized_sqnr_db=worst(measured.whole),
-        output_sqnr_db=worst(measured.shipped),
+        steps=max((steps.largest for steps in measured.steps.values()), default=None),
+        optimized_sqnr_db=worst(measured.whole) if measured.whole else math.nan,
+        output_sqnr_db=worst(measured.shipped) if examples else math.nan,
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
+        unchecked=_unchecked(original, measured),
         census=target.on_cpu,
         tensors=measured.tensors,
     )
+
+
+def _unchecked(original: Original, measured: Measured) -> str:
+    """Why the arithmetic was not compared; "" where it was."""
+    if not original.examples:
+        return original.absent
+    return "" if measured.steps or measured.whole else "it has no 8-bit tensor, and no output is real"
+
+
+def _reasons(prepared: Model, plan: Plan, layers: tuple[str, ...]) -> dict[str, str]:
+    """Why each layer is float, if it is."""
+    operators = {node.name: node.op_type for node in prepared.graph.all_nodes()}
+    unknown = {n: "not planned" if n in plan.layers else f"no integer form of {operators[n]}" for n in layers}
+    return {n: plan.skipped.get(n, why) for n, why in unknown.items()}
 
 
 def _check_census(plan: Plan, census: Census, target: Target) -> None:
