@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qtool.core.errors import UsageError, arg
-from qtool.core.files import write_text
+from qtool.core.files import DOCUMENT_LIMIT, read_text, write_text
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
 from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
 from qtool.core.records.header import header, without_header
@@ -239,7 +239,7 @@ def load_plan(path: str | Path) -> Plan:
     """
     file = Path(path)
     try:
-        document = parsed(file.read_text(encoding="utf-8"))
+        document = parsed(read_text(file, DOCUMENT_LIMIT))
     except OSError as error:
         raise UsageError(
             f"{file}: cannot be read ({error.strerror}); give a file written by {arg('save_plan')}"
