@@ -38,8 +38,8 @@ def open_file(path: str | Path) -> IO[bytes]:
     """
     try:
         # what only opening a device would do is not done
-        _check_regular(os.stat(path))
-        return open(path, "rb", opener=_open_at_once)  # noqa: SIM115
+        _check_regular(Path(path).stat())
+        return open(path, "rb", opener=_open_at_once)
     except ValueError as error:
         raise OSError(errno.EINVAL, "its name holds a null character") from error
 
@@ -79,12 +79,12 @@ def read_text(path: str | Path, limit: int) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        kind = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "something else"
-        raise OSError(errno.EILSEQ, f"it is {kind}, not UTF-8") from error
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        raise OSError(errno.EILSEQ, "it is UTF-16, not UTF-8" if wide else "it is not UTF-8") from error
 
 
 def read_lines(path: str | Path, limit: int) -> Iterator[bytes]:
-    """Yield the lines of a regular file, with their ends. Raises `OSError`, also where a line has over `limit` bytes."""
+    """Yield the lines of a regular file with their ends. Raises `OSError`, also for a line of over `limit` bytes."""
     with open_file(path) as stream:
         number = 0
         while line := stream.readline(limit + 1):

@@ -17,8 +17,8 @@ LAYOUTS = ("NCHW", "NHWC", "AUTO")
 COLORS = ("RGB", "BGR", "GRAY")
 RESIZES = ("stretch", "center-crop")
 _TINY = 2.0**-126
-_SIDE = 2**16 - 1
-"""The longest side of a picture, as of a JPEG."""
+MOST_PIXELS = 2**27
+"""Of a picture, also while it is resized: 400 MB in colour."""
 _LEAST_CROP = 0.01
 
 
@@ -76,8 +76,11 @@ class Preprocess:
             raise UsageError("preprocess: scale and std must not be 0")
         if not all(_TINY <= abs(x) <= FLOAT32_MAX for x in (self.scale, *filter(None, self.mean), *self.std)):
             raise UsageError("preprocess: float32 does not hold scale, mean or std; give numbers nearer to 1")
-        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= _SIDE:
-            raise UsageError(f"preprocess: size is {list(self.size)}; give a height and a width from 1 to {_SIDE}")
+        if self.size is not None and not (min(self.size) >= 1 and math.prod(self.size) <= MOST_PIXELS):
+            raise UsageError(
+                f"preprocess: size is {list(self.size)}; give a height and a width of at least 1, and together no more "
+                f"than {MOST_PIXELS:,} pixels"
+            )
         if not _LEAST_CROP <= self.crop <= 1:
             raise UsageError(f"preprocess: crop is {self.crop}; give a part from {_LEAST_CROP} to 1")
         if abs(self.label_offset) >= 2**31:
@@ -146,12 +149,14 @@ def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Prep
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        read = parsed if path.suffix.lower() == ".json" else parsed_toml
-        content = read(read_text(path, SETTINGS_LIMIT))
+        text = read_text(path, SETTINGS_LIMIT)
+        content = parsed(text, strict=False) if path.suffix.lower() == ".json" else parsed_toml(text)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: does not exist; give a preprocess file, or one of {', '.join(PRESETS)}") from error
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a .json or .toml file, saved as UTF-8") from error
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); give a .json or .toml file, saved as UTF-8"
+        ) from error
     except ValueError as error:
         kind = path.suffix[1:].upper()
         raise UsageError(f"{path}: is not valid {kind} ({' '.join(str(error).split())}); correct it") from error
