@@ -9,7 +9,7 @@ import click
 
 from qtool.cli.parameters import Drop, Share
 from qtool.core.errors import UsageError
-from qtool.core.files import SETTINGS_LIMIT, read_text
+from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

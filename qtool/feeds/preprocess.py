@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from qtool.core.errors import UsageError, arg
-from qtool.core.files import SETTINGS_LIMIT, read_text
 from qtool.core.numerics.affine import FLOAT32_MAX
+from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed, parsed_toml
 from qtool.feeds.checks import closest
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qtool.core.files import DOCUMENT_LIMIT, read_bytes
+from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
 from qtool.feeds.reading import Reading
 
 

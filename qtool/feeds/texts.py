@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.core.files import DOCUMENT_LIMIT, read_bytes
 from qtool.core.process import without_panic
+from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.checks import quoted
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 
 from qtool.core.errors import DataError
-from qtool.core.files import read_bytes
+from qtool.core.reading import read_bytes
 
 _LIMIT = 2**31 - 1
 """protobuf's."""

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from qtool.core.errors import UsageError, arg
-from qtool.core.files import DOCUMENT_LIMIT, read_text, write_text
+from qtool.core.files import write_text
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
+from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
 from qtool.core.records.header import header, without_header
 from qtool.core.records.options import GRANULARITIES, SCHEMES

@@ -10,7 +10,7 @@ import json
 import math
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,9 +18,10 @@ from typing import IO
 import numpy as np
 
 from qtool.core.errors import CalibrationError
-from qtool.core.files import DOCUMENT_LIMIT, atomic_output, open_file
+from qtool.core.files import atomic_output
 from qtool.core.numerics.counting import BINS
 from qtool.core.numerics.histogram import ChannelRange, Histogram
+from qtool.core.reading import DOCUMENT_LIMIT, open_file
 from qtool.core.records.codec import decoded, encoded, parsed
 from qtool.core.records.examples import Row
 from qtool.core.records.header import header, without_header
@@ -254,7 +255,7 @@ def _read(members: _Reading, file: str, model_digest: str | None, model_name: st
         )
     tensors = {row.name: _histogram(members, i, row) for i, row in enumerate(known.tensors)}
     channels = {name: _channels(members, i, tensors.get(name)) for i, name in enumerate(known.channels)}
-    examples = _examples(members, known.examples, tensors.values())
+    examples = _examples(members, known.examples, tensors)
     members.check()
     part = None if known.part is None else _part(known.part, examples)
     return Statistics(
@@ -270,17 +271,23 @@ def _read(members: _Reading, file: str, model_digest: str | None, model_name: st
 
 
 def _examples(
-    members: _Reading, inputs: tuple[tuple[str, ...], ...], tensors: Iterable[Histogram]
+    members: _Reading, inputs: tuple[tuple[str, ...], ...], tensors: Mapping[str, Histogram]
 ) -> tuple[dict[str, np.ndarray], ...]:
-    """The inputs of each run; all together they cannot hold many times more than was counted of the largest tensor."""
-    counted = max((histogram.count for histogram in tensors), default=0)
+    """The inputs of each run.
+
+    All together they cannot hold many times more than was counted of the largest tensor, and of a counted one nothing
+    that was not.
+    """
+    counts = {name: histogram.count for name, histogram in tensors.items()}
+    counted = max(counts.values(), default=0)
     room = min(_LIMIT, max(_EXAMPLES_ROOM, _EXAMPLES_SHARE * counted))
     wanted = [{name: f"example.{i}.{j}.npy" for j, name in enumerate(names)} for i, names in enumerate(inputs)]
     if sum(members.sizes.get(member, 0) for run in wanted for member in run.values()) > room:
         raise ValueError("its examples are impossibly large")
     runs = tuple({name: _array(members, member) for name, member in run.items()} for run in wanted)
-    if any(array.dtype.kind == "f" and np.isnan(array).any() for run in runs for array in run.values()):
-        raise ValueError("an example holds NaN")
+    for name, array in (item for run in runs for item in run.items() if counts.get(item[0])):
+        if not ((array >= tensors[name].minimum) & (array <= tensors[name].maximum)).all():
+            raise ValueError(f"an example of {name!r} holds what was not counted")
     return runs
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qtool.core.errors import DataError, QtoolError, arg
-from qtool.core.files import open_file
+from qtool.core.reading import open_file
 from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError, arg
-from qtool.core.files import read_lines
+from qtool.core.reading import read_lines
 from qtool.core.records.codec import parsed
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.batching import Chunk, Deferred, Reader

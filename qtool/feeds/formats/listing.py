@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qtool.core.errors import DataError
-from qtool.core.files import SETTINGS_LIMIT, read_lines
+from qtool.core.reading import SETTINGS_LIMIT, read_lines
 
 LABELS_FILE = "labels.csv"
 

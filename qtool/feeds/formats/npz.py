@@ -14,8 +14,8 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from qtool.core.errors import DataError, QtoolError
-from qtool.core.files import open_file
 from qtool.core.process import memory_of_machine
+from qtool.core.reading import open_file
 
 _PIECE = 1 << 20
 _FORTRAN_LIMIT = 64 << 20

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from qtool.core.errors import UsageError, arg
-from qtool.core.files import DOCUMENT_LIMIT, check_writable, read_text, write_text
+from qtool.core.files import check_writable, write_text
+from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import json_text, parsed
 from qtool.core.records.sensitivity import VIEWS, Figures, LayerSensitivity, Sensitivity, View, read_finished
 
