@@ -6,7 +6,8 @@ line the option's.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _BEGIN, _BETWEEN, _END = "\x02", "\x1f", "\x03"
 _NAMED = re.compile(r"\x02([a-z_]+)(?:\x1f([^\x02\x03\x1f]*)\x1f([01]))?\x03")
@@ -50,6 +51,18 @@ class QtoolError(Exception):
         The value is None where only the name is meant.
         """
         return _NAMED.sub(lambda found: option(found[1], found[2]), self.marked)
+
+
+@contextmanager
+def naming(**names: str) -> Iterator[None]:
+    """Let the messages of a function, whose decorator this is, call an argument as the function itself does."""
+    try:
+        yield
+    except QtoolError as error:
+        own = _NAMED.sub(lambda found: found[0].replace(found[1], names.get(found[1], found[1]), 1), error.marked)
+        if own == error.marked:
+            raise
+        raise type(error)(own) from error
 
 
 def _in_python(found: re.Match[str]) -> str:

@@ -18,8 +18,6 @@ def check_writable(path: str | Path) -> Path:
     """
     target = Path(path)
     parent = target.parent
-    if "\0" in str(path):
-        raise OutputError(f"{str(path)!r}: is no name of a file; choose another output")
     try:
         is_folder = target.is_dir()
     except OSError as error:

@@ -9,8 +9,9 @@ from typing import Unpack
 
 import numpy as np
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, ModelError, UsageError, arg
+from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
 from qtool.core.state import rollout
@@ -29,6 +30,8 @@ from qtool.runtime.session import Session
 DEFAULT_LATENCY_RUNS = 50
 
 
+@naming(metric="metrics")
+@checked_types
 def evaluate(
     float_model: str | Path,
     candidates: str | Path | Sequence[str | Path],

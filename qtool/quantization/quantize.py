@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
@@ -39,6 +40,7 @@ from qtool.targets.tables import TARGETS, find_target
 PathLike = str | Path
 
 
+@checked_types
 def quantize(
     model: PathLike,
     output: PathLike,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
@@ -39,6 +40,7 @@ from qtool.tuning.split import Records, evaluation_subsets, subsets
 PathLike = str | Path
 
 
+@checked_types
 def tune(
     model: PathLike,
     data: Data,

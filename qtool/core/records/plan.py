@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
@@ -232,6 +233,7 @@ def _own(readers: tuple[Reader, ...], nodes: Collection[str]) -> tuple[Reader, .
     return tuple(reader for reader in readers if reader[0] in nodes)
 
 
+@checked_types
 def load_plan(path: str | Path) -> Plan:
     """Read a saved plan.
 

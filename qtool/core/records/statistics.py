@@ -17,6 +17,7 @@ from typing import IO
 
 import numpy as np
 
+from qtool.core.arguments import checked_types
 from qtool.core.errors import CalibrationError
 from qtool.core.files import atomic_output
 from qtool.core.numerics.counting import BINS
@@ -202,6 +203,7 @@ def _checksum(digests: dict[str, str]) -> bytes:
     )
 
 
+@checked_types
 def load_statistics(path: str | Path, model_digest: str | None = None, model_name: str = "the model") -> Statistics:
     """Read a calibration file.
 

@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
 from qtool.core.errors import ModelError, UsageError, arg
@@ -43,6 +44,7 @@ PathLike = str | Path
 MEMORY = 2**30
 
 
+@checked_types
 def sensitivity(
     model: PathLike,
     data: Data,
