@@ -35,9 +35,9 @@ _WORDS: dict[Any, str] = {
 
 
 def checked_types(function: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Wrap a function, so that arguments of another type than its signature names are refused before it is called.
+    """Return the function as one that refuses arguments of another type than its signature names.
 
-    The wrapped one raises `UsageError`, which names the argument; what is missing or unknown is a `TypeError` as ever.
+    It raises `UsageError`, which names the argument; what is missing or unknown is a `TypeError` as ever.
     """
     signature = inspect.signature(function)
 

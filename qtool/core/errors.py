@@ -55,7 +55,7 @@ class QtoolError(Exception):
 
 @contextmanager
 def naming(**names: str) -> Iterator[None]:
-    """Let the messages of a function, whose decorator this is, call an argument as the function itself does."""
+    """Rename arguments in the messages of what is raised within; yields nothing. It decorates functions, too."""
     try:
         yield
     except QtoolError as error:

@@ -120,7 +120,9 @@ def memory_of_machine() -> int:
 
 @contextmanager
 def without_panic() -> Iterator[None]:
-    """Drop what an extension writes to the standard error itself if the block raises; else it is written afterwards.
+    """Keep what an extension writes to the standard error itself from it if the block raises; yields nothing.
+
+    Otherwise it is written after the block.
 
     Why: a panic in Rust prints lines beside the exception that it becomes.
 
