@@ -25,6 +25,7 @@ from qtool.evaluation.run import BatchRun, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, first_nan, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.graph.model_files import model_size
+from qtool.graph.quantizers import is_quantized
 from qtool.runtime.session import Session
 
 DEFAULT_LATENCY_RUNS = 50
@@ -184,6 +185,7 @@ class _Comparison:
                     nan=trial.nan,
                     latency=timed[index] if timed else None,
                     nodes=trial.session.nodes,
+                    quantized=trial.is_float and is_quantized(path),
                 )
             )
         return results

@@ -12,6 +12,7 @@ from qtool.feeds.checks import Described, castable, closest, fits_dimensions, qu
 LABELS = "labels"
 _LABEL_NAMES = (LABELS, "label", "targets", "target", "y", "classes", "class")
 """What arrays of labels are called; the first is the name that metrics look for."""
+_CLASS_NAMES = ("label", "classes", "class")
 
 
 def match_arrays(
@@ -62,9 +63,16 @@ def match_arrays(
 
 
 def with_labels(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return what is no input, with the only array that is called like labels under the name `labels` as well."""
+    """Return what is no input, with the only array that is called like labels under the name `labels` as well.
+
+    Floats are scores rather than classes, unless their name says classes.
+    """
     found = [name for name in _LABEL_NAMES if name in arrays]
-    return {**arrays, LABELS: arrays[found[0]]} if len(found) == 1 and LABELS not in arrays else arrays
+    if len(found) != 1 or LABELS in arrays:
+        return arrays
+    (name,) = found
+    classes = arrays[name].dtype.kind != "f" or arrays[name].ndim > 1 or name in _CLASS_NAMES
+    return {**arrays, LABELS: arrays[name]} if classes else arrays
 
 
 def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:

@@ -64,6 +64,12 @@ class Source:
         return _digest(self.data, *stamps)
 
 
+def same_data(one: object, other: object) -> bool:
+    """Return whether two values for DATA are the same: one object, or one path or name."""
+    named = isinstance(one, str | Path) and isinstance(other, str | Path)
+    return one is other or (named and os.path.realpath(_absolute(str(one))) == os.path.realpath(_absolute(str(other))))
+
+
 NOWHERE = Source(None, None, 1, Reading(), None)
 """The source of data that has no name."""
 

@@ -135,6 +135,7 @@ class ModelResult:
     `sqnr_db` is over all outputs together, `sqnr_db_by_output` for each; None and empty for the float model.
     `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
     model predicts none. `nodes` is how many nodes each execution provider of onnxruntime runs, empty on the CPU.
+    `quantized` is whether the float model is none.
     """
 
     name: str
@@ -147,6 +148,7 @@ class ModelResult:
     nan: NanFound | None = None
     latency: Latency | None = None
     nodes: tuple[tuple[str, int], ...] = ()
+    quantized: bool = False
 
     def score(self, metric: str) -> Score:
         """Return the score of the metric of that name. Raises `KeyError`."""
