@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, LayerError, ModelError, UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
@@ -47,6 +48,7 @@ PathLike = str | Path
 _ROUNDS = 4
 
 
+@checked_types
 def quantize(
     model: PathLike,
     output: PathLike,

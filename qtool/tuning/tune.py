@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
@@ -19,8 +20,9 @@ from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.gates import check_gates, check_max_drop
-from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
+from qtool.evaluation.metrics.registry import MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.feeds.source import same_data
 from qtool.graph import model_io
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
@@ -39,6 +41,7 @@ from qtool.tuning.split import Records, evaluation_subsets, subsets
 PathLike = str | Path
 
 
+@checked_types
 def tune(
     model: PathLike,
     data: Data,
@@ -98,6 +101,11 @@ def tune(
     if time_budget is not None and not time_budget > 0.0:
         raise UsageError(f"{arg('time_budget', time_budget)}: give more than 0 seconds")
     runs_on = _measurable(target, provider)
+    if eval_data is not None and same_data(data, eval_data):
+        raise UsageError(
+            f"{arg('eval_data')} is {arg('data')}, so that what chooses would report; leave {arg('eval_data')} out: "
+            "other samples report then"
+        )
     model_io.check_output(output, model)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     prepared = prepare(model_io.load(model))
@@ -145,7 +153,7 @@ def _float_macs(given: float | str) -> float:
 def _check_aim(aim: Aim) -> None:
     """Refuse a target that every model meets, or none can be measured by. Raises `UsageError`."""
     check_gates((), None, aim.min_sqnr)
-    chosen = None if aim.metric is None else resolve_metrics(aim.metric)[0].info
+    chosen = None if aim.metric is None else resolve_metric(aim.metric).info
     if chosen is None or chosen.kind is MetricKind.SIMILARITY:
         # of what stands in for it, the share of equal predictions; the metrics by default have the same bounds
         chosen = MetricInfo("what is measured", MetricKind.ACCURACY, lower_is_better=False, worst=0.0)

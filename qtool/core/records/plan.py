@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
+from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
 from qtool.core.records.header import header, without_header
 from qtool.core.records.options import GRANULARITIES, SCHEMES
@@ -231,6 +233,7 @@ def _own(readers: tuple[Reader, ...], nodes: Collection[str]) -> tuple[Reader, .
     return tuple(reader for reader in readers if reader[0] in nodes)
 
 
+@checked_types
 def load_plan(path: str | Path) -> Plan:
     """Read a saved plan.
 
@@ -239,7 +242,7 @@ def load_plan(path: str | Path) -> Plan:
     """
     file = Path(path)
     try:
-        document = parsed(file.read_text(encoding="utf-8"))
+        document = parsed(read_text(file, DOCUMENT_LIMIT))
     except OSError as error:
         raise UsageError(
             f"{file}: cannot be read ({error.strerror}); give a file written by {arg('save_plan')}"

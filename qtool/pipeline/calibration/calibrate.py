@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, remove_unfinished
@@ -29,6 +30,7 @@ CHECKPOINT_S = 60.0
 """How often an unfinished calibration is written."""
 
 
+@checked_types
 def calibrate(
     model: PathLike,
     data: Data,
@@ -107,6 +109,7 @@ def calibrate(
     return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
 
 
+@checked_types
 def merge(calibrations: PathLike | Sequence[PathLike], output: PathLike) -> Calibrated:
     """Add calibration files together, all shards of one calibration or whole ones of one model, and return the sum.
 

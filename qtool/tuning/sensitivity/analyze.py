@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
 from qtool.core.errors import ModelError, UsageError, arg
@@ -22,7 +23,7 @@ from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.records.statistics import Statistics
-from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
+from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
 from qtool.graph.edit import Model
@@ -43,6 +44,7 @@ PathLike = str | Path
 MEMORY = 2**30
 
 
+@checked_types
 def sensitivity(
     model: PathLike,
     data: Data,
@@ -157,7 +159,7 @@ def measure_layers(
     asked: tuple[View, ...] = (views,) if isinstance(views, str) else tuple(views)
     if not asked or not set(asked) <= set(VIEWS):
         raise UsageError(f"unknown views {', '.join(asked) or '(none)'}; choose among {', '.join(VIEWS)}")
-    chosen = resolve_metrics([metric])[0] if metric is not None else None
+    chosen = resolve_metric(metric) if metric is not None else None
     path = None if output is None else Path(output)
     full = plan_of(())
     identity = _identity(full, chosen, asked)
