@@ -1,4 +1,4 @@
-"""Opset, shapes and the passes that onnx and onnx-ir already have."""
+"""Opset and the passes that onnx and onnx-ir already have."""
 
 import contextlib
 from collections.abc import Mapping
@@ -18,8 +18,6 @@ MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
 _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-# initializers above this need not be there to infer shapes
-_SMALL_BYTES = 1000
 # since this opset Resize counts from the middle of a sample unless told otherwise
 _CENTRED_RESIZE = 11
 
@@ -185,26 +183,3 @@ def _remove_identities(model: ir.Model) -> None:
         graph.remove(node, safe=True)
         if is_output:
             source.name = result.name
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes where ONNX's inference finds them; a failure leaves what was known.
-
-    Names must be unique. onnx-ir's own pass takes the elements' type of sequences and optionals for their own.
-    """
-    light = model.clone()
-    for name, value in list(light.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-            del light.graph.initializers[name]
-            light.graph.inputs.append(value)
-    try:
-        inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(light), data_prop=True))
-    except Exception:
-        return
-    known = {o.name: o for node in inferred.graph.all_nodes() for o in node.outputs}
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            found = known.get(value.name) if value.name else None
-            if found is not None:
-                value.type = value.type if found.type is None else found.type
-                value.shape = value.shape if found.shape is None else found.shape

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from qtool.core.errors import AlreadyQuantizedError, ModelError
 from qtool.core.records.recipe import Recipe
-from qtool.graph import edit, opset, widen
+from qtool.graph import compose, edit, opset, shapes, widen
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.pipeline.prepare import (
@@ -65,12 +65,15 @@ def prepare(loaded: LoadedModel) -> Prepared:
     if overridable:
         changes["inputs made constant"] = len(overridable)
     model = edit.clone(raised)
+    declared = shapes.forget(model)
     _tidy(model)
+    _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
     while _apply(model, changes, simplify, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
         _tidy(model)
     _apply(model, changes, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head, hard_swish, residual_sum)
     _tidy(model)
+    shapes.declare(model, declared)
     return Prepared(model, name, loaded.path, loaded.digest, changes, widened=widened)
 
 
@@ -103,7 +106,20 @@ def _refuse_bfloat16(model: Model, loaded: LoadedModel, tensor: str) -> None:
 
 def _tidy(model: Model) -> None:
     opset.tidy(model)
-    opset.infer_shapes(model)
+    shapes.infer(model)
+
+
+def _ask_onnxruntime(model: Model) -> None:
+    """In place: what ONNX's inference cannot know where an operator is not ONNX's."""
+    wanted = shapes.unknown(model)
+    if not wanted:
+        return
+    try:
+        session = Session(compose.with_outputs(model, wanted), optimize=False)
+    except ModelError:
+        return
+    shapes.tell(model, session.output_specs)
+    shapes.infer(model)
 
 
 def _apply(model: Model, changes: dict[str, int], *steps: ModuleType) -> set[str]:
