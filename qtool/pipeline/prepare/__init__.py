@@ -17,16 +17,17 @@ from qtool.pipeline.prepare import (
     hard_swish,
     known_shapes,
     matmul_add,
+    no_ops,
+    plain_products,
     pointwise_head,
     residual_sum,
-    simplify,
     spatial_mean,
 )
 from qtool.runtime.session import Session
 from qtool.targets.kernels import QUANTIZED
 
 # what these leave behind is inferred anew, and may be folded then
-_MORE_TO_FOLD = {"known_shapes", "constant_branches"}
+_MORE_TO_FOLD = {"known_shapes", "constant_branches", "no_ops"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,10 @@ def prepare(loaded: LoadedModel) -> Prepared:
     _tidy(model)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
-    while _apply(model, changes, simplify, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
+    while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
         _tidy(model)
-    _apply(model, changes, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head, hard_swish, residual_sum)
+    _apply(model, changes, plain_products, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head)
+    _apply(model, changes, hard_swish, residual_sum)
     _tidy(model)
     shapes.declare(model, declared)
     return Prepared(model, name, loaded.path, loaded.digest, changes, widened=widened)

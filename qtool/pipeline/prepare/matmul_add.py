@@ -1,8 +1,10 @@
-"""MatMul of a matrix with constant weights, and the Add of a constant vector after it, become Gemm.
+"""MatMul of a matrix with constant weights, and the Add of a constant vector or number after it, become Gemm.
 
 As Gemm the layer gets an int32 bias and a float output from one integer kernel: the best classifier head. onnxruntime
 does the same rewriting (`MatMulAddFusion`) but only knows the bias as float. Declines unless the input has rank 2.
 """
+
+import numpy as np
 
 from qtool.graph import edit
 from qtool.graph.edit import Model
@@ -22,13 +24,15 @@ def apply(model: Model) -> int:
             continue
         bias = add.inputs[1] if add.inputs[0] is matmul.outputs[0] else add.inputs[0]
         columns = layer.output_size(edit.constant(weight).shape)
-        if not edit.weight_like(bias) or edit.constant(bias).shape not in ((columns,), (1, columns)):
+        if not edit.weight_like(bias) or edit.constant(bias).ndim > 2:
+            continue
+        array = edit.constant(bias)
+        if array.size != 1 and array.shape not in ((columns,), (1, columns)):
             continue
         names = edit.Names(model.graph)
-        if edit.constant(bias).ndim == 2:
-            bias = edit.add_initializer(
-                model.graph, names.fresh(f"{matmul.name}_bias"), edit.constant(bias).reshape(-1)
-            )
+        if array.shape != (columns,):
+            vector = np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (columns,)))
+            bias = edit.add_initializer(model.graph, names.fresh(f"{matmul.name}_bias"), vector)
         gemm = edit.new_node(
             "Gemm", [x, weight, bias], names.fresh(f"{add.outputs[0].name}_gemm"), name=matmul.name or "Gemm"
         )

@@ -215,6 +215,7 @@ def measure(
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
             result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[stored], activation.params))
+        _check_shapes(single, exact, final)
         real = [name for name in final if exact[name].dtype.kind == "f"]
         for name in real:
             result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
@@ -229,6 +230,22 @@ def measure(
             result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
             result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
     return result
+
+
+def _check_shapes(single: Arrays, exact: Arrays, final: Arrays) -> None:
+    """The values are compared flat, in which one shape is like another.
+
+    Raises:
+        VerificationError: an output of the prepared or quantised model has another shape than the original's.
+    """
+    for step, outputs in (("preparation", exact), ("quantisation", final)):
+        for name, array in final.items():
+            wanted, found = np.shape(single[name]), np.shape(outputs[name])
+            if isinstance(array, np.ndarray) and found != wanted:
+                raise VerificationError(
+                    f"{step} changed the shape of output {name!r} ({list(wanted)} became {list(found)}); please report "
+                    "this model"
+                )
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:

@@ -20,7 +20,7 @@ MATMULS: dict[str, tuple[Build, tuple[int, ...], bool]] = {
     "row": (lambda n: n("Add", product(n), n.const(n.rng.normal(size=(1, 8)))), (12,), True),
     "on the left": (lambda n: n("Add", n.bias(8), product(n)), (12,), True),
     "rank 3": (lambda n: n("Add", product(n), n.bias(8)), (5, 12), False),
-    "scalar": (lambda n: n("Add", product(n), n.const(0.5)), (12,), False),
+    "scalar": (lambda n: n("Add", product(n), n.const(0.5)), (12,), True),
     "one each sample": (lambda n: n("Add", product(n), n.const(n.rng.normal(size=(3, 1)))), (12,), False),
     "more dimensions": (lambda n: n("Add", product(n), n.const(n.rng.normal(size=(1, 1, 8)))), (12,), False),
     "computed": (lambda n: n("Add", product(n), n("Relu", product(n))), (12,), False),
