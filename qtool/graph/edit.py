@@ -36,8 +36,10 @@ __all__ = [
     "make_identity",
     "named_values",
     "new_node",
+    "origin_of",
     "output_specs",
     "rank",
+    "remember",
     "remove_node",
     "replace_node",
     "replace_uses",
@@ -51,6 +53,7 @@ __all__ = [
 ]  # fmt: skip
 
 Array = np.ndarray
+_ORIGIN = "qtool.origin"
 
 
 def clone(model: Model) -> Model:
@@ -237,6 +240,18 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def remember(constant: Value, origin: Graph | None) -> None:
+    """Let a constant that was computed remember the graph that makes it, its only output, through copies of the model."""
+    if origin is not None:
+        constant.meta[_ORIGIN] = origin
+
+
+def origin_of(constant: Value) -> Graph | None:
+    """Return the graph that makes a constant, where it remembers one."""
+    found: Graph | None = constant.meta.get(_ORIGIN)
+    return found
 
 
 def new_node(

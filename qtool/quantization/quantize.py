@@ -27,7 +27,7 @@ from qtool.pipeline.planning.check import fit_plan
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
-from qtool.pipeline.rewrite.static import rewrite, shift_biases
+from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import best_plan
@@ -147,8 +147,7 @@ def quantize(
     prepared, final, trials = (
         _decided(prepared, statistics, request, original) if given is None else (prepared, given, ())
     )
-    proven = model_io.consume(rewrite(prepared.model, final))
-    shifted = shift_biases(prepared.model, final)
+    proven, shifted = rewritten(prepared.model, final)
     runs_on = TARGETS[final.target]
     proof = verify(original, prepared.model, shifted, proven, final, runs_on)
     if blind:
