@@ -130,6 +130,15 @@ def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def described(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    """Yield the inputs and outputs of a graph, and of the graphs inside of its nodes."""
+    yield from graph.input
+    yield from graph.output
+    for node in graph.node:
+        for inner in _graphs(node):
+            yield from described(inner)
+
+
 def check_nodes(proto: onnx.ModelProto) -> None:
     """Hold every node against its operator's schema; for models at which `onnx.checker` stops before it sees them.
 

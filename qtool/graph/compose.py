@@ -21,7 +21,9 @@ def origin(model: ir.Model, value: ir.Value, *, smaller_than: int) -> ir.Graph |
     `smaller_than`: in bytes. An initializer that remembers its own origin counts as nothing.
     """
     graph = ir.convenience.extract(model.graph, [], [value])
-    sizes = [v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None and not edit.origin_of(v)]
+    sizes = [
+        v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None and not edit.origin_of(v)
+    ]
     return graph if sum(sizes) < smaller_than else None
 
 

@@ -243,7 +243,7 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
 
 
 def remember(constant: Value, origin: Graph | None) -> None:
-    """Let a constant that was computed remember the graph that makes it, its only output, through copies of the model."""
+    """Let a constant remember the graph that makes it, as its only output; copies of the model do so too."""
     if origin is not None:
         constant.meta[_ORIGIN] = origin
 

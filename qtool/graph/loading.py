@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from qtool.core.errors import ModelError
 from qtool.graph import external
-from qtool.graph.arrangement import arrange, check_nodes, tolerated
+from qtool.graph.arrangement import arrange, check_nodes, described, tolerated
 from qtool.graph.external import DataFile, StoredTensor
 
 _FILE_LIMIT = 2**31 - 1
@@ -68,11 +68,12 @@ def _check_schemas(proto: onnx.ModelProto) -> None:
 
 
 def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with empty tensors for those whose bytes lie elsewhere.
+    """The model with empty tensors for those whose bytes lie elsewhere, and with a type and a shape for every value.
 
-    `onnx.checker` would read the files for them, and looks at nothing of them that `_check_sizes` does not.
+    `onnx.checker` would read the files, and looks at nothing of the tensors that `_check_sizes` does not. It also
+    refuses values without a shape, which onnxruntime runs.
     """
-    if not external.external_tensors(proto):
+    if not external.external_tensors(proto) and all(map(_is_described, described(proto.graph))):
         return proto
     light = onnx.ModelProto()
     light.CopyFrom(proto)
@@ -80,7 +81,17 @@ def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
         tensor.dims[:] = [0]
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
+    for value in described(light.graph):
+        if not _is_described(value):
+            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+            value.type.tensor_type.shape.SetInParent()
     return light
+
+
+def _is_described(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    tensor = value.type.tensor_type
+    return bool(kind and (kind != "tensor_type" or (tensor.elem_type and tensor.HasField("shape"))))
 
 
 def _check_external(proto: onnx.ModelProto, file: Path) -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qtool.core.errors import ModelError
-from qtool.graph import external
+from qtool.graph import external, old_operators
 from qtool.graph.names import make_unique
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph
 
@@ -18,8 +18,8 @@ MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
 _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-# since this opset Resize counts from the middle of a sample unless told otherwise
-_CENTRED_RESIZE = 11
+# since this opset Resize has taken the place of Upsample
+_RESIZE = 10
 
 
 def opset_of(model: ir.Model) -> int:
@@ -33,7 +33,7 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     `name`: what to call the model in messages.
 
     Raises:
-        ModelError: it cannot be converted, or a function in it cannot be inlined.
+        ModelError: it cannot be converted to what computes the same, or a function in it cannot be inlined.
     """
     version = opset_of(model)
     if version == 0 or version >= MINIMUM:
@@ -43,6 +43,8 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
         model = model.clone()
         _inline(model)
     light = model.clone()
+    make_unique(light)
+    old_operators.hide(light, version, name)
     large = _take_out_large(light)
     try:
         with contextlib.redirect_stdout(None):
@@ -55,8 +57,9 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
         ) from error
     result = ir.from_proto(converted)
     _put_back(result, model, large)
+    old_operators.bring_back(result)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)
-    if version < _CENTRED_RESIZE:
+    if version < _RESIZE:
         _keep_asymmetric(result)
     return result
 
@@ -89,7 +92,7 @@ def _put_back(model: ir.Model, before: ir.Model, large: Mapping[str, ir.TensorPr
 
 
 def _keep_asymmetric(model: ir.Model) -> None:
-    """Say what Upsample, and Resize before opset 11, meant: the converter leaves it to the newer default."""
+    """Say what Upsample meant, which counts from the corner: the converter leaves it to the default of Resize."""
     for node in model.graph.all_nodes():
         if node.op_type == "Resize" and "coordinate_transformation_mode" not in node.attributes:
             for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):

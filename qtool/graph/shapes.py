@@ -37,7 +37,7 @@ def forget(model: ir.Model) -> dict[str, ir.Shape]:
 
 
 def declare(model: ir.Model, declared: Mapping[str, ir.Shape]) -> None:
-    """Let outputs have what the model declares of them, dimension by dimension, where inference found nothing; in place.
+    """Let outputs have the dimensions that the model declares of them where inference found none; in place.
 
     `declared`: by name, as `forget` returns it.
     """
@@ -80,7 +80,7 @@ def infer(model: ir.Model) -> None:
 
 def unknown(model: ir.Model) -> list[str]:
     """Return the names of the main graph's values without type or shape, where ONNX has no schema for some operator."""
-    if all(node.domain in ("", "ai.onnx", "ai.onnx.ml") for node in model.graph.all_nodes()):
+    if all(onnx.defs.has(node.op_type, node.domain) for node in model.graph.all_nodes()):
         return []
     return [str(o.name) for n in model.graph for o in n.outputs if o.name and (o.shape is None or o.dtype is None)]
 

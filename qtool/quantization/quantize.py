@@ -3,29 +3,32 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack
 
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.errors import DataError, UsageError, VerificationError, arg
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
-from qtool.core.records.recipe import ASKED
+from qtool.core.records.recipe import ASKED, text_of
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import Verification
-from qtool.feeds import Data, ReadOptions, open_for_model
+from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.invented import invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
 from qtool.graph.model_files import model_size
+from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.check import fit_plan
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed, with_fixed
 from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
 from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
@@ -57,6 +60,7 @@ def quantize(
     optimize_for: Goal = "accuracy",
     equalize: bool = False,
     absorb_biases: bool = False,
+    fix: Fixing = (),
     plan: PathLike | Plan | None = None,
     save_plan: PathLike | None = None,
     samples: int | None = None,
@@ -83,6 +87,7 @@ def quantize(
             `auto` keeps it where the outputs' SQNR is better with it.
         equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them has them
             already, one that was made without them is refused.
+        fix: with data or without any, see `calibrate`; a calibration file and a plan have it already.
         plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for; it needs no
             data. Without, the arithmetic is checked on made-up inputs, and accuracy is not measured.
         save_plan: where to write the plan.
@@ -127,26 +132,34 @@ def quantize(
             bias_correction=bias_correction != "auto",
             smoothing=smoothing != "auto",
             optimize_for=optimize_for != "accuracy",
+            fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    prepared = prepare(model_io.load(model))
+    prepared = prepare(model_io.load(model), parse_fixed(fix))
     given = None
     if plan is not None:
         prepared, given = _given(plan, prepared)
+
+    def opened(prepared: Prepared, data: Data) -> Feeds:
+        return open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+
     if data is not None:
-        if request.form is not None:
-            place(prepared.model, request.target, request.scheme, name=prepared.name)
-        tensors = find_tensors(prepared)
-        feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+        with advising(prepared, partial(opened, prepared, data)):
+            if request.form is not None:
+                place(prepared.model, request.target, request.scheme, name=prepared.name)
+            tensors = find_tensors(prepared)
+        feeds = opened(prepared, data)
         prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)
     else:
         statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
+    _check_raised(prepared, statistics)
     original = Original(Path(model), prepared.widened, statistics.examples)
-    prepared, final, trials = (
-        _decided(prepared, statistics, request, original) if given is None else (prepared, given, ())
-    )
+    with advising(prepared, None):
+        prepared, final, trials = (
+            _decided(prepared, statistics, request, original) if given is None else (prepared, given, ())
+        )
     proven, shifted = rewritten(prepared.model, final)
     runs_on = TARGETS[final.target]
     proof = verify(original, prepared.model, shifted, proven, final, runs_on)
@@ -223,12 +236,22 @@ def _blind(form: str, calibration: object, data: object, reading: ReadOptions, *
 
 def _without_data(prepared: Prepared) -> Statistics:
     """Statistics of nothing, with made-up inputs if the model runs on them: they check arithmetic, not accuracy."""
-    invented = invented_inputs(edit.input_specs(prepared.model))
+    invented = with_fixed(invented_inputs(edit.input_specs(prepared.model)), prepared.recipe.fixed)
     try:
         Session(model_io.serialize(prepared.model), name=prepared.name).run(invented)
     except DataError:
-        return Statistics("no data", prepared.digest, 0, {}, ())
-    return Statistics("no data", prepared.digest, 0, {}, (invented,))
+        return Statistics("no data", prepared.digest, 0, {}, (), recipe=prepared.recipe)
+    return Statistics("no data", prepared.digest, 0, {}, (invented,), recipe=prepared.recipe)
+
+
+def _check_raised(prepared: Prepared, statistics: Statistics) -> None:
+    """Refuse a model at another opset where nothing can show that it still computes the same."""
+    if "opset" in prepared.changes and not statistics.examples:
+        raise VerificationError(
+            f"{prepared.name}: its opset was raised to {prepared.changes['opset']}, and it does not run on made-up "
+            f"inputs, which would show that it computes the same there; give {arg('data')}, or export it with opset "
+            f"{prepared.changes['opset']} or later"
+        )
 
 
 def _arithmetic_alone(proof: Verification) -> Verification:
@@ -239,6 +262,12 @@ def _arithmetic_alone(proof: Verification) -> Verification:
 
 def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
     """The graph that the statistics were collected on; `steps` are those that the caller expects of it."""
+    for name, numbers in (prepared.recipe.fixed or {}).items():
+        if (statistics.recipe.fixed or {}).get(name) != numbers:
+            raise UsageError(
+                f"{statistics.name}: calibrated without {arg('fix', text_of(name, numbers))}; calibrate again with it, "
+                "or leave it out here"
+            )
     for step in steps:
         if step not in statistics.recipe.steps:
             raise UsageError(

@@ -8,7 +8,7 @@ _SMALL_TABLE = 65536
 
 
 def constant_weights(node: Node) -> str | None:
-    """Return a reason where a weight or bias is no float32 constant, or a weight is empty or of another rank; else None."""
+    """Return a reason where a weight or bias is no float32 constant, or a weight is empty, or of another rank."""
     layer = Layer.of(node)
     assert layer is not None
     for weight in layer.weights:

@@ -23,6 +23,7 @@ from qtool.pipeline.prepare import (
     residual_sum,
     spatial_mean,
 )
+from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
 from qtool.targets.kernels import QUANTIZED
 
@@ -48,14 +49,18 @@ class Prepared:
     widened: Model | None = None
 
 
-def prepare(loaded: LoadedModel) -> Prepared:
+def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
     """Fold and rewrite a float model into the form that quantisation starts from, and return it.
+
+    `fixed`: input -> the value that it always has, element by element; one number stands for all. The input stays in
+    the signature, and is not read.
 
     Batch norms and constants are folded, identities are removed, an opset below 13 is raised to it, and float16 becomes
     float32. The input is not changed.
 
     Raises:
         ModelError: the opset cannot be raised, or onnxruntime cannot compute with the model's bfloat16.
+        UsageError: there is no such input to fix, or it cannot have that value.
         AlreadyQuantizedError: the model holds quantised operators.
     """
     name = str(loaded.path)
@@ -66,6 +71,7 @@ def prepare(loaded: LoadedModel) -> Prepared:
     if overridable:
         changes["inputs made constant"] = len(overridable)
     model = edit.clone(raised)
+    fix_inputs(model, fixed or {}, name)
     declared = shapes.forget(model)
     _tidy(model)
     _ask_onnxruntime(model)
@@ -76,7 +82,8 @@ def prepare(loaded: LoadedModel) -> Prepared:
     _apply(model, changes, hard_swish, residual_sum)
     _tidy(model)
     shapes.declare(model, declared)
-    return Prepared(model, name, loaded.path, loaded.digest, changes, widened=widened)
+    recipe = Recipe(fixed=dict(fixed) if fixed else None)
+    return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened)
 
 
 def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> Model | None:

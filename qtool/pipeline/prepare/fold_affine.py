@@ -114,5 +114,3 @@ def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> boo
     edit.set_input(layer.node, layer.operator.weights[0], new_weight)
     edit.set_input(layer.node, layer.operator.bias, new_bias)
     return True
-
-

@@ -1,7 +1,7 @@
 """Nodes that hand on what they read become Identity, and then go: integer layers would stop at them.
 
-Casts of a type to itself, Dropout, Reshape and Expand to the same shape, Pad by nothing, Slice of everything, Concat, Sum,
-Max, Min and Mean of one input, Mul and Div by 1, Add and Sub of 0, two Transposes or Reshapes that cancel, and the like.
+Casts of a type to itself, Dropout, Reshape and Expand to the same shape, Pad by nothing, Slice of everything, Concat,
+Sum, Max, Min and Mean of one input, Mul and Div by 1, Add and Sub of 0, two Transposes that cancel, and the like.
 Declines where a shape, or what has to be constant for it, is not known.
 """
 

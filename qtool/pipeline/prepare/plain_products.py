@@ -1,7 +1,7 @@
 """Gemm and MatMul with constant weights in the form that quantised kernels have: W [K, N], bias [N], no factors.
 
-alpha goes into the weight, beta into the bias; a bias of one row or one number becomes a vector; what else a Gemm adds is
-added behind it. A weight [1, ..., 1, K, N] becomes [K, N], and the result gets the dimensions back that it had from it.
+alpha goes into the weight, beta into the bias; a bias of one row or one number becomes a vector; what else a Gemm adds
+is added behind it. A weight [1, ..., 1, K, N] becomes [K, N], and the result gets back the dimensions that this takes.
 Declines where the numbers are not finite then, and for a MatMul whose input has an unknown rank, or rank 1.
 """
 

@@ -1,7 +1,7 @@
 """Constants that the float model computes are computed in the written model too, where that takes fewer bytes.
 
-Preparation folds them, since a layer needs its weight; what a plan makes of the weight is stored as integers, and a float
-copy would be larger than the nodes that it came from. onnxruntime folds them again when it loads the model.
+Preparation folds them, since a layer needs its weight; what a plan makes of the weight is stored as integers, and a
+float copy would be larger than the nodes that it came from. onnxruntime folds them again when it loads the model.
 """
 
 from collections.abc import Container

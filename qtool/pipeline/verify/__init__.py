@@ -6,6 +6,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
+from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import layer_macs
 from qtool.pipeline.verify.measure import measure, worst
 from qtool.pipeline.verify.original import Original
@@ -44,6 +45,11 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
+    try:
+        measured.check_preparation()
+    except VerificationError as error:
+        where = first_difference(original, prepared)
+        raise VerificationError(f"{error.marked}" + (f"; it begins at node {where}" if where else "")) from error
     measured.check(stored=bool(plan.stored))
     macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}

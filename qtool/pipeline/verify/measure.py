@@ -111,6 +111,14 @@ class Measured:
         """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
+    def check_preparation(self) -> None:
+        """Refuse a prepared graph that is another function than the model as it came. Raises `VerificationError`."""
+        for name, prepared in self.preparation.items():
+            if prepared.db < _PREPARATION_DB:
+                raise VerificationError(
+                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                )
+
     def check(self, *, stored: bool) -> None:
         """Refuse a model that computes something that neither the float model nor the plan says.
 
@@ -119,11 +127,6 @@ class Measured:
         Raises:
             VerificationError: a difference is too large; the message says which.
         """
-        for name, prepared in self.preparation.items():
-            if prepared.db < _PREPARATION_DB:
-                raise VerificationError(
-                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
-                )
         check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:

@@ -34,7 +34,9 @@ def test_a_file_holds_no_float_copy_of_what_it_can_compute(exclude, floats, boun
     stored = onnx.load(tmp_path / "int8.onnx").graph
     assert [node.op_type for node in stored.node if node.op_type in ("Cos", "Sin")] == ["Cos", "Sin"][:floats]
     assert result.size == (tmp_path / "int8.onnx").stat().st_size < bound
-    assert not any(onnx.numpy_helper.to_array(i).dtype == np.float32 and np.prod(i.dims) > 1024 for i in stored.initializer)
+    assert not any(
+        onnx.numpy_helper.to_array(i).dtype == np.float32 and np.prod(i.dims) > 1024 for i in stored.initializer
+    )
     fed = net.samples()
     (wanted,), (got,) = (Session(path).run(fed).values() for path in (source, tmp_path / "int8.onnx"))
     assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > 25
