@@ -16,7 +16,7 @@ Nodes = MutableSequence[onnx.NodeProto]
 
 
 def arrange(proto: onnx.ModelProto, what: str) -> None:
-    """Sort the nodes of all graphs and functions, and forget descriptions that are no text; in place.
+    """Put the nodes of all graphs and functions in order, and remove descriptions that are no text; in place.
 
     What the file states of inner tensors (`value_info`) goes too: onnxruntime only warns where it is wrong, so that
     nothing may be built on it.
@@ -140,7 +140,7 @@ def described(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
 
 
 def check_nodes(proto: onnx.ModelProto) -> None:
-    """Hold every node against its operator's schema; for models at which `onnx.checker` stops before it sees them.
+    """Check every node against its operator's schema; for models at which `onnx.checker` stops before it sees them.
 
     What has no schema (other domains) is onnxruntime's business. Source: onnx.checker, check_node.
 

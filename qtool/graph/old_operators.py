@@ -27,7 +27,7 @@ _EXPERIMENTAL = {
 
 
 def hide(model: ir.Model, version: int, name: str) -> None:
-    """Move the nodes that the converter would change, or stop at, to a hidden domain; in place.
+    """Put the nodes that the converter would change, or stop at, in a hidden domain; in place.
 
     `version`: the opset of the model. `name`: what to call the model in messages.
 

@@ -17,7 +17,7 @@ _SMALL_BYTES = 1000
 
 
 def forget(model: ir.Model) -> dict[str, ir.Shape]:
-    """Forget the shapes of all that is computed, and return those that the model declares for its outputs, by name.
+    """Remove the shapes of all that is computed, and return those that the model declares for its outputs, by name.
 
     In place. Initializers have the shapes of their content afterwards.
     """

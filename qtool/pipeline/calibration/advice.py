@@ -18,7 +18,7 @@ _FEW = 16
 
 @contextmanager
 def advising(prepared: Prepared, feeds: Callable[[], Feeds] | None) -> Iterator[None]:
-    """Let an error in the block that there is nothing to quantise name an input to fix, where one has a single value.
+    """Return a block in which the error that there is nothing to quantise names an input to fix, if that is a remedy.
 
     `feeds`: opens the data; None without any.
     """

@@ -13,7 +13,7 @@ from qtool.graph.layers import Layer
 
 
 def apply(model: Model) -> int:
-    """Bring each Gemm and MatMul into this form, in place; return how many were changed."""
+    """Turn each Gemm and MatMul into this form, in place; return how many were changed."""
     names = edit.Names(model.graph)
     matrices: dict[Value, Value] = {}
     count = 0

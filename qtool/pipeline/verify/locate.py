@@ -1,4 +1,4 @@
-"""Where the prepared graph begins to compute something else than the model as it came."""
+"""The search for the node at which the prepared graph begins to compute something else than the model as it came."""
 
 import numpy as np
 
