@@ -138,7 +138,7 @@ def _inline(model: ir.Model) -> None:
     Source: ONNX, checker.cc, `check_opset_compatibility`, which a model has passed when it is loaded.
 
     Raises:
-        ModelError: a function is called with a graph as attribute, or with too many inputs.
+        ModelError: a function is called with a graph as attribute, or with too many or too few inputs.
     """
     for function in model.functions.values():
         for domain in function.opset_imports.keys() & model.opset_imports.keys():
@@ -148,6 +148,20 @@ def _inline(model: ir.Model) -> None:
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise ModelError(f"a function cannot be inlined ({reason}); export the model without functions") from error
+    for node in model.graph.all_nodes():
+        _check_inputs(node, opset_of(model))
+
+
+def _check_inputs(node: ir.Node, version: int) -> None:
+    """Refuse a node that lacks an input, since the call of the function that it was in left one out."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return
+    needed = onnx.defs.get_schema(node.op_type, version).min_input
+    if len([value for value in node.inputs[:needed] if value is not None]) < needed:
+        raise ModelError(
+            f"node {node.name!r} ({node.op_type}) lacks an input, since a function is called with too few; export the "
+            "model without functions"
+        )
 
 
 def _remove_unused(model: ir.Model) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from qtool.core.errors import AlreadyQuantizedError, ModelError
+from qtool.core.errors import AlreadyQuantizedError, ModelError, QtoolError
 from qtool.core.records.recipe import Recipe
 from qtool.graph import compose, edit, opset, shapes, widen
 from qtool.graph.edit import Model, Node
@@ -59,10 +59,21 @@ def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
     float32. The input is not changed.
 
     Raises:
-        ModelError: the opset cannot be raised, or onnxruntime cannot compute with the model's bfloat16.
+        ModelError: the opset cannot be raised, onnxruntime cannot load the model, or not compute with its bfloat16.
         UsageError: there is no such input to fix, or it cannot have that value.
         AlreadyQuantizedError: the model holds quantised operators.
     """
+    try:
+        return _prepared(loaded, fixed or {})
+    except QtoolError:
+        raise
+    except Exception:
+        # attributes and types that contradict each other pass ONNX's checker; onnxruntime says what is wrong with them
+        Session(loaded.path)
+        raise
+
+
+def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     name = str(loaded.path)
     _refuse_quantized(loaded.model, name)
     raised = opset.raise_opset(loaded.model, name)
@@ -71,7 +82,7 @@ def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
     if overridable:
         changes["inputs made constant"] = len(overridable)
     model = edit.clone(raised)
-    fix_inputs(model, fixed or {}, name)
+    fix_inputs(model, fixed, name)
     declared = shapes.forget(model)
     _tidy(model)
     _ask_onnxruntime(model)

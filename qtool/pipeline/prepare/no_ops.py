@@ -94,7 +94,7 @@ def _transposed(node: Node, x: Value) -> Value | None:
     if before is None or not edit.is_main_op(before, "Transpose"):
         return None
     first = edit.attribute(before, "perm") or list(range(len(perm)))[::-1]
-    return before.inputs[0] if [first[axis] for axis in perm] == sorted(perm) else None
+    return before.inputs[0] if len(first) == len(perm) and [first[i] for i in perm] == sorted(perm) else None
 
 
 def _cast(node: Node, x: Value) -> bool:

@@ -39,4 +39,6 @@ def first_difference(original: Original, prepared: Model) -> str | None:
 def _far(a: np.ndarray, b: np.ndarray) -> bool:
     if a.shape != b.shape or a.dtype.kind not in "fiub":
         return a.shape != b.shape
-    return not np.allclose(a, b, rtol=_FAR, atol=_FAR * float(np.abs(a).max(initial=0)), equal_nan=True)
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    largest = float(np.abs(a[np.isfinite(a)]).max(initial=0))
+    return not np.allclose(a, b, rtol=_FAR, atol=_FAR * largest, equal_nan=True)
