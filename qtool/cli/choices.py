@@ -86,6 +86,17 @@ def check_grid(context: click.Context, target: Target) -> None:
         raise UsageError(f"--scheme affine: target {target.name} has only symmetric grids; leave it out")
 
 
+def fix_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--fix`; return the command, which takes it as `fix`, a tuple of texts."""
+    decorate: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+        "--fix",
+        multiple=True,
+        metavar="INPUT=VALUE",
+        help="An input that always has this value, such as sr=16000; the int8 model is for no other.  May be repeated.",
+    )
+    return decorate(function)
+
+
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--include-op`, `--exclude-op` and `--exclude`; return the command.
 

@@ -33,10 +33,14 @@ __all__ = [
     "is_float32",
     "is_main_op",
     "is_tensor",
+    "keeps_shape",
+    "make_identity",
     "named_values",
     "new_node",
+    "origin_of",
     "output_specs",
     "rank",
+    "remember",
     "remove_node",
     "replace_node",
     "replace_uses",
@@ -52,6 +56,7 @@ __all__ = [
 Array = np.ndarray
 # of constants that may be shapes, and of lengths that may be an input's
 _SHORT, _LONG = 16, 2**14
+_ORIGIN = "qtool.origin"
 
 
 def clone(model: Model) -> Model:
@@ -217,6 +222,20 @@ def rank(value: Value | None) -> int | None:
     return None if value is None or value.shape is None else value.shape.rank()
 
 
+def keeps_shape(array: Array, value: Value) -> bool:
+    """Return whether an operation of a value and a constant is known to have the shape of the value.
+
+    Source: ONNX, "Broadcasting in ONNX".
+    """
+    if array.ndim == 0:
+        return True
+    n = rank(value)
+    if n is None or array.ndim > n:
+        return False
+    dims = (static_dim(value, n - array.ndim + i) for i in range(array.ndim))
+    return all(size in (1, dim) for size, dim in zip(array.shape, dims, strict=True))
+
+
 def static_dim(value: Value | None, axis: int) -> int | None:
     """Return the size of a value along an axis, or None where it is not a known number."""
     if value is None or value.shape is None or axis >= value.shape.rank():
@@ -240,6 +259,18 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def remember(constant: Value, origin: Graph | None) -> None:
+    """Let a constant remember the graph that makes it, as its only output; copies of the model do so too."""
+    if origin is not None:
+        constant.meta[_ORIGIN] = origin
+
+
+def origin_of(constant: Value) -> Graph | None:
+    """Return the graph that makes a constant, where it remembers one."""
+    found: Graph | None = constant.meta.get(_ORIGIN)
+    return found
 
 
 def new_node(
@@ -302,6 +333,15 @@ def replace_node(old: Node, new: Node) -> None:
         if not is_output:
             before.name, after.name = f"{name}_replaced", name
     remove_node(old)
+
+
+def make_identity(node: Node, source: Value) -> None:
+    """Turn a node into an Identity of `source`; outputs behind its first must not be read."""
+    node.op_type, node.domain = "Identity", ""
+    node.attributes.clear()
+    node.resize_outputs(1)
+    node.resize_inputs(1)
+    node.replace_input_with(0, source)
 
 
 def remove_node(node: Node) -> None:

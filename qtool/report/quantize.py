@@ -2,6 +2,7 @@
 
 import math
 
+from qtool.core.records.recipe import text_of
 from qtool.core.records.results import Calibrated, Quantized, Trial
 from qtool.core.records.verification import Verification, percent
 from qtool.report.text import file_size
@@ -37,6 +38,8 @@ def _calibrator(result: Quantized) -> str:
     chosen += " with bias correction" if plan.shifts else ""
     chosen += f", {len(plan.dynamic)} dynamic weights" if plan.dynamic else ""
     chosen += f", {len(plan.recipe.smoothing)} smoothed tensors" if plan.recipe.smoothing else ""
+    fixed = (plan.recipe.fixed or {}).items()
+    chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
     if not result.trials:
         return chosen
     shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]

@@ -18,7 +18,7 @@ from qtool.graph import external, model_io
 from qtool.graph.edit import Model
 from qtool.graph.model_files import model_files, model_size
 from qtool.pipeline.planning.planner import Planner
-from qtool.pipeline.rewrite.static import rewrite, shift_biases
+from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.pipeline.verify.original import Original
@@ -113,7 +113,7 @@ class Judge:
 
         for i, (what, plan) in enumerate(plans.items()):
             file = self.folder / f"candidate{i}.onnx"
-            size = model_io.write(model_io.consume(rewrite(self.model, plan)), file)
+            size = model_io.write(rewritten(self.model, plan)[0], file)
             if waiting and size > room:
                 measure()
                 room = total
@@ -159,8 +159,7 @@ class Judge:
 
     def write(self, plan: Plan, output: Path) -> Verification:
         """Verify the plan's model, write it atomically, and return the proof."""
-        data = model_io.consume(rewrite(self.model, plan))
-        shifted = shift_biases(self.model, plan)
+        data, shifted = rewritten(self.model, plan)
         proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
         model_io.write(data, output)
         return proof

@@ -24,10 +24,12 @@ from qtool.evaluation.metrics.registry import MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.source import same_data
 from qtool.graph import model_io
+from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
@@ -58,6 +60,7 @@ def tune(
     include_ops: Names = (),
     exclude_ops: Names = (),
     exclude: Names = (),
+    fix: Fixing = (),
     target: str = "auto",
     samples: int | None = None,
     threads: int = 1,
@@ -73,8 +76,8 @@ def tune(
     trial on, also when this is interrupted or out of time.
 
     Args:
-        model, data, scheme, include_ops, exclude_ops, exclude, target, samples, threads, reading: as in `calibrate` and
-            `quantize`.
+        model, data, scheme, include_ops, exclude_ops, exclude, fix, target, samples, threads, reading: as in
+            `calibrate` and `quantize`.
         output: where the best model goes.
         eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
@@ -108,9 +111,10 @@ def tune(
         )
     model_io.check_output(output, model)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
-    prepared = prepare(model_io.load(model))
-    place(prepared.model, runs_on, wanted, name=prepared.name)
-    tensors = find_tensors(prepared)
+    prepared = prepare(model_io.load(model), parse_fixed(fix))
+    with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **reading)):
+        place(prepared.model, runs_on, wanted, name=prepared.name)
+        tensors = find_tensors(prepared)
     parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
         starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, Path(folder), compute)

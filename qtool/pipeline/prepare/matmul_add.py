@@ -1,11 +1,13 @@
-"""MatMul of a matrix with constant weights, and the Add of a constant vector after it, become Gemm.
+"""MatMul of a matrix with constant weights, and the Add of a constant vector or number after it, become Gemm.
 
 As Gemm the layer gets an int32 bias and a float output from one integer kernel: the best classifier head. onnxruntime
 does the same rewriting (`MatMulAddFusion`) but only knows the bias as float; it does it with any other matrix that is
 added, too, of which no Q/DQ selector takes the result. So where something else is added, the MatMul alone becomes a
-Gemm, without a bias, which onnxruntime leaves apart from an Add. Declines unless the input has rank 2, and where a
-number or something of more dimensions is added.
+Gemm, without a bias, which onnxruntime leaves apart from an Add. Declines unless the input has rank 2, and where
+something of more dimensions is added.
 """
+
+import numpy as np
 
 from qtool.graph import edit
 from qtool.graph.edit import Model, Value
@@ -43,9 +45,12 @@ def apply(model: Model) -> int:
 
 def _vector(model: Model, added: Value | None, columns: int, names: edit.Names) -> Value | None:
     """What is added as a constant of one element a column; None where it is something else."""
-    if not edit.weight_like(added) or edit.constant(added).shape not in ((columns,), (1, columns)):
+    if not edit.weight_like(added):
         return None
-    if edit.constant(added).ndim == 1:
+    array = edit.constant(added)
+    if array.ndim > 2 or (array.size != 1 and array.shape not in ((columns,), (1, columns))):
+        return None
+    if array.shape == (columns,):
         return added
-    row = edit.constant(added).reshape(-1)
-    return edit.add_initializer(model.graph, names.fresh(f"{'' if added is None else added.name}_vector"), row)
+    vector = np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (columns,)))
+    return edit.add_initializer(model.graph, names.fresh(f"{'' if added is None else added.name}_vector"), vector)

@@ -14,9 +14,9 @@ from qtool.core.state import Arrays, State, rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds import Batch, Feeds
 from qtool.feeds.checks import castable, fits_dimensions
-from qtool.graph import compose, edit
+from qtool.graph import compose, edit, model_io
 from qtool.graph.edit import Model
-from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
 from qtool.pipeline.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
 from qtool.pipeline.recovery.masks import soften_masks
@@ -41,15 +41,20 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Comp
     extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, compute)
     scales = find_scales(model, extremes) if EQUALIZE in steps else {}
     shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
-    return Recipe(tuple(steps), scales, shifts)
+    return Recipe(tuple(steps), scales, shifts, fixed=prepared.recipe.fixed)
 
 
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
     """Return the graph that the recipe says, made of one that none was applied to.
 
+    Where the recipe fixes inputs to other values, the model is read and prepared again.
+
     Raises:
         ValueError: the recipe belongs to another graph; the message says why.
     """
+    if recipe.fixed != prepared.recipe.fixed:
+        again = prepare(model_io.load(prepared.path), recipe.fixed)
+        prepared = replace(again, name=prepared.name)
     model, changes = prepared.model, dict(prepared.changes)
     if EQUALIZE in recipe.steps:
         model = equalize(model, recipe.scales)

@@ -9,6 +9,7 @@ from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.census import run_otherwise
+from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
 from qtool.pipeline.verify.measure import Measured, measure, worst
 from qtool.pipeline.verify.original import Original
@@ -50,6 +51,11 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
+    try:
+        measured.check_preparation()
+    except VerificationError as error:
+        where = first_difference(original, prepared)
+        raise VerificationError(f"{error.marked}" + (f"; it begins at node {where}" if where else "")) from error
     measured.check(prepared, plan)
     macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
     uncounted = tuple(layer for layer, number in macs.items() if number is None)

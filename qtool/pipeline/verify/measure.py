@@ -112,6 +112,14 @@ class Measured:
         """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
+    def check_preparation(self) -> None:
+        """Refuse a prepared graph that is another function than the model as it came. Raises `VerificationError`."""
+        for name, prepared in self.preparation.items():
+            if prepared.db < _PREPARATION_DB:
+                raise VerificationError(
+                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                )
+
     def check(self, prepared: Model, plan: Plan) -> None:
         """Refuse a model that computes something that neither the float model, `prepared`, nor the plan says.
 
@@ -119,11 +127,6 @@ class Measured:
             LayerError: a difference is too large that comes of some layers.
             VerificationError: a difference is too large; the message says which.
         """
-        for name, found in self.preparation.items():
-            if found.db < _PREPARATION_DB:
-                raise VerificationError(
-                    f"preparation changed output {name!r} ({found.db:.1f} dB); please report this model"
-                )
         check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:
@@ -240,6 +243,7 @@ def measure(
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
             result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[stored], activation.params))
+        _check_shapes(single, exact, final)
         real = [name for name in final if exact[name].dtype.kind == "f"]
         for name in real:
             result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
@@ -254,6 +258,22 @@ def measure(
             result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
             result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
     return result
+
+
+def _check_shapes(single: Arrays, exact: Arrays, final: Arrays) -> None:
+    """The values are compared flat, in which one shape is like another.
+
+    Raises:
+        VerificationError: an output of the prepared or quantised model has another shape than the original's.
+    """
+    for step, outputs in (("preparation", exact), ("quantisation", final)):
+        for name, array in final.items():
+            wanted, found = np.shape(single[name]), np.shape(outputs[name])
+            if isinstance(array, np.ndarray) and found != wanted:
+                raise VerificationError(
+                    f"{step} changed the shape of output {name!r} ({list(wanted)} became {list(found)}); please report "
+                    "this model"
+                )
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:

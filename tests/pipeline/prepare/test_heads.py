@@ -21,7 +21,7 @@ MATMULS: dict[str, tuple[Build, tuple[int, ...], set[str]]] = {
     "row": (lambda n: n("Add", product(n), n.const(n.rng.normal(size=(1, 8)))), (12,), GEMM),
     "on the left": (lambda n: n("Add", n.bias(8), product(n)), (12,), GEMM),
     "rank 3": (lambda n: n("Add", product(n), n.bias(8)), (5, 12), APART),
-    "scalar": (lambda n: n("Add", product(n), n.const(0.5)), (12,), APART),
+    "scalar": (lambda n: n("Add", product(n), n.const(0.5)), (12,), GEMM),
     "one each sample": (lambda n: n("Add", product(n), n.const(n.rng.normal(size=(3, 1)))), (12,), BOTH),
     "more dimensions": (lambda n: n("Add", product(n), n.const(n.rng.normal(size=(1, 1, 8)))), (12,), APART),
     "computed": (lambda n: n("Add", product(n), n("Relu", product(n))), (12,), BOTH),
