@@ -41,7 +41,7 @@ GEMMS: dict[str, tuple[Build, dict[str, int]]] = {
     "bias [M, N]": (gemm(3, 8, alpha=2.0), {"Gemm": 1, "Add": 1}),
     "bias computed of constants": (gemm(8, computed=True, beta=2.0), {"Gemm": 1}),
     "bias computed": (computed, {"Gemm": 2, "Add": 1}),
-    "bias computed, both": (lambda n: computed(n, alpha=2.0, beta=0.5), {"Gemm": 2, "Add": 1, "Mul": 1}),
+    "bias computed, both": (lambda n: computed(n, alpha=2.0, beta=0.5), {"Gemm": 1, "MatMul": 1, "Add": 1, "Mul": 1}),
 }
 
 
