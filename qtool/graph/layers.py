@@ -127,6 +127,13 @@ class Layer:
         """The axis of the weight that holds the input channels."""
         return self.operator.output if self._swapped else self.operator.input
 
+    def fits(self, weight: Shape) -> bool:
+        """Return whether a weight has a number of dimensions that is quantised, and channels for every group.
+
+        onnxruntime also loads a model in which it has not, and fails when it runs.
+        """
+        return len(weight) in self.operator.ranks and self.groups >= 1 and weight[0] % self.groups == 0
+
     def output_size(self, weight: Shape) -> int:
         """Return M, the number of output channels, from the shape of the weight."""
         return self._size(weight, self.output_axis)

@@ -16,6 +16,8 @@ def constant_weights(node: Node) -> str | None:
             return "its weight is computed, or not float32"
         if edit.constant(weight).ndim not in layer.operator.ranks:
             return f"its weight has {edit.constant(weight).ndim} dimensions"
+        if not layer.fits(edit.constant(weight).shape):
+            return "its channels are not divided by its groups"
         if edit.constant(weight).size == 0:
             return "its weight is empty"
     return None if layer.bias is None or edit.weight_like(layer.bias) else "its bias is computed, or not float32"

@@ -7,10 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import qtool
 from qtool.core.errors import ModelError
 from qtool.graph import model_io
 from qtool.pipeline.prepare import prepare
 from qtool.runtime.session import Session
+from tests.support.patterns import Net
 
 FLOATS = TensorProto.FLOAT
 
@@ -152,3 +154,27 @@ def test_a_digest_of_external_data_is_the_same_each_time(tmp_path):
     model = onnx.load(saved(source, [node("MatMul", "x w", "h"), node("Add", "h b", "y")]))
     onnx.save(model, source, save_as_external_data=True, location="m.data", size_threshold=0, convert_attribute=True)
     assert len({model_io.load(source).digest for _ in range(60)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "attributes"), [((8, 27), {}), ((8, 3, 3, 3), {"group": 5}), ((8, 3, 3, 3), {"group": 2**40})]
+)
+def test_a_convolution_that_onnxruntime_loads_and_cannot_run_is_refused(shape, attributes, tmp_path):
+    net = Net(3, 8, 8)
+    made = helper.make_node("Conv", ["x", net.const(np.ones(shape))], ["h"], name="odd", **attributes)
+    nodes = [made, helper.make_node("Mul", ["h", net.const(2.0)], ["y"])]
+    fed = helper.make_tensor_value_info("x", FLOATS, ["N", 3, 8, 8])
+    stored = [numpy_helper.from_array(a, n) for n, a in net.constants.items()]
+    graph = helper.make_graph(nodes, "g", [fed], [helper.make_tensor_value_info("y", FLOATS, None)], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(qtool.QtoolError, match=r"nothing to quantise|onnxruntime"):
+        qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data=net.samples(), calibrator="max")
+
+
+def test_a_convolution_without_output_channels_is_left(tmp_path):
+    net = Net(3, 8, 8)
+    empty = net.const(np.zeros((0, 3, 3, 3)))
+    source = net.save(tmp_path / "m.onnx", net("Conv", "x", empty), net.conv("x", 3, 4))
+    result = qtool.quantize(source, tmp_path / "q.onnx", data=net.samples(), calibrator="max")
+    assert list(result.verification.float_layers.values()) == ["its weight is empty"]

@@ -45,6 +45,8 @@ def _foldable(layer: Layer) -> bool:
     """Whether it has a constant weight, and takes a constant bias of one number an output channel."""
     if layer.operator.bias is None or layer.beta != 1.0 or not edit.weight_like(layer.weight):
         return False
+    if not layer.fits(edit.constant(layer.weight).shape):
+        return False
     return layer.bias is None or (edit.weight_like(layer.bias) and edit.constant(layer.bias).ndim <= 1)
 
 

@@ -22,7 +22,8 @@ def apply(model: Model) -> int:
         if layer is None or not layer.is_product or not edit.weight_like(layer.weight):
             continue
         if node.op_type == "Gemm":
-            count += _plain_gemm(model, layer, names)
+            fits = layer.fits(edit.constant(layer.weight).shape)
+            count += fits and _plain_gemm(model, layer, names)
         else:
             count += _plain_matmul(model, layer, matrices, names)
     return count

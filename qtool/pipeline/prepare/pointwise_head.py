@@ -48,6 +48,8 @@ def apply(model: Model) -> int:
 def _pointwise(layer: Layer) -> bool:
     if not edit.weight_like(layer.weight) or layer.groups != 1:
         return False
+    if not layer.fits(edit.constant(layer.weight).shape):
+        return False
     kernel = layer.kernel(edit.constant(layer.weight).shape)
     sizes = [edit.static_dim(layer.node.inputs[0], axis) for axis in range(2, 2 + len(kernel))]
     padded = any(edit.attribute(layer.node, "pads", None) or ())

@@ -51,10 +51,10 @@ class _Noise:
         with np.errstate(over="ignore", invalid="ignore"):
             difference = a - b
             signal, noise = float(a @ a), float(difference @ difference)
-        if not (math.isfinite(signal) and math.isfinite(noise)):
-            a = a.astype(np.float64)
-            difference = a - b
-            signal, noise = float(a @ a), float(difference @ difference)
+            if not (math.isfinite(signal) and math.isfinite(noise)):
+                a = a.astype(np.float64)
+                difference = a - b
+                signal, noise = float(a @ a), float(difference @ difference)
         self.signal += signal
         self.noise += noise
 
