@@ -268,8 +268,8 @@ def _signature(model: onnx.ModelProto, rng: random.Random) -> None:
 
 def _stale(model: onnx.ModelProto, rng: random.Random) -> None:
     name = rng.choice(_names(model))
-    shape = rng.choice(([1], [1, 1], ["n", 8, 1, 1], [3, 3, 3], None))
-    model.graph.value_info.append(helper.make_tensor_value_info(name, rng.choice((1, 1, 7)), shape))
+    shapes: list[list[int | str | None] | None] = [[1], [1, 1], ["n", 8, 1, 1], [3, 3, 3], None]
+    model.graph.value_info.append(helper.make_tensor_value_info(name, rng.choice((1, 1, 7)), rng.choice(shapes)))
 
 
 def _versions(model: onnx.ModelProto, rng: random.Random) -> None:

@@ -246,6 +246,7 @@ def measure(
         _check_shapes(single, exact, final)
         real = [name for name in final if exact[name].dtype.kind == "f"]
         for name in real:
+            _check_finite(name, single[name], exact[name])
             result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
             result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
         if layers is None:
@@ -274,6 +275,19 @@ def _check_shapes(single: Arrays, exact: Arrays, final: Arrays) -> None:
                     f"{step} changed the shape of output {name!r} ({list(wanted)} became {list(found)}); please report "
                     "this model"
                 )
+
+
+def _check_finite(name: str, single: np.ndarray, exact: np.ndarray) -> None:
+    """Refuse a model that onnxruntime's own optimisations spoil: they fold factors without a look at the result.
+
+    Raises:
+        VerificationError: it is such a one.
+    """
+    if np.isfinite(exact).all() and not np.isfinite(single).all():
+        raise VerificationError(
+            f"output {name!r} of the float model is NaN or Inf, but only as onnxruntime optimises it: constants that "
+            "it multiplies are too large for float32; scale them in the model"
+        )
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
