@@ -46,7 +46,7 @@ WRONG: dict[str, dict[str, list[int | str] | None]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-@pytest.mark.parametrize("exclude", [(), ("c1",), ("c2",)], ids=["none", "first", "last"])
+@pytest.mark.parametrize("exclude", [(), ("c2",)], ids=["none", "last"])
 def test_stale_shapes(name, exclude, tmp_path):
     net = Net()
     source = stale(net.save(tmp_path / "m.onnx", two_layers(net)), **WRONG[name])
