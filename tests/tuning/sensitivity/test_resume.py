@@ -29,7 +29,7 @@ def test_a_change_is_noticed(tmp_path, old, new):
     if new == "} ":
         assert load_found(path, FOUND.identity) == whole
         return
-    with pytest.raises(UsageError, match="it was changed after it was written.*remove it or name another output"):
+    with pytest.raises(UsageError, match=r"it was changed after it was written.*remove it or name another output"):
         load_found(path, FOUND.identity)
     path.unlink()  # the remedy
     assert load_found(path, FOUND.identity) == ({}, {})
