@@ -6,7 +6,7 @@ line the option's.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 _BEGIN, _BETWEEN, _END = "\x02", "\x1f", "\x03"
