@@ -85,8 +85,10 @@ def test_a_resumed_analysis_is_a_file(refused):
 def test_values_of_a_configuration(folder, refused, line, says):
     (folder / "c.toml").write_text(f"[calibrate]\n{line}\n")
     refused("calibrate", "m.onnx", "--data", "good.npz", "--config", "c.toml", says=[says])
-    # the remedy: a value of that kind
-    (folder / "c.toml").write_bytes(b"\xef\xbb\xbf[calibrate]\nsamples = 2\ncheckpoint = 3\n")
+
+
+def test_values_of_the_right_type(folder):
+    (folder / "c.toml").write_bytes(b"\xef\xbb\xbf[calibrate]\nsamples = 2\ncheckpoint = 3\nequalize = false\n")
     with pytest.raises(SystemExit) as caught:
         main(["calibrate", "m.onnx", "--data", "good.npz", "--config", "c.toml", "-q", "-o", "c"])
     assert caught.value.code == 0

@@ -135,13 +135,14 @@ def convolutions(folder: Path) -> Path:
         helper.make_node("Conv", ["x", "w1", "b1"], ["c"], name="c1"),
         helper.make_node("Relu", ["c"], ["k"], name="r"),
         helper.make_node("Conv", ["k", "w2"], ["d"], name="c2"),
-        helper.make_node("Conv", ["k", "w2"], ["e"], name="c3"),
+        helper.make_node("Conv", ["k", "w3"], ["e"], name="c3"),
         helper.make_node("Add", ["d", "e"], ["y"], name="a"),
     ]
     weights = {
         "w1": RNG.normal(size=(4, 3, 3, 3)) / 5,
         "b1": RNG.normal(size=4) / 10,
         "w2": RNG.normal(size=(4, 4, 3, 3)) / 6,
+        "w3": RNG.normal(size=(4, 4, 3, 3)) / 6,
     }
     return network(folder / "m.onnx", nodes, weights, ["N", 3, 8, 8], ["N", 4, 4, 4])
 
