@@ -2,8 +2,8 @@
 
 import errno
 import functools
-import reprlib
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
