@@ -40,13 +40,6 @@ class QtoolError(Exception):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
-    def rename(self, names: Mapping[str, str]) -> None:
-        """Change the names of arguments in the message: old -> new."""
-        self._marked = _NAMED.sub(
-            lambda found: found[0].replace(found[1], names.get(found[1], found[1]), 1), self._marked
-        )
-        self.args = (_NAMED.sub(_in_python, self._marked),)
-
     @property
     def marked(self) -> str:
         """The message as it was written, for the message of another `QtoolError` to quote."""
@@ -66,7 +59,8 @@ def naming(**names: str) -> Iterator[None]:
     try:
         yield
     except QtoolError as error:
-        error.rename(names)
+        own = _NAMED.sub(lambda found: found[0].replace(found[1], names.get(found[1], found[1]), 1), error.marked)
+        QtoolError.__init__(error, own)
         raise
 
 

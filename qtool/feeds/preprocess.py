@@ -171,7 +171,7 @@ def _from_mapping(where: str, content: Mapping[str, Any]) -> Preprocess:
         if key not in known:
             near = closest(str(key), known)
             hint = f" (did you mean '{near}'?)" if near else ""
-            raise UsageError(f"{where}: unknown key '{key}'{hint}; the keys are {', '.join(known)}")
+            raise UsageError(f"{where}: unknown key {reprlib.repr(key)}{hint}; the keys are {', '.join(known)}")
     values = {key: _parsed(where, key, value) for key, value in content.items()}
     try:
         return Preprocess(**values)

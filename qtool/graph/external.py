@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from qtool.core.errors import ModelError
 from qtool.core.process import trim_heap
+from qtool.core.reading import open_file
 from qtool.graph.wire import BYTES, Field, encoded, fields
 
 LARGE = 2**16
@@ -36,7 +37,7 @@ class DataFile:
 
     def __init__(self, file: Path) -> None:
         self.file = file.resolve()
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             self.content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._stamp = _stamp(self.file)
         _SOURCES.add(self)
@@ -149,8 +150,9 @@ def outline(file: Path) -> bytes:
         OSError: the file cannot be read.
     """
     if file.stat().st_size < LARGE:
-        return file.read_bytes()
-    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with open_file(file) as stream:
+            return stream.read(LARGE)
+    with open_file(file) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return b"".join(
                 encoded(field.number, _outlined_graph(data, field)) if _is(field, _MODEL_GRAPH) else _whole(data, field)

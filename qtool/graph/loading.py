@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.errors import ModelError
+from qtool.core.reading import open_file
 from qtool.graph import external
 from qtool.graph.arrangement import arrange, check_nodes, described, tolerated
 from qtool.graph.external import DataFile, StoredTensor
@@ -147,7 +148,7 @@ def take_in(proto: onnx.ModelProto, file: Path) -> dict[str, StoredTensor]:
                 dtype = ir.DataType(tensor.data_type)
                 stored[tensor.name] = StoredTensor(source, span.offset, dtype, tuple(tensor.dims), tensor.name)
             else:
-                with span.file.open("rb") as stream:
+                with open_file(span.file) as stream:
                     stream.seek(span.offset)
                     external.set_raw(tensor, stream.read(span.size))
     except OSError as error:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from qtool.core.concurrency import both
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
+from qtool.core.reading import open_file
 from qtool.graph import external
 from qtool.graph.loading import check_proto, one_line, read_proto, take_in
 from qtool.graph.model_files import model_files
@@ -66,7 +67,7 @@ def _model(proto: onnx.ModelProto, file: Path) -> ir.Model:
 def _digest(parts: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        with part.open("rb") as stream:
+        with open_file(part) as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()

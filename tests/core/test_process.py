@@ -250,3 +250,27 @@ def test_workers_of_another_pool_end_when_they_are_done():
         worker.terminate()
     del pool.elsewhere
     pool.shutdown()
+
+
+def test_what_a_panic_writes_is_dropped_and_all_else_kept(capfd):
+    with pytest.raises(ValueError, match="panic"), process.without_panic():
+        os.write(2, b"thread panicked")
+        raise ValueError("panic")
+    assert capfd.readouterr().err == ""
+    with process.without_panic():
+        os.write(2, b"a warning")
+    assert capfd.readouterr().err == "a warning"
+
+
+def test_without_a_place_to_keep_it_nothing_is_dropped(capfd, monkeypatch):
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with process.without_panic():
+        os.write(2, b"a warning")
+    assert capfd.readouterr().err == "a warning"
+
+
+def test_the_memory_of_the_machine_and_where_it_is_not_told(monkeypatch):
+    assert 2**26 < process.memory_of_machine() <= 2**46
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.setattr(process.Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError))
+    assert process.memory_of_machine() == 2**46

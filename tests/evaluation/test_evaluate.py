@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qtool
 from qtool.core.errors import DataError, ModelError, QtoolError, UsageError
 from qtool.core.records.evaluation import MaxDrop
 from qtool.evaluation.evaluate import evaluate
+from qtool.report.evaluation import evaluation_text
 from tests.support.evaluation_models import linear, predicts_class, two_outputs
+from tests.support.patterns import Net
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(23, 6)).astype(np.float32)
@@ -326,3 +329,32 @@ def test_latency_is_taken_of_every_model(float_model, candidate, data):
     ]
     assert steps[-1] == ("timing", 13, 13)
     assert evaluate(float_model, candidate, data).float_model.latency is None
+
+
+@pytest.mark.parametrize("form", [np.int64, np.float32, bool])
+def test_one_hot_labels_are_classes(float_model, candidate, tmp_path, form):
+    x = np.random.default_rng(0).normal(size=(6, WEIGHTS.shape[0])).astype(np.float32)
+    classes = np.arange(6) % WEIGHTS.shape[1]
+    np.savez(tmp_path / "classes.npz", x=x, labels=classes)
+    np.savez(tmp_path / "hot.npz", x=x, y=np.eye(WEIGHTS.shape[1])[classes].astype(form))
+    plain, hot = (evaluate(float_model, candidate, tmp_path / f"{name}.npz") for name in ("classes", "hot"))
+    assert [metric.name for metric in hot.metrics] == ["top1"]
+    assert hot.float_model.scores == plain.float_model.scores and hot.candidates[0].scores == plain.candidates[0].scores
+
+
+def test_names_of_metrics_with_commas(float_model, candidate, data):
+    joined = evaluate(float_model, candidate, data, metrics="top1,sqnr")
+    assert joined == evaluate(float_model, candidate, data, metrics=["top1", "sqnr"])
+    with pytest.raises(UsageError, match="metrics='top1,best': is none of"):
+        evaluate(float_model, candidate, data, metrics="top1,best")
+    with pytest.raises(UsageError, match="metric='top1,sqnr': names 2 metrics; give one of them"):
+        qtool.tune(float_model, data, "o", metric="top1,sqnr")
+
+
+def test_a_quantised_float_model_is_told(tmp_path):
+    network = Net(3, 8, 8)
+    model = network.save(tmp_path / "m.onnx", network.conv("x", 3, 4))
+    qtool.quantize(model, tmp_path / "q.onnx", data=network.samples(), calibrator="max")
+    told = evaluation_text(evaluate(tmp_path / "q.onnx", model, network.samples()))
+    assert "q.onnx: is quantised itself; the others are compared with it, not with float" in told
+    assert "itself" not in evaluation_text(evaluate(model, tmp_path / "q.onnx", network.samples()))

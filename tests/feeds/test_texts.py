@@ -277,3 +277,39 @@ def test_options_of_the_data_without_data_are_refused(tmp_path, data):
         qtool.quantize(model, tmp_path / "q.onnx", calibration=statistics, tokeniser=tokenizer)
     with pytest.raises(QtoolError, match="holds 'text'"):
         qtool.calibrate(model, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "text", "says"),
+    [
+        ({}, '{"text": "a \\ud800 b"}', "half a character"),
+        ({"unk_token": "[NONE]"}, '{"text": "zebra"}', "makes no tokens of the text"),
+        ({"normalizer": {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "b"}},
+         json.dumps({"text": "a" * 40 + "!"}), "makes no tokens of the text"),
+        ({"vocab": {"a": 2**32 - 1, "[NONE]": 0}}, '{"text": "a"}', "tokens that the model's inputs cannot hold"),
+    ],
+)  # fmt: skip
+def test_what_the_library_raises_is_one_line(tmp_path, capfd, change, text, says):
+    """A panic in Rust is no Exception, and writes to the standard error itself."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "[NONE]": 2}, unk_token="b"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    document = json.loads(words.to_str())
+    for key, value in change.items():
+        (document if key == "normalizer" else document["model"])[key] = value
+    if "unk_token" in change:
+        del document["model"]["vocab"]["[NONE]"]
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    (tmp_path / "d.jsonl").write_text(text)
+    ids = InputSpec("input_ids", np.dtype(np.int32), ("N", "T"))
+    with pytest.raises(DataError, match="line 1: ") as caught:
+        list(open_feeds(tmp_path / "d.jsonl", [ids], tokenizer=tmp_path / "t.json"))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_length_that_no_text_has(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"text": "a"}')
+    make(tmp_path / "t.json")
+    ids = InputSpec("input_ids", np.dtype(np.int64), ("N", "T"))
+    with pytest.raises(UsageError, match="give at most 2147483647, or leave it out"):
+        open_feeds(tmp_path / "d.jsonl", [ids], tokenizer=tmp_path / "t.json", max_length=10**20)

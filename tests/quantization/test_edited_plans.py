@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -237,3 +238,39 @@ def test_a_plan_that_python_made_is_looked_at_too(plans, tmp_path):
         with pytest.raises(UsageError, match=says):
             qtool.quantize(model, tmp_path / "q.onnx", plan=odd)
     assert not (tmp_path / "q.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        ("static", {"target": "x86-avx2"}, "can overflow 16 bits on target x86-avx2; double its scale"),
+        ("dynamic", {"target": "x86-avx2"}, "can overflow 16 bits on target x86-avx2; double its scale"),
+        ("tensorrt", ("weights", 2, {"scale": 3e38}), "is smaller than a step of its scale"),
+        ("weight-only", ("stored", 0, {"scale": 8e13}), "is smaller than a step of its scale"),
+        ("dynamic", ("dynamic", 0, {"scale": 1e30}), "is smaller than a step of its scale"),
+        ("static", ("activations", 1, {"zero_point": 1}), "must lie within [0, inf], in whose place it stands"),
+    ],
+)
+def test_edits_that_only_a_proof_would_find(plans, tmp_path, kind, change, says):
+    model, _, document = plans(kind)
+    edited = copy.deepcopy(document)
+    if isinstance(change, dict):
+        edited.update(change)
+    else:
+        field, row, grid = change
+        params = edited[field][row]["params"]
+        params.update({key: [value] * len(params["scale"]) for key, value in grid.items()})
+    (tmp_path / "p.json").write_text(json.dumps(edited))
+    with pytest.raises(UsageError, match=re.escape(says)):
+        qtool.quantize(model, tmp_path / "q.onnx", plan=tmp_path / "p.json")
+
+
+def test_a_plan_for_seven_bits_is_taken(plans, tmp_path):
+    """The remedy: twice the scale, which the bias has a part in."""
+    model, _, document = plans("static")
+    edited = copy.deepcopy(document) | {"target": "x86-avx2"}
+    for row in (*edited["weights"], *edited["biases"]):
+        grid = row.get("params", row)
+        grid["scale"] = [2 * scale for scale in grid["scale"]]
+    (tmp_path / "p.json").write_text(json.dumps(edited))
+    assert qtool.quantize(model, tmp_path / "q.onnx", plan=tmp_path / "p.json").plan.target == "x86-avx2"

@@ -36,8 +36,8 @@ from qtool.feeds import open_feeds
 from qtool.tuning.sensitivity.resume import load_found
 
 NASTY: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 127, 128, 255, 256, 2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400, 0.5, -0.0,
-    1e-45, 1e-38, 3e38, 3.4028234663852886e38, 1e39, 1e308, "", "x", "w", "c1", "a\nb", "\ud800", "\0", "é" * 50,
+    None, True, False, 0, -1, 1, 2, 3, 127, 128, 255, 256, 2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400, 0.5,
+    -0.0, 1e-45, 1e-38, 3e38, 3.4028234663852886e38, 1e39, 1e308, "", "x", "w", "c1", "a\nb", "\ud800", "\0", "é" * 50,
     "inf", "nan", [], {}, [[]], [None], {"": 0}, ["x", 0], [0, 0], [1.0] * 9, "1979-05-27",
 )  # fmt: skip
 SLOW_S = 20.0
@@ -75,7 +75,9 @@ def changed_json(rng: random.Random, document: Any) -> Any:
             case 2 if isinstance(parent, list):
                 parent.reverse()
             case 3 if isinstance(spot, int | float) and not isinstance(spot, bool):
-                parent[key] = rng.choice((spot + 1, spot - 1, -spot, spot * 2, spot * (10**30 if isinstance(spot, int) else 1e30), 3e38))
+                parent[key] = rng.choice(
+                    (spot + 1, spot - 1, -spot, spot * 2, spot * (10**30 if isinstance(spot, int) else 1e30), 3e38)
+                )
             case 4 if isinstance(parent, dict):
                 parent[str(rng.choice(NASTY))] = spot
             case _:
@@ -92,7 +94,9 @@ def changed_bytes(rng: random.Random, data: bytes) -> bytes:
             case 0:
                 del result[at:]
             case 1:
-                result[at:at] = rng.choice((b"\0", b"\xff\xfe", b"[" * 5000, b"9" * 5000, b"\xed\xa0\x80", b'"', b"\n", b"-"))
+                result[at:at] = rng.choice(
+                    (b"\0", b"\xff\xfe", b"[" * 5000, b"9" * 5000, b"\xed\xa0\x80", b'"', b"\n", b"-")
+                )
             case 2:
                 result[at:at] = result[at : at + rng.randrange(64)]
             case 3:
@@ -112,7 +116,9 @@ def written(rng: random.Random, path: Path, document: Any) -> Path:
     return path
 
 
-def network(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], x: list[Any], y: list[Any]) -> Path:
+def network(
+    path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], x: list[Any], y: list[Any]
+) -> Path:
     graph = helper.make_graph(
         nodes,
         "g",
@@ -129,13 +135,14 @@ def convolutions(folder: Path) -> Path:
         helper.make_node("Conv", ["x", "w1", "b1"], ["c"], name="c1"),
         helper.make_node("Relu", ["c"], ["k"], name="r"),
         helper.make_node("Conv", ["k", "w2"], ["d"], name="c2"),
-        helper.make_node("Conv", ["k", "w2"], ["e"], name="c3"),
+        helper.make_node("Conv", ["k", "w3"], ["e"], name="c3"),
         helper.make_node("Add", ["d", "e"], ["y"], name="a"),
     ]
     weights = {
         "w1": RNG.normal(size=(4, 3, 3, 3)) / 5,
         "b1": RNG.normal(size=4) / 10,
         "w2": RNG.normal(size=(4, 4, 3, 3)) / 6,
+        "w3": RNG.normal(size=(4, 4, 3, 3)) / 6,
     }
     return network(folder / "m.onnx", nodes, weights, ["N", 3, 8, 8], ["N", 4, 4, 4])
 
@@ -159,14 +166,15 @@ class Plans(Campaign):
         images = {"x": RNG.normal(size=(8, 3, 8, 8)).astype(np.float32)}
         rows = {"x": RNG.normal(size=(8, 4, 8)).astype(np.float32)}
         self.plans = []
-        for model, data, options in (
+        kinds: tuple[tuple[Path, Any, dict[str, Any]], ...] = (
             (m, images, {"exclude": "c3"}),
             (m, images, {"target": "x86-avx2", "bias_correction": "on"}),
             (m, images, {"target": "tensorrt"}),
             (t, rows, {"smoothing": "on"}),
             (t, None, {"form": "dynamic"}),
             (t, None, {"form": "weight-only"}),
-        ):
+        )
+        for model, data, options in kinds:
             calibration = None if data is None else qtool.calibrate(model, data).statistics
             plan = folder / "p.json"
             qtool.quantize(model, folder / "q.onnx", calibration=calibration, save_plan=plan, **options)
@@ -275,7 +283,9 @@ class Pictures(Campaign):
         for old in folder.iterdir():
             old.unlink()
         mode = rng.choice(("RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"))
-        picture = Image.fromarray(RNG.integers(0, 255, (20, 30, 3)).astype(np.uint8)).convert("L" if ";" in mode else mode)
+        picture = Image.fromarray(RNG.integers(0, 255, (20, 30, 3)).astype(np.uint8)).convert(
+            "L" if ";" in mode else mode
+        )
         if mode == "I;16":
             picture = Image.fromarray(RNG.integers(0, 65535, (20, 30)).astype(np.uint16))
         kinds = {"png": "PNG", "jpg": "JPEG", "bmp": "BMP", "webp": "WEBP", "gif": "GIF", "tiff": "TIFF"}
@@ -325,10 +335,14 @@ class Configs(Campaign):
         np.savez(self.data, x=RNG.normal(size=(2, 3, 8, 8)).astype(np.float32))
 
     def mutant(self, rng: random.Random) -> Callable[[], object]:
-        values = ("5", "0.5", "true", "'a'", "[1]", "['a']", "{a = 1}", "nan", "inf", "-1", "2.7", "1979-05-27", '"a\\u0000b"',
-                  "'max'", "'1%'", "9" * 30, "9" * 5000, "'percentile:'", "07:32:00", "''", "[true]", "'x86-avx2'")  # fmt: skip
-        keys = ("samples", "batch-size", "threads", "checkpoint", "percentile", "calibrator", "exclude", "scheme", "target",
-                "equalize", "dynamic", "preprocess", "provider", "trim", "state", "max-length", "plan", "smoothing")  # fmt: skip
+        values = (
+            "5", "0.5", "true", "'a'", "[1]", "['a']", "{a = 1}", "nan", "inf", "-1", "2.7", "1979-05-27", "'max'",
+            "'1%'", '"a\\u0000b"', "9" * 30, "9" * 5000, "'percentile:'", "07:32:00", "''", "[true]", "'x86-avx2'",
+        )  # fmt: skip
+        keys = (
+            "samples", "batch-size", "threads", "checkpoint", "percentile", "calibrator", "exclude", "scheme", "target",
+            "equalize", "dynamic", "preprocess", "provider", "trim", "state", "max-length", "plan", "smoothing",
+        )  # fmt: skip
         lines = [f"{rng.choice(keys)} = {rng.choice(values)}" for _ in range(rng.choice((1, 1, 2)))]
         text = "\n".join([f"[{rng.choice(('quantize', 'quantize', 'calibrate', 'x'))}]", *lines]).encode()
         path = self.folder / "c.toml"
@@ -363,7 +377,7 @@ class Texts(Campaign):
             written(rng, tokenizer, self.tokenizer)
         else:
             written(rng, path, line)
-        options = {"max_length": rng.choice((1, 2, 64, 2**62))} if rng.random() < 0.3 else {}
+        options: dict[str, Any] = {"max_length": rng.choice((1, 2, 64, 2**62))} if rng.random() < 0.3 else {}
         spec = IDS if rng.random() < 0.5 else InputSpec("input_ids", np.dtype(np.int32), ("N", 4))
         return lambda: list(open_feeds(path, [spec], tokenizer=tokenizer, **options))
 
@@ -448,7 +462,9 @@ def verdict(read: Callable[[], object]) -> str:
             own = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames if "qtool" in frame.filename]
             return f"{type(error).__name__}: {str(error)[:120]!r} at {' '.join(own[-3:])}"
     if told:
-        return f"a warning: {told[0].category.__name__} {str(told[0].message)[:100]!r} {told[0].filename}:{told[0].lineno}"
+        return (
+            f"a warning: {told[0].category.__name__} {str(told[0].message)[:100]!r} {told[0].filename}:{told[0].lineno}"
+        )
     took = time.monotonic() - began
     return f"slow: {took:.0f} s" if took > SLOW_S else result
 

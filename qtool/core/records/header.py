@@ -1,7 +1,7 @@
 """The header of every JSON document that qtool writes: what it is, in which form, and by which versions it was made.
 
 `schema` is "qtool." and the kind of document; `schema_version` grows when a key changes its meaning or goes; `versions`
-are for people: whoever reads a document does not look at them, and no digest holds them.
+are for people: whoever reads a document does not look at them, and no digest that things are compared by holds them.
 """
 
 import functools

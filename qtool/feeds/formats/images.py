@@ -90,7 +90,8 @@ def _labelled_by_folder(folder: Path, paths: list[Path]) -> list[tuple[Path, int
     if any(len(part) == 1 for part in parts):
         return [(path, None) for path in paths]
     classes = {path.name: index for index, path in enumerate(subfolders_of(folder))}
-    if len(classes) == 1:
+    tops = {part[0] for part in parts}
+    if len(tops) == 1 and (len(classes) == 1 or min(tops).casefold() in _SETS):
         return _labelled_by_folder(folder / parts[0][0], paths)
     inner: dict[str, set[str]] = {}
     for part in parts:

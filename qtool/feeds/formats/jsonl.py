@@ -3,6 +3,7 @@
 import errno
 import functools
 import json
+import reprlib
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -67,7 +68,7 @@ class _Lines:
             if key not in known:
                 near = closest(key, known)
                 hint = f" (did you mean '{near}'?)" if near else ""
-                raise DataError(f"{where}: unknown key '{key}'{hint}; the keys are {quoted(known)}")
+                raise DataError(f"{where}: unknown key {reprlib.repr(key)}{hint}; the keys are {quoted(known)}")
         if sum(key in self._labels for key in record) > 1:
             raise DataError(f"{where}: has both 'label' and 'labels'; give one")
         arrays = self._encoded(where, record)

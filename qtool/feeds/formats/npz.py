@@ -197,7 +197,7 @@ def _header(where: str, label: str, stream: IO[bytes]) -> tuple[Header, int]:
                 shape, fortran, dtype = npy_format.read_array_header_2_0(stream)
             else:
                 raise ValueError(f"format version {version[0]}.{version[1]}")
-    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
+    except Exception as error:  # of Python's parser, too
         raise DataError(f"{where}: '{label}' is no NumPy array ({_first_line(error)}); save it again") from error
     header = Header(shape, dtype, fortran)
     if dtype.hasobject:

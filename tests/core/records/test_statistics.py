@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qtool.core.errors import CalibrationError
-from qtool.core.numerics.histogram import Histogram
+from qtool.core.numerics.histogram import ChannelRange, Histogram
 from qtool.core.records.statistics import Statistics, load_statistics
 
 DIGEST = "ab" * 32
@@ -384,3 +385,54 @@ def test_an_unknown_compression(saved, tmp_path):
     path = tmp_path / "compressed"
     path.write_bytes(data)
     refusal(path)
+
+
+def test_a_change_is_noticed_by_the_checksum(saved, tmp_path):
+    """Whoever packs the file again has changed it, and zip's own checksums are right."""
+    with zipfile.ZipFile(saved) as archive:
+        checksum = archive.read("sha256")
+    changed = json.dumps({**header(saved), "samples": 13}).encode()
+    path = rebuilt(saved, tmp_path / "c", **{"header.json": changed, "sha256": checksum})
+    assert "it was changed after it was written" in refusal(path)
+    assert "its header does not speak of 'more.npy'" in refusal(rebuilt(saved, tmp_path / "m", **{"more.npy": b""}))
+
+
+def channelled(**examples: np.ndarray) -> Statistics:
+    values = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
+    one = Histogram()
+    one.observe(values)
+    ranges = ChannelRange(values.min(axis=0), values.max(axis=0))
+    return Statistics("", DIGEST, 2, {"x": one}, ({"x": values, **examples},), channels={"x": ranges})
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 3.5])
+def test_an_example_is_of_what_was_counted(tmp_path, value):
+    channelled().save(tmp_path / "a")
+    assert load_statistics(tmp_path / "a").channels["x"].maximum.tolist() == [1.0, 3.0]
+    other = np.array([[1.0, value], [0.5, 3.0]], np.float32)
+    path = rebuilt(tmp_path / "a", tmp_path / "b", **{"example.0.0.npy": npy(other)})
+    assert "an example of 'x' holds what was not counted" in refusal(path)
+
+
+def test_the_channels_are_those_of_their_tensor(tmp_path):
+    channelled().save(tmp_path / "a")
+    rows = np.array([[0.5, -2.0], [1.0, 4.0]], np.float32)
+    path = rebuilt(tmp_path / "a", tmp_path / "b", **{"channels.0.npy": npy(rows)})
+    assert "channels 0 are those of another tensor" in refusal(path)
+
+
+def test_a_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
+    monkeypatch.setattr("qtool.core.records.statistics._EXAMPLES_ROOM", 2**21)
+    channelled().save(tmp_path / "a")
+    large = npy(np.zeros(2**16, np.float32))
+    content = header(tmp_path / "a")
+    content["examples"] = [["x"]] * 9
+    members = {f"example.{i}.0.npy": large for i in range(9)}
+    path = rebuilt(tmp_path / "a", tmp_path / "b", **members, **{"header.json": json.dumps(content).encode()})
+    assert path.stat().st_size < 2**15
+    tracemalloc.start()
+    try:
+        assert "its examples are impossibly large" in refusal(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()

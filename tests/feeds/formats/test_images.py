@@ -1,7 +1,10 @@
 """Folders of pictures: decoding, labels, order, refusals; and the model zoo's own preprocessing."""
 
 import importlib.util
+import io
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from qtool.feeds import open_feeds
 from qtool.runtime.session import Session
 from tests.support.places import ZOO
 
+FRAME = Image.new("RGB", (5, 6))
 X = InputSpec("x", np.dtype(np.float32), ("N", 6, 5, 3))
 # zoo.py opens labels.csv without closing it
 ZOO_LEAVES_FILES_OPEN = pytest.mark.filterwarnings(
@@ -210,3 +214,90 @@ def test_the_zoo_s_arrays_come_as_they_are_and_run(name):
         for key, array in {**batch.inputs, **batch.labels}.items():
             np.testing.assert_array_equal(array, data[key][part])
         session.run(batch.inputs)
+
+
+def test_sets_of_labelled_folders_are_no_classes(tmp_path):
+    for i, name in enumerate(("train/cat/a", "train/dog/b", "val/dog/c", "val/cat/d")):
+        save(tmp_path / f"{name}.png", picture(i))
+    said = refused(tmp_path, preprocess="raw")
+    assert "holds 'train', 'val', each with the sub-folders 'cat', 'dog'" in said
+    remedy = Path(said.rpartition("such as ")[2])
+    assert [int(b.labels["labels"][0]) for b in open_feeds(remedy, [X], preprocess="raw")] == [0, 1]
+    for name in ("c", "d"):
+        next(tmp_path.rglob(f"{name}.png")).unlink()
+    # the only folder in a folder stands for it
+    assert [int(b.labels["labels"][0]) for b in open_feeds(tmp_path, [X], preprocess="raw")] == [0, 1]
+
+
+def test_folders_of_sets_without_classes_say_no_labels(tmp_path):
+    for i, name in enumerate(("train/a", "test/b")):
+        save(tmp_path / f"{name}.png", picture(i))
+    assert all(not batch.labels for batch in open_feeds(tmp_path, [X], preprocess="raw"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("name", "write", "says"),
+    [
+        ("film.webp", lambda p: FRAME.save(p, save_all=True, append_images=[Image.new("RGB", (5, 6), 9)]),
+         "is a film of 2 pictures"),
+        ("huge.png", lambda p: p.write_bytes(png_of(2**14, 2**13 + 1)), "has 16384 x 8193 pixels, more than"),
+        ("bomb.png", lambda p: p.write_bytes(png_of(2**15, 2**15)), "decompression bomb"),
+        ("script.png", lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n"), "not one of"),
+        ("tiff.png", lambda p: Image.new("RGB", (5, 6)).save(p, "TIFF"), "not one of JPEG"),
+        ("cut.jpg", lambda p: p.write_bytes(jpeg()[:200]), "damaged or no image"),
+    ],
+)  # fmt: skip
+def test_pictures_that_are_none(tmp_path, name, write, says):
+    write(tmp_path / name)
+    assert says in refused(tmp_path, preprocess="raw")
+
+
+def png_of(width: int, height: int) -> bytes:
+    """The beginning of a PNG of that size."""
+    chunks = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT" + b"x" * 9
+    parts = [struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def jpeg() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(0, 60, 50)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def test_a_long_strip_is_not_made_huge(tmp_path):
+    save(tmp_path / "a.png", picture(0, 1, 1000))
+    free, settings = InputSpec("x", X.dtype, ("N", "H", "W", 3)), {"size": [400, 400], "layout": "NHWC"}
+    said = refused(tmp_path, free, preprocess={**settings, "resize": "center-crop"})
+    assert "a.png: 1000 x 1 pixels take too much memory with resize center-crop" in said
+    assert len(list(open_feeds(tmp_path, [free], preprocess={**settings, "resize": "stretch"}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("in.png,9223372036854775808", "does not fit into 64 bits"),
+        ("in.png,-9223372036854775809", "does not fit into 64 bits"),
+        ("../out.png,1", "lies outside of"),
+        ("link.png,1", "lies outside of"),
+        ("sub/out.png,1", "lies outside of"),
+        ("{outside},1", "lies outside of"),
+        ("in\0.png,1", "does not exist"),
+    ],
+)
+def test_labels_csv_names_files_of_its_folder(tmp_path, row, says):
+    folder = tmp_path / "in"
+    for path in (folder / "in.png", tmp_path / "out.png"):
+        save(path, picture(0))
+    (folder / "link.png").symlink_to(tmp_path / "out.png")
+    (folder / "sub").symlink_to(tmp_path)
+    (folder / "labels.csv").write_text(f"file,label\n{row.format(outside=tmp_path / 'out.png')}\n")
+    said = refused(folder, preprocess="raw")
+    assert "labels.csv, line 2: " in said and says in said
+
+
+def test_a_label_and_its_offset_have_64_bits(tmp_path):
+    save(tmp_path / "a.png", picture(0))
+    (tmp_path / "labels.csv").write_text(f"file,label\na.png,{2**63 - 1}\n")
+    assert "64 bits do not hold" in refused(tmp_path, preprocess={"label_offset": 1})

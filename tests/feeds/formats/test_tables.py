@@ -323,3 +323,79 @@ def test_other_files_are_refused(tmp_path):
 def test_a_model_without_inputs_is_refused():
     with pytest.raises(DataError, match="no inputs"):
         open_feeds({"x": images(2)}, [])
+
+
+@pytest.mark.parametrize("name", ["label", "y", "target", "targets", "classes"])
+def test_labels_by_their_usual_names(tmp_path, name):
+    np.savez(tmp_path / "d.npz", x=images(3), **{name: np.arange(3)})
+    (batch,) = open_feeds(tmp_path / "d.npz", [IMAGE], batch_size=3)
+    assert batch.labels["labels"].tolist() == batch.labels[name].tolist() == [0, 1, 2]
+
+
+def test_what_is_no_single_set_of_classes_keeps_its_name(tmp_path):
+    for arrays in ({"y": np.arange(3.0)}, {"y": np.arange(3), "target": np.arange(3)}):
+        np.savez(tmp_path / "d.npz", x=images(3), **arrays)
+        (batch,) = open_feeds(tmp_path / "d.npz", [IMAGE], batch_size=3)
+        assert set(batch.labels) == set(arrays)
+
+
+def test_an_array_called_like_labels_is_an_input_only_if_no_other_is(tmp_path):
+    np.savez(tmp_path / "d.npz", data=images(2), y=images(2, 1))
+    (batch,) = open_feeds(tmp_path / "d.npz", [IMAGE], batch_size=2)
+    np.testing.assert_array_equal(batch.inputs["x"], images(2))
+
+
+def header(text: str, values: bytes = b"") -> bytes:
+    """A `.npy` file of format 1.0 with that header."""
+    padded = text.encode("latin-1").ljust(118) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded + values
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_header_of_python_2_is_read_without_a_word(tmp_path):
+    x = images(2)
+    text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L, 4L, 4L), }"
+    (tmp_path / "x.npy").write_bytes(header(text, x.tobytes()))
+    (batch,) = open_feeds(tmp_path / "x.npy", [IMAGE], batch_size=2)
+    np.testing.assert_array_equal(batch.inputs["x"], x)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (0, 3, 4, 4), 'more': 1}"), "no NumPy array"),
+        (header("[" * 60), "no NumPy array"),
+        (header("{'descr': '<U0', 'fortran_order': False, 'shape': (1000000000000,)}"), "damaged"),
+        (header("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"\x80\x04N."), "Python objects"),
+    ],
+)
+def test_headers_that_are_none(tmp_path, content, says):
+    (tmp_path / "x.npy").write_bytes(content)
+    assert says in refused(tmp_path / "x.npy")
+
+
+def test_archives_that_are_not_what_they_seem(tmp_path):
+    path = tmp_path / "d.npz"
+    buffer = io.BytesIO()
+    np.save(buffer, images(2))
+    with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        for _ in range(2):
+            archive.writestr("x.npy", buffer.getvalue())
+    assert "holds the array 'x' twice" in refused(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.npy", buffer.getvalue())
+    data = bytearray(path.read_bytes())
+    for start in (6, data.rindex(b"PK\x01\x02") + 8):
+        data[start] |= 1
+    path.write_bytes(data)
+    assert "encrypted" in refused(path)
+
+
+def test_a_sample_larger_than_the_machine_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("qtool.feeds.formats.npz.memory_of_machine", lambda: 1000)
+    np.savez(tmp_path / "d.npz", x=images(2), labels=np.zeros((2, 200), np.int64))
+    assert "one sample of 'labels' takes" in refused(tmp_path / "d.npz")
+
+
+def test_lists_that_are_no_array():
+    assert "holds what is no array" in refused({"x": [[1, 2], [3]]})
