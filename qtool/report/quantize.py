@@ -29,7 +29,7 @@ def quantized_text(result: Quantized) -> str:
         f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({shrunk:.1f}x smaller); "
         f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
     )
-    return "\n".join([head, _integer_line(proof), _float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)])
+    return "\n".join([head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)])
 
 
 def _calibrator(result: Quantized) -> str:
@@ -72,7 +72,8 @@ def _uncounted(proof: Verification) -> str:
     return f" (those of {proof.uncounted[0]}{more} depend on more than shapes)"
 
 
-def _float_line(proof: Verification) -> str:
+def float_line(proof: Verification) -> str:
+    """Return the line of the layers that are float, and why."""
     rows = [f"{name} ({why})" for name, why in proof.float_layers.items()]
     rows += [f"{name} (planned as integer, this onnxruntime runs it in float)" for name in proof.fallbacks]
     if not rows:

@@ -3,6 +3,7 @@
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.report.evaluation import evaluation_text
+from qtool.report.quantize import float_line
 from qtool.report.text import number
 
 
@@ -27,4 +28,5 @@ def tuned_text(result: Tuned) -> str:
         f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
-    return "\n".join([head, f"  data: {result.split}", evaluation_text(result.evaluation)])
+    floating = [float_line(result.verification)] if result.verification.float_layers else []
+    return "\n".join([head, *floating, f"  data: {result.split}", evaluation_text(result.evaluation)])

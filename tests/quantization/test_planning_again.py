@@ -14,6 +14,7 @@ from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.verify.measure import Measured
 from qtool.report.quantize import quantized_text
+from qtool.report.tune import tuned_text
 from qtool.targets.tables import TARGETS
 from tests.support.patterns import Net
 
@@ -77,6 +78,12 @@ def test_sensitivity_and_tune_go_on(case, tmp_path):
     assert [bool(row.alone and row.without) for row in found.layers] == [True]
     tuned = qtool.tune(model, samples, tmp_path / "t.onnx", min_sqnr=10, max_drop=0.9, calibrators="max")
     assert tuned.met
+    why = tuned.plan.skipped.get(layer)
+    assert (
+        "DynamicQuantizeMatMul" in tuned.verification.kernels
+        if why is None
+        else f"{layer} ({why})" in tuned_text(tuned)
+    )
 
 
 def test_a_given_plan_is_planned_again_too(case, tmp_path):
