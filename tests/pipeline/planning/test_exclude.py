@@ -270,6 +270,11 @@ def _mean(net: Net) -> str:
     return net("ReduceMean", net.conv("x", 3, 8), axes=[2, 3], name="part")
 
 
+def _equal(net: Net) -> str:
+    weight, bias = net.weight(8, 3, 1, 1, inputs=3), net.bias(8)
+    return net("Add", net("Conv", "x", weight, bias, name="layer"), net("Conv", "x", weight, bias, name="part"))
+
+
 def _hard_swish(net: Net) -> str:
     h = net.conv("x", 3, 8)
     clipped = net("Clip", net("Add", h, net.const(3.0)), net.const(0.0), net.const(6.0), name="part")
@@ -281,6 +286,7 @@ FOLDED = {
     "pad": (_padded, {"layer"}),
     "bias of a product": (_matmul_add, {"layer"}),
     "what computes a weight": (_computed_weight, {"layer"}),
+    "an equal layer": (_equal, {"layer"}),
     "spatial mean": (_mean, {"part_pool"}),
     "hard swish": (_hard_swish, {"part_hardswish"}),
 }
