@@ -152,6 +152,11 @@ def stored_names(prepared: ir.Model, quantized: ir.Model) -> dict[str, str]:
         value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
         if value is not None:
             maker = value.producer()
+            if maker is not None and maker.op_type == "Max" and (maker.name, 0) not in tensors:
+                # the barrier that `qtool.pipeline.rewrite` puts in front of a Q
+                value = maker.inputs[0]
+                assert value is not None
+                maker = value.producer()
             # what several nodes were put in the place of keeps its name
             name = str(value.name)
             tensor = name if maker is None else tensors.get((maker.name, value.index()), name)

@@ -10,6 +10,7 @@ from onnx_ir import Graph, Model, Node, Value
 from qtool.core.errors import ModelError
 from qtool.core.tensorspec import InputSpec
 from qtool.graph.names import Names
+from qtool.graph.origins import take_origins
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph, subgraphs
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "static_dim",
     "static_shape",
     "subgraphs",
+    "take_origins",
     "weight_like",
 ]  # fmt: skip
 
@@ -332,6 +334,7 @@ def replace_node(old: Node, new: Node) -> None:
         replace_uses(before, after)
         if not is_output:
             before.name, after.name = f"{name}_replaced", name
+    take_origins(new, old)
     remove_node(old)
 
 

@@ -233,3 +233,9 @@ def _shape(value: Value | None, shapes: Mapping[str, Shape]) -> Shape | None:
     if constant is not None:
         return constant.shape
     return None if value is None else shapes.get(str(value.name))
+
+
+def is_linear(node: Node) -> bool:
+    """Return whether a node is a layer that is one sum of products, whatever its weights are."""
+    layer = Layer.of(node)
+    return layer is not None and layer.is_linear

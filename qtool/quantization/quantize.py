@@ -156,7 +156,7 @@ def quantize(
     if data is not None:
         with advising(prepared, partial(opened, prepared, data)):
             if request.form is not None:
-                place(prepared.model, request.target, request.scheme, name=prepared.name)
+                place(prepared.model, request.target, request.scheme, name=prepared.name, folded=prepared.folded)
             tensors = find_tensors(prepared)
         feeds = opened(prepared, data)
         prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)

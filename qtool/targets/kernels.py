@@ -4,6 +4,8 @@ from qtool.targets.tables import TARGETS
 
 # onnxruntime makes it between Q/DQ that stand there for other nodes
 _UNPLANNED = {"QLinearWhere"}
+UNPLANNED_OPERATORS = frozenset({"Where", "ArgMax", "GatherElements"})
+"""The operators without a row that onnxruntime's selectors take between Q/DQ of other nodes."""
 # those of ONNX that the rewriting emits, or that onnxruntime fuses what it emits from
 _EMITTED = {"DynamicQuantizeLinear", "MatMulInteger"}
 # what other tools leave in a model

@@ -113,7 +113,7 @@ def tune(
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     prepared = prepare(model_io.load(model), parse_fixed(fix))
     with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **reading)):
-        place(prepared.model, runs_on, wanted, name=prepared.name)
+        place(prepared.model, runs_on, wanted, name=prepared.name, folded=prepared.folded)
         tensors = find_tensors(prepared)
     parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:

@@ -1,7 +1,8 @@
 """Prepare or quantise a small model, and look at the result with onnxruntime alone."""
 
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from qtool.core.records.options import Scheme
 from qtool.core.records.results import Quantized
 from qtool.core.records.verification import signal_to_noise
 from qtool.graph import model_io
+from qtool.graph.optimized import ExecutedNode
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
+from qtool.targets.kernels import COMPUTING
 from qtool.targets.tables import TARGETS
 from tests.support.patterns import Net
 
@@ -30,6 +33,7 @@ class Run:
     result: Quantized
     model: onnx.ModelProto
     kernels: dict[str, int]
+    nodes: tuple[ExecutedNode, ...]
     optimized: Arrays
     plain: Arrays
     exact: Arrays
@@ -62,7 +66,31 @@ def run(net: Net, outputs: tuple[str, ...], folder: Path, target: str = "x86", s
     session, census = take_census(quantized.read_bytes(), TARGETS[target].session)
     fed = net.samples()
     plain = Session(quantized, optimize=False).run(fed)
-    return Run(result, onnx.load(quantized), census.kernels, session.run(fed), plain, Session(source).run(fed))
+    return Run(
+        result, onnx.load(quantized), census.kernels, census.nodes, session.run(fed), plain, Session(source).run(fed)
+    )
+
+
+_SUFFIX = re.compile(r"(_token_\d+|/duplicated(_token_\d+)?|_nchwc)+$")
+_MAKES_FLOAT = ("DequantizeLinear", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM")
+
+
+def integer_nodes(nodes: Sequence[ExecutedNode], names: Collection[str]) -> list[str]:
+    """Those of an optimised graph that stand for one of the names, and compute on 8-bit numbers or move them."""
+    in_8_bits: set[str] = set()
+    found = []
+    for node in nodes:
+        reads = node.inputs[0] in in_8_bits if node.inputs else False
+        integer = node.op_type in COMPUTING
+        if (
+            node.op_type == "QuantizeLinear"
+            or (integer and node.op_type not in _MAKES_FLOAT)
+            or (reads and node.op_type not in _MAKES_FLOAT)
+        ):
+            in_8_bits.update(node.outputs)
+        if _SUFFIX.sub("", node.name) in names and (integer or (reads and node.op_type != "DequantizeLinear")):
+            found.append(f"{node.name} ({node.op_type})")
+    return found
 
 
 def steps_apart(run: Run) -> float:

@@ -79,6 +79,11 @@ class Scheme:
         if self.form not in FORMS:
             raise UsageError(f"unknown form {self.form!r}; choose one of {', '.join(FORMS)}")
 
+    @property
+    def selects(self) -> bool:
+        """Whether it says which nodes are quantised."""
+        return bool(self.include_ops or self.exclude_ops or self.exclude)
+
     def selecting(
         self, include_ops: str | Iterable[str], exclude_ops: str | Iterable[str], exclude: str | Iterable[str]
     ) -> "Scheme":

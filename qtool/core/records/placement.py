@@ -22,6 +22,9 @@ class Site:
         does not match because its scale is a vector.
     twin_axis, twin_size: the axis and length of that vector; None without float readers.
     produced: an integer kernel makes it, so that everyone, graph outputs too, reads it through DQ.
+    origins: the tensors that it is passed through from, the nearest first: they hold its numbers, and more.
+    barred_readers: inputs of other nodes that must stay float; a barrier stands between the DQ and them.
+    barred: the node that makes it must stay float, and passes on its numbers: a barrier stands in front of the Q.
     """
 
     tensor: str
@@ -34,6 +37,9 @@ class Site:
     twin_size: int | None
     produced: bool
     union: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    barred_readers: tuple[Reader, ...] = ()
+    barred: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ class ActivationPlan:
     twin_size: int | None
     produced: bool
     why: str
+    barred_readers: tuple[Reader, ...] = ()
+    barred: bool = False
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, where the row contradicts itself."""
@@ -39,6 +41,8 @@ class ActivationPlan:
             raise ValueError("twin_axis: stands together with twin_size")
         if self.float_readers and self.twin_axis is None:
             raise ValueError("float_readers: need twin_axis and twin_size")
+        if self.barred and self.produced:
+            raise ValueError("barred: an integer kernel makes the tensor, so nothing stands in front of its Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,7 @@ class Plan:
                 activations.append(row)
             elif readers := _own(row.readers, {layer}):
                 plain = replace(row, float_readers=(), twin_axis=None, twin_size=None, produced=False)
-                activations.append(replace(plain, readers=readers))
+                activations.append(replace(plain, readers=readers, barred_readers=(), barred=False))
         integer = {name: kernels for name, kernels in self.integer.items() if name == layer}
         return replace(self.read_by({layer}), activations=tuple(activations), constants=(), integer=integer)
 
@@ -188,7 +192,8 @@ class Plan:
             readers, twins = _own(row.readers, nodes), _own(row.float_readers, nodes)
             if row.tensor in tensors and (row.produced or readers):
                 axis, size = (row.twin_axis, row.twin_size) if twins else (None, None)
-                activations.append(replace(row, readers=readers, float_readers=twins, twin_axis=axis, twin_size=size))
+                part = replace(row, readers=readers, float_readers=twins, twin_axis=axis, twin_size=size)
+                activations.append(replace(part, barred_readers=_own(row.barred_readers, nodes)))
         return replace(self.read_by(nodes), activations=tuple(activations))
 
     def read_by(self, nodes: Collection[str]) -> "Plan":

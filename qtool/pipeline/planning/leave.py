@@ -7,7 +7,8 @@ from qtool.core.errors import NothingToQuantizeError
 from qtool.core.records.plan import Plan
 from qtool.graph import edit
 from qtool.graph.edit import Model, Value
-from qtool.pipeline.planning.sites import find_twin
+from qtool.graph.layers import is_linear
+from qtool.pipeline.planning.hiding import twin_fields
 
 
 def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str = "the model") -> Plan:
@@ -17,7 +18,6 @@ def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str
 
     Raises:
         NothingToQuantizeError: no layer is left that is not float.
-        ModelError: a node cannot be kept float by itself.
     """
     if not nodes:
         return plan
@@ -28,12 +28,12 @@ def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str
         value = values[row.tensor]
         produced = row.produced and maker(value) not in nodes
         readers = tuple(reader for reader in row.readers if reader[0] in kept)
-        left = [(str(node.name), index) for node, index in value.uses() if node.name in nodes]
-        twins = sorted({*row.float_readers, *left}) if produced else []
+        left = {(str(node.name), index): node for node, index in value.uses() if node.name in nodes}
+        twins = {*row.float_readers, *(reader for reader, node in left.items() if is_linear(node))}
+        barred = {*row.barred_readers, *left} - twins
         if readers or produced:
-            axis, size = find_twin(value, twins) or (None, None)
-            changed = replace(row, readers=readers, float_readers=tuple(twins), produced=produced)
-            activations.append(replace(changed, twin_axis=axis, twin_size=size))
+            hidden = twin_fields(value, twins, barred) if produced else twin_fields(value, (), ())
+            activations.append(replace(row, readers=readers, produced=produced, **hidden))
     result = replace(
         plan.read_by(kept),
         activations=tuple(activations),

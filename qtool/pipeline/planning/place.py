@@ -1,12 +1,14 @@
 """place: which tensors get Q/DQ, which share a range, which layers stay float and why. Policy only; no numbers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.records.options import Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement
 from qtool.graph.edit import Model
+from qtool.graph.origins import Origin
+from qtool.pipeline.planning.exclusion import excluded_nodes
 from qtool.pipeline.planning.selection import select
 from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
@@ -20,6 +22,7 @@ def place(
     name: str = "the model",
     floating: Collection[str] = (),
     amendment: Amendment = NOTHING_AMENDED,
+    folded: Mapping[Origin, tuple[str, ...]] | None = None,
 ) -> Placement:
     """Decide where Q/DQ go in a prepared graph.
 
@@ -27,16 +30,20 @@ def place(
         name: what to call the model in messages.
         floating: names of nodes that stay float besides what the scheme excludes.
         amendment: what is placed otherwise than the target's table says.
+        folded: what preparation has folded into which nodes, so that the scheme may name it.
 
     Raises:
         NothingToQuantizeError: no layer with weights becomes integer; the message says why not.
         UsageError: an exclusion matches no node, or an operator that the target does not know is asked for.
-        ModelError: an excluded layer cannot be kept float.
     """
     scheme = replace(scheme, dynamic=tuple(dict.fromkeys([*scheme.dynamic, *sorted(amendment.dynamic)])))
     why_float = {**dict.fromkeys(floating, "left in float"), **amendment.floating}
-    selection = select(model, target, scheme, name, why_float)
-    if not (selection.weighted or selection.dynamic or (selection.stored and scheme.form != "static")):
+    kept = excluded_nodes(model, target, scheme, name, folded or {})
+    kept |= {node: why_float[str(node.name)] for node in model.graph if node.name in why_float}
+    selection = select(model, target, scheme, kept)
+    # a table in 8 bits by itself is what only those get who ask for it
+    tables = selection.stored and (scheme.form != "static" or scheme.selects)
+    if not (selection.weighted or selection.dynamic or tables):
         reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"

@@ -56,7 +56,7 @@ def make_plan(
         activations=tuple(
             ActivationPlan(
                 site.tensor, params[site.tensor], site.readers, site.float_readers, site.twin_axis, site.twin_size,
-                site.produced, _why(site, ranges[site.root], calibrator),
+                site.produced, _why(site, ranges[site.root], calibrator), site.barred_readers, site.barred,
             )
             for site in placement.sites
         ),

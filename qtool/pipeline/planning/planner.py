@@ -111,8 +111,11 @@ class Planner:
         return self._planned(placement, calibrator, ranges, corrected=corrected)
 
     def _placed(self, floating: Collection[str], amendment: Amendment) -> Placement:
-        name = self.prepared.name
-        return place(self.prepared.model, self.target, self.scheme, name=name, floating=floating, amendment=amendment)
+        prepared = self.prepared
+        return place(
+            prepared.model, self.target, self.scheme, name=prepared.name, floating=floating, amendment=amendment,
+            folded=prepared.folded,
+        )  # fmt: skip
 
     def _amendment(self, floating: frozenset[str], *, settled: bool) -> Amendment:
         known = self.memo.amendments.get((self.scheme, floating))

@@ -35,6 +35,8 @@ def choose(
 ) -> Mapping[str, tuple[float, float]]:
     """Choose a range for each calibrated tensor by `calibrator`, and return root tensor -> (low, high).
 
+    A tensor of which there are no statistics takes those of the nearest one that it is passed through from.
+
     `memo`: what was chosen from these histograms before; is added to.
 
     Raises:
@@ -42,6 +44,7 @@ def choose(
     """
     specs = {site.root: site.spec for site in placement.sites}
     unions = {site.root: site.union for site in placement.sites if site.union and site.root == site.tensor}
+    origins = {site.root: site.origins for site in placement.sites if site.root == site.tensor}
     memo = memo or RangeMemo()
     ranges: dict[str, tuple[float, float]] = {}
     for tensor in placement.calibrated:
@@ -52,8 +55,8 @@ def choose(
         if tensor in statistics.ranges:
             ranges[tensor] = statistics.ranges[tensor]
             continue
-        histogram = statistics.tensors.get(tensor)
-        if histogram is None:
+        counted = next((t for t in (tensor, *origins.get(tensor, ())) if t in statistics.tensors), None)
+        if counted is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")
-        ranges[tensor] = memo.range_of(tensor, histogram, calibrator, specs[tensor])
+        ranges[tensor] = memo.range_of(counted, statistics.tensors[counted], calibrator, specs[tensor])
     return ranges

@@ -77,9 +77,10 @@ class PlanRows:
                     f"{where}: input {index} of node {node!r} is read as float, so it cannot be in `readers`"
                 )
             self._grids[node, index] = row.params
-        for node, _ in self._reads(where, row.tensor, row.float_readers):
-            if node in self.integer:
-                raise MisfitError(f"{where}: node {node!r} is in `integer`, so it cannot be in `float_readers`")
+        for field in ("float_readers", "barred_readers"):
+            for node, _ in self._reads(where, row.tensor, getattr(row, field)):
+                if node in self.integer:
+                    raise MisfitError(f"{where}: node {node!r} is in `integer`, so it cannot be in `{field}`")
 
     def _absorbed(self, value: Value) -> tuple[float, float] | None:
         """The bounds of the Relu or Clip that makes the value behind an integer node, and that a Q stands for."""

@@ -1,12 +1,10 @@
 """The choice of nodes that become integer: forward from weighted layers, then only what an integer layer reads."""
 
-import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from qtool.core.errors import UsageError, arg
 from qtool.core.records.options import Form, Scheme
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
@@ -28,7 +26,7 @@ class Selection:
     """The nodes chosen to be integer, those kept float on request, and why others are float.
 
     dynamic: nodes that quantise their input anew in each run. stored: nodes that compute in float behind integer
-    weights.
+    weights. kept: nodes that the caller wants in float.
     """
 
     target: Target
@@ -36,10 +34,14 @@ class Selection:
     integer: dict[Node, OpRule] = field(default_factory=dict)
     dynamic: dict[Node, OpRule] = field(default_factory=dict)
     stored: dict[Node, OpRule] = field(default_factory=dict)
-    excluded: dict[Node, OpRule] = field(default_factory=dict)
+    kept: frozenset[Node] = frozenset()
     declined: dict[Node, str] = field(default_factory=dict)
     available: set[Value] = field(default_factory=set)
     absorbed: set[Node] = field(default_factory=set)
+
+    def rule(self, node: Node) -> OpRule | None:
+        """Return what the target does with the operator of a node; None where it knows no such operator."""
+        return self.target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
 
     def reasons(self) -> list[tuple[str, str]]:
         """Return (operator, reason) for the weighted nodes that are float."""
@@ -58,6 +60,13 @@ class Selection:
         if follower is None or bounds is None or not bounds[0] <= 0.0 <= bounds[1]:
             return Tail(value, None)
         return Tail(follower.outputs[0], bounds)
+
+    def produces(self, value: Value) -> bool:
+        """Return whether an integer node writes a value that is quantised, or the Relu or Clip that it absorbs."""
+        node = value.producer()
+        if node in self.absorbed and node is not None and node.inputs[0] is not None:
+            node = node.inputs[0].producer()
+        return node in self.integer and self.target.outputs
 
     def activation_inputs(self, node: Node, rule: OpRule) -> list[tuple[int, Value]]:
         """Return (index, value) for the computed inputs of a node that its rule reads as activations."""
@@ -88,29 +97,20 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
-def select(
-    model: Model, target: Target, scheme: Scheme, name: str, floating: Mapping[str, str] | None = None
-) -> Selection:
+def select(model: Model, target: Target, scheme: Scheme, kept: Mapping[Node, str]) -> Selection:
     """Choose the nodes that become integer, and return them with the reasons why others stay float.
 
-    `name`: what to call the model in messages. `floating`: nodes, by name, that stay float besides what the
-    scheme excludes, and why.
-
-    Raises:
-        UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
+    `kept`: nodes that are to stay float, and why.
     """
-    selection = Selection(target)
-    kept_float = _excluded(model, target, scheme, name)
-    wanted = floating or {}
-    kept_float |= {node: wanted[str(node.name)] for node in model.graph if node.name in wanted}
+    selection = Selection(target, kept=frozenset(kept))
     nodes = list(model.graph)
     for node in model.graph.all_nodes():
         if node.graph is not model.graph and is_layer(node, target):
             selection.declined[node] = "inside a subgraph"
     for node in nodes:
-        rule = target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        rule = selection.rule(node)
         if rule is not None:
-            _forward(selection, node, rule, kept_float.get(node), scheme)
+            _forward(selection, node, rule, kept.get(node), scheme)
     for node in reversed(nodes):
         _pull_to_input(selection, node)
     _prune(selection, nodes)
@@ -128,10 +128,10 @@ def _forward(selection: Selection, node: Node, rule: OpRule, excluded: str | Non
     if node in selection.absorbed:
         return
     inputs = selection.activation_inputs(node, rule)
-    reason = excluded or _declined(node, rule, inputs)
-    if excluded is None and rule.stored and (rule.kind != "weighted" or reason is None):
+    reason = _declined(node, rule, inputs)
+    if rule.stored and (rule.kind != "weighted" or reason is None):
         kept = _kept_from_static(rule, scheme.form_of(node.name or ""), node)
-        if kept in ("dynamic", "stored"):
+        if excluded is None and kept in ("dynamic", "stored"):
             (selection.dynamic if kept == "dynamic" else selection.stored)[node] = rule
             return
         reason = reason or kept
@@ -146,9 +146,17 @@ def _mark(
     excluded: str | None,
     reason: str | None,
 ) -> None:
-    """The same for calibrated ranges; `reason`: why the node stays float, among them `excluded`."""
+    """The same for calibrated ranges. `excluded`: why the caller wants it in float; `reason`: why it is float anyhow.
+
+    What is left in float makes its outputs available where it would have made them so as an integer node. Leaving nodes
+    in float can therefore not make another one integer, and needs no statistics that the whole graph does not need.
+    """
     ready = bool(inputs) and all(v in selection.available for _, v in inputs)
-    if rule.kind == "weighted" and reason is None:
+    if excluded is not None and rule.kind != "bridge":
+        selection.declined[node] = excluded
+        if reason is not None or not (ready or rule.kind == "weighted"):
+            return
+    elif rule.kind == "weighted" and reason is None:
         selection.weighted[node] = rule
         selection.integer[node] = rule
     elif rule.kind in ("elementwise", "passthrough") and reason is None and selection.target.outputs:
@@ -160,11 +168,7 @@ def _mark(
         return
     elif reason is not None and rule.kind != "bridge":
         selection.declined[node] = reason
-        if excluded is None:
-            return
-        selection.excluded[node] = rule
-        if rule.kind != "weighted" and not ready:
-            return
+        return
     elif not ready:
         return
     for tail in selection.tails(node, rule):
@@ -203,7 +207,7 @@ def _declined(node: Node, rule: OpRule, inputs: list[tuple[int, Value]]) -> str 
 
 def _pull_to_input(selection: Selection, node: Node) -> None:
     """A pass-through in front of integer layers moves 8-bit data: quantise before it, not behind it."""
-    rule = selection.target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rule = selection.rule(node)
     if rule is None or rule.kind != "passthrough" or node in selection.integer or node in selection.declined:
         return
     inputs = selection.activation_inputs(node, rule)
@@ -238,38 +242,3 @@ def _prune(selection: Selection, nodes: list[Node]) -> None:
     for node in [n for n in selection.integer if n not in useful]:
         del selection.integer[node]
         selection.declined[node] = "no integer layer reads what it makes"
-
-
-def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[Node, str]:
-    """node -> why the user keeps it float."""
-    present = {n.op_type for n in model.graph.all_nodes()}
-    for op in (*scheme.include_ops, *scheme.exclude_ops):
-        if op not in present:
-            raise UsageError(
-                f"{name}: holds no {op} (its operators are {', '.join(sorted(present))}); check the spelling"
-            )
-    known = {op for op, rule in target.rules.items() if rule.kind != "bridge"}
-    for op in scheme.include_ops:
-        if op not in known:
-            raise UsageError(
-                f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}"
-            )
-    result: dict[Node, str] = {}
-    for node in model.graph:
-        if scheme.include_ops and node.op_type not in scheme.include_ops:
-            result[node] = "not among the included operators"
-        if node.op_type in scheme.exclude_ops:
-            result[node] = f"operator {node.op_type} is excluded"
-    for pattern in scheme.exclude:
-        found = [n for n in model.graph.all_nodes() if _matches(n, pattern)]
-        if not found:
-            raise UsageError(
-                f"{name}: no node is called {pattern!r}; the plan of a run without {arg('exclude')} lists the names"
-            )
-        result.update(dict.fromkeys(found, f"excluded by {pattern!r}"))
-    return result
-
-
-def _matches(node: Node, pattern: str) -> bool:
-    names = [node.name or "", *(o.name or "" for o in node.outputs)]
-    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in names)

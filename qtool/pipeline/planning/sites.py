@@ -1,15 +1,15 @@
 """The tensors that are quantised for the chosen nodes, who reads them, and whose range they take."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 
-from qtool.core.errors import ModelError
 from qtool.core.numerics.affine import TensorSpec
 from qtool.core.records.options import Scheme
 from qtool.core.records.placement import BiasSite, ConstantSite, Placement, Reader, Site, WeightSite
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
+from qtool.pipeline.planning.hiding import hidden_readers
 from qtool.pipeline.planning.selection import Selection, clip_bounds, is_layer
 from qtool.targets.rules import OpRule, Target
 
@@ -20,15 +20,18 @@ def build(
     """Collect the sites of the chosen nodes, and return them in graph order as a placement.
 
     `closed`: names of layers whose output is quantised whether or not their kernel needs it.
-
-    Raises:
-        ModelError: an excluded layer cannot be kept float.
     """
     spec = target.activations[scheme.activations]
     quantized = _quantized_values(selection, closed)
     roots = _roots(model, selection, quantized)
+    hidden = hidden_readers(model, selection, quantized)
     sites = tuple(
-        replace(_site(value, roots[value], spec, selection, bounds), union=_union(value, roots, selection))
+        replace(
+            _site(value, roots[value], spec, selection, bounds),
+            union=_union(value, roots, selection),
+            origins=_origins(value, selection),
+            **hidden.of(value),
+        )
         for value, bounds in quantized.items()
     )
     return Placement(
@@ -105,22 +108,26 @@ def _clip_in_the_way(node: Node) -> bool:
 def _roots(
     model: Model, selection: Selection, quantized: dict[Value, tuple[float, float] | None]
 ) -> dict[Value, Value]:
-    """The tensor whose range each takes: that before all pass-throughs, in graph order.
-
-    One that the user leaves in float passes its numbers through all the same, and statistics are of what it reads.
-    """
+    """The tensor whose range each takes: that before all integer pass-throughs, in graph order."""
     root = {value: value for value in quantized}
-    before: dict[Value | None, Value] = {}
     for node in model.graph:
-        rule, excluded = selection.integer.get(node), selection.excluded.get(node)
+        rule = selection.integer.get(node)
         source = node.inputs[0] if node.inputs else None
-        if excluded is not None and excluded.kind == "passthrough" and source is not None:
-            before.update(dict.fromkeys(node.outputs, root.get(source, before.get(source, source))))
-            root |= {output: before[output] for output in node.outputs if output in root}
-        elif rule is not None and rule.kind == "passthrough" and source is not None:
-            found = root.get(source, before.get(source))
-            root |= {output: found for output in node.outputs if output in root and found is not None}
+        if rule is not None and rule.kind == "passthrough" and source in root:
+            root |= {output: root[source] for output in node.outputs if output in root}
     return root
+
+
+def _origins(value: Value, selection: Selection) -> tuple[str, ...]:
+    """The tensors that it is passed through from, whatever the pass-throughs run as; the nearest first."""
+    names = []
+    while (node := value.producer()) is not None and (rule := selection.rule(node)) is not None:
+        source = node.inputs[0] if rule.kind == "passthrough" else None
+        if source is None or source.is_initializer():
+            break
+        names.append(str(source.name))
+        value = source
+    return tuple(names)
 
 
 def _union(value: Value, roots: dict[Value, Value], selection: Selection) -> tuple[str, ...]:
@@ -134,75 +141,21 @@ def _union(value: Value, roots: dict[Value, Value], selection: Selection) -> tup
 def _site(
     value: Value, root: Value, spec: TensorSpec, selection: Selection, bounds: tuple[float, float] | None
 ) -> Site:
-    producer = _integer_producer(value, selection)
-    readers: list[Reader] = []
-    float_readers: list[Reader] = []
-    for node, index in value.uses():
-        rule = selection.integer.get(node)
-        # onnxruntime's selectors do not look from a subgraph into the graph around it
-        if node.graph is value.graph and _stays_float(node, selection):
-            float_readers.append((_name(node), index))
-        elif rule is not None and (index, value) in _inputs(selection, node, rule):
-            readers.append((_name(node), index))
-    produced = producer is not None and selection.target.outputs
-    if not selection.target.on_cpu or not produced:
-        # they read the float tensor itself
-        float_readers = []
-    twin = find_twin(value, float_readers)
+    readers = tuple(
+        (_name(node), index)
+        for node, index in value.uses()
+        if (rule := selection.integer.get(node)) is not None and (index, value) in _inputs(selection, node, rule)
+    )
     return Site(
         tensor=value.name or "",
         root=root.name or "",
         spec=spec,
         bounds=bounds,
         readers=tuple(sorted(readers)),
-        float_readers=tuple(sorted(float_readers)),
-        twin_axis=None if twin is None else twin[0],
-        twin_size=None if twin is None else twin[1],
-        produced=produced,
-    )
-
-
-def _stays_float(node: Node, selection: Selection) -> bool:
-    """Whether onnxruntime would make a node integer, or round its weights to 8 bits, that was chosen to be float.
-
-    It does so behind a DQ with a scalar scale: `WeightBiasQuantization` (whose ConvTranspose then runs in float over
-    rounded weights), and the selectors for a MatMul of two activations. Through a pass-through it propagates the DQ to
-    such a layer behind it (`QDQPropagationTransformer`).
-    """
-    if node in selection.excluded:
-        return True
-    if node in selection.integer or node in selection.dynamic:
-        return False
-    rule = selection.target.rules.get(node.op_type)
-    if rule is not None and rule.kind == "passthrough":
-        return any(_stays_float(reader, selection) for output in node.outputs for reader in edit.consumers(output))
-    layer = Layer.of(node)
-    return layer is not None and layer.is_linear
-
-
-def _integer_producer(value: Value, selection: Selection) -> Node | None:
-    """The integer node that writes the value, through the Relu or Clip that it absorbs."""
-    node = value.producer()
-    if node in selection.absorbed and node is not None and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return node if node in selection.integer else None
-
-
-def find_twin(value: Value, float_readers: Sequence[Reader]) -> tuple[int, int] | None:
-    """Find the axis and length of the vector that hides a DQ from onnxruntime's selectors; None without readers.
-
-    Raises:
-        ModelError: no dimension of the value is known.
-    """
-    if not float_readers:
-        return None
-    for axis in (1, *(a for a in range(edit.rank(value) or 0) if a != 1)):
-        size = edit.static_dim(value, axis)
-        if size is not None and size > 1:
-            return axis, size
-    raise ModelError(
-        f"node {float_readers[0][0]!r} cannot be kept float: no dimension of its input {value.name!r} is known; "
-        "exclude the layers before it as well, or export the model with static shapes"
+        float_readers=(),
+        twin_axis=None,
+        twin_size=None,
+        produced=selection.produces(value),
     )
 
 

@@ -1,5 +1,6 @@
 """prepare: the float graph in the form that quantisation starts from; it computes what the model computes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,7 @@ from qtool.core.records.recipe import Recipe
 from qtool.graph import compose, edit, opset, shapes, widen
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
+from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
 from qtool.pipeline.prepare import (
     constant_branches,
     fold_affine,
@@ -40,7 +42,7 @@ class Prepared:
 
     path: of the file, which other processes are sent. changes: how often each pass did something. recipe: the steps of
     `qtool.pipeline.recovery` that came after. widened: of a float16 model, the same in float32 as it was before all
-    passes.
+    passes. folded: node of the model as it came that is not there any more -> the nodes that it has become a part of.
     """
 
     model: Model
@@ -50,6 +52,7 @@ class Prepared:
     changes: dict[str, int]
     recipe: Recipe = field(default_factory=Recipe)
     widened: Model | None = None
+    folded: Mapping[Origin, tuple[str, ...]] = field(default_factory=dict)
 
 
 def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
@@ -86,8 +89,10 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
         changes["inputs made constant"] = len(overridable)
     model = edit.clone(raised)
     fix_inputs(model, fixed, name)
+    origins = mark_origins(model)
     declared = shapes.forget(model)
     _tidy(model)
+    take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
     while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
@@ -97,7 +102,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     _tidy(model)
     shapes.declare(model, declared)
     recipe = Recipe(fixed=dict(fixed) if fixed else None)
-    return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened)
+    return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened, heirs(model, origins))
 
 
 def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> Model | None:

@@ -35,6 +35,8 @@ def _take(node: Node, branch: Graph, names: edit.Names) -> None:
     inside = list(branch)
     branch.remove(inside)
     graph.insert_before(node, inside)
+    for taken in inside:
+        edit.take_origins(taken, node)
     for old, new in zip(node.outputs, results, strict=True):
         _hand_out(node, old, new, names)
     edit.remove_node(node)

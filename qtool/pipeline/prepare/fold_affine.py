@@ -36,6 +36,7 @@ def apply(model: Model) -> int:
             if affine is None or not _fold(model, layer, affine, names):
                 break
             edit.replace_uses(follower.outputs[0], node.outputs[0])
+            edit.take_origins(node, follower)
             edit.remove_node(follower)
             count += 1
     return count

@@ -51,6 +51,7 @@ def apply(model: Model) -> int:
     except QtoolError:
         return 0
     names = edit.Names(model.graph)
+    _hand_on(folded)
     for value, array in zip(frontier, arrays, strict=True):
         constant = edit.add_initializer(model.graph, names.fresh(f"{value.name}_folded"), array)
         edit.remember(constant, compose.origin(model, value, smaller_than=array.nbytes - _SMALL_BYTES))
@@ -61,6 +62,13 @@ def apply(model: Model) -> int:
             edit.remove_node(node)
             count += 1
     return count
+
+
+def _hand_on(folded: list[Node]) -> None:
+    """Let who reads a constant stand for the nodes that computed it; in place."""
+    for node in folded:
+        for reader in {reader for output in node.outputs for reader in edit.consumers(output)}:
+            edit.take_origins(reader, node)
 
 
 def _foldable(node: Node, known: set[Value]) -> bool:

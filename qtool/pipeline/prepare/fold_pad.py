@@ -26,6 +26,7 @@ def apply(model: Model) -> int:
             edit.set_attribute(conv, "auto_pad", "NOTSET")
             assert pad.inputs[0] is not None
             conv.replace_input_with(0, pad.inputs[0])
+            edit.take_origins(conv, pad)
         edit.remove_node(pad)
         count += 1
     return count

@@ -22,9 +22,10 @@ def apply(model: Model) -> int:
         if not edit.is_main_op(clip, "Clip") or _clip_bounds(clip) != (0.0, 6.0):
             continue
         x = _minus_three(clip)
-        last = None if x is None else _final(clip, x)
-        if x is None or last is None or not edit.is_float32(x):
+        behind = None if x is None else _behind(clip, x)
+        if x is None or behind is None or not edit.is_float32(x):
             continue
+        last, written = behind[-1], [clip, *behind]
         names = edit.Names(model.graph)
         old = last.outputs[0]
         gate = edit.new_node(
@@ -40,6 +41,8 @@ def apply(model: Model) -> int:
         for node in (gate, product):
             node.outputs[0].type, node.outputs[0].shape = old.type, old.shape
         model.graph.insert_before(last, [gate, product])
+        edit.take_origins(gate, *written)
+        edit.take_origins(product, *written)
         edit.replace_uses(old, product.outputs[0])
         count += 1
     return count
@@ -72,10 +75,11 @@ def _minus_three(clip: Node) -> Value | None:
     return None
 
 
-def _final(clip: Node, x: Value) -> Node | None:
-    """The last node of (clip / 6) * x or (clip * x) / 6, in any order of factors."""
+def _behind(clip: Node, x: Value) -> list[Node] | None:
+    """The two nodes that make (clip / 6) * x or (clip * x) / 6 of it, in any order of factors."""
     divided = multiplied = False
     node: Node | None = clip
+    found: list[Node] = []
     for _ in range(2):
         node = edit.single_consumer(node.outputs[0]) if node is not None else None
         if node is None:
@@ -86,7 +90,8 @@ def _final(clip: Node, x: Value) -> Node | None:
             divided = True
         else:
             return None
-    return node
+        found.append(node)
+    return found
 
 
 def _is_sixth(node: Node, x: Value) -> bool:

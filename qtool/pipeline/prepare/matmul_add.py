@@ -36,6 +36,7 @@ def apply(model: Model) -> int:
         gemm.outputs[0].shape, gemm.outputs[0].type = last.outputs[0].shape, last.outputs[0].type
         model.graph.insert_before(matmul, gemm)
         edit.replace_uses(last.outputs[0], gemm.outputs[0])
+        edit.take_origins(gemm, matmul, last)
         if last is add:
             edit.remove_node(add)
         edit.remove_node(matmul)

@@ -29,6 +29,7 @@ def apply(model: Model) -> int:
         if first is None or (is_output and (Layer.of(node) is None or len(node.outputs) > 1)):
             others.append(node)
             continue
+        edit.take_origins(first, node)
         if is_output:
             name = f"{node.name}_again"
             copy = edit.new_node("Identity", [first.outputs[0]], names.fresh(name), name=names.fresh(name))

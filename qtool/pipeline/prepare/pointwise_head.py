@@ -39,6 +39,7 @@ def apply(model: Model) -> int:
         flat.outputs[0].type, gemm.outputs[0].type, gemm.outputs[0].shape = x.type, old.type, old.shape
         model.graph.insert_before(conv, [flat, gemm])
         edit.replace_uses(old, gemm.outputs[0])
+        edit.take_origins(gemm, conv, flatten)
         edit.remove_node(flatten)
         edit.remove_node(conv)
         count += 1

@@ -32,6 +32,7 @@ def apply(model: Model) -> int:
             last.outputs[0].type = old.type
             model.graph.insert_after(pool, last)
         last.outputs[0].shape = old.shape
+        edit.take_origins(pool, node)
         edit.replace_uses(old, last.outputs[0])
         edit.remove_node(node)
         count += 1

@@ -12,6 +12,7 @@ import numpy as np
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node
 from qtool.graph.layers import Layer
+from qtool.pipeline.recovery.smoothing import divided_inputs
 
 _LAYERS = ("Conv", "Gemm")
 
@@ -68,9 +69,9 @@ def smoothed_means(
     model: Model, means: Mapping[str, Array], scales: Mapping[str, tuple[float, ...]]
 ) -> dict[str, Array]:
     """Return the means in the graph whose tensors are divided by `scales` ([C] each); `model` is the graph before."""
-    inputs = input_names(model)
+    divided = divided_inputs(model)
     return {
-        layer: found / np.asarray(scales[inputs[layer]]) if inputs[layer] in scales else found
+        layer: found / np.asarray(scales[divided[layer]]) if divided.get(layer) in scales else found
         for layer, found in means.items()
     }
 

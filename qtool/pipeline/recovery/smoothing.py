@@ -4,10 +4,15 @@ Source: Xiao et al. 2022, "SmoothQuant: Accurate and Efficient Post-Training Qua
 equation 4: s_c = max|X_c|^a / max|W_c|^(1-a). The migration strength a is chosen for each tensor by what rounding both
 sides is expected to cost, in closed form: uniform noise of step^2 / 12 through a linear layer. Scales are powers of
 two, so that both sides stay exact in float. A layer normalisation that feeds nothing else takes the division over;
-elsewhere it is a Mul of its own, which stands only where the expected noise falls to less than `_WORTH` of what it was.
+elsewhere it is a Div of its own, which stands only where the expected noise falls to less than `_WORTH` of what it was.
+Div has no integer kernel: in a Mul the factors would share one 8-bit grid, and the small ones would be lost.
+
+A weight that several layers read stays one weight: their inputs are divided by the same numbers, and where that cannot
+be they are left alone. A channel that is zero throughout, or that no weight reads, is not divided.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -15,11 +20,13 @@ from qtool.core.concurrency import side_by_side
 from qtool.core.numerics.histogram import ChannelRange
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
-from qtool.graph.layers import Layer
+from qtool.graph.layers import Layer, is_linear
 
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _WORTH = 0.7
 _TINY = 1e-5
+_FURTHEST = 10.0
+"""The logarithm to base 2 of the largest factor: what hardly moved on the data may move on other data."""
 _BLOCK = 2**17
 """Elements of a weight that are worked on at once."""
 
@@ -58,21 +65,28 @@ def find_smoothing(
         for tensor, found in _readers(model).items()
         if tensor in channels and all(layer.node.name in names for layer in found)
     }
+    groups = _sharing(readers, names)
 
-    def best(tensor: str) -> tuple[float, ...] | None:
-        found, reading = channels[tensor], readers[tensor]
-        weight = np.concatenate([_rows(layer) for layer in reading], axis=1)
-        noise = _RoundingNoise(
-            found.minimum.astype(np.float64), found.maximum.astype(np.float64), squares[tensor], weight
-        )
-        scales = [_scales(noise.largest, noise.magnitude.max(axis=1), strength) for strength in _STRENGTHS]
-        expected = noise.expected(np.stack([np.ones(len(weight)), *scales]))
+    def best(group: Sequence[str]) -> tuple[float, ...] | None:
+        noises = []
+        for tensor in group:
+            found, reading = channels[tensor], readers[tensor]
+            weight = np.concatenate([_rows(layer) for layer in reading], axis=1)
+            low, high = found.minimum.astype(np.float64), found.maximum.astype(np.float64)
+            noises.append(_RoundingNoise(low, high, squares[tensor], weight))
+        largest = np.max([noise.largest for noise in noises], axis=0)
+        magnitude = np.max([noise.magnitude.max(axis=1) for noise in noises], axis=0)
+        scales = [_scales(largest, magnitude, strength) for strength in _STRENGTHS]
+        tried = np.stack([np.ones(len(largest)), *scales])
+        expected = np.sum([noise.expected(tried) for noise in noises], axis=0)
         chosen = int(np.argmin(expected[1:])) + 1
-        free = _normalisation(reading[0].node.inputs[0]) is not None
+        free = all(_normalisation(readers[tensor]) is not None for tensor in group)
         worth = expected[chosen] < (1.0 if free else _WORTH) * expected[0]
         return tuple(map(float, scales[chosen - 1])) if worth else None
 
-    return {t: scale for t, scale in zip(readers, side_by_side(best, readers), strict=True) if scale is not None}
+    found = dict(zip(groups, side_by_side(best, groups), strict=True))
+    scale_of = {tensor: scale for group, scale in found.items() if scale is not None for tensor in group}
+    return {tensor: scale_of[tensor] for tensor in readers if tensor in scale_of}
 
 
 def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
@@ -84,12 +98,19 @@ def smooth(model: Model, scales: Mapping[str, Sequence[float]]) -> Model:
     result = edit.clone(model)
     names = edit.Names(result.graph)
     readers = _readers(result)
+    scaled: dict[tuple[Value | None, bool, tuple[float, ...]], Value] = {}
     for tensor, numbers in scales.items():
         scale = np.asarray(numbers, np.float32)
         if tensor not in readers or scale.shape != (_rows(readers[tensor][0]).shape[0],):
             raise ValueError(f"it smooths tensor {tensor!r}, which this model does not hold like that")
         for layer in readers[tensor]:
-            _scale_rows(result, layer, scale, names)
+            key = (layer.weight, _input_first(layer), tuple(numbers))
+            if key not in scaled:
+                rows = layer.matrix(_rows(layer) * scale[:, None])
+                scaled[key] = edit.add_initializer(
+                    result.graph, names.fresh(f"{layer.node.name}_smoothed_weight"), rows
+                )
+            layer.node.replace_input_with(layer.operator.weights[0], scaled[key])
         _divide(result, readers[tensor], scale, names)
     return result
 
@@ -109,14 +130,19 @@ def smoothed_ranges(
 def divided_names(model: Model) -> dict[str, str]:
     """Return the name that each of `smoothable_tensors` has once it is divided; `model` is the graph before."""
     return {
-        tensor: smoothed_name(tensor) if _normalisation(readers[0].node.inputs[0]) is None else tensor
+        tensor: smoothed_name(tensor) if _normalisation(readers) is None else tensor
         for tensor, readers in _readers(model).items()
     }
 
 
 def smoothed_name(tensor: str) -> str:
-    """Return the name of a divided tensor where a Mul divides it."""
+    """Return the name of a divided tensor where a Div divides it."""
     return f"{tensor}_smoothed"
+
+
+def divided_inputs(model: Model) -> dict[str, str]:
+    """Return which of `smoothable_tensors` each layer reads that would read it divided, by the layer's name."""
+    return {str(layer.node.name): tensor for tensor, readers in _readers(model).items() for layer in readers}
 
 
 class _RoundingNoise:
@@ -152,8 +178,39 @@ def _scales(activation: Array, weight: Array, strength: float) -> Array:
     a = np.maximum(activation, _TINY * max(float(activation.max(initial=0.0)), _TINY))
     w = np.maximum(weight, _TINY * max(float(weight.max(initial=0.0)), _TINY))
     exponent = strength * np.log2(a) - (1.0 - strength) * np.log2(w)
-    scales: Array = np.exp2(np.clip(np.rint(exponent - np.median(exponent)), -20.0, 20.0))
+    live = (activation > 0.0) & (weight > 0.0)
+    middle = np.median(exponent[live]) if live.any() else 0.0
+    scales: Array = np.exp2(np.where(live, np.clip(np.rint(exponent - middle), -_FURTHEST, _FURTHEST), 0.0))
     return scales
+
+
+def _sharing(readers: Mapping[str, Sequence[Layer]], names: set[str]) -> list[tuple[str, ...]]:
+    """The tensors in groups whose layers share weights; without those whose weights other integer layers read as well.
+
+    `names`: of the integer layers; what others read is kept in float for them anyhow.
+    """
+    group_of = {tensor: index for index, tensor in enumerate(readers)}
+    users: dict[Value | None, list[tuple[str, Layer]]] = {}
+    for tensor, found in readers.items():
+        for layer in found:
+            users.setdefault(layer.weight, []).append((tensor, layer))
+    refused: set[str] = set()
+    for weight, pairs in users.items():
+        joined = {group_of[tensor] for tensor, _ in pairs}
+        group_of = {tensor: min(joined) if group in joined else group for tensor, group in group_of.items()}
+        here = {layer.node for _, layer in pairs}
+        users_of = [] if weight is None else edit.consumers(weight)
+        others = any(node.name in names and node not in here and is_linear(node) for node in users_of)
+        if others or len({_input_first(layer) for _, layer in pairs}) > 1:
+            refused.update(tensor for tensor, _ in pairs)
+    ordered = sorted(readers, key=lambda tensor: group_of[tensor])
+    groups = [tuple(group) for _, group in groupby(ordered, key=lambda tensor: group_of[tensor])]
+    return [group for group in groups if not refused.intersection(group)]
+
+
+def _input_first(layer: Layer) -> bool:
+    """Whether the weight is stored as [C, N]."""
+    return layer.output_axis == 1
 
 
 def _readers(model: Model) -> dict[str, list[Layer]]:
@@ -179,38 +236,33 @@ def _rows(layer: Layer) -> Array:
     return layer.matrix(edit.constant(layer.weight))
 
 
-def _scale_rows(model: Model, layer: Layer, scale: Array, names: edit.Names) -> None:
-    scaled = layer.matrix(_rows(layer) * scale[:, None])
-    new = edit.add_initializer(model.graph, names.fresh(f"{layer.node.name}_smoothed_weight"), scaled)
-    layer.node.replace_input_with(layer.operator.weights[0], new)
-
-
 def _divide(model: Model, readers: Sequence[Layer], scale: Array, names: edit.Names) -> None:
     value = readers[0].node.inputs[0]
     assert value is not None
-    inverse = (1.0 / scale).astype(np.float32)
-    takers = _normalisation(value)
+    takers = _normalisation(readers)
     if takers is not None:
         for node, index in takers:
             old = edit.constant(node.inputs[index])
-            new = edit.add_initializer(model.graph, names.fresh(f"{node.name}_smoothed_{index}"), old * inverse)
+            new = edit.add_initializer(model.graph, names.fresh(f"{node.name}_smoothed_{index}"), old / scale)
             node.replace_input_with(index, new)
         return
-    factor = edit.add_initializer(model.graph, names.fresh(f"{value.name}_smoothing"), inverse)
+    factor = edit.add_initializer(model.graph, names.fresh(f"{value.name}_smoothing"), scale)
     name = smoothed_name(str(value.name))
-    divided = edit.new_node("Mul", [value, factor], name, name=names.fresh(f"{value.name}_smoothing_node"))
+    divided = edit.new_node("Div", [value, factor], name, name=names.fresh(f"{value.name}_smoothing_node"))
     divided.outputs[0].type, divided.outputs[0].shape = value.type, value.shape
     model.graph.insert_before(readers[0].node, divided)
     for layer in readers:
         layer.node.replace_input_with(0, divided.outputs[0])
 
 
-def _normalisation(value: Value | None) -> list[tuple[Node, int]] | None:
+def _normalisation(readers: Sequence[Layer]) -> list[tuple[Node, int]] | None:
     """(node, input) of scale and shift of a layer normalisation whose result only these layers read, or None."""
+    value = readers[0].node.inputs[0]
     node = None if value is None else value.producer()
     if value is None or node is None or value.is_graph_output():
         return None
-    if not all(i == 0 and _product(reader) is not None for reader, i in value.uses()):
+    own = {layer.node for layer in readers}
+    if not all(i == 0 and reader in own for reader, i in value.uses()):
         return None
     if edit.is_main_op(node, "LayerNormalization"):
         taken = [(node, i) for i in (1, 2) if len(node.inputs) > i and node.inputs[i] is not None]

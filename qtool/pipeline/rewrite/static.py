@@ -169,24 +169,35 @@ class _Rewriter:
             )
         others = list(value.uses())
         base = activation.tensor
+        source = self._barrier(value, f"{base}_passed").outputs[0] if activation.barred else value
         scale, zero_point = self._params(base, activation.params)
-        q = self._new("QuantizeLinear", [value, scale, zero_point], f"{base}_quantized")
-        self._insert_behind(value, q)
+        q = self._new("QuantizeLinear", [source, scale, zero_point], f"{base}_quantized")
+        self._insert_behind(source, q)
         dq = self._new("DequantizeLinear", [q.outputs[0], scale, zero_point], f"{base}_dequantized")
-        twins = set(activation.float_readers)
+        twins = {*activation.float_readers, *activation.barred_readers}
         if activation.produced:
             for node, index in others:
                 if (node.name, index) not in twins:
                     node.replace_input_with(index, dq.outputs[0])
         else:
             self._read(activation.readers, dq.outputs[0])
-        if twins:
+        if activation.float_readers:
             self._twin(activation, q)
         is_output = activation.produced and value.is_graph_output()
-        if dq.outputs[0].uses() or is_output:
+        if dq.outputs[0].uses() or is_output or activation.barred_readers:
             self.graph.insert_after(q, dq)
+        if activation.barred_readers:
+            passed = self._barrier(dq.outputs[0], f"{base}_barred")
+            self._read(activation.barred_readers, passed.outputs[0])
         if is_output:
             self._keep_output_name(value, dq.outputs[0])
+
+    def _barrier(self, value: Value, base: str) -> Node:
+        """A Max of one tensor behind it, which computes nothing."""
+        node = self._new("Max", [value], base)
+        node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+        self._insert_behind(value, node)
+        return node
 
     def _twin(self, activation: ActivationPlan, q: Node) -> None:
         scale, zero_point = self._params(f"{activation.tensor}_float", activation.params, activation.twin_size)

@@ -1,4 +1,6 @@
-"""Turns what `qtool.pipeline.rewrite.dynamic` emits back into one node of float, for the comparison of structures.
+"""Takes back what `qtool.pipeline.rewrite` adds besides Q/DQ, for the comparison of structures.
+
+Barriers go, and what `qtool.pipeline.rewrite.dynamic` emits becomes one node of float again.
 
 What comes back reads its weights through DequantizeLinear, so that `structure` can hold them against the float ones.
 """
@@ -29,6 +31,16 @@ def undo_dynamic(prepared: Model, quantized: Model) -> None:
             _undo_lstm(quantized, old, node, names)
         elif node.op_type == "Gather" and edit.is_main_op(old, "Gather") and _is_table(node):
             _undo_table(quantized, old, node, names)
+
+
+def undo_barriers(prepared: Model, quantized: Model) -> None:
+    """Remove each Max of one tensor that the prepared graph does not hold, in place, from `quantized`."""
+    before = {n.name for n in prepared.graph}
+    for node in list(quantized.graph):
+        if edit.is_main_op(node, "Max") and len(node.inputs) == 1 and node.name not in before:
+            assert node.inputs[0] is not None
+            edit.replace_uses(node.outputs[0], node.inputs[0])
+            edit.remove_node(node)
 
 
 def _is_table(node: Node) -> bool:

@@ -14,7 +14,7 @@ from typing import Literal, Unpack
 from qtool.core.arguments import checked_types
 from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
-from qtool.core.errors import ModelError, UsageError, arg
+from qtool.core.errors import ModelError, NothingToQuantizeError, UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress, silent
@@ -123,6 +123,11 @@ def sensitivity(
     prepared = apply_recorded(prepared, statistics)
     best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
     prepared = best.graph.prepared
+    if not best.plan.quantized:
+        raise NothingToQuantizeError(
+            f"{prepared.name}: no layer is quantised with these options, and tables of rows are not ranked; leave more "
+            "layers to quantise"
+        )
     feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
     return measure_layers(
         prepared,

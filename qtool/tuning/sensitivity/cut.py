@@ -136,6 +136,7 @@ class _Index:
         self._rows = {row.tensor: row for row in plan.activations}
         self._through = {reader: "dq" for row in plan.activations for reader in row.readers}
         self._through |= {reader: "twin" for row in plan.activations for reader in row.float_readers}
+        self._through |= {reader: "barred" for row in plan.activations for reader in row.barred_readers}
         self._constants: dict[Reader, object] = {}
         for weight in plan.weights:
             self._constants.update(dict.fromkeys(weight.readers, weight.params))

@@ -14,7 +14,10 @@ FACTS = {"model_digest", "target", "scheme", "granularity", "calibrator", "layer
 
 
 def activation(tensor: str, *readers: str, produced: bool) -> ActivationPlan:
-    return ActivationPlan(tensor, GRID, tuple((r, 0) for r in readers), (("float", 0),), 1, 4, produced, "max")
+    reads = tuple((r, 0) for r in readers)
+    return ActivationPlan(
+        tensor, GRID, reads, (("float", 0),), 1, 4, produced, "max", (("pool", 0),), barred=not produced
+    )
 
 
 PLAN = Plan(
@@ -74,7 +77,7 @@ def test_only_one_layer_is_left(layer):
             assert set(readers(getattr(part, field.name))) <= {layer}, field.name
     assert set(part.integer) <= {layer}
     assert part.quantized == (layer,) if layer != "c" else part.quantized == ()
-    assert all(not row.produced and row.twin_axis is None for row in part.activations)
+    assert all(not row.produced and row.twin_axis is None and not row.barred for row in part.activations)
 
 
 def test_what_a_layer_makes_stays_as_it_is():

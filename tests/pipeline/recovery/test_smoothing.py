@@ -34,6 +34,7 @@ from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS
 from tests.support.patterns import Net
+from tests.support.table_graphs import token_graph
 from tests.support.token_models import encoder, sentences
 
 
@@ -250,3 +251,141 @@ def test_a_layer_that_reads_the_model_s_input_alone(tmp_path):
     path = net.save(tmp_path / "one.onnx", net("MatMul", "x", net.weight(8, 8, inputs=8), name="only"))
     result = qtool.quantize(path, tmp_path / "int8.onnx", data=net.samples(6))
     assert result.verification.output_sqnr_db > 30.0 and result.verification.integer_layers == 1
+
+
+def divided_everywhere(model, rng):
+    """Any factors for every tensor that could be divided, the same for those that share a weight."""
+    found = {}
+    for tensor in smoothable_tensors(model):
+        (value,) = [v for node in model.graph for v in node.inputs if v is not None and v.name == tensor][:1]
+        found[tensor] = tuple(map(float, np.exp2(rng.integers(-3, 4, value.shape[-1]))))
+    return found
+
+
+def check_smoothed_graph(seed, folder):
+    """The graph with tensors divided computes the same, and what is said of its tensors is what a run of it shows."""
+    graph = token_graph(seed)
+    model = prepare(model_io.load(graph.net.save(folder / "f.onnx", *graph.outputs))).model
+    scales = divided_everywhere(model, np.random.default_rng(seed))
+    changed = smooth(model, scales)
+    before, after = (observe_examples(graph, [graph_data], biases=True) for graph, graph_data in (
+        (model, graph.data), (changed, graph.data)
+    ))  # fmt: skip
+    for name, array in before.outputs[0].items():
+        assert signal_to_noise(array, after.outputs[0][name]) > 90.0
+    derived = before.smoothed(model, scales)
+    assert derived.means.keys() == after.means.keys() and derived.channels.keys() == after.channels.keys()
+    for name, means in after.means.items():
+        np.testing.assert_allclose(derived.means[name], means, rtol=1e-3, atol=1e-4 * max(np.abs(means).max(), 1.0))
+    for name, seen in after.channels.items():
+        np.testing.assert_allclose(derived.channels[name].highs, seen.highs, rtol=1e-3, atol=1e-4)
+    return bool(scales)
+
+
+def test_what_is_known_of_smoothed_graphs_is_what_they_hold(tmp_path):
+    assert sum(check_smoothed_graph(seed, tmp_path) for seed in range(12)) >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 300))
+def test_what_is_known_of_many_smoothed_graphs_is_what_they_hold(seed, tmp_path):
+    check_smoothed_graph(seed, tmp_path)
+
+
+def other_readers(net):
+    """The outlying channels of a sum are divided out for a product; the others that read it see it whole."""
+    scale = np.where(np.arange(16) == 3, 40.0, 1.0)
+    sums = net("Mul", "x", net.const(scale))
+    mixed = net.conv(sums, 9, 6, kernel=(3,), name="mix")
+    stacked = net("MatMul", net("Unsqueeze", sums, net.const([1], dtype=np.int64)), net.weight(2, 16, 4, inputs=16))
+    return net("MatMul", sums, net.weight(16, 4, inputs=16), name="product"), mixed, stacked
+
+
+def normalised_readers(net):
+    """The same behind a layer normalisation, which must not take the factors: not all that read it are divided."""
+    h = net("LayerNormalization", "x", net.const(np.where(np.arange(16) == 3, 40.0, 1.0)), net.bias(16), axis=-1)
+    weight = net.weight(2, 16, 4, inputs=16)
+    stacked = net("MatMul", net("Unsqueeze", h, net.const([1], dtype=np.int64)), weight)
+    plain = net("MatMul", h, net.weight(1, 16, 4, inputs=16))
+    return net("MatMul", h, net.weight(16, 4, inputs=16), name="product"), stacked, plain
+
+
+@pytest.mark.parametrize("form", ["auto", "static", "dynamic"])
+@pytest.mark.parametrize("build", [other_readers, normalised_readers])
+def test_other_readers_of_a_divided_tensor(build, form, tmp_path):
+    net = Net(9, 16)
+    source = net.save(tmp_path / "f.onnx", *build(net))
+    result = qtool.quantize(source, tmp_path / "q.onnx", data=net.samples(12), smoothing="on", form=form, target="x86")
+    assert len(result.plan.recipe.smoothing) == 1
+    assert result.verification.output_sqnr_db > 25.0
+
+
+def shared_weights(net):
+    """Three blocks of the same two weights."""
+    h = "x"
+    scale, shift = net.const(np.where(np.arange(32) % 11 == 3, 40.0, 1.0)), net.const(np.zeros(32))
+    up, down = net.weight(32, 128, inputs=32), net.weight(128, 32, inputs=128)
+    for _ in range(3):
+        up_made = net("Relu", net("MatMul", net("LayerNormalization", h, scale, shift, axis=-1), up))
+        h = net("Add", net("MatMul", up_made, down), h)
+    return (h,)
+
+
+def test_a_shared_weight_stays_one(tmp_path):
+    net = Net(8, 32)
+    source = net.save(tmp_path / "f.onnx", *shared_weights(net))
+    statistics = qtool.calibrate(source, net.samples(8)).statistics
+    sizes, noise = {}, {}
+    for word in ("on", "off"):
+        written = tmp_path / f"{word}.onnx"
+        result = qtool.quantize(source, written, calibration=statistics, smoothing=word, form="dynamic", target="x86")
+        sizes[word], noise[word] = written.stat().st_size, result.verification.output_sqnr_db
+        assert len(result.plan.dynamic) == 2
+        factors = list(result.plan.recipe.smoothing.values())
+        assert len(factors) == (3 if word == "on" else 0) and len(set(factors)) <= 1
+    assert sizes["on"] < sizes["off"] + 2048 and noise["on"] > noise["off"] + 3.0
+
+
+@pytest.mark.parametrize("other", ["a layer without tokens", "the other way round"])
+def test_a_weight_that_is_not_only_read_by_divided_layers_is_left_alone(other, tmp_path):
+    net = Net(8, 16)
+    scale = net.const(np.where(np.arange(16) == 3, 40.0, 1.0))
+    weight = net.weight(16, 16, inputs=16)
+    h = net("MatMul", net("LayerNormalization", "x", scale, net.bias(16), axis=-1), weight)
+    if other == "a layer without tokens":
+        h = net(
+            "Add",
+            h,
+            net(
+                "Unsqueeze",
+                net("MatMul", net("ReduceMax", "x", axes=[1], keepdims=0), weight),
+                net.const([1], dtype=np.int64),
+            ),
+        )
+    else:
+        rows = net("Reshape", h, net.const([-1, 16], dtype=np.int64))
+        h = net("Reshape", net("Gemm", rows, weight, transB=1), net.const([-1, 8, 16], dtype=np.int64))
+    source = net.save(tmp_path / "f.onnx", h)
+    statistics = qtool.calibrate(source, net.samples(8)).statistics
+    _, scales = found_scales(source, statistics)
+    assert scales == {}
+
+
+@pytest.mark.parametrize("dead", [0, 8, 40])
+def test_dead_channels_are_not_divided_and_factors_are_not_rounded(dead, tmp_path):
+    net = Net(12, 32)
+    wide = net.rng.normal(size=(32, 64)) / 6.0
+    shift = net.rng.normal(size=64) * 0.2
+    wide[:, :dead], shift[:dead] = 0.0, -1.0
+    scale = np.where(np.arange(64) % 16 == 15, 60.0, 1.0)
+    hidden = net("Relu", net("Add", net("MatMul", "x", net.const(wide * scale)), net.const(shift * scale)))
+    narrow = net.rng.normal(size=(64, 32)) / 8.0 / scale[:, None]
+    source = net.save(tmp_path / "f.onnx", net("MatMul", hidden, net.const(narrow), name="narrow"), hidden)
+    options = {"data": net.samples(16), "calibrator": "max", "form": "static", "target": "x86"}
+    result = qtool.quantize(source, tmp_path / "q.onnx", smoothing="on", **options)
+    factors = np.asarray(result.plan.recipe.smoothing[hidden])
+    assert (factors[:dead] == 1.0).all() and (factors[15::16] > 4.0).any()
+    held = [onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "q.onnx").graph.initializer]
+    assert any(a.dtype == np.float32 and np.array_equal(a, factors) for a in held)
+    plain = qtool.quantize(source, tmp_path / "p.onnx", smoothing="off", **options)
+    assert result.verification.output_sqnr_db > plain.verification.output_sqnr_db

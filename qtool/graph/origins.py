@@ -1,0 +1,72 @@
+"""The origins of an edited graph's nodes: which nodes of the model as it came each of them stands for."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from onnx_ir import Model, Node
+
+_KEY = "qtool.origins"
+_CALL = "qtool.call"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A node of the model as it came."""
+
+    name: str
+    op_type: str
+    outputs: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names by which it can be called: its own, and those of its outputs."""
+        return (self.name, *self.outputs)
+
+
+def mark_origins(model: Model) -> tuple[Origin, ...]:
+    """Let each node stand for itself, in place, and return them all.
+
+    What a call of a function becomes when functions are inlined is known once `take_calls` is called.
+    """
+    result: list[Origin] = []
+    for node in model.graph.all_nodes():
+        origin = Origin(node.name or "", node.op_type, tuple(o.name for o in node.outputs if o.name))
+        node.meta[_KEY] = (origin,)
+        if node.op_identifier() in model.functions:
+            # inlining hands these on to the nodes that it makes of the call
+            node.metadata_props[_CALL] = str(len(result))
+        result.append(origin)
+    return tuple(result)
+
+
+def take_calls(model: Model, origins: Sequence[Origin]) -> None:
+    """Let each node that was part of a function stand for the call of it, in place; `origins` as they were marked."""
+    for node in model.graph.all_nodes():
+        call = node.metadata_props.pop(_CALL, None)
+        if call is not None:
+            node.meta[_KEY] = (*origins_of(node), origins[int(call)])
+
+
+def take_origins(node: Node, *gone: Node) -> None:
+    """Let a node stand for those that are folded into it, or replaced by it, as well; in place."""
+    node.meta[_KEY] = tuple(dict.fromkeys(o for source in (node, *gone) for o in origins_of(source)))
+
+
+def origins_of(node: Node) -> tuple[Origin, ...]:
+    """Return the nodes that a node stands for; empty for one that is new."""
+    found: tuple[Origin, ...] = node.meta.get(_KEY, ())
+    return found
+
+
+def heirs(model: Model, origins: Iterable[Origin]) -> dict[Origin, tuple[str, ...]]:
+    """Return the names of the nodes that stand for each origin which cannot be called by its own names any more.
+
+    Empty for one of which nothing is left: it computed a constant, or nothing.
+    """
+    standing: dict[Origin, list[str]] = {}
+    called: set[str] = set()
+    for node in model.graph.all_nodes():
+        called.update((node.name or "", *(o.name or "" for o in node.outputs)))
+        for origin in origins_of(node):
+            standing.setdefault(origin, []).append(node.name or "")
+    return {o: tuple(standing.get(o, ())) for o in origins if any(name not in called for name in o.names)}

@@ -1,0 +1,79 @@
+"""The nodes that a scheme leaves in float: by name, by operator, or since only other operators are included."""
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+
+from qtool.core.errors import UsageError, arg
+from qtool.core.records.options import Scheme
+from qtool.graph.edit import Model, Node
+from qtool.graph.origins import Origin
+from qtool.targets.rules import Target
+
+Folded = Mapping[Origin, tuple[str, ...]]
+"""Node of the model as it came -> the nodes that it has become a part of."""
+
+
+def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, folded: Folded) -> dict[Node, str]:
+    """Find the nodes of the main graph and of those inside of it that the scheme leaves in float, and why.
+
+    A name or glob that no node of the prepared graph answers to speaks of nodes that were folded into others: these
+    stay float then. An operator speaks of the nodes that are left. `name`: what to call the model in messages.
+
+    Raises:
+        UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
+    """
+    _check_operators(model, target, scheme, name, folded)
+    result: dict[Node, str] = {}
+    for node in model.graph:
+        if scheme.include_ops and node.op_type not in scheme.include_ops:
+            result[node] = "not among the included operators"
+        if node.op_type in scheme.exclude_ops:
+            result[node] = f"operator {node.op_type} is excluded"
+    for pattern in scheme.exclude:
+        result |= _matching(model, pattern, name, folded)
+    return result
+
+
+def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, folded: Folded) -> None:
+    present = {n.op_type for n in model.graph.all_nodes()}
+    came = present | {origin.op_type for origin in folded}
+    for op in (*scheme.include_ops, *scheme.exclude_ops):
+        if op not in came:
+            raise UsageError(f"{name}: holds no {op} (its operators are {', '.join(sorted(came))}); check the spelling")
+    for op in scheme.exclude_ops:
+        parts = {origin.name: into[0] for origin, into in folded.items() if origin.op_type == op and into}
+        if op not in present and parts:
+            part, whole = next(iter(parts.items()))
+            raise UsageError(
+                f"{name}: every {op} is folded into another node, as {part!r} into {whole!r}; leave these in float by "
+                f"name, with {arg('exclude', part)}"
+            )
+    known = {op for op, rule in target.rules.items() if rule.kind != "bridge"}
+    for op in scheme.include_ops:
+        if op not in known:
+            raise UsageError(
+                f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}"
+            )
+
+
+def _matching(model: Model, pattern: str, name: str, folded: Folded) -> dict[Node, str]:
+    nodes = list(model.graph.all_nodes())
+    found = [n for n in nodes if _matches((n.name or "", *(o.name or "" for o in n.outputs)), pattern)]
+    if found:
+        return dict.fromkeys(found, f"excluded by {pattern!r}")
+    parts = {origin: into for origin, into in folded.items() if _matches(origin.names, pattern)}
+    wholes = {whole for into in parts.values() for whole in into}
+    if wholes:
+        return {n: f"excluded by {pattern!r}, which is folded into it" for n in nodes if n.name in wholes}
+    if parts:
+        raise UsageError(
+            f"{name}: node {next(iter(parts)).name!r} computes a constant, or nothing, and is gone; leave out "
+            f"{arg('exclude', pattern)}"
+        )
+    raise UsageError(
+        f"{name}: no node is called {pattern!r}; the plan of a run without {arg('exclude')} lists the names"
+    )
+
+
+def _matches(names: Iterable[str], pattern: str) -> bool:
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for name in names)

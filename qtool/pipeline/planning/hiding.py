@@ -1,0 +1,121 @@
+"""The hiding of nodes that must stay float from onnxruntime, which makes integers of what stands between Q/DQ.
+
+A layer reads through a *twin*: a second DQ whose scale is a vector of equal numbers. `WeightBiasQuantization`, which
+rounds the float weights of a Conv, ConvTranspose or Gemm behind a DQ with a scalar, leaves it alone, and so does the
+selector for a MatMul of two activations. Unary and pooling selectors do take a vector, and then the model does not
+load. So everything else, and a layer of whose input no dimension is known, reads through a *barrier*: a Max of one
+tensor, behind a DQ with a scalar, which computes nothing and which no selector knows.
+
+onnxruntime also moves a DQ forward and a Q backward through pass-throughs: one in front of such a node has the barrier
+in front of itself, and behind one that must stay float another barrier stands in front of the Q.
+
+Source: onnxruntime `core/optimizer/qdq_transformer/`: `weight_bias_quantization.cc`, `qdq_propagation.cc`,
+`selectors_actions/qdq_selector_action_transformer.cc`.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qtool.core.records.placement import Reader
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import is_linear
+from qtool.pipeline.planning.selection import Selection
+from qtool.targets.kernels import UNPLANNED_OPERATORS
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenReaders:
+    """The (node, input index) that read a value through a twin, those that read it through a barrier, and more.
+
+    barred: the values with a barrier in front of their Q.
+    """
+
+    twins: dict[Value, list[Reader]] = field(default_factory=dict)
+    barred_readers: dict[Value, list[Reader]] = field(default_factory=dict)
+    barred: set[Value] = field(default_factory=set)
+
+    def of(self, value: Value) -> dict[str, Any]:
+        """Return the fields of the value's `Site` that say it."""
+        twins, barred = self.twins.get(value, []), self.barred_readers.get(value, [])
+        return {**twin_fields(value, twins, barred), "barred": value in self.barred}
+
+
+def twin_fields(value: Value, twins: Collection[Reader], barred: Collection[Reader]) -> dict[str, Any]:
+    """Return the fields that say who reads a value through a twin and through a barrier.
+
+    Those that want a twin have a barrier where no dimension of the value is known.
+    """
+    axis = _twin_axis(value) if twins else None
+    if axis is None:
+        twins, barred = (), {*twins, *barred}
+    return {
+        "float_readers": tuple(sorted(twins)),
+        "twin_axis": axis,
+        "twin_size": None if axis is None else edit.static_dim(value, axis),
+        "barred_readers": tuple(sorted(barred)),
+    }
+
+
+def hidden_readers(model: Model, selection: Selection, quantized: Collection[Value]) -> HiddenReaders:
+    """Find who must read the quantised values hidden from onnxruntime, and return them."""
+    result = HiddenReaders()
+    if not selection.target.on_cpu:
+        return result
+    for node in model.graph:
+        # what no integer node makes is read as it is
+        read = [(i, v) for i, v in edit.activations(node) if v in quantized and selection.produces(v)]
+        means = _means(node, selection) if read else None
+        if means == "twin":
+            for index, value in read:
+                result.twins.setdefault(value, []).append((str(node.name), index))
+        elif means == "barrier":
+            # the selectors want a DQ on every input: one less is enough
+            index, value = read[0]
+            result.barred_readers.setdefault(value, []).append((str(node.name), index))
+    result.barred.update(value for value in quantized if _passed_on_in_float(value, selection))
+    return result
+
+
+def _means(node: Node, selection: Selection) -> Literal["twin", "barrier"] | None:
+    """How the node is hidden; None where onnxruntime leaves it as it is planned."""
+    if node in selection.integer or node in selection.dynamic:
+        return None
+    rule = selection.rule(node)
+    if is_linear(node):
+        return "twin"
+    kept = node in selection.kept
+    if rule is None:
+        hidden = kept and edit.is_main_op(node, *UNPLANNED_OPERATORS)
+    elif rule.kind == "elementwise":
+        # the selectors do not look at what the row's condition does; a constant has no DQ then
+        declined = rule.check is not None and rule.check(node) is not None
+        hidden = kept or (declined and len(edit.activations(node)) == len(node.inputs))
+    else:
+        readers = [reader for output in node.outputs for reader in edit.consumers(output)]
+        hidden = rule.kind == "passthrough" and (
+            kept or any(reader.graph is node.graph and _means(reader, selection) for reader in readers)
+        )
+    return "barrier" if hidden else None
+
+
+def _passed_on_in_float(value: Value, selection: Selection) -> bool:
+    """Whether a pass-through that must stay float makes it: no Q may move up to where that one would be integer."""
+    node = value.producer()
+    while node is not None and node not in selection.integer and (rule := selection.rule(node)) is not None:
+        if rule.kind == "passthrough" and node in selection.kept:
+            return True
+        if rule.kind != "passthrough" and not edit.is_main_op(node, "Relu", "Clip"):
+            return False
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return False
+
+
+def _twin_axis(value: Value) -> int | None:
+    """The axis of the vector: the channels, or another one of which the size is known."""
+    for axis in (1, *(a for a in range(edit.rank(value) or 0) if a != 1)):
+        size = edit.static_dim(value, axis)
+        if size is not None and size > 1:
+            return axis
+    return None
