@@ -21,7 +21,7 @@ from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
 from qtool.evaluation.run import BatchRun, run_models
-from qtool.evaluation.trial import Measurement, check_outputs, first_nan, scores_of
+from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.graph.model_files import model_size
 from qtool.runtime.session import Session
@@ -60,7 +60,7 @@ def evaluate(
             token_accuracy or top1 if the labels are classes of tokens or samples that an output has scores for, else
             sqnr.
         max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
-        min_sqnr: gate on the SQNR of all outputs together, dB.
+        min_sqnr: gate on the SQNR of the worst output, dB.
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
             model feeds back its own state, and a time is of one step.
         batch_size: samples a run, where the model's batch is dynamic.
@@ -76,7 +76,7 @@ def evaluate(
         UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged, a provider that is
             not there.
         ModelError: a file that is no model, or candidates whose inputs or outputs differ from float's.
-        DataError: data that cannot be fed, labels missing or out of range, NaN in the float model's outputs,
+        DataError: data that cannot be fed, labels missing or out of range, a metric that is NaN for the float model,
             a user's metric that fails.
     """
     counts = {"samples": samples, "batch_size": batch_size, "latency_runs": latency_runs}
@@ -138,7 +138,6 @@ class _Comparison:
     def add(self, batches: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
         for batch in batches:
             reference = batch.outputs[0]
-            _refuse_nan(self.sessions[0], reference, batch)
             if not self.trials:
                 self._begin(reference, batch, in_steps=bool(feeds.states))
             labels = {name: _read_only(array) for name, array in batch.labels.items()}
@@ -175,7 +174,7 @@ class _Comparison:
                     path=str(path),
                     size_bytes=model_size(path),
                     scores=scores_of({m.name: values[m.name] for m in self.metrics}) if trial.is_float else scores,
-                    sqnr_db=trial.sqnr.result() if trial.sqnr else None,
+                    sqnr_db=trial.sqnr.measured() if trial.sqnr else None,
                     sqnr_db_by_output=trial.sqnr.by_output() if trial.sqnr else (),
                     agreement=trial.agreement.result() if trial.agreement else None,
                     nan=trial.nan,
@@ -208,17 +207,6 @@ def _display_names(paths: Sequence[Path]) -> list[str]:
         printable = name.encode("utf-8", "replace").decode("utf-8")
         unique.append(printable if seen[name] == 1 else f"{printable} ({seen[name]})")
     return unique
-
-
-def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: BatchRun) -> None:
-    found = first_nan(outputs, batch.size)
-    if found is not None:
-        sample = batch.start + int(found[1].argmax())
-        raise DataError(
-            f"{session.name}: NaN in output '{found[0]}' of sample {sample} ({batch.origin}); the "
-            "float model must be "
-            "sound there: correct or remove the sample"
-        )
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

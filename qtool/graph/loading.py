@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qtool.core.errors import ModelError
 from qtool.graph import external
 from qtool.graph.external import ITSELF, DataFile, StoredTensor
+from qtool.graph.protos import with_shapes
 
 _FILE_LIMIT = 2**31 - 1
 # of onnx.checker's complaints. Custom domains are onnxruntime's business: what it cannot load is refused when the
@@ -52,7 +53,7 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
         raise ModelError(f"{file}: sparse initializer {name!r} is not supported; export it dense")
     _check_external(proto, file)
     try:
-        onnx.checker.check_model(_light(proto) or str(file))
+        onnx.checker.check_model(_checked(proto) or str(file))
     except onnx.checker.ValidationError as error:
         if not any(words in str(error) for words in _TOLERATED):
             raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
@@ -74,6 +75,13 @@ def check_sources(model: ir.Model, file: Path) -> None:
                     f"{file}: not a valid ONNX model (node {node.name!r} reads {value.name!r}, which nothing makes); "
                     "export it again"
                 )
+
+
+def _checked(proto: onnx.ModelProto) -> onnx.ModelProto | None:
+    """What `onnx.checker` is to see: small, and with shapes where onnxruntime needs none; None: the file as it is."""
+    complete = with_shapes(proto)
+    light = _light(complete)
+    return light if light is not None or complete is proto else complete
 
 
 def _light(proto: onnx.ModelProto) -> onnx.ModelProto | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
@@ -33,7 +34,7 @@ class Aim:
     """The target that tuning aims at.
 
     metric: None is as in `evaluate`, and without labels agreement with the float model. max_drop: of that metric.
-    min_sqnr: of the outputs, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
+    min_sqnr: of the worst output, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
     """
 
     metric: MetricSpec | None
@@ -167,4 +168,5 @@ class Judge:
 
 
 def _number(sqnr: float | None) -> float:
-    return float("inf") if sqnr is None else sqnr
+    """The SQNR of a candidate as a number to compare by; what cannot be measured misses every target."""
+    return -math.inf if sqnr is None else loudness(sqnr)

@@ -1,13 +1,16 @@
 """verify: what onnxruntime will really run, and whether it computes the same. The promise that no peer makes."""
 
+import math
+
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import VerificationError, arg
+from qtool.core.numerics.sqnr import worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.macs import layer_macs
-from qtool.pipeline.verify.measure import measure, worst
+from qtool.pipeline.verify.measure import by_name, measure, worst_of
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
@@ -47,6 +50,7 @@ def _verified(
     measured.check(stored=bool(plan.stored))
     macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
+    output = worst(by_name(measured.shipped).values())
     return Verification(
         kernels=census.kernels,
         integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
@@ -56,11 +60,13 @@ def _verified(
         integer_macs=sum(n for layer, n in macs.items() if layer in integer),
         fallbacks=_fallbacks(plan, census, prepared) if target.on_cpu else (),
         float_layers={n: plan.skipped.get(n, "not planned") for n in plan.layers if n not in integer},
-        preparation_sqnr_db=worst(measured.preparation),
-        widening_sqnr_db=worst(measured.widening),
+        preparation_sqnr_db=worst_of(measured.preparation),
+        widening_sqnr_db=worst_of(measured.widening),
         steps=max((steps.largest for steps in measured.steps.values()), default=0),
-        optimized_sqnr_db=worst(measured.whole),
-        output_sqnr_db=worst(measured.shipped),
+        optimized_sqnr_db=worst_of(measured.whole),
+        output_sqnr_db=math.nan if output is None else output,
+        sqnr_db_by_output=by_name(measured.shipped),
+        unlike={name: noise.unlike for name, noise in measured.shipped.items() if noise.unlike},
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         census=target.on_cpu,
         tensors=measured.tensors,

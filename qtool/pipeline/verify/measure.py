@@ -9,6 +9,7 @@ import numpy as np
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import VerificationError
 from qtool.core.numerics.affine import dequantize
+from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.graph import compose
@@ -36,35 +37,6 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(slots=True)
-class _Noise:
-    """Sums of squares of a reference and of the difference to it."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-
-    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        a, b = (array.reshape(-1) for array in (reference, other))
-        if a.dtype == np.float16:
-            a, b = a.astype(np.float32), b.astype(np.float32)
-        # float32 sums are exact enough for decibels, and a fifth of the work; they may overflow
-        with np.errstate(over="ignore", invalid="ignore"):
-            difference = a - b
-            signal, noise = float(a @ a), float(difference @ difference)
-        if not (math.isfinite(signal) and math.isfinite(noise)):
-            a = a.astype(np.float64)
-            difference = a - b
-            signal, noise = float(a @ a), float(difference @ difference)
-        self.signal += signal
-        self.noise += noise
-
-    @property
-    def db(self) -> float:
-        if self.noise == 0.0:
-            return math.inf
-        return 10.0 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -math.inf
-
-
-@dataclass(slots=True)
 class _Steps:
     """Distances between two runs of a layer in quantisation steps."""
 
@@ -74,6 +46,9 @@ class _Steps:
     count: int = 0
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        if a.shape != b.shape:
+            # a step decided how many elements there are
+            return
         distance = np.abs(a.astype(np.int16) - b.astype(np.int16))
         self.largest = max(self.largest, int(distance.max(initial=0)))
         self.total += int(distance.sum(dtype=np.int64))
@@ -97,13 +72,13 @@ class Measured:
     compares with; rounding_db: what float16 explains.
     """
 
-    sqnr: dict[str, _Noise] = field(default_factory=dict)
+    sqnr: dict[str, SignalToNoise] = field(default_factory=dict)
     steps: dict[str, _Steps] = field(default_factory=dict)
-    preparation: dict[str, _Noise] = field(default_factory=dict)
-    shipped: dict[str, _Noise] = field(default_factory=dict)
-    whole: dict[str, _Noise] = field(default_factory=dict)
-    tail: dict[str, _Noise] = field(default_factory=dict)
-    widening: dict[str, _Noise] = field(default_factory=dict)
+    preparation: dict[str, SignalToNoise] = field(default_factory=dict)
+    shipped: dict[str, SignalToNoise] = field(default_factory=dict)
+    whole: dict[str, SignalToNoise] = field(default_factory=dict)
+    tail: dict[str, SignalToNoise] = field(default_factory=dict)
+    widening: dict[str, SignalToNoise] = field(default_factory=dict)
     rounding_db: float = math.inf
 
     @property
@@ -120,11 +95,10 @@ class Measured:
             VerificationError: a difference is too large; the message says which.
         """
         for name, prepared in self.preparation.items():
-            if prepared.db < _PREPARATION_DB:
-                raise VerificationError(
-                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
-                )
-        check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
+            if prepared.db is None or not prepared.db >= _PREPARATION_DB:
+                found = "its shape" if prepared.db is None else f"{prepared.db:.1f} dB"
+                raise VerificationError(f"preparation changed output {name!r} ({found}); please report this model")
+        check_rounding({n: db for n, db in by_name(self.widening).items() if db is not None}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:
                 raise VerificationError(
@@ -132,16 +106,22 @@ class Measured:
                     f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model"
                 )
         for name, tail in self.tail.items():
-            if tail.db < (_STORED_TAIL_DB if stored else _TAIL_DB):
+            if tail.db is not None and not tail.db >= (_STORED_TAIL_DB if stored else _TAIL_DB):
                 raise VerificationError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
                     f"({tail.db:.1f} dB between them); please report this model"
                 )
 
 
-def worst(figures: Mapping[str, _Noise]) -> float:
-    """Return the least SQNR in dB, inf where there is none."""
-    return min((noise.db for noise in figures.values()), default=math.inf)
+def by_name(figures: Mapping[str, SignalToNoise]) -> dict[str, float | None]:
+    """Return the SQNR of each tensor in dB, as `SignalToNoise.db` has it."""
+    return {name: noise.db for name, noise in figures.items()}
+
+
+def worst_of(figures: Mapping[str, SignalToNoise]) -> float:
+    """Return the least SQNR in dB of tensors that should be the same; inf where there is none to measure."""
+    found = worst(noise.db for noise in figures.values())
+    return math.inf if found is None else found
 
 
 class _Sessions:
@@ -214,20 +194,22 @@ def measure(
         (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
-            result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[stored], activation.params))
-        real = [name for name in final if exact[name].dtype.kind == "f"]
-        for name in real:
-            result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
-            result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
+            result.sqnr.setdefault(tensor, SignalToNoise()).add(
+                exact[tensor], dequantize(ran[stored], activation.params)
+            )
+        compared_outputs = measured_outputs({name: exact[name] for name in final})
+        for name in compared_outputs:
+            result.preparation.setdefault(name, SignalToNoise()).add(single[name], exact[name])
+            result.shipped.setdefault(name, SignalToNoise()).add(exact[name], final[name])
         if layers is None:
             continue
         plain, alone = layers
         for tensor, stored in sessions.integers.items():
             result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
             compared += plain[stored].size
-        for name in real:
-            result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
-            result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
+        for name in compared_outputs:
+            result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
+            result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
     return result
 
 
@@ -236,4 +218,4 @@ def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
     for name, array in half.items():
         if array.dtype.kind == "f":
             sound = np.isfinite(array) & np.isfinite(single[name])
-            result.widening.setdefault(name, _Noise()).add(array[sound], single[name][sound])
+            result.widening.setdefault(name, SignalToNoise()).add(array[sound], single[name][sound])

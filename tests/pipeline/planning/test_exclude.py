@@ -9,8 +9,8 @@ from onnx import numpy_helper
 
 import qtool
 from qtool.core.errors import ModelError, UsageError
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
-from qtool.core.records.verification import signal_to_noise
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 import qtool
 from bench.zoo_models import vision_models, zoo_folder
 from qtool.core.errors import DataError, ModelError, VerificationError
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import model_io, widen
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
