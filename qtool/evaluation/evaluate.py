@@ -12,8 +12,17 @@ import numpy as np
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.progress import Progress, silent
-from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
+from qtool.core.records.evaluation import (
+    Evaluation,
+    Latency,
+    LatencySetup,
+    MaxDrop,
+    MetricInfo,
+    MetricKind,
+    ModelResult,
+)
 from qtool.core.state import rollout
+from qtool.core.tensorspec import InputSpec
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -23,6 +32,7 @@ from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
 from qtool.evaluation.run import BatchRun, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
+from qtool.graph.finite import fed_specs_of
 from qtool.graph.model_files import model_size
 from qtool.runtime.session import Session
 
@@ -91,14 +101,14 @@ def evaluate(
     sessions = [Session(path, threads=threads, provider=provider) for path in paths]
     for session in sessions[1:]:
         check_interface(sessions[0], session, batch_size)
-    specs = {"inputs": sessions[0].inputs, "outputs": sessions[0].output_specs}
+    specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr)
     comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
     if latency:
-        one = _one_sample(feeds, data, sessions[0], reading)
+        one = _one_sample(feeds, data, specs["inputs"], sessions[0], reading)
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     models = comparison.results(paths, timed)
@@ -112,7 +122,7 @@ def evaluate(
         float_model=models[0],
         candidates=tuple(models[1:]),
         gates=judge(models[0], models[1:], infos, drop, min_sqnr),
-        class_output=comparison.heads.predicted.name if comparison.heads.predicted else None,
+        class_output=_class_output(comparison.heads, models[1:], infos),
         latency=setup,
         steps=comparison.steps if feeds.states else None,
         states=tuple(map(str, feeds.states)),
@@ -185,6 +195,13 @@ class _Comparison:
         return results
 
 
+def _class_output(heads: Heads, candidates: Sequence[ModelResult], metrics: Sequence[MetricInfo]) -> str | None:
+    """The output that was read as class scores, if anything was."""
+    read = any(model.agreement is not None for model in candidates)
+    read |= any(metric.kind is MetricKind.ACCURACY for metric in metrics)
+    return heads.predicted.name if heads.predicted is not None and read else None
+
+
 def _existing(float_model: str | Path, candidates: str | Path | Sequence[str | Path]) -> list[Path]:
     several = [candidates] if isinstance(candidates, str | Path) else list(candidates)
     if not several:
@@ -215,13 +232,13 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _one_sample(feeds: Feeds, data: Data, session: Session, reading: ReadOptions) -> Batch:
+def _one_sample(feeds: Feeds, data: Data, inputs: Sequence[InputSpec], session: Session, reading: ReadOptions) -> Batch:
     """Read the first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
     if feeds.states:
         first = next(iter(feeds))
-        inputs, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))
-        return replace(first, inputs=inputs)
+        step, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))
+        return replace(first, inputs=step)
     fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in session.inputs)
     if fixed:
         return next(iter(feeds))
-    return next(iter(open_feeds(data, session.inputs, samples=1, batch_size=1, **reading)))
+    return next(iter(open_feeds(data, inputs, samples=1, batch_size=1, **reading)))

@@ -28,7 +28,7 @@ class Measurement:
         self.is_float = is_float
         self.sqnr = None if is_float else Sqnr()
         predicted = heads.predicted
-        self.agreement = None if is_float or predicted is None else Agreement(predicted)
+        self.agreement = None if is_float or predicted is None else Agreement(predicted, likely=heads.likely)
         self.nan: NanFound | None = None
         self._perfect = {m.name: m.perfect for m in metrics if is_float and m.perfect is not None}
         self._accumulators = {m.name: m.start(heads) for m in metrics if m.name not in self._perfect}

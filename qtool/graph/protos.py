@@ -81,7 +81,7 @@ def _tensor_types(kind: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
 def _has_map(kind: onnx.TypeProto) -> bool:
     while (name := kind.WhichOneof("value")) in ("sequence_type", "optional_type"):
         kind = getattr(kind, name).elem_type
-    return name == "map_type"
+    return bool(name == "map_type")
 
 
 def _infos(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:

@@ -9,7 +9,7 @@ import math
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -35,6 +35,13 @@ _COUNT_TYPES = {"|u1": 2**8, "<u2": 2**16, "<u4": 2**32}
 """Where counts are smaller than this; else 8-byte integers."""
 
 
+class Flaw(NamedTuple):
+    """NaN or Inf in a tensor: the index of the first sample of the batch that it is seen in first, and its name."""
+
+    sample: int
+    origin: str
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Statistics of a model over data.
@@ -47,6 +54,7 @@ class Statistics:
     recipe: what was done to the float graph before it was observed.
     channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
     ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
+    flaws: tensor -> where NaN or Inf was seen in it; its histogram is empty then, and no range can be chosen.
     part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
     """
 
@@ -58,6 +66,7 @@ class Statistics:
     recipe: Recipe = field(default_factory=Recipe)
     channels: dict[str, ChannelRange] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    flaws: dict[str, Flaw] = field(default_factory=dict)
     part: Part | None = None
 
     def __repr__(self) -> str:
@@ -103,6 +112,7 @@ class Statistics:
             tuple(self.channels),
             part,
             tuple(map(tuple, runs)),
+            {name: (flaw.sample, flaw.origin) for name, flaw in sorted(self.flaws.items())} or None,
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -116,7 +126,10 @@ class Statistics:
                 _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
             for i, run in enumerate(runs):
                 for j, array in enumerate(run.values()):
-                    _add(archive, f"example.{i}.{j}.npy", _npy(array))
+                    if array.dtype.kind in "OSU":
+                        _add(archive, f"example.{i}.{j}.json", _json(array))
+                    else:
+                        _add(archive, f"example.{i}.{j}.npy", _npy(array))
 
 
 def _part_header(part: Part, number: dict[int, int]) -> PartHeader:
@@ -144,6 +157,20 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _json(array: np.ndarray) -> bytes:
+    """Strings, which NumPy would only store as long as the longest, or pickle."""
+    flat = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array.reshape(-1).tolist()]
+    return json.dumps({"shape": array.shape, "strings": flat}).encode()
+
+
+def _strings(text: bytes) -> np.ndarray:
+    document = parsed(text.decode())
+    shape, flat = document["shape"], document["strings"]
+    if not all(isinstance(one, str) for one in flat) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError("an example of strings has another form")
+    return np.array(flat, np.object_).reshape(shape)
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
@@ -199,7 +226,7 @@ def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_n
             f"(SHA-256 {known.model[:12]!r} against {model_digest[:12]!r}); calibrate this model"
         )
     examples = tuple(
-        {name: _array(archive, f"example.{i}.{j}.npy") for j, name in enumerate(names)}
+        {name: _example(archive, f"example.{i}.{j}") for j, name in enumerate(names)}
         for i, names in enumerate(known.examples)
     )
     part = None if known.part is None else _part(known.part, examples)
@@ -211,8 +238,15 @@ def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_n
         examples if part is None else (),
         known.preparation,
         {name: _channels(archive, i) for i, name in enumerate(known.channels)},
+        flaws={name: Flaw(*found) for name, found in (known.not_finite or {}).items()},
         part=part,
     )
+
+
+def _example(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    if f"{name}.json" in archive.namelist():
+        return _strings(archive.read(f"{name}.json"))
+    return _array(archive, f"{name}.npy")
 
 
 def _channels(archive: zipfile.ZipFile, i: int) -> ChannelRange:

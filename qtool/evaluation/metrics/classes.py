@@ -3,7 +3,7 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.evaluation.metrics.heads import LABELS, ClassOutput, counted, predictions
+from qtool.evaluation.metrics.heads import LABELS, ClassOutput, counted, has_columns, predictions
 from qtool.evaluation.metrics.observation import Observation, rows
 
 _ALTERNATIVE = f"use {arg('metric', 'sqnr')}, or a metric of your own as file.py:FUNCTION"
@@ -43,24 +43,47 @@ class TopK:
 class Agreement:
     """The share of samples for which a model predicts the same class as float does; of tokens, where it has these.
 
-    Tokens with a negative label are left out. For a regression with several columns it is the share whose largest
-    column is the same one. A single column is read as a probability; where float leaves [0, 1] it is none, and the
-    agreement is None, as it is where there is no token.
+    Tokens with a negative label are left out. NaN in both is the same, NaN in one alone is not. None where it has no
+    meaning: there is no token; the length of a sample differs; or float's values are no class scores. A single column
+    is read as a probability, which lies in [0, 1].
+
+    Args:
+        output: where the classes are.
+        likely: whether nothing but their shape tells the columns from a measurement; then they count only where float
+            has scores of both signs, and predicts more than one class.
     """
 
-    def __init__(self, output: ClassOutput) -> None:
+    def __init__(self, output: ClassOutput, *, likely: bool = False) -> None:
         self._output = output
         self._same = 0
         self._counted = 0
-        self._probability = True
+        self._means_classes = True
+        self._likely = likely
+        self._signs: set[bool] = set()
+        self._classes: set[int] = set()
 
     def update(self, seen: Observation) -> None:
         """Count the samples or tokens of one batch for which float's class is predicted."""
-        wanted, found = seen.reference[self._output.name], seen.outputs[self._output.name]
-        if self._output.columns == 1 and not self._output.holds_class:
-            self._probability &= bool(((wanted >= 0) & (wanted <= 1)).all())
-        (expected, _), (said, bad) = predictions(wanted, self._output), predictions(found, self._output)
-        same = (expected == said) & ~bad
+        output = self._output
+        wanted, found = seen.reference[output.name], seen.outputs[output.name]
+        self._means_classes &= has_columns(wanted, output)
+        if output.columns == 1 and not output.holds_class:
+            known = wanted[~np.isnan(wanted)]
+            self._means_classes &= bool(((known >= 0) & (known <= 1)).all())
+        if not self._means_classes:
+            return
+        if found.shape != wanted.shape:
+            self._counted += wanted.size // output.columns
+            return
+        if wanted.dtype.kind in "OSU":
+            same = wanted == found
+            self._same, self._counted = self._same + int(same.sum()), self._counted + same.size
+            return
+        (expected, odd), (said, bad) = predictions(wanted, output), predictions(found, output)
+        if self._likely:
+            self._signs.update(np.unique(wanted < 0).tolist())
+            self._classes.update(np.unique(expected).tolist())
+        same = (expected == said) & (odd | ~bad)
         labelled = counted(seen.labels, found, self._output)
         if labelled is not None:
             same = same[labelled]
@@ -69,7 +92,9 @@ class Agreement:
 
     def result(self) -> float | None:
         """Return the share for which float's class was predicted, from 0 to 1; None where it has no meaning."""
-        return self._same / self._counted if self._probability and self._counted else None
+        if self._likely and (len(self._signs) < 2 or len(self._classes) < 2):
+            return None
+        return self._same / self._counted if self._means_classes and self._counted else None
 
 
 def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) -> ClassOutput:

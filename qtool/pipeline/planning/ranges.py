@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from qtool.core.errors import CalibrationError
+from qtool.core.errors import CalibrationError, DataError, arg
 from qtool.core.numerics.affine import TensorSpec
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.histogram import Distribution, Histogram
@@ -39,6 +39,7 @@ def choose(
 
     Raises:
         CalibrationError: the statistics lack a tensor.
+        DataError: a tensor held NaN or Inf.
     """
     specs = {site.root: site.spec for site in placement.sites}
     unions = {site.root: site.union for site in placement.sites if site.union and site.root == site.tensor}
@@ -52,8 +53,19 @@ def choose(
         if tensor in statistics.ranges:
             ranges[tensor] = statistics.ranges[tensor]
             continue
+        if tensor in statistics.flaws:
+            raise _not_finite(tensor, placement, statistics)
         histogram = statistics.tensors.get(tensor)
         if histogram is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")
         ranges[tensor] = memo.range_of(tensor, histogram, calibrator, specs[tensor])
     return ranges
+
+
+def _not_finite(tensor: str, placement: Placement, statistics: Statistics) -> DataError:
+    site = next(site for site in placement.sites if site.root == tensor)
+    layer = (*site.readers, *site.float_readers, ("", 0))[0][0]
+    return DataError(
+        f"{statistics.flaws[tensor].origin}: tensor {tensor!r}, to be quantised for layer {layer!r}, holds NaN or Inf; "
+        f"remove the sample and calibrate again, or leave the layer in float with {arg('exclude', layer)}"
+    )
