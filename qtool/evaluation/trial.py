@@ -100,7 +100,8 @@ def check_outputs(session: Session, outputs: Mapping[str, np.ndarray], wanted: M
 
 
 def _contradicts(declared: Dimensions | None, shape: Sequence[int]) -> bool:
-    if declared is None:
+    if not declared:
+        # no shape, which onnxruntime does not tell from that of a scalar
         return False
     return len(declared) != len(shape) or any(
         isinstance(d, int) and d >= 0 and d != n for d, n in zip(declared, shape, strict=True)

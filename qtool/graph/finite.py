@@ -35,13 +35,19 @@ def fed_specs(model: ir.Model) -> list[InputSpec]:
 
 
 def fed_specs_of(specs: Sequence[InputSpec], path: Path) -> list[InputSpec]:
-    """Return the signature of the model in a file with the same; what is no protocol buffer says nothing."""
+    """Return the signature of the model in a file with the same; what is no protocol buffer says nothing.
+
+    onnxruntime gives what has no shape that of a scalar: it has none then.
+    """
     try:
-        nodes = read_proto(path).graph.node
+        graph = read_proto(path).graph
     except ModelError:
         return list(specs)
-    names = _read_by_layers((node.op_type, node.input, node.output) for node in reversed(nodes))
-    return [replace(spec, finite=spec.name in names) for spec in specs]
+    names = _read_by_layers((node.op_type, node.input, node.output) for node in reversed(graph.node))
+    shapeless = {info.name for info in graph.input if not info.type.tensor_type.HasField("shape")}
+    return [
+        replace(spec, finite=spec.name in names, shape=None if spec.name in shapeless else spec.shape) for spec in specs
+    ]
 
 
 def _read_by_layers(rows: Iterable[_Row]) -> frozenset[str]:

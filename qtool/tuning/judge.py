@@ -43,7 +43,16 @@ class Aim:
     max_float_macs: float
 
     def meets(self, result: ModelResult) -> bool:
-        """Return whether the drop, and the SQNR where one is asked for, are within the target."""
+        """Return whether the drop, and the SQNR where one is asked for, are within the target.
+
+        Raises:
+            UsageError: an SQNR is asked for that cannot be measured.
+        """
+        if self.min_sqnr is not None and result.sqnr_db is None:
+            raise UsageError(
+                f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; leave "
+                f"it out, or give {arg('metric')}"
+            )
         loud = self.min_sqnr is None or _number(result.sqnr_db) >= self.min_sqnr
         return loud and self.drop(result) <= self.max_drop.value
 

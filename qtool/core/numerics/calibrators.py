@@ -194,7 +194,7 @@ def _may_clip(counts: Array, magnitudes: Distribution) -> Array:
     octaves below the 99th percentile.
     """
     below = _running(counts)
-    enough = below[_ENTROPY_ENDS] >= _HELD * below[-1]
+    enough: Array = below[_ENTROPY_ENDS] >= _HELD * below[-1]
     end = magnitudes.maximum * np.searchsorted(below, _BULK * below[-1]) / ENTROPY_BINS
     octaves = (magnitudes.high <= end) & (magnitudes.low >= end / 2**_OCTAVES)
     if np.count_nonzero(octaves) < _DENSE * _OCTAVES * 2**MANTISSA_BITS:

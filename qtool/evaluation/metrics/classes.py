@@ -75,7 +75,7 @@ class Agreement:
         if found.shape != wanted.shape:
             self._counted += wanted.size // output.columns
             return
-        if wanted.dtype.kind in "OSU":
+        if wanted.dtype.kind in "OSUb":
             same = wanted == found
             self._same, self._counted = self._same + int(same.sum()), self._counted + same.size
             return

@@ -95,10 +95,10 @@ def find_predicted(
 ) -> tuple[ClassOutput | None, bool]:
     """Return the first output whose predictions can be compared with float's, or None, and whether it is only likely.
 
-    Strings and whole numbers are compared as they are. Real columns are class scores where the labels are classes,
-    where they are probabilities (each row sums to 1) or logarithms of such, or where the output's name says so. One
-    column is taken for a probability, and several columns a sample (never a token) are likely to be logits, unless the
-    name or the labels say otherwise; `Agreement` looks at their values.
+    Strings, truth values and whole numbers are compared as they are. Real columns are class scores where the labels are
+    classes, where they are probabilities (each row sums to 1) or logarithms of such, or where the output's name says
+    so. One column is taken for a probability, and several columns a sample (never a token) are likely to be logits,
+    unless the name or the labels say otherwise; `Agreement` looks at their values.
 
     Args:
         outputs: of the first batch, for `size` samples.
@@ -112,8 +112,8 @@ def find_predicted(
             says = None if found is None else _says_classes(found, output, of_classes)
             if says or (says is None and found is not None and index == 0):
                 return found, says is None
-    strings = next((name for name, output in outputs.items() if output.dtype.kind in "OSU" and output.size), None)
-    return None if strings is None else ClassOutput(strings, 1, holds_class=True), False
+    words = next((name for name, output in outputs.items() if output.dtype.kind in "OSUb" and output.size), None)
+    return None if words is None else ClassOutput(words, 1, holds_class=True), False
 
 
 def _labels_are_classes(labels: Mapping[str, np.ndarray], size: int) -> bool | None:
@@ -128,6 +128,8 @@ def _says_classes(found: ClassOutput, output: np.ndarray, of_classes: bool | Non
     """Whether the output says classes; None where its shape alone does."""
     if found.holds_class or of_classes is not None:
         return found.holds_class or bool(of_classes)
+    if output.dtype.kind != "f":
+        return False
     if _MEASURED.search(found.name):
         return False
     if found.columns == 1 or _NAMED.search(found.name):
