@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import Graph, Model, Node, Value
 
-from qtool.core.errors import ModelError
+from qtool.core.errors import ModelError, arg
 from qtool.core.tensorspec import InputSpec
 from qtool.graph.names import Names
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph, subgraphs
@@ -45,6 +45,7 @@ __all__ = [
     "static_dim",
     "static_shape",
     "subgraphs",
+    "takes_tensors",
     "weight_like",
 ]  # fmt: skip
 
@@ -146,9 +147,22 @@ def input_specs(model: Model) -> list[InputSpec]:
         ModelError: an input is no tensor.
     """
     for value in model.graph.inputs:
-        if not isinstance(value.type, ir.TensorType) or value.dtype == ir.DataType.UNDEFINED:
-            raise ModelError(f"input {value.name!r} is {value.type}, and only tensors can be fed; make it a tensor")
+        if not _is_tensor_type(value):
+            kind = value.type or "a map"
+            raise ModelError(
+                f"input {value.name!r} is {kind}, and only tensors can be fed; make it a tensor, or quantise without "
+                f"data: {arg('form', 'dynamic')}"
+            )
     return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
+
+
+def takes_tensors(model: Model) -> bool:
+    """Return whether all inputs of a model are tensors, which data can be fed to."""
+    return all(map(_is_tensor_type, model.graph.inputs))
+
+
+def _is_tensor_type(value: Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.UNDEFINED
 
 
 def output_specs(model: Model) -> list[InputSpec]:

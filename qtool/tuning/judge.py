@@ -50,8 +50,8 @@ class Aim:
         """
         if self.min_sqnr is not None and result.sqnr_db is None:
             raise UsageError(
-                f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; leave "
-                f"it out, or give {arg('metric')}"
+                f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; "
+                f"leave it out, or give {arg('metric')}"
             )
         loud = self.min_sqnr is None or _number(result.sqnr_db) >= self.min_sqnr
         return loud and self.drop(result) <= self.max_drop.value

@@ -57,7 +57,7 @@ class OddModel:
 
 def node(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.NodeProto:
     """Return a node; those that ONNX-ML has are of its domain."""
-    domain = "ai.onnx.ml" if op in ("ZipMap", "LabelEncoder") else ""
+    domain = "ai.onnx.ml" if op in ("ZipMap", "LabelEncoder", "DictVectorizer") else ""
     return helper.make_node(op, inputs, outputs, domain=domain, **attributes)
 
 
@@ -149,6 +149,20 @@ def _empty(*, fed: bool) -> OddModel:
     return OddModel(nodes, outputs, data, inputs, constants, trunk=False)
 
 
+def _fed_maps() -> OddModel:
+    kind = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(FLOAT, []))
+    nodes = [node("DictVectorizer", ["m"], ["x"], int64_vocabulary=list(range(8)))]
+    trunk = [node("Gemm", ["x", "w"], ["g"], name="first"), node("Gemm", ["g", "v"], ["l"], name="second")]
+    return OddModel([*nodes, *trunk], [value("l", ["N", 4])], {}, [_of("m", kind)], trunk=False)
+
+
+def _fed_sequence() -> OddModel:
+    fed = helper.make_tensor_sequence_value_info("s", FLOAT, [None, 8])
+    nodes = [node("ConcatFromSequence", ["s"], ["x"], axis=0)]
+    trunk = [node("Gemm", ["x", "w"], ["g"], name="first"), node("Gemm", ["g", "v"], ["l"], name="second")]
+    return OddModel([*nodes, *trunk], [value("l", ["N", 4])], {}, [fed], trunk=False)
+
+
 def _lengths() -> OddModel:
     """Another length each sample."""
     nodes = [node("MatMul", ["x", "a"], ["h"], name="first"), node("Relu", ["h"], ["r"])]
@@ -222,3 +236,6 @@ MODELS: dict[str, Callable[[], OddModel]] = {
     "one sample": lambda: OddModel([], [value("l", ["N", 4])], {"x": X[:1]}),
     "a constant input": lambda: OddModel([], [value("l", ["N", 4])], {"x": np.full((6, 8), 0.25, np.float32)}),
 }
+
+UNFED: dict[str, Callable[[], OddModel]] = {"maps": _fed_maps, "a sequence": _fed_sequence}
+"""Inputs that are no tensors, which no data is read for: they can be quantised where that needs none."""

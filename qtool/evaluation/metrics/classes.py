@@ -133,7 +133,7 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
             "sample(s) from sample "
             f"{seen.start}; it must hold one class a sample, or {_ALTERNATIVE}"
         )
-    if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
+    if not are_whole(array):
         raise DataError(
             f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give class "
             f"numbers from 0, use {arg('metric', 'pearson')} where they are scores, or {_ALTERNATIVE}"
@@ -141,6 +141,13 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
     labels = array.reshape(-1).astype(np.int64)
     _check_range(labels, seen, output, metric)
     return labels
+
+
+def are_whole(labels: np.ndarray) -> bool:
+    """Return whether labels are whole numbers that int64 holds, in whatever type."""
+    if labels.dtype.kind != "f":
+        return labels.dtype.kind in "iub"
+    return bool(np.all((labels == np.floor(labels)) & (np.abs(labels) < 2**63)))
 
 
 def _check_range(labels: np.ndarray, seen: Observation, output: ClassOutput, metric: str) -> None:

@@ -121,7 +121,7 @@ def _labels_are_classes(labels: Mapping[str, np.ndarray], size: int) -> bool | N
     array = labels.get(LABELS)
     if array is None or array.dtype.kind not in "iubf" or array.shape not in {(size,), (size, 1)}:
         return None
-    return bool(np.isfinite(array).all() and np.all(array == np.floor(array))) if array.dtype.kind == "f" else True
+    return bool(np.all(np.isfinite(array) & (array == np.floor(array)))) if array.dtype.kind == "f" else True
 
 
 def _says_classes(found: ClassOutput, output: np.ndarray, of_classes: bool | None) -> bool | None:
