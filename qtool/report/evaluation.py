@@ -102,10 +102,15 @@ def _table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
-    name = metric.name
-    value = _Column(name, lambda model: number(model.score(name).value))
-    if name == "sqnr":
-        value = _Column("SQNR dB", _sqnr)
+    name, digits = metric.name, 1 if metric.name == "sqnr" else 4
+
+    def found(model: ModelResult) -> str:
+        figure = model.score(name).value
+        # of outputs that are sound, NaN says that there was nothing to measure
+        unmeasured = math.isnan(figure) and metric.kind is MetricKind.SIMILARITY and model.nan is None
+        return number(None if unmeasured else figure, digits)
+
+    value = _Column("SQNR dB" if name == "sqnr" else name, found)
     if metric.kind is MetricKind.SIMILARITY:
         return [value]
 
@@ -117,12 +122,6 @@ def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
         return number(score.drop) + share
 
     return [value, _Column("drop" if alone else f"{name} drop", drop)]
-
-
-def _sqnr(model: ModelResult) -> str:
-    """The metric, float's as well; a dash where no output is measured."""
-    value = model.score("sqnr").value
-    return number(None if math.isnan(value) and model.sqnr_db is None else value, 1)
 
 
 def _latency(model: ModelResult) -> str:

@@ -53,7 +53,7 @@ class Aim:
                 f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; "
                 f"leave it out, or give {arg('metric')}"
             )
-        loud = self.min_sqnr is None or _number(result.sqnr_db) >= self.min_sqnr
+        loud = self.min_sqnr is None or (result.sqnr_db is not None and result.sqnr_db >= self.min_sqnr)
         return loud and self.drop(result) <= self.max_drop.value
 
     def drop(self, result: ModelResult) -> float:
@@ -152,7 +152,8 @@ class Judge:
         share = self.float_share(plan)
         floating = sum(layer in self.possible and layer not in plan.integer for layer in plan.layers)
         met = self.aim.meets(result) and share <= self.aim.max_float_macs
-        return Step(what, score.value, drop, _number(result.sqnr_db), floating, share, met)
+        sqnr = math.nan if result.sqnr_db is None else loudness(result.sqnr_db)
+        return Step(what, score.value, drop, sqnr, floating, share, met)
 
     def float_share(self, plan: Plan) -> float:
         """Return the share of multiply-accumulates in layers that could be integer and that the plan leaves in float.
@@ -174,8 +175,3 @@ class Judge:
         proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
         model_io.write(data, output)
         return proof
-
-
-def _number(sqnr: float | None) -> float:
-    """The SQNR of a candidate as a number to compare by; what cannot be measured misses every target."""
-    return -math.inf if sqnr is None else loudness(sqnr)

@@ -57,8 +57,8 @@ class Mse:
             self._count += reference.size
 
     def result(self) -> float:
-        """Return the mean over all batches; 0 where outputs hold no values."""
-        return self._sum / self._count if self._count else 0.0
+        """Return the mean over all batches; NaN where nothing could be compared."""
+        return self._sum / self._count if self._count else math.nan
 
 
 class Cosine:

@@ -47,7 +47,7 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
-    measured.check(stored=bool(plan.stored))
+    measured.check()
     macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     output = worst(by_name(measured.shipped).values())
