@@ -3,7 +3,7 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.evaluation.metrics.heads import LABELS, ClassOutput, counted, has_columns, predictions
+from qtool.evaluation.metrics.heads import LABELS, ClassOutput, check_columns, counted, has_columns, predictions
 from qtool.evaluation.metrics.observation import Observation, rows
 
 _ALTERNATIVE = f"use {arg('metric', 'sqnr')}, or a metric of your own as file.py:FUNCTION"
@@ -27,6 +27,7 @@ class TopK:
     def update(self, seen: Observation) -> None:
         """Count the samples of one batch that are right. Raises `DataError`."""
         labels = class_labels(seen, self._output, f"top{self._k}")
+        check_columns(seen.outputs[self._output.name], self._output)
         scores = rows(seen.outputs[self._output.name], seen.size)
         if self._output.columns == 1:
             right = predictions(scores, self._output)[0] == labels
@@ -66,7 +67,10 @@ class Agreement:
         """Count the samples or tokens of one batch for which float's class is predicted."""
         output = self._output
         wanted, found = seen.reference[output.name], seen.outputs[output.name]
-        self._means_classes &= has_columns(wanted, output)
+        labels = seen.labels.get(LABELS)
+        # labels that are real numbers are what a regression is held against
+        regression = labels is not None and labels.dtype.kind == "f" and not are_whole(labels)
+        self._means_classes &= has_columns(wanted, output) and not regression
         if output.columns == 1 and not output.holds_class:
             known = wanted[~np.isnan(wanted)]
             self._means_classes &= bool(((known >= 0) & (known <= 1)).all())

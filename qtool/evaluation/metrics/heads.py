@@ -178,11 +178,7 @@ def predictions(array: np.ndarray, output: ClassOutput) -> tuple[np.ndarray, np.
     Raises:
         DataError: there are more or fewer columns than in the first batch.
     """
-    if not has_columns(array, output):
-        raise DataError(
-            f"output '{output.name}' is {list(array.shape)} here, and has {output.columns} columns in the first batch; "
-            f"its length differs from sample to sample, so it says no classes: use {arg('metric', 'sqnr')}"
-        )
+    check_columns(array, output)
     scores = array.reshape(-1, output.columns)
     bad = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else np.zeros(len(scores), bool)
     if output.holds_class:
@@ -190,6 +186,15 @@ def predictions(array: np.ndarray, output: ClassOutput) -> tuple[np.ndarray, np.
     if output.columns == 1:
         return (scores[:, 0] > THRESHOLD).astype(np.int64), bad
     return np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1), bad
+
+
+def check_columns(array: np.ndarray, output: ClassOutput) -> None:
+    """Refuse an array with more or fewer columns than the output has in the first batch. Raises `DataError`."""
+    if not has_columns(array, output):
+        raise DataError(
+            f"output '{output.name}' is {list(array.shape)} here, and has {output.columns} columns in the first batch; "
+            f"its length differs from sample to sample, so it says no classes: use {arg('metric', 'sqnr')}"
+        )
 
 
 def has_columns(array: np.ndarray, output: ClassOutput) -> bool:
