@@ -78,21 +78,16 @@ def check_sources(model: ir.Model, file: Path) -> None:
 
 
 def _checked(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """What `onnx.checker` is to see: small, and with shapes where onnxruntime needs none; None: the file as it is."""
-    complete = with_shapes(proto)
-    light = _light(complete)
-    return light if light is not None or complete is proto else complete
+    """What `onnx.checker` is to see in the place of the file; None: the file as it is.
 
-
-def _light(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The model with empty tensors for those that lie in its own file; None where no other, or no such one, is there.
-
-    `onnx.checker` would read the whole file for them, and looks at nothing of them that `_check_sizes` does not.
+    Where large tensors lie in the file itself, the checker would read all of it for them, and looks at nothing of them
+    that `_check_sizes` does not. Where a shape is missing, it would refuse what onnxruntime runs.
     """
-    if {external.location(tensor) for tensor in external.external_tensors(proto)} != {ITSELF}:
+    complete = with_shapes(proto)
+    if complete is proto and {external.location(tensor) for tensor in external.external_tensors(proto)} != {ITSELF}:
         return None
     light = onnx.ModelProto()
-    light.CopyFrom(proto)
+    light.CopyFrom(complete)
     for tensor in external.external_tensors(light):
         tensor.dims[:] = [0]
         tensor.ClearField("data_location")
