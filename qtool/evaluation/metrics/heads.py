@@ -130,11 +130,12 @@ def _says_classes(found: ClassOutput, output: np.ndarray, of_classes: bool | Non
         return found.holds_class or bool(of_classes)
     if output.dtype.kind != "f":
         return False
-    if _MEASURED.search(found.name):
+    named, measured = _NAMED.search(found.name), _MEASURED.search(found.name)
+    if measured and not named:
         return False
-    if found.columns == 1 or _NAMED.search(found.name):
+    if "logit" in found.name.lower() or (not measured and (named or found.columns == 1)):
         return True
-    return _are_probabilities(output.reshape(-1, found.columns)) or None
+    return _are_probabilities(output.reshape(-1, found.columns)) or (False if measured else None)
 
 
 def _are_probabilities(scores: np.ndarray) -> bool:

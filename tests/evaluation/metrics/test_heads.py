@@ -35,6 +35,8 @@ LOGITS = scores(6, 5)
         ({"embedding": scores(6, 32), "y": softmax(LOGITS)}, None, "y"),
         ({"bbox": scores(6, 4)}, None, None),
         ({"pose_angles": scores(6, 3)}, None, None),
+        ({"cls_embedding": scores(6, 32)}, None, None),
+        ({"masked_lm_logits": scores(6, 7, 16)}, None, "masked_lm_logits"),
         ({"bbox": scores(6, 4)}, np.arange(6) % 4, "bbox"),
         ({"y": LOGITS}, np.linspace(0, 1, 6), None),
         ({"y": LOGITS}, np.arange(6.0), "y"),
