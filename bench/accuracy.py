@@ -13,6 +13,7 @@ from bench.zoo_models import ZooModel
 from qtool.core.numerics.calibrators import CANDIDATES
 from qtool.core.records.evaluation import Evaluation, ModelResult
 from qtool.core.records.options import Correction
+from qtool.core.records.verification import percent
 from qtool.report.text import markdown
 
 SAMPLES = 64
@@ -61,7 +62,7 @@ def _compare(model: ZooModel, folder: Path) -> tuple[str, Evaluation]:
             files.append(output)
     proof = result.verification
     chosen = f"`auto` chose {result.plan.calibrator}{', corrected' if result.plan.shifts else ''}; "
-    kernels = f"{100 * proof.integer_share:.1f} % of multiply-accumulates and {proof.integer_layers} of {proof.layers} "
+    kernels = f"{percent(proof.integer_share)} of multiply-accumulates and {proof.integer_layers} of {proof.layers} "
     sentence = chosen + kernels + "layers run in integer kernels."
     print(f"{model.name}: {sentence}", file=sys.stderr)
     return sentence, qtool.evaluate(

@@ -6,6 +6,7 @@ from pathlib import Path
 import qtool
 from bench.zoo_models import ZooModel
 from qtool.core.records.tuning import Step
+from qtool.core.records.verification import percent
 from qtool.report.text import markdown
 from qtool.report.tune import step_line
 
@@ -35,7 +36,7 @@ def tuning(models: list[ZooModel], folder: Path) -> str:
         )
         score = result.evaluation.candidates[0].scores[0]
         drop = 0.0 if score.relative_drop is None else 100 * score.relative_drop
-        share = f"{100 * result.verification.integer_share:.1f} %"
+        share = percent(result.verification.integer_share)
         verdict = "met" if result.met else "missed"
         rows.append([model.name, verdict, f"{drop:.2f} %", share, str(len(steps)), result.best.what])
         if model.name in TRAILS:

@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
+from qtool.cli.choices import fix_option
 from qtool.cli.common import (
     STDOUT,
     Command,
@@ -47,6 +48,7 @@ from qtool.report.quantize import calibrated_text
 )
 @reading_options
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
+@fix_option
 @click.option("--absorb-biases", is_flag=True, help="Move what a channel never falls below into the next bias first.")
 @config_option
 @json_option
@@ -68,6 +70,7 @@ def command(
     reading: ReadOptions,
     equalize: bool,
     absorb_biases: bool,
+    fix: tuple[str, ...],
     json_path: str | None,
     quiet: bool,
 ) -> None:
@@ -94,6 +97,7 @@ def command(
                 checkpoint=checkpoint,
                 equalize=equalize,
                 absorb_biases=absorb_biases,
+                fix=fix,
                 progress=progress,
                 **reading,
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from qtool.cli.common import given
+from qtool.cli.common import given, typed_options
 from qtool.cli.parameters import CALIBRATOR_METAVAR, OneCalibrator
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator, Percentile
@@ -46,10 +46,13 @@ def calibrator_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_percentile(calibrator: Calibrator | str, percentile: float | None) -> Calibrator | str:
-    if percentile is None:
-        return calibrator
+    """The two options as one; what is typed wins over what a configuration file says."""
+    typed = typed_options(click.get_current_context())
+    if percentile is None or ("calibrator" in typed and "percentile" not in typed and calibrator != Percentile.method):
+        return calibrator if calibrator == "auto" else Calibrator.parse(calibrator)
     wanted = Percentile(percentile)
-    if calibrator not in ("auto", Percentile(), wanted):
+    loses = "percentile" in typed and "calibrator" not in typed
+    if not loses and calibrator not in ("auto", Percentile.method, wanted):
         raise UsageError(
             f"--percentile {percentile:g} says nothing to --calibrator {calibrator}; leave one of them out"
         )
@@ -81,6 +84,17 @@ def check_grid(context: click.Context, target: Target) -> None:
     """Refuse a grid that is asked for and that the target does not have."""
     if target.only_symmetric and context.params["scheme"] == "affine" and "scheme" in given(context):
         raise UsageError(f"--scheme affine: target {target.name} has only symmetric grids; leave it out")
+
+
+def fix_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--fix`; return the command, which takes it as `fix`, a tuple of texts."""
+    decorate: Callable[[Callable[..., Any]], Callable[..., Any]] = click.option(
+        "--fix",
+        multiple=True,
+        metavar="INPUT=VALUE",
+        help="An input that always has this value, such as sr=16000; the int8 model is for no other.  May be repeated.",
+    )
+    return decorate(function)
 
 
 def selection_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -158,13 +172,8 @@ def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_form(asked: list[str]) -> str | None:
     """The form that is asked for; those of the command line win over those of a configuration file."""
-    context = click.get_current_context()
-    typed = [
-        form
-        for form in asked
-        if context.get_parameter_source(form.replace("-", "_")) is click.core.ParameterSource.COMMANDLINE
-    ]
-    forms = typed or asked
+    typed = typed_options(click.get_current_context())
+    forms = [form for form in asked if form.replace("-", "_") in typed] or asked
     if len(forms) > 1:
         raise UsageError(f"{' and '.join(f'--{form}' for form in forms)} contradict each other; leave only one of them")
     return forms[0] if forms else None

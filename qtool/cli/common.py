@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,19 +25,30 @@ _Decorator = Callable[[_Function], _Function]
 
 
 class Command(click.Command):
-    """A command that refuses an empty text, which as a path would be the current folder, or no path at all."""
+    """A command that refuses values which click lets pass.
+
+    These are an empty text, which as a path would be the current folder, or no path at all; a number that is none, or
+    infinite; and a second value of an option that takes one, of which click would forget the first.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the arguments as click does, and refuse an empty value; return those that are left over.
+        """Parse the arguments as click does, and refuse what it lets pass; return those that are left over.
 
         Raises:
-            click.UsageError: as click raises it, and for a value that is empty.
+            click.UsageError: as click raises it, and for such a value.
         """
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        for parameter in self.params:
+            once = isinstance(parameter, click.Option) and not parameter.is_flag and not parameter.multiple
+            if once and order.count(parameter) > 1:
+                raise click.BadParameter("it is given twice; give it once", ctx, parameter)
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
             value = ctx.params.get(str(parameter.name))
             if value == "" or (isinstance(value, tuple) and "" in value):
                 raise click.BadParameter("it is empty; give a value", ctx, parameter)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise click.BadParameter(f"{value} is no finite number; give one", ctx, parameter)
         return rest
 
 
@@ -44,6 +56,12 @@ def given(context: click.Context) -> set[str]:
     """Return the names of the parameters that the command line or the configuration file sets."""
     unset = (click.core.ParameterSource.DEFAULT, None)
     return {name for name in context.params if context.get_parameter_source(name) not in unset}
+
+
+def typed_options(context: click.Context) -> set[str]:
+    """Return the names of the parameters that the command line itself sets."""
+    typed = click.core.ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is typed}
 
 
 def json_option(function: _Function) -> _Function:

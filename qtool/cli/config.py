@@ -1,13 +1,16 @@
 """`--config`: defaults for the options of a command, from its table in a TOML file."""
 
-import tomllib
+import datetime
+import reprlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from qtool.cli.parameters import Drop, Share
 from qtool.core.errors import UsageError
+from qtool.core.reading import SETTINGS_LIMIT, read_text
+from qtool.core.records.codec import parsed_toml
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[_Function], _Function]
@@ -34,10 +37,10 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
     if path is None:
         return
     try:
-        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        document = parsed_toml(read_text(path, SETTINGS_LIMIT))
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a TOML file, saved as UTF-8") from error
+    except ValueError as error:
         raise UsageError(
             f"{path}: not TOML ({error}); write [quantize] and lines like calibrator = 'entropy'"
         ) from error
@@ -66,7 +69,29 @@ def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[
         several = options[key].multiple
         if isinstance(value, dict) or isinstance(value, list) != several:
             raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
-        if options[key].is_flag and not isinstance(value, bool):
-            raise UsageError(f"{path}: {key} must be true or false")
+        kinds, wanted = _kinds(options[key])
+        for item in value if several else [value]:
+            if isinstance(item, bool) != (bool in kinds) or not isinstance(item, kinds):
+                raise UsageError(f"{path}: {key} must be {wanted}, not {_shown(item)}")
+            if isinstance(item, str) and "\0" in item:
+                raise UsageError(f"{path}: {key} holds a null character; remove it")
         defaults[str(options[key].name)] = value
     return defaults
+
+
+def _shown(value: Any) -> str:
+    """The value as TOML writes it, cut where it is long."""
+    return str(value).lower() if isinstance(value, bool | datetime.date | datetime.time) else reprlib.repr(value)
+
+
+def _kinds(option: click.Option) -> tuple[tuple[type, ...], str]:
+    """The types that TOML may give a value of the option, and what to call them; of a list, those of its items."""
+    if option.is_flag:
+        return (bool,), "true or false"
+    if isinstance(option.type, click.types.IntParamType):
+        return (int,), "a whole number"
+    if isinstance(option.type, click.types.FloatParamType):
+        return (int, float), "a number"
+    if isinstance(option.type, Drop | Share):
+        return (str, int, float), "a number, or a text such as '1%'"
+    return (str,), "texts" if option.multiple else "a text"

@@ -29,7 +29,7 @@ from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
 from qtool.evaluation.metrics.registry import NAMES
 from qtool.feeds import ReadOptions
-from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines
+from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines, quantized_lines
 from qtool.report.junit import evaluation_junit
 
 
@@ -149,5 +149,5 @@ def _write(evaluation: Evaluation, json_path: str | None, junit_path: str | None
 def _complain(evaluation: Evaluation) -> None:
     """Where the table is not printed, what is wrong goes to stderr."""
     failed = [gate_line(gate) for gate in evaluation.gates if not gate.passed]
-    for line in nan_lines(evaluation) + failed:
+    for line in quantized_lines(evaluation) + nan_lines(evaluation) + failed:
         click.echo(line, err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import SPELLINGS, Calibrator, listed_calibrators
+from qtool.core.numerics.calibrators import SPELLINGS, Calibrator, Percentile, listed_calibrators
 from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import share
 
@@ -57,8 +57,6 @@ class Duration(_OfDuration):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the seconds that `value` says; raise click's usage error where it is no time."""
-        if isinstance(value, float):
-            return value
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", str(value))
         if found is None or float(found[1]) == 0.0:
             self.fail(f"{value!r} is no time; write 90s, 30m or 2h", param, ctx)
@@ -71,9 +69,13 @@ class OneCalibrator(_OfCalibrator):
     name = "calibrator"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Calibrator | str:
-        """Return the calibrator that `value` names, or "auto"; raise click's usage error where it names none."""
+        """Return the calibrator that `value` names; raise click's usage error where it names none.
+
+        "auto", and a calibrator with a parameter that is not given, stay texts: an option of its own may say it.
+        """
         try:
-            return "auto" if value == "auto" else Calibrator.parse(value)
+            found = Calibrator.parse(value) if value != "auto" else None
+            return found if found is not None and value != Percentile.method else value
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

@@ -6,6 +6,7 @@ from qtool.cli.choices import (
     calibrator_option,
     check_grid,
     correction_option,
+    fix_option,
     form_options,
     grid_options,
     selection_options,
@@ -61,6 +62,7 @@ from qtool.targets.tables import find_target
 @click.option("--equalize", is_flag=True, help="With --data: rescale channels between layers first.")
 @click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
 @selection_options
+@fix_option
 @click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
 @click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one; needs no data.")
 @samples_option
@@ -92,6 +94,7 @@ def command(
     include_ops: tuple[str, ...],
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
+    fix: tuple[str, ...],
     save_plan: str | None,
     plan_path: str | None,
     samples: int | None,
@@ -123,6 +126,7 @@ def command(
             data=data,
             calibrator=calibrator,
             scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+            fix=fix,
             target=target,
             form=form or "auto",
             smoothing=smoothing,
@@ -174,5 +178,5 @@ _CALIBRATED = {"calibrator", "percentile", "scheme"}
 _MEASURED = {"bias_correction", "smoothing", "optimize_for"}
 _FORMS = {"dynamic", "static", "weight_only"}
 _SELECTED = {"include_ops", "exclude_ops", "exclude"}
-_DECIDED = {*_CALIBRATED, *_MEASURED, *_FORMS, *_SELECTED, *_STEPS, "granularity", "target"}
+_DECIDED = {"fix", *_CALIBRATED, *_MEASURED, *_FORMS, *_SELECTED, *_STEPS, "granularity", "target"}
 """What a plan has decided."""

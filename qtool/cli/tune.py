@@ -4,7 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
-from qtool.cli.choices import check_grid, grid_options, selection_options
+from qtool.cli.choices import check_grid, fix_option, grid_options, selection_options
 from qtool.cli.common import (
     STDOUT,
     Command,
@@ -65,6 +65,7 @@ from qtool.tuning.tune import tune
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @grid_options
 @selection_options
+@fix_option
 @samples_option
 @threads_option
 @provider_option
@@ -93,6 +94,7 @@ def command(
     include_ops: tuple[str, ...],
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
+    fix: tuple[str, ...],
     samples: int | None,
     threads: int,
     provider: str,
@@ -133,6 +135,7 @@ def command(
             max_float_macs=max_float_macs,
             time_budget=time_budget,
             scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+            fix=fix,
             target=target,
             samples=samples,
             threads=threads,

@@ -6,7 +6,8 @@ line the option's.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 _BEGIN, _BETWEEN, _END = "\x02", "\x1f", "\x03"
 _NAMED = re.compile(r"\x02([a-z_]+)(?:\x1f([^\x02\x03\x1f]*)\x1f([01]))?\x03")
@@ -39,6 +40,13 @@ class QtoolError(Exception):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Change the names of arguments in the message: old -> new."""
+        self._marked = _NAMED.sub(
+            lambda found: found[0].replace(found[1], names.get(found[1], found[1]), 1), self._marked
+        )
+        self.args = (_NAMED.sub(_in_python, self._marked),)
+
     @property
     def marked(self) -> str:
         """The message as it was written, for the message of another `QtoolError` to quote."""
@@ -50,6 +58,16 @@ class QtoolError(Exception):
         The value is None where only the name is meant.
         """
         return _NAMED.sub(lambda found: option(found[1], found[2]), self.marked)
+
+
+@contextmanager
+def naming(**names: str) -> Iterator[None]:
+    """Rename arguments in the messages of what is raised within; yields nothing. It decorates functions, too."""
+    try:
+        yield
+    except QtoolError as error:
+        error.rename(names)
+        raise
 
 
 def _in_python(found: re.Match[str]) -> str:
@@ -87,6 +105,14 @@ class OutputError(QtoolError):
 
 class VerificationError(QtoolError):
     """The quantised model would compute something else than planned."""
+
+
+class LayerError(VerificationError):
+    """Some layers would run or compute otherwise than planned, and may be planned in float. `layers`: name -> why."""
+
+    def __init__(self, message: str, layers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.layers = layers or {}
 
 
 class WorkerError(QtoolError):

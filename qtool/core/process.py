@@ -11,9 +11,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -99,6 +100,54 @@ def _deferring(deferred: Collection[str]) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(Finder)
+
+
+def memory_of_machine() -> int:
+    """Return the bytes of memory that this process may have at most: the machine's, or its container's if less.
+
+    Why: Linux hands out memory that is not there, and kills who uses it; what a damaged file asks for is refused
+    before.
+
+    Where the system does not say, it is more than any file asks for in earnest.
+    """
+    found = [2**46]
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError), Path("/sys/fs/cgroup/memory.max").open(encoding="ascii") as file:
+        found.append(int(file.read(32)))
+    return min(size for size in found if size > 0)
+
+
+@contextmanager
+def without_panic() -> Iterator[None]:
+    """Keep what an extension writes to the standard error itself from it if the block raises; yields nothing.
+
+    Otherwise it is written after the block.
+
+    Why: a panic in Rust prints lines beside the exception that it becomes.
+
+    Nothing is held back where the process has no standard error, and where there is no `os.memfd_create`.
+    """
+    try:
+        held = os.memfd_create("held")
+        saved = os.dup(2)
+    except (OSError, AttributeError):
+        yield
+        return
+    os.dup2(held, 2)
+    try:
+        yield
+    except BaseException:
+        os.ftruncate(held, 0)
+        raise
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        size = os.lseek(held, 0, os.SEEK_END)
+        if size:
+            os.lseek(held, 0, os.SEEK_SET)
+            os.write(2, os.read(held, size))
+        os.close(held)
 
 
 def trim_heap() -> bool:

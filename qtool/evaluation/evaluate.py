@@ -9,8 +9,9 @@ from typing import Unpack
 
 import numpy as np
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, ModelError, UsageError, arg
+from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import (
     Evaluation,
@@ -34,11 +35,14 @@ from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.graph.finite import fed_specs_of
 from qtool.graph.model_files import model_size
+from qtool.graph.quantizers import is_quantized
 from qtool.runtime.session import Session
 
 DEFAULT_LATENCY_RUNS = 50
 
 
+@naming(metric="metrics")
+@checked_types
 def evaluate(
     float_model: str | Path,
     candidates: str | Path | Sequence[str | Path],
@@ -190,6 +194,7 @@ class _Comparison:
                     nan=trial.nan,
                     latency=timed[index] if timed else None,
                     nodes=trial.session.nodes,
+                    quantized=trial.is_float and is_quantized(path),
                 )
             )
         return results

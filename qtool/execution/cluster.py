@@ -8,7 +8,8 @@ from concurrent.futures import Executor, Future
 from importlib import metadata
 from typing import Any, ParamSpec, TypeVar
 
-from qtool.core.errors import UsageError, WorkerError, arg
+from qtool.core.arguments import checked_types
+from qtool.core.errors import UsageError, WorkerError, arg, naming
 
 RETRIES = 3
 """How often work that a worker failed at is begun again elsewhere."""
@@ -30,6 +31,8 @@ class Cluster(Executor):
             versions of qtool, onnxruntime or numpy than this machine, which might compute something else.
     """
 
+    @naming(cluster="address")
+    @checked_types
     def __init__(self, address: str) -> None:
         try:
             distributed: Any = importlib.import_module("distributed")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from qtool.core.errors import UsageError, arg
+from qtool.core.errors import UsageError, arg, naming
 
 
 @contextmanager
@@ -20,7 +20,8 @@ def opened(workers: int | None = None, cluster: str | None = None) -> Iterator[E
     if cluster is not None:
         from qtool.execution.cluster import Cluster
 
-        executor = Cluster(cluster)
+        with naming(address="cluster"):
+            executor = Cluster(cluster)
     elif workers is not None:
         from qtool.execution.workers import Workers
 

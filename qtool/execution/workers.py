@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
+from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, WorkerError, arg
 from qtool.core.process import follow_parent, stop_workers
 
@@ -32,6 +33,7 @@ class Workers(Executor):
         UsageError: a count below 1.
     """
 
+    @checked_types
     def __init__(self, count: int) -> None:
         if count < 1:
             raise UsageError(f"{count} workers are impossible; give 1 or more")

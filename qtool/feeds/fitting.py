@@ -17,7 +17,7 @@ from qtool.feeds.checks import (
     shape_error,
     to_input,
 )
-from qtool.feeds.matching import LABELS, match_arrays
+from qtool.feeds.matching import LABELS, match_arrays, with_labels
 from qtool.feeds.pixels import Pixels
 from qtool.feeds.preprocess import Preprocess
 from qtool.feeds.texts import TextEncoder
@@ -182,7 +182,7 @@ class Fitter:
             inputs[spec.name] = self.value(where, array, spec, start, samples=plan.divisible)
         used = set(plan.roles.values())
         labels = {n: _label(where, n, a, plan) for n, a in arrays.items() if n not in used}
-        return Chunk(inputs, self.shifted(labels), plan.size, origin, plan.divisible)
+        return Chunk(inputs, self.shifted(where, labels), plan.size, origin, plan.divisible)
 
     def value(
         self,
@@ -204,11 +204,21 @@ class Fitter:
             return pixels.apply(where, array.reshape(pixels.images_shape(where, array, stacked=stacked)))
         return to_input(where, array, spec, start, samples=samples)
 
-    def shifted(self, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the labels with the preprocessing's offset added to integer class labels."""
+    def shifted(self, where: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return what is no input as labels: under the name that metrics look for, classes shifted.
+
+        The preprocessing's offset is added to integer ones.
+
+        Raises:
+            DataError: 64 bits do not hold the sum.
+        """
+        labels = with_labels(arrays)
         classes = labels.get(LABELS)
         if not self.label_offset or classes is None or classes.dtype.kind not in "iu":
             return labels
+        ends = [int(end) + self.label_offset for end in (classes.min(), classes.max())] if classes.size else [0]
+        if not all(-(2**63) <= end < 2**63 for end in ends):
+            raise DataError(f"{where}: 64 bits do not hold a label and its label_offset; correct the labels")
         return {**labels, LABELS: classes.astype(np.int64) + self.label_offset}
 
 

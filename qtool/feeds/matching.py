@@ -10,6 +10,9 @@ from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.checks import Described, castable, closest, fits_dimensions, quoted
 
 LABELS = "labels"
+_LABEL_NAMES = (LABELS, "label", "targets", "target", "y", "classes", "class")
+"""What arrays of labels are called; the first is the name that metrics look for."""
+_CLASS_NAMES = ("label", "classes", "class")
 
 
 def match_arrays(
@@ -23,7 +26,7 @@ def match_arrays(
     """Return the name of each input's array, by the input's; the arrays that are left over are labels.
 
     An array called like an input is that input. For a model with one input a single other array serves, whatever its
-    name; of several, the one whose type and shape fit.
+    name; of several, the one whose type and shape fit, and that is not called like labels.
 
     Args:
         where: the file or the data's name, for the message.
@@ -49,6 +52,7 @@ def match_arrays(
         fitting = [name for name in candidates if _may_feed(arrays[name], spec, images=images)]
         if not fitting:
             raise _missing(where, spec, inputs, arrays)
+        fitting = [name for name in fitting if name not in _LABEL_NAMES] or fitting
         if len(fitting) > 1:
             raise DataError(
                 f"{where}: {quoted(fitting)} could each be the model's input '{spec.name}'; "
@@ -56,6 +60,19 @@ def match_arrays(
             )
         candidates = fitting
     return {spec.name: candidates[0]}
+
+
+def with_labels(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return what is no input, with the only array that is called like labels under the name `labels` as well.
+
+    Floats are scores rather than classes, unless their name says classes.
+    """
+    found = [name for name in _LABEL_NAMES if name in arrays]
+    if len(found) != 1 or LABELS in arrays:
+        return arrays
+    (name,) = found
+    classes = arrays[name].dtype.kind != "f" or arrays[name].ndim > 1 or name in _CLASS_NAMES
+    return {**arrays, LABELS: arrays[name]} if classes else arrays
 
 
 def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:

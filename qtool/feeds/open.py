@@ -13,7 +13,13 @@ from qtool.feeds.batching import Feeds, Reader
 from qtool.feeds.checks import quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.formats.folders import ARRAY_SUFFIXES, onnx_sets_of, open_array_folder, open_test_sets
-from qtool.feeds.formats.functions import is_function_spec, load_function, open_function, open_records
+from qtool.feeds.formats.functions import (
+    arrays_of,
+    is_function_spec,
+    load_function,
+    open_function,
+    open_records,
+)
 from qtool.feeds.formats.images import IMAGE_SUFFIXES, open_images
 from qtool.feeds.formats.jsonl import open_jsonl
 from qtool.feeds.formats.listing import LABELS_FILE, files_of
@@ -129,8 +135,7 @@ def _reader(data: Data, fitter: Fitter, batch_size: int, samples: int | None) ->
     if isinstance(data, np.ndarray):
         return _table_reader(ArrayTable("the array", {"array": data}), fitter, batch_size, samples)
     if isinstance(data, Mapping):
-        arrays = {str(name): np.asarray(array) for name, array in data.items()}
-        return _table_reader(ArrayTable("the arrays", arrays), fitter, batch_size, samples)
+        return _table_reader(ArrayTable("the arrays", arrays_of("the arrays", data)), fitter, batch_size, samples)
     if isinstance(data, Iterator):
         raise DataError(
             f"the data is a {type(data).__name__}, which can be read only once; pass the function that "

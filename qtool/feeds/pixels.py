@@ -7,7 +7,7 @@ import numpy as np
 from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.checks import Described
-from qtool.feeds.preprocess import Preprocess
+from qtool.feeds.preprocess import MOST_PIXELS, Preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,7 +106,7 @@ class Pixels:
             DataError: a resize or a colour conversion is needed and Pillow is not there.
         """
         if images.shape[3] != self.channels or (self.size is not None and images.shape[1:3] != self.size):
-            images = np.stack([self.fitted(_as_picture(where, image)) for image in images])
+            images = np.stack([self.fitted(where, _as_picture(where, image)) for image in images])
         if self.settings.color == "BGR":
             images = images[..., ::-1]
         result = self._planes(images) if self.layout == "NCHW" else self._rows(images)
@@ -133,13 +133,17 @@ class Pixels:
         rows /= np.tile(self._std, width)
         return out
 
-    def fitted(self, picture: "Image") -> np.ndarray:
-        """Return an RGB or grey picture in the settings' colour and size: uint8 (H, W, C)."""
+    def fitted(self, where: str, picture: "Image") -> np.ndarray:
+        """Return a picture in the settings' colour and size: uint8 (H, W, C); `where` is what to call it in messages.
+
+        Raises:
+            DataError: it would take too much memory.
+        """
         mode = "L" if self.channels == 1 else "RGB"
         if picture.mode != mode:
             picture = picture.convert(mode)
         if self.size is not None and (picture.height, picture.width) != self.size:
-            picture = _resized(picture, self.size, self.settings)
+            picture = _resized(where, picture, self.size, self.settings)
         pixels = np.asarray(picture)
         return pixels[..., None] if self.channels == 1 else pixels
 
@@ -198,7 +202,7 @@ def _as_picture(where: str, image: np.ndarray) -> "Image":
     return picture
 
 
-def _resized(picture: "Image", size: tuple[int, int], settings: Preprocess) -> "Image":
+def _resized(where: str, picture: "Image", size: tuple[int, int], settings: Preprocess) -> "Image":
     """Bilinear; "center-crop" as torchvision's Resize followed by CenterCrop."""
     from PIL.Image import Resampling
 
@@ -210,6 +214,11 @@ def _resized(picture: "Image", size: tuple[int, int], settings: Preprocess) -> "
         covered = (cover_w, cover_w * picture.height // picture.width)
     else:
         covered = (cover_h * picture.width // picture.height, cover_h)
+    if covered[0] * covered[1] > MOST_PIXELS:
+        raise DataError(
+            f"{where}: {picture.width} x {picture.height} pixels take too much memory with resize center-crop; cut the "
+            "picture, or use resize stretch"
+        )
     picture = picture.resize(covered, Resampling.BILINEAR)
     left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
     return picture.crop((left, top, left + width, top + height))

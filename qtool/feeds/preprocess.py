@@ -1,19 +1,25 @@
 """The settings by which uint8 images become a model's input, their files and their presets."""
 
-import json
 import math
-import tomllib
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
 from qtool.core.errors import UsageError, arg
+from qtool.core.numerics.affine import FLOAT32_MAX
+from qtool.core.reading import SETTINGS_LIMIT, read_text
+from qtool.core.records.codec import parsed, parsed_toml
 from qtool.feeds.checks import closest
 
 LAYOUTS = ("NCHW", "NHWC", "AUTO")
 COLORS = ("RGB", "BGR", "GRAY")
 RESIZES = ("stretch", "center-crop")
+_TINY = 2.0**-126
+MOST_PIXELS = 2**27
+"""Of a picture, also while it is resized: 400 MB in colour."""
+_LEAST_CROP = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,7 @@ class Preprocess:
             ("resize", self.resize, RESIZES),
         ):
             if value not in valid:
-                raise UsageError(f"preprocess: {key} is {value!r}; use one of {', '.join(valid)}")
+                raise UsageError(f"preprocess: {key} is {reprlib.repr(value)}; use one of {', '.join(valid)}")
         for key, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, self.channels):
                 raise UsageError(
@@ -68,10 +74,17 @@ class Preprocess:
             raise UsageError("preprocess: scale, mean and std must be finite numbers")
         if 0.0 in self.std or self.scale == 0:
             raise UsageError("preprocess: scale and std must not be 0")
-        if self.size is not None and min(self.size) < 1:
-            raise UsageError(f"preprocess: size is {list(self.size)}; give a height and a width of at least 1")
-        if not 0 < self.crop <= 1:
-            raise UsageError(f"preprocess: crop is {self.crop}; give a part above 0 and up to 1")
+        if not all(_TINY <= abs(x) <= FLOAT32_MAX for x in (self.scale, *filter(None, self.mean), *self.std)):
+            raise UsageError("preprocess: float32 does not hold scale, mean or std; give numbers nearer to 1")
+        if self.size is not None and not (min(self.size) >= 1 and math.prod(self.size) <= MOST_PIXELS):
+            raise UsageError(
+                f"preprocess: size is {list(self.size)}; give a height and a width of at least 1, and together no more "
+                f"than {MOST_PIXELS:,} pixels"
+            )
+        if not _LEAST_CROP <= self.crop <= 1:
+            raise UsageError(f"preprocess: crop is {self.crop}; give a part from {_LEAST_CROP} to 1")
+        if abs(self.label_offset) >= 2**31:
+            raise UsageError("preprocess: label_offset does not fit into 32 bits; give a smaller number")
         if self.crop != 1 and self.resize != "center-crop":
             raise UsageError("preprocess: crop needs resize = 'center-crop'")
 
@@ -136,12 +149,14 @@ def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Prep
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        text = read_text(path, SETTINGS_LIMIT)
+        content = parsed(text, strict=False) if path.suffix.lower() == ".json" else parsed_toml(text)
     except FileNotFoundError as error:
         raise UsageError(f"{path}: does not exist; give a preprocess file, or one of {', '.join(PRESETS)}") from error
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise UsageError(
+            f"{path}: cannot be read ({error.strerror}); give a .json or .toml file, saved as UTF-8"
+        ) from error
     except ValueError as error:
         kind = path.suffix[1:].upper()
         raise UsageError(f"{path}: is not valid {kind} ({' '.join(str(error).split())}); correct it") from error
@@ -179,7 +194,7 @@ def _parsed(where: str, key: str, value: Any) -> Any:
         return value
     if key == "label_offset" and isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise UsageError(f"{where}: {key} is {value!r}; {_WANTED[key]}")
+    raise UsageError(f"{where}: {key} is {reprlib.repr(value)}; {_WANTED[key]}")
 
 
 def _parsed_size(where: str, value: Any) -> tuple[int, int] | None:
@@ -188,21 +203,21 @@ def _parsed_size(where: str, value: Any) -> tuple[int, int] | None:
     pair = [value, value] if isinstance(value, int) else value
     if isinstance(pair, list | tuple) and len(pair) == 2 and all(type(x) is int and x > 0 for x in pair):
         return cast("tuple[int, int]", tuple(pair))
-    raise UsageError(f"{where}: size is {value!r}; {_WANTED['size']}")
+    raise UsageError(f"{where}: size is {reprlib.repr(value)}; {_WANTED['size']}")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FLOAT32_MAX
 
 
 _WANTED = {
     "layout": f"use one of {', '.join(LAYOUTS)}",
     "color": f"use one of {', '.join(COLORS)}",
     "resize": f"use one of {', '.join(RESIZES)}",
-    "scale": "give a number",
-    "crop": "give a number above 0 and up to 1",
-    "mean": "give a number, or a list with one a channel",
-    "std": "give a number, or a list with one a channel",
+    "scale": "give a number that float32 holds",
+    "crop": f"give a number from {_LEAST_CROP} to 1",
+    "mean": "give a number that float32 holds, or a list with one a channel",
+    "std": "give a number that float32 holds, or a list with one a channel",
     "size": "give a number of pixels, [height, width], or null",
     "input_name": "give the name of an input of the model",
     "label_offset": "give a whole number",

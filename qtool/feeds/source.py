@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
 from qtool.feeds.reading import Reading
 
 
@@ -39,7 +40,9 @@ class Source:
     def settings(self) -> str:
         """Return a digest of what decides which samples make up which batch, wherever the data lies."""
         reading = self.reading
-        tokenizer = "" if reading.tokenizer is None else hashlib.sha256(reading.tokenizer.read_bytes()).hexdigest()
+        tokenizer = ""
+        if reading.tokenizer is not None:
+            tokenizer = hashlib.sha256(read_bytes(reading.tokenizer, DOCUMENT_LIMIT)).hexdigest()
         parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
         return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
 
@@ -59,6 +62,12 @@ class Source:
             for stat in [file.stat()]
         ]
         return _digest(self.data, *stamps)
+
+
+def same_data(one: object, other: object) -> bool:
+    """Return whether two values for DATA are the same: one object, or one path or name."""
+    named = isinstance(one, str | Path) and isinstance(other, str | Path)
+    return one is other or (named and os.path.realpath(_absolute(str(one))) == os.path.realpath(_absolute(str(other))))
 
 
 NOWHERE = Source(None, None, 1, Reading(), None)

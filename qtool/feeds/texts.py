@@ -1,12 +1,15 @@
 """Texts -> the inputs of a language model, by a HuggingFace tokenizer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.process import without_panic
+from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.checks import quoted
 
@@ -14,6 +17,7 @@ _IDS = "input_ids"
 _FIELDS = {_IDS: "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 """Input -> attribute of tokenizers.Encoding."""
 _PADS = ("[PAD]", "<pad>")
+_MOST_TOKENS = 2**31 - 1
 
 
 class TextEncoder:
@@ -43,13 +47,19 @@ class TextEncoder:
         fixed = {spec.shape[1] for spec in inputs if spec.name in self._types and spec.shape and len(spec.shape) == 2}
         lengths = [length for length in fixed if isinstance(length, int)]
         own = self._tokenizer.truncation or {}
+        if max_length is not None and max_length > _MOST_TOKENS:
+            raise UsageError(f"{arg('max_length', max_length)}: give at most {_MOST_TOKENS}, or leave it out")
         self._limit: int | None = max_length or min([*lengths, *filter(None, [own.get("max_length")])], default=None)
         self._tokenizer.no_padding()
         if lengths:
             self._fix(min(lengths), max_length)
         if self._limit is not None:
             kept = {key: own[key] for key in ("strategy", "direction") if key in own}
-            self._tokenizer.enable_truncation(max_length=self._limit, **kept)
+            try:
+                with _library():
+                    self._tokenizer.enable_truncation(max_length=self._limit, **kept)
+            except _LibraryError as error:
+                raise UsageError(f"{arg('tokenizer', path)}: cannot cut texts ({error}); correct the file") from error
 
     def _fix(self, length: int, max_length: int | None) -> None:
         """Pad to the length that the model fixes."""
@@ -69,13 +79,46 @@ class TextEncoder:
 
     def encode(self, where: str, text: str, pair: str | None) -> dict[str, np.ndarray]:
         """Return the inputs of one text or one pair, each [tokens]. Raises `DataError`."""
-        encoding = self._tokenizer.encode(text, pair)
+        for part in (text, pair or ""):
+            try:
+                part.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(f"{where}: the text holds half a character ({error.reason}); correct it") from error
+        try:
+            with _library():
+                encoding = self._tokenizer.encode(text, pair)
+        except _LibraryError as error:
+            raise DataError(
+                f"{where}: {self._path} makes no tokens of the text ({error}); remove the text, or use the model's own "
+                "tokenizer"
+            ) from error
         count = len(encoding.ids)
         if count == 0:
             raise DataError(f"{where}: the text has no tokens; remove it")
         if self._limit is not None and sum(encoding.attention_mask) > self._limit:
             raise DataError(f"{where}: {self._limit} tokens do not hold the tokenizer's special ones; allow more")
-        return {name: np.array(getattr(encoding, _FIELDS[name]), dtype) for name, dtype in self._types.items()}
+        try:
+            return {name: np.array(getattr(encoding, _FIELDS[name]), dtype) for name, dtype in self._types.items()}
+        except OverflowError as error:
+            raise DataError(
+                f"{where}: {self._path} makes tokens that the model's inputs cannot hold; use the model's own tokenizer"
+            ) from error
+
+
+class _LibraryError(Exception):
+    """What the tokenizers library raised, in one line."""
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Raises `_LibraryError` for whatever the library raises: also for a panic in Rust, which is no `Exception`."""
+    try:
+        with without_panic():
+            yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # what the library raises is no more precise than that
+        raise _LibraryError(" ".join(str(error).split())[:200]) from error
 
 
 def _loaded(path: Path) -> Any:
@@ -84,10 +127,14 @@ def _loaded(path: Path) -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise UsageError(f"{arg('tokenizer', path)}: needs tokenizers: pip install 'qtool[text]'") from error
-    if not path.is_file():
-        raise UsageError(f"{arg('tokenizer', path)}: is no file; give the tokenizer.json of the model")
     try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # what the library raises is no more precise than that
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{arg('tokenizer', path)}: is no tokenizer.json ({reason}); give the model's") from error
+        content = read_bytes(path, DOCUMENT_LIMIT)
+    except OSError as error:
+        raise UsageError(
+            f"{arg('tokenizer', path)}: cannot be read ({error.strerror}); give the tokenizer.json of the model"
+        ) from error
+    try:
+        with _library():
+            return Tokenizer.from_buffer(content)
+    except _LibraryError as error:
+        raise UsageError(f"{arg('tokenizer', path)}: is no tokenizer.json ({error}); give the model's") from error

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qtool.graph import edit
 from qtool.graph.serialized import Serialized, consume
 from qtool.graph.subgraphs import subgraphs
 
@@ -12,6 +13,18 @@ from qtool.graph.subgraphs import subgraphs
 def constant_part(model: ir.Model, wanted: list[ir.Value]) -> Serialized:
     """Return a serialised model without inputs that computes the values `wanted`, which depend only on initializers."""
     return consume(_extracted(model, [], wanted))
+
+
+def origin(model: ir.Model, value: ir.Value, *, smaller_than: int) -> ir.Graph | None:
+    """Return the nodes and initializers that make `value`, which depends on nothing else; None where they are larger.
+
+    `smaller_than`: in bytes. An initializer that remembers its own origin counts as nothing.
+    """
+    graph = ir.convenience.extract(model.graph, [], [value])
+    sizes = [
+        v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None and not edit.origin_of(v)
+    ]
+    return graph if sum(sizes) < smaller_than else None
 
 
 def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -> Serialized:

@@ -10,6 +10,7 @@ from onnx_ir import Graph, Model, Node, Value
 from qtool.core.errors import ModelError, arg
 from qtool.core.tensorspec import InputSpec
 from qtool.graph.names import Names
+from qtool.graph.protos import is_map
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph, subgraphs
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "add_initializer",
     "attribute",
     "attribute_values",
+    "axis_lengths",
     "clone",
     "constant",
     "constant_or_none",
@@ -32,10 +34,14 @@ __all__ = [
     "is_float32",
     "is_main_op",
     "is_tensor",
+    "keeps_shape",
+    "make_identity",
     "named_values",
     "new_node",
+    "origin_of",
     "output_specs",
     "rank",
+    "remember",
     "remove_node",
     "replace_node",
     "replace_uses",
@@ -45,11 +51,13 @@ __all__ = [
     "static_dim",
     "static_shape",
     "subgraphs",
-    "takes_tensors",
     "weight_like",
 ]  # fmt: skip
 
 Array = np.ndarray
+# of constants that may be shapes, and of lengths that may be an input's
+_SHORT, _LONG = 16, 2**14
+_ORIGIN = "qtool.origin"
 
 
 def clone(model: Model) -> Model:
@@ -131,8 +139,8 @@ def is_float32(value: Value) -> bool:
 
 
 def is_tensor(value: Value) -> bool:
-    """Return whether a value is a tensor as far as is known, and no sequence or optional."""
-    return value.type is None or isinstance(value.type, ir.TensorType)
+    """Return whether a value is a tensor as far as is known, and no sequence, optional or map."""
+    return isinstance(value.type, ir.TensorType) or (value.type is None and not is_map(value))
 
 
 def activations(node: Node) -> list[tuple[int, Value]]:
@@ -156,13 +164,22 @@ def input_specs(model: Model) -> list[InputSpec]:
     return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
 
 
-def takes_tensors(model: Model) -> bool:
-    """Return whether all inputs of a model are tensors, which data can be fed to."""
-    return all(map(_is_tensor_type, model.graph.inputs))
-
-
 def _is_tensor_type(value: Value) -> bool:
     return isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.UNDEFINED
+
+
+def axis_lengths(model: Model) -> list[int]:
+    """Return the lengths that constants of a model have or name, the shortest first: what a free axis may have to fit.
+
+    Those of the axes of constants, and the numbers that are constant shapes.
+    """
+    found: set[int] = set()
+    for value in model.graph.initializers.values():
+        shape = static_shape(value) or ()
+        found.update(shape)
+        if value.dtype == ir.DataType.INT64 and len(shape) == 1 and shape[0] < _SHORT:
+            found.update(int(n) for n in constant(value))
+    return sorted(n for n in found if 1 < n < _LONG)
 
 
 def output_specs(model: Model) -> list[InputSpec]:
@@ -184,7 +201,8 @@ def _numpy_type(value: Value) -> np.dtype:
 def _spec_shape(value: Value) -> tuple[int | str | None, ...] | None:
     if value.shape is None:
         return None
-    return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+    # exporters write -1 for a length that is not known
+    return tuple(d.value if not isinstance(d, int) else None if d < 0 else d for d in value.shape)
 
 
 def named_values(graph: Graph) -> dict[str, Value]:
@@ -213,6 +231,20 @@ def rank(value: Value | None) -> int | None:
     return None if value is None or value.shape is None else value.shape.rank()
 
 
+def keeps_shape(array: Array, value: Value) -> bool:
+    """Return whether an operation of a value and a constant is known to have the shape of the value.
+
+    Source: ONNX, "Broadcasting in ONNX".
+    """
+    if array.ndim == 0:
+        return True
+    n = rank(value)
+    if n is None or array.ndim > n:
+        return False
+    dims = (static_dim(value, n - array.ndim + i) for i in range(array.ndim))
+    return all(size in (1, dim) for size, dim in zip(array.shape, dims, strict=True))
+
+
 def static_dim(value: Value | None, axis: int) -> int | None:
     """Return the size of a value along an axis, or None where it is not a known number."""
     if value is None or value.shape is None or axis >= value.shape.rank():
@@ -226,7 +258,8 @@ def static_shape(value: Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None:
         return None
     dims = tuple(value.shape)
-    return tuple(d for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
+    known = tuple(d for d in dims if isinstance(d, int) and d >= 0)
+    return known if len(known) == len(dims) else None
 
 
 def add_initializer(graph: Graph, name: str, array: Array) -> Value:
@@ -235,6 +268,18 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def remember(constant: Value, origin: Graph | None) -> None:
+    """Let a constant remember the graph that makes it, as its only output; copies of the model do so too."""
+    if origin is not None:
+        constant.meta[_ORIGIN] = origin
+
+
+def origin_of(constant: Value) -> Graph | None:
+    """Return the graph that makes a constant, where it remembers one."""
+    found: Graph | None = constant.meta.get(_ORIGIN)
+    return found
 
 
 def new_node(
@@ -297,6 +342,15 @@ def replace_node(old: Node, new: Node) -> None:
         if not is_output:
             before.name, after.name = f"{name}_replaced", name
     remove_node(old)
+
+
+def make_identity(node: Node, source: Value) -> None:
+    """Turn a node into an Identity of `source`; outputs behind its first must not be read."""
+    node.op_type, node.domain = "Identity", ""
+    node.attributes.clear()
+    node.resize_outputs(1)
+    node.resize_inputs(1)
+    node.replace_input_with(0, source)
 
 
 def remove_node(node: Node) -> None:

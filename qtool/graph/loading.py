@@ -9,13 +9,10 @@ import onnx_ir as ir
 
 from qtool.core.errors import ModelError
 from qtool.graph import external
-from qtool.graph.external import ITSELF, DataFile, StoredTensor
-from qtool.graph.protos import with_shapes
+from qtool.graph.arrangement import arrange, check_nodes, described, tolerated
+from qtool.graph.external import DataFile, StoredTensor
 
 _FILE_LIMIT = 2**31 - 1
-# of onnx.checker's complaints. Custom domains are onnxruntime's business: what it cannot load is refused when the
-# session is made. It sorts nodes itself, and its float16 converter leaves them unsorted.
-_TOLERATED = ("No opset import for domain", "No Op registered for", "must be topologically sorted")
 
 
 def read_proto(file: Path) -> onnx.ModelProto:
@@ -37,7 +34,7 @@ def read_proto(file: Path) -> onnx.ModelProto:
 
 
 def check_proto(proto: onnx.ModelProto, file: Path) -> None:
-    """Refuse a model that is invalid, or that holds what cannot be carried over or read.
+    """Refuse a model that is invalid, or that holds what cannot be carried over or read; sort its nodes, in place.
 
     Raises:
         ModelError: the model in `file` is such a one.
@@ -51,48 +48,50 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
     if proto.graph.sparse_initializer:
         name = proto.graph.sparse_initializer[0].values.name
         raise ModelError(f"{file}: sparse initializer {name!r} is not supported; export it dense")
+    arrange(proto, str(file))
     _check_external(proto, file)
     try:
-        onnx.checker.check_model(_checked(proto) or str(file))
-    except onnx.checker.ValidationError as error:
-        if not any(words in str(error) for words in _TOLERATED):
-            raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
+        _check_schemas(_light(proto))
     except Exception as error:
         raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
     _check_sizes(proto, file)
 
 
-def check_sources(model: ir.Model, file: Path) -> None:
-    """Refuse a model in which a node reads what nothing makes: the checker only calls its nodes unsorted.
+def _check_schemas(proto: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        if not tolerated(error):
+            raise
+        # it ends at the first operator that it does not know
+        check_nodes(proto)
 
-    Raises:
-        ModelError: the model in `file` is such a one.
+
+def _light(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with empty tensors for those whose bytes lie elsewhere, and with a type and a shape for every value.
+
+    `onnx.checker` would read the files, and looks at nothing of the tensors that `_check_sizes` does not. It also
+    refuses values without a shape, which onnxruntime runs.
     """
-    for node in model.graph.all_nodes():
-        for value in node.inputs:
-            if value is not None and not (value.producer() or value.is_graph_input() or value.is_initializer()):
-                raise ModelError(
-                    f"{file}: not a valid ONNX model (node {node.name!r} reads {value.name!r}, which nothing makes); "
-                    "export it again"
-                )
-
-
-def _checked(proto: onnx.ModelProto) -> onnx.ModelProto | None:
-    """What `onnx.checker` is to see in the place of the file; None: the file as it is.
-
-    Where large tensors lie in the file itself, the checker would read all of it for them, and looks at nothing of them
-    that `_check_sizes` does not. Where a shape is missing, it would refuse what onnxruntime runs.
-    """
-    complete = with_shapes(proto)
-    if complete is proto and {external.location(tensor) for tensor in external.external_tensors(proto)} != {ITSELF}:
-        return None
+    if not external.external_tensors(proto) and all(map(_is_described, described(proto.graph))):
+        return proto
     light = onnx.ModelProto()
-    light.CopyFrom(complete)
+    light.CopyFrom(proto)
     for tensor in external.external_tensors(light):
         tensor.dims[:] = [0]
         tensor.ClearField("data_location")
         tensor.ClearField("external_data")
+    for value in described(light.graph):
+        if not _is_described(value):
+            value.type.tensor_type.elem_type = value.type.tensor_type.elem_type or onnx.TensorProto.FLOAT
+            value.type.tensor_type.shape.SetInParent()
     return light
+
+
+def _is_described(value: onnx.ValueInfoProto) -> bool:
+    kind = value.type.WhichOneof("value")
+    tensor = value.type.tensor_type
+    return bool(kind and (kind != "tensor_type" or (tensor.elem_type and tensor.HasField("shape"))))
 
 
 def _check_external(proto: onnx.ModelProto, file: Path) -> None:

@@ -8,6 +8,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from qtool.core.reading import open_file
 from qtool.graph.wire import BYTES, fields
 
 # message -> field number -> message, for every path from a model to a tensor
@@ -20,6 +21,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
+_OP_TYPE = 4
 
 
 def model_size(path: str | Path) -> int:
@@ -32,7 +34,7 @@ def model_files(path: str | Path) -> list[Path]:
     model = Path(path)
     if not model.stat().st_size:
         return [model]
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with open_file(model) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             locations = set(_locations(data, 0, len(data), "model"))
         except ValueError:
@@ -40,6 +42,27 @@ def model_files(path: str | Path) -> list[Path]:
             locations = set()
     files = sorted({model.parent / location for location in locations})
     return [model, *(file for file in files if file.is_file())]
+
+
+def operators(path: str | Path) -> set[str]:
+    """Return the operator types of a model file, those in bodies and functions too; none of what is no ONNX model."""
+    model = Path(path)
+    if not model.stat().st_size:
+        return set()
+    with open_file(model) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return set(_operators(data, 0, len(data), "model"))
+        except ValueError:
+            return set()
+
+
+def _operators(data: mmap.mmap, start: int, end: int, message: str) -> Iterator[str]:
+    for number, kind, _, begin, stop in fields(data, start, end):
+        inner = _FIELDS[message].get(number) if kind == BYTES else None
+        if message == "node" and number == _OP_TYPE:
+            yield data[begin:stop].decode("utf-8", "replace")
+        elif inner in ("graph", "function", "node", "attribute"):
+            yield from _operators(data, begin, stop, inner)
 
 
 def _locations(data: mmap.mmap, start: int, end: int, message: str) -> Iterator[str]:

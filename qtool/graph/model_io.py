@@ -1,6 +1,7 @@
 """Models in and out: load with every check an untrusted file needs, serialise, write."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from qtool.core.concurrency import both
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.files import check_writable
 from qtool.graph import external
-from qtool.graph.loading import check_proto, check_sources, one_line, read_proto, take_in
+from qtool.graph.loading import check_proto, one_line, read_proto, take_in
 from qtool.graph.model_files import model_files
 from qtool.graph.protos import from_proto
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
@@ -46,7 +47,9 @@ def load(path: str | Path) -> LoadedModel:
     file = Path(path)
     proto = read_proto(file)
     check_proto(proto, file)
-    model, digest = both(lambda: _model(proto, file), lambda: _digest(proto, file))
+    # before the external tensors are taken in, which then say nothing of files any more
+    parts = [file, *sorted({external.span(tensor, file).file for tensor in external.external_tensors(proto)} - {file})]
+    model, digest = both(lambda: _model(proto, file), lambda: _digest(parts))
     return LoadedModel(model, file, digest)
 
 
@@ -54,19 +57,16 @@ def _model(proto: onnx.ModelProto, file: Path) -> ir.Model:
     stored = take_in(proto, file)
     try:
         model = from_proto(proto)
-        model.graph.sort()
     except Exception as error:
         raise ModelError(f"{file}: cannot be read ({one_line(error)}); check it with onnx.checker") from error
-    check_sources(model, file)
     for name, tensor in stored.items():
         model.graph.initializers[name].const_value = tensor
     return model
 
 
-def _digest(proto: onnx.ModelProto, file: Path) -> str:
+def _digest(parts: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    others = {external.span(tensor, file).file for tensor in external.external_tensors(proto)} - {file}
-    for part in [file, *sorted(others)]:
+    for part in parts:
         with part.open("rb") as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)

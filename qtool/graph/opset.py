@@ -1,4 +1,4 @@
-"""Opset, shapes and the passes that onnx and onnx-ir already have."""
+"""Opset and the passes that onnx and onnx-ir already have."""
 
 import contextlib
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qtool.core.errors import ModelError
-from qtool.graph import external
+from qtool.graph import external, old_operators
 from qtool.graph.names import make_unique
 from qtool.graph.protos import from_proto, keep_types, to_proto
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph
@@ -19,10 +19,8 @@ MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
 _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-# initializers above this need not be there to infer shapes
-_SMALL_BYTES = 1000
-# since this opset Resize counts from the middle of a sample unless told otherwise
-_CENTRED_RESIZE = 11
+# since this opset Resize has taken the place of Upsample
+_RESIZE = 10
 
 
 def opset_of(model: ir.Model) -> int:
@@ -36,7 +34,7 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     `name`: what to call the model in messages.
 
     Raises:
-        ModelError: it cannot be converted, or a function in it cannot be inlined.
+        ModelError: it cannot be converted to what computes the same, or a function in it cannot be inlined.
     """
     version = opset_of(model)
     if version == 0 or version >= MINIMUM:
@@ -46,6 +44,8 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
         model = model.clone()
         _inline(model)
     light = model.clone()
+    make_unique(light)
+    old_operators.hide(light, version, name)
     large = _take_out_large(light)
     try:
         with contextlib.redirect_stdout(None):
@@ -59,8 +59,9 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     result = from_proto(converted)
     keep_types(model, result)
     _put_back(result, model, large)
+    old_operators.bring_back(result)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)
-    if version < _CENTRED_RESIZE:
+    if version < _RESIZE:
         _keep_asymmetric(result)
     return result
 
@@ -93,7 +94,7 @@ def _put_back(model: ir.Model, before: ir.Model, large: Mapping[str, ir.TensorPr
 
 
 def _keep_asymmetric(model: ir.Model) -> None:
-    """Say what Upsample, and Resize before opset 11, meant: the converter leaves it to the newer default."""
+    """Say what Upsample meant, which counts from the corner: the converter leaves it to the default of Resize."""
     for node in model.graph.all_nodes():
         if node.op_type == "Resize" and "coordinate_transformation_mode" not in node.attributes:
             for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
@@ -139,7 +140,7 @@ def _inline(model: ir.Model) -> None:
     Source: ONNX, checker.cc, `check_opset_compatibility`, which a model has passed when it is loaded.
 
     Raises:
-        ModelError: a function is called with a graph as attribute, or with too many inputs.
+        ModelError: a function is called with a graph as attribute, or with too many or too few inputs.
     """
     for function in model.functions.values():
         for domain in function.opset_imports.keys() & model.opset_imports.keys():
@@ -149,6 +150,20 @@ def _inline(model: ir.Model) -> None:
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise ModelError(f"a function cannot be inlined ({reason}); export the model without functions") from error
+    for node in model.graph.all_nodes():
+        _check_inputs(node, opset_of(model))
+
+
+def _check_inputs(node: ir.Node, version: int) -> None:
+    """Refuse a node that lacks an input, since the call of the function that it was in left one out."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return
+    needed = onnx.defs.get_schema(node.op_type, version).min_input
+    if len([value for value in node.inputs[:needed] if value is not None]) < needed:
+        raise ModelError(
+            f"node {node.name!r} ({node.op_type}) lacks an input, since a function is called with too few; export the "
+            "model without functions"
+        )
 
 
 def _remove_unused(model: ir.Model) -> None:
@@ -188,26 +203,3 @@ def _remove_identities(model: ir.Model) -> None:
         if is_output:
             source.name = result.name
             source.meta.update(result.meta)
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Fill in types and shapes where ONNX's inference finds them; a failure leaves what was known.
-
-    Names must be unique. onnx-ir's own pass takes the elements' type of sequences and optionals for their own.
-    """
-    light = model.clone()
-    for name, value in list(light.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-            del light.graph.initializers[name]
-            light.graph.inputs.append(value)
-    try:
-        inferred = from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
-    except Exception:
-        return
-    known = {o.name: o for node in inferred.graph.all_nodes() for o in node.outputs}
-    for node in model.graph.all_nodes():
-        for value in node.outputs:
-            found = known.get(value.name) if value.name else None
-            if found is not None:
-                value.type = value.type if found.type is None else found.type
-                value.shape = value.shape if found.shape is None else found.shape

@@ -1,7 +1,8 @@
 """Reads the graph that onnxruntime says it will execute."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -11,7 +12,10 @@ from qtool.graph.serialized import Serialized, encode
 
 @dataclass(frozen=True, slots=True)
 class ExecutedNode:
-    """One node of the optimised graph."""
+    """One node of the optimised graph.
+
+    name: that of the node of the model which it stands for; onnxruntime's own where it stands for none.
+    """
 
     name: str
     op_type: str
@@ -20,19 +24,57 @@ class ExecutedNode:
     outputs: tuple[str, ...]
 
 
-def executed_nodes(path: str | Path) -> list[ExecutedNode]:
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """Names of nodes that show what onnxruntime adds to them.
+
+    A fused, moved or copied node is called as the one that it stands for, with `_nchwc`, `_token_4` or the like behind
+    it or `fused` in front, which a name that a user gave may hold too. So each gets a mark that is nowhere else in the
+    model, and its number.
+
+    model: the same with these names; nodes in the bodies of If, Loop and Scan have them too. names: those before.
+    """
+
+    model: bytes | Serialized
+    mark: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: bytes | Serialized) -> "OwnNames":
+        """Return the model, which is not changed, with new names of nodes."""
+        data = model if isinstance(model, bytes) else model.graph
+        mark = f"|{hashlib.blake2b(data, digest_size=8).hexdigest()}|"
+        proto = onnx.load_from_string(data)
+        names = []
+        for number, node in enumerate(_all_nodes(proto.graph)):
+            names.append(node.name)
+            node.name = f"{node.name}{mark}{number}|"
+        renamed = encode(proto)
+        return cls(renamed if isinstance(model, bytes) else replace(model, graph=renamed), mark, tuple(names))
+
+    def before(self, name: str) -> str:
+        """Return the name, before the renaming, of the node that a node of the optimised graph stands for.
+
+        Names that are onnxruntime's own stay.
+        """
+        _, mark, behind = name.rpartition(self.mark)
+        return self.names[int(behind.partition("|")[0])] if mark else name
+
+
+def executed_nodes(path: str | Path, own: OwnNames) -> list[ExecutedNode]:
     """Read the nodes of a saved optimised model, in order; behind an If, Loop or Scan those of its bodies."""
-    return _nodes(onnx.load(str(path), load_external_data=False).graph)
+    return [
+        ExecutedNode(own.before(node.name), node.op_type, node.domain, tuple(node.input), tuple(node.output))
+        for node in _all_nodes(onnx.load(str(path), load_external_data=False).graph)
+    ]
 
 
-def _nodes(graph: onnx.GraphProto) -> list[ExecutedNode]:
-    result = []
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
-        result.append(ExecutedNode(node.name, node.op_type, node.domain, tuple(node.input), tuple(node.output)))
+        yield node
         for attribute in node.attribute:
             for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                result += _nodes(body)
-    return result
+                yield from _all_nodes(body)
 
 
 _BLOCK = 16

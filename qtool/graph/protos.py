@@ -27,6 +27,11 @@ def from_proto(proto: onnx.ModelProto) -> ir.Model:
     return model
 
 
+def is_map(value: ir.Value) -> bool:
+    """Return whether a value is a map, or a sequence of maps, which onnx-ir has no type for."""
+    return _TYPE in value.meta
+
+
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """Return a model as a protocol buffer."""
     proto = ir.to_proto(model)
@@ -45,37 +50,6 @@ def keep_types(source: ir.Model, result: ir.Model) -> None:
         if old is not None and not isinstance(old.type, ir.TensorType):
             value.type, value.shape = old.type, old.shape
             value.meta.update(old.meta)
-
-
-def with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model, or a copy in which what is fed and given out has a type and a shape, be it a wrong one.
-
-    onnxruntime needs neither, and `onnx.checker` does not look at what they say.
-    """
-    infos = (*proto.graph.input, *proto.graph.output)
-    if all(map(_is_complete, infos)):
-        return proto
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for info in (*copy.graph.input, *copy.graph.output):
-        if info.type.WhichOneof("value") is None:
-            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-        for tensor in _tensor_types(info.type):
-            tensor.shape.SetInParent()
-    return copy
-
-
-def _is_complete(info: onnx.ValueInfoProto) -> bool:
-    kind = info.type.WhichOneof("value")
-    return kind is not None and all(tensor.HasField("shape") for tensor in _tensor_types(info.type))
-
-
-def _tensor_types(kind: onnx.TypeProto) -> Iterator[onnx.TypeProto.Tensor]:
-    """The tensor type in a type, if there is one."""
-    while (name := kind.WhichOneof("value")) in ("sequence_type", "optional_type", "map_type"):
-        kind = kind.map_type.value_type if name == "map_type" else getattr(kind, name).elem_type
-    if name == "tensor_type":
-        yield kind.tensor_type
 
 
 def _has_map(kind: onnx.TypeProto) -> bool:

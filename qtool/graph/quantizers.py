@@ -1,11 +1,23 @@
 """The recognition of models that say themselves where they are quantised."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 
+from qtool.graph.model_files import operators
+
+_QUANTIZED = re.compile(r"QLinear|Q[A-Z][a-z]|DynamicQuantize|(Conv|MatMul)Integer|MatMulNBits|MatMulBnb4|Quantize")
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def is_quantized(path: str | Path) -> bool:
+    """Return whether a model file holds an operator that quantises, or that computes with integers in the place of one.
+
+    Source: ONNX and onnxruntime contrib_ops, whose names say it: QLinearConv, MatMulIntegerToFloat, QGemm, QAttention.
+    """
+    return any(op in _QUANTIZERS or _QUANTIZED.match(op) for op in operators(path))
 
 
 def has_quantizers(model: str | Path | bytes) -> bool:

@@ -6,6 +6,10 @@ import numpy as np
 import onnx
 
 from qtool.core.errors import DataError
+from qtool.core.reading import read_bytes
+
+_LIMIT = 2**31 - 1
+"""protobuf's."""
 
 
 def read_tensor_file(path: str | Path) -> np.ndarray:
@@ -17,7 +21,7 @@ def read_tensor_file(path: str | Path) -> np.ndarray:
         DataError: the file cannot be read, is not a TensorProto, or points to data outside itself.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, _LIMIT)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     tensor = onnx.TensorProto()

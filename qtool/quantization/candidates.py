@@ -5,9 +5,10 @@ in common is found once: one pass of the float graph (`observe_examples`) serves
 of dynamic layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import Plan
@@ -49,15 +50,23 @@ class Candidate:
         assert self.trial is not None
         return self.trial.sqnr_db
 
-    def leaving(self, floating: Collection[str]) -> Plan:
+    def leaving(self, floating: Collection[str], *, settled: bool = True) -> Plan:
         """Return the candidate's plan with some layers (names of nodes) in float; the ranges of the others stay.
+
+        `settled`: see `Planner.plan`.
 
         Raises:
             ModelError: one of them cannot be kept float.
         """
         if not floating:
             return self.plan
-        return self.planner.plan(self.calibrator, floating=floating, corrected=bool(self.plan.shifts))
+        return self.planner.plan(self.calibrator, floating=floating, corrected=bool(self.plan.shifts), settled=settled)
+
+    def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
+        """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
+        self.planner.reject(layers)
+        plan = self.planner.plan(self.calibrator, corrected=bool(self.plan.shifts))
+        return replace(self, plan=plan)
 
 
 def best_plan(
@@ -80,16 +89,16 @@ def best_plan(
     tries = {form: first}
     if "dynamic" in planners:
         # calibrators matter little where layers find their own ranges
-        tries["dynamic"] = _candidates(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
+        tries["dynamic"] = _possible(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
     found = _tried(tries, request, scorer)
     for graph in graphs[1:]:
         found[0].graph.memo.weights.integers.clear()
         # what is best on one graph is tried on the other, and dynamic layers where that comes close
         best = _best(found, form)
-        same = _candidates(graph, planners[form].scheme, request, (best.calibrator,))
+        same = _possible(graph, planners[form].scheme, request, (best.calibrator,))
         other = _tried({form: same}, request, scorer)
-        if "dynamic" in planners and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
-            dynamic = _candidates(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
+        if "dynamic" in planners and other and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
+            dynamic = _possible(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
             other += _tried({"dynamic": dynamic}, request, scorer)
         found += other
         graph.memo.weights.integers.clear()
@@ -97,7 +106,7 @@ def best_plan(
         best = _best(found, form)
         scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
         if scheme is not None:
-            mixed = _candidates(best.graph, scheme, request, (best.calibrator,))
+            mixed = _possible(best.graph, scheme, request, (best.calibrator,))
             found += _tried({"mixed": mixed}, request, scorer)
     best = _best(found)
     if request.correction == "auto" and best.plan.shifts:
@@ -122,7 +131,12 @@ def _planners(graph: FloatGraph, request: Request) -> dict[str, Planner]:
         schemes = schemes_by_form(graph.model, request.target, request.scheme)
         if len(request.calibrators) == 1:
             schemes.pop("dynamic", None)
-    return {label: graph.planner(request.target, scheme) for label, scheme in schemes.items()}
+    return {label: _planner(graph, scheme, request) for label, scheme in schemes.items()}
+
+
+def _planner(graph: FloatGraph, scheme: Scheme, request: Request) -> Planner:
+    """Where a form or a calibrator is asked for, no layer takes another form by itself."""
+    return graph.planner(request.target, scheme, dynamic=request.form is None and len(request.calibrators) > 1)
 
 
 def schemes_by_form(model: Model, target: Target, scheme: Scheme) -> dict[str, Scheme]:
@@ -144,7 +158,7 @@ def mixed_scheme(graph: FloatGraph, scheme: Scheme, target: Target, calibrator: 
     What is clipped by the calibrator's ranges, and what each example would have had, decides: see `better_dynamic`.
     """
     assert graph.seen is not None
-    planner, tokens = graph.planner(target, scheme), _token_layers(graph.model, target)
+    planner, tokens = graph.planner(target, scheme, dynamic=True), _token_layers(graph.model, target)
     placement, ranges = planner.placement(), planner.ranges(calibrator)
     names = better_dynamic(graph.model, placement, ranges, tokens, graph.statistics, graph.seen.channels)
     return replace(scheme, dynamic=(*scheme.dynamic, *names)) if len(names) not in (0, len(tokens)) else None
@@ -175,10 +189,20 @@ def _candidates(
     graph: FloatGraph, scheme: Scheme, request: Request, calibrators: Sequence[Calibrator]
 ) -> list[Candidate]:
     """One by each calibrator, with biases corrected unless that is off; one where no range is calibrated."""
-    planner = graph.planner(request.target, scheme)
+    planner = _planner(graph, scheme, request)
     chosen = calibrators if planner.placement().sites else calibrators[:1]
     corrected = request.correction != "off" and graph.seen is not None
     return [Candidate(graph, planner, c, planner.plan(c, corrected=corrected)) for c in chosen]
+
+
+def _possible(
+    graph: FloatGraph, scheme: Scheme, request: Request, calibrators: Sequence[Calibrator]
+) -> list[Candidate]:
+    """The same of a form that need not be: none where onnxruntime runs no layer of it in integers."""
+    try:
+        return _candidates(graph, scheme, request, calibrators)
+    except NothingToQuantizeError:
+        return []
 
 
 def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer) -> list[Candidate]:

@@ -1,16 +1,24 @@
 """The float graphs that plans are made for: as prepared, with mild masks, with outliers migrated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.options import Scheme
+from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
-from qtool.graph.edit import Model
+from qtool.graph import model_io
+from qtool.graph.edit import Array, Model
 from qtool.pipeline.planning.planner import PlanMemo, Planner
+from qtool.pipeline.planning.settle import Look
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.refining import agree, smoothed, with_mild_masks
+from qtool.pipeline.rewrite.static import rewrite
+from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.original import Original
+from qtool.quantization.scoring import quantize_ahead
+from qtool.runtime.census import take_census
 from qtool.targets.rules import Target
 
 
@@ -32,9 +40,34 @@ class FloatGraph:
         """The graph itself."""
         return self.prepared.model
 
-    def planner(self, target: Target, scheme: Scheme) -> Planner:
-        """Return a planner of this graph, which shares with the others what it finds out."""
-        return Planner(self.prepared, self.statistics, target, scheme, self.memo)
+    def planner(self, target: Target, scheme: Scheme, *, dynamic: bool = False) -> Planner:
+        """Return a planner of this graph, which shares with the others what it finds out.
+
+        `dynamic`: whether layers that onnxruntime does not run in integers otherwise may be dynamic.
+        """
+        look = self.look(target) if target.on_cpu else None
+        return Planner(self.prepared, self.statistics, target, scheme, self.memo, look, dynamic)
+
+    def look(self, target: Target) -> Look:
+        """Return what finds out which layers of a plan for this graph do not run as it says."""
+        return look_at(self.model, target, self.statistics.examples, self.memo.weights)
+
+
+def look_at(model: Model, target: Target, examples: Sequence[Mapping[str, Array]], memo: WeightMemo) -> Look:
+    """Return what finds out which layers of a plan for a prepared graph do not run as it says.
+
+    onnxruntime loads its model, and runs it on the first of the examples, which are batches of inputs. `memo`: of this
+    graph's weights.
+    """
+
+    def look(plan: Plan) -> Mapping[str, str]:
+        quantize_ahead(model, [plan], memo)
+        session, census = take_census(model_io.consume(rewrite(model, plan, memo)), target.session)
+        for example in examples[:1]:
+            session.run(example)
+        return run_otherwise(plan, census, target)
+
+    return look
 
 
 def observed_graph(

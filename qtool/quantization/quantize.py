@@ -1,44 +1,57 @@
 """`quantize`, stage by stage. No click, no printing."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
-from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.errors import DataError, LayerError, ModelError, UsageError, VerificationError, arg
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.weights import WeightMemo
 from qtool.core.progress import Progress, silent
 from qtool.core.records.options import Correction, Form, Names, Scheme
+from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan, checked, load_plan
-from qtool.core.records.recipe import ASKED
+from qtool.core.records.recipe import ASKED, text_of
 from qtool.core.records.results import Quantized, Trial
 from qtool.core.records.statistics import Statistics
-from qtool.core.records.verification import Verification
-from qtool.feeds import Data, ReadOptions, open_for_model
-from qtool.feeds.invented import invented_inputs
+from qtool.core.records.verification import MADE_UP, Verification
+from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io
+from qtool.graph.edit import Array
 from qtool.graph.model_files import model_size
+from qtool.graph.serialized import Serialized
+from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.check import fit_plan
+from qtool.pipeline.planning.leave import leave_float
 from qtool.pipeline.planning.place import place
+from qtool.pipeline.planning.settle import Settler
 from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed, with_fixed
 from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
-from qtool.pipeline.rewrite.static import rewrite, shift_biases
+from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import best_plan
+from qtool.quantization.candidates import Candidate, best_plan
+from qtool.quantization.graphs import look_at
 from qtool.quantization.request import Goal, Request
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS, find_target
 
 PathLike = str | Path
+_ROUNDS = 4
 
 
+@checked_types
 def quantize(
     model: PathLike,
     output: PathLike,
@@ -57,6 +70,7 @@ def quantize(
     optimize_for: Goal = "accuracy",
     equalize: bool = False,
     absorb_biases: bool = False,
+    fix: Fixing = (),
     plan: PathLike | Plan | None = None,
     save_plan: PathLike | None = None,
     samples: int | None = None,
@@ -83,6 +97,7 @@ def quantize(
             `auto` keeps it where the outputs' SQNR is better with it.
         equalize, absorb_biases: with data, see `calibrate`; a calibration file that was made with them has them
             already, one that was made without them is refused.
+        fix: with data or without any, see `calibrate`; a calibration file and a plan have it already.
         plan: apply this plan (a file or a value) instead of making one, to the graph that it was made for; it needs no
             data. Without, the arithmetic is checked on made-up inputs, and accuracy is not measured.
         save_plan: where to write the plan.
@@ -127,30 +142,37 @@ def quantize(
             bias_correction=bias_correction != "auto",
             smoothing=smoothing != "auto",
             optimize_for=optimize_for != "accuracy",
+            fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    prepared = prepare(model_io.load(model))
-    given = None
+    prepared = prepare(model_io.load(model), parse_fixed(fix))
+    given, absent = None, "the calibration holds no examples"
     if plan is not None:
         prepared, given = _given(plan, prepared)
+
+    def opened(prepared: Prepared, data: Data) -> Feeds:
+        return open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+
     if data is not None:
-        if request.form is not None:
-            place(prepared.model, request.target, request.scheme, name=prepared.name)
-        tensors = find_tensors(prepared)
-        feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+        with advising(prepared, partial(opened, prepared, data)):
+            if request.form is not None:
+                place(prepared.model, request.target, request.scheme, name=prepared.name)
+            tensors = find_tensors(prepared)
+        feeds = opened(prepared, data)
         prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)
     else:
-        statistics = _without_data(prepared) if calibration is None else statistics_for(prepared, calibration)
+        if calibration is None:
+            statistics, absent = _without_data(prepared)
+        else:
+            statistics = statistics_for(prepared, calibration)
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
-    original = Original(Path(model), prepared.widened, statistics.examples)
-    prepared, final, trials = (
-        _decided(prepared, statistics, request, original) if given is None else (prepared, given, ())
-    )
-    proven = model_io.consume(rewrite(prepared.model, final))
-    shifted = shift_biases(prepared.model, final)
-    runs_on = TARGETS[final.target]
-    proof = verify(original, prepared.model, shifted, proven, final, runs_on)
+    _check_raised(prepared, statistics)
+    original = Original(Path(model), prepared.widened, statistics.examples, absent)
+    with advising(prepared, None):
+        decided = _decided(prepared, statistics, request, original) if given is None else _Decision(prepared, given)
+    decided, proven, proof = _proven(decided, original)
+    final, trials, prepared = decided.plan, decided.trials, decided.prepared
     if blind:
         proof = _arithmetic_alone(proof)
     with model_io.output(proven, output) as size:
@@ -179,12 +201,59 @@ def _refuse_decided(**given: bool) -> None:
             raise UsageError(f"{arg(name)} says nothing to {arg('plan')}, which has decided it; leave one of them out")
 
 
-def _decided(
-    prepared: Prepared, statistics: Statistics, request: Request, original: Original
-) -> tuple[Prepared, Plan, tuple[Trial, ...]]:
-    """The best plan, the graph that it is for, and what was tried."""
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    """A plan, the graph that it is for, and what was tried. candidate: where it comes from; None: it was given."""
+
+    prepared: Prepared
+    plan: Plan
+    trials: tuple[Trial, ...] = ()
+    candidate: Candidate | None = None
+
+    def again(self, layers: Mapping[str, str], examples: Sequence[Mapping[str, Array]]) -> "_Decision":
+        """The same with layers (name -> why) in float; of a given plan, also those with which no model runs."""
+        if self.candidate is not None:
+            found = self.candidate.rejecting(layers)
+            return replace(self, plan=found.plan, candidate=found)
+        model, name = self.prepared.model, self.prepared.name
+        look = look_at(model, TARGETS[self.plan.target], examples, WeightMemo())
+
+        def make(amendment: Amendment) -> Plan:
+            return leave_float(model, self.plan, amendment.floating, name=name)
+
+        settler = Settler(model, make, look, lambda _, amendment, layer, why: amendment.leaving({layer: why}))
+        return replace(self, plan=make(settler.settle(Amendment(floating=layers))))
+
+
+def _decided(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> _Decision:
     best, trials = best_plan(prepared, statistics, request, original)
-    return best.graph.prepared, best.plan, trials
+    return _Decision(best.graph.prepared, best.plan, trials, best)
+
+
+def _proven(decided: _Decision, original: Original) -> tuple[_Decision, Serialized, Verification]:
+    """Layers that compute something else than planned are left in float, in a few rounds.
+
+    Raises:
+        VerificationError: what is left does so too.
+    """
+    for rounds_left in reversed(range(_ROUNDS)):
+        prepared, plan = decided.prepared, decided.plan
+        proven, shifted = rewritten(prepared.model, plan)
+        try:
+            return decided, proven, verify(original, prepared.model, shifted, proven, plan, TARGETS[plan.target])
+        except LayerError as error:
+            new = {layer: why for layer, why in error.layers.items() if plan.skipped.get(layer) != why}
+            if not (new and rounds_left):
+                raise
+            decided = decided.again(new, original.examples)
+        except (ModelError, DataError):
+            # a candidate's model has been loaded before
+            if decided.candidate is not None or not rounds_left:
+                raise
+            decided = decided.again({}, original.examples)
+            if decided.plan == plan:
+                raise
+    raise AssertionError("the last round returns or raises")
 
 
 def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
@@ -222,16 +291,39 @@ def _blind(form: str, calibration: object, data: object, reading: ReadOptions, *
     return blind
 
 
-def _without_data(prepared: Prepared) -> Statistics:
-    """Statistics of nothing, with made-up inputs if the model runs on them: they check arithmetic, not accuracy."""
-    if not edit.takes_tensors(prepared.model):
-        return Statistics("no data", prepared.digest, 0, {}, ())
-    invented = invented_inputs(edit.input_specs(prepared.model))
+def _without_data(prepared: Prepared) -> tuple[Statistics, str]:
+    """Statistics of nothing, with made-up inputs that the model runs on: they check arithmetic, not accuracy.
+
+    Where there are none, also the reason.
+    """
+    nothing = Statistics("no data", prepared.digest, 0, {}, (), recipe=prepared.recipe)
+    if any(not edit.is_tensor(value) for value in prepared.model.graph.inputs):
+        return nothing, "it is fed with what is no tensor"
+    reason = ""
+    session = Session(model_io.serialize(prepared.model), name=prepared.name)
     try:
-        Session(model_io.serialize(prepared.model), name=prepared.name).run(invented)
-    except DataError:
-        return Statistics("no data", prepared.digest, 0, {}, ())
-    return Statistics("no data", prepared.digest, 0, {}, (invented,))
+        for proposal in invented_inputs(edit.input_specs(prepared.model), edit.axis_lengths(prepared.model)):
+            invented = with_fixed(proposal, prepared.recipe.fixed)
+            try:
+                wrong = flaw(session.run(invented))
+            except DataError as error:
+                wrong = f"{MADE_UP} do not fit ({error})"
+            if not wrong:
+                return replace(nothing, examples=(invented,)), ""
+            reason = reason or wrong
+    except NotInventedError as error:
+        reason = str(error)
+    return nothing, reason
+
+
+def _check_raised(prepared: Prepared, statistics: Statistics) -> None:
+    """Refuse a model at another opset where nothing can show that it still computes the same."""
+    if "opset" in prepared.changes and not statistics.examples:
+        raise VerificationError(
+            f"{prepared.name}: its opset was raised to {prepared.changes['opset']}, and it does not run on made-up "
+            f"inputs, which would show that it computes the same there; give {arg('data')}, or export it with opset "
+            f"{prepared.changes['opset']} or later"
+        )
 
 
 def _arithmetic_alone(proof: Verification) -> Verification:
@@ -242,6 +334,12 @@ def _arithmetic_alone(proof: Verification) -> Verification:
 
 def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
     """The graph that the statistics were collected on; `steps` are those that the caller expects of it."""
+    for name, numbers in (prepared.recipe.fixed or {}).items():
+        if (statistics.recipe.fixed or {}).get(name) != numbers:
+            raise UsageError(
+                f"{statistics.name}: calibrated without {arg('fix', text_of(name, numbers))}; calibrate again with it, "
+                "or leave it out here"
+            )
     for step in steps:
         if step not in statistics.recipe.steps:
             raise UsageError(

@@ -81,12 +81,14 @@ class Request:
                     "them out"
                 )
         # biases take back what static layers shift; outliers are migrated where inputs are rounded
-        ignored = {"bias_correction": asked == "dynamic" and correction == "on"}
+        useless = {"bias_correction": correction == "on"} if asked in ("dynamic", "weight-only") else {}
         if asked == "weight-only":
-            ignored = {"bias_correction": correction == "on", "smoothing": smoothing == "on"}
-        for name, given in ignored.items():
+            # one candidate, whose kernels are float's
+            useless |= {"smoothing": smoothing == "on", "optimize_for": goal == "latency"}
+        for name, given in useless.items():
             if given:
-                raise UsageError(f"{arg(name, 'on')} says nothing to {arg('form', asked)}; leave one of them out")
+                value = goal if name == "optimize_for" else "on"
+                raise UsageError(f"{arg(name, value)} says nothing to {arg('form', asked)}; leave one of them out")
         calibrators = chosen_calibrators(calibrator)
         scheme = replace(wanted, form=asked or "static")
         return cls(scheme, target, asked, calibrators, correction, smoothing, goal, progress)

@@ -18,7 +18,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
     """Return the table, a line on how it was taken, what is wrong with a model, and a line for each gate."""
     header, rows = _table(evaluation)
     lines = [aligned(header, rows), "", setup_line(evaluation)]
-    lines += node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
+    lines += quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
     lines += [gate_line(gate) for gate in evaluation.gates]
     return "\n".join(lines)
 
@@ -27,7 +27,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     """Return an evaluation as Markdown: the table, then the lines of `evaluation_text`, and a line break."""
     header, rows = _table(evaluation)
     parts = [markdown(header, rows), setup_line(evaluation)]
-    notes = node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
+    notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
     notes += [gate_line(gate) for gate in evaluation.gates]
     if notes:
         parts.append("\n".join(f"- {line}" for line in notes))
@@ -51,6 +51,12 @@ def setup_line(evaluation: Evaluation) -> str:
 def gate_line(gate: Gate) -> str:
     """Return `PASS` or `FAIL`, then what was asked of which model, and what was found."""
     return f"{'PASS' if gate.passed else 'FAIL'} {gate.message}"
+
+
+def quantized_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line where the float model is quantised itself, which all others are compared with; else none."""
+    model = evaluation.float_model
+    return [f"{model.name}: is quantised itself; the others are compared with it, not with float"] * model.quantized
 
 
 def node_lines(evaluation: Evaluation) -> list[str]:

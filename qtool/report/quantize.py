@@ -2,8 +2,9 @@
 
 import math
 
+from qtool.core.records.recipe import text_of
 from qtool.core.records.results import Calibrated, Quantized, Trial
-from qtool.core.records.verification import Verification
+from qtool.core.records.verification import Verification, percent
 from qtool.report.text import by_output, file_size
 
 _NAMED = 3
@@ -37,6 +38,8 @@ def _calibrator(result: Quantized) -> str:
     chosen += " with bias correction" if plan.shifts else ""
     chosen += f", {len(plan.dynamic)} dynamic weights" if plan.dynamic else ""
     chosen += f", {len(plan.recipe.smoothing)} smoothed tensors" if plan.recipe.smoothing else ""
+    fixed = (plan.recipe.fixed or {}).items()
+    chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
     if not result.trials:
         return chosen
     shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]
@@ -55,11 +58,18 @@ def _trial(trial: Trial) -> str:
 def _integer_line(proof: Verification) -> str:
     if not proof.census:
         return f"  integer     {proof.integer_layers} of {proof.layers} layers have Q/DQ; this machine cannot run them"
-    kernels = ", ".join(f"{proof.kernels[op]} {op}" for op in proof.integer_kernels)
+    kernels = ", ".join(f"{proof.kernels[op]} {op}" for op in proof.integer_kernels) or "none"
     return (
-        f"  integer     {proof.integer_layers} of {proof.layers} layers, {100 * proof.integer_share:.1f} % of "
-        f"multiply-accumulates, run in integer kernels: {kernels}"
+        f"  integer     {proof.integer_layers} of {proof.layers} layers, {percent(proof.integer_share)} of "
+        f"multiply-accumulates{_uncounted(proof)}, run in integer kernels: {kernels}"
     )
+
+
+def _uncounted(proof: Verification) -> str:
+    if not proof.uncounted or proof.unchecked:
+        return ""
+    more = f" and {len(proof.uncounted) - 1} more" if len(proof.uncounted) > 1 else ""
+    return f" (those of {proof.uncounted[0]}{more} depend on more than shapes)"
 
 
 def _float_line(proof: Verification) -> str:
@@ -72,10 +82,16 @@ def _float_line(proof: Verification) -> str:
 
 
 def _arithmetic_line(proof: Verification) -> str:
-    checked = len(proof.tensors)
+    line = "  arithmetic  without Q/DQ the float graph comes back; "
+    if proof.unchecked:
+        return f"{line}not checked in a run: {proof.unchecked}{'; give --data' if proof.data_helps else ''}"
+    if proof.steps is None:
+        apart = "not at all" if proof.optimized_sqnr_db == math.inf else f"by {proof.optimized_sqnr_db:.1f} dB SQNR"
+        return f"{line}no tensor in 8 bits: optimised and unoptimised outputs differ {apart}"
+    tensors = f"{len(proof.tensors)} tensors" if proof.tensors else "the dynamic tensors"
     return (
-        f"  arithmetic  without Q/DQ the float graph comes back; {checked} tensors: optimised and unoptimised layers "
-        f"differ by {proof.steps} step{'' if proof.steps == 1 else 's'} at most"
+        f"{line}{tensors}: optimised and unoptimised layers differ by {proof.steps} "
+        f"step{'' if proof.steps == 1 else 's'} at most"
     )
 
 

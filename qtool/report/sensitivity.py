@@ -14,7 +14,7 @@ def sensitivity_text(result: Sensitivity) -> str:
         [
             layer.name,
             layer.op,
-            f"{100 * layer.share:.2f}",
+            ABSENT if layer.share is None else f"{100 * layer.share:.2f}",
             *(cell for view in result.views for cell in _cells(layer.figures(view), result.metric)),
         ]
         for layer in result.layers

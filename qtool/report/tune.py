@@ -3,6 +3,7 @@
 import math
 
 from qtool.core.records.tuning import Step, Tuned
+from qtool.core.records.verification import percent
 from qtool.report.evaluation import evaluation_text
 from qtool.report.text import number
 
@@ -27,9 +28,9 @@ def tuned_text(result: Tuned) -> str:
     """Return the verdict, and the table of the part of the data that reports."""
     verdict = "target met" if result.met else "target missed"
     stopped = "" if result.stopped is None else f"; stopped early: {result.stopped}"
-    kept = 100 * result.verification.integer_share
+    planned = "" if result.verification.census else "planned "
     head = (
         f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
-        f"{kept:.1f} % of multiply-accumulates {'' if result.verification.census else 'planned '}in integer kernels"
+        f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
     return "\n".join([head, f"  data: {result.split}", evaluation_text(result.evaluation)])

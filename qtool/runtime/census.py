@@ -1,20 +1,16 @@
 """Census: what onnxruntime will really run, read from the optimised graph of a default session."""
 
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from qtool.graph.optimized import ExecutedNode, executed_nodes
+from qtool.graph.optimized import ExecutedNode, OwnNames, executed_nodes
 from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
-
-# what onnxruntime's layout transformation and QDQ propagation append to the name of a node that they replace
-_SUFFIX = re.compile(r"(_token_\d+|/duplicated(_token_\d+)?|_nchwc)+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +19,15 @@ class Census:
 
     kernels: dict[str, int]
     nodes: tuple[ExecutedNode, ...]
+    _by_name: dict[str, set[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            self._by_name.setdefault(node.name, set()).add(node.op_type)
 
     def runs_as(self, name: str, kernels: tuple[str, ...]) -> bool:
         """Return whether a node that stands for the layer `name` is one of `kernels`."""
-        return any(n.op_type in kernels and _SUFFIX.sub("", n.name) == name for n in self.nodes)
+        return not self._by_name.get(name, set()).isdisjoint(kernels)
 
 
 def take_census(model: bytes | Serialized, config: Mapping[str, str] | None = None) -> tuple[Session, Census]:
@@ -35,11 +36,14 @@ def take_census(model: bytes | Serialized, config: Mapping[str, str] | None = No
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
+    own = OwnNames.of(model)
     with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
         path = Path(folder) / "optimized.onnx"
         with suppress(OSError):
             # nobody reads the weights
             (path.parent / "weights").symlink_to(os.devnull)
-        session = Session(model, save_optimized=path, save_weights="weights", config=config, name="the quantised model")
-        nodes = tuple(executed_nodes(path))
+        session = Session(
+            own.model, save_optimized=path, save_weights="weights", config=config, name="the quantised model"
+        )
+        nodes = tuple(executed_nodes(path, own))
     return session, Census(dict(sorted(Counter(n.op_type for n in nodes).items())), nodes)

@@ -18,6 +18,8 @@ from qtool.graph.serialized import Serialized
 from qtool.runtime.providers import device_failure, find_provider, node_counts, start
 
 _FATAL_ONLY = 4
+# of a message, in characters
+_LONGEST = 400
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _OPTIMIZED = "session.optimized_model_external_initializers_"
 _BFLOAT16 = "tensor(bfloat16)"
@@ -189,7 +191,8 @@ def one_line(error: BaseException) -> str:
     failure = device_failure(error)
     if failure is not None:
         return failure
-    text = " ".join(str(error).split())
+    # names in it may be of any length
+    text = " ".join(str(error)[: 10 * _LONGEST].split())
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"/\S+\.(?:cc|h):\d+ ", "", text)
-    return text[:400]
+    return text[:_LONGEST]

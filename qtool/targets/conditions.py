@@ -8,7 +8,7 @@ _SMALL_TABLE = 65536
 
 
 def constant_weights(node: Node) -> str | None:
-    """Return a reason where a weight or bias is no float32 constant, or a weight's rank is not supported; else None."""
+    """Return a reason where a weight or bias is no float32 constant, or a weight is empty, or of another rank."""
     layer = Layer.of(node)
     assert layer is not None
     for weight in layer.weights:
@@ -16,6 +16,8 @@ def constant_weights(node: Node) -> str | None:
             return "its weight is computed, or not float32"
         if edit.constant(weight).ndim not in layer.operator.ranks:
             return f"its weight has {edit.constant(weight).ndim} dimensions"
+        if edit.constant(weight).size == 0:
+            return "its weight is empty"
     return None if layer.bias is None or edit.weight_like(layer.bias) else "its bias is computed, or not float32"
 
 

@@ -19,9 +19,9 @@ from qtool.graph import external, model_io
 from qtool.graph.edit import Model
 from qtool.graph.model_files import model_files, model_size
 from qtool.pipeline.planning.planner import Planner
-from qtool.pipeline.rewrite.static import rewrite, shift_biases
+from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
-from qtool.pipeline.verify.macs import layer_macs
+from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.pipeline.verify.original import Original
 from qtool.tuning.split import Records
 
@@ -95,7 +95,7 @@ class Judge:
     folder: Path
     compute: Compute
     states: tuple[State, ...] = ()
-    macs: dict[str, int] = field(default_factory=dict)
+    macs: dict[str, int | None] = field(default_factory=dict)
     possible: frozenset[str] = frozenset()
 
     @property
@@ -123,7 +123,7 @@ class Judge:
 
         for i, (what, plan) in enumerate(plans.items()):
             file = self.folder / f"candidate{i}.onnx"
-            size = model_io.write(model_io.consume(rewrite(self.model, plan)), file)
+            size = model_io.write(rewritten(self.model, plan)[0], file)
             if waiting and size > room:
                 measure()
                 room = total
@@ -158,20 +158,19 @@ class Judge:
     def float_share(self, plan: Plan) -> float:
         """Return the share of multiply-accumulates in layers that could be integer and that the plan leaves in float.
 
-        From 0 to 1, of those of all layers. What the user excludes, or the target has no kernel for, is float whatever
-        is tried: it does not count.
+        From 0 to 1, of those of all layers of which they are known, so at most that of the whole. What the user
+        excludes, or the target has no kernel for, is float whatever is tried: it does not count.
         """
         if not self.macs:
-            self.macs = layer_macs(self.model, plan.layers, self.original.examples[0])
+            self.macs = count_macs(self.model, self.original.examples[0])
             self.possible = frozenset(self.planner.placement().integer)
-        total = sum(self.macs.values())
-        chosen = sum(n for layer, n in self.macs.items() if layer in self.possible and layer not in plan.integer)
-        return chosen / total if total else 0.0
+        total = known_total(self.macs)
+        chosen = {layer: n for layer, n in self.macs.items() if layer in self.possible and layer not in plan.integer}
+        return known_total(chosen) / total if total else 0.0
 
     def write(self, plan: Plan, output: Path) -> Verification:
         """Verify the plan's model, write it atomically, and return the proof."""
-        data = model_io.consume(rewrite(self.model, plan))
-        shifted = shift_biases(self.model, plan)
+        data, shifted = rewritten(self.model, plan)
         proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
         model_io.write(data, output)
         return proof

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from qtool.core.errors import LayerError, ModelError, NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
@@ -23,6 +24,7 @@ from qtool.tuning.ranking import Rank, UnrankedError, rank_by_sensitivity
 Tell = Callable[[Step], None]
 _MIXING_SHARE = 0.25
 """Of the time that is left."""
+_ROUNDS = 4
 _SHOWN = 3
 """Layers that are named in a line."""
 
@@ -54,8 +56,18 @@ class _Start:
     ranges: Ranges
     corrected: bool
 
-    def plan(self, floating: Collection[str] = ()) -> Plan:
-        return self.judge.planner.plan(self.calibrator, floating=floating, ranges=self.ranges, corrected=self.corrected)
+    def plan(self, floating: Collection[str] = (), *, settled: bool = True) -> Plan:
+        planner = self.judge.planner
+        return planner.plan(
+            self.calibrator, floating=floating, ranges=self.ranges, corrected=self.corrected, settled=settled
+        )
+
+    def possible(self, floating: Collection[str]) -> Plan | None:
+        """The plan as the tables say, without a look at what onnxruntime does; None where a layer cannot be float."""
+        try:
+            return self.plan(floating, settled=False)
+        except ModelError:
+            return None
 
 
 @dataclass(slots=True)
@@ -100,20 +112,27 @@ class Search:
         return self.best, self.plan, self.proof
 
     def _search(self, calibrators: Sequence[Calibrator]) -> None:
-        start, all_ranges, calibrator = None, {}, calibrators[0]
+        start, all_ranges, calibrator, nothing = None, {}, calibrators[0], None
         for attempt in self.attempts:
-            judge = attempt.make(calibrator)
-            if judge is None:
-                continue
             before = self.best
-            found, ranges = self._first_round(judge, attempt, calibrators if attempt.every else (calibrator,))
+            try:
+                judge = attempt.make(calibrator)
+                if judge is None:
+                    continue
+                found, ranges = self._first_round(judge, attempt, calibrators if attempt.every else (calibrator,))
+            except NothingToQuantizeError as error:
+                # of this kind onnxruntime runs nothing in integers
+                nothing = error
+                continue
             if attempt.every:
                 calibrator = found.calibrator
             if start is None or self.best is not before:
                 start, all_ranges = found, ranges
             if self._met():
                 return
-        assert start is not None
+        if start is None:
+            assert nothing is not None
+            raise nothing
         start = self._mix(start, all_ranges)
         if not self._met():
             self._leave_float(start)
@@ -125,31 +144,47 @@ class Search:
         planner = judge.planner
         chosen = calibrators if planner.placement().sites else calibrators[:1]
         ranges = {calibrator: planner.ranges(calibrator) for calibrator in chosen}
-        plans: dict[str, Plan] = {}
         made: dict[str, _Start] = {}
         for calibrator, found in ranges.items():
             for corrected in (True, False):
                 what = f"{attempt.label}{calibrator}{', corrected' if corrected else ''}"
                 made[what] = _Start(judge, attempt.label, calibrator, found, corrected)
-                plans[what] = made[what].plan()
-        first = self._try(judge, plans)
+        first = self._try(judge, {what: start.plan for what, start in made.items()})
         return made[first], {str(c): r for c, r in ranges.items()}
 
     def _met(self) -> bool:
         return self.best is not None and self.best.met
 
-    def _try(self, judge: Judge, plans: Mapping[str, Plan]) -> str:
-        """Judge, remember, keep the best; returns the name of the best of these."""
+    def _try(self, judge: Judge, makes: Mapping[str, Callable[[], Plan]], floating: Collection[str] = ()) -> str:
+        """Judge, remember, keep the best; returns the name of the best of these. `makes`: plans that leave `floating`.
+
+        Raises:
+            VerificationError: a model that would be kept computes something else than planned.
+        """
         if self.best is not None and time.monotonic() > self.deadline:
             raise OutOfTimeError
+        plans = {what: make() for what, make in makes.items()}
         judged = judge.judge(plans)
-        for what, step in judged.items():
-            self.steps.append(step)
-            self.tell(step)
-            if self.best is None or better(step, self.best):
-                self.proof = judge.write(plans[what], self.output)
-                self.best, self.plan = step, plans[what]
+        for what in judged:
+            for again in reversed(range(_ROUNDS)):
+                try:
+                    self._keep(judge, judged[what], plans[what])
+                    break
+                except LayerError as error:
+                    if not again or all(plans[what].skipped.get(name) == why for name, why in error.layers.items()):
+                        raise
+                    judge.planner.reject(error.layers, floating)
+                    plans[what] = makes[what]()
+                    judged[what] = judge.judge({what: plans[what]})[what]
+            self.steps.append(judged[what])
+            self.tell(judged[what])
         return min(judged, key=lambda what: _key(judged[what]))
+
+    def _keep(self, judge: Judge, step: Step, plan: Plan) -> None:
+        """Prove and write the plan's model, if it is the best so far."""
+        if self.best is None or better(step, self.best):
+            self.proof = judge.write(plan, self.output)
+            self.best, self.plan = step, plan
 
     def _mix(self, start: _Start, others: Mapping[str, Ranges]) -> _Start:
         judge, planner = start.judge, start.judge.planner
@@ -164,15 +199,18 @@ class Search:
         if not changed:
             return start
         before = self.best
-        self._try(judge, {f"{start.label}{start.calibrator}, ranges of {changed} tensors mixed": plan_by(mixed)})
+        what = f"{start.label}{start.calibrator}, ranges of {changed} tensors mixed"
+        self._try(judge, {what: lambda: plan_by(mixed)})
         return replace(start, ranges=mixed) if self.best is not before else start
 
     def _leave_float(self, start: _Start) -> None:
         """The worst layers in float, as few as do it: by bisection, then each is tried in integers again."""
         judge = start.judge
-        ranked = list(self.rank(judge, start.plan, self.progress))
-        plans = {n: start.plan(ranked[:n]) for n in range(1, len(ranked))}
-        allowed = {n for n, plan in plans.items() if judge.float_share(plan) <= judge.aim.max_float_macs}
+        measured = self.rank(judge, start.plan, self.progress)
+        # what cannot be float without others is left as it is
+        ranked = [layer for layer in measured if start.possible([layer])]
+        plans = {n: start.possible(ranked[:n]) for n in range(1, min(len(ranked) + 1, len(measured)))}
+        allowed = {n for n, plan in plans.items() if plan and judge.float_share(plan) <= judge.aim.max_float_macs}
         few, many = 0, max(allowed, default=0)
         if many == 0 or not self._meets(start, ranked[:many]):
             return
@@ -183,7 +221,7 @@ class Search:
             else:
                 few = middle
         kept = ranked[:many]
-        for layer in sorted(kept, key=lambda name: -judge.macs.get(name, 0)):
+        for layer in sorted(kept, key=lambda name: -(judge.macs.get(name) or 0)):
             without = [name for name in kept if name != layer]
             if without and self._meets(start, without):
                 kept = without
@@ -191,8 +229,10 @@ class Search:
     def _meets(self, start: _Start, layers: Sequence[str]) -> bool:
         shown = ", ".join(layers[:_SHOWN]) + (f" and {len(layers) - _SHOWN} more" if len(layers) > _SHOWN else "")
         key = frozenset(layers)
+        if start.possible(layers) is None:
+            return False
         if key not in self.floated:
-            self._try(start.judge, {f"{start.label}float: {shown}": start.plan(layers)})
+            self._try(start.judge, {f"{start.label}float: {shown}": lambda: start.plan(layers)}, layers)
             self.floated[key] = self.steps[-1].met
         return self.floated[key]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
@@ -19,13 +20,16 @@ from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.gates import check_gates, check_max_drop
-from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
+from qtool.evaluation.metrics.registry import MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.feeds.source import same_data
 from qtool.graph import model_io
+from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
@@ -39,6 +43,7 @@ from qtool.tuning.split import Records, evaluation_subsets, subsets
 PathLike = str | Path
 
 
+@checked_types
 def tune(
     model: PathLike,
     data: Data,
@@ -55,6 +60,7 @@ def tune(
     include_ops: Names = (),
     exclude_ops: Names = (),
     exclude: Names = (),
+    fix: Fixing = (),
     target: str = "auto",
     samples: int | None = None,
     threads: int = 1,
@@ -70,8 +76,8 @@ def tune(
     trial on, also when this is interrupted or out of time.
 
     Args:
-        model, data, scheme, include_ops, exclude_ops, exclude, target, samples, threads, reading: as in `calibrate` and
-            `quantize`.
+        model, data, scheme, include_ops, exclude_ops, exclude, fix, target, samples, threads, reading: as in
+            `calibrate` and `quantize`.
         output: where the best model goes.
         eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
@@ -98,11 +104,17 @@ def tune(
     if time_budget is not None and not time_budget > 0.0:
         raise UsageError(f"{arg('time_budget', time_budget)}: give more than 0 seconds")
     runs_on = _measurable(target, provider)
+    if eval_data is not None and same_data(data, eval_data):
+        raise UsageError(
+            f"{arg('eval_data')} is {arg('data')}, so that what chooses would report; leave {arg('eval_data')} out: "
+            "other samples report then"
+        )
     model_io.check_output(output, model)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
-    prepared = prepare(model_io.load(model))
-    place(prepared.model, runs_on, wanted, name=prepared.name)
-    tensors = find_tensors(prepared)
+    prepared = prepare(model_io.load(model), parse_fixed(fix))
+    with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **reading)):
+        place(prepared.model, runs_on, wanted, name=prepared.name)
+        tensors = find_tensors(prepared)
     parts = _split(prepared, data, eval_data, samples, reading)
     with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
         starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, Path(folder), compute)
@@ -145,7 +157,7 @@ def _float_macs(given: float | str) -> float:
 def _check_aim(aim: Aim) -> None:
     """Refuse a target that every model meets, or none can be measured by. Raises `UsageError`."""
     check_gates((), None, aim.min_sqnr)
-    chosen = None if aim.metric is None else resolve_metrics(aim.metric)[0].info
+    chosen = None if aim.metric is None else resolve_metric(aim.metric).info
     if chosen is None or chosen.kind is MetricKind.SIMILARITY:
         # of what stands in for it, the share of equal predictions; the metrics by default have the same bounds
         chosen = MetricInfo("what is measured", MetricKind.ACCURACY, lower_is_better=False, worst=0.0)
@@ -235,7 +247,7 @@ class _Starts:
             return None
         static = schemes_by_form(base.model, self.target, self.scheme)["static"]
         if ("smoothed",) not in self.known:
-            integer = base.planner(self.target, static).placement().integer
+            integer = base.planner(self.target, static, dynamic=True).placement().integer
             self.known["smoothed",] = migrated(base, tuple(integer))
         return self.known["smoothed",]
 
@@ -255,7 +267,7 @@ class _Starts:
     def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:
         return Judge(
             self.model,
-            graph.planner(self.target, scheme),
+            graph.planner(self.target, scheme, dynamic=True),
             Original(self.model, graph.prepared.widened, graph.statistics.examples),
             self.aim,
             self.parts.choosing,

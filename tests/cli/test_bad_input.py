@@ -20,7 +20,7 @@ def spoiled(value):
 @pytest.mark.parametrize(
     ("arrays", "says"),
     [
-        ({"y": SAMPLES, "z": SAMPLES}, ["'y', 'z'", "rename the right one to 'x'"]),
+        ({"a": SAMPLES, "b": SAMPLES}, ["'a', 'b'", "rename the right one to 'x'"]),
         ({"labels": np.arange(12)}, ["no array for the model's input 'x'", "name the arrays after the inputs"]),
         ({"x": SAMPLES[:, :2]}, ["[12, 2, 8, 8]", "[N, 3, 8, 8]", "give arrays of that shape"]),
         ({"x": SAMPLES[0, 0]}, ["[8, 8]", "[N, 3, 8, 8]"]),

@@ -434,7 +434,7 @@ class TestConfig:
             ("[quantize]\ndynamic = 'yes'\n", "dynamic must be true or false"),
             ("[quantize]\nequalize = 1\n", "equalize must be true or false"),
             ("[quantize]\nsave-plan = ''\n", "it is empty"),
-            ("[quantize]\npercentile = 'high'\n", "'high' is not a valid float"),
+            ("[quantize]\npercentile = 'high'\n", "percentile must be a number, not 'high'"),
             ("[quantize]\ncalibrator = 'max'\npercentile = 99.0\n", "--percentile 99 says nothing"),
             ("[quantize]\nsamples = 5\n", "--samples needs --data"),
             ("[quantize\n", "qtool.toml: not TOML"),

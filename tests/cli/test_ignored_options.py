@@ -120,7 +120,7 @@ def test_options_become_values(tmp_path, monkeypatch):
         ("--calibrators", "max:1", "calibrator 'max:1' makes no sense; write max"),
         ("--max-drop", "1", "--max-drop 1: would pass every model"),
         ("--max-drop", "100%", "--max-drop 100%: would pass every model"),
-        ("--min-sqnr", "nan", "--min-sqnr nan: give a number of decibels"),
+        ("--min-sqnr", "nan", "'--min-sqnr': nan is no finite number"),
     ],
 )
 def test_targets_of_tuning_that_make_no_sense(option, value, message, tmp_path, refusal):

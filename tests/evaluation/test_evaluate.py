@@ -89,7 +89,7 @@ def test_one_metric_needs_no_list(float_model, candidate, data):
         alone = evaluate(float_model, [candidate], data, metrics=one)
         assert alone == evaluate(float_model, [candidate], data, metrics=[one])
     assert [m.name for m in alone.metrics] == ["best"]
-    with pytest.raises(UsageError, match="metric='top9': is none of"):
+    with pytest.raises(UsageError, match="metrics='top9': is none of"):
         evaluate(float_model, [candidate], data, metrics="top9")
 
 
@@ -161,7 +161,7 @@ def test_a_user_metric_cannot_spoil_what_the_others_see(float_model, candidate, 
         outputs["scores"][:] = 0
         return 1.0
 
-    with pytest.raises(DataError, match="metric='vandal'"):
+    with pytest.raises(DataError, match="metrics='vandal'"):
         evaluate(float_model, candidate, data, metrics=[vandal])
 
 
@@ -270,10 +270,10 @@ def test_other_shapes_are_refused(float_model, data, tmp_path):
         ({"candidates": ["absent.onnx"]}, ModelError, "absent.onnx: is no file"),
         ({"samples": 0}, UsageError, "samples=0: give 1 or more"),
         ({"threads": 0}, UsageError, "threads=0: give 1 or more"),
-        ({"metrics": ["top3"]}, UsageError, "metric='top3'"),
+        ({"metrics": ["top3"]}, UsageError, "metrics='top3'"),
         ({"max_drop": "lots"}, UsageError, "'lots'"),
         ({"max_drop": "-1%"}, UsageError, "makes no sense"),
-        ({"max_drop": math.nan}, UsageError, "makes no sense"),
+        ({"max_drop": math.nan}, UsageError, "max_drop=nan: give a MaxDrop"),
         ({"max_drop": 1}, UsageError, "would pass every model"),
         ({"max_drop": "100%"}, UsageError, "would pass every model"),
         ({"max_drop": "1%", "metrics": ["sqnr", "mse", "cosine"]}, UsageError, "min_sqnr"),
@@ -288,13 +288,13 @@ def test_requests_that_make_no_sense(float_model, candidate, data, options, erro
 
 def test_labels_missing_for_top1(float_model, candidate, tmp_path):
     unlabelled = save(tmp_path / "unlabelled.npz", x=X)
-    with pytest.raises(DataError, match=r"data has no labels.*'labels'.*metric='sqnr'"):
+    with pytest.raises(DataError, match=r"data has no labels.*'labels'.*metrics='sqnr'"):
         evaluate(float_model, candidate, unlabelled, metrics=["top1"])
 
 
 def test_top5_of_few_classes_means_nothing(tmp_path, data):
     model = linear(tmp_path / "m.onnx", WEIGHTS[:, :5])
-    with pytest.raises(UsageError, match="use metric='top1'"):
+    with pytest.raises(UsageError, match="use metrics='top1'"):
         evaluate(model, model, data, metrics=["top5"])
 
 

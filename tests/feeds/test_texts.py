@@ -163,7 +163,7 @@ def test_texts_without_tokens_or_room(tmp_path, data):
 @pytest.mark.parametrize(
     ("options", "inputs", "says"),
     [
-        ({"tokenizer": "absent.json"}, BERT, "tokenizer='absent.json': is no file"),
+        ({"tokenizer": "absent.json"}, BERT, "tokenizer='absent.json': cannot be read"),
         ({"tokenizer": "broken.json"}, BERT, "tokenizer='broken.json': is no tokenizer.json ("),
         ({"tokenizer": "t.json"}, [InputSpec("x", I64, ("N", "T"))], "has no input 'input_ids' but 'x'"),
         ({"max_length": 5}, BERT, "max_length=5 says nothing without tokenizer"),

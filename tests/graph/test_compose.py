@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qtool.graph import compose, edit, model_io, opset
+from qtool.graph import compose, edit, model_io, shapes
 from qtool.graph.edit import Model
 from qtool.runtime.session import Session
 
@@ -31,7 +31,7 @@ def branching() -> Model:
     graph = helper.make_graph(nodes, "branching", [fed], [given], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     result = model_io.from_bytes(model.SerializeToString())
-    opset.infer_shapes(result)
+    shapes.infer(result)
     return result
 
 

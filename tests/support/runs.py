@@ -92,6 +92,7 @@ def prepared(net: Net, outputs: str | tuple[str, ...], folder: Path) -> Prepared
         assert list(found) == list(wanted) == list(names)
         for name, array in wanted.items():
             assert np.ptp(array) > 0.0 or array.size == 1
+            assert found[name].shape == array.shape and found[name].dtype == array.dtype
             np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-5)
     return result
 

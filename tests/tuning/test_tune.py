@@ -19,6 +19,7 @@ from qtool.runtime.session import Session
 from qtool.tuning.search import Search, better
 from qtool.tuning.split import subsets
 from qtool.tuning.tune import tune
+from tests.support.patterns import Net
 from tests.support.places import SHIPPED
 
 CALIB, EVAL = SHIPPED / "digits_calib.npz", SHIPPED / "digits_eval.npz"
@@ -210,15 +211,15 @@ def test_bad_usage_writes_nothing(words, message, tmp_path):
     [
         ({"max_float_macs": 5}, "max_float_macs: a share of '5' makes no sense"),
         ({"max_float_macs": -0.1}, "a share of '-0.1' makes no sense"),
-        ({"max_float_macs": float("nan")}, "a share of 'nan' makes no sense"),
+        ({"max_float_macs": float("nan")}, "max_float_macs=nan: give a finite number"),
         ({"max_float_macs": "200%"}, "a share of '200%' makes no sense"),
         ({"max_drop": 1}, "max_drop='1': would pass every model"),
         ({"max_drop": "100%"}, "max_drop='100%': would pass every model"),
         ({"max_drop": 1, "metric": "top1"}, "would pass every model, as top1 lies between 0 and 1"),
         ({"max_drop": 1, "metric": "sqnr"}, "would pass every model"),
-        ({"min_sqnr": float("inf")}, "min_sqnr=inf: give a number of decibels"),
+        ({"min_sqnr": float("inf")}, "min_sqnr=inf: give a finite number"),
         ({"time_budget": 0}, "time_budget=0: give more than 0 seconds"),
-        ({"time_budget": float("nan")}, "time_budget=nan: give more than 0 seconds"),
+        ({"time_budget": float("nan")}, "time_budget=nan: give a finite number"),
         ({"calibrators": ()}, "there is no calibrator to try"),
         ({"calibrators": "max,best"}, "unknown calibrator 'best'"),
     ],
@@ -251,3 +252,18 @@ def test_the_data_is_called_by_its_own_name(tmp_path):
     assert json.loads(report.read_text())["evaluation"]["data"] == name
     assert f"{name}: 50 samples" in answer.output
     assert not re.search("Subset|Part", answer.output + report.read_text())
+
+
+def test_a_layer_that_cannot_be_float_by_itself_is_left_as_it_is(tmp_path):
+    """Two heads read a tensor of which no dimension is known, in front of which no twin can stand."""
+    net = Net(3, "h", "w")
+    rows = net("Reshape", net("Relu", net.conv("x", 3, 4, name="first")), net.const([0, -1], dtype=np.int64))
+    heads = [net("Gemm", rows, net.weight(256, n, inputs=256), net.bias(n), name=f"head{n}") for n in (5, 4)]
+    model = net.save(tmp_path / "m.onnx", *heads)
+    x = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
+    output = tmp_path / "q.onnx"
+    result = tune(model, {"x": x}, output, calibrators=ONE, min_sqnr=90.0, max_drop=0.9, max_float_macs=1.0)
+    assert [step.what for step in result.steps][-1] == "float: first"
+    assert not result.met and output.exists()
+    with pytest.raises(ModelError, match="'head5' cannot be kept float"):
+        qtool.quantize(model, output, data={"x": x}, exclude="head5")

@@ -4,6 +4,7 @@ All are pure functions of the same statistics, chosen after the data has gone. S
 (max, entropy, percentile); MSE minimises the expected squared error of the grid that would be used.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -64,7 +65,7 @@ class Calibrator(ABC):
         """
         if isinstance(given, Calibrator):
             return given
-        method, *parameters = str(given).replace(":", " ").split() or [""]
+        method, *parameters = re.split(r"\s*:\s*|\s+", str(given).strip())
         kind = next((kind for kind in CALIBRATORS if kind.method == method), None)
         if kind is None:
             raise UsageError(f"unknown calibrator {str(given)!r}; choose one of {', '.join(SPELLINGS)}")

@@ -10,7 +10,9 @@ JSON has no infinities: `encoded` writes numbers that are not finite as "inf", "
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -82,16 +84,34 @@ def json_text(document: Any) -> str:
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def parsed(text: str) -> Any:
-    """Return what strict JSON text says.
+def parsed(text: str, *, strict: bool = True) -> Any:
+    """Return what JSON text says.
 
     Raises:
-        ValueError: it is not JSON, holds NaN or Infinity, or an object holds a key twice.
+        ValueError: it is not JSON, holds NaN or Infinity and `strict` is set, an object holds a key twice, or it is
+            nested too deeply.
     """
+    with _within_bounds():
+        return json.loads(text, parse_constant=_refuse_constant if strict else None, object_pairs_hook=_object)
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """Return what a TOML text says. Raises `ValueError` where it is not TOML."""
+    with _within_bounds():
+        return tomllib.loads(text)
+
+
+@contextmanager
+def _within_bounds() -> Iterator[None]:
+    """Turns what Python raises for texts beyond its own limits into a `ValueError` that a user can read."""
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+        yield
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        if "integer string conversion" not in str(error):
+            raise
+        raise ValueError("a number has thousands of digits") from error
 
 
 def decoded(record: type[_T], document: Any, where: str = "") -> _T:

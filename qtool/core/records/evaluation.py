@@ -3,12 +3,12 @@
 A null in JSON means "does not apply"; an SQNR that is infinite is a string there, see `qtool.core.records.codec`.
 """
 
-import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from qtool.core.arguments import check_type
 from qtool.core.errors import UsageError
 from qtool.core.records.codec import UNWRITTEN, encoded, json_number
 from qtool.core.records.header import header
@@ -41,7 +41,9 @@ class MaxDrop:
     relative: bool
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.value) and self.value >= 0):
+        check_type("value", self.value, float)
+        check_type("relative", self.relative, bool)
+        if not self.value >= 0:
             raise UsageError(f"a drop of {self.value} makes no sense; give a percentage such as 1%, or 0.01")
 
     @classmethod
@@ -138,6 +140,7 @@ class ModelResult:
     and empty for the float model.
     `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
     model predicts none. `nodes` is how many nodes each execution provider of onnxruntime runs, empty on the CPU.
+    `quantized` is whether the float model is none.
     """
 
     name: str
@@ -150,6 +153,7 @@ class ModelResult:
     nan: NanFound | None = None
     latency: Latency | None = None
     nodes: tuple[tuple[str, int], ...] = ()
+    quantized: bool = False
 
     def score(self, metric: str) -> Score:
         """Return the score of the metric of that name. Raises `KeyError`."""

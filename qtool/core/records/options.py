@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qtool.core.arguments import check_type
 from qtool.core.errors import UsageError, arg
 
 SCHEMES = ("symmetric", "affine")
@@ -69,6 +70,7 @@ class Scheme:
 
     def __post_init__(self) -> None:
         for field in ("include_ops", "exclude_ops", "exclude", "dynamic"):
+            check_type(field, getattr(self, field), Names)
             object.__setattr__(self, field, names(getattr(self, field)))
         if self.activations not in SCHEMES:
             raise UsageError(f"unknown scheme {self.activations!r}; choose one of {', '.join(SCHEMES)}")

@@ -1,6 +1,7 @@
 """The places where Q/DQ go, before any number is known: the result of `place`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from qtool.core.numerics.affine import TensorSpec
 
@@ -88,3 +89,32 @@ class Placement:
     def calibrated(self) -> tuple[str, ...]:
         """The tensors whose statistics are needed, in graph order."""
         return tuple(dict.fromkeys(site.root for site in self.sites))
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """The exceptions from the target's table for one graph, since onnxruntime was seen not to run it so.
+
+    closed: layers, by name, whose output is quantised for their kernel. dynamic: layers that take the range of each run
+    instead. floating: node -> why it stays float.
+    """
+
+    closed: frozenset[str] = frozenset()
+    dynamic: frozenset[str] = frozenset()
+    floating: Mapping[str, str] = field(default_factory=dict)
+
+    def leaving(self, layers: Mapping[str, str]) -> "Amendment":
+        """Return an amendment with these layers (name -> why) in float as well."""
+        names = frozenset(layers)
+        return Amendment(self.closed - names, self.dynamic - names, {**self.floating, **layers})
+
+    def closing(self, layer: str) -> "Amendment":
+        """Return an amendment with the output of one more layer quantised."""
+        return replace(self, closed=self.closed | {layer})
+
+    def turning_dynamic(self, layer: str) -> "Amendment":
+        """Return an amendment with one more layer dynamic."""
+        return replace(self, closed=self.closed - {layer}, dynamic=self.dynamic | {layer})
+
+
+NOTHING_AMENDED = Amendment()

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
+from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
 from qtool.core.records.header import header, without_header
 from qtool.core.records.options import GRANULARITIES, SCHEMES
@@ -172,7 +174,7 @@ class Plan:
                 plain = replace(row, float_readers=(), twin_axis=None, twin_size=None, produced=False)
                 activations.append(replace(plain, readers=readers))
         integer = {name: kernels for name, kernels in self.integer.items() if name == layer}
-        return replace(self._read_by({layer}), activations=tuple(activations), constants=(), integer=integer)
+        return replace(self.read_by({layer}), activations=tuple(activations), constants=(), integer=integer)
 
     def within(self, nodes: Collection[str], tensors: Collection[str]) -> "Plan":
         """Return the rows of the plan that speak of a part of the graph.
@@ -187,10 +189,10 @@ class Plan:
             if row.tensor in tensors and (row.produced or readers):
                 axis, size = (row.twin_axis, row.twin_size) if twins else (None, None)
                 activations.append(replace(row, readers=readers, float_readers=twins, twin_axis=axis, twin_size=size))
-        return replace(self._read_by(nodes), activations=tuple(activations))
+        return replace(self.read_by(nodes), activations=tuple(activations))
 
-    def _read_by(self, nodes: Collection[str]) -> "Plan":
-        """The rows of constants, weights and biases, cut down to what the nodes read."""
+    def read_by(self, nodes: Collection[str]) -> "Plan":
+        """Return the plan with its rows of constants, weights and biases cut down to what the nodes read."""
         return replace(
             self,
             constants=_cut(self.constants, nodes),
@@ -231,6 +233,7 @@ def _own(readers: tuple[Reader, ...], nodes: Collection[str]) -> tuple[Reader, .
     return tuple(reader for reader in readers if reader[0] in nodes)
 
 
+@checked_types
 def load_plan(path: str | Path) -> Plan:
     """Read a saved plan.
 
@@ -239,7 +242,7 @@ def load_plan(path: str | Path) -> Plan:
     """
     file = Path(path)
     try:
-        document = parsed(file.read_text(encoding="utf-8"))
+        document = parsed(read_text(file, DOCUMENT_LIMIT))
     except OSError as error:
         raise UsageError(
             f"{file}: cannot be read ({error.strerror}); give a file written by {arg('save_plan')}"

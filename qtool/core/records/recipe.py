@@ -3,12 +3,12 @@
 Calibration files and plans carry it: whoever reads one prepares the model the same way, without the data that decided.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from qtool.core.numerics.affine import FLOAT32_MAX
-from qtool.core.records.codec import decoded, encoded
+from qtool.core.records.codec import OPTIONAL, decoded, encoded
 
 EQUALIZE = "equalize"
 ABSORB_BIASES = "absorb-biases"
@@ -32,12 +32,14 @@ class Recipe:
     scales: output of a layer -> what each of its channels is divided by (positive).
     shifts: output of a layer -> by how much each of its channels is lowered, after `scales` (not negative).
     smoothing: input of a layer -> what each of its channels is divided by (positive), and the weight multiplied by.
+    fixed: input of the model -> the one value that it is prepared for, element by element; None where there is none.
     """
 
     steps: tuple[str, ...] = ()
     scales: Channels = field(default_factory=dict)
     shifts: Channels = field(default_factory=dict)
     smoothing: Channels = field(default_factory=dict)
+    fixed: Channels | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -61,6 +63,13 @@ class Recipe:
                     raise ValueError(f"{name}[{tensor!r}]: {wanted} float32 numbers are needed")
             if channels and step not in self.steps:
                 raise ValueError(f"steps: {step} is missing, whose {name} are there")
+        if any(not row for row in (self.fixed or {}).values()):
+            raise ValueError("fixed: a value is needed")
+
+
+def text_of(name: str, numbers: Sequence[float]) -> str:
+    """Return the words in which a user fixes an input to a value: `sr=16000`."""
+    return f"{name}={','.join(str(int(n)) if float(n).is_integer() else repr(float(n)) for n in numbers)}"
 
 
 def read_recipe(data: Any, where: str = "preparation") -> Recipe:

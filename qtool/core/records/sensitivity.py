@@ -32,15 +32,15 @@ class Figures:
 class LayerSensitivity:
     """The sensitivity of one layer: the figures with it alone quantised, and with all quantised but it.
 
-    op: its operator. macs: multiply-accumulates of one batch; share: of the network's, 0 to 1.
+    op: its operator. macs: multiply-accumulates of one batch; share: of the network's, 0 to 1; None where unknown.
     alone: it alone quantised, with what fuses into it. without: all quantised but it.
     unmeasured: view -> why there are no figures.
     """
 
     name: str
     op: str
-    macs: int
-    share: float = field(metadata=called("macs_share"))
+    macs: int | None
+    share: float | None = field(metadata=called("macs_share"))
     alone: Figures | None
     without: Figures | None
     unmeasured: dict[str, str]

@@ -1,22 +1,28 @@
 """The statistics that a calibration pass leaves behind: a histogram for each tensor, a few samples, and whose they are.
 
-The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for byte the same for the same content.
+The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for byte the same for the same content and the
+same installed versions, which the header names. Its last member is a checksum of the others.
 """
 
+import hashlib
 import io
 import json
 import math
+import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import numpy as np
 
+from qtool.core.arguments import checked_types
 from qtool.core.errors import CalibrationError
 from qtool.core.files import atomic_output
 from qtool.core.numerics.counting import BINS
 from qtool.core.numerics.histogram import ChannelRange, Histogram
+from qtool.core.reading import DOCUMENT_LIMIT, open_file
 from qtool.core.records.codec import decoded, encoded, parsed
 from qtool.core.records.examples import Row
 from qtool.core.records.header import header, without_header
@@ -26,10 +32,12 @@ from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, T
 from qtool.core.records.summary import shortened, summary
 
 VERSION = 2
-_HEADER = "header.json"
+_HEADER, _CHECKSUM = "header.json", "sha256"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _LIMIT = 2**31
 """No member of a genuine file comes near this many bytes."""
+_EXAMPLES_ROOM, _EXAMPLES_SHARE = 2**26, 512
+"""What the examples may take together: so many bytes, or so many for each value that was counted of some tensor."""
 _LARGEST_HISTOGRAM = BINS * 8 + 1024
 _COUNT_TYPES = {"|u1": 2**8, "<u2": 2**16, "<u4": 2**32}
 """Where counts are smaller than this; else 8-byte integers."""
@@ -116,20 +124,22 @@ class Statistics:
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            _add(archive, _HEADER, json.dumps(document, allow_nan=False).encode())
+            members = _Writing(archive)
+            members.add(_HEADER, json.dumps(document, allow_nan=False).encode())
             for i, histogram in enumerate(self.tensors.values()):
                 filled = histogram.counts != 0
                 counts = histogram.counts[filled]
-                _add(archive, f"{i}.filled.npy", _npy(np.packbits(filled)))
-                _add(archive, f"{i}.counts.npy", _npy(counts.astype(_smallest_type(counts))))
+                members.add(f"{i}.filled.npy", _npy(np.packbits(filled)))
+                members.add(f"{i}.counts.npy", _npy(counts.astype(_smallest_type(counts))))
             for i, row in enumerate(self.channels.values()):
-                _add(archive, f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
+                members.add(f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
             for i, run in enumerate(runs):
                 for j, array in enumerate(run.values()):
                     if array.dtype.kind in "OSU":
-                        _add(archive, f"example.{i}.{j}.json", _json(array))
+                        members.add(f"example.{i}.{j}.json", _json(array))
                     else:
-                        _add(archive, f"example.{i}.{j}.npy", _npy(array))
+                        members.add(f"example.{i}.{j}.npy", _npy(array))
+            members.add(_CHECKSUM, _checksum(members.digests))
 
 
 def _part_header(part: Part, number: dict[int, int]) -> PartHeader:
@@ -173,12 +183,54 @@ def _strings(text: bytes) -> np.ndarray:
     return np.array(flat, np.object_).reshape(shape)
 
 
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    info = zipfile.ZipInfo(name, _EPOCH)
-    info.compress_type = zipfile.ZIP_DEFLATED
-    archive.writestr(info, data, compresslevel=1)
+class _Writing:
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self.digests: dict[str, str] = {}
+
+    def add(self, name: str, data: bytes) -> None:
+        info = zipfile.ZipInfo(name, _EPOCH)
+        info.compress_type = zipfile.ZIP_DEFLATED
+        self._archive.writestr(info, data, compresslevel=1)
+        self.digests[name] = hashlib.sha256(data).hexdigest()
 
 
+class _Reading:
+    """The members of a file that somebody may have made; `digests` are those of what has been read."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        self.sizes = {info.filename: info.file_size for info in archive.infolist()}
+        self.digests: dict[str, str] = {}
+        if len(self.sizes) < len(archive.infolist()):
+            raise ValueError("a member is there twice")
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Raises `ValueError` for a member that is larger, before it is decompressed, or not there."""
+        if self.sizes.get(name, 0) > limit:
+            raise ValueError(f"{name} is impossibly large")
+        data = self._archive.read(name)
+        self.digests[name] = hashlib.sha256(data).hexdigest()
+        return data
+
+    def check(self) -> None:
+        """Refuse members that nobody has read, and a file that is not as it was written; older ones do not tell."""
+        given = dict(self.digests)
+        if _CHECKSUM in self.sizes and self.read(_CHECKSUM, 1024) != _checksum(given):
+            raise ValueError("it was changed after it was written")
+        unknown = set(self.sizes) - set(self.digests)
+        if unknown:
+            raise ValueError(f"its header does not speak of {min(unknown)[:40]!r}")
+
+
+def _checksum(digests: dict[str, str]) -> bytes:
+    """Of all members by their names, in hexadecimal digits."""
+    return (
+        hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest().encode()
+    )
+
+
+@checked_types
 def load_statistics(path: str | Path, model_digest: str | None = None, model_name: str = "the model") -> Statistics:
     """Read a calibration file.
 
@@ -186,13 +238,20 @@ def load_statistics(path: str | Path, model_digest: str | None = None, model_nam
         CalibrationError: missing, damaged, of another version, or (where `model_digest` is given) of another model.
     """
     file = Path(path)
-    if not file.is_file():
-        raise CalibrationError(f"{file}: no such calibration file; make one with `qtool calibrate`")
-    return read_statistics(file, str(file), model_digest, model_name)
+    try:
+        stream = open_file(file)
+    except FileNotFoundError as error:
+        raise CalibrationError(f"{file}: no such calibration file; make one with `qtool calibrate`") from error
+    except OSError as error:
+        raise CalibrationError(
+            f"{file}: cannot be read ({error.strerror}); make a calibration file with `qtool calibrate`"
+        ) from error
+    with stream:
+        return read_statistics(stream, str(file), model_digest, model_name)
 
 
 def read_statistics(
-    source: Path | IO[bytes], name: str, model_digest: str | None = None, model_name: str = "the model"
+    source: IO[bytes], name: str, model_digest: str | None = None, model_name: str = "the model"
 ) -> Statistics:
     """Return the statistics from anything that holds what `save` writes, called `name` in messages.
 
@@ -200,18 +259,16 @@ def read_statistics(
     """
     try:
         with zipfile.ZipFile(source) as archive:
-            return _read(archive, name, model_digest, model_name)
-    except CalibrationError:
+            return _read(_Reading(archive), name, model_digest, model_name)
+    except (CalibrationError, MemoryError):
         raise
     except Exception as error:  # zipfile, zlib, json and numpy raise a dozen types on damaged input
         reason = " ".join((str(error) or type(error).__name__).split())[:120]
         raise CalibrationError(f"{name}: not a calibration file, or damaged ({reason}); calibrate again") from error
 
 
-def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_name: str) -> Statistics:
-    if any(info.file_size > _LIMIT for info in archive.infolist()):
-        raise ValueError("a member is impossibly large")
-    document = parsed(archive.read(_HEADER).decode())
+def _read(members: _Reading, file: str, model_digest: str | None, model_name: str) -> Statistics:
+    document = parsed(members.read(_HEADER, DOCUMENT_LIMIT).decode())
     version, content = without_header(document, "calibration", former="qtool_calibration")
     if version is None and not content:
         raise ValueError("its header is another document's")
@@ -225,42 +282,71 @@ def _read(archive: zipfile.ZipFile, file: str, model_digest: str | None, model_n
             f"{file}: made for another model than {model_name} "
             f"(SHA-256 {known.model[:12]!r} against {model_digest[:12]!r}); calibrate this model"
         )
-    examples = tuple(
-        {name: _example(archive, f"example.{i}.{j}") for j, name in enumerate(names)}
-        for i, names in enumerate(known.examples)
-    )
+    tensors = {row.name: _histogram(members, i, row) for i, row in enumerate(known.tensors)}
+    channels = {name: _channels(members, i, tensors.get(name)) for i, name in enumerate(known.channels)}
+    examples = _examples(members, known.examples, tensors)
+    members.check()
     part = None if known.part is None else _part(known.part, examples)
     return Statistics(
         file,
         known.model,
         known.samples,
-        {row.name: _histogram(archive, i, row) for i, row in enumerate(known.tensors)},
+        tensors,
         examples if part is None else (),
         known.preparation,
-        {name: _channels(archive, i) for i, name in enumerate(known.channels)},
+        channels,
         flaws={name: Flaw(*found) for name, found in (known.not_finite or {}).items()},
         part=part,
     )
 
 
-def _example(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    if f"{name}.json" in archive.namelist():
-        return _strings(archive.read(f"{name}.json"))
-    return _array(archive, f"{name}.npy")
+def _examples(
+    members: _Reading, inputs: tuple[tuple[str, ...], ...], tensors: Mapping[str, Histogram]
+) -> tuple[dict[str, np.ndarray], ...]:
+    """The inputs of each run.
+
+    All together they cannot hold many times more than was counted of the largest tensor, and of a counted one nothing
+    that was not.
+    """
+    counts = {name: histogram.count for name, histogram in tensors.items()}
+    counted = max(counts.values(), default=0)
+    room = min(_LIMIT, max(_EXAMPLES_ROOM, _EXAMPLES_SHARE * counted))
+    wanted = [
+        {name: _example_of(members, f"example.{i}.{j}") for j, name in enumerate(names)}
+        for i, names in enumerate(inputs)
+    ]
+    if sum(members.sizes.get(member, 0) for run in wanted for member in run.values()) > room:
+        raise ValueError("its examples are impossibly large")
+    runs = tuple({name: _example(members, member) for name, member in run.items()} for run in wanted)
+    for name, array in (item for run in runs for item in run.items() if counts.get(item[0])):
+        if not ((array >= tensors[name].minimum) & (array <= tensors[name].maximum)).all():
+            raise ValueError(f"an example of {name!r} holds what was not counted")
+    return runs
 
 
-def _channels(archive: zipfile.ZipFile, i: int) -> ChannelRange:
-    rows = _array(archive, f"channels.{i}.npy")
+def _example_of(members: _Reading, name: str) -> str:
+    """The member that an array of an example lies in: strings are JSON."""
+    return f"{name}.json" if f"{name}.json" in members.sizes else f"{name}.npy"
+
+
+def _example(members: _Reading, member: str) -> np.ndarray:
+    return _strings(members.read(member, _LIMIT)) if member.endswith(".json") else _array(members, member)
+
+
+def _channels(members: _Reading, i: int, whole: Histogram | None) -> ChannelRange:
+    rows = _array(members, f"channels.{i}.npy")
     if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[0] != 2:
         raise ValueError(f"channels {i} have another form")
     if not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
         raise ValueError(f"channels {i} have impossible ranges")
+    if whole is not None and rows.size and (rows[0].min(), rows[1].max()) != (whole.minimum, whole.maximum):
+        raise ValueError(f"channels {i} are those of another tensor")
     return ChannelRange(rows[0], rows[1])
 
 
-def _histogram(archive: zipfile.ZipFile, i: int, row: TensorHeader) -> Histogram:
-    bits = _array(archive, f"{i}.filled.npy", _LARGEST_HISTOGRAM)
-    counts = _array(archive, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
+def _histogram(members: _Reading, i: int, row: TensorHeader) -> Histogram:
+    bits = _array(members, f"{i}.filled.npy", _LARGEST_HISTOGRAM)
+    counts = _array(members, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
     if bits.dtype != np.uint8 or bits.shape != (BINS // 8,) or counts.dtype.str not in (*_COUNT_TYPES, "<i8"):
         raise ValueError(f"histogram {i} has another form")
     filled = np.unpackbits(bits).view(np.bool_)
@@ -287,15 +373,16 @@ def _holds(histogram: Histogram) -> bool:
     return bool(inside.all()) and histogram.minimum <= histogram.maximum
 
 
-def _array(archive: zipfile.ZipFile, name: str, limit: int = _LIMIT) -> np.ndarray:
+def _array(members: _Reading, name: str, limit: int = _LIMIT) -> np.ndarray:
     """Read a `.npy` member; its header is held against its size first, since numpy allocates what a header claims."""
-    if archive.getinfo(name).file_size > limit:
-        raise ValueError(f"{name} is impossibly large")
-    data = archive.read(name)
+    data = members.read(name, limit)
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
+    with warnings.catch_warnings():
+        # numpy tells of headers that Python 2 wrote
+        warnings.simplefilter("ignore")
+        shape, fortran, dtype = read_header(stream)
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
         raise ValueError(f"{name} is not as large as it says")
     values = np.frombuffer(data, dtype, math.prod(shape), stream.tell())

@@ -44,3 +44,11 @@ class StatisticsHeader:
     part: PartHeader | None = field(metadata=OPTIONAL)
     examples: tuple[tuple[str, ...], ...]
     not_finite: dict[str, tuple[int, str]] | None = field(default=None, metadata=OPTIONAL)
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where there are no such statistics."""
+        if self.samples < 0:
+            raise ValueError("samples: no negative number is possible")
+        for name, given in (("tensors", [row.name for row in self.tensors]), ("channels", list(self.channels))):
+            if len(set(given)) < len(given):
+                raise ValueError(f"{name}: a name is there twice")

@@ -7,6 +7,18 @@ from typing import Any
 from qtool.core.records.codec import encoded
 from qtool.core.records.summary import summary
 
+MADE_UP = "made-up inputs"
+"""The reasons why nothing was run that data of the user's would mend begin with it."""
+
+
+def percent(share: float | None) -> str:
+    """Return a share in words: `98.1 %`, or that it is unknown; never 0 or 100 % where it only rounds to that."""
+    if share is None:
+        return "an unknown share"
+    if 0.0 < share < 0.0005:
+        return "less than 0.1 %"
+    return "more than 99.9 %" if 0.9995 <= share < 1.0 else f"{100 * share:.1f} %"
+
 
 @dataclass(frozen=True, slots=True)
 class TensorCheck:
@@ -28,20 +40,25 @@ class Verification:
 
     kernels: operator -> count in the optimised graph.
     integer_kernels: those of them that compute in integers.
-    layers: weighted layers in all; integer_layers: those that run as integer kernels.
-    macs: multiply-accumulates of one batch of the examples; integer_macs: those in integer kernels.
+    layers: nodes that multiply and accumulate, with weights or without; integer_layers: those that run as integer
+        kernels.
+    macs: multiply-accumulates of one batch of the examples; None where they are unknown. integer_macs: those in integer
+        kernels, as far as they are known.
+    uncounted: layers of which nothing says how often they multiply, such as those in the body of a Loop.
     fallbacks: other nodes that were planned as integers and run as float.
-    float_layers: weighted layer -> why it is float.
+    float_layers: layer -> why it is float.
     preparation_sqnr_db: the model's own outputs against the prepared graph's (worst output); those of a float16 model
         are computed in float32 for it.
     widening_sqnr_db: the outputs of a float16 model as it came against those in float32 (worst output); inf for others.
-    steps: the largest of the tensors' `steps`.
+    steps: the largest of the tensors' `steps`, and of those of tensors whose grid is found in each run; None where no
+        8-bit tensor was compared.
     optimized_sqnr_db: unoptimised against optimised outputs of the whole quantised model (worst output). Single steps
         that differ early grow through a deep network, so this may be as low as the quantisation noise itself.
     output_sqnr_db: float against quantised outputs (worst output), on the examples; NaN where no output is measured.
     sqnr_db_by_output: the same of each output; None where its shape depends on its values, and was another.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
     examples: how many samples that was measured on.
+    unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -49,16 +66,18 @@ class Verification:
     integer_kernels: tuple[str, ...]
     layers: int
     integer_layers: int
-    macs: int
+    macs: int | None
     integer_macs: int
+    uncounted: tuple[str, ...]
     fallbacks: tuple[str, ...]
     float_layers: dict[str, str]
     preparation_sqnr_db: float
     widening_sqnr_db: float
-    steps: int
+    steps: int | None
     optimized_sqnr_db: float
     output_sqnr_db: float
     examples: int
+    unchecked: str
     census: bool
     tensors: tuple[TensorCheck, ...]
     sqnr_db_by_output: dict[str, float | None] = field(default_factory=dict)
@@ -69,17 +88,24 @@ class Verification:
         return summary(
             "Verification",
             f"{self.integer_layers} of {self.layers} layers integer",
-            f"{100 * self.integer_share:.1f} % of multiply-accumulates",
+            f"{percent(self.integer_share)} of multiply-accumulates",
             f"{len(self.fallbacks)} fallbacks" if self.fallbacks else "",
-            f"{len(self.tensors)} tensors differ by {self.steps} steps at most",
+            "arithmetic not checked"
+            if self.unchecked
+            else f"{len(self.tensors)} tensors differ by {self.steps or 0} steps at most",
             accuracy if self.examples and not math.isnan(self.output_sqnr_db) else "accuracy not measured",
             "" if self.census else "not run as integers on this machine",
         )
 
     @property
-    def integer_share(self) -> float:
-        """The share of multiply-accumulates that integer kernels do, 0 to 1."""
-        return self.integer_macs / self.macs if self.macs else 0.0
+    def integer_share(self) -> float | None:
+        """The share of multiply-accumulates that integer kernels do, 0 to 1; None where it is unknown."""
+        return self.integer_macs / self.macs if self.macs else None
+
+    @property
+    def data_helps(self) -> bool:
+        """Whether what was not checked would be with data of the user's."""
+        return self.unchecked.startswith(MADE_UP)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the verification as strict JSON: infinite SQNR becomes the string "inf"."""

@@ -3,7 +3,15 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.evaluation.metrics.heads import LABELS, ClassOutput, check_columns, counted, has_columns, predictions
+from qtool.evaluation.metrics.heads import (
+    LABELS,
+    ClassOutput,
+    check_columns,
+    counted,
+    has_columns,
+    one_hot_classes,
+    predictions,
+)
 from qtool.evaluation.metrics.observation import Observation, rows
 
 _ALTERNATIVE = f"use {arg('metric', 'sqnr')}, or a metric of your own as file.py:FUNCTION"
@@ -131,6 +139,9 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
             "sub-folders or a "
             f"labels.csv (images), or {_ALTERNATIVE}"
         )
+    one_hot = one_hot_classes(array, output.columns) if len(array) == seen.size else None
+    if one_hot is not None:
+        return one_hot
     if array.shape not in {(seen.size,), (seen.size, 1)}:
         raise DataError(
             f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {array.shape} for {seen.size} "

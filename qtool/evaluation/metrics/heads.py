@@ -162,12 +162,23 @@ def find_class_output(outputs: Mapping[str, np.ndarray], size: int) -> ClassOutp
     return None
 
 
+def one_hot_classes(array: np.ndarray, columns: int) -> np.ndarray | None:
+    """Return the classes, int64 [N], that one-hot labels [N, columns] say; None for any other array."""
+    if array.ndim != 2 or array.shape[1] != columns or columns < 2 or array.dtype.kind not in "iubf":
+        return None
+    ones = array == 1
+    plain = bool((ones.sum(axis=1) == 1).all() and ((array == 0) | ones).all())
+    return np.asarray(ones.argmax(axis=1), np.int64) if plain else None
+
+
 def default_metric(heads: Heads, labels: Mapping[str, np.ndarray], size: int) -> str:
     """Return the name of the metric that the labels ask for: token_accuracy, top1, else sqnr."""
     if heads.token_labels:
         return "token_accuracy"
     array = labels.get(LABELS)
     labelled = array is not None and array.shape in {(size,), (size, 1)} and array.dtype.kind in "iubf"
+    if array is not None and heads.classes is not None and len(array) == size:
+        labelled = labelled or one_hot_classes(array, heads.classes.columns) is not None
     return "top1" if labelled and heads.classes is not None else "sqnr"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import MetricInfo, MetricKind
 from qtool.evaluation.metrics.auc import Auc
 from qtool.evaluation.metrics.classes import TopK, require_class_output
@@ -53,13 +53,16 @@ class Metric:
 def resolve_metrics(specs: MetricSpec | Sequence[MetricSpec]) -> tuple[Metric, ...]:
     """Return the metrics that `specs` name, each once, in their order; a single name, function or class is one metric.
 
+    Names may stand in one text, with commas between them.
+
     A user's metric is called by its function's name, or by the whole of its spec where that is taken.
 
     Raises:
         UsageError: an unknown name, or a user's metric that cannot be loaded.
     """
     resolved: dict[str, Metric] = {}
-    several = [specs] if isinstance(specs, str) or callable(specs) else specs
+    given = [specs] if isinstance(specs, str) or callable(specs) else specs
+    several = [name for spec in given for name in (_split(spec) if isinstance(spec, str) else [spec])]
     for spec in dict.fromkeys(several):
         if isinstance(spec, str) and (spec in _BUILTIN or spec.partition(":")[0] == WER):
             resolved[spec] = _BUILTIN[spec] if spec in _BUILTIN else _wer(spec)
@@ -74,6 +77,20 @@ def resolve_metrics(specs: MetricSpec | Sequence[MetricSpec]) -> tuple[Metric, .
             raise UsageError(f"two metrics are called {name}; give one of them another name")
         resolved[name] = _user(found, name)
     return tuple(resolved.values())
+
+
+def resolve_metric(spec: MetricSpec) -> Metric:
+    """Return the one metric that `spec` names. Raises `UsageError`, also where it names several."""
+    found = resolve_metrics(spec)
+    if len(found) > 1:
+        raise UsageError(f"{arg('metric', spec)}: names {len(found)} metrics; give one of them")
+    return found[0]
+
+
+def _split(spec: str) -> list[str]:
+    """Names of metrics with commas between them; what is no name stays as it is."""
+    parts = [part.strip() for part in spec.split(",")]
+    return parts if all(part in _BUILTIN or part.partition(":")[0] == WER for part in parts) else [spec]
 
 
 def _user(found: UserMetric, name: str) -> Metric:

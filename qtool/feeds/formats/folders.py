@@ -47,7 +47,7 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
         chunk = fitter.fit(str(path), _load(_file_table(path, fitter)), start, str(path))
         if label is None:
             return chunk
-        labels = fitter.shifted({LABELS: np.array([label], np.int64)})
+        labels = fitter.shifted(str(path), {LABELS: np.array([label], np.int64)})
         return replace(chunk, labels={**chunk.labels, **labels})
 
     def read() -> Iterator[Deferred]:

@@ -115,7 +115,7 @@ def open_records(
     batching = fitter.batching(batch_size, limit)
     available = None
     if isinstance(records, list | tuple):
-        plans = [fitter.arrange(name, _arrays(name, record, index)) for index, record in enumerate(records)]
+        plans = [fitter.arrange(name, arrays_of(name, record, index)) for index, record in enumerate(records)]
         if all(plan.divisible for plan in plans):
             available = sum(plan.size for plan in plans)
 
@@ -128,7 +128,7 @@ def open_records(
 def _fitted(name: str, records: Iterator[Any], fitter: Fitter, *, copy: bool) -> Iterator[Chunk]:
     start = 0
     for index, record in enumerate(records):
-        arrays = _arrays(name, record, index)
+        arrays = arrays_of(name, record, index)
         if copy:
             arrays = {key: array.copy() for key, array in arrays.items()}
         chunk = fitter.fit(name, arrays, start, None)
@@ -148,15 +148,19 @@ def _yielded(name: str, function: Callable[[], Any]) -> Iterator[Any]:
         raise DataError(f"{name}: raised {_told(error)}; correct the function") from error
 
 
-def _arrays(name: str, record: Any, index: int) -> dict[str, np.ndarray]:
+def arrays_of(name: str, record: Any, index: int | None = None) -> dict[str, np.ndarray]:
+    """Return a dictionary's values as arrays; `index` is its number, None where it is all of the data.
+
+    Raises:
+        DataError: it is no dictionary, or a value is no array.
+    """
+    item = name if index is None else f"{name}: item {index}"
     if not isinstance(record, Mapping):
-        raise DataError(
-            f"{name}: item {index} is a {type(record).__name__}, not a dictionary; give dictionaries name -> array"
-        )
+        raise DataError(f"{item} is a {type(record).__name__}, not a dictionary; give dictionaries name -> array")
     try:
         return {str(key): np.asarray(value) for key, value in record.items()}
     except Exception as error:
-        raise DataError(f"{name}: item {index} holds what is no array ({_told(error)}); give NumPy arrays") from error
+        raise DataError(f"{item} holds what is no array ({_told(error)}); give NumPy arrays") from error
 
 
 def _told(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """A `.jsonl` file -> batches: an object a line, numbers or text."""
 
+import errno
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError, arg
+from qtool.core.reading import read_lines
+from qtool.core.records.codec import parsed
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import closest, quoted
@@ -99,27 +102,22 @@ class _Lines:
 def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not empty, numbered from 1 as an editor does it."""
     try:
-        with path.open("rb") as stream:
-            number = 0
-            while line := stream.readline(LINE_LIMIT + 1):
-                number += 1
-                if len(line) > LINE_LIMIT:
-                    size = f"{LINE_LIMIT >> 20} MiB"
-                    raise DataError(f"{path}, line {number}: is over {size}; give large samples as a folder of .npz")
-                if line.strip():
-                    yield number, line
+        for number, line in enumerate(read_lines(path, LINE_LIMIT), 1):
+            if line.strip():
+                yield number, line
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+        remedy = "give large samples as a folder of .npz" if error.errno == errno.EFBIG else "check the file"
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
 
 
 def _parsed(where: str, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        record = parsed(line.decode("utf-8-sig"), strict=False)
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is not JSON ({error.msg} at character {error.pos + 1}); give an object") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: is not UTF-8; save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DataError(f"{where}: cannot be read ({' '.join(str(error).split())[:100]}); correct it") from error
     if not isinstance(record, dict):
         raise DataError(f'{where}: is {_kind(record)}, not an object; write {{"input": [...], "label": 0}}')

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qtool.core.errors import DataError
+from qtool.core.reading import SETTINGS_LIMIT, read_lines
 
 LABELS_FILE = "labels.csv"
 
@@ -54,30 +55,41 @@ def read_labels(folder: Path) -> list[tuple[Path, int | None]] | None:
         DataError: a column is missing, a label is no whole number, or a file that it names does not exist.
     """
     table = folder / LABELS_FILE
-    if not table.is_file():
+    if not os.path.lexists(table):
         return None
+    inside = folder.resolve()
     try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            if "file" not in columns or "label" not in columns:
-                raise DataError(f"{table}: needs the columns 'file' and 'label'; found {', '.join(columns) or 'none'}")
-            rows = [_labelled(table, reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{table}: cannot be read ({error}); save it as UTF-8 CSV") from error
+        reader = csv.DictReader(line.decode("utf-8-sig" if i == 0 else "utf-8") for i, line in _lines(table))
+        columns = reader.fieldnames or []
+        if "file" not in columns or "label" not in columns:
+            raise DataError(f"{table}: needs the columns 'file' and 'label'; found {', '.join(columns) or 'none'}")
+        rows = [_labelled(table, inside, reader.line_num, row) for row in reader]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: is not UTF-8; save it as UTF-8 CSV") from error
+    except (OSError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{table}: cannot be read ({reason}); save it as UTF-8 CSV") from error
     if not rows:
         raise DataError(f"{table}: lists no files; add a row a sample")
     return rows
 
 
-def _labelled(table: Path, line: int, row: dict[str, str | None]) -> tuple[Path, int | None]:
+def _lines(table: Path) -> Iterator[tuple[int, bytes]]:
+    return enumerate(read_lines(table, SETTINGS_LIMIT))
+
+
+def _labelled(table: Path, inside: Path, line: int, row: dict[str, str | None]) -> tuple[Path, int | None]:
+    where = f"{table}, line {line}"
     name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
     path = table.parent / name
     if not name or not path.is_file():
-        raise DataError(f"{table}, line {line}: the file '{name}' does not exist; correct the row or remove it")
+        raise DataError(f"{where}: the file {name[:200]!r} does not exist; correct the row or remove it")
+    if not path.resolve().is_relative_to(inside):
+        raise DataError(f"{where}: the file {name[:200]!r} lies outside of {table.parent}; copy it into this folder")
     try:
-        return path, int(label)
+        number = int(label)
     except ValueError as error:
-        raise DataError(
-            f"{table}, line {line}: the label '{label}' is no whole number; give the index of the class"
-        ) from error
+        raise DataError(f"{where}: the label {label[:40]!r} is no whole number; give the index of the class") from error
+    if not -(2**63) <= number < 2**63:
+        raise DataError(f"{where}: the label {label[:40]!r} does not fit into 64 bits; give the index of the class")
+    return path, number

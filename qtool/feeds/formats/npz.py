@@ -2,8 +2,8 @@
 
 import io
 import math
+import warnings
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,19 +13,13 @@ from typing import IO, Protocol
 import numpy as np
 from numpy.lib import format as npy_format
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, QtoolError
+from qtool.core.process import memory_of_machine
+from qtool.core.reading import open_file
 
 _PIECE = 1 << 20
 _FORTRAN_LIMIT = 64 << 20
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    RuntimeError,
-    NotImplementedError,
-    ValueError,
-)
+_MOST_EMPTY = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +80,13 @@ class NpzTable:
         self.name = str(path)
         self._path = path
         self.headers: dict[str, Header] = {}
-        with _readable(self.name), zipfile.ZipFile(path) as archive:
+        with _readable(self.name), open_file(path) as file, zipfile.ZipFile(file) as archive:
             for member in archive.infolist():
                 if not member.filename.endswith(".npy"):
                     continue
                 label = member.filename.removesuffix(".npy")
+                if label in self.headers:
+                    raise DataError(f"{self.name}: holds the array '{label}' twice; save it again")
                 with archive.open(member) as stream:
                     header, offset = _header(self.name, label, stream)
                 _check_length(self.name, label, header, member.file_size - offset)
@@ -104,7 +100,7 @@ class NpzTable:
         with ExitStack() as stack:
             rows: dict[str, Rows] = {}
             with _readable(self.name):
-                archive = stack.enter_context(zipfile.ZipFile(self._path))
+                archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_file(self._path))))
                 for label in self.headers:
                     stream = stack.enter_context(archive.open(f"{label}.npy"))
                     rows[label] = _stored_rows(self.name, label, stream)
@@ -122,9 +118,9 @@ class NpyTable:
         self.name = str(path)
         self._path = path
         self._label = label
-        with _readable(self.name), path.open("rb") as stream:
+        with _readable(self.name), open_file(path) as stream:
             header, offset = _header(self.name, label, stream)
-            _check_length(self.name, label, header, path.stat().st_size - offset)
+            _check_length(self.name, label, header, stream.seek(0, io.SEEK_END) - offset)
         self.headers = {label: header}
 
     @contextmanager
@@ -132,7 +128,7 @@ class NpyTable:
         """Yield a reader of the array, by its name. Raises `DataError`."""
         with ExitStack() as stack:
             with _readable(self.name):
-                stream = stack.enter_context(self._path.open("rb"))
+                stream = stack.enter_context(open_file(self._path))
                 rows = _stored_rows(self.name, self._label, stream)
             yield {self._label: rows}
 
@@ -191,14 +187,17 @@ def _stored_rows(where: str, label: str, stream: IO[bytes]) -> Rows:
 def _header(where: str, label: str, stream: IO[bytes]) -> tuple[Header, int]:
     """The header, and its length in bytes. Source: numpy.lib.format, versions 1.0 and 2.0."""
     try:
-        version = npy_format.read_magic(stream)
-        if version == (1, 0):
-            shape, fortran, dtype = npy_format.read_array_header_1_0(stream)
-        elif version == (2, 0):
-            shape, fortran, dtype = npy_format.read_array_header_2_0(stream)
-        else:
-            raise ValueError(f"format version {version[0]}.{version[1]}")
-    except ValueError as error:
+        with warnings.catch_warnings():
+            # numpy tells of headers that Python 2 wrote, and reads them
+            warnings.simplefilter("ignore")
+            version = npy_format.read_magic(stream)
+            if version == (1, 0):
+                shape, fortran, dtype = npy_format.read_array_header_1_0(stream)
+            elif version == (2, 0):
+                shape, fortran, dtype = npy_format.read_array_header_2_0(stream)
+            else:
+                raise ValueError(f"format version {version[0]}.{version[1]}")
+    except (ValueError, TypeError, SyntaxError, RecursionError) as error:
         raise DataError(f"{where}: '{label}' is no NumPy array ({_first_line(error)}); save it again") from error
     header = Header(shape, dtype, fortran)
     if dtype.hasobject:
@@ -214,9 +213,18 @@ def _header(where: str, label: str, stream: IO[bytes]) -> tuple[Header, int]:
 
 
 def _check_length(where: str, label: str, header: Header, found: int) -> None:
-    if min(header.shape, default=0) < 0 or header.nbytes != found:
+    samples, *rest = header.shape or (1,)
+    # of arrays without values the length of the file says nothing
+    countless = header.nbytes == 0 and samples > _MOST_EMPTY
+    if min(header.shape, default=0) < 0 or header.nbytes != found or countless:
         raise DataError(
             f"{where}: '{label}' is damaged: {found} bytes of values, its header says {header.nbytes}; save it again"
+        )
+    size = math.prod(rest) * header.dtype.itemsize
+    if size > memory_of_machine():
+        raise DataError(
+            f"{where}: one sample of '{label}' takes {size >> 20} MiB, more than this machine has; save it in smaller "
+            "samples, with their number as the first axis"
         )
 
 
@@ -239,9 +247,13 @@ def _readable(where: str) -> Iterator[None]:
     """Turns whatever reading a damaged file raises into a `DataError`."""
     try:
         yield
+    except QtoolError:
+        raise
     except MemoryError as error:
         raise DataError(f"{where}: one sample does not fit into memory; check the file") from error
-    except _UNREADABLE as error:
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({_first_line(error)}); check the file") from error
+    except Exception as error:  # zipfile, zlib, lzma and numpy raise a dozen types on damaged input
         raise DataError(f"{where}: is damaged or cannot be read ({_first_line(error)}); save it again") from error
 
 

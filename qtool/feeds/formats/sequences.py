@@ -17,6 +17,7 @@ from qtool.feeds.checks import Described, check_dtype, check_shape, fits_dimensi
 from qtool.feeds.fitting import Arrangement, Fitter, check_label
 from qtool.feeds.formats.npz import Table
 from qtool.feeds.formats.tables import equal_counts
+from qtool.feeds.matching import with_labels
 
 
 class SequenceFitter(Fitter):
@@ -64,7 +65,7 @@ class SequenceFitter(Fitter):
             array = to_input(where, arrays[roles[spec.name]], spec, start, samples=False).reshape(shapes[spec.name])
             inputs[spec.name] = array if len(array) == steps else np.repeat(array, steps, axis=0)
         fed = set(roles.values()) | {spec.name for spec in self._carried}
-        labels = {name: array[None] for name, array in arrays.items() if name not in fed}
+        labels = with_labels({name: array[None] for name, array in arrays.items() if name not in fed})
         for spec in self._carried:
             first = arrays[spec.name] if spec.name in arrays else self._zeros(spec, inputs)
             inputs[spec.name] = to_input(where, first, spec, start, samples=False)

@@ -150,5 +150,5 @@ class _StreamedTable:
             inputs[spec.name] = self._fitter.value(
                 self._table.name, values, spec, start, samples=by_sample, stacked=True
             )
-        labels = self._fitter.shifted({name: rows[name].read(size) for name in self._labels})
+        labels = self._fitter.shifted(self._table.name, {name: rows[name].read(size) for name in self._labels})
         return Chunk(inputs, labels, size, None, divisible=not self.whole)

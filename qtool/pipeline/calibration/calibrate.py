@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, remove_unfinished
@@ -15,12 +16,14 @@ from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Calibrated
 from qtool.core.records.statistics import load_statistics
-from qtool.feeds import Data, ReadOptions, open_for_model
+from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
+from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.checkpoint import Checkpoint
 from qtool.pipeline.calibration.run import CalibrationRun, with_steps
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.prepare import prepare
+from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.recovery.steps import chosen_steps
 from qtool.runtime.providers import find_provider
 
@@ -29,6 +32,7 @@ CHECKPOINT_S = 60.0
 """How often an unfinished calibration is written."""
 
 
+@checked_types
 def calibrate(
     model: PathLike,
     data: Data,
@@ -39,6 +43,7 @@ def calibrate(
     threads: int = 1,
     equalize: bool = False,
     absorb_biases: bool = False,
+    fix: Fixing = (),
     provider: str = "cpu",
     shard: Shard | str | None = None,
     checkpoint: float = CHECKPOINT_S,
@@ -59,6 +64,8 @@ def calibrate(
         equalize: rescale channels between layers first (cross-layer equalisation); what is quantised with these
             statistics is that graph.
         absorb_biases: move what a channel never falls below into the next layer's bias first.
+        fix: inputs that have one value in all data, such as {"sr": 16000}: what hangs on them becomes constant, also
+            which branch an If takes. The input stays in the signature, and the int8 model serves that value only.
         provider: where the float model runs: cpu, cuda or tensorrt.
         shard: only this part of the data, such as "3/16": the third of sixteen; `merge` adds them together.
         checkpoint: seconds. So often what has been counted is written beside `output`, if the data is a path; an
@@ -86,9 +93,14 @@ def calibrate(
         raise UsageError(f"{arg(ASKED[steps[0]])} is decided on all of the data; leave it out with {arg('shard')}")
     if not checkpoint >= 0:
         raise UsageError(f"a checkpoint every {checkpoint:g} seconds is impossible; give 0 or more")
-    prepared = prepare(model_io.load(model))
-    tensors = find_tensors(prepared)
-    feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+    prepared = prepare(model_io.load(model), parse_fixed(fix))
+
+    def opened() -> Feeds:
+        return open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+
+    with advising(prepared, opened):
+        tensors = find_tensors(prepared)
+    feeds = opened()
     prepared = with_steps(prepared, steps, feeds, compute)
     kept = None
     if output is not None:
@@ -107,6 +119,7 @@ def calibrate(
     return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
 
 
+@checked_types
 def merge(calibrations: PathLike | Sequence[PathLike], output: PathLike) -> Calibrated:
     """Add calibration files together, all shards of one calibration or whole ones of one model, and return the sum.
 

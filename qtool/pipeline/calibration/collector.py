@@ -14,6 +14,7 @@ from qtool.pipeline.calibration.counter import Counter, count_all
 from qtool.pipeline.calibration.explain import NotFiniteDataError, explained
 from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.prepare.fixed_inputs import check_fixed
 from qtool.runtime.observer import Observer
 
 
@@ -71,6 +72,7 @@ class Collector:
         samples, stop = 0, first
         try:
             for batch, runs in count_all(counter, batches, self._threads):
+                check_fixed(batch.inputs, prepared.recipe.fixed, batch.origin)
                 if batch.start < EXAMPLES:
                     rows = with_room((*rows, row_of(batch.start, runs)))
                 samples, stop = samples + batch.size, stop + 1

@@ -66,7 +66,7 @@ def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, *, dyna
     if not set(kernels) <= set(known) or bool(kernels) != bool(known):
         raise MisfitError(
             f"integer: node {node.name!r} ({node.op_type}) runs as {' or '.join(known) or 'itself'} on target "
-            f"{target.name}, not as {' or '.join(kernels)[:60] or 'nothing'}"
+            f"{target.name}, not as {' or '.join(map(repr, kernels))[:60] or 'nothing'}"
         )
 
 

@@ -1,10 +1,11 @@
 """place: which tensors get Q/DQ, which share a range, which layers stay float and why. Policy only; no numbers."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.records.options import Scheme
-from qtool.core.records.placement import Placement
+from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement
 from qtool.graph.edit import Model
 from qtool.pipeline.planning.selection import select
 from qtool.pipeline.planning.sites import build
@@ -12,23 +13,32 @@ from qtool.targets.rules import Target
 
 
 def place(
-    model: Model, target: Target, scheme: Scheme, *, name: str = "the model", floating: Collection[str] = ()
+    model: Model,
+    target: Target,
+    scheme: Scheme,
+    *,
+    name: str = "the model",
+    floating: Collection[str] = (),
+    amendment: Amendment = NOTHING_AMENDED,
 ) -> Placement:
     """Decide where Q/DQ go in a prepared graph.
 
     Args:
         name: what to call the model in messages.
         floating: names of nodes that stay float besides what the scheme excludes.
+        amendment: what is placed otherwise than the target's table says.
 
     Raises:
         NothingToQuantizeError: no layer with weights becomes integer; the message says why not.
         UsageError: an exclusion matches no node, or an operator that the target does not know is asked for.
         ModelError: an excluded layer cannot be kept float.
     """
-    selection = select(model, target, scheme, name, floating)
+    scheme = replace(scheme, dynamic=tuple(dict.fromkeys([*scheme.dynamic, *sorted(amendment.dynamic)])))
+    why_float = {**dict.fromkeys(floating, "left in float"), **amendment.floating}
+    selection = select(model, target, scheme, name, why_float)
     if not (selection.weighted or selection.dynamic or (selection.stored and scheme.form != "static")):
         reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
         raise NothingToQuantizeError(f"{name}: nothing to quantise for target {target.name} ({why}); use it as it is")
-    return build(model, target, scheme, selection)
+    return build(model, target, scheme, selection, amendment.closed)

@@ -5,16 +5,19 @@ from dataclasses import dataclass, field, replace
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.affine import QParams
-from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.calibrators import Calibrator, Max
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.options import Scheme
-from qtool.core.records.placement import Placement, Reader
+from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement, Reader
 from qtool.core.records.plan import BiasShift, Plan, WeightPlan
 from qtool.core.records.statistics import Statistics
+from qtool.graph import edit
 from qtool.graph.edit import Array
+from qtool.graph.layers import Layer
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.plan import make_plan
 from qtool.pipeline.planning.ranges import RangeMemo, choose
+from qtool.pipeline.planning.settle import Look, Settler
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.bias_correction import correct_biases
 from qtool.pipeline.recovery.example_statistics import observe_examples
@@ -31,17 +34,22 @@ class PlanMemo:
 
     weights: their magnitudes and integers. ranges: by tensor, calibrator and grid. means: of the inputs of layers with
     a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid of the weight.
+    amendments: of the placement, by scheme and what is left in float.
     """
 
     weights: WeightMemo = field(default_factory=WeightMemo)
     ranges: RangeMemo = field(default_factory=RangeMemo)
     means: Mapping[str, Array] | None = None
     shifts: dict[_Grid, BiasShift | None] = field(default_factory=dict)
+    amendments: dict[tuple[Scheme, frozenset[str]], Amendment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Planner:
     """Makes plans for one graph, target and scheme, from statistics.
+
+    look: finds layers that onnxruntime would not run as a plan says; what it finds is placed again. None: nobody looks.
+    dynamic: whether such a layer may be dynamic instead.
 
     Raises (all methods):
         NothingToQuantizeError: no layer has an integer form on the target.
@@ -54,10 +62,21 @@ class Planner:
     target: Target
     scheme: Scheme
     memo: PlanMemo = field(default_factory=PlanMemo)
+    look: Look | None = None
+    dynamic: bool = False
 
-    def placement(self, floating: Collection[str] = ()) -> Placement:
-        """Decide where Q/DQ go; `floating` are names of nodes that stay float besides what the scheme excludes."""
-        return place(self.prepared.model, self.target, self.scheme, name=self.prepared.name, floating=floating)
+    def placement(self, floating: Collection[str] = (), *, settled: bool = True) -> Placement:
+        """Decide where Q/DQ go; `floating` are names of nodes that stay float besides what the scheme excludes.
+
+        `settled`: see `plan`.
+        """
+        return self._placed(floating, self._amendment(frozenset(floating), settled=settled))
+
+    def reject(self, layers: Mapping[str, str], floating: Collection[str] = ()) -> None:
+        """Leave layers (name -> why) in float from now on, in plans with just these `floating`."""
+        key = frozenset(floating)
+        known = self._amendment(key, settled=True)
+        self.memo.amendments[self.scheme, key] = self._settled(key, known.leaving(layers))
 
     def ranges(self, calibrator: Calibrator) -> Ranges:
         """Return the range of each root tensor where nothing is left in float."""
@@ -70,6 +89,7 @@ class Planner:
         floating: Collection[str] = (),
         ranges: Ranges | None = None,
         corrected: bool = True,
+        settled: bool = True,
     ) -> Plan:
         """Return the plan with every layer quantised but those `floating`.
 
@@ -79,13 +99,63 @@ class Planner:
                 that changes nothing.
             ranges: take these, by root tensor, where they are given.
             corrected: let biases take back the shift that rounding the weights makes.
+            settled: have a look whether onnxruntime runs the layers so, once for each set `floating`, and place again
+                what it does not; otherwise it is only what was found out where nothing is left in float.
         """
         try:
-            placement = self.placement(floating)
+            placement = self.placement(floating, settled=settled)
         except NothingToQuantizeError:
             if not floating:
                 raise
             return self.plan(calibrator, ranges=ranges, corrected=False).without_all()
+        return self._planned(placement, calibrator, ranges, corrected=corrected)
+
+    def _placed(self, floating: Collection[str], amendment: Amendment) -> Placement:
+        name = self.prepared.name
+        return place(self.prepared.model, self.target, self.scheme, name=name, floating=floating, amendment=amendment)
+
+    def _amendment(self, floating: frozenset[str], *, settled: bool) -> Amendment:
+        known = self.memo.amendments.get((self.scheme, floating))
+        if known is not None or self.look is None:
+            return known or NOTHING_AMENDED
+        start = self._amendment(frozenset(), settled=True) if floating else NOTHING_AMENDED
+        if not settled:
+            return start
+        return self.memo.amendments.setdefault((self.scheme, floating), self._settled(floating, start))
+
+    def _settled(self, floating: frozenset[str], start: Amendment) -> Amendment:
+        if self.look is None:
+            return start
+
+        def make(amendment: Amendment) -> Plan:
+            return self._planned(self._placed(floating, amendment), Max(), None, corrected=False)
+
+        try:
+            return Settler(self.prepared.model, make, self.look, self._remedy).settle(start)
+        except NothingToQuantizeError:
+            if floating:
+                return start
+            raise
+
+    def _remedy(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
+        """The cheapest form that was not tried: with a quantised output, with ranges of each run, in float."""
+        node = next((node for node in self.prepared.model.graph if node.name == layer), None)
+        rule = None if node is None else self.target.rules.get(node.op_type)
+        if node is not None and rule is not None and rule.kind == "weighted" and self.scheme.form_of(layer) == "static":
+            follower = edit.single_consumer(node.outputs[0])
+            clipped = follower is not None and edit.is_main_op(follower, "Relu", "Clip")
+            output = follower.outputs[0] if clipped and follower is not None else node.outputs[0]
+            tried = layer in amendment.closed or layer in amendment.dynamic
+            closed = any(row.tensor == output.name and row.produced for row in plan.activations)
+            if not (tried or closed) and output.name in self.statistics.tensors:
+                return amendment.closing(layer)
+            known = Layer.of(node)
+            swapped = known is not None and known.transposes_input
+            if self.dynamic and rule.dynamic and layer not in amendment.dynamic and not swapped:
+                return amendment.turning_dynamic(layer)
+        return amendment.leaving({layer: why})
+
+    def _planned(self, placement: Placement, calibrator: Calibrator, ranges: Ranges | None, *, corrected: bool) -> Plan:
         given = dict(ranges or {})
         if any(root not in given for root in placement.calibrated):
             given = {**choose(placement, self.statistics, calibrator, self.memo.ranges), **given}

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from qtool.core.numerics.affine import MIN_SCALE, QParams, TensorSpec, integer_range
-from qtool.core.numerics.weights import bias_scale, largest_magnitudes
+from qtool.core.numerics.affine import MIN_SCALE, QParams, TensorSpec, fit_inside, integer_range
+from qtool.core.numerics.weights import bias_scale, largest_magnitudes, quantize_weight, saturating_channels
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, ConstantPlan, WeightPlan
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.pipeline.planning.selection import is_layer
+from qtool.pipeline.planning.selection import clip_bounds, is_layer
 from qtool.targets import conditions
 from qtool.targets.rules import OpRule, Target
 
@@ -60,6 +60,12 @@ class PlanRows:
         if not edit.is_float32(value):
             raise MisfitError(f"{where}: tensor {row.tensor!r} is not float32")
         self._grid_of_target(where, row.params)
+        bounds = self._absorbed(value)
+        if bounds is not None and fit_inside(row.params, *bounds) != row.params:
+            raise MisfitError(
+                f"{where}: the grid of tensor {row.tensor!r} must lie within [{bounds[0]:g}, {bounds[1]:g}], in whose "
+                "place it stands"
+            )
         if row.twin_axis is not None:
             self._twin(where, row, value)
         if row.produced and not self._made_by_integer(value):
@@ -74,6 +80,17 @@ class PlanRows:
         for node, _ in self._reads(where, row.tensor, row.float_readers):
             if node in self.integer:
                 raise MisfitError(f"{where}: node {node!r} is in `integer`, so it cannot be in `float_readers`")
+
+    def _absorbed(self, value: Value) -> tuple[float, float] | None:
+        """The bounds of the Relu or Clip that makes the value behind an integer node, and that a Q stands for."""
+        node = value.producer()
+        inner = None if node is None or node.name in self.integer or not node.inputs else node.inputs[0]
+        maker = None if inner is None or edit.single_consumer(inner) is not node else inner.producer()
+        if node is None or maker is None or maker.name not in self.integer or not self._target.absorbs_clip:
+            return None
+        rule, bounds = self.rule(str(maker.name)), clip_bounds(node)
+        moves = rule is None or rule.kind in ("passthrough", "bridge")
+        return None if moves or bounds is None or not bounds[0] <= 0.0 <= bounds[1] else bounds
 
     def _twin(self, where: str, row: ActivationPlan, value: Value) -> None:
         axis, known = row.twin_axis, edit.rank(value) or 0
@@ -115,7 +132,8 @@ class PlanRows:
             )
         if row.params.dtype != "int8" or any(row.params.zero_point):
             raise MisfitError(f"{where}: weights are int8 with zero point 0")
-        if (largest_magnitudes(array, axis) > np.asarray(scale) * 127.5).any():
+        largest = largest_magnitudes(array, axis)
+        if (largest > np.asarray(scale) * 127.5).any():
             raise MisfitError(f"{where}: constant {row.tensor!r} is larger than 127 steps of its scale")
         for node, index in self._reads(where, row.tensor, row.readers, needed=True):
             reason = self._no_weight(field, self.nodes[node], index)
@@ -126,8 +144,31 @@ class PlanRows:
                 raise MisfitError(
                     f"{where}: axis {axis} of constant {row.tensor!r} is not that of node {node!r}'s outputs"
                 )
+            if field != "stored" and self._target.saturates:
+                self._seven_bits(where, row, array, layer)
+            # kernels that add such steps lose all else; only the scale of a bias may need them
+            bias = self._largest_bias(layer) if field == "weights" else 0.0
+            if max(scale) > max(1.0, float(largest.max(initial=0.0)), bias):
+                raise MisfitError(f"{where}: constant {row.tensor!r} is smaller than a step of its scale")
             if field == "weights":
                 self._grids[node, index] = row.params
+
+    def _largest_bias(self, layer: Layer) -> float:
+        """Of a layer whose input has a grid, in the steps of that grid; 0 without a bias."""
+        x = self._grids.get((str(layer.node.name), 0))
+        index = layer.operator.bias
+        given = layer.node.inputs[index] if index is not None and index < len(layer.node.inputs) else None
+        array = edit.constant_or_none(given)
+        return 0.0 if x is None or array is None else float(np.abs(array).max(initial=0.0)) / x.scale[0]
+
+    def _seven_bits(self, where: str, row: WeightPlan, array: Array, layer: Layer) -> None:
+        axis = layer.output_axis if row.params.axis is None else row.params.axis
+        found = np.flatnonzero(saturating_channels(quantize_weight(array, row.params), axis or 0))
+        if found.size:
+            raise MisfitError(
+                f"{where}: channel {found[0]} of weight {row.tensor!r} can overflow 16 bits on target "
+                f"{self._target.name}; double its scale"
+            )
 
     def _no_weight(self, field: str, node: Node, index: int) -> str | None:
         """Why an input cannot be in that field."""

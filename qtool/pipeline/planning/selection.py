@@ -1,7 +1,7 @@
 """The choice of nodes that become integer: forward from weighted layers, then only what an integer layer reads."""
 
 import fnmatch
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,18 +88,21 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
     return bounds[0], bounds[1]
 
 
-def select(model: Model, target: Target, scheme: Scheme, name: str, floating: Collection[str] = ()) -> Selection:
+def select(
+    model: Model, target: Target, scheme: Scheme, name: str, floating: Mapping[str, str] | None = None
+) -> Selection:
     """Choose the nodes that become integer, and return them with the reasons why others stay float.
 
-    `name`: what to call the model in messages. `floating`: names of nodes that stay float besides what the scheme
-    excludes.
+    `name`: what to call the model in messages. `floating`: nodes, by name, that stay float besides what the
+    scheme excludes, and why.
 
     Raises:
         UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
     """
     selection = Selection(target)
     kept_float = _excluded(model, target, scheme, name)
-    kept_float |= {node: "left in float" for node in model.graph if node.name in floating}
+    wanted = floating or {}
+    kept_float |= {node: wanted[str(node.name)] for node in model.graph if node.name in wanted}
     nodes = list(model.graph)
     for node in model.graph.all_nodes():
         if node.graph is not model.graph and is_layer(node, target):

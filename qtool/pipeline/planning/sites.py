@@ -1,5 +1,6 @@
 """The tensors that are quantised for the chosen nodes, who reads them, and whose range they take."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from qtool.core.errors import ModelError
@@ -9,18 +10,22 @@ from qtool.core.records.placement import BiasSite, ConstantSite, Placement, Read
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.pipeline.planning.selection import Selection, is_layer
+from qtool.pipeline.planning.selection import Selection, clip_bounds, is_layer
 from qtool.targets.rules import OpRule, Target
 
 
-def build(model: Model, target: Target, scheme: Scheme, selection: Selection) -> Placement:
+def build(
+    model: Model, target: Target, scheme: Scheme, selection: Selection, closed: Collection[str] = ()
+) -> Placement:
     """Collect the sites of the chosen nodes, and return them in graph order as a placement.
+
+    `closed`: names of layers whose output is quantised whether or not their kernel needs it.
 
     Raises:
         ModelError: an excluded layer cannot be kept float.
     """
     spec = target.activations[scheme.activations]
-    quantized = _quantized_values(selection)
+    quantized = _quantized_values(selection, closed)
     roots = _roots(model, selection, quantized)
     sites = tuple(
         replace(_site(value, roots[value], spec, selection, bounds), union=_union(value, roots, selection))
@@ -57,7 +62,7 @@ def _inputs(selection: Selection, node: Node, rule: OpRule) -> list[tuple[int, V
     return [(i, v) for i, v in inputs if i == branch]
 
 
-def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] | None]:
+def _quantized_values(selection: Selection, closed: Collection[str]) -> dict[Value, tuple[float, float] | None]:
     """What integer nodes read, and what the kernels that need it write; with the bounds that the grid absorbs."""
     bounds: dict[Value, tuple[float, float] | None] = {}
     for node, rule in selection.integer.items():
@@ -67,10 +72,26 @@ def _quantized_values(selection: Selection) -> dict[Value, tuple[float, float] |
     for node, rule in selection.integer.items():
         for _, value in _inputs(selection, node, rule):
             result[value] = bounds.get(value)
-        if (rule.needs_output or _clip_in_the_way(node)) and selection.target.outputs:
+        needed = rule.needs_output or node.name in closed or _clip_in_the_way(node)
+        if needed and selection.target.outputs:
             for tail in selection.tails(node, rule):
                 result[tail.value] = tail.bounds
+    for node, rule in selection.integer.items():
+        if rule.kind == "weighted" and selection.target.absorbs_clip and _loses_a_reader(node, result):
+            result.setdefault(node.outputs[0], None)
     return result
+
+
+def _loses_a_reader(node: Node, quantized: Collection[Value]) -> bool:
+    """Whether a Relu or Clip in front of a Q reads what others read too.
+
+    onnxruntime takes it away (`ReluQuantFusion`, `ClipQuantFusion`), and the selectors find a Q beside a float reader.
+    """
+    output = node.outputs[0]
+    readers = edit.consumers(output)
+    if len(readers) + output.is_graph_output() < 2:
+        return False
+    return any(clip_bounds(reader) is not None and reader.outputs[0] in quantized for reader in readers)
 
 
 def _clip_in_the_way(node: Node) -> bool:
@@ -127,7 +148,7 @@ def _site(
     if not selection.target.on_cpu or not produced:
         # they read the float tensor itself
         float_readers = []
-    twin = _twin(value, float_readers)
+    twin = find_twin(value, float_readers)
     return Site(
         tensor=value.name or "",
         root=root.name or "",
@@ -167,8 +188,12 @@ def _integer_producer(value: Value, selection: Selection) -> Node | None:
     return node if node in selection.integer else None
 
 
-def _twin(value: Value, float_readers: list[Reader]) -> tuple[int, int] | None:
-    """The axis and length of the vector that hides a DQ from onnxruntime's selectors."""
+def find_twin(value: Value, float_readers: Sequence[Reader]) -> tuple[int, int] | None:
+    """Find the axis and length of the vector that hides a DQ from onnxruntime's selectors; None without readers.
+
+    Raises:
+        ModelError: no dimension of the value is known.
+    """
     if not float_readers:
         return None
     for axis in (1, *(a for a in range(edit.rank(value) or 0) if a != 1)):

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
-from qtool.core.errors import AlreadyQuantizedError, ModelError
+from qtool.core.errors import AlreadyQuantizedError, ModelError, QtoolError
 from qtool.core.records.recipe import Recipe
-from qtool.graph import edit, opset, widen
+from qtool.graph import compose, edit, opset, shapes, widen
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.pipeline.prepare import (
@@ -14,19 +14,24 @@ from qtool.pipeline.prepare import (
     fold_affine,
     fold_constants,
     fold_pad,
+    gemm_bias,
     hard_swish,
     known_shapes,
     matmul_add,
+    merge_equal,
+    no_ops,
+    plain_products,
     pointwise_head,
     residual_sum,
-    simplify,
+    resize_axes,
     spatial_mean,
 )
+from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
 from qtool.targets.kernels import QUANTIZED
 
 # what these leave behind is inferred anew, and may be folded then
-_MORE_TO_FOLD = {"known_shapes", "constant_branches"}
+_MORE_TO_FOLD = {"known_shapes", "constant_branches", "no_ops"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +52,31 @@ class Prepared:
     widened: Model | None = None
 
 
-def prepare(loaded: LoadedModel) -> Prepared:
+def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
     """Fold and rewrite a float model into the form that quantisation starts from, and return it.
+
+    `fixed`: input -> the value that it always has, element by element; one number stands for all. The input stays in
+    the signature, and is not read.
 
     Batch norms and constants are folded, identities are removed, an opset below 13 is raised to it, and float16 becomes
     float32. The input is not changed.
 
     Raises:
-        ModelError: the opset cannot be raised, or onnxruntime cannot compute with the model's bfloat16.
+        ModelError: the opset cannot be raised, onnxruntime cannot load the model, or not compute with its bfloat16.
+        UsageError: there is no such input to fix, or it cannot have that value.
         AlreadyQuantizedError: the model holds quantised operators.
     """
+    try:
+        return _prepared(loaded, fixed or {})
+    except QtoolError:
+        raise
+    except Exception:
+        # attributes and types that contradict each other pass ONNX's checker; onnxruntime says what is wrong with them
+        Session(loaded.path)
+        raise
+
+
+def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     name = str(loaded.path)
     _refuse_quantized(loaded.model, name)
     raised = opset.raise_opset(loaded.model, name)
@@ -65,13 +85,19 @@ def prepare(loaded: LoadedModel) -> Prepared:
     if overridable:
         changes["inputs made constant"] = len(overridable)
     model = edit.clone(raised)
+    fix_inputs(model, fixed, name)
+    declared = shapes.forget(model)
     _tidy(model)
+    _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
-    while _apply(model, changes, simplify, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
+    while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
         _tidy(model)
-    _apply(model, changes, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head, hard_swish, residual_sum)
+    _apply(model, changes, plain_products, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head)
+    _apply(model, changes, hard_swish, residual_sum, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
-    return Prepared(model, name, loaded.path, loaded.digest, changes, widened=widened)
+    shapes.declare(model, declared)
+    recipe = Recipe(fixed=dict(fixed) if fixed else None)
+    return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened)
 
 
 def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> Model | None:
@@ -102,7 +128,20 @@ def _refuse_bfloat16(model: Model, loaded: LoadedModel, tensor: str) -> None:
 
 def _tidy(model: Model) -> None:
     opset.tidy(model)
-    opset.infer_shapes(model)
+    shapes.infer(model)
+
+
+def _ask_onnxruntime(model: Model) -> None:
+    """In place: what ONNX's inference cannot know where an operator is not ONNX's."""
+    wanted = shapes.unknown(model)
+    if not wanted:
+        return
+    try:
+        session = Session(compose.with_outputs(model, wanted), optimize=False)
+    except ModelError:
+        return
+    shapes.tell(model, session.output_specs)
+    shapes.infer(model)
 
 
 def _apply(model: Model, changes: dict[str, int], *steps: ModuleType) -> set[str]:

@@ -1,7 +1,8 @@
 """BatchNormalization, Mul, Div, Add and Sub with one constant per output channel go into the Conv or Gemm before them.
 
 The integer bias holds the shift, and the per-channel weight scale takes up the factor (the paper, section 3.2).
-Declines where the layer's output is read elsewhere, a constant varies along another axis, or training outputs are used.
+Declines where the layer's output is read elsewhere, a constant varies along another axis, training outputs are used, or
+the folded numbers are not finite in float32 (a negative variance; factors that only together fit).
 """
 
 from collections.abc import Callable
@@ -32,9 +33,8 @@ def apply(model: Model) -> int:
             continue
         while (follower := edit.single_consumer(node.outputs[0])) is not None:
             affine = _affine_of(follower, layer)
-            if affine is None:
+            if affine is None or not _fold(model, layer, affine, names):
                 break
-            _fold(model, layer, affine, names)
             edit.replace_uses(follower.outputs[0], node.outputs[0])
             edit.remove_node(follower)
             count += 1
@@ -62,7 +62,8 @@ def _affine_of(node: Node, layer: Layer) -> _Affine | None:
     vector = _channel_vector(other, m, weight.ndim)
     if vector is None:
         return None
-    return _ARITHMETIC[node.op_type](vector) if node.op_type != "Div" or vector.all() else None
+    with np.errstate(all="ignore"):
+        return _ARITHMETIC[node.op_type](vector)
 
 
 _ARITHMETIC: dict[str, Callable[[Array], _Affine]] = {
@@ -80,8 +81,9 @@ def _batch_norm(node: Node, m: int) -> _Affine | None:
     if any(p is None or p.size != m for p in parameters):
         return None
     gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
-    factor = gamma / np.sqrt(variance + float(edit.attribute(node, "epsilon", 1e-5)))
-    return _Affine(factor, beta - mean * factor) if np.isfinite(factor).all() else None
+    with np.errstate(all="ignore"):
+        factor = gamma / np.sqrt(variance + float(edit.attribute(node, "epsilon", 1e-5)))
+        return _Affine(factor, beta - mean * factor)
 
 
 def _channel_vector(constant: Array, m: int, layer_rank: int) -> Array | None:
@@ -94,15 +96,21 @@ def _channel_vector(constant: Array, m: int, layer_rank: int) -> Array | None:
     return constant.reshape(-1).astype(np.float64)
 
 
-def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> None:
+def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> bool:
+    """Returns False, and changes nothing, where the folded numbers are not finite."""
     weight = edit.constant(layer.weight).astype(np.float64, order="C")
     channels = layer.output_channels(weight)
-    channels *= per_channel(affine.factor, channels)
     bias = np.zeros(affine.shift.size) if layer.bias is None else edit.constant(layer.bias).astype(np.float64)
-    shift = np.broadcast_to(bias, affine.shift.shape) * affine.factor + affine.shift
+    with np.errstate(all="ignore"):
+        channels *= per_channel(affine.factor, channels)
+        folded = weight.astype(np.float32)
+        shift = (np.broadcast_to(bias, affine.shift.shape) * affine.factor + affine.shift).astype(np.float32)
+    if not (np.isfinite(folded).all() and np.isfinite(shift).all()):
+        return False
     base = layer.node.name if layer.weight is None else layer.weight.name
-    new_weight = edit.add_initializer(model.graph, names.fresh(f"{base}_folded"), weight.astype(np.float32))
-    new_bias = edit.add_initializer(model.graph, names.fresh(f"{layer.node.name}_bias"), shift.astype(np.float32))
+    new_weight = edit.add_initializer(model.graph, names.fresh(f"{base}_folded"), folded)
+    new_bias = edit.add_initializer(model.graph, names.fresh(f"{layer.node.name}_bias"), shift)
     assert layer.operator.bias is not None
     edit.set_input(layer.node, layer.operator.weights[0], new_weight)
     edit.set_input(layer.node, layer.operator.bias, new_bias)
+    return True

@@ -1,7 +1,8 @@
 """Everything that depends on initializers alone is computed once, by onnxruntime itself.
 
 Declines for random operators, control flow, other domains, results of unknown size, and results over 64 MiB that are
-larger than what they are made of and are no layer's weight.
+larger than what they are made of and are no layer's weight. A result that is larger than what it is made of remembers
+that, so that a file need not hold it (`qtool.pipeline.rewrite.unfold`).
 """
 
 import math
@@ -13,6 +14,8 @@ from qtool.graph.layers import Layer
 from qtool.runtime.session import Session
 
 _LIMIT_ELEMENTS = 16 * 2**20
+# a node takes about as much
+_SMALL_BYTES = 1024
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",
@@ -49,7 +52,9 @@ def apply(model: Model) -> int:
         return 0
     names = edit.Names(model.graph)
     for value, array in zip(frontier, arrays, strict=True):
-        edit.replace_uses(value, edit.add_initializer(model.graph, names.fresh(f"{value.name}_folded"), array))
+        constant = edit.add_initializer(model.graph, names.fresh(f"{value.name}_folded"), array)
+        edit.remember(constant, compose.origin(model, value, smaller_than=array.nbytes - _SMALL_BYTES))
+        edit.replace_uses(value, constant)
     count = 0
     for node in reversed(folded):
         if not any(o.uses() or o.is_graph_output() for o in node.outputs):

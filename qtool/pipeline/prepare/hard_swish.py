@@ -3,7 +3,7 @@
 HardSigmoid has no integer kernel, nor have the four; one float node between the integer layers costs less than four
 (measured in the patterns of tests/targets/test_fusion.py).
 
-Declines where an inner value is read elsewhere or a constant differs.
+Declines where an inner value is read elsewhere, a constant differs or has more dimensions than x, or x is not float32.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def apply(model: Model) -> int:
             continue
         x = _minus_three(clip)
         last = None if x is None else _final(clip, x)
-        if x is None or last is None:
+        if x is None or last is None or not edit.is_float32(x):
             continue
         names = edit.Names(model.graph)
         old = last.outputs[0]
@@ -45,9 +45,12 @@ def apply(model: Model) -> int:
     return count
 
 
-def _scalar(value: Value | None) -> float | None:
+def _scalar(value: Value | None, beside: Value | None = None) -> float | None:
+    """The number that a constant of one element is; `beside`: what it is added to or multiplied with."""
     array = edit.constant_or_none(value)
-    return float(array.reshape(())[()]) if array is not None and array.size == 1 else None
+    if array is None or array.size != 1 or (beside is not None and not edit.keeps_shape(array, beside)):
+        return None
+    return float(array.reshape(())[()])
 
 
 def _clip_bounds(clip: Node) -> tuple[float | None, float | None]:
@@ -63,8 +66,9 @@ def _minus_three(clip: Node) -> Value | None:
     if source is None or add is None or not edit.is_main_op(add, "Add") or edit.single_consumer(source) is not clip:
         return None
     for i in (0, 1):
-        if _scalar(add.inputs[i]) == 3.0:
-            return add.inputs[1 - i]
+        x = add.inputs[1 - i]
+        if x is not None and _scalar(add.inputs[i], x) == 3.0:
+            return x
     return None
 
 
@@ -78,16 +82,17 @@ def _final(clip: Node, x: Value) -> Node | None:
             return None
         if edit.is_main_op(node, "Mul") and x in node.inputs and not multiplied:
             multiplied = True
-        elif _is_sixth(node) and not divided:
+        elif _is_sixth(node, x) and not divided:
             divided = True
         else:
             return None
     return node
 
 
-def _is_sixth(node: Node) -> bool:
+def _is_sixth(node: Node, x: Value) -> bool:
+    """Whether the node divides by 6 what has the shape of x."""
     if edit.is_main_op(node, "Div"):
-        return _scalar(node.inputs[1]) == 6.0
+        return _scalar(node.inputs[1], x) == 6.0
     if edit.is_main_op(node, "Mul"):
-        return any((s := _scalar(v)) is not None and abs(s * 6.0 - 1.0) < 1e-6 for v in node.inputs)
+        return any((s := _scalar(v, x)) is not None and abs(s * 6.0 - 1.0) < 1e-6 for v in node.inputs)
     return False

@@ -35,6 +35,13 @@ def token_layers(model: Model) -> tuple[str, ...]:
     return tuple(str(node.name) for node in model.graph if node.name in wanted)
 
 
+def check_channels(model: Model, channels: Mapping[str, ChannelRange]) -> None:
+    """Refuse ranges of another number of channels than a smoothable tensor has. Raises `ValueError`."""
+    for tensor, readers in _readers(model).items():
+        if tensor in channels and channels[tensor].minimum.shape != (_rows(readers[0]).shape[0],):
+            raise ValueError(f"tensor {tensor!r} has another number of channels")
+
+
 def find_smoothing(
     model: Model, channels: Mapping[str, ChannelRange], squares: Mapping[str, Array], layers: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:

@@ -11,14 +11,16 @@ from qtool.core.errors import CalibrationError, DataError
 from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
 from qtool.core.records.statistics import Statistics, load_statistics
 from qtool.core.state import Arrays, State, rollout
+from qtool.core.tensorspec import InputSpec
 from qtool.feeds import Batch, Feeds
-from qtool.graph import compose, edit
+from qtool.feeds.checks import castable, fits_dimensions
+from qtool.graph import compose, edit, model_io
 from qtool.graph.edit import Model
-from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
 from qtool.pipeline.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
 from qtool.pipeline.recovery.masks import soften_masks
-from qtool.pipeline.recovery.smoothing import smooth
+from qtool.pipeline.recovery.smoothing import check_channels, smooth
 from qtool.runtime.session import Session
 
 
@@ -39,15 +41,20 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Comp
     extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, compute)
     scales = find_scales(model, extremes) if EQUALIZE in steps else {}
     shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
-    return Recipe(tuple(steps), scales, shifts)
+    return Recipe(tuple(steps), scales, shifts, fixed=prepared.recipe.fixed)
 
 
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
     """Return the graph that the recipe says, made of one that none was applied to.
 
+    Where the recipe fixes inputs to other values, the model is read and prepared again.
+
     Raises:
         ValueError: the recipe belongs to another graph; the message says why.
     """
+    if recipe.fixed != prepared.recipe.fixed:
+        again = prepare(model_io.load(prepared.path), recipe.fixed)
+        prepared = replace(again, name=prepared.name)
     model, changes = prepared.model, dict(prepared.changes)
     if EQUALIZE in recipe.steps:
         model = equalize(model, recipe.scales)
@@ -82,10 +89,20 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
         raise CalibrationError(
             f"{calibration.name}: is shard {calibration.part.shard} of a calibration; `qtool merge` all shards first"
         )
-    wanted = {spec.name for spec in edit.input_specs(prepared.model)}
-    if not calibration.examples or any(set(example) != wanted for example in calibration.examples):
+    if calibration.samples < 1:
+        raise CalibrationError(f"{calibration.name}: holds no samples; calibrate again")
+    wanted = {spec.name: spec for spec in edit.input_specs(prepared.model)}
+    fits = bool(calibration.examples) and all(
+        set(example) == set(wanted) and all(_feeds(array, wanted[name]) for name, array in example.items())
+        for example in calibration.examples
+    )
+    if not fits:
         raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
     return calibration
+
+
+def _feeds(array: np.ndarray, spec: InputSpec) -> bool:
+    return castable(array.dtype, spec) and (spec.shape is None or fits_dimensions(array.shape, spec.shape))
 
 
 def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
@@ -95,9 +112,11 @@ def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
         CalibrationError: they belong to another graph.
     """
     try:
-        return apply(prepared, statistics.recipe)
+        result = apply(prepared, statistics.recipe)
+        check_channels(result.model, statistics.channels)
     except ValueError as error:
         raise CalibrationError(f"{statistics.name}: damaged preparation ({error}); calibrate again") from error
+    return result
 
 
 def channel_extremes(model: Model, tensors: Sequence[str], feeds: Feeds, compute: Compute = HERE) -> Extremes:

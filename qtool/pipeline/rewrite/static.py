@@ -105,6 +105,22 @@ class _Rewriter:
 
     def _weight(self, weight: WeightPlan) -> None:
         self._constant(weight.tensor, weight.params, weight.readers, self._integers(weight))
+        for name, _ in weight.readers:
+            self._keep_apart(self._node(name))
+
+    def _keep_apart(self, node: Node) -> None:
+        """Write the vector that is added to a product of rank 3 and more as a row, which computes the same.
+
+        onnxruntime's `MatMulAddFusion` makes a Gemm of product and vector, with a float bias, but not of a row.
+        """
+        add = edit.single_consumer(node.outputs[0]) if edit.is_main_op(node, "MatMul") else None
+        if add is None or not edit.is_main_op(add, "Add") or (edit.rank(node.inputs[0]) or 0) < 3:
+            return
+        for index, value in enumerate(add.inputs):
+            vector = edit.constant_or_none(value)
+            if value is not None and vector is not None and vector.ndim == 1:
+                row = edit.add_initializer(self.graph, self.names.fresh(f"{value.name}_row"), vector[None])
+                add.replace_input_with(index, row)
 
     def _integers(self, weight: WeightPlan) -> Array:
         return self.memo.quantized(weight.tensor, self._initializer(weight.tensor), weight.params)

@@ -3,14 +3,16 @@
 import math
 
 from qtool.core.concurrency import both, side_by_side
-from qtool.core.errors import VerificationError, arg
+from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.sqnr import worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
-from qtool.pipeline.verify.macs import layer_macs
-from qtool.pipeline.verify.measure import by_name, measure, worst_of
+from qtool.pipeline.verify.census import run_otherwise
+from qtool.pipeline.verify.locate import first_difference
+from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
+from qtool.pipeline.verify.measure import Measured, by_name, measure, worst_of
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
@@ -27,10 +29,13 @@ def verify(
     quantised one is without its Q/DQ.
 
     Raises:
+        LayerError: some layers would compute something else than planned, which may be left in float.
         VerificationError: the model would compute something else than planned; the message says which and where.
     """
     try:
         return _verified(original, prepared, shifted, quantized, plan, target)
+    except LayerError as error:
+        raise LayerError(f"{original.source}: {error.marked}", error.layers) from error
     except VerificationError as error:
         raise VerificationError(f"{original.source}: {error.marked}") from error
 
@@ -47,47 +52,62 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
-    measured.check()
-    macs = layer_macs(prepared, plan.layers, examples[0]) if examples else {}
+    try:
+        measured.check_preparation()
+    except VerificationError as error:
+        where = first_difference(original, prepared)
+        raise VerificationError(f"{error.marked}" + (f"; it begins at node {where}" if where else "")) from error
+    measured.check(prepared, plan)
+    macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
+    uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
+    layers = tuple(dict.fromkeys([*plan.layers, *macs]))
     output = worst(by_name(measured.shipped).values())
     return Verification(
         kernels=census.kernels,
         integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
-        layers=len(plan.layers),
+        layers=len(layers),
         integer_layers=len(integer),
-        macs=sum(macs.values()),
-        integer_macs=sum(n for layer, n in macs.items() if layer in integer),
+        macs=None if uncounted else known_total(macs),
+        integer_macs=known_total({layer: n for layer, n in macs.items() if layer in integer}),
+        uncounted=uncounted,
         fallbacks=_fallbacks(plan, census, prepared) if target.on_cpu else (),
-        float_layers={n: plan.skipped.get(n, "not planned") for n in plan.layers if n not in integer},
-        preparation_sqnr_db=worst_of(measured.preparation),
+        float_layers={n: why for n, why in _reasons(prepared, plan, layers).items() if n not in integer},
+        preparation_sqnr_db=worst_of(measured.preparation) if examples else math.nan,
         widening_sqnr_db=worst_of(measured.widening),
-        steps=max((steps.largest for steps in measured.steps.values()), default=0),
-        optimized_sqnr_db=worst_of(measured.whole),
+        steps=max((steps.largest for steps in measured.steps.values()), default=None),
+        optimized_sqnr_db=worst_of(measured.whole) if measured.whole else math.nan,
         output_sqnr_db=math.nan if output is None else output,
         sqnr_db_by_output=by_name(measured.shipped),
         unlike={name: noise.unlike for name, noise in measured.shipped.items() if noise.unlike},
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
+        unchecked=_unchecked(original, measured),
         census=target.on_cpu,
         tensors=measured.tensors,
     )
 
 
+def _unchecked(original: Original, measured: Measured) -> str:
+    """Why the arithmetic was not compared; "" where it was."""
+    if not original.examples:
+        return original.absent
+    return "" if measured.steps or measured.whole else "it has no 8-bit tensor, and no output is real"
+
+
+def _reasons(prepared: Model, plan: Plan, layers: tuple[str, ...]) -> dict[str, str]:
+    """Why each layer is float, if it is."""
+    operators = {node.name: node.op_type for node in prepared.graph.all_nodes()}
+    unknown = {n: "not planned" if n in plan.layers else f"no integer form of {operators[n]}" for n in layers}
+    return {n: plan.skipped.get(n, why) for n, why in unknown.items()}
+
+
 def _check_census(plan: Plan, census: Census, target: Target) -> None:
     """Weighted layers run as planned, both ways: integer where planned, float where planned."""
-    if not target.on_cpu:
-        return
-    for layer in plan.layers:
-        kernels = plan.integer.get(layer)
-        if kernels is not None and not census.runs_as(layer, kernels):
-            raise VerificationError(
-                f"layer {layer!r} was planned to run as {' or '.join(kernels)}, but this onnxruntime runs it in float; "
-                f"leave it float with {arg('exclude', layer)}"
-            )
-        if kernels is None and census.runs_as(layer, target.rules_kernels):
-            raise VerificationError(
-                f"layer {layer!r} was planned to stay float, but this onnxruntime re-quantises it; please report this"
-            )
+    odd = run_otherwise(plan, census, target)
+    for layer, what in odd.items():
+        planned = " or ".join(plan.integer[layer]) if layer in plan.integer else "float"
+        message = f"layer {layer!r} was planned to run as {planned}, but {what}; please report this model"
+        raise LayerError(message, odd)
 
 
 def _fallbacks(plan: Plan, census: Census, prepared: Model) -> tuple[str, ...]:

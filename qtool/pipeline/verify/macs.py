@@ -1,27 +1,30 @@
-"""Multiply-accumulates of the weighted layers, from the shapes that one batch of inputs leads to."""
+"""Multiply-accumulates of all nodes, from the shapes that one batch of inputs leads to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from qtool.graph import compose
-from qtool.graph.edit import Model
-from qtool.graph.layers import Layer, Shape
+from qtool.graph import compose, products
+from qtool.graph.edit import Model, Node
+from qtool.graph.layers import Shape
 from qtool.runtime.session import Session
 
 
-def macs_of(model: Model, layers: tuple[str, ...], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """Return the multiply-accumulates of one run by layer, from the shapes of the values that `Layer.counted` names.
+def macs_of(model: Model, shapes: Mapping[str, Shape]) -> dict[str, int | None]:
+    """Return the multiply-accumulates of one run by node, from the shapes of the values that are needed.
 
-    Layers of which a shape is missing are left out.
+    None where it is unknown: a shape is missing, or the node stands in the body of an If, Loop or Scan, which may run
+    any number of times.
     """
-    return {str(layer.node.name): macs for layer in _layers(model, layers) if (macs := layer.macs(shapes)) is not None}
+    inside = {node: node.graph is not model.graph for node in _products(model)}
+    return {str(node.name): None if within else products.macs(node, shapes) for node, within in inside.items()}
 
 
-def layer_macs(model: Model, layers: tuple[str, ...], example: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Return the multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs), by layer.
+def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int | None]:
+    """Return the multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs), by node.
 
-    The graph is run where its inferred shapes do not follow from those of its inputs.
+    The graph is run where its inferred shapes do not follow from those of its inputs. None for a node of which the
+    number is unknown.
     """
     shapes: dict[str, Shape] = {name: array.shape for name, array in example.items()}
     sizes: dict[str | None, int] = {}
@@ -30,22 +33,24 @@ def layer_macs(model: Model, layers: tuple[str, ...], example: Mapping[str, np.n
             known = zip(value.shape, shapes[str(value.name)], strict=False)
             sizes |= {d.value: n for d, n in known if not isinstance(d, int) and d.value}
     missing = []
-    for value in [value for layer in _layers(model, layers) for value in layer.counted if value.name]:
+    nodes = [node for node in _products(model) if node.graph is model.graph]
+    for value in [value for node in nodes for value in products.counted(node) if value.name]:
         name = str(value.name)
         dims = None if value.shape is None else [d if isinstance(d, int) else sizes.get(d.value) for d in value.shape]
-        if dims is not None and None not in dims:
+        if dims is not None and all(d is not None and d >= 0 for d in dims):
             shapes.setdefault(name, tuple(d for d in dims if d is not None))
         elif name not in shapes:
             missing.append(name)
     if missing:
-        session = Session(compose.with_outputs(model, missing), name="the prepared model")
+        session = Session(compose.with_outputs(model, list(dict.fromkeys(missing))), name="the prepared model")
         shapes |= {name: array.shape for name, array in session.run(example).items()}
-    return macs_of(model, layers, shapes)
+    return macs_of(model, shapes)
 
 
-def _layers(model: Model, names: tuple[str, ...]) -> Iterator[Layer]:
-    wanted = set(names)
-    for node in model.graph:
-        layer = Layer.of(node) if node.name in wanted else None
-        if layer is not None:
-            yield layer
+def known_total(macs: Mapping[str, int | None]) -> int:
+    """Return the sum of what is known: a share of it is at most that of the whole."""
+    return sum(number for number in macs.values() if number is not None)
+
+
+def _products(model: Model) -> Iterable[Node]:
+    return (node for node in model.graph.all_nodes() if products.multiplies(node))

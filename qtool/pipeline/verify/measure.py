@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qtool.core.concurrency import both, side_by_side
-from qtool.core.errors import VerificationError
+from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import dequantize
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
-from qtool.graph import compose
+from qtool.graph import compose, edit
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
@@ -28,8 +28,9 @@ _MEAN_STEPS = 0.5
 _FAR_SHARE = 1e-3
 # Float outputs behind the last 8-bit tensor: an integer classifier and its unoptimised form.
 _TAIL_DB = 40.0
-# MatMulNBits rounds the blocks of its input to 8 bits (`session.qdq_matmulnbits_accuracy_level` is 4).
-_STORED_TAIL_DB = 20.0
+# MatMulNBits rounds the blocks of its input to 8 bits (level 4), which says more of the input than of the layer; so a
+# layer by itself computes in float32.
+_EXACT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 # Of the places of such an output: where more than these differ by more than that, it is no ill-conditioned function.
 _FAR_PLACES = 0.1
 # What rounding may leave of a sum that is 0.
@@ -129,29 +130,58 @@ class Measured:
         """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
-    def check(self) -> None:
-        """Refuse a model that computes something that neither the float model nor the plan says.
-
-        Raises:
-            VerificationError: a difference is too large; the message says which.
-        """
+    def check_preparation(self) -> None:
+        """Refuse a prepared graph that is another function than the model as it came. Raises `VerificationError`."""
         for name, prepared in self.preparation.items():
             if prepared.db is None or not (prepared.db >= _PREPARATION_DB or _both_zero(prepared)):
                 found = "its shape" if prepared.db is None else f"{prepared.db:.1f} dB"
                 raise VerificationError(f"preparation changed output {name!r} ({found}); please report this model")
+
+    def check(self, prepared: Model, plan: Plan) -> None:
+        """Refuse a model that computes something that neither the float model, `prepared`, nor the plan says.
+
+        Raises:
+            LayerError: a difference is too large that comes of some layers.
+            VerificationError: a difference is too large; the message says which.
+        """
         check_rounding({n: db for n, db in by_name(self.widening).items() if db is not None}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:
-                raise VerificationError(
+                raise LayerError(
                     f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
-                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model"
+                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model",
+                    dict.fromkeys(
+                        makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
+                    ),
                 )
         for name, tail in self.tail.items():
             if tail.wrong:
-                raise VerificationError(
+                raise LayerError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
-                    f"({tail.noise.db:.1f} dB between them); please report this model"
+                    f"({tail.noise.db:.1f} dB between them); please report this model",
+                    dict.fromkeys(
+                        makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
+                    ),
                 )
+
+
+def makers(prepared: Model, plan: Plan, tensor: str) -> tuple[str, ...]:
+    """Return the names of the planned nodes that make a tensor of the prepared graph from the 8-bit ones before it.
+
+    Those with weights where there are any, in graph order.
+    """
+    stops = {row.tensor for row in plan.activations}
+    quantized = set(plan.quantized)
+    value = edit.named_values(prepared.graph).get(tensor)
+    waiting, seen = [value] if value is not None else [], set()
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [v for v in compose.reads(node) if v.name not in stops and not v.is_initializer()]
+    made = [str(node.name) for node in prepared.graph if node in seen]
+    return tuple(n for n in made if n in quantized) or tuple(n for n in made if n in plan.integer)
 
 
 def _both_zero(noise: SignalToNoise) -> bool:
@@ -196,7 +226,7 @@ class _Sessions:
             lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
             lambda: Session(observed, config=config, name="the quantised model"),
             lambda: Session(observed, optimize=False, name="the quantised model"),
-            lambda: Session(pieces, config=config, name="the quantised model's layers"),
+            lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),
         )
         self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)
 
@@ -235,16 +265,14 @@ def measure(
     result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
     for half, single in zip(halves, singles, strict=False):
         _add_widening(result, half, single)
-    # weights that are stored as integers for layers that compute in float may round more
-    limit = _STORED_TAIL_DB if plan.stored else _TAIL_DB
     compared = 0
     for example, single, final in zip(original.examples, singles, shipped, strict=True):
         (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
-            result.sqnr.setdefault(tensor, SignalToNoise()).add(
-                exact[tensor], dequantize(ran[stored], activation.params)
-            )
+            noise = result.sqnr.setdefault(tensor, SignalToNoise())
+            noise.add(exact[tensor], dequantize(ran[stored], activation.params))
+        _check_shapes(single, exact)
         compared_outputs = measured_outputs({name: exact[name] for name in final})
         for name in compared_outputs:
             result.preparation.setdefault(name, SignalToNoise()).add(single[name], exact[name])
@@ -257,8 +285,25 @@ def measure(
             compared += plain[stored].size
         for name in compared_outputs:
             result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
-            result.tail.setdefault(name, _Tail(limit)).add(plain[name], alone[name])
+            result.tail.setdefault(name, _Tail(_TAIL_DB)).add(plain[name], alone[name])
     return result
+
+
+def _check_shapes(single: Arrays, exact: Arrays) -> None:
+    """Refuse a prepared graph that gives an output another shape than the original does.
+
+    The quantised model may: where values decide the shape, a step decides it too.
+
+    Raises:
+        VerificationError: it does.
+    """
+    for name, array in single.items():
+        wanted, found = array.shape, exact[name].shape
+        if found != wanted:
+            raise VerificationError(
+                f"preparation changed the shape of output {name!r} ({list(wanted)} became {list(found)}); please "
+                "report this model"
+            )
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:

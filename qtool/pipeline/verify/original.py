@@ -19,12 +19,14 @@ Arrays = Mapping[str, np.ndarray]
 class Original:
     """A model as it came, and what it computes on the examples (batches of inputs): run once, when first asked for.
 
-    source: its path. widened: of a float16 model, the same in float32 as it was before all passes.
+    source: its path. widened: of a float16 model, the same in float32 as it was before all passes. absent: why there
+    are no examples, where there are none.
     """
 
     source: Path
     widened: Model | None
     examples: Sequence[Arrays]
+    absent: str = "there are no examples"
 
     @cached_property
     def halves(self) -> Sequence[Arrays]:

@@ -73,8 +73,14 @@ def _same_source(node: str, index: int, old: Value | None, new: Value | None) ->
     exact = edit.constant_or_none(old)
     if exact is not None and stripped is not None and new is not None and stripped is not new:
         _check_constant(node, exact, new)
-    elif _source(old) != _source(stripped):
+    elif _source(old) != _source(stripped) and not _is_row_of(stripped, exact):
         raise VerificationError(f"input {index} of node {node!r} comes from elsewhere now; please report this model")
+
+
+def _is_row_of(new: Value | None, vector: Array | None) -> bool:
+    """Whether a constant is a vector of the float graph with a dimension of 1 in front."""
+    row = edit.constant_or_none(new)
+    return row is not None and vector is not None and row.shape == (1, *vector.shape) and (row[0] == vector).all()
 
 
 def _check_constant(node: str, exact: np.ndarray, new: Value) -> None:

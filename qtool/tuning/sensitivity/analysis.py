@@ -22,7 +22,7 @@ from qtool.evaluation.recurrence import as_sequence
 from qtool.evaluation.trial import check_outputs
 from qtool.graph import model_io
 from qtool.pipeline.prepare import Prepared
-from qtool.pipeline.verify.macs import layer_macs
+from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.runtime.session import Session
 from qtool.tuning.sensitivity.bases import Item, Job, in_order
 from qtool.tuning.sensitivity.chain import PieceChain
@@ -69,7 +69,7 @@ class Overview:
     samples: int
     data: str
     digest: str
-    macs: dict[str, int]
+    macs: dict[str, int | None]
     float_value: float | None
     quantized: Figures
 
@@ -89,7 +89,7 @@ class Analysis:
     heads: Heads = NO_HEADS
     samples: int = 0
     data: str = ""
-    macs: dict[str, int] = field(default_factory=dict)
+    macs: dict[str, int | None] = field(default_factory=dict)
     float_value: float | None = None
     quantized: Figures = field(default_factory=lambda: Figures(None, None, 0.0))
 
@@ -170,7 +170,7 @@ class Analysis:
         if self.metric is None and default != "sqnr":
             (self.metric,) = resolve_metrics([default])
         example = {name: array for (view, name, _), array in item.live.items() if view is None}
-        self.macs = layer_macs(self.prepared.model, self.full.layers, example)
+        self.macs = count_macs(self.prepared.model, example)
 
     def measure(
         self,
@@ -223,18 +223,18 @@ class Analysis:
     def result(self, *, complete: bool) -> Sensitivity:
         """Return what was measured, with the layers ranked by the first view."""
         operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
-        total = sum(self.macs.values())
+        total = None if None in self.macs.values() else known_total(self.macs)
         layers = []
         for name in self.layers:
             found = {view: self.found[name, view] for view in self.views if (name, view) in self.found}
             figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
-            macs = self.macs.get(name, 0)
+            macs = self.macs.get(name)
             layers.append(
                 LayerSensitivity(
                     name,
                     operators[name],
                     macs,
-                    macs / total if total else 0.0,
+                    macs / total if total and macs is not None else None,
                     figures.get("alone"),
                     figures.get("without"),
                     {view: f for view, f in found.items() if isinstance(f, str)},

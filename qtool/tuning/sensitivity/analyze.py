@@ -6,11 +6,12 @@ changed layer is run again; what that reads was kept from one run of the float n
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal, Unpack
 
+from qtool.core.arguments import checked_types
 from qtool.core.compute import HERE, Compute
 from qtool.core.concurrency import cores
 from qtool.core.errors import ModelError, UsageError, arg
@@ -22,7 +23,7 @@ from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.records.statistics import Statistics
-from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
+from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
 from qtool.graph.edit import Model
@@ -43,6 +44,7 @@ PathLike = str | Path
 MEMORY = 2**30
 
 
+@checked_types
 def sensitivity(
     model: PathLike,
     data: Data,
@@ -124,9 +126,10 @@ def sensitivity(
     feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
     return measure_layers(
         prepared,
-        best.leaving,
+        lambda floating: best.leaving(floating, settled=False),
         runs_on,
         feeds,
+        again=best.leaving,
         metric=metric,
         views=views,
         compute=compute,
@@ -141,6 +144,7 @@ def measure_layers(
     target: Target,
     feeds: Feeds,
     *,
+    again: PlanOf | None = None,
     metric: MetricSpec | None = None,
     views: View | Sequence[View] = VIEWS,
     compute: Compute = HERE,
@@ -149,39 +153,53 @@ def measure_layers(
 ) -> Sensitivity:
     """Measure every layer of the full plan, alone and left out, and return them ranked.
 
-    `plan_of` makes the plans: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out. Other arguments
-    and the errors are those of `sensitivity`.
+    `plan_of` makes the plans: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out. `again` makes them
+    where onnxruntime does not run the others as planned. Other arguments and the errors are those of `sensitivity`.
     """
     asked: tuple[View, ...] = (views,) if isinstance(views, str) else tuple(views)
     if not asked or not set(asked) <= set(VIEWS):
         raise UsageError(f"unknown views {', '.join(asked) or '(none)'}; choose among {', '.join(VIEWS)}")
-    chosen = resolve_metrics([metric])[0] if metric is not None else None
+    chosen = resolve_metric(metric) if metric is not None else None
     path = None if output is None else Path(output)
     full = plan_of(())
     identity = _identity(full, chosen, asked)
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
     analysis = Analysis(prepared, full, chosen, asked, identity, path, found, feeds.states)
+
+    def run(variants: Sequence[Variant]) -> None:
+        if compute.executor is None:
+            measure(analysis, variants, target, feeds, compute, memory, earlier)
+        else:
+            measure_elsewhere(analysis, variants, feeds, metric, compute, memory, earlier)
+
     variants = _variants(prepared.model, full, plan_of, target, asked, analysis)
-    if compute.executor is None:
-        measure(analysis, variants, target, feeds, compute, memory, earlier)
-    else:
-        measure_elsewhere(analysis, variants, feeds, metric, compute, memory, earlier)
+    run(variants)
+    odd = {(v.layer, v.view): v.plan for v in variants if isinstance(analysis.found[v.layer, v.view], str)}
+    if odd:
+        planned = _variants(prepared.model, full, again or plan_of, target, asked, analysis, odd)
+        run([variant for variant in planned if variant.plan != odd[variant.layer, variant.view]])
     compute.progress("measure layers", analysis.total, analysis.total)
     analysis.check_any_measured()
     return analysis.finish()
 
 
 def _variants(
-    model: Model, full: Plan, plan_of: PlanOf, target: Target, views: Sequence[View], analysis: Analysis
+    model: Model,
+    full: Plan,
+    plan_of: PlanOf,
+    target: Target,
+    views: Sequence[View],
+    analysis: Analysis,
+    odd: Collection[tuple[str, View]] = (),
 ) -> list[Variant]:
-    """What is still to be measured, in graph order."""
+    """What is still to be measured, in graph order; `odd`: only these, in another form: they did not run as planned."""
     variants: list[Variant] = []
     for layer in full.quantized:
         for view in views:
-            if (layer, view) in analysis.found:
+            if ((layer, view) not in odd) if odd else ((layer, view) in analysis.found):
                 continue
             try:
-                variants.append(variant_of(model, full, plan_of, target, layer, view))
+                variants.append(variant_of(model, full, plan_of, target, layer, view, closed=bool(odd)))
             except ModelError as error:
                 analysis.found[layer, view] = str(error)
     return variants

@@ -1,13 +1,17 @@
 """The file of a sensitivity analysis: every finished layer is in it, and an interrupted run goes on from it."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, write_text
+from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import json_text, parsed
 from qtool.core.records.sensitivity import VIEWS, Figures, LayerSensitivity, Sensitivity, View, read_finished
 
+_CHECKSUM = "checksum"
 Found = Figures | str
 """What was measured, or why nothing was."""
 
@@ -25,7 +29,10 @@ def load_found(path: Path, identity: dict[str, str]) -> tuple[dict[tuple[str, Vi
     if not path.exists():
         return {}, {}
     try:
-        earlier = read_finished(parsed(path.read_text(encoding="utf-8")))
+        document = parsed(read_text(path, DOCUMENT_LIMIT))
+        if isinstance(document, dict) and document.pop(_CHECKSUM, None) not in (None, _checksum(document)):
+            raise ValueError("it was changed after it was written")
+        earlier = read_finished(document)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"{path}: exists and is not what `qtool sensitivity` writes ({_line(error)}); remove it or name another "
@@ -55,8 +62,14 @@ _WORDS = {
 
 
 def save(path: Path, result: Sensitivity) -> None:
-    """Write the result to the file at `path`, atomically. Raises `OutputError`."""
-    write_text(path, json_text(result.to_dict()))
+    """Write the result to the file at `path`, atomically, with a checksum. Raises `OutputError`."""
+    document = result.to_dict()
+    write_text(path, json_text({**document, _CHECKSUM: _checksum(document)}))
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    """Of the document as it is written; older files have none."""
+    return hashlib.sha256(json_text(document).encode()).hexdigest()
 
 
 def _found(layer: LayerSensitivity) -> Iterator[tuple[tuple[str, View], Found]]:
@@ -66,5 +79,6 @@ def _found(layer: LayerSensitivity) -> Iterator[tuple[tuple[str, View], Found]]:
             yield (layer.name, view), found
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+def _line(error: OSError | ValueError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return " ".join(str(reason).split())[:120]

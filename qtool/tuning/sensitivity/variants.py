@@ -7,6 +7,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
 from qtool.graph import edit
 from qtool.graph.edit import Model, Value
+from qtool.pipeline.planning.leave import maker
 from qtool.targets.rules import Target
 
 PlanOf = Callable[[tuple[str, ...]], Plan]
@@ -22,19 +23,25 @@ class Variant:
     plan: Plan
 
 
-def variant_of(model: Model, full: Plan, plan_of: PlanOf, target: Target, layer: str, view: View) -> Variant:
+def variant_of(
+    model: Model, full: Plan, plan_of: PlanOf, target: Target, layer: str, view: View, *, closed: bool = False
+) -> Variant:
     """Return the plan of one layer in one view.
+
+    `closed`: alone, its output is quantised where the full plan does so, whether or not its kernel needs it.
 
     Raises:
         ModelError: the layer cannot be kept float.
     """
-    return Variant(layer, view, alone(model, full, layer, target) if view == "alone" else plan_of((layer,)))
+    single = view == "alone"
+    return Variant(layer, view, alone(model, full, layer, target, closed=closed) if single else plan_of((layer,)))
 
 
-def alone(model: Model, plan: Plan, layer: str, target: Target) -> Plan:
+def alone(model: Model, plan: Plan, layer: str, target: Target, *, closed: bool = False) -> Plan:
     """Return the part of the plan that quantises one layer: its weight and bias, what it reads, and what it writes.
 
-    Where its kernel can give a float output, that stays float: the next layer's grid is that layer's business.
+    Where its kernel can give a float output, that stays float unless `closed`: the next layer's grid is that layer's
+    business.
     """
     values = edit.named_values(model.graph)
     needs_output = next(target.rules[n.op_type].needs_output for n in model.graph if n.name == layer)
@@ -42,8 +49,8 @@ def alone(model: Model, plan: Plan, layer: str, target: Target) -> Plan:
         row.tensor
         for row in plan.activations
         if row.produced
-        and _maker(values[row.tensor]) == layer
-        and (needs_output or not _is_output_of(values[row.tensor], layer))
+        and maker(values[row.tensor]) == layer
+        and (closed or needs_output or not _is_output_of(values[row.tensor], layer))
     }
     return plan.only(layer, made)
 
@@ -53,11 +60,3 @@ def _is_output_of(value: Value, layer: str) -> bool:
     node, reader = value.producer(), edit.single_consumer(value)
     clipped = reader is not None and edit.is_main_op(reader, "Relu", "Clip")
     return node is not None and node.name == layer and not clipped
-
-
-def _maker(value: Value) -> str | None:
-    """The name of the node whose kernel writes a produced value, through the Relu or Clip that it absorbs."""
-    node = value.producer()
-    if node is not None and edit.is_main_op(node, "Relu", "Clip") and node.inputs[0] is not None:
-        node = node.inputs[0].producer()
-    return None if node is None else node.name

@@ -120,7 +120,7 @@ def test_a_scale_may_be_edited(tmp_path):
     assert params == QParams((1.0,), (7,), "uint8")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"plan", b"[" * 100_000, b"PK\x03\x04", b'{"a": NaN}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"plan", b"[" * 100_000, b"PK\x03\x04", b'{"a": NaN}'])
 def test_what_is_not_json(tmp_path, content):
     path = tmp_path / "plan.json"
     path.write_bytes(content)

@@ -114,7 +114,7 @@ def test_class_scores_are_the_first_output_that_fits(shapes, name):
     [
         (None, "no labels"),
         ([0, 1], r"shape \(2,\) for 3 sample"),
-        ([[0, 1, 0]] * 3, r"shape \(3, 3\)"),
+        ([[0, 1, 1]] * 3, r"shape \(3, 3\)"),
         ([0, 1, 3], "label 3 of sample 12 is no class of output 'y', which has 3"),
         ([0, -1, 2], "label -1 of sample 11"),
         ([0.5, 1, 2], "not whole numbers"),

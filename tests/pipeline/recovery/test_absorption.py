@@ -132,11 +132,6 @@ def same_padding(net):
     return net("Conv", h, net.weight(4, 8, 3, 3, inputs=72), auto_pad="SAME_UPPER")
 
 
-def factors(net):
-    h = net("Relu", high(net, "x", 3))
-    return net.gemm(net("Flatten", net("GlobalAveragePool", h)), 8, 5, alpha=0.5)
-
-
 DECLINED = {
     "zeros around": pointwise(relu, kernel=(3, 3)),
     "zeros around, by auto_pad": same_padding,
@@ -148,7 +143,6 @@ DECLINED = {
     ),
     "nothing is high": low_biases,
     "read twice": read_twice,
-    "gemm with alpha": factors,
 }
 
 

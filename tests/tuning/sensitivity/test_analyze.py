@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import pytest
 
 import qtool
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, VerificationError
 from qtool.core.numerics.calibrators import Entropy, Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Sensitivity
@@ -24,6 +25,7 @@ from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.targets.kernels import INTEGER_KERNELS
 from qtool.targets.tables import TARGETS
+from qtool.tuning.sensitivity import chain
 from qtool.tuning.sensitivity import run as module
 from qtool.tuning.sensitivity.analyze import measure_layers, sensitivity
 from qtool.tuning.sensitivity.variants import alone
@@ -327,3 +329,29 @@ def test_a_metric_of_ones_own_and_one_that_compares_with_float():
 def test_options_that_make_no_sense(options, says):
     with pytest.raises(UsageError, match=says):
         on_digits(**options)
+
+
+@pytest.mark.parametrize("mends", [True, False])
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_does_not_run_as_planned_is_measured_in_another_form(view, mends, monkeypatch, tmp_path):
+    """Alone, a layer gets the quantised output that it has in the whole plan; left out, the others are placed again."""
+    net = Net(8)
+    first = net("MatMul", "x", net.weight(8, 16, inputs=8), name="first")
+    made = net("Tanh", net("MatMul", first, net.weight(16, 4, inputs=16), name="last"))
+    prepared, plan_of, target, feeds = setup(net.save(tmp_path / "m.onnx", made), net.samples())
+    odd, check = {"alone": {"first"}, "without": {"last"}}[view], chain._check_census
+
+    def run_in_float(census, piece, plan, target):
+        check(census, piece, plan, target)
+        mended = plan.calibrator == "again" if view == "without" else any(row.produced for row in plan.activations)
+        if set(plan.integer) == odd and not (mends and mended):
+            raise VerificationError("onnxruntime runs it in float here")
+
+    def again(floating):
+        return replace(plan_of(floating), calibrator="again")
+
+    monkeypatch.setattr(chain, "_check_census", run_in_float)
+    found = measure_layers(prepared, plan_of, target, feeds, again=again, views=[view])
+    layer = next(row for row in found.layers if row.name == "first")
+    assert (layer.figures(view) is not None) == mends
+    assert layer.unmeasured == ({} if mends else {view: "onnxruntime runs it in float here"})

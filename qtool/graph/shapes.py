@@ -1,0 +1,97 @@
+"""Types and shapes of what a model computes: found by inference, never taken from what the file says of them.
+
+onnxruntime runs a model whose stored shapes are wrong, with a warning (`Graph::Resolve`, and `VerifyOutputSizes` in
+`core/framework/execution_frame.cc`); exporters and tools that edit models leave such shapes behind.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import onnx
+import onnx_ir as ir
+
+from qtool.core.tensorspec import InputSpec
+from qtool.graph.protos import from_proto, to_proto
+from qtool.graph.subgraphs import subgraphs
+
+# initializers above this need not be there to infer shapes
+_SMALL_BYTES = 1000
+
+
+def forget(model: ir.Model) -> dict[str, ir.Shape]:
+    """Remove the shapes of all that is computed, and return those that the model declares for its outputs, by name.
+
+    In place. Initializers have the shapes of their content afterwards.
+    """
+    declared = {str(v.name): v.shape for v in model.graph.outputs if v.shape is not None}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.shape = ir.Shape(list(value.const_value.shape.numpy()))
+    for node in model.graph.all_nodes():
+        for graph in subgraphs(node):
+            # onnxruntime allocates the count and the condition of a Loop by what its body says of them
+            for value in graph.inputs[2:] if node.op_type == "Loop" else graph.inputs:
+                value.shape = None
+        for value in node.outputs:
+            value.shape = None
+    return declared
+
+
+def declare(model: ir.Model, declared: Mapping[str, ir.Shape]) -> None:
+    """Let outputs have the dimensions that the model declares of them where inference found none; in place.
+
+    `declared`: by name, as `forget` returns it.
+    """
+    for value in model.graph.outputs:
+        said = declared.get(str(value.name))
+        if said is None or value.producer() is None:
+            continue
+        if value.shape is None:
+            value.shape = said
+        elif value.shape.rank() == said.rank():
+            value.shape = ir.Shape([_known(*dims) for dims in zip(value.shape, said, strict=True)])
+
+
+def _known(found: int | ir.SymbolicDim, said: int | ir.SymbolicDim) -> int | ir.SymbolicDim:
+    return found if isinstance(found, int) or (isinstance(said, ir.SymbolicDim) and said.value is None) else said
+
+
+def infer(model: ir.Model) -> None:
+    """Fill in types and shapes where ONNX's inference finds them; a failure leaves what was known.
+
+    Names must be unique. onnx-ir's own pass takes the elements' type of sequences and optionals for their own.
+    """
+    light = model.clone()
+    for name, value in list(light.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+            del light.graph.initializers[name]
+            light.graph.inputs.append(value)
+    try:
+        inferred = from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
+    except Exception:
+        return
+    known = {o.name: o for node in inferred.graph.all_nodes() for o in node.outputs}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            found = known.get(value.name) if value.name else None
+            if found is not None:
+                value.type = value.type if found.type is None else found.type
+                value.shape = value.shape if found.shape is None else found.shape
+
+
+def unknown(model: ir.Model) -> list[str]:
+    """Return the names of the main graph's values without type or shape, where ONNX has no schema for some operator."""
+    if all(onnx.defs.has(node.op_type, node.domain) for node in model.graph.all_nodes()):
+        return []
+    return [str(o.name) for n in model.graph for o in n.outputs if o.name and (o.shape is None or o.dtype is None)]
+
+
+def tell(model: ir.Model, specs: Iterable[InputSpec]) -> None:
+    """Let values of the main graph have the types and shapes that somebody found, by name, where they have none yet."""
+    values = {o.name: o for node in model.graph for o in node.outputs}
+    for spec in specs:
+        value = values[spec.name]
+        if value.type is None and spec.dtype.kind != "O":
+            value.type = ir.TensorType(ir.DataType.from_numpy(spec.dtype))
+        if value.shape is None and spec.shape is not None:
+            value.shape = ir.Shape(list(spec.shape))

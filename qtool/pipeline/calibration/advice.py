@@ -1,0 +1,68 @@
+"""The remedy where all layers lie in branches of an If that an input decides: fix the input to its one value."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from qtool.core.errors import NothingToQuantizeError, arg
+from qtool.core.records.recipe import text_of
+from qtool.feeds import Feeds
+from qtool.graph import compose, edit
+from qtool.graph.edit import Model
+from qtool.pipeline.prepare import Prepared
+
+# an input of more elements is data
+_FEW = 16
+
+
+@contextmanager
+def advising(prepared: Prepared, feeds: Callable[[], Feeds] | None) -> Iterator[None]:
+    """Return a block in which the error that there is nothing to quantise names an input to fix, if that is a remedy.
+
+    `feeds`: opens the data; None without any.
+    """
+    try:
+        yield
+    except NothingToQuantizeError as error:
+        names = _deciding(prepared.model)
+        found = _single_values(names, feeds()) if names and feeds is not None else {}
+        said = error.marked.removesuffix("; use it as it is")
+        for name, values in found.items():
+            raise NothingToQuantizeError(
+                f"{said}; input {name!r} decides what runs, and is the same in all data: give "
+                f"{arg('fix', text_of(name, values))}"
+            ) from error
+        if names and feeds is None:
+            raise NothingToQuantizeError(
+                f"{said}; input {names[0]!r} decides what runs: if it always has one value, give it with {arg('fix')}"
+            ) from error
+        raise
+
+
+def _deciding(model: Model) -> list[str]:
+    """The inputs that the condition of an If hangs on alone."""
+    wanted = [node.inputs[0] for node in model.graph if edit.is_main_op(node, "If")]
+    seen = set(wanted)
+    while wanted:
+        value = wanted.pop()
+        maker = None if value is None else value.producer()
+        for source in [] if maker is None else compose.reads(maker):
+            if source not in seen:
+                seen.add(source)
+                wanted.append(source)
+    inputs = [v for v in model.graph.inputs if v in seen]
+    shapes = {str(v.name): edit.static_shape(v) for v in inputs}
+    return [name for name, shape in shapes.items() if shape is not None and np.prod(shape) <= _FEW]
+
+
+def _single_values(names: list[str], feeds: Feeds) -> dict[str, list[float]]:
+    """Those inputs whose value is the same in all data."""
+    found: dict[str, np.ndarray] = {}
+    left = dict.fromkeys(names)
+    for batch in feeds:
+        for name in list(left):
+            first = found.setdefault(name, batch.inputs[name].copy())
+            if not np.array_equal(first, batch.inputs[name]):
+                del left[name], found[name]
+    return {name: array.reshape(-1).tolist() for name, array in found.items()}

@@ -1,0 +1,69 @@
+"""Constants that the float model computes are computed in the written model too, where that takes fewer bytes.
+
+Preparation folds them, since a layer needs its weight; what a plan makes of the weight is stored as integers, and a
+float copy would be larger than the nodes that it came from. onnxruntime folds them again when it loads the model.
+"""
+
+from collections.abc import Container
+
+from qtool.core.records.plan import Plan
+from qtool.graph import edit
+from qtool.graph.edit import Graph, Model, Value
+from qtool.graph.serialized import Serialized, consume
+from qtool.pipeline.rewrite.static import rewrite, shift_biases
+
+
+def rewritten(model: Model, plan: Plan) -> tuple[Serialized, Model]:
+    """Return the model to be written, and the float one that it is without Q/DQ; see `rewrite` and `shift_biases`.
+
+    Raises:
+        ModelError: the plan names what the graph does not hold.
+    """
+    result, shifted = rewrite(model, plan), shift_biases(model, plan)
+    names = unfold(result)
+    unfold(shifted, names)
+    return consume(result), shifted
+
+
+def unfold(model: Model, names: Container[str] | None = None) -> set[str]:
+    """Let the constants that remember what makes them be made by it again, in place; return their names.
+
+    `names`: those that are looked at; None for all.
+    """
+    done: set[str] = set()
+    while True:
+        constants = [
+            (value, origin)
+            for name, value in model.graph.initializers.items()
+            if (names is None or name in names) and (origin := edit.origin_of(value)) is not None
+            if value.uses() and not value.is_graph_output()
+        ]
+        if not constants:
+            return done
+        value, origin = constants[-1]
+        edit.replace_uses(value, _make(model, origin.clone()))
+        del model.graph.initializers[str(value.name)]
+        done.add(str(value.name))
+
+
+def _make(model: Model, origin: Graph) -> Value:
+    """Move the nodes of `origin` to the front of the model; returns its output."""
+    names = edit.Names(model.graph)
+    result = origin.outputs[0]
+    origin.outputs.clear()
+    for name, value in list(origin.initializers.items()):
+        same = model.graph.initializers.get(name)
+        del origin.initializers[name]
+        if same is not None and same.const_value is value.const_value:
+            edit.replace_uses(value, same)
+            continue
+        value.name = names.fresh(name)
+        model.graph.register_initializer(value)
+    nodes = list(origin)
+    origin.remove(nodes)
+    for node in nodes:
+        node.name = names.fresh(str(node.name))
+        for output in node.outputs:
+            output.name = names.fresh(str(output.name))
+    model.graph.insert_before(model.graph[0], nodes)
+    return result
