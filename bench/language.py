@@ -14,7 +14,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
 
 import qtool
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.feeds import open_feeds
 from qtool.report.text import markdown
 from qtool.runtime.session import Session

@@ -101,7 +101,7 @@ def _apart(ours: Found, theirs: Found) -> tuple[int, float]:
     """In how many rows the metric is another one, and the largest difference of the SQNR."""
     if ours.keys() != theirs.keys():
         sys.exit("the two ways measured other layers")
-    differences = [abs(ours[row].sqnr_db - theirs[row].sqnr_db) for row in ours]
+    differences = [abs((ours[row].sqnr_db or 0.0) - (theirs[row].sqnr_db or 0.0)) for row in ours]
     return sum(ours[row].value != theirs[row].value for row in ours), max(differences)
 
 

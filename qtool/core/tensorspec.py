@@ -13,12 +13,13 @@ class InputSpec:
     """The name, type and shape of one input of a model, or of one output.
 
     `shape` has an int for a fixed dimension, a str for a named one, None for an unknown one; the whole is None where
-    the model does not even say the rank.
+    the model does not even say the rank. `finite`: whether NaN and Inf are no data; a mask may hold -Inf.
     """
 
     name: str
     dtype: np.dtype
     shape: tuple[int | str | None, ...] | None
+    finite: bool = True
 
 
 def describe(dtype: np.dtype, shape: Dimensions | None) -> str:

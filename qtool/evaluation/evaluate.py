@@ -13,8 +13,17 @@ from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
-from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
+from qtool.core.records.evaluation import (
+    Evaluation,
+    Latency,
+    LatencySetup,
+    MaxDrop,
+    MetricInfo,
+    MetricKind,
+    ModelResult,
+)
 from qtool.core.state import rollout
+from qtool.core.tensorspec import InputSpec
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -22,8 +31,9 @@ from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
 from qtool.evaluation.run import BatchRun, run_models
-from qtool.evaluation.trial import Measurement, check_outputs, first_nan, scores_of
+from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
+from qtool.graph.finite import fed_specs_of
 from qtool.graph.model_files import model_size
 from qtool.graph.quantizers import is_quantized
 from qtool.runtime.session import Session
@@ -64,7 +74,7 @@ def evaluate(
             token_accuracy or top1 if the labels are classes of tokens or samples that an output has scores for, else
             sqnr.
         max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
-        min_sqnr: gate on the SQNR of all outputs together, dB.
+        min_sqnr: gate on the SQNR of the worst output, dB.
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
             model feeds back its own state, and a time is of one step.
         batch_size: samples a run, where the model's batch is dynamic.
@@ -80,7 +90,7 @@ def evaluate(
         UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged, a provider that is
             not there.
         ModelError: a file that is no model, or candidates whose inputs or outputs differ from float's.
-        DataError: data that cannot be fed, labels missing or out of range, NaN in the float model's outputs,
+        DataError: data that cannot be fed, labels missing or out of range, a metric that is NaN for the float model,
             a user's metric that fails.
     """
     counts = {"samples": samples, "batch_size": batch_size, "latency_runs": latency_runs}
@@ -95,14 +105,14 @@ def evaluate(
     sessions = [Session(path, threads=threads, provider=provider) for path in paths]
     for session in sessions[1:]:
         check_interface(sessions[0], session, batch_size)
-    specs = {"inputs": sessions[0].inputs, "outputs": sessions[0].output_specs}
+    specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr)
     comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
     if latency:
-        one = _one_sample(feeds, data, sessions[0], reading)
+        one = _one_sample(feeds, data, specs["inputs"], sessions[0], reading)
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     models = comparison.results(paths, timed)
@@ -116,7 +126,7 @@ def evaluate(
         float_model=models[0],
         candidates=tuple(models[1:]),
         gates=judge(models[0], models[1:], infos, drop, min_sqnr),
-        class_output=comparison.heads.predicted.name if comparison.heads.predicted else None,
+        class_output=_class_output(comparison.heads, models[1:], infos),
         latency=setup,
         steps=comparison.steps if feeds.states else None,
         states=tuple(map(str, feeds.states)),
@@ -142,7 +152,6 @@ class _Comparison:
     def add(self, batches: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
         for batch in batches:
             reference = batch.outputs[0]
-            _refuse_nan(self.sessions[0], reference, batch)
             if not self.trials:
                 self._begin(reference, batch, in_steps=bool(feeds.states))
             labels = {name: _read_only(array) for name, array in batch.labels.items()}
@@ -179,7 +188,7 @@ class _Comparison:
                     path=str(path),
                     size_bytes=model_size(path),
                     scores=scores_of({m.name: values[m.name] for m in self.metrics}) if trial.is_float else scores,
-                    sqnr_db=trial.sqnr.result() if trial.sqnr else None,
+                    sqnr_db=trial.sqnr.measured() if trial.sqnr else None,
                     sqnr_db_by_output=trial.sqnr.by_output() if trial.sqnr else (),
                     agreement=trial.agreement.result() if trial.agreement else None,
                     nan=trial.nan,
@@ -189,6 +198,13 @@ class _Comparison:
                 )
             )
         return results
+
+
+def _class_output(heads: Heads, candidates: Sequence[ModelResult], metrics: Sequence[MetricInfo]) -> str | None:
+    """The output that was read as class scores, if anything was."""
+    read = any(model.agreement is not None for model in candidates)
+    read |= any(metric.kind is MetricKind.ACCURACY for metric in metrics)
+    return heads.predicted.name if heads.predicted is not None and read else None
 
 
 def _existing(float_model: str | Path, candidates: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -215,30 +231,19 @@ def _display_names(paths: Sequence[Path]) -> list[str]:
     return unique
 
 
-def _refuse_nan(session: Session, outputs: dict[str, np.ndarray], batch: BatchRun) -> None:
-    found = first_nan(outputs, batch.size)
-    if found is not None:
-        sample = batch.start + int(found[1].argmax())
-        raise DataError(
-            f"{session.name}: NaN in output '{found[0]}' of sample {sample} ({batch.origin}); the "
-            "float model must be "
-            "sound there: correct or remove the sample"
-        )
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
 
 
-def _one_sample(feeds: Feeds, data: Data, session: Session, reading: ReadOptions) -> Batch:
+def _one_sample(feeds: Feeds, data: Data, inputs: Sequence[InputSpec], session: Session, reading: ReadOptions) -> Batch:
     """Read the first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
     if feeds.states:
         first = next(iter(feeds))
-        inputs, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))
-        return replace(first, inputs=inputs)
+        step, _ = next(rollout(lambda _, fed: session.run(fed), feeds.states, first.inputs))
+        return replace(first, inputs=step)
     fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in session.inputs)
     if fixed:
         return next(iter(feeds))
-    return next(iter(open_feeds(data, session.inputs, samples=1, batch_size=1, **reading)))
+    return next(iter(open_feeds(data, inputs, samples=1, batch_size=1, **reading)))

@@ -65,7 +65,7 @@ def judge(
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
 ) -> tuple[Gate, ...]:
-    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on all outputs."""
+    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on the worst output."""
     gates: list[Gate] = []
     for model in candidates:
         if max_drop is not None:
@@ -113,6 +113,8 @@ def _sqnr_gate(model: ModelResult, min_sqnr: float) -> Gate:
     found, asked = model.sqnr_db, f"asked at least {min_sqnr:.4g} dB"
     if model.nan is not None:
         found, said = None, f": {model.nan}; {asked}"
+    elif found is None:
+        said = f" cannot be measured, since no output of numbers keeps its shape; {asked}; ask for a metric instead"
     else:
         said = f" is {found:.4g} dB, {asked}"
     return Gate(

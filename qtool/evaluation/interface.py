@@ -34,7 +34,8 @@ def _same_input(model: str, wanted: InputSpec, found: InputSpec, batch_size: int
         raise ModelError(
             f"{model}: input '{name}' is {found.dtype}, float's is {wanted.dtype}; compare models with the same types"
         )
-    if wanted.shape is None or found.shape is None:
+    if not wanted.shape or not found.shape:
+        # no shape, which onnxruntime does not tell from that of a scalar
         return
     dimensions = list(zip(wanted.shape, found.shape, strict=False))
     if len(wanted.shape) != len(found.shape) or any(

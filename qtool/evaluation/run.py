@@ -20,6 +20,7 @@ from qtool.execution.running import Supplies
 from qtool.execution.supplies import ModelFile
 from qtool.feeds import Batch, Feeds, open_source
 from qtool.feeds.source import Source
+from qtool.graph.finite import fed_specs_of
 from qtool.runtime.session import Session
 
 _BLOCK = 16
@@ -150,4 +151,5 @@ def _block_runner(block: _Block, paths: Sequence[Path]) -> _BlockRunner:
         Session(path, threads=compute.threads, provider=compute.provider, name=model.path)
         for path, model in zip(paths, block.models, strict=True)
     )
-    return _BlockRunner(sessions, open_source(block.source, sessions[0].inputs, sessions[0].output_specs))
+    inputs = fed_specs_of(sessions[0].inputs, paths[0])
+    return _BlockRunner(sessions, open_source(block.source, inputs, sessions[0].output_specs))

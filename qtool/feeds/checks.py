@@ -108,14 +108,15 @@ def to_input(where: str, array: np.ndarray, spec: InputSpec, start: int, *, samp
         samples: whether the first axis of `array` counts samples; otherwise all of it is sample `start`.
 
     Raises:
-        DataError: NaN or Inf, or a value that the input's type cannot hold; it names the sample.
+        DataError: NaN or Inf where the input must be finite, or a value that its type cannot hold; it names the sample.
     """
     if spec.dtype == np.object_:
         return array.astype(np.object_)
     if spec.dtype.kind == "f":
         with np.errstate(over="ignore"):
             result = array.astype(spec.dtype, copy=False)
-        good = np.isfinite(result)
+        # what was finite, and is not any more, does not fit whatever the input is for
+        good = np.isfinite(result) if spec.finite else np.isfinite(result) | ~np.isfinite(array)
     else:
         result = array.astype(spec.dtype, copy=False)
         if result.dtype == array.dtype or np.can_cast(array.dtype, result.dtype):

@@ -33,6 +33,7 @@ from qtool.feeds.texts import TextEncoder
 from qtool.feeds.trimming import Trim
 from qtool.graph import edit
 from qtool.graph.edit import Model
+from qtool.graph.finite import fed_specs
 
 Record = Mapping[str, Any]
 JSONL = ".jsonl"
@@ -76,7 +77,7 @@ def open_for_model(
     model: Model, data: Data, *, samples: int | None = None, batch_size: int = 1, **options: Unpack[ReadOptions]
 ) -> Feeds:
     """Open data as batches for a model's graph: `open_feeds` with its inputs and outputs."""
-    inputs, outputs = edit.input_specs(model), edit.output_specs(model)
+    inputs, outputs = fed_specs(model), edit.output_specs(model)
     return open_feeds(data, inputs, outputs=outputs, samples=samples, batch_size=batch_size, **options)
 
 

@@ -7,10 +7,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import Graph, Model, Node, Value
 
-from qtool.core.errors import ModelError
+from qtool.core.errors import ModelError, arg
 from qtool.core.tensorspec import InputSpec
 from qtool.graph.names import Names
 from qtool.graph.origins import take_origins
+from qtool.graph.protos import is_map
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph, subgraphs
 
 __all__ = [
@@ -140,8 +141,8 @@ def is_float32(value: Value) -> bool:
 
 
 def is_tensor(value: Value) -> bool:
-    """Return whether a value is a tensor as far as is known, and no sequence or optional."""
-    return value.type is None or isinstance(value.type, ir.TensorType)
+    """Return whether a value is a tensor as far as is known, and no sequence, optional or map."""
+    return isinstance(value.type, ir.TensorType) or (value.type is None and not is_map(value))
 
 
 def activations(node: Node) -> list[tuple[int, Value]]:
@@ -156,9 +157,17 @@ def input_specs(model: Model) -> list[InputSpec]:
         ModelError: an input is no tensor.
     """
     for value in model.graph.inputs:
-        if not isinstance(value.type, ir.TensorType) or value.dtype == ir.DataType.UNDEFINED:
-            raise ModelError(f"input {value.name!r} is {value.type}, and only tensors can be fed; make it a tensor")
+        if not _is_tensor_type(value):
+            kind = value.type or "a map"
+            raise ModelError(
+                f"input {value.name!r} is {kind}, and only tensors can be fed; make it a tensor, or quantise without "
+                f"data: {arg('form', 'dynamic')}"
+            )
     return [InputSpec(str(v.name), _numpy_type(v), _spec_shape(v)) for v in model.graph.inputs]
+
+
+def _is_tensor_type(value: Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.UNDEFINED
 
 
 def axis_lengths(model: Model) -> list[int]:

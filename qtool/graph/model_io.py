@@ -15,6 +15,7 @@ from qtool.core.reading import open_file
 from qtool.graph import external
 from qtool.graph.loading import check_proto, one_line, read_proto, take_in
 from qtool.graph.model_files import model_files
+from qtool.graph.protos import from_proto
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
 
 __all__ = [
@@ -56,7 +57,7 @@ def load(path: str | Path) -> LoadedModel:
 def _model(proto: onnx.ModelProto, file: Path) -> ir.Model:
     stored = take_in(proto, file)
     try:
-        model = ir.from_proto(proto)
+        model = from_proto(proto)
     except Exception as error:
         raise ModelError(f"{file}: cannot be read ({one_line(error)}); check it with onnx.checker") from error
     for name, tensor in stored.items():
@@ -84,7 +85,7 @@ def to_bytes(model: ir.Model) -> bytes:
 
 def from_bytes(data: bytes) -> ir.Model:
     """Return the model that `to_bytes` has turned into bytes."""
-    return ir.from_proto(onnx.load_from_string(data))
+    return from_proto(onnx.load_from_string(data))
 
 
 def write(model: Serialized, path: str | Path) -> int:

@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from qtool.core.errors import ModelError
 from qtool.graph import external, old_operators
 from qtool.graph.names import make_unique
+from qtool.graph.protos import from_proto, keep_types, to_proto
 from qtool.graph.subgraphs import detach_subgraphs, has_subgraph
 
 MINIMUM = 13
@@ -48,14 +49,15 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     large = _take_out_large(light)
     try:
         with contextlib.redirect_stdout(None):
-            converted = onnx.version_converter.convert_version(ir.to_proto(light), MINIMUM)
+            converted = onnx.version_converter.convert_version(to_proto(light), MINIMUM)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{name}: opset {version} cannot be raised to {MINIMUM} ({reason}); "
             f"export the model with opset {MINIMUM} or later"
         ) from error
-    result = ir.from_proto(converted)
+    result = from_proto(converted)
+    keep_types(model, result)
     _put_back(result, model, large)
     old_operators.bring_back(result)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)
@@ -200,3 +202,4 @@ def _remove_identities(model: ir.Model) -> None:
         graph.remove(node, safe=True)
         if is_output:
             source.name = result.name
+            source.meta.update(result.meta)

@@ -15,6 +15,7 @@ from qtool.core.errors import ModelError
 from qtool.core.files import atomic_output, atomic_pair
 from qtool.graph import external
 from qtool.graph.external import StoredTensor
+from qtool.graph.protos import from_proto, to_proto
 
 PROTOBUF = 2**31 - 1
 """The size in bytes at which protocol buffers end."""
@@ -110,7 +111,7 @@ def consume(model: ir.Model) -> Serialized:
         model.graph.initializers[name].const_value = ir.ExternalTensor(
             where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
-    return Serialized(encode(ir.to_proto(model)), tensors, folder)
+    return Serialized(encode(to_proto(model)), tensors, folder)
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
@@ -139,7 +140,7 @@ def _too_large() -> ModelError:
 
 def deserialize(model: Serialized) -> ir.Model:
     """Return the model that `serialize` has serialised."""
-    result = ir.from_proto(onnx.load_from_string(model.graph))
+    result = from_proto(onnx.load_from_string(model.graph))
     for name, tensor in model.tensors.items():
         result.graph.initializers[name].const_value = tensor
     return result

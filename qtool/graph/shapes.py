@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.tensorspec import InputSpec
+from qtool.graph.protos import from_proto, to_proto
 from qtool.graph.subgraphs import subgraphs
 
 # initializers above this need not be there to infer shapes
@@ -66,7 +67,7 @@ def infer(model: ir.Model) -> None:
             del light.graph.initializers[name]
             light.graph.inputs.append(value)
     try:
-        inferred = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(light), data_prop=True))
+        inferred = from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
     except Exception:
         return
     known = {o.name: o for node in inferred.graph.all_nodes() for o in node.outputs}

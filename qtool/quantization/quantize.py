@@ -329,7 +329,7 @@ def _check_raised(prepared: Prepared, statistics: Statistics) -> None:
 def _arithmetic_alone(proof: Verification) -> Verification:
     """The proof without what inputs that were made up say of accuracy."""
     tensors = tuple(replace(tensor, sqnr_db=math.nan) for tensor in proof.tensors)
-    return replace(proof, examples=0, output_sqnr_db=math.nan, tensors=tensors)
+    return replace(proof, examples=0, output_sqnr_db=math.nan, sqnr_db_by_output={}, unlike={}, tensors=tensors)
 
 
 def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
+from qtool.core.numerics.sqnr import SignalToNoise, loudness, measured_outputs, worst
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.plan import Plan
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.rewrite.static import rewrite
@@ -38,10 +38,10 @@ class Scorer:
             exact = list(side_by_side(Session(model_io.serialize(prepared), name="the prepared model").run, examples))
         self._exact = exact
         names = [str(v.name) for v in prepared.graph.outputs]
-        self._names = [name for name in names if self._exact[0][name].dtype.kind == "f"]
+        self._names = measured_outputs({name: self._exact[0][name] for name in names})
 
     def sqnr_db(self, plan: Plan, prepared: Model | None = None, memo: WeightMemo | None = None) -> float:
-        """Return the mean over the float outputs of their SQNR in dB over the examples, none counted beyond 100 dB.
+        """Return the worst output's SQNR in dB over the examples; 0 where there is none to measure.
 
         `prepared` is the graph of the plan where that is another form of the same function; `memo` is that graph's.
         """
@@ -66,12 +66,13 @@ class Scorer:
         return Session(model_io.consume(model), config=self._config, name="the quantised model")
 
     def _figure(self, outputs: Sequence[Arrays]) -> float:
-        figures = []
-        for name in self._names:
-            a = np.concatenate([e[name].reshape(-1) for e in self._exact])
-            b = np.concatenate([r[name].reshape(-1) for r in outputs])
-            figures.append(float(np.clip(signal_to_noise(a, b), -100.0, 100.0)))
-        return sum(figures) / len(figures) if figures else 0.0
+        found = {name: SignalToNoise() for name in self._names}
+        for exact, made in zip(self._exact, outputs, strict=True):
+            for name, noise in found.items():
+                noise.add(exact[name], made[name])
+        figure = worst(noise.db for noise in found.values())
+        # what cannot be measured is as good as anything else
+        return 0.0 if figure is None else loudness(figure)
 
 
 def quantize_ahead(prepared: Model, plans: Sequence[Plan], memo: WeightMemo) -> None:

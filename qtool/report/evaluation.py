@@ -1,10 +1,11 @@
 """An evaluation as a text table and as Markdown."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from qtool.core.records.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
-from qtool.report.text import ABSENT, aligned, file_size, markdown, number
+from qtool.report.text import ABSENT, aligned, by_output, file_size, markdown, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ def evaluation_text(evaluation: Evaluation) -> str:
     """Return the table, a line on how it was taken, what is wrong with a model, and a line for each gate."""
     header, rows = _table(evaluation)
     lines = [aligned(header, rows), "", setup_line(evaluation)]
-    lines += quantized_lines(evaluation) + node_lines(evaluation) + nan_lines(evaluation)
+    lines += quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
     lines += [gate_line(gate) for gate in evaluation.gates]
     return "\n".join(lines)
 
@@ -26,7 +27,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
     """Return an evaluation as Markdown: the table, then the lines of `evaluation_text`, and a line break."""
     header, rows = _table(evaluation)
     parts = [markdown(header, rows), setup_line(evaluation)]
-    notes = quantized_lines(evaluation) + node_lines(evaluation) + nan_lines(evaluation)
+    notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
     notes += [gate_line(gate) for gate in evaluation.gates]
     if notes:
         parts.append("\n".join(f"- {line}" for line in notes))
@@ -68,8 +69,24 @@ def node_lines(evaluation: Evaluation) -> list[str]:
     ]
 
 
+def output_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line for each candidate whose outputs have different SQNRs, and one for each that is not measured."""
+    lines = []
+    for model in evaluation.candidates:
+        figures = dict(model.sqnr_db_by_output)
+        each = by_output(figures)
+        if each:
+            lines.append(f"{model.name}: SQNR of each output in dB{each}")
+        lines += [
+            f"{model.name}: SQNR of output '{name}' not measured: its shape depends on its values, and is not float's"
+            for name, db in figures.items()
+            if db is None
+        ]
+    return lines
+
+
 def nan_lines(evaluation: Evaluation) -> list[str]:
-    """Return a line for each candidate whose outputs hold NaN."""
+    """Return a line for each candidate whose outputs hold NaN or Inf unlike float's."""
     return [f"{model.name}: {model.nan}" for model in evaluation.candidates if model.nan is not None]
 
 
@@ -92,7 +109,14 @@ def _table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
     name, digits = metric.name, 1 if metric.name == "sqnr" else 4
-    value = _Column("SQNR dB" if name == "sqnr" else name, lambda model: number(model.score(name).value, digits))
+
+    def found(model: ModelResult) -> str:
+        figure = model.score(name).value
+        # of outputs that are sound, NaN says that there was nothing to measure
+        unmeasured = math.isnan(figure) and metric.kind is MetricKind.SIMILARITY and model.nan is None
+        return number(None if unmeasured else figure, digits)
+
+    value = _Column("SQNR dB" if name == "sqnr" else name, found)
     if metric.kind is MetricKind.SIMILARITY:
         return [value]
 

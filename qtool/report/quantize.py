@@ -5,7 +5,7 @@ import math
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import Calibrated, Quantized, Trial
 from qtool.core.records.verification import Verification, percent
-from qtool.report.text import file_size
+from qtool.report.text import by_output, file_size
 
 _NAMED = 3
 _SHOWN_TRIALS = 7
@@ -102,8 +102,19 @@ def _arithmetic_line(proof: Verification) -> str:
 def _accuracy_line(proof: Verification) -> str:
     if not proof.examples:
         return "  accuracy    not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"
-    line = f"  accuracy    outputs {proof.output_sqnr_db:.1f} dB SQNR against float on {proof.examples}"
-    if not proof.tensors:
-        return f"{line} calibration samples"
-    worst = min(proof.tensors, key=lambda t: t.sqnr_db)
-    return f"{line} calibration samples; worst tensor {worst.tensor} {worst.sqnr_db:.1f} dB"
+    parts = [f"outputs {_outputs(proof)} SQNR against float on {proof.examples} calibration samples"]
+    tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
+    if tensors:
+        figure, name = min(tensors, key=lambda pair: pair[0])
+        parts.append(f"worst tensor {name} {figure:.1f} dB")
+    parts += [
+        f"{count} entries of output {name!r} are NaN or Inf unlike float's" for name, count in proof.unlike.items()
+    ]
+    return f"  accuracy    {'; '.join(parts)}"
+
+
+def _outputs(proof: Verification) -> str:
+    """The worst output's figure, and each output's where they are not all the same."""
+    if math.isnan(proof.output_sqnr_db) and not proof.unlike:
+        return "without"
+    return f"{proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}"

@@ -1,9 +1,11 @@
 """Plain text: aligned columns, and numbers as people read them."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 ABSENT = "-"
+_NAMED = 5
+"""Outputs that are named in a line."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
@@ -44,6 +46,21 @@ def number(value: float | None, digits: int = 4) -> str:
     if value and not 10.0**-digits <= abs(value) < 1e6:
         return f"{value:.3e}"
     return f"{value:.{digits}f}"
+
+
+def by_output(figures: Mapping[str, float | None]) -> str:
+    """Return the SQNR of each of several outputs, in brackets and in front of it a space; nothing where all are alike.
+
+    Outputs that were not measured are left out.
+    """
+    measured = {name: db for name, db in figures.items() if db is not None}
+    shown = {name: f"{db:.1f}" for name, db in measured.items()}
+    if len(set(shown.values())) < 2:
+        return ""
+    # NaN first, then the worst
+    named = sorted(shown, key=lambda name: (not math.isnan(measured[name]), measured[name]))
+    more = f", {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return f" ({', '.join(f'{name} {shown[name]}' for name in named[:_NAMED])}{more})"
 
 
 def file_size(size: int) -> str:

@@ -1,5 +1,7 @@
 """The lines that `tune` prints: one for each model tried, the best, and how it does on data that chose nothing."""
 
+import math
+
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.report.evaluation import evaluation_text
@@ -14,9 +16,13 @@ def step_line(step: Step) -> str:
     layers = f"{step.float_layers} layer{'' if step.float_layers == 1 else 's'}"
     floating = f", {layers} float ({share})" if step.float_layers else ""
     return (
-        f"{mark}metric {number(step.metric)}  drop {100 * step.drop:6.2f} %  SQNR {number(step.sqnr_db, 1):>5} dB  "
+        f"{mark}metric {_figure(step.metric)}  drop {100 * step.drop:6.2f} %  SQNR {_figure(step.sqnr_db, 1):>5} dB  "
         f"{step.what}{floating}"
     )
+
+
+def _figure(value: float, digits: int = 4) -> str:
+    return number(None if math.isnan(value) else value, digits)
 
 
 def tuned_text(result: Tuned) -> str:

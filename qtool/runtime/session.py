@@ -1,8 +1,11 @@
 """onnxruntime sessions: the one place that knows onnxruntime's options, types and error messages."""
 
+import ctypes
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +22,7 @@ _FATAL_ONLY = 4
 _LONGEST = 400
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _OPTIMIZED = "session.optimized_model_external_initializers_"
+_BFLOAT16 = "tensor(bfloat16)"
 _NUMPY_TYPES = {
     "float": np.float32,
     "double": np.float64,
@@ -114,10 +118,46 @@ class Session:
     def run_list(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
         """Run once, and return only the outputs `names`, in their order. Raises `DataError` as `run` does."""
         try:
-            result: list[np.ndarray] = self._session.run(list(names), dict(feeds))
+            found = self._run(list(names), dict(feeds))
         except Exception as error:
             raise DataError(f"{self.name}: onnxruntime cannot run it on this data: {one_line(error)}") from error
-        return result
+        return [as_array(one) for one in found]
+
+    def _run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[Any]:
+        brain = {spec.name for spec in self._session.get_outputs() if spec.type == _BFLOAT16}
+        if not brain.intersection(names):
+            found: list[Any] = self._session.run(names, feeds)
+            return found
+        # onnxruntime has no NumPy type for them
+        fed = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
+        values = self._session.run_with_ort_values(names, fed)
+        return [_from_bfloat16(v) if name in brain else v.numpy() for name, v in zip(names, values, strict=True)]
+
+
+def as_array(found: Any) -> np.ndarray:
+    """Return what onnxruntime gives for an output as one array.
+
+    A tensor is one. Of a sequence it is all values behind one another, of a map its values in the order of its keys, of
+    a sequence of maps with the same keys (a ZipMap's probabilities) a row each; of an optional that is empty nothing.
+    """
+    if isinstance(found, np.ndarray):
+        return found
+    if found is None:
+        return np.empty(0, np.float32)
+    if isinstance(found, dict):
+        return np.array([found[key] for key in sorted(found)])
+    if isinstance(found, list):
+        if found and all(isinstance(one, dict) and one.keys() == found[0].keys() for one in found):
+            return np.stack([as_array(one) for one in found])
+        return np.concatenate([as_array(one).reshape(-1) for one in found]) if found else np.empty(0, np.float32)
+    return np.asarray(found)
+
+
+def _from_bfloat16(value: ort.OrtValue) -> np.ndarray:
+    """As float32, whose upper half a bfloat16 is."""
+    shape = value.shape()
+    bits = np.ctypeslib.as_array((ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr()))
+    return (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
 
 
 def _hand_over(model: Serialized, options: ort.SessionOptions) -> list[ort.OrtValue]:

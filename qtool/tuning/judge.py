@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
@@ -33,7 +34,7 @@ class Aim:
     """The target that tuning aims at.
 
     metric: None is as in `evaluate`, and without labels agreement with the float model. max_drop: of that metric.
-    min_sqnr: of the outputs, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
+    min_sqnr: of the worst output, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
     """
 
     metric: MetricSpec | None
@@ -42,8 +43,17 @@ class Aim:
     max_float_macs: float
 
     def meets(self, result: ModelResult) -> bool:
-        """Return whether the drop, and the SQNR where one is asked for, are within the target."""
-        loud = self.min_sqnr is None or _number(result.sqnr_db) >= self.min_sqnr
+        """Return whether the drop, and the SQNR where one is asked for, are within the target.
+
+        Raises:
+            UsageError: an SQNR is asked for that cannot be measured.
+        """
+        if self.min_sqnr is not None and result.sqnr_db is None:
+            raise UsageError(
+                f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; "
+                f"leave it out, or give {arg('metric')}"
+            )
+        loud = self.min_sqnr is None or (result.sqnr_db is not None and result.sqnr_db >= self.min_sqnr)
         return loud and self.drop(result) <= self.max_drop.value
 
     def drop(self, result: ModelResult) -> float:
@@ -142,7 +152,8 @@ class Judge:
         share = self.float_share(plan)
         floating = sum(layer in self.possible and layer not in plan.integer for layer in plan.layers)
         met = self.aim.meets(result) and share <= self.aim.max_float_macs
-        return Step(what, score.value, drop, _number(result.sqnr_db), floating, share, met)
+        sqnr = math.nan if result.sqnr_db is None else loudness(result.sqnr_db)
+        return Step(what, score.value, drop, sqnr, floating, share, met)
 
     def float_share(self, plan: Plan) -> float:
         """Return the share of multiply-accumulates in layers that could be integer and that the plan leaves in float.
@@ -163,7 +174,3 @@ class Judge:
         proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
         model_io.write(data, output)
         return proof
-
-
-def _number(sqnr: float | None) -> float:
-    return float("inf") if sqnr is None else sqnr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qtool.core.errors import LayerError, ModelError, NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
@@ -247,5 +248,5 @@ def better(a: Step, b: Step) -> bool:
 
 def _key(step: Step) -> tuple[bool, float, float, float]:
     if step.met:
-        return (False, step.float_macs, -step.sqnr_db, step.drop)
-    return (True, step.drop, -step.sqnr_db, step.float_macs)
+        return (False, step.float_macs, -loudness(step.sqnr_db), step.drop)
+    return (True, step.drop, -loudness(step.sqnr_db), step.float_macs)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import qtool
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.runtime.session import Session
 from tests.support.large_models import write_stack
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qtool
 from qtool.core.errors import ModelError
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from tests.support.patterns import Net
 
 INT64, BOOL, FLOAT = TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT

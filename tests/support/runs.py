@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 import qtool
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
 from qtool.core.records.results import Quantized
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import model_io
 from qtool.graph.optimized import ExecutedNode
 from qtool.pipeline.prepare import Prepared, prepare

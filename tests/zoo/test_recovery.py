@@ -8,7 +8,7 @@ import pytest
 
 import qtool
 from bench.zoo_models import vision_models, zoo_folder
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.feeds import open_feeds
 from qtool.graph import edit, model_io
 from qtool.pipeline.prepare import prepare

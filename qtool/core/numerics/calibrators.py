@@ -15,7 +15,7 @@ import numpy as np
 from qtool.core.errors import UsageError
 from qtool.core.numerics.affine import TensorSpec
 from qtool.core.numerics.counting import Array
-from qtool.core.numerics.histogram import Distribution
+from qtool.core.numerics.histogram import MANTISSA_BITS, Distribution
 from qtool.core.numerics.least_squares import least_squares
 
 ENTROPY_BINS = 2048
@@ -23,6 +23,7 @@ ENTROPY_LEVELS = 128
 ENTROPY_STRIDE = 8
 # the numbers of bins that are tried, [k], and where their levels begin and end, [k, levels + 1]
 _ENTROPY_ENDS = np.arange(ENTROPY_LEVELS, ENTROPY_BINS + 1, ENTROPY_STRIDE)
+_HELD, _BULK, _DENSE, _OCTAVES = 0.9, 0.99, 0.5, 4
 _ENTROPY_EDGES = -(-np.arange(ENTROPY_LEVELS + 1) * _ENTROPY_ENDS[:, None] // ENTROPY_LEVELS)
 
 
@@ -172,14 +173,41 @@ def entropy_threshold(magnitudes: Distribution) -> float:
     counted in the last bin; Q is the histogram (without what lies beyond) merged into 128 levels and spread again over
     the bins that are not empty. T is the upper edge of the i with the smallest KL(P || Q). The 2048 equal bins of
     [0, max|x|] are filled from the 16-bit-key histogram, whose bins are spread evenly over those they cover.
+
+    That is made for densities. Where few values are all there is, P and Q are the same for any clip that has one filled
+    bin a level, or nearly all of the mass in its last bin. So a clip must hold nine tenths of the mass; and where the
+    values are no density, what is cut off must not cost more than rounding costs without a clip.
     """
     top = magnitudes.maximum
     counts = magnitudes.rebin(ENTROPY_BINS, top)
     # The bin at zero says nothing about where to clip and dwarfs the rest after a ReLU: take its neighbour's count.
     counts[0] = min(counts[0], counts[1])
     divergences = _divergences(counts)
+    divergences[~_may_clip(counts, magnitudes)] = np.inf
     best = _ENTROPY_ENDS[int(np.argmin(divergences))] if np.isfinite(divergences).any() else ENTROPY_BINS
     return top * int(best) / ENTROPY_BINS
+
+
+def _may_clip(counts: Array, magnitudes: Distribution) -> Array:
+    """Which of `_ENTROPY_ENDS` hold enough; the last one always does.
+
+    Values are a density where the bins of the histogram, of which an octave has 128, are mostly filled in the four
+    octaves below the 99th percentile.
+    """
+    below = _running(counts)
+    enough: Array = below[_ENTROPY_ENDS] >= _HELD * below[-1]
+    end = magnitudes.maximum * np.searchsorted(below, _BULK * below[-1]) / ENTROPY_BINS
+    octaves = (magnitudes.high <= end) & (magnitudes.low >= end / 2**_OCTAVES)
+    if np.count_nonzero(octaves) < _DENSE * _OCTAVES * 2**MANTISSA_BITS:
+        places = np.arange(ENTROPY_BINS) + 0.5
+        first, second = _running(counts * places), _running(counts * places**2)
+        # the sum of (x - end)^2 over what lies beyond each end, in bins
+        beyond, ends = below[-1] - below, np.arange(ENTROPY_BINS + 1.0)
+        cut_off = second[-1] - second - 2.0 * ends * (first[-1] - first) + ends**2 * beyond
+        rounding = below[-1] * (ENTROPY_BINS / ENTROPY_LEVELS) ** 2 / 12.0
+        enough &= cut_off[_ENTROPY_ENDS] <= rounding
+    enough[-1] = True
+    return enough
 
 
 def _divergences(counts: Array) -> Array:

@@ -10,6 +10,8 @@ import numpy as np
 
 from qtool.core.numerics.counting import BINS, Array, count_into
 
+MANTISSA_BITS = 7
+"""The bits of the mantissa that a bin's key holds: so an octave has 128 bins."""
 _SIGN = 1 << 15
 _INFINITY = 0x7F80
 

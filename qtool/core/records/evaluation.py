@@ -101,14 +101,18 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class NanFound:
-    """NaN in a model's outputs: where first, and in how many samples."""
+    """NaN or Inf in a model's outputs unlike float's: where first, and in how many samples.
+
+    what: NaN, Inf, or a number where float has neither.
+    """
 
     output: str
     sample: int
     samples: int
+    what: str = field(default="NaN", metadata=UNWRITTEN)
 
     def __str__(self) -> str:
-        return f"NaN in {self.samples} sample(s), first in output '{self.output}' of sample {self.sample}"
+        return f"{self.what} in {self.samples} sample(s), first in output '{self.output}' of sample {self.sample}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,8 @@ class LatencySetup:
 class ModelResult:
     """One model's part of an evaluation.
 
-    `sqnr_db` is over all outputs together, `sqnr_db_by_output` for each; None and empty for the float model.
+    `sqnr_db` is the worst output's, `sqnr_db_by_output` has each output's own; None where it is not measured, and None
+    and empty for the float model.
     `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
     model predicts none. `nodes` is how many nodes each execution provider of onnxruntime runs, empty on the CPU.
     `quantized` is whether the float model is none.
@@ -143,7 +148,7 @@ class ModelResult:
     size_bytes: int
     scores: tuple[Score, ...]
     sqnr_db: float | None = None
-    sqnr_db_by_output: tuple[tuple[str, float], ...] = ()
+    sqnr_db_by_output: tuple[tuple[str, float | None], ...] = ()
     agreement: float | None = None
     nan: NanFound | None = None
     latency: Latency | None = None

@@ -73,4 +73,10 @@ def chosen(rows: Iterable[Row]) -> Runs:
 
 
 def _size(run: dict[str, np.ndarray]) -> int:
-    return sum(array.nbytes for array in run.values())
+    return sum(_bytes(array) for array in run.values())
+
+
+def _bytes(array: np.ndarray) -> int:
+    if array.dtype.kind != "O":
+        return array.nbytes
+    return sum(len(one) for one in array.reshape(-1).tolist())

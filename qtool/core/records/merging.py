@@ -8,7 +8,7 @@ from qtool.core.numerics.histogram import ChannelRange, Histogram, no_channels
 from qtool.core.records.examples import EXAMPLES, Runs, chosen, with_room
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import ASKED
-from qtool.core.records.statistics import Statistics
+from qtool.core.records.statistics import Flaw, Statistics
 
 
 class Sum:
@@ -27,12 +27,12 @@ class Sum:
         self.ranges = united((*self.ranges, *part.ranges))
         self._rows = with_room((*self._rows, *part.rows))
         self.samples += statistics.samples
-        _add(self._first.tensors, self._first.channels, statistics)
+        _add(self._first.tensors, self._first.channels, self._first.flaws, statistics)
 
     def statistics(self, *, complete: bool, origin: str = "") -> Statistics:
         """Return what has been added, as a part."""
         part = replace(_part_of(self._first), ranges=self.ranges, rows=self._rows, complete=complete, origin=origin)
-        return replace(self._first, samples=self.samples, part=part)
+        return _sound(replace(self._first, samples=self.samples, part=part))
 
 
 def whole(statistics: Statistics) -> Statistics:
@@ -109,13 +109,28 @@ def _check_shards(given: Sequence[Statistics], parts: Sequence[Part]) -> None:
 def _total(given: Sequence[Statistics]) -> Statistics:
     tensors = {name: Histogram() for name in given[0].tensors}
     channels: dict[str, ChannelRange] = {}
+    flaws: dict[str, Flaw] = {}
     for one in given:
-        _add(tensors, channels, one)
+        _add(tensors, channels, flaws, one)
     samples = sum(one.samples for one in given)
-    return replace(given[0], samples=samples, tensors=tensors, channels=channels)
+    return _sound(replace(given[0], samples=samples, tensors=tensors, channels=channels, flaws=flaws))
 
 
-def _add(tensors: dict[str, Histogram], channels: dict[str, ChannelRange], other: Statistics) -> None:
+def _sound(statistics: Statistics) -> Statistics:
+    """Without what was counted of tensors that hold NaN or Inf: it depends on when that was seen."""
+    flaws = statistics.flaws
+    if not flaws:
+        return statistics
+    tensors = {name: Histogram() if name in flaws else histogram for name, histogram in statistics.tensors.items()}
+    channels = {name: row for name, row in statistics.channels.items() if name not in flaws}
+    return replace(statistics, tensors=tensors, channels=channels)
+
+
+def _add(
+    tensors: dict[str, Histogram], channels: dict[str, ChannelRange], flaws: dict[str, Flaw], other: Statistics
+) -> None:
+    for name, flaw in other.flaws.items():
+        flaws[name] = min(flaw, flaws.get(name, flaw))
     for name, histogram in other.tensors.items():
         tensors[name].merge(histogram)
     for name, row in other.channels.items():

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.codec import Real, called, decoded, encoded, json_number
 from qtool.core.records.evaluation import MetricInfo, MetricKind
 from qtool.core.records.header import header, without_header
@@ -19,12 +20,12 @@ class Figures:
     """The figures that were measured on one model as executed.
 
     value: of the metric, None where there is none. drop: how much worse than float, None for metrics that compare with
-    float. sqnr_db: of all outputs together, against float.
+    float. sqnr_db: of the worst output, against float; None where none can be measured.
     """
 
     value: Real | None
     drop: Real | None
-    sqnr_db: Real
+    sqnr_db: Real | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo 
         found = layer.figures(view)
         if found is None:
             return True, 0.0, 0.0
-        sqnr = -math.inf if math.isnan(found.sqnr_db) else found.sqnr_db
+        sqnr = 0.0 if found.sqnr_db is None else loudness(found.sqnr_db)
         return False, -sign * _badness(found, metric), sign * sqnr
 
     return tuple(sorted(layers, key=key))

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,13 @@ _COUNT_TYPES = {"|u1": 2**8, "<u2": 2**16, "<u4": 2**32}
 """Where counts are smaller than this; else 8-byte integers."""
 
 
+class Flaw(NamedTuple):
+    """NaN or Inf in a tensor: the index of the first sample of the batch that it is seen in first, and its name."""
+
+    sample: int
+    origin: str
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """Statistics of a model over data.
@@ -55,6 +62,7 @@ class Statistics:
     recipe: what was done to the float graph before it was observed.
     channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
     ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
+    flaws: tensor -> where NaN or Inf was seen in it; its histogram is empty then, and no range can be chosen.
     part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
     """
 
@@ -66,6 +74,7 @@ class Statistics:
     recipe: Recipe = field(default_factory=Recipe)
     channels: dict[str, ChannelRange] = field(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    flaws: dict[str, Flaw] = field(default_factory=dict)
     part: Part | None = None
 
     def __repr__(self) -> str:
@@ -111,6 +120,7 @@ class Statistics:
             tuple(self.channels),
             part,
             tuple(map(tuple, runs)),
+            {name: (flaw.sample, flaw.origin) for name, flaw in sorted(self.flaws.items())} or None,
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -125,7 +135,10 @@ class Statistics:
                 members.add(f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
             for i, run in enumerate(runs):
                 for j, array in enumerate(run.values()):
-                    members.add(f"example.{i}.{j}.npy", _npy(array))
+                    if array.dtype.kind in "OSU":
+                        members.add(f"example.{i}.{j}.json", _json(array))
+                    else:
+                        members.add(f"example.{i}.{j}.npy", _npy(array))
             members.add(_CHECKSUM, _checksum(members.digests))
 
 
@@ -154,6 +167,20 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _json(array: np.ndarray) -> bytes:
+    """Strings, which NumPy would only store as long as the longest, or pickle."""
+    flat = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array.reshape(-1).tolist()]
+    return json.dumps({"shape": array.shape, "strings": flat}).encode()
+
+
+def _strings(text: bytes) -> np.ndarray:
+    document = parsed(text.decode())
+    shape, flat = document["shape"], document["strings"]
+    if not all(isinstance(one, str) for one in flat) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError("an example of strings has another form")
+    return np.array(flat, np.object_).reshape(shape)
 
 
 class _Writing:
@@ -268,6 +295,7 @@ def _read(members: _Reading, file: str, model_digest: str | None, model_name: st
         examples if part is None else (),
         known.preparation,
         channels,
+        flaws={name: Flaw(*found) for name, found in (known.not_finite or {}).items()},
         part=part,
     )
 
@@ -283,14 +311,26 @@ def _examples(
     counts = {name: histogram.count for name, histogram in tensors.items()}
     counted = max(counts.values(), default=0)
     room = min(_LIMIT, max(_EXAMPLES_ROOM, _EXAMPLES_SHARE * counted))
-    wanted = [{name: f"example.{i}.{j}.npy" for j, name in enumerate(names)} for i, names in enumerate(inputs)]
+    wanted = [
+        {name: _example_of(members, f"example.{i}.{j}") for j, name in enumerate(names)}
+        for i, names in enumerate(inputs)
+    ]
     if sum(members.sizes.get(member, 0) for run in wanted for member in run.values()) > room:
         raise ValueError("its examples are impossibly large")
-    runs = tuple({name: _array(members, member) for name, member in run.items()} for run in wanted)
+    runs = tuple({name: _example(members, member) for name, member in run.items()} for run in wanted)
     for name, array in (item for run in runs for item in run.items() if counts.get(item[0])):
         if not ((array >= tensors[name].minimum) & (array <= tensors[name].maximum)).all():
             raise ValueError(f"an example of {name!r} holds what was not counted")
     return runs
+
+
+def _example_of(members: _Reading, name: str) -> str:
+    """The member that an array of an example lies in: strings are JSON."""
+    return f"{name}.json" if f"{name}.json" in members.sizes else f"{name}.npy"
+
+
+def _example(members: _Reading, member: str) -> np.ndarray:
+    return _strings(members.read(member, _LIMIT)) if member.endswith(".json") else _array(members, member)
 
 
 def _channels(members: _Reading, i: int, whole: Histogram | None) -> ChannelRange:

@@ -30,7 +30,11 @@ class PartHeader:
 
 @dataclass(frozen=True, slots=True)
 class StatisticsHeader:
-    """The JSON of a calibration file: everything but the arrays. examples: the names of each one's inputs."""
+    """The JSON of a calibration file: everything but the arrays.
+
+    examples: the names of each one's inputs. not_finite: tensor -> the sample and the batch in which NaN or Inf was
+    seen; None where it was in none.
+    """
 
     model: str
     samples: int
@@ -39,6 +43,7 @@ class StatisticsHeader:
     channels: tuple[str, ...]
     part: PartHeader | None = field(metadata=OPTIONAL)
     examples: tuple[tuple[str, ...], ...]
+    not_finite: dict[str, tuple[int, str]] | None = field(default=None, metadata=OPTIONAL)
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, where there are no such statistics."""

@@ -17,6 +17,7 @@ class Step:
     """One model that was tried, measured on the choosing part of the data.
 
     what: in words. metric, drop: of the metric asked for; drop is relative to float where float's value is not 0.
+    sqnr_db: of the worst output; NaN where none is measured.
     float_layers, float_macs: the layers that were left in float though they could be integer, and their share of the
     multiply-accumulates, 0 to 1. met: the target and the limit of float.
     """

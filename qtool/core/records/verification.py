@@ -1,24 +1,11 @@
-"""The record of a verification, and the small arithmetic it needs."""
+"""The record of a verification."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from qtool.core.records.codec import encoded
 from qtool.core.records.summary import summary
-
-
-def signal_to_noise(reference: np.ndarray, other: np.ndarray) -> float:
-    """Return SQNR in dB: 10 log10(sum(reference^2) / sum((reference - other)^2)); inf where they are equal."""
-    exact = reference.astype(np.float64).reshape(-1)
-    noise = float(np.sum((exact - other.astype(np.float64).reshape(-1)) ** 2))
-    signal = float(np.sum(exact**2))
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
-
 
 MADE_UP = "made-up inputs"
 """The reasons why nothing was run that data of the user's would mend begin with it."""
@@ -37,13 +24,13 @@ def percent(share: float | None) -> str:
 class TensorCheck:
     """One quantised activation, as executed.
 
-    sqnr_db: against the float graph, of the whole network up to here.
+    sqnr_db: against the float graph, of the whole network up to here; None where its shape was another there.
     steps: largest distance between the integer kernel and the unoptimised layer on the same inputs, in steps; on as
         many examples as are enough for that.
     """
 
     tensor: str
-    sqnr_db: float
+    sqnr_db: float | None
     steps: int
 
 
@@ -67,7 +54,9 @@ class Verification:
         8-bit tensor was compared.
     optimized_sqnr_db: unoptimised against optimised outputs of the whole quantised model (worst output). Single steps
         that differ early grow through a deep network, so this may be as low as the quantisation noise itself.
-    output_sqnr_db: float against quantised outputs (worst output), on the examples.
+    output_sqnr_db: float against quantised outputs (worst output), on the examples; NaN where no output is measured.
+    sqnr_db_by_output: the same of each output; None where its shape depends on its values, and was another.
+    unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
     examples: how many samples that was measured on.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
@@ -91,6 +80,8 @@ class Verification:
     unchecked: str
     census: bool
     tensors: tuple[TensorCheck, ...]
+    sqnr_db_by_output: dict[str, float | None] = field(default_factory=dict)
+    unlike: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {self.examples} samples"
@@ -102,7 +93,7 @@ class Verification:
             "arithmetic not checked"
             if self.unchecked
             else f"{len(self.tensors)} tensors differ by {self.steps or 0} steps at most",
-            accuracy if self.examples else "accuracy not measured",
+            accuracy if self.examples and not math.isnan(self.output_sqnr_db) else "accuracy not measured",
             "" if self.census else "not run as integers on this machine",
         )
 

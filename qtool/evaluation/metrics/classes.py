@@ -3,7 +3,15 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.evaluation.metrics.heads import LABELS, ClassOutput, counted, one_hot_classes, predictions
+from qtool.evaluation.metrics.heads import (
+    LABELS,
+    ClassOutput,
+    check_columns,
+    counted,
+    has_columns,
+    one_hot_classes,
+    predictions,
+)
 from qtool.evaluation.metrics.observation import Observation, rows
 
 _ALTERNATIVE = f"use {arg('metric', 'sqnr')}, or a metric of your own as file.py:FUNCTION"
@@ -27,6 +35,7 @@ class TopK:
     def update(self, seen: Observation) -> None:
         """Count the samples of one batch that are right. Raises `DataError`."""
         labels = class_labels(seen, self._output, f"top{self._k}")
+        check_columns(seen.outputs[self._output.name], self._output)
         scores = rows(seen.outputs[self._output.name], seen.size)
         if self._output.columns == 1:
             right = predictions(scores, self._output)[0] == labels
@@ -43,24 +52,50 @@ class TopK:
 class Agreement:
     """The share of samples for which a model predicts the same class as float does; of tokens, where it has these.
 
-    Tokens with a negative label are left out. For a regression with several columns it is the share whose largest
-    column is the same one. A single column is read as a probability; where float leaves [0, 1] it is none, and the
-    agreement is None, as it is where there is no token.
+    Tokens with a negative label are left out. NaN in both is the same, NaN in one alone is not. None where it has no
+    meaning: there is no token; the length of a sample differs; or float's values are no class scores. A single column
+    is read as a probability, which lies in [0, 1].
+
+    Args:
+        output: where the classes are.
+        likely: whether nothing but their shape tells the columns from a measurement; then they count only where float
+            has scores of both signs, and predicts more than one class.
     """
 
-    def __init__(self, output: ClassOutput) -> None:
+    def __init__(self, output: ClassOutput, *, likely: bool = False) -> None:
         self._output = output
         self._same = 0
         self._counted = 0
-        self._probability = True
+        self._means_classes = True
+        self._likely = likely
+        self._signs: set[bool] = set()
+        self._classes: set[int] = set()
 
     def update(self, seen: Observation) -> None:
         """Count the samples or tokens of one batch for which float's class is predicted."""
-        wanted, found = seen.reference[self._output.name], seen.outputs[self._output.name]
-        if self._output.columns == 1 and not self._output.holds_class:
-            self._probability &= bool(((wanted >= 0) & (wanted <= 1)).all())
-        (expected, _), (said, bad) = predictions(wanted, self._output), predictions(found, self._output)
-        same = (expected == said) & ~bad
+        output = self._output
+        wanted, found = seen.reference[output.name], seen.outputs[output.name]
+        labels = seen.labels.get(LABELS)
+        # labels that are real numbers are what a regression is held against
+        regression = labels is not None and labels.dtype.kind == "f" and not are_whole(labels)
+        self._means_classes &= has_columns(wanted, output) and not regression
+        if output.columns == 1 and not output.holds_class:
+            known = wanted[~np.isnan(wanted)]
+            self._means_classes &= bool(((known >= 0) & (known <= 1)).all())
+        if not self._means_classes:
+            return
+        if found.shape != wanted.shape:
+            self._counted += wanted.size // output.columns
+            return
+        if wanted.dtype.kind in "OSUb":
+            same = wanted == found
+            self._same, self._counted = self._same + int(same.sum()), self._counted + same.size
+            return
+        (expected, odd), (said, bad) = predictions(wanted, output), predictions(found, output)
+        if self._likely:
+            self._signs.update(np.unique(wanted < 0).tolist())
+            self._classes.update(np.unique(expected).tolist())
+        same = (expected == said) & (odd | ~bad)
         labelled = counted(seen.labels, found, self._output)
         if labelled is not None:
             same = same[labelled]
@@ -69,7 +104,9 @@ class Agreement:
 
     def result(self) -> float | None:
         """Return the share for which float's class was predicted, from 0 to 1; None where it has no meaning."""
-        return self._same / self._counted if self._probability and self._counted else None
+        if self._likely and (len(self._signs) < 2 or len(self._classes) < 2):
+            return None
+        return self._same / self._counted if self._means_classes and self._counted else None
 
 
 def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) -> ClassOutput:
@@ -111,7 +148,7 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
             "sample(s) from sample "
             f"{seen.start}; it must hold one class a sample, or {_ALTERNATIVE}"
         )
-    if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
+    if not are_whole(array):
         raise DataError(
             f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give class "
             f"numbers from 0, use {arg('metric', 'pearson')} where they are scores, or {_ALTERNATIVE}"
@@ -119,6 +156,13 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
     labels = array.reshape(-1).astype(np.int64)
     _check_range(labels, seen, output, metric)
     return labels
+
+
+def are_whole(labels: np.ndarray) -> bool:
+    """Return whether labels are whole numbers that int64 holds, in whatever type."""
+    if labels.dtype.kind != "f":
+        return labels.dtype.kind in "iub"
+    return bool(np.all((labels == np.floor(labels)) & (np.abs(labels) < 2**63)))
 
 
 def _check_range(labels: np.ndarray, seen: Observation, output: ClassOutput, metric: str) -> None:

@@ -55,7 +55,7 @@ class F1(ClassCounts):
         if classes == 2 and not self._macro:
             return self._of(1)
         seen = (self.labels.keys() | self.predicted.keys()) - {_NONE}
-        return sum(self._of(one) for one in sorted(seen)) / len(seen)
+        return sum(self._of(one) for one in sorted(seen)) / len(seen) if seen else 0.0
 
     def _of(self, one: int) -> float:
         found = self.predicted[one] + self.labels[one]

@@ -4,15 +4,25 @@ Classes: the first output whose first axis is the samples and of whose other axe
 [N, C], [N, C, 1, 1], [N, 1], [N]. Tokens: the first output [N, T, C], or of any rank where the labels have its shape
 without the last axis; an integer output [N, T] holds the tokens themselves. A score: the first output with one value a
 sample. One floating-point column is a binary score: class 1 above 0.5. An integer output of one column is the class.
+
+Shape alone does not tell class scores from boxes, embeddings or other measurements, where the largest column means
+nothing. Labels of classes do; without them agreement with float needs evidence, see `find_predicted`.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.core.errors import DataError, arg
+
 THRESHOLD = 0.5
 LABELS = "labels"
+_NAMED = re.compile("logit|score|prob|class|label|softmax|predict|categor|cls", re.IGNORECASE)
+_MEASURED = re.compile(
+    "box|coord|landmark|keypoint|embed|feature|hidden|offset|angle|pose|regress|anchor|state|mask", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +46,16 @@ class Heads:
     """The outputs that metrics read.
 
     classes: one class a sample. tokens: one class a token. score: the name of the output with one value a sample.
-    token_labels: whether the labels are the tokens'.
+    token_labels: whether the labels are the tokens'. predicted: the output whose predictions are compared with float's;
+    likely: whether that is known by its shape alone, and its values must show that they are class scores.
     """
 
     classes: ClassOutput | None = None
     tokens: ClassOutput | None = None
     score: str | None = None
     token_labels: bool = False
-
-    @property
-    def predicted(self) -> ClassOutput | None:
-        """The output whose predictions are compared with float's; None where no output says classes."""
-        return self.tokens if self.token_labels or self.classes is None else self.classes
+    predicted: ClassOutput | None = None
+    likely: bool = False
 
 
 NO_HEADS = Heads()
@@ -63,20 +71,92 @@ def find_heads(
     tokens = _labelled_tokens(outputs, labels, size)
     if in_steps:
         tokens_found = tokens or _find_steps(outputs)
-        return Heads(tokens=tokens_found, token_labels=tokens is not None)
+        predicted, likely = (tokens, False) if tokens else find_predicted(outputs, labels, size, (_find_steps,))
+        return Heads(tokens=tokens_found, token_labels=tokens is not None, predicted=predicted, likely=likely)
+    by_sample, by_token = (lambda one: find_class_output(one, size)), (lambda one: _find_tokens(one, size))
+    finders = (by_sample, by_token)
+    numbers = {name: output for name, output in outputs.items() if _is_number(output)}
+    predicted, likely = (tokens, False) if tokens else find_predicted(outputs, labels, size, finders)
     return Heads(
         classes=find_class_output(outputs, size),
         tokens=tokens or _find_tokens(outputs, size),
-        score=next((name for name, output in outputs.items() if output.shape[:1] == (size,) == (output.size,)), None),
+        score=next((name for name, array in numbers.items() if array.shape[:1] == (size,) == (array.size,)), None),
         token_labels=tokens is not None,
+        predicted=predicted,
+        likely=likely,
     )
+
+
+def find_predicted(
+    outputs: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    size: int,
+    finders: Sequence[Callable[[Mapping[str, np.ndarray]], ClassOutput | None]],
+) -> tuple[ClassOutput | None, bool]:
+    """Return the first output whose predictions can be compared with float's, or None, and whether it is only likely.
+
+    Strings, truth values and whole numbers are compared as they are. Real columns are class scores where the labels are
+    classes, where they are probabilities (each row sums to 1) or logarithms of such, or where the output's name says
+    so. One column is taken for a probability, and several columns a sample (never a token) are likely to be logits,
+    unless the name or the labels say otherwise; `Agreement` looks at their values.
+
+    Args:
+        outputs: of the first batch, for `size` samples.
+        labels: of the same samples.
+        finders: find a class output by its shape alone, those tried first that come first.
+    """
+    of_classes = _labels_are_classes(labels, size)
+    for index, finder in enumerate(finders):
+        for name, output in outputs.items():
+            found = finder({name: output})
+            says = None if found is None else _says_classes(found, output, of_classes)
+            if says or (says is None and found is not None and index == 0):
+                return found, says is None
+    words = next((name for name, output in outputs.items() if output.dtype.kind in "OSUb" and output.size), None)
+    return None if words is None else ClassOutput(words, 1, holds_class=True), False
+
+
+def _labels_are_classes(labels: Mapping[str, np.ndarray], size: int) -> bool | None:
+    """None where there are no labels that say."""
+    array = labels.get(LABELS)
+    if array is None or array.dtype.kind not in "iubf" or array.shape not in {(size,), (size, 1)}:
+        return None
+    return bool(np.all(np.isfinite(array) & (array == np.floor(array)))) if array.dtype.kind == "f" else True
+
+
+def _says_classes(found: ClassOutput, output: np.ndarray, of_classes: bool | None) -> bool | None:
+    """Whether the output says classes; None where its shape alone does."""
+    if found.holds_class or of_classes is not None:
+        return found.holds_class or bool(of_classes)
+    if output.dtype.kind != "f":
+        return False
+    named, measured = _NAMED.search(found.name), _MEASURED.search(found.name)
+    if measured and not named:
+        return False
+    if "logit" in found.name.lower() or (not measured and (named or found.columns == 1)):
+        return True
+    return _are_probabilities(output.reshape(-1, found.columns)) or (False if measured else None)
+
+
+def _are_probabilities(scores: np.ndarray) -> bool:
+    """Whether each row sums to 1, or its exponentials do."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        given = scores.astype(np.float64)
+        for values in (given, np.exp(given)):
+            if (values >= 0).all() and bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-2)):
+                return True
+    return False
+
+
+def _is_number(output: np.ndarray) -> bool:
+    return output.dtype.kind in "fiub"
 
 
 def find_class_output(outputs: Mapping[str, np.ndarray], size: int) -> ClassOutput | None:
     """Return the first output that has the shape of class scores for `size` samples, or None."""
     for name, output in outputs.items():
         long_axes = sum(length > 1 for length in output.shape[1:])
-        if output.ndim and output.shape[0] == size and output.size and long_axes <= 1:
+        if _is_number(output) and output.ndim and output.shape[0] == size and output.size and long_axes <= 1:
             columns = output.size // size
             return ClassOutput(name, columns, columns == 1 and output.dtype.kind in "iub")
     return None
@@ -105,15 +185,35 @@ def default_metric(heads: Heads, labels: Mapping[str, np.ndarray], size: int) ->
 def predictions(array: np.ndarray, output: ClassOutput) -> tuple[np.ndarray, np.ndarray]:
     """Return the class of each sample or token, int64, and whether there is NaN among its scores, bool.
 
-    Both are [samples or tokens], in order.
+    Both are [samples or tokens], in order. NaN is no one's largest score.
+
+    Raises:
+        DataError: there are more or fewer columns than in the first batch.
     """
+    check_columns(array, output)
     scores = array.reshape(-1, output.columns)
     bad = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else np.zeros(len(scores), bool)
     if output.holds_class:
         return scores[:, 0].astype(np.int64), bad
     if output.columns == 1:
         return (scores[:, 0] > THRESHOLD).astype(np.int64), bad
-    return np.asarray(scores.argmax(axis=1)), bad
+    return np.where(np.isnan(scores), -np.inf, scores).argmax(axis=1), bad
+
+
+def check_columns(array: np.ndarray, output: ClassOutput) -> None:
+    """Refuse an array with more or fewer columns than the output has in the first batch. Raises `DataError`."""
+    if not has_columns(array, output):
+        raise DataError(
+            f"output '{output.name}' is {list(array.shape)} here, and has {output.columns} columns in the first batch; "
+            f"its length differs from sample to sample, so it says no classes: use {arg('metric', 'sqnr')}"
+        )
+
+
+def has_columns(array: np.ndarray, output: ClassOutput) -> bool:
+    """Return whether an array of the output has as many columns as that has in the first batch."""
+    if output.columns == 1 or array.size == 0:
+        return True
+    return output.columns in (array.shape[-1], array.size // len(array))
 
 
 def counted(labels: Mapping[str, np.ndarray], array: np.ndarray, output: ClassOutput) -> np.ndarray | None:

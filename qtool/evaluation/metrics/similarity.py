@@ -1,48 +1,49 @@
 """The closeness of a model's outputs to float's: SQNR, cosine similarity, mean squared error.
 
-Sums are float64 and grow batch by batch, so memory does not depend on the number of samples.
+Sums grow batch by batch, so memory does not depend on the number of samples.
 """
 
 import math
 
 import numpy as np
 
+from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
 from qtool.evaluation.metrics.observation import Observation, rows
 
 
 class Sqnr:
-    """The signal to quantisation noise ratio in dB: 10 log10(sum(float^2) / sum((float - q)^2)) over all samples.
+    """The signal to quantisation noise ratio of the worst output in dB; see `qtool.core.numerics.sqnr`.
 
-    `by_output` has it for each output, `result` over all outputs together. Identical outputs give inf. A
-    value that is infinite in float counts as no signal where the candidate has it too, and as infinite noise
-    where it does not.
+    Of the outputs in `measured_outputs`. Identical outputs give inf; NaN or Inf unlike float's -inf.
     """
 
     def __init__(self) -> None:
-        self._signal: dict[str, float] = {}
-        self._noise: dict[str, float] = {}
+        self._outputs: dict[str, SignalToNoise] = {}
 
     def update(self, seen: Observation) -> None:
         """Add the signal and the noise of one batch, for each output."""
-        for name, reference in seen.reference.items():
-            wanted = reference.astype(np.float64)
-            noise = _squared_error(wanted, seen.outputs[name].astype(np.float64))
-            wanted[np.isinf(wanted)] = 0.0
-            signal = float(np.vdot(wanted, wanted))
-            self._signal[name] = self._signal.get(name, 0.0) + signal
-            self._noise[name] = self._noise.get(name, 0.0) + noise
+        for name in measured_outputs(seen.reference):
+            self._outputs.setdefault(name, SignalToNoise()).add(seen.reference[name], seen.outputs[name])
 
     def result(self) -> float:
-        """Return the SQNR in dB of all outputs together; inf where nothing differs."""
-        return _decibels(sum(self._signal.values()), sum(self._noise.values()))
+        """Return the SQNR in dB of the worst output; NaN where none is measured, or one holds NaN unlike float's."""
+        found = self.measured()
+        return math.nan if found is None else found
 
-    def by_output(self) -> tuple[tuple[str, float], ...]:
-        """Return each output's own SQNR in dB, in the float model's order."""
-        return tuple((name, _decibels(self._signal[name], self._noise[name])) for name in self._signal)
+    def measured(self) -> float | None:
+        """Return the SQNR in dB of the worst output; None where none is measured."""
+        return worst(found.db for found in self._outputs.values())
+
+    def by_output(self) -> tuple[tuple[str, float | None], ...]:
+        """Return each output's own SQNR in dB, in the float model's order; None where its shape was another."""
+        return tuple((name, found.db) for name, found in self._outputs.items())
 
 
 class Mse:
-    """The mean squared error: the mean of (float - q)^2 over every value of every output."""
+    """The mean squared error: the mean of (float - q)^2 over every value of every output that can be compared.
+
+    NaN and infinities that both have do not count; others make it infinite.
+    """
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -50,20 +51,22 @@ class Mse:
 
     def update(self, seen: Observation) -> None:
         """Add the squared errors of one batch."""
-        for name, reference in seen.reference.items():
-            self._sum += _squared_error(reference.astype(np.float64), seen.outputs[name].astype(np.float64))
+        for name in _comparable(seen):
+            reference, found = seen.reference[name], seen.outputs[name]
+            self._sum += _squared_error(reference.astype(np.float64), found.astype(np.float64))
             self._count += reference.size
 
     def result(self) -> float:
-        """Return the mean over all batches; 0 where outputs hold no values."""
-        return self._sum / self._count if self._count else 0.0
+        """Return the mean over all batches; NaN where nothing could be compared."""
+        return self._sum / self._count if self._count else math.nan
 
 
 class Cosine:
     """The cosine similarity of each sample's outputs with float's, averaged over samples and outputs.
 
-    An output whose first axis is not the samples counts as one vector a batch. Two zero vectors have 1, one
-    has 0.
+    An output whose first axis is not the samples counts as one vector a batch. Two zero vectors have 1, one has 0; NaN
+    and infinities that both have are left out, with others a vector has 0. Outputs that cannot be compared are left
+    out.
     """
 
     def __init__(self) -> None:
@@ -72,39 +75,50 @@ class Cosine:
 
     def update(self, seen: Observation) -> None:
         """Add the cosines of one batch."""
-        for name, reference in seen.reference.items():
-            wanted, found = rows(reference, seen.size), rows(seen.outputs[name], seen.size)
+        for name in _comparable(seen):
+            if seen.reference[name].size == 0:
+                continue
+            wanted, found = rows(seen.reference[name], seen.size), rows(seen.outputs[name], seen.size)
             self._sum += float(_cosines(wanted, found).mean()) * seen.size
             self._weight += seen.size
 
     def result(self) -> float:
-        """Return the mean over all batches, from -1 to 1."""
-        return self._sum / self._weight
+        """Return the mean over all batches, from -1 to 1; NaN where nothing could be compared."""
+        return self._sum / self._weight if self._weight else math.nan
+
+
+def _comparable(seen: Observation) -> tuple[str, ...]:
+    """The outputs of numbers that have the float model's shape."""
+    return tuple(
+        name
+        for name, array in seen.reference.items()
+        if array.dtype.kind in "fiub" and seen.outputs[name].shape == array.shape
+    )
 
 
 def _squared_error(wanted: np.ndarray, found: np.ndarray) -> float:
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = found - wanted
-        if np.isinf(wanted).any():
-            error[found == wanted] = 0.0
-            error[np.isinf(wanted) & (found != wanted)] = np.inf
+    if unlike(wanted, found).any():
+        return math.inf
+    finite = np.isfinite(wanted)
+    with np.errstate(over="ignore"):
+        error = found[finite] - wanted[finite]
         return float(np.vdot(error, error))
 
 
 def _cosines(wanted: np.ndarray, found: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        dot = np.einsum("ij,ij->i", wanted, found)
-        lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
-        cosine = np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths != 0)
-    cosine[(wanted == found).all(axis=1)] = 1.0
+    odd = ~np.isfinite(wanted)
+    faulty = unlike(wanted, found).any(axis=1)
+    same = ((wanted == found) | odd).all(axis=1) & ~faulty
+    # scaled to 1, since squares may underflow; what both have that is not finite is left out
+    wanted, found = _scaled(np.where(odd, 0.0, wanted)), _scaled(np.where(odd | ~np.isfinite(found), 0.0, found))
+    dot = np.einsum("ij,ij->i", wanted, found)
+    lengths = np.linalg.norm(wanted, axis=1) * np.linalg.norm(found, axis=1)
+    cosine = np.divide(dot, lengths, out=np.zeros_like(dot), where=lengths != 0)
+    cosine[same] = 1.0
+    cosine[faulty] = 0.0
     return np.asarray(np.clip(cosine, -1.0, 1.0))
 
 
-def _decibels(signal: float, noise: float) -> float:
-    if math.isnan(noise) or math.isnan(signal):
-        return math.nan
-    if noise == 0:
-        return math.inf
-    if math.isinf(noise) or signal == 0:
-        return -math.inf
-    return 10 * math.log10(signal / noise)
+def _scaled(vectors: np.ndarray) -> np.ndarray:
+    largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0.0)
+    return np.asarray(np.divide(vectors, largest, out=np.zeros_like(vectors), where=largest != 0))

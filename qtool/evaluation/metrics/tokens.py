@@ -3,7 +3,7 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.evaluation.metrics.classes import Agreement
+from qtool.evaluation.metrics.classes import Agreement, are_whole
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions
 from qtool.evaluation.metrics.observation import Observation
 
@@ -91,7 +91,7 @@ def token_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
             f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {list(array.shape)} for {seen.size} "
             f"sample(s) from sample {seen.start}; it must hold a row of tokens a sample"
         )
-    if array.dtype.kind not in "iubf" or not np.all(array == np.floor(array.astype(np.float64))):
+    if not are_whole(array):
         raise DataError(
             f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give classes"
         )

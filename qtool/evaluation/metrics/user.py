@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.numerics.sqnr import unlike
 from qtool.evaluation.metrics.observation import Observation
 from qtool.feeds import load_function
 
@@ -74,7 +75,7 @@ def check_user_metric(found: object, spec: str) -> UserMetric:
 class UserAccumulator:
     """An accumulator that runs a user's metric over one model.
 
-    From the first NaN in a model's outputs on the metric is not called any more, and is NaN.
+    From the first NaN in a model's outputs on that float's have not, the metric is not called any more, and is NaN.
 
     Raises:
         DataError: at once, from `update` or from `result`, in one line that names the metric: it raised something, gave
@@ -93,7 +94,7 @@ class UserAccumulator:
 
     def update(self, seen: Observation) -> None:
         """Hand one batch to the metric. Raises `DataError`."""
-        self._nan = self._nan or any(np.isnan(v).any() for v in seen.outputs.values() if v.dtype.kind == "f")
+        self._nan = self._nan or any(_holds_nan(array, seen.reference[n]) for n, array in seen.outputs.items())
         if self._nan:
             return
         where = f"failed on {seen.model}, samples {seen.start} to {seen.start + seen.size - 1}"
@@ -139,6 +140,14 @@ class UserAccumulator:
             return function(*arguments)
         except Exception as error:
             raise DataError(f"{arg('metric', self._name)}: {what}: {_one_line(error)}; correct the metric") from error
+
+
+def _holds_nan(output: np.ndarray, reference: np.ndarray) -> bool:
+    if output.dtype.kind != "f":
+        return False
+    if output.shape != reference.shape:
+        return bool(np.isnan(output).any())
+    return bool((np.isnan(output) & unlike(reference, output)).any())
 
 
 def _kind(value: object) -> str:

@@ -14,6 +14,7 @@ from qtool.execution.supplies import ModelFile
 from qtool.feeds import Batch, Feeds, open_source
 from qtool.feeds.source import Source
 from qtool.graph import edit, model_io
+from qtool.graph.finite import fed_specs
 from qtool.pipeline.calibration.collector import Collector
 from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import prepare
@@ -95,5 +96,5 @@ def _block_counter(shared: BlockSettings, supplies: Supplies) -> _BlockCounter |
         return None
     prepared = replace(apply(prepare(model_io.load(path)), shared.recipe), name=shared.name)
     collector = Collector(prepared, shared.tensors, shared.states, shared.compute)
-    inputs, outputs = edit.input_specs(prepared.model), edit.output_specs(prepared.model)
+    inputs, outputs = fed_specs(prepared.model), edit.output_specs(prepared.model)
     return _BlockCounter(collector, open_source(shared.source, inputs, outputs))

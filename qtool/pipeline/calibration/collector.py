@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from qtool.core.compute import HERE, Compute
+from qtool.core.numerics.histogram import Histogram
 from qtool.core.records.examples import EXAMPLES, Row, row_of, with_room
 from qtool.core.records.parts import BatchRange, Part, Shard
 from qtool.core.records.statistics import Statistics
@@ -60,10 +61,13 @@ class Collector:
             tell: is told the number of samples seen.
 
         Raises:
-            DataError: the model cannot run on a batch, or NaN or Inf is in it or is born in a layer.
+            DataError: the model cannot run on a batch, or a tensor that must be finite is not; it names where that
+                is born.
         """
         prepared, wanted = self._prepared, self._tensors
-        counter = Counter(prepared.name, self._observer, self._fed, self._computed, wanted.channels, self._states)
+        counter = Counter(
+            prepared.name, self._observer, self._fed, self._computed, wanted.channels, wanted.finite, self._states
+        )
         rows: tuple[Row, ...] = ()
         samples, stop = 0, first
         try:
@@ -80,9 +84,10 @@ class Collector:
             prepared.name,
             prepared.digest,
             samples,
-            {t: counter.histograms[t] for t in wanted.tensors},
+            {t: Histogram() if t in counter.flaws else counter.histograms[t] for t in wanted.tensors},
             (),
-            channels={t: counter.channels[t] for t in wanted.channels if t in counter.channels},
+            channels={t: row for t in wanted.channels if (row := counter.channels.get(t)) and t not in counter.flaws},
             recipe=prepared.recipe,
+            flaws=counter.flaws,
             part=Part(shard, ranges, complete=False, settings=settings, origin="", rows=rows),
         )

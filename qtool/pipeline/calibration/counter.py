@@ -8,7 +8,7 @@ of their own, while it runs the next batch.
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ import numpy as np
 from qtool.core.errors import DataError, ModelError
 from qtool.core.numerics.histogram import ChannelRange, Histogram, NotFiniteError, no_channels
 from qtool.core.records.examples import Runs, candidates
+from qtool.core.records.statistics import Flaw
 from qtool.core.state import State, rollout, sequence_length
 from qtool.feeds.batching import Batch
 from qtool.pipeline.calibration.explain import ModelRun, NotFiniteDataError
@@ -70,6 +71,7 @@ class Counter:
         fed: the counted tensors that are inputs of the model.
         computed: the counted tensors that are outputs of the session.
         by_channel: those of both whose channels have a range of their own.
+        finite: those of both that must hold neither NaN nor Inf; where others do, `flaws` says where first.
         states: what is fed back from step to step; with any, a batch is a sequence.
     """
 
@@ -80,6 +82,7 @@ class Counter:
         fed: Sequence[str],
         computed: Sequence[str],
         by_channel: Sequence[str],
+        finite: Collection[str],
         states: Sequence[State],
     ) -> None:
         self.name = name
@@ -90,6 +93,8 @@ class Counter:
         self.histograms = {t: Histogram() for t in (*fed, *computed)}
         self.by_channel = set(by_channel)
         self.channels: dict[str, ChannelRange] = {}
+        self.finite = finite
+        self.flaws: dict[str, Flaw] = {}
         self.locks = {t: threading.Lock() for t in self.histograms}
 
     def run_and_count(self, batch: Batch) -> Runs:
@@ -102,7 +107,7 @@ class Counter:
             return self.count(self.run(batch))
 
         def run(step: int, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            finished = self._run(ModelRun(inputs, f"{batch.origin}, step {step}"))
+            finished = self._run(ModelRun(inputs, f"{batch.origin}, step {step}", batch.start))
             wanted = {state.output for state in self.states}
             carried = {t: array for t, array in zip(self.session.outputs, finished.arrays, strict=True) if t in wanted}
             self.count(finished)
@@ -119,13 +124,13 @@ class Counter:
 
     def run(self, batch: Batch) -> FinishedRun:
         """Run a batch of a model without state; `count` takes what it returns. Raises `DataError`."""
-        return self._run(ModelRun(batch.inputs, batch.origin))
+        return self._run(ModelRun(batch.inputs, batch.origin, batch.start))
 
     def count(self, finished: FinishedRun) -> Runs:
         """Add a finished run's tensors to the histograms; return the inputs that may become examples.
 
         Raises:
-            NotFiniteDataError: a tensor, or an output that is not counted, holds NaN or Inf.
+            NotFiniteDataError: a tensor that must not holds NaN or Inf.
             ModelError: a tensor that is to be counted is not float32.
         """
         run, arrays = finished.run, finished.arrays
@@ -136,8 +141,6 @@ class Counter:
             array, arrays[i] = arrays[i], np.empty(0, np.float32)
             if tensor in self.histograms:
                 self._count(tensor, array, run)
-            elif array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise NotFiniteDataError(tensor, run)
         return (run.inputs,)
 
     def _run(self, run: ModelRun) -> FinishedRun:
@@ -152,7 +155,11 @@ class Counter:
         try:
             with self.locks[tensor]:
                 self.histograms[tensor].observe(array)
-                if tensor in self.by_channel:
+                if tensor in self.by_channel and array.size:
                     self.channels.setdefault(tensor, no_channels(array.shape[-1])).observe(array)
         except NotFiniteError as error:
-            raise NotFiniteDataError(tensor, run) from error
+            if tensor in self.finite:
+                raise NotFiniteDataError(tensor, run) from error
+            with self.locks[tensor]:
+                flaw = Flaw(run.sample, run.origin)
+                self.flaws[tensor] = min(flaw, self.flaws.get(tensor, flaw))

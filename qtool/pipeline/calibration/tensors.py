@@ -1,10 +1,14 @@
 """The choice of tensors that a calibration takes statistics of, so that they serve every target."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qtool.core.errors import NothingToQuantizeError
+import numpy as np
+
+from qtool.core.errors import ModelError, NothingToQuantizeError
 from qtool.core.records.options import Scheme
 from qtool.core.records.placement import Placement
+from qtool.graph import edit
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import smoothable_tensors
@@ -13,10 +17,14 @@ from qtool.targets.tables import distinct_targets
 
 @dataclass(frozen=True, slots=True)
 class CalibratedTensors:
-    """The names of what is counted: of `tensors` the values, of `channels` the range of each channel too."""
+    """The names of what is counted: of `tensors` the values, of `channels` the range of each channel too.
+
+    finite: those that may hold neither NaN nor Inf, since every target of this machine quantises them.
+    """
 
     tensors: tuple[str, ...]
     channels: tuple[str, ...]
+    finite: frozenset[str] = frozenset()
 
 
 def find_tensors(prepared: Prepared) -> CalibratedTensors:
@@ -26,16 +34,37 @@ def find_tensors(prepared: Prepared) -> CalibratedTensors:
 
     Raises:
         NothingToQuantizeError: no target finds anything.
+        ModelError: a constant that is to be quantised holds NaN or Inf.
     """
     placements: list[Placement] = []
+    own: list[Placement] = []
     failure: NothingToQuantizeError | None = None
     for target in distinct_targets():
         try:
-            placements.append(place(prepared.model, target, Scheme(), name=prepared.name))
+            found = place(prepared.model, target, Scheme(), name=prepared.name)
         except NothingToQuantizeError as error:
             failure = failure or error
+            continue
+        placements.append(found)
+        if target.on_cpu:
+            own.append(found)
     if not placements:
         assert failure is not None
         raise failure
     tensors = dict.fromkeys(tensor for placement in placements for tensor in placement.calibrated)
-    return CalibratedTensors(tuple(tensors), tuple(smoothable_tensors(prepared.model)))
+    _refuse_not_finite(prepared, placements)
+    finite = frozenset.intersection(*(frozenset(placement.calibrated) for placement in own or placements))
+    return CalibratedTensors(tuple(tensors), tuple(smoothable_tensors(prepared.model)), finite)
+
+
+def _refuse_not_finite(prepared: Prepared, placements: Sequence[Placement]) -> None:
+    """Refuse weights and other constants that no grid can hold."""
+    for placement in placements:
+        readers = {site.tensor: site.readers[0] for site in (*placement.weights, *placement.dynamic)}
+        readers |= {site.tensor: site.readers[0] for site in placement.constants}
+        readers |= {site.tensor: site.reader for site in placement.biases}
+        for tensor, (layer, _) in readers.items():
+            if not np.isfinite(edit.constant(prepared.model.graph.initializers[tensor])).all():
+                raise ModelError(
+                    f"{prepared.name}: initializer {tensor!r} of layer {layer!r} holds NaN or Inf; repair the model"
+                )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from qtool.core.errors import CalibrationError
+from qtool.core.errors import CalibrationError, DataError, arg
 from qtool.core.numerics.affine import TensorSpec
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.histogram import Distribution, Histogram
@@ -41,6 +41,7 @@ def choose(
 
     Raises:
         CalibrationError: the statistics lack a tensor.
+        DataError: a tensor held NaN or Inf.
     """
     specs = {site.root: site.spec for site in placement.sites}
     unions = {site.root: site.union for site in placement.sites if site.union and site.root == site.tensor}
@@ -55,8 +56,20 @@ def choose(
         if tensor in statistics.ranges:
             ranges[tensor] = statistics.ranges[tensor]
             continue
-        counted = next((t for t in (tensor, *origins.get(tensor, ())) if t in statistics.tensors), None)
+        near = (tensor, *origins.get(tensor, ()))
+        counted = next((t for t in near if t in statistics.tensors or t in statistics.flaws), None)
         if counted is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")
+        if counted in statistics.flaws:
+            raise _not_finite(tensor, statistics.flaws[counted].origin, placement)
         ranges[tensor] = memo.range_of(counted, statistics.tensors[counted], calibrator, specs[tensor])
     return ranges
+
+
+def _not_finite(tensor: str, origin: str, placement: Placement) -> DataError:
+    site = next(site for site in placement.sites if site.root == tensor)
+    layer = (*site.readers, *site.float_readers, ("", 0))[0][0]
+    return DataError(
+        f"{origin}: tensor {tensor!r}, to be quantised for layer {layer!r}, holds NaN or Inf; "
+        f"remove the sample and calibrate again, or leave the layer in float with {arg('exclude', layer)}"
+    )

@@ -118,10 +118,9 @@ def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> M
 
 
 def _refuse_bfloat16(model: Model, loaded: LoadedModel, tensor: str) -> None:
-    """Only weights that are cast before use are known to run on the CPU."""
-    specs = [*edit.input_specs(model), *edit.output_specs(model)]
+    """Only weights that are cast before use, and outputs that are cast to it, are known to run on the CPU."""
     try:
-        if not any(spec.dtype.name == "bfloat16" for spec in specs):
+        if not any(spec.dtype.name == "bfloat16" for spec in edit.input_specs(model)):
             Session(loaded.path)
             return
     except ModelError:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.recipe import SMOOTH, SOFTEN_MASKS, STEPS, Recipe
 from qtool.core.records.statistics import Statistics
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared

@@ -4,6 +4,7 @@ import math
 
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
+from qtool.core.numerics.sqnr import worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
@@ -11,7 +12,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
-from qtool.pipeline.verify.measure import Measured, measure, worst
+from qtool.pipeline.verify.measure import Measured, by_name, measure, worst_of
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
@@ -61,6 +62,7 @@ def _verified(
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     layers = tuple(dict.fromkeys([*plan.layers, *macs]))
+    output = worst(by_name(measured.shipped).values())
     return Verification(
         kernels=census.kernels,
         integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
@@ -71,11 +73,13 @@ def _verified(
         uncounted=uncounted,
         fallbacks=_fallbacks(plan, census, prepared) if target.on_cpu else (),
         float_layers={n: why for n, why in _reasons(prepared, plan, layers).items() if n not in integer},
-        preparation_sqnr_db=worst(measured.preparation) if examples else math.nan,
-        widening_sqnr_db=worst(measured.widening),
+        preparation_sqnr_db=worst_of(measured.preparation) if examples else math.nan,
+        widening_sqnr_db=worst_of(measured.widening),
         steps=max((steps.largest for steps in measured.steps.values()), default=None),
-        optimized_sqnr_db=worst(measured.whole) if measured.whole else math.nan,
-        output_sqnr_db=worst(measured.shipped) if examples else math.nan,
+        optimized_sqnr_db=worst_of(measured.whole) if measured.whole else math.nan,
+        output_sqnr_db=math.nan if output is None else output,
+        sqnr_db_by_output=by_name(measured.shipped),
+        unlike={name: noise.unlike for name, noise in measured.shipped.items() if noise.unlike},
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
         census=target.on_cpu,

@@ -9,6 +9,7 @@ import numpy as np
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import dequantize
+from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.graph import compose, edit
@@ -30,39 +31,14 @@ _TAIL_DB = 40.0
 # MatMulNBits rounds the blocks of its input to 8 bits (level 4), which says more of the input than of the layer; so a
 # layer by itself computes in float32.
 _EXACT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
+# Of the places of such an output: where more than these differ by more than that, it is no ill-conditioned function.
+_FAR_PLACES = 0.1
+# What rounding may leave of a sum that is 0.
+_ZERO = 1e-3
 # 8-bit numbers, after which no further example is run unoptimised and layer by layer: that is twice a float run.
 _ENOUGH = 2**24
 
 Arrays = Mapping[str, np.ndarray]
-
-
-@dataclass(slots=True)
-class _Noise:
-    """Sums of squares of a reference and of the difference to it."""
-
-    signal: float = 0.0
-    noise: float = 0.0
-
-    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
-        a, b = (array.reshape(-1) for array in (reference, other))
-        if a.dtype == np.float16:
-            a, b = a.astype(np.float32), b.astype(np.float32)
-        # float32 sums are exact enough for decibels, and a fifth of the work; they may overflow
-        with np.errstate(over="ignore", invalid="ignore"):
-            difference = a - b
-            signal, noise = float(a @ a), float(difference @ difference)
-            if not (math.isfinite(signal) and math.isfinite(noise)):
-                a = a.astype(np.float64)
-                difference = a - b
-                signal, noise = float(a @ a), float(difference @ difference)
-        self.signal += signal
-        self.noise += noise
-
-    @property
-    def db(self) -> float:
-        if self.noise == 0.0:
-            return math.inf
-        return 10.0 * math.log10(self.signal / self.noise) if self.signal > 0.0 else -math.inf
 
 
 @dataclass(slots=True)
@@ -75,6 +51,9 @@ class _Steps:
     count: int = 0
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        if a.shape != b.shape:
+            # a step decided how many elements there are
+            return
         distance = np.abs(a.astype(np.int16) - b.astype(np.int16))
         self.largest = max(self.largest, int(distance.max(initial=0)))
         self.total += int(distance.sum(dtype=np.int64))
@@ -84,6 +63,45 @@ class _Steps:
     @property
     def wrong(self) -> bool:
         return self.total > _MEAN_STEPS * self.count or self.far > _FAR_SHARE * self.count
+
+
+@dataclass(slots=True)
+class _Tail:
+    """The difference between two runs of the layers behind the last 8-bit tensors.
+
+    limit: the least SQNR in dB that rounding may leave. far: in how many of `count` places they differ by more than
+    that leaves on average.
+    """
+
+    limit: float
+    noise: SignalToNoise = field(default_factory=SignalToNoise)
+    far: int = 0
+    count: int = 0
+
+    def add(self, reference: np.ndarray, other: np.ndarray) -> None:
+        one = SignalToNoise()
+        one.add(reference, other)
+        self.noise.add(reference, other)
+        self.count += reference.size
+        if one.db is None or one.db >= self.limit:
+            return
+        x, y = (array.astype(np.float64) for array in (reference, other))
+        known = np.isfinite(x)
+        tolerance = 10.0 ** (-self.limit / 20.0) * float(np.sqrt(np.mean(x[known] ** 2))) if known.any() else 0.0
+        with np.errstate(invalid="ignore"):
+            near = (np.abs(x - y) <= tolerance) | (x == y) | (np.isnan(x) & np.isnan(y))
+        self.far += int(np.count_nonzero(~near))
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the runs differ by more than the limit, and not only in few places.
+
+        A step that is allowed becomes any number where a logarithm, a quotient or a comparison follows: a wrong kernel
+        would be wrong in most places.
+        """
+        if self.noise.db is None or self.noise.db >= self.limit or _both_zero(self.noise):
+            return False
+        return self.far > _FAR_PLACES * self.count
 
 
 @dataclass(slots=True)
@@ -98,13 +116,13 @@ class Measured:
     compares with; rounding_db: what float16 explains.
     """
 
-    sqnr: dict[str, _Noise] = field(default_factory=dict)
+    sqnr: dict[str, SignalToNoise] = field(default_factory=dict)
     steps: dict[str, _Steps] = field(default_factory=dict)
-    preparation: dict[str, _Noise] = field(default_factory=dict)
-    shipped: dict[str, _Noise] = field(default_factory=dict)
-    whole: dict[str, _Noise] = field(default_factory=dict)
-    tail: dict[str, _Noise] = field(default_factory=dict)
-    widening: dict[str, _Noise] = field(default_factory=dict)
+    preparation: dict[str, SignalToNoise] = field(default_factory=dict)
+    shipped: dict[str, SignalToNoise] = field(default_factory=dict)
+    whole: dict[str, SignalToNoise] = field(default_factory=dict)
+    tail: dict[str, _Tail] = field(default_factory=dict)
+    widening: dict[str, SignalToNoise] = field(default_factory=dict)
     rounding_db: float = math.inf
 
     @property
@@ -115,10 +133,9 @@ class Measured:
     def check_preparation(self) -> None:
         """Refuse a prepared graph that is another function than the model as it came. Raises `VerificationError`."""
         for name, prepared in self.preparation.items():
-            if prepared.db < _PREPARATION_DB:
-                raise VerificationError(
-                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
-                )
+            if prepared.db is None or not (prepared.db >= _PREPARATION_DB or _both_zero(prepared)):
+                found = "its shape" if prepared.db is None else f"{prepared.db:.1f} dB"
+                raise VerificationError(f"preparation changed output {name!r} ({found}); please report this model")
 
     def check(self, prepared: Model, plan: Plan) -> None:
         """Refuse a model that computes something that neither the float model, `prepared`, nor the plan says.
@@ -127,7 +144,7 @@ class Measured:
             LayerError: a difference is too large that comes of some layers.
             VerificationError: a difference is too large; the message says which.
         """
-        check_rounding({name: widened.db for name, widened in self.widening.items()}, self.rounding_db)
+        check_rounding({n: db for n, db in by_name(self.widening).items() if db is not None}, self.rounding_db)
         for name, steps in self.steps.items():
             if steps.wrong:
                 raise LayerError(
@@ -138,10 +155,10 @@ class Measured:
                     ),
                 )
         for name, tail in self.tail.items():
-            if tail.db < _TAIL_DB:
+            if tail.wrong:
                 raise LayerError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
-                    f"({tail.db:.1f} dB between them); please report this model",
+                    f"({tail.noise.db:.1f} dB between them); please report this model",
                     dict.fromkeys(
                         makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
                     ),
@@ -167,9 +184,20 @@ def makers(prepared: Model, plan: Plan, tensor: str) -> tuple[str, ...]:
     return tuple(n for n in made if n in quantized) or tuple(n for n in made if n in plan.integer)
 
 
-def worst(figures: Mapping[str, _Noise]) -> float:
-    """Return the least SQNR in dB, inf where there is none."""
-    return min((noise.db for noise in figures.values()), default=math.inf)
+def _both_zero(noise: SignalToNoise) -> bool:
+    """Whether what is 0 throughout in one is next to 0 in the other; it has no scale of its own to be measured by."""
+    return noise.signal.total == 0.0 and not noise.unlike and noise.noise.scale <= _ZERO
+
+
+def by_name(figures: Mapping[str, SignalToNoise]) -> dict[str, float | None]:
+    """Return the SQNR of each tensor in dB, as `SignalToNoise.db` has it."""
+    return {name: noise.db for name, noise in figures.items()}
+
+
+def worst_of(figures: Mapping[str, SignalToNoise]) -> float:
+    """Return the least SQNR in dB of tensors that should be the same; inf where there is none to measure."""
+    found = worst(noise.db for noise in figures.values())
+    return math.inf if found is None else found
 
 
 class _Sessions:
@@ -242,39 +270,41 @@ def measure(
         (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
-            result.sqnr.setdefault(tensor, _Noise()).add(exact[tensor], dequantize(ran[stored], activation.params))
-        _check_shapes(single, exact, final)
-        real = [name for name in final if exact[name].dtype.kind == "f"]
-        for name in real:
+            noise = result.sqnr.setdefault(tensor, SignalToNoise())
+            noise.add(exact[tensor], dequantize(ran[stored], activation.params))
+        _check_shapes(single, exact)
+        compared_outputs = measured_outputs({name: exact[name] for name in final})
+        for name in compared_outputs:
             _check_finite(name, single[name], exact[name])
-            result.preparation.setdefault(name, _Noise()).add(single[name], exact[name])
-            result.shipped.setdefault(name, _Noise()).add(exact[name], final[name])
+            result.preparation.setdefault(name, SignalToNoise()).add(single[name], exact[name])
+            result.shipped.setdefault(name, SignalToNoise()).add(exact[name], final[name])
         if layers is None:
             continue
         plain, alone = layers
         for tensor, stored in sessions.integers.items():
             result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
             compared += plain[stored].size
-        for name in real:
-            result.whole.setdefault(name, _Noise()).add(plain[name], final[name])
-            result.tail.setdefault(name, _Noise()).add(plain[name], alone[name])
+        for name in compared_outputs:
+            result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
+            result.tail.setdefault(name, _Tail(_TAIL_DB)).add(plain[name], alone[name])
     return result
 
 
-def _check_shapes(single: Arrays, exact: Arrays, final: Arrays) -> None:
-    """The values are compared flat, in which one shape is like another.
+def _check_shapes(single: Arrays, exact: Arrays) -> None:
+    """Refuse a prepared graph that gives an output another shape than the original does.
+
+    The quantised model may: where values decide the shape, a step decides it too.
 
     Raises:
-        VerificationError: an output of the prepared or quantised model has another shape than the original's.
+        VerificationError: it does.
     """
-    for step, outputs in (("preparation", exact), ("quantisation", final)):
-        for name, array in final.items():
-            wanted, found = np.shape(single[name]), np.shape(outputs[name])
-            if isinstance(array, np.ndarray) and found != wanted:
-                raise VerificationError(
-                    f"{step} changed the shape of output {name!r} ({list(wanted)} became {list(found)}); please report "
-                    "this model"
-                )
+    for name, array in single.items():
+        wanted, found = array.shape, exact[name].shape
+        if found != wanted:
+            raise VerificationError(
+                f"preparation changed the shape of output {name!r} ({list(wanted)} became {list(found)}); please "
+                "report this model"
+            )
 
 
 def _check_finite(name: str, single: np.ndarray, exact: np.ndarray) -> None:
@@ -295,4 +325,4 @@ def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
     for name, array in half.items():
         if array.dtype.kind == "f":
             sound = np.isfinite(array) & np.isfinite(single[name])
-            result.widening.setdefault(name, _Noise()).add(array[sound], single[name][sound])
+            result.widening.setdefault(name, SignalToNoise()).add(array[sound], single[name][sound])

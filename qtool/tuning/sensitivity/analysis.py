@@ -55,10 +55,10 @@ class Tally:
     def figures(self, reference: float | None) -> Figures:
         """Return the value of the metric, its drop from float's value `reference`, and the SQNR."""
         if self.metric is None:
-            return Figures(None, None, self._sqnr.result())
+            return Figures(None, None, self._sqnr.measured())
         value = self._sums.result()
         drop = None if reference is None else scored_drop(self.metric.info, value, reference).drop
-        return Figures(value, drop, self._sqnr.result())
+        return Figures(value, drop, self._sqnr.measured())
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from qtool.core.errors import DataError, ModelError, VerificationError
+from qtool.core.errors import VerificationError
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
-from qtool.evaluation.trial import first_nan
 from qtool.feeds import Batch, Feeds
 from qtool.graph import compose
 from qtool.graph.edit import Model
@@ -163,12 +162,6 @@ class Bases:
     def _item(self, batch: Batch, sessions: Mapping[View, Session], wanted: Mapping[View, Mapping[str, Key]]) -> Item:
         outputs: dict[View, dict[str, np.ndarray]] = {}
         live = self._live(batch, sessions, wanted, outputs)
-        found = first_nan(outputs["alone"], batch.size)
-        if found is not None:
-            raise DataError(
-                f"{self._name}: NaN in output {found[0]!r} of {batch.origin}; the float model must be sound there: "
-                "correct or remove the sample"
-            )
         labels = {name: _read_only(array) for name, array in batch.labels.items()}
         return Item(batch.start, batch.size, labels, _digest(batch), outputs, live)
 
@@ -184,13 +177,8 @@ class Bases:
         for view, session in sessions.items():
             made = session.run(batch.inputs)
             live.update({key: made[name] for name, key in wanted[view].items()})
-            outputs[view] = {name: self._numeric(name, made[name]) for name in self.outputs}
+            outputs[view] = {name: _read_only(made[name]) for name in self.outputs}
         return live
-
-    def _numeric(self, name: str, output: np.ndarray) -> np.ndarray:
-        if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiub":
-            raise ModelError(f"{self._name}: output {name!r} is no tensor of numbers; remove it from the outputs")
-        return _read_only(output)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from qtool.feeds import Batch, Feeds, open_source
 from qtool.feeds.batching import given_feeds
 from qtool.feeds.source import Source
 from qtool.graph import edit, model_io
+from qtool.graph.finite import fed_specs
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.recovery.steps import apply
 from qtool.targets.tables import TARGETS
@@ -127,4 +128,4 @@ def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
 def _feeds(work: _Work, supplies: Supplies, model: edit.Model) -> Feeds | None:
     if _BATCHES in supplies:
         return given_feeds(work.data, supplies[_BATCHES], work.source.reading.states)
-    return open_source(work.source, edit.input_specs(model), edit.output_specs(model))
+    return open_source(work.source, fed_specs(model), edit.output_specs(model))

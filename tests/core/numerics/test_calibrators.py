@@ -192,6 +192,38 @@ def test_entropy_clips_a_heavy_tail_and_keeps_what_is_uniform():
     assert entropy_threshold(of(x).magnitudes()) >= 0.98 * np.abs(x).max()
 
 
+def few_values() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(5)
+    near, far = rng.normal(1.0, 0.01, 1000), rng.random(1000) < 0.9
+    return {
+        "one-hot": np.eye(50)[rng.integers(0, 50, 200)],
+        "two values": np.where(far, 0.1, 1.0),
+        "nearly two values": np.where(far, 0.1, 1.0) * near,
+        "nearly two values, of both signs": np.where(far, 0.1, -1.0) * near,
+        "three clusters": rng.choice([0.1, 0.45, 1.0], 1000, p=[0.9, 0.05, 0.05]) * near,
+        "nearly constant": 5.0 + rng.normal(0.0, 1e-3, 1000),
+        "nearly constant with one other": np.append(5.0 + rng.normal(0.0, 1e-3, 1000), 50.0),
+        "8-bit picture": np.clip(rng.normal(100, 60, 3000), 0, 255).round() / 255,
+        "counts": rng.geometric(0.05, 20_000),
+        "a grid": np.round(rng.laplace(size=20_000) * 10) / 10,
+        "mostly zero": np.where(rng.random(5000) < 0.97, 0.0, rng.integers(1, 5, 5000)),
+        "powers of two": 2.0 ** rng.integers(-6, 1, 5000),
+        "few": rng.normal(size=60),
+    }
+
+
+@pytest.mark.parametrize("name", few_values())
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_entropy_keeps_the_energy_of_few_values(name, spec):
+    """A clip of what is no density saves nothing: the range is as good as the whole one, but for 6 dB."""
+    x = few_values()[name].astype(np.float32)
+    low, high = Entropy().range_of(of(x), spec)
+    cut_off = x - np.clip(x, low, high)
+    assert float(np.vdot(cut_off, cut_off)) < 2e-3 * float(np.vdot(x, x))
+    whole = true_error(x, *Max().range_of(of(x), spec), spec)
+    assert true_error(x, low, high, spec) <= max(4.0 * whole, 1e-5 * float(np.mean(x.astype(np.float64) ** 2)))
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_entropy_does_not_see_the_sign(sign):
     x = sample("relu")

@@ -184,10 +184,10 @@ def test_nan_names_the_step(model, tmp_path):
     with pytest.raises(DataError, match=r"the arrays, sample 2, step 7: .*layer"):
         qtool.calibrate(model, data, state=LSTM_STATE)
     sums = accumulator(tmp_path / "a.onnx")
-    with pytest.raises(DataError, match=r"the arrays, sample 2, step 7: .*layer .head"):
+    # the output is Inf from step 7 on, which nothing quantises; what the state becomes of it is quantised
+    with pytest.raises(DataError, match=r"the arrays, sample 2, step 8: NaN or Inf is born in layer 'node_1'"):
         qtool.calibrate(sums, data, state=STATE)
-    with pytest.raises(DataError, match="NaN in output 'y' of sample 2"):
-        qtool.evaluate(sums, [sums], data, state=STATE)
+    assert qtool.evaluate(sums, [sums], data, state=STATE).candidates[0].sqnr_db == np.inf
 
 
 def test_an_output_that_grows_must_be_a_state(tmp_path):

@@ -10,8 +10,8 @@ from onnx import numpy_helper
 
 import qtool
 from qtool.core.errors import ModelError, NothingToQuantizeError, UsageError, VerificationError
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import model_io
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import prepare

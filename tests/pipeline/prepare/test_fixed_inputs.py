@@ -78,7 +78,7 @@ def test_the_message_of_nothing_to_quantise_names_the_value(tmp_path):
     source, output = two_rates(tmp_path / "m.onnx"), tmp_path / "q.onnx"
     for call in (
         lambda **k: qtool.quantize(source, output, data=data(), **k),
-        lambda **k: qtool.tune(source, data(), output, **k),
+        lambda **k: qtool.tune(source, data(), output, min_sqnr=5.0, **k),
         lambda **k: qtool.calibrate(source, data(), **k),
     ):
         with pytest.raises(

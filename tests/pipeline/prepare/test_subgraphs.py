@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 import qtool
 from bench.zoo_models import zoo_folder
 from qtool.core.errors import ModelError, NothingToQuantizeError, VerificationError
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import edit, model_io, names
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.verify.structure import check_structure

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 import qtool
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import edit, model_io
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts

@@ -8,8 +8,8 @@ import pytest
 import qtool
 from qtool.core.numerics.affine import dequantize
 from qtool.core.numerics.calibrators import Max
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.numerics.weights import quantize_weight
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import edit, model_io
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.plan import make_plan

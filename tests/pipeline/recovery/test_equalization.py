@@ -6,7 +6,7 @@ import pytest
 
 import qtool
 from qtool.core.errors import DataError
-from qtool.core.records.verification import signal_to_noise
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import edit, model_io
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.recovery.chains import find_chains

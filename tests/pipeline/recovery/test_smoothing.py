@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import qtool
 from qtool.core.numerics.calibrators import Max
 from qtool.core.numerics.histogram import ChannelRange, no_channels
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
 from qtool.core.records.statistics import load_statistics
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import compose, model_io
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.ranges import choose

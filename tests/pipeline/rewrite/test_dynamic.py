@@ -10,9 +10,9 @@ import pytest
 import qtool
 from qtool.cli import main
 from qtool.core.errors import NothingToQuantizeError, UsageError, VerificationError
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import load_plan
-from qtool.core.records.verification import signal_to_noise
 from qtool.graph import model_io
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.verify.structure import check_structure

@@ -1,0 +1,151 @@
+"""The signal to quantisation noise ratio: one definition for candidates, verification, evaluation, sensitivity, tuning.
+
+SQNR = 10 log10(sum(x^2) / sum((x - y)^2)) in dB, of an output x of the float model and y of another one, over all its
+elements and all samples. Of several outputs it is the worst one's. docs/metrics.md says why.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qtool.core.numerics.counting import Array
+
+# within these, squares of float32 and their sums are exact enough for decibels and a fifth of the work of float64
+_SMALL, _LARGE = 1e-8, 1e12
+
+
+@dataclass(slots=True)
+class SumOfSquares:
+    """A sum of squares in units of the square of its largest term, so that it neither underflows nor overflows."""
+
+    total: float = 0.0
+    scale: float = 0.0
+
+    def add(self, x: Array, largest: float) -> None:
+        """Add the squares of a flat array of real numbers, none of which is beyond `largest`, a finite one."""
+        if largest == 0.0:
+            return
+        if largest > self.scale:
+            self.total *= (self.scale / largest) ** 2
+            self.scale = largest
+        if x.dtype == np.float32 and _SMALL < self.scale < _LARGE:
+            self.total += float(x @ x) / self.scale**2
+            return
+        scaled = x.astype(np.float64) / self.scale
+        self.total += float(scaled @ scaled)
+
+    @property
+    def decibels(self) -> float:
+        """The sum in dB, -inf where it is 0."""
+        return 10.0 * math.log10(self.total) + 20.0 * math.log10(self.scale) if self.total > 0.0 else -math.inf
+
+
+@dataclass(slots=True)
+class SignalToNoise:
+    """The SQNR of one tensor, of which arrays of any shape are added.
+
+    Entries that are NaN, or the same infinity, in both are equal, and left out of signal and noise. unlike: how many
+    entries are not finite in one of them alone, or differently so. incomparable: how many arrays had another shape in
+    the other, which leaves nothing to subtract.
+    """
+
+    signal: SumOfSquares = field(default_factory=SumOfSquares)
+    noise: SumOfSquares = field(default_factory=SumOfSquares)
+    unlike: int = 0
+    incomparable: int = 0
+    _nan: bool = False
+
+    def add(self, reference: Array, other: Array) -> None:
+        """Add an array of the float model, and the same of the other one."""
+        if reference.shape != other.shape:
+            self.incomparable += 1
+            return
+        x, y = _real(reference), _real(other)
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = y - x
+        largest = _largest(difference)
+        if not math.isfinite(largest):
+            x, difference = self._finite(x.astype(np.float64), y.astype(np.float64))
+            largest = _largest(difference)
+        self.signal.add(x, _largest(x))
+        self.noise.add(difference, largest)
+
+    def _finite(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """The entries that are finite in both, and their differences, which end where float64 does."""
+        finite = np.isfinite(x) & np.isfinite(y)
+        odd = ~finite & ~_same(x, y)
+        self.unlike += int(np.count_nonzero(odd))
+        self._nan |= bool(np.isnan(x[odd]).any() or np.isnan(y[odd]).any())
+        x, y = x[finite], y[finite]
+        with np.errstate(over="ignore"):
+            difference = y - x
+        return x, np.nan_to_num(difference)
+
+    @property
+    def db(self) -> float | None:
+        """The SQNR in dB: inf where nothing differs, -inf where all is noise; None where it cannot be measured.
+
+        Entries that are unlike make it -inf, or NaN where they are NaN.
+        """
+        if self.incomparable:
+            return None
+        if self.unlike:
+            return math.nan if self._nan else -math.inf
+        if self.noise.total == 0.0:
+            return math.inf
+        return self.signal.decibels - self.noise.decibels
+
+
+def signal_to_noise(reference: Array, other: Array) -> float:
+    """Return the SQNR in dB of one array; inf where they are equal, -inf where shapes differ."""
+    found = SignalToNoise()
+    found.add(reference, other)
+    return -math.inf if found.db is None else found.db
+
+
+def worst(figures: Iterable[float | None]) -> float | None:
+    """Return the least of several SQNRs in dB, of those that were measured; NaN is less than all, None: none was."""
+    measured = [db for db in figures if db is not None]
+    return min(measured, key=loudness) if measured else None
+
+
+def loudness(db: float) -> float:
+    """Return an SQNR in dB as a number to compare by: NaN is the least."""
+    return -math.inf if math.isnan(db) else db
+
+
+def measured_outputs(outputs: Mapping[str, Array]) -> tuple[str, ...]:
+    """Return the names of the outputs whose SQNR is taken: those of real numbers, else those of whole ones.
+
+    Whole numbers beside real ones are classes, indices and counts, of which a difference has no size; truth values and
+    strings never have one.
+    """
+    real = tuple(name for name, array in outputs.items() if array.dtype.kind == "f")
+    return real or tuple(name for name, array in outputs.items() if array.dtype.kind in "iu")
+
+
+def unlike(reference: Array, other: Array) -> Array:
+    """Return where arrays of one shape are not finite in one of them alone, or differently so: bool, of that shape."""
+    if reference.dtype.kind != "f" or other.dtype.kind != "f":
+        return np.zeros(reference.shape, np.bool_)
+    finite: Array = np.isfinite(reference) & np.isfinite(other)
+    return np.asarray(~finite & ~_same(reference, other))
+
+
+def _largest(x: Array) -> float:
+    """The largest magnitude; NaN or inf where an entry is."""
+    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
+    return max(high, -low) if math.isfinite(low) and math.isfinite(high) else math.nan
+
+
+def _same(x: Array, y: Array) -> Array:
+    return np.asarray((x == y) | (np.isnan(x) & np.isnan(y)))
+
+
+def _real(array: Array) -> Array:
+    flat = array.reshape(-1)
+    if flat.dtype == np.float16:
+        return flat.astype(np.float32)
+    return flat if flat.dtype.kind == "f" else flat.astype(np.float64)
