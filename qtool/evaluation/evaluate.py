@@ -15,6 +15,7 @@ from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, Latency, LatencySetup, MaxDrop, ModelResult
 from qtool.core.state import rollout
+from qtool.core.text import in_utf8
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -210,7 +211,7 @@ def _display_names(paths: Sequence[Path]) -> list[str]:
     unique: list[str] = []
     for name in names:
         seen[name] += 1
-        printable = name.encode("utf-8", "replace").decode("utf-8")
+        printable = in_utf8(name).encode("utf-8", "replace").decode("utf-8")
         unique.append(printable if seen[name] == 1 else f"{printable} ({seen[name]})")
     return unique
 

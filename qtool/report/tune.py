@@ -2,6 +2,7 @@
 
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.records.verification import percent
+from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
 from qtool.report.text import number
 
@@ -10,9 +11,8 @@ def step_line(step: Step) -> str:
     """Return the line of one model that was tried."""
     mark = "ok  " if step.met else "    "
     share = f"{100 * step.float_macs:.1f} % of MACs"
-    layers = f"{step.float_layers} layer{'' if step.float_layers == 1 else 's'}"
-    floating = f", {layers} float ({share})" if step.float_layers else ""
-    return (
+    floating = f", {amount(step.float_layers, 'layer')} float ({share})" if step.float_layers else ""
+    return line(
         f"{mark}metric {number(step.metric)}  drop {100 * step.drop:6.2f} %  SQNR {number(step.sqnr_db, 1):>5} dB  "
         f"{step.what}{floating}"
     )
@@ -27,4 +27,4 @@ def tuned_text(result: Tuned) -> str:
         f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
-    return "\n".join([head, f"  data: {result.split}", evaluation_text(result.evaluation)])
+    return "\n".join([line(head), line(f"  data: {result.split}"), evaluation_text(result.evaluation)])
