@@ -66,10 +66,8 @@ def _matching(model: Model, pattern: str, name: str, folded: Folded) -> dict[Nod
     if wholes:
         return {n: f"excluded by {pattern!r}, which is folded into it" for n in nodes if n.name in wholes}
     if parts:
-        raise UsageError(
-            f"{name}: node {next(iter(parts)).name!r} computes a constant, or nothing, and is gone; leave out "
-            f"{arg('exclude', pattern)}"
-        )
+        # it computed a constant, or nothing, and is gone: nothing of it becomes integer
+        return {}
     raise UsageError(
         f"{name}: no node is called {pattern!r}; the plan of a run without {arg('exclude')} lists the names"
     )
