@@ -86,9 +86,12 @@ def _arithmetic_line(proof: Verification) -> str:
     if proof.unchecked:
         return f"{line}not checked in a run: {proof.unchecked}{'; give --data' if proof.data_helps else ''}"
     if proof.steps is None:
-        apart = "not at all" if proof.optimized_sqnr_db == math.inf else f"by {proof.optimized_sqnr_db:.1f} dB SQNR"
-        return f"{line}no tensor in 8 bits: optimised and unoptimised outputs differ {apart}"
-    tensors = f"{len(proof.tensors)} tensors" if proof.tensors else "the dynamic tensors"
+        agree = (
+            "are equal" if proof.optimized_sqnr_db == math.inf else f"agree to {proof.optimized_sqnr_db:.1f} dB SQNR"
+        )
+        return f"{line}no tensor in 8 bits: optimised and unoptimised outputs {agree}"
+    plural = "" if len(proof.tensors) == 1 else "s"
+    tensors = f"{len(proof.tensors)} tensor{plural}" if proof.tensors else "the dynamic tensors"
     return (
         f"{line}{tensors}: optimised and unoptimised layers differ by {proof.steps} "
         f"step{'' if proof.steps == 1 else 's'} at most"
