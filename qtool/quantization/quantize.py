@@ -302,12 +302,13 @@ def _without_data(prepared: Prepared) -> tuple[Statistics, str]:
     if any(not edit.is_tensor(value) for value in prepared.model.graph.inputs):
         return nothing, "it is fed with what is no tensor"
     reason = ""
-    session = Session(model_io.serialize(prepared.model), name=prepared.name)
+    # what the model as it came computes for nobody may take other lengths than the rest
+    sessions = (Session(prepared.path), Session(model_io.serialize(prepared.model), name=prepared.name))
     try:
         for proposal in invented_inputs(edit.input_specs(prepared.model), edit.axis_lengths(prepared.model)):
             invented = with_fixed(proposal, prepared.recipe.fixed)
             try:
-                wrong = flaw(session.run(invented))
+                wrong = next((why for session in sessions if (why := flaw(session.run(invented)))), "")
             except DataError as error:
                 wrong = f"{MADE_UP} do not fit ({error})"
             if not wrong:

@@ -50,6 +50,11 @@ FIT = {
         [node("Gather", ["t", "i"], "c")], [tensor("i", "n", "t")], 3, {"t": RNG.normal(size=(1, 64)).astype("f")},
     ),
     "square roots": ([node("Sqrt", ["x"], "c")], [("x", ["n", 64])], 2, {}),
+    # a node that nobody reads takes 5 rows only, and the model as it came computes it
+    "a dead branch": (
+        [node("Add", ["x", "p"], "dead"), node("Relu", ["x"], "c")], [("x", ["n", "t", 64])], 3,
+        {"p": np.ones((1, 5, 64), "f")},
+    ),
     "booleans": (
         [node("Where", ["b", "x", "z"], "c")], [("x", ["n", 64]), tensor("b", "n", 64, kind=TensorProto.BOOL)], 2,
         {"z": np.float32(0.0)},
