@@ -19,7 +19,7 @@ DOING = {
     *("Draw", "Feed", "Fill", "Fold", "Give", "Hand", "Import", "Insert", "Judge", "Keep", "Leave", "Let", "Measure"),
     *("Merge", "Prepare", "Print", "Put", "Quantise", "Raise", "Rank", "Record", "Refuse", "Register", "Remove"),
     *("Rename", "Replace", "Report", "Rewrite", "Run", "Save", "Search", "Send", "Set", "Show", "Stop", "Take", "Tell"),
-    *("Time", "Turn", "Undo", "Verify", "Write"),
+    *("Lock", "Time", "Turn", "Undo", "Verify", "Write"),
 }
 """Verbs of which what comes back has to be said besides. A verb that is in neither set is added here."""
 LEANING = re.compile(

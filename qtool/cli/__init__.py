@@ -1,15 +1,10 @@
 """The command line: parse, call one function, render. click and tqdm live only here."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import click
-
-from qtool import __version__
-from qtool.core.errors import QtoolError
-from qtool.core.process import run_program
+from qtool.core.process import end_now, run_program, settle, silenced, watch_signals
 
 # name -> one-sentence help; the module qtool.cli.NAME holds `command`, imported only when it is used
 COMMANDS = {
@@ -22,99 +17,86 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are used, so that `--help` stays fast."""
+def __getattr__(name: str) -> object:
+    """Import the group of commands once it is wanted."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from qtool.cli.group import app
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return the names of the commands, in the order of the help."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return the command of that name, imported now; None where there is none."""
-        if cmd_name not in COMMANDS:
-            return None
-        return _command(cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the list of commands for the help, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+    return app
 
 
-def _command(name: str) -> click.Command:
-    module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
-    command: click.Command = module.command
-    return command
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 a bug of qtool.
 
-
-@click.group(
-    cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input.",
-)
-@click.version_option(__version__, prog_name="qtool")
-def app() -> None:
-    """Turn a float ONNX model into an int8 model that onnxruntime's integer kernels really run, and prove it.
-
-    \b
-    Example:
-      qtool calibrate model.onnx --data images.npz -o model.calib
-      qtool quantize  model.onnx --calibration model.calib -o model.int8.onnx
-      qtool eval      model.onnx model.int8.onnx --data labelled.npz --metric top1 --max-drop 1%
+    130 is interrupted, 143 and 129 are ended by SIGTERM and SIGHUP.
     """
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a gate failed, 2 wrong usage or bad input, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app.main(args=arguments, prog_name="qtool", standalone_mode=False)
-    except QtoolError as error:
-        click.echo(f"qtool: {_message(error, sys.argv[1:] if arguments is None else arguments)}", err=True)
-        sys.exit(2)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(2)
-    except click.ClickException as error:
-        click.echo(f"qtool: {_one_line(error)}", err=True)
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        _interrupted()
-    except ImportError as error:
-        # what Ctrl-C makes of an extension that is being imported
-        if not isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
-            raise
-        click.echo(err=True)  # as click does for KeyboardInterrupt
-        _interrupted()
-    except OSError as error:
-        # of the machine, such as a full disk for temporary files: files of the user's are reported as QtoolError
-        click.echo(f"qtool: {error.filename or 'the system'}: {error.strerror or error}; nothing was written", err=True)
-        sys.exit(2)
-    except MemoryError:
-        click.echo("qtool: out of memory; use a smaller --batch-size or --threads", err=True)
-        sys.exit(2)
-    sys.exit(code if isinstance(code, int) else 0)
+        from qtool.cli.group import ran
+
+        code = ran(words)
+    except BaseException as error:  # whatever it is, it ends in a line and a code
+        code = _told(error, words)
+    sys.exit(code)
 
 
-def _message(error: QtoolError, arguments: Sequence[str]) -> str:
-    """The error's line, in the options of the command that was called."""
-    from qtool.cli.wording import worded
+def _told(error: BaseException, words: Sequence[str]) -> int:
+    """Tell of an error, and return its exit code; of a signal that comes meanwhile, too."""
+    try:
+        from qtool.cli.failures import ended
 
-    called = next((word for word in arguments if word in COMMANDS), None)
-    return worded(error, None if called is None else _command(called), lambda: map(_command, COMMANDS))
+        return ended(error, words)
+    except BaseException as other:
+        from qtool.cli.failures import ended
+
+        return ended(other, words)
 
 
-def _interrupted() -> NoReturn:
-    click.echo("qtool: interrupted; nothing was written", err=True)
-    sys.exit(130)
+def debugging(words: Sequence[str]) -> bool:
+    """Return whether the command line has `--debug`, which stands before the command."""
+    for word in words:
+        if word in COMMANDS:
+            return False
+        if word == "--debug":
+            return True
+    return False
 
 
 def run() -> NoReturn:
-    """Run the command line as a program: `main`, and the end of the process."""
-    run_program(main)
+    """Run the command line as a program: `main` with the signals and streams of the process, and its end."""
+    run_program(_program)
 
 
-def _one_line(error: click.ClickException) -> str:
-    """click's message, and where the right usage stands."""
-    message = " ".join(error.format_message().split()).rstrip(".")
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return message if context is None else f"{message}; see `{context.command_path} --help`"
+def _program() -> None:
+    words = sys.argv[1:]
+    try:
+        watch_signals(_end)
+        from qtool.cli import outputs, streams
+        from qtool.cli.group import ran
+
+        streams.prepare()
+        outputs.note_reads()
+        with silenced(not debugging(words)):
+            code = ran(words)
+        settle(code)
+    except BaseException as error:
+        code = _told(error, words)
+        settle(code)
+    sys.exit(code)
+
+
+def _end(number: int) -> NoReturn:
+    """End the process at once, and leave nothing unfinished behind."""
+    code = 128 + number
+    try:
+        from qtool.cli.failures import stopped
+        from qtool.core.files import drop_unfinished
+        from qtool.core.scratch import drop_all_scratch
+
+        drop_unfinished()
+        drop_all_scratch()
+        code = stopped(number)
+    except Exception:  # in the middle of an import
+        pass
+    end_now(code)

@@ -6,13 +6,10 @@ import click
 
 from qtool.cli.choices import fix_option
 from qtool.cli.common import (
-    STDOUT,
     Command,
     batch_size_option,
     beside,
-    check_outputs,
     data_option,
-    emit_json,
     executor_options,
     json_option,
     progress_bar,
@@ -23,6 +20,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.feeds import ReadOptions
 from qtool.pipeline.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.report.quantize import calibrated_text
@@ -53,9 +51,7 @@ from qtool.report.quantize import calibrated_text
 @config_option
 @json_option
 @quiet_option
-@click.pass_context
 def command(
-    context: click.Context,
     *,
     model: str,
     data: str,
@@ -81,8 +77,17 @@ def command(
       qtool calibrate mobilenetv2.onnx --data images.npz -o mobilenetv2.calib
     """
     target = beside(model, ".calib") if output is None else output
-    check_outputs({"--output": target, "--json": json_path}, {"MODEL": model, "--data": data})
-    try:
+    checkpoint_file = checkpoint_path(target)
+
+    def stands() -> str | None:
+        counted = f"what was counted stands in {checkpoint_file}, and the same command goes on"
+        return counted if checkpoint_file.exists() else None
+
+    with outputs(
+        {"--output": target, "--json": json_path},
+        growing={"the checkpoint of --output": str(checkpoint_file)},
+        stands=stands,
+    ) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = calibrate(
                 model,
@@ -101,13 +106,7 @@ def command(
                 progress=progress,
                 **reading,
             )
-    except KeyboardInterrupt:
-        kept = checkpoint_path(target)
-        if not kept.exists():
-            raise
-        click.echo(f"\nqtool: interrupted; what was counted stands in {kept}, and the same command goes on", err=True)
-        context.exit(130)
-    if json_path is not None:
-        emit_json(json_path, result.to_dict())
+        if json_path is not None:
+            written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
-        click.echo(calibrated_text(result))
+        show(calibrated_text(result))

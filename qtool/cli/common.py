@@ -1,30 +1,26 @@
-"""The parts that commands share: options, the progress bar, and JSON for machines."""
+"""The parts that commands share: options, and the progress bar."""
 
 import functools
-import json
 import math
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from qtool.cli.base import Helpful
 from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
-from qtool.core.files import check_writable, write_text
 from qtool.core.progress import Progress, silent
 
-STDOUT = "-"
-_PRINTABLE = ("--json", "--junit", "--markdown")
 _BAR_DELAY_S = 1.0
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[_Function], _Function]
 
 
-class Command(click.Command):
+class Command(Helpful):
     """A command that refuses values which click lets pass.
 
     These are an empty text, which as a path would be the current folder, or no path at all; a number that is none, or
@@ -248,47 +244,3 @@ def beside(model: str, suffix: str) -> str:
     if path.name in ("", ".."):
         raise UsageError(f"MODEL {model!r}: is no file; give the path of an ONNX model")
     return str(path.with_suffix(suffix))
-
-
-def check_outputs(outputs: Mapping[str, str | Path | None], inputs: Mapping[str, str | Path]) -> None:
-    """Refuse, before any work is done, outputs that cannot be written or would destroy something.
-
-    Args:
-        outputs: option to path, None where it was not given; `-` is standard output.
-        inputs: what the command reads, by name.
-
-    Raises:
-        OutputError: an output cannot be written.
-        UsageError: two outputs are one file, an output is an input, two go to standard output, or one that is no text
-            goes there.
-    """
-    taken = {os.path.realpath(path): name for name, path in inputs.items()}
-    for option, path in outputs.items():
-        if path is None:
-            continue
-        if str(path) == STDOUT and option not in _PRINTABLE:
-            raise UsageError(f"{option} -: cannot be printed; name a file")
-        place = STDOUT if str(path) == STDOUT else os.path.realpath(check_writable(path))
-        if place in taken:
-            where = "standard output" if place == STDOUT else str(path)
-            raise UsageError(f"{option} {where}: is {taken[place]} already; name another file")
-        taken[place] = option
-
-
-def emit_json(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write `document` as strict JSON (no NaN, no Infinity, ASCII), keys in their order.
-
-    The path `-` is standard output.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    emit_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
-
-
-def emit_text(path: str | Path, text: str) -> None:
-    """Write `text` atomically to `path`, or to standard output where that is `-`. Raises `OutputError`."""
-    if str(path) == STDOUT:
-        click.echo(text, nl=False)
-    else:
-        write_text(path, text)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qtool.cli.outputs import CONFIG
 from qtool.cli.parameters import Drop, Share
 from qtool.core.errors import UsageError
 from qtool.core.reading import SETTINGS_LIMIT, read_text
@@ -36,6 +37,7 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
     """Make the command's table in the file its defaults. Raises `UsageError` for anything that it does not know."""
     if path is None:
         return
+    context.meta[CONFIG] = path
     try:
         document = parsed_toml(read_text(path, SETTINGS_LIMIT))
     except OSError as error:

@@ -5,13 +5,9 @@ from concurrent.futures import Executor
 import click
 
 from qtool.cli.common import (
-    STDOUT,
     Command,
     batch_size_option,
-    check_outputs,
     data_option,
-    emit_json,
-    emit_text,
     executor_options,
     given,
     json_option,
@@ -23,7 +19,9 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Drop
+from qtool.cli.streams import remark
 from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
@@ -105,49 +103,42 @@ def command(
     labels), two dictionaries of arrays, that returns a score for each sample or one for the batch; or a class
     with update(outputs, labels) and result(). Higher is better unless it has lower_is_better = True.
     """
-    outputs = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
-    read = {"FLOAT": float_model, "--data": data} | {f"CANDIDATE {path}": path for path in candidates}
-    check_outputs(outputs, read)
     if not latency and "latency_runs" in given(context):
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
-    with progress_bar(quiet) as progress:
-        evaluation = evaluate(
-            float_model,
-            candidates,
-            data,
-            metrics=metrics or None,
-            max_drop=max_drop,
-            min_sqnr=min_sqnr,
-            samples=samples,
-            batch_size=batch_size,
-            latency=latency,
-            latency_runs=latency_runs,
-            threads=threads,
-            provider=provider,
-            executor=executor,
-            progress=progress,
-            **reading,
-        )
-    _write(evaluation, json_path, junit_path, markdown_path)
-    if quiet or STDOUT in outputs.values():
+    paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
+    with outputs(paths) as written:
+        with progress_bar(quiet) as progress:
+            evaluation = evaluate(
+                float_model,
+                candidates,
+                data,
+                metrics=metrics or None,
+                max_drop=max_drop,
+                min_sqnr=min_sqnr,
+                samples=samples,
+                batch_size=batch_size,
+                latency=latency,
+                latency_runs=latency_runs,
+                threads=threads,
+                provider=provider,
+                executor=executor,
+                progress=progress,
+                **reading,
+            )
+        if json_path is not None:
+            written.json(json_path, evaluation.to_dict())
+        written.text(junit_path, evaluation_junit(evaluation))
+        written.text(markdown_path, evaluation_markdown(evaluation))
+    if quiet or STDOUT in paths.values():
         _complain(evaluation)
     else:
-        click.echo(evaluation_text(evaluation))
+        show(evaluation_text(evaluation), needed=not evaluation.gates and not any(paths.values()))
     if not evaluation.passed:
         context.exit(1)
-
-
-def _write(evaluation: Evaluation, json_path: str | None, junit_path: str | None, markdown_path: str | None) -> None:
-    if json_path is not None:
-        emit_json(json_path, evaluation.to_dict())
-    if junit_path is not None:
-        emit_text(junit_path, evaluation_junit(evaluation))
-    if markdown_path is not None:
-        emit_text(markdown_path, evaluation_markdown(evaluation))
 
 
 def _complain(evaluation: Evaluation) -> None:
     """Where the table is not printed, what is wrong goes to stderr."""
     failed = [gate_line(gate) for gate in evaluation.gates if not gate.passed]
-    for line in quantized_lines(evaluation) + nan_lines(evaluation) + failed:
-        click.echo(line, err=True)
+    for text in quantized_lines(evaluation) + nan_lines(evaluation) + failed:
+        remark(text)

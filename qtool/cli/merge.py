@@ -2,8 +2,9 @@
 
 import click
 
-from qtool.cli.common import STDOUT, Command, check_outputs, emit_json, json_option, quiet_option
+from qtool.cli.common import Command, json_option, quiet_option
 from qtool.cli.config import config_option
+from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.pipeline.calibration.calibrate import merge
 from qtool.report.quantize import calibrated_text
 
@@ -23,9 +24,9 @@ def command(*, calibrations: tuple[str, ...], output: str, json_path: str | None
 
     Shards, made by `qtool calibrate --shard 1/2` and `--shard 2/2`, give the bytes of one calibration of everything.
     """
-    check_outputs({"--output": output, "--json": json_path}, {f"FILE {path}": path for path in calibrations})
-    result = merge(calibrations, output)
-    if json_path is not None:
-        emit_json(json_path, result.to_dict("merge"))
+    with outputs({"--output": output, "--json": json_path}) as written:
+        result = merge(calibrations, output)
+        if json_path is not None:
+            written.json(json_path, result.to_dict("merge"))
     if not quiet and json_path != STDOUT:
-        click.echo(calibrated_text(result))
+        show(calibrated_text(result))

@@ -14,12 +14,9 @@ from qtool.cli.choices import (
 )
 from qtool.cli.common import (
     READING,
-    STDOUT,
     Command,
     batch_size_option,
     beside,
-    check_outputs,
-    emit_json,
     given,
     json_option,
     progress_bar,
@@ -30,6 +27,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
@@ -112,41 +110,37 @@ def command(
       qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
-    inputs = {"MODEL": model, "--calibration": calibration, "--data": data, "--plan": plan_path}
-    check_outputs(
-        {"--output": result_path, "--save-plan": save_plan, "--json": json_path},
-        {name: path for name, path in inputs.items() if path is not None},
-    )
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
-    with progress_bar(quiet or json_path == STDOUT) as progress:
-        result = quantize(
-            model,
-            result_path,
-            calibration=calibration,
-            data=data,
-            calibrator=calibrator,
-            scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
-            fix=fix,
-            target=target,
-            form=form or "auto",
-            smoothing=smoothing,
-            optimize_for=optimize_for,
-            bias_correction=bias_correction,
-            equalize=equalize,
-            absorb_biases=absorb_biases,
-            plan=plan_path,
-            save_plan=save_plan,
-            samples=samples,
-            batch_size=batch_size,
-            threads=threads,
-            provider=provider,
-            progress=progress,
-            **reading,
-        )
-    if json_path is not None:
-        emit_json(json_path, result.to_dict())
+    with outputs({"--output": result_path, "--save-plan": save_plan, "--json": json_path}) as written:
+        with progress_bar(quiet or json_path == STDOUT) as progress:
+            result = quantize(
+                model,
+                result_path,
+                calibration=calibration,
+                data=data,
+                calibrator=calibrator,
+                scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+                fix=fix,
+                target=target,
+                form=form or "auto",
+                smoothing=smoothing,
+                optimize_for=optimize_for,
+                bias_correction=bias_correction,
+                equalize=equalize,
+                absorb_biases=absorb_biases,
+                plan=plan_path,
+                save_plan=save_plan,
+                samples=samples,
+                batch_size=batch_size,
+                threads=threads,
+                provider=provider,
+                progress=progress,
+                **reading,
+            )
+        if json_path is not None:
+            written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
-        click.echo(quantized_text(result))
+        show(quantized_text(result))
 
 
 def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:

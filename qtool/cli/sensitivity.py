@@ -14,12 +14,9 @@ from qtool.cli.choices import (
     smoothing_option,
 )
 from qtool.cli.common import (
-    STDOUT,
     Command,
     batch_size_option,
-    check_outputs,
     data_option,
-    emit_json,
     executor_options,
     json_option,
     progress_bar,
@@ -28,6 +25,7 @@ from qtool.cli.common import (
     samples_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
@@ -86,9 +84,7 @@ _MIB = 2**20
 @config_option
 @json_option
 @quiet_option
-@click.pass_context
 def command(
-    context: click.Context,
     *,
     model: str,
     calibration: str,
@@ -123,11 +119,13 @@ def command(
     """
     if output == STDOUT:
         raise UsageError("--output -: is a file to go on from; use --json - to print the result")
-    check_outputs(
-        {"--output": output, "--json": json_path}, {"MODEL": model, "--calibration": calibration, "--data": data}
-    )
     chosen: tuple[View, ...] = tuple(view for view in VIEWS if views in ("both", view))
-    try:
+
+    def stands() -> str | None:
+        finished = f"what is finished stands in {output}, and the same command goes on"
+        return None if output is None or not Path(output).exists() else finished
+
+    with outputs({"--json": json_path}, growing={"--output": output}, stands=stands) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = sensitivity(
                 model,
@@ -150,12 +148,7 @@ def command(
                 progress=progress,
                 **reading,
             )
-    except KeyboardInterrupt:
-        if output is None or not Path(output).exists():
-            raise
-        click.echo(f"\nqtool: interrupted; what is finished stands in {output}, and the same command goes on", err=True)
-        context.exit(130)
-    if json_path is not None:
-        emit_json(json_path, result.to_dict())
+        if json_path is not None:
+            written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
-        click.echo(sensitivity_text(result))
+        show(sensitivity_text(result), needed=output is None and json_path is None)

@@ -1,17 +1,15 @@
 """`qtool tune`: parse, call `tune`, render."""
 
 from concurrent.futures import Executor
+from pathlib import Path
 
 import click
 
 from qtool.cli.choices import check_grid, fix_option, grid_options, selection_options
 from qtool.cli.common import (
-    STDOUT,
     Command,
     beside,
-    check_outputs,
     data_option,
-    emit_json,
     executor_options,
     json_option,
     progress_bar,
@@ -22,6 +20,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Calibrators, Drop, Duration, Share
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.records.evaluation import MaxDrop
@@ -111,42 +110,58 @@ def command(
     """
     check_grid(context, target_of(provider) or find_target(target))
     result_path = beside(model, ".int8.onnx") if output is None else output
-    inputs = {"MODEL": model, "--data": data, "--eval-data": eval_data}
-    check_outputs(
-        {"--output": result_path, "--json": json_path},
-        {name: path for name, path in inputs.items() if path is not None},
-    )
     silent = quiet or json_path == STDOUT
 
     def tell(step: Step) -> None:
         if not silent:
-            click.echo(step_line(step))
+            show(step_line(step))
 
-    with progress_bar(silent) as progress:
-        result = tune(
-            model,
-            data,
-            result_path,
-            eval_data=eval_data,
-            metric=metric,
-            max_drop=max_drop,
-            min_sqnr=min_sqnr,
-            calibrators=calibrators,
-            max_float_macs=max_float_macs,
-            time_budget=time_budget,
-            scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
-            fix=fix,
-            target=target,
-            samples=samples,
-            threads=threads,
-            provider=provider,
-            executor=executor,
-            tell=tell,
-            progress=progress,
-            **reading,
-        )
-    if json_path is not None:
-        emit_json(json_path, result.to_dict())
+    begun = _identity(result_path)
+
+    def stands() -> str | None:
+        found = _identity(result_path)
+        return f"the best model so far stands in {result_path}" if found not in (None, begun) else None
+
+    with outputs(
+        {"--json": json_path},
+        growing={"--output": result_path},
+        stands=stands,
+        restored=(result_path, f"{result_path}.data"),
+    ) as written:
+        with progress_bar(silent) as progress:
+            result = tune(
+                model,
+                data,
+                result_path,
+                eval_data=eval_data,
+                metric=metric,
+                max_drop=max_drop,
+                min_sqnr=min_sqnr,
+                calibrators=calibrators,
+                max_float_macs=max_float_macs,
+                time_budget=time_budget,
+                scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+                fix=fix,
+                target=target,
+                samples=samples,
+                threads=threads,
+                provider=provider,
+                executor=executor,
+                tell=tell,
+                progress=progress,
+                **reading,
+            )
+        if json_path is not None:
+            written.json(json_path, result.to_dict())
     if not silent:
-        click.echo(tuned_text(result))
+        show(tuned_text(result))
     return 0 if result.met else 1
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from one that replaces it; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns

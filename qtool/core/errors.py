@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from qtool.core.text import line
+
 _BEGIN, _BETWEEN, _END = "\x02", "\x1f", "\x03"
 _NAMED = re.compile(r"\x02([a-z_]+)(?:\x1f([^\x02\x03\x1f]*)\x1f([01]))?\x03")
 _OURS = str.maketrans("", "", _BEGIN + _BETWEEN + _END)
@@ -30,7 +32,7 @@ class QtoolError(Exception):
     """Base of everything qtool raises on purpose."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_NAMED.sub(_in_python, message))
+        super().__init__(line(_NAMED.sub(_in_python, message)))
         self._marked = message
 
     def __reduce__(self) -> tuple[type["QtoolError"], tuple[str]]:
@@ -50,7 +52,7 @@ class QtoolError(Exception):
 
         The value is None where only the name is meant.
         """
-        return _NAMED.sub(lambda found: option(found[1], found[2]), self.marked)
+        return line(_NAMED.sub(lambda found: option(found[1], found[2]), self.marked))
 
 
 @contextmanager
@@ -111,3 +113,7 @@ class LayerError(VerificationError):
 
 class WorkerError(QtoolError):
     """Work that was given to another process or machine could not be done there."""
+
+
+class UnexpectedWorkerError(WorkerError):
+    """A worker raised what nothing raises on purpose: a bug, which the exception's cause tells of."""

@@ -10,13 +10,15 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +33,7 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     Ends as Python ends where other threads still run, which it waits for; where the code is a message; where output
     cannot be written, such as to a closed pipe; and where Python has no `atexit._run_exitfuncs` any more.
     """
+    _guard_exit()
     try:
         main()
         code: object = 0
@@ -41,12 +44,174 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     if run_exit_handlers is None or not isinstance(ended, int) or threading.active_count() > 1:
         raise SystemExit(ended)
     run_exit_handlers()
+    for stream in (sys.stdout, sys.stderr):
+        # None where it was closed when Python began
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                raise SystemExit(ended) from None
+    _leave(ended)
+
+
+_leave = os._exit
+
+
+def _guard_exit() -> None:
+    """Let `os._exit` raise `SystemExit` in this process: a user's function would end it as if all had been done."""
+    owner = os.getpid()
+    os._exit = lambda status: sys.exit(status) if os.getpid() == owner else _leave(status)
+
+
+def end_now(code: int) -> NoReturn:
+    """Stop the process at once, without anything that Python does at its end."""
+    _leave(code)
+
+
+class TerminatedError(BaseException):
+    """The process has been asked to end, by SIGTERM or SIGHUP. No `Exception`, as `KeyboardInterrupt` is none."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+@dataclass(slots=True)
+class _Signals:
+    """The signals that were caught, and what is done at the second one.
+
+    held: how many blocks must not be interrupted. settled: the exit code, once there is one.
+    """
+
+    caught: list[int] = field(default_factory=list)
+    at_second: Callable[[int], None] | None = None
+    ignoring: bool = False
+    held: int = 0
+    settled: int | None = None
+
+
+_signals = _Signals()
+_silent = False
+
+
+def watch_signals(end: Callable[[int], None]) -> None:
+    """Let SIGINT raise `KeyboardInterrupt`, SIGTERM and SIGHUP `TerminatedError`; call `end` at the second signal.
+
+    Why: what is raised may get lost, in code of others that catches everything, or in a finaliser. `end` is told the
+    number of the first signal, and ends the process without waiting for anything.
+
+    A signal that is ignored, as `nohup` wants it, stays so. On systems without a signal it is left out.
+    """
+    _signals.at_second = end
+    for name in _ENDING:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            signal.signal(number, _caught)
+    before = sys.unraisablehook
+
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if isinstance(what.exc_value, KeyboardInterrupt | TerminatedError) and _signals.caught:
+            end(_signals.caught[0])
+        before(what)
+
+    sys.unraisablehook = lost
+
+
+def _caught(number: int, _frame: object) -> None:
+    if _signals.settled is not None:
+        _leave(_signals.settled)
+    _signals.caught.append(number)
+    if not _signals.held:
+        _deliver()
+
+
+def _deliver() -> None:
+    first = _signals.caught[0]
+    if len(_signals.caught) > 1 and _signals.at_second is not None:
+        _signals.at_second(first)
+    if first == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise TerminatedError(first)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let signals that `watch_signals` watches wait until the block has ended; it yields nothing."""
+    before = len(_signals.caught)
+    _signals.held += 1
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        raise SystemExit(ended) from None
-    os._exit(ended)
+        yield
+    finally:
+        _signals.held -= 1
+    if len(_signals.caught) > before and not _signals.held:
+        _deliver()
+
+
+def settle(code: int) -> None:
+    """Let any signal that `watch_signals` watches end the process at once with this code: all is done and said."""
+    _signals.settled = code
+
+
+def first_signal() -> int | None:
+    """Return the number of the first signal that `watch_signals` has caught; None where there was none."""
+    return _signals.caught[0] if _signals.caught else None
+
+
+def may_be_interrupted() -> bool:
+    """Return whether a `KeyboardInterrupt` may be the user's: it is code's own where no signal was caught."""
+    if _signals.ignoring:
+        return False
+    return _signals.at_second is None or bool(_signals.caught)
+
+
+@contextmanager
+def silenced(silent: bool = True) -> Iterator[None]:
+    """Show no warnings and no log lines of packages in the block, where `silent` is true; it yields nothing.
+
+    Why: they say nothing of the user's model that qtool does not say itself. `logging.lastResort` is what prints where
+    no handler was set up; a user's own code that sets up some keeps them.
+    """
+    global _silent
+    import logging
+
+    if not silent:
+        yield
+        return
+    before, _silent = _silent, True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shown, last = warnings.showwarning, logging.lastResort
+        # packages that change the filters are not heard either
+        warnings.showwarning = lambda *_, **__: None
+        logging.lastResort = logging.NullHandler()
+        try:
+            yield
+        finally:
+            warnings.showwarning, logging.lastResort, _silent = shown, last, before
+
+
+def is_silenced() -> bool:
+    """Return whether `silenced` is in force, for worker processes to do the same."""
+    return _silent
+
+
+def watch_reads() -> Callable[[], list[str]]:
+    """Record from now on which files Python code opens for reading; return a function that lists their paths.
+
+    Why: what the user's own functions read is known to nobody else. Files that libraries open without Python are not
+    noted. Source: Python's audit event `open`; an audit hook cannot be taken away again.
+    """
+    paths: dict[str, None] = {}
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str) and not (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR):
+            paths[os.path.abspath(arguments[0])] = None  # noqa: PTH100
+
+    sys.addaudithook(note)
+    return lambda: list(paths)
 
 
 def without_telemetry() -> None:
@@ -169,15 +334,23 @@ def trim_heap() -> bool:
     return True
 
 
-def follow_parent() -> None:
+def follow_parent(temporary: str | None = None, silent: bool = False) -> None:
     """Leave Ctrl-C to the parent of this worker process, and end this process when the parent ends, however it does.
+
+    temporary: a folder for temporary files, which the parent removes. silent: whether `silenced` is in force there.
 
     Why: a parent that is killed cannot tell its workers, which would wait for work for ever. A process without a parent
     is left as it is.
     """
+    import tempfile
     from multiprocessing import parent_process
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _signals.ignoring = True
+    if temporary is not None:
+        tempfile.tempdir = temporary
+    silenced(silent).__enter__()
+    _guard_exit()
     parent = parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
@@ -187,7 +360,7 @@ def _end_with(sentinel: int) -> None:
     from multiprocessing import connection
 
     connection.wait([sentinel])
-    os._exit(1)
+    _leave(1)
 
 
 def stop_workers(pool: "ProcessPoolExecutor") -> None:

@@ -24,6 +24,7 @@ from qtool.core.records.evaluation import (
 )
 from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import in_utf8
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -226,7 +227,7 @@ def _display_names(paths: Sequence[Path]) -> list[str]:
     unique: list[str] = []
     for name in names:
         seen[name] += 1
-        printable = name.encode("utf-8", "replace").decode("utf-8")
+        printable = in_utf8(name).encode("utf-8", "replace").decode("utf-8")
         unique.append(printable if seen[name] == 1 else f"{printable} ({seen[name]})")
     return unique
 

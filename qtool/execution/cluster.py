@@ -43,11 +43,19 @@ class Cluster(Executor):
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         # data that no worker can open has to be sent
         warnings.filterwarnings("ignore", "Sending large graph", UserWarning)
+        self._client = distributed.Client.__new__(distributed.Client)
         try:
-            self._client = distributed.Client(address, timeout=_PATIENCE, set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
+            self._client.__init__(address, timeout=_PATIENCE, set_as_default=False)
+        except BaseException as error:
+            # else it waits for a minute for what it has not begun, and prints a traceback
+            self._client.status = "closed"
+            if not isinstance(error, OSError | ValueError | TypeError):
+                raise
             reason = " ".join(str(error).split())[:200]
-            raise UsageError(f"{arg('cluster', address)}: no Dask scheduler answers there ({reason})") from error
+            raise UsageError(
+                f"{arg('cluster', address)}: no Dask scheduler answers there ({reason}); give its address, such as "
+                "tcp://10.0.0.1:8786"
+            ) from error
         try:
             self._check(address)
         except BaseException:

@@ -6,11 +6,15 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from qtool.core.errors import QtoolError, WorkerError
+from qtool.core.errors import QtoolError, UnexpectedWorkerError, WorkerError, arg
+from qtool.core.process import TerminatedError
+from qtool.core.text import told
 
 Supplies = Mapping[str, Any]
 _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
+_OF_THE_EXECUTOR = ("concurrent", "distributed", "dask", "tornado")
+"""Packages whose own exceptions say that work got lost."""
 _AHEAD = 2
 """Pieces of work that are handed out for each that is being done."""
 
@@ -41,6 +45,7 @@ def run(
 
     Raises:
         WorkerError: a worker failed.
+        UnexpectedWorkerError: it raised what nothing raises on purpose.
         QtoolError: whatever `function` raises.
     """
     remaining = enumerate(works)
@@ -116,9 +121,15 @@ def _result(future: "Future[_Result]") -> _Result:
         raise
     except CancelledError as error:
         raise WorkerError("the work was cancelled where it ran; is the cluster still there?") from error
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WorkerError(f"a worker failed with {type(error).__name__}: {reason}") from error
+    except MemoryError as error:
+        raise WorkerError(f"a worker ran out of memory; use fewer {arg('workers')}") from error
+    except (KeyboardInterrupt, TerminatedError):
+        raise
+    except BaseException as error:
+        failed = f"a worker failed with {told(error)}"
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OF_THE_EXECUTOR:
+            raise WorkerError(failed) from error
+        raise UnexpectedWorkerError(failed) from error
 
 
 def width(executor: Executor) -> int:

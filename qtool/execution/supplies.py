@@ -1,13 +1,11 @@
 """Models on their way to workers: by path where the worker sees the same file there, by content where not."""
 
-import atexit
 import hashlib
-import shutil
-import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from qtool.core.scratch import drop_scratch, make_scratch
 from qtool.graph.model_files import model_files
 
 Content = dict[str, bytes]
@@ -51,7 +49,7 @@ class ModelFile:
                 return file
             if self.digest not in _SENT and content is not None:
                 while len(_SENT) >= _KEPT:
-                    shutil.rmtree(_SENT.pop(next(iter(_SENT))).parent, ignore_errors=True)
+                    drop_scratch(_SENT.pop(next(iter(_SENT))).parent)
                 _SENT[self.digest] = _stored(content)
             return _SENT.get(self.digest)
 
@@ -68,8 +66,7 @@ def _digest(model: Path) -> str:
 
 def _stored(content: Content) -> Path:
     """Write the files to a folder that lives as long as this process; returns the model's path."""
-    folder = Path(tempfile.mkdtemp(prefix="qtool-worker-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = make_scratch()
     for name, data in content.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, WorkerError, arg
-from qtool.core.process import follow_parent, stop_workers
+from qtool.core.process import follow_parent, is_silenced, stop_workers
+from qtool.core.scratch import drop_scratch, make_scratch
 
 RETRIES = 3
 """How often the work of a process that died is begun again."""
 _DIED = (
     f"worker processes died {RETRIES + 1} times over the same work: for lack of memory perhaps (use fewer "
-    f"{arg('workers')}), or because a script does not begin its work under `if __name__ == '__main__':`"
+    f"{arg('workers')}), because a function of yours ends its process, or because a script does not begin its work "
+    "under `if __name__ == '__main__':`"
 )
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -31,6 +33,7 @@ class Workers(Executor):
 
     Raises:
         UsageError: a count below 1.
+        OutputError: temporary files cannot be written.
     """
 
     @checked_types
@@ -40,11 +43,17 @@ class Workers(Executor):
         self.width = count
         self._lock = threading.Lock()
         self._closed = False
+        self._folder = make_scratch()
         self._pool = self._new()
 
     def _new(self) -> ProcessPoolExecutor:
         # not forked: onnxruntime's threads do not survive that
-        return ProcessPoolExecutor(self.width, get_context("spawn"), initializer=follow_parent)
+        return ProcessPoolExecutor(
+            self.width,
+            get_context("spawn"),
+            initializer=follow_parent,
+            initargs=(str(self._folder), is_silenced()),
+        )
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Give a call to a worker process, and return its future, as `Executor.submit` does.
@@ -108,6 +117,7 @@ class Workers(Executor):
         if not wait:
             stop_workers(self._pool)
         self._pool.shutdown(wait=True, cancel_futures=cancel_futures)
+        drop_scratch(self._folder)
 
 
 def _cancel(future: "Future[Any]") -> None:

@@ -1,7 +1,7 @@
 """DATA -> batches: `.npz`, folders of arrays or images, ONNX test data, Python hooks; always streamed."""
 
 from qtool.feeds.batching import Batch, Feeds
-from qtool.feeds.formats.functions import load_function
+from qtool.feeds.formats.functions import load_function, raised, refuse_to_stop
 from qtool.feeds.open import Data, open_feeds, open_for_model, open_source
 from qtool.feeds.preprocess import PRESETS, Preprocess, load_preprocess
 from qtool.feeds.reading import ReadOptions
@@ -18,4 +18,6 @@ __all__ = [
     "open_feeds",
     "open_for_model",
     "open_source",
+    "raised",
+    "refuse_to_stop",
 ]

@@ -9,6 +9,7 @@ import numpy as np
 from qtool.core.errors import DataError, arg
 from qtool.core.records.parts import Shard
 from qtool.core.state import State
+from qtool.core.text import amount
 from qtool.feeds.source import NOWHERE, Source
 
 
@@ -198,9 +199,10 @@ def span(start: int, size: int) -> str:
 def _leftover(name: str, found: int, size: int) -> DataError:
     whole = found - found % size
     remedy = f"use {arg('samples', whole)}" if whole else "give more samples"
+    do = "does" if found == 1 else "do"
     return DataError(
-        f"{name}: {found} samples do not fill batches of {size}, the batch size that the model fixes; "
-        f"{remedy}, or a model with a free batch dimension"
+        f"{name}: {amount(found, 'sample')} {do} not fill batches of {size}, the batch size that the model "
+        f"fixes; {remedy}, or a model with a free batch dimension"
     )
 
 

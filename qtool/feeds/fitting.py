@@ -7,6 +7,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.feeds.batching import Batching, Chunk
 from qtool.feeds.checks import (
     Described,
@@ -261,7 +262,8 @@ def _label(where: str, name: str, array: np.ndarray, plan: Arrangement) -> np.nd
         return array
     if plan.size == 1:
         return array[None]
-    count = f"{array.shape[0]} values" if array.ndim else "one value"
+    count = amount(array.shape[0], "value") if array.ndim else "one value"
     raise DataError(
-        f"{where}: unequal sample counts: '{name}' has {count} for {plan.size} samples; give one label a sample"
+        f"{where}: unequal sample counts: '{name}' has {count} for {amount(plan.size, 'sample')}; give one "
+        "label a sample"
     )

@@ -9,6 +9,7 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.state import check_states
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.feeds.batching import Feeds, Reader
 from qtool.feeds.checks import quoted
 from qtool.feeds.fitting import Fitter
@@ -201,7 +202,8 @@ def _folder_reader(folder: Path, fitter: Fitter, batch_size: int, limit: int | N
     images = files_of(folder, IMAGE_SUFFIXES, recurse=True)
     if arrays and images:
         raise DataError(
-            f"{folder}: holds {len(arrays)} array files and {len(images)} images; leave only one kind in the folder"
+            f"{folder}: holds {amount(len(arrays), 'array file')} and {amount(len(images), 'image')}; leave "
+            "only one kind in the folder"
         )
     if arrays:
         return open_array_folder(folder, fitter, batch_size, limit)

@@ -11,6 +11,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.affine import FLOAT32_MAX
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed, parsed_toml
+from qtool.core.text import amount
 from qtool.feeds.checks import closest
 
 LAYOUTS = ("NCHW", "NHWC", "AUTO")
@@ -67,7 +68,7 @@ class Preprocess:
         for key, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, self.channels):
                 raise UsageError(
-                    f"preprocess: {key} has {len(numbers)} values for {self.channels} channels "
+                    f"preprocess: {key} has {amount(len(numbers), 'value')} for {amount(self.channels, 'channel')} "
                     f"({self.color}); give one, or one a channel"
                 )
         if not all(math.isfinite(x) for x in (self.scale, *self.mean, *self.std)):

@@ -16,10 +16,10 @@ from qtool.graph import external
 from qtool.graph.loading import check_proto, one_line, read_proto, take_in
 from qtool.graph.model_files import model_files
 from qtool.graph.protos import from_proto
-from qtool.graph.serialized import Serialized, consume, data_path, deserialize, output, serialize
+from qtool.graph.serialized import Serialized, consume, data_path, deserialize, serialize, write
 
 __all__ = [
-    "LoadedModel", "Serialized", "check_output", "consume", "data_path", "deserialize", "from_bytes", "load", "output",
+    "LoadedModel", "Serialized", "check_output", "consume", "data_path", "deserialize", "from_bytes", "load",
     "serialize", "to_bytes", "write",
 ]  # fmt: skip
 
@@ -86,12 +86,6 @@ def to_bytes(model: ir.Model) -> bytes:
 def from_bytes(data: bytes) -> ir.Model:
     """Return the model that `to_bytes` has turned into bytes."""
     return from_proto(onnx.load_from_string(data))
-
-
-def write(model: Serialized, path: str | Path) -> int:
-    """Write atomically, as `output` does; returns the size in bytes. Raises `OutputError`."""
-    with output(model, path) as size:
-        return size
 
 
 def check_output(output: str | Path, model: str | Path) -> None:

@@ -1,8 +1,7 @@
 """Models as onnxruntime and files take them: a small protocol buffer, and the large tensors as they lie, not copied."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.errors import ModelError
-from qtool.core.files import atomic_output, atomic_pair
+from qtool.core.files import atomic_output, together
 from qtool.graph import external
 from qtool.graph.external import StoredTensor
 from qtool.graph.protos import from_proto, to_proto
@@ -146,11 +145,10 @@ def deserialize(model: Serialized) -> ir.Model:
     return result
 
 
-@contextmanager
-def output(model: Serialized, path: str | Path) -> Iterator[int]:
-    """Write atomically, once the block succeeds: one file, or, where that would be too large, the weights in another.
+def write(model: Serialized, path: str | Path) -> int:
+    """Write atomically: one file, or, where that would be too large, the weights in another; return the size in bytes.
 
-    The second one is called `<path>.data`. Yields the size of all in bytes.
+    The second one is called `<path>.data`.
 
     Raises:
         OutputError: it cannot be written. What was there before is there then.
@@ -159,10 +157,9 @@ def output(model: Serialized, path: str | Path) -> Iterator[int]:
         data = model.joined()
         with atomic_output(path) as temporary:
             temporary.write_bytes(data)
-            yield len(data)
-        return
+        return len(data)
     data_file = data_path(path)
-    with atomic_pair(data_file, path) as (weights, temporary):
+    with together(data_file, path), atomic_output(data_file) as weights, atomic_output(path) as temporary:
         proto = onnx.load_from_string(model.graph)
         with weights.open("wb") as stream:
             for tensor in proto.graph.initializer:
@@ -173,7 +170,7 @@ def output(model: Serialized, path: str | Path) -> Iterator[int]:
                     stream.write(content)
             size = stream.tell()
         temporary.write_bytes(encode(proto))
-        yield size + temporary.stat().st_size
+        return size + temporary.stat().st_size
 
 
 def data_path(path: str | Path) -> Path:

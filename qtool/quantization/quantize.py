@@ -10,6 +10,7 @@ from typing import Literal, Unpack
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, LayerError, ModelError, UsageError, VerificationError, arg
+from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.progress import Progress, silent
@@ -175,9 +176,10 @@ def quantize(
     final, trials, prepared = decided.plan, decided.trials, decided.prepared
     if blind:
         proof = _arithmetic_alone(proof)
-    with model_io.output(proven, output) as size:
+    with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
+        size = model_io.write(proven, output)
     return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qtool.core.records.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
-from qtool.report.text import ABSENT, aligned, by_output, file_size, markdown, number
+from qtool.core.text import amount, line
+from qtool.report.text import ABSENT, aligned, by_output, file_size, in_markdown, markdown, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,35 +18,36 @@ class _Column:
 def evaluation_text(evaluation: Evaluation) -> str:
     """Return the table, a line on how it was taken, what is wrong with a model, and a line for each gate."""
     header, rows = _table(evaluation)
-    lines = [aligned(header, rows), "", setup_line(evaluation)]
-    lines += quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
-    lines += [gate_line(gate) for gate in evaluation.gates]
-    return "\n".join(lines)
+    return "\n".join([aligned(header, rows), "", *map(line, [setup_line(evaluation), *_notes(evaluation)])])
 
 
 def evaluation_markdown(evaluation: Evaluation) -> str:
     """Return an evaluation as Markdown: the table, then the lines of `evaluation_text`, and a line break."""
     header, rows = _table(evaluation)
-    parts = [markdown(header, rows), setup_line(evaluation)]
-    notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
-    notes += [gate_line(gate) for gate in evaluation.gates]
+    parts = [markdown(header, rows), in_markdown(setup_line(evaluation))]
+    notes = [in_markdown(note) for note in _notes(evaluation)]
     if notes:
-        parts.append("\n".join(f"- {line}" for line in notes))
+        parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _notes(evaluation: Evaluation) -> list[str]:
+    notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
+    return notes + [gate_line(gate) for gate in evaluation.gates]
 
 
 def setup_line(evaluation: Evaluation) -> str:
     """Return the line that says the samples, the threads, and how the latency was taken."""
-    steps = "" if evaluation.steps is None else f" of {evaluation.steps} steps in all"
-    line = f"{evaluation.data}: {evaluation.samples} samples{steps}, {evaluation.threads} thread(s)"
+    steps = "" if evaluation.steps is None else f" of {amount(evaluation.steps, 'step')} in all"
+    said = f"{evaluation.data}: {amount(evaluation.samples, 'sample')}{steps}, {amount(evaluation.threads, 'thread')}"
     if evaluation.provider != "cpu":
-        line += f", provider {evaluation.provider}"
+        said += f", provider {evaluation.provider}"
     if evaluation.states:
-        line += f"; state fed back: {', '.join(evaluation.states)}"
+        said += f"; state fed back: {', '.join(evaluation.states)}"
     if evaluation.latency is not None:
         setup = evaluation.latency
-        line += f"; latency: medians of {setup.runs} interleaved runs, batch {setup.batch}"
-    return line
+        said += f"; latency: medians of {amount(setup.runs, 'interleaved run')}, batch {setup.batch}"
+    return said
 
 
 def gate_line(gate: Gate) -> str:

@@ -4,14 +4,12 @@ A `testsuite` a candidate, its metrics as properties, a `testcase` a gate. A can
 one testcase `evaluated`, because several readers call a suite without tests an error.
 """
 
-import re
 from xml.etree import ElementTree as ET
 
 from qtool.core.records.evaluation import Evaluation, Gate, ModelResult
+from qtool.core.text import line
 
 _SUITE = "qtool eval"
-# what XML 1.0 cannot hold, escaped or not
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def evaluation_junit(evaluation: Evaluation) -> str:
@@ -33,7 +31,7 @@ def _suite(evaluation: Evaluation, model: ModelResult, gates: list[Gate]) -> ET.
     failed = sum(not gate.passed for gate in gates)
     suite = ET.Element(
         "testsuite",
-        name=_clean(model.name),
+        name=line(model.name),
         tests=str(max(len(gates), 1)),
         failures=str(failed),
         errors="0",
@@ -41,19 +39,19 @@ def _suite(evaluation: Evaluation, model: ModelResult, gates: list[Gate]) -> ET.
     )
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(evaluation, model):
-        ET.SubElement(properties, "property", name=_clean(name), value=_clean(value))
-    classname = _clean(f"{_SUITE}.{model.name}")
+        ET.SubElement(properties, "property", name=line(name), value=line(value))
+    classname = line(f"{_SUITE}.{model.name}")
     if not gates:
         ET.SubElement(suite, "testcase", classname=classname, name="evaluated")
     for gate in gates:
         limit = f"{100 * gate.limit:g}%" if gate.relative else f"{gate.limit:g}"
         case = ET.SubElement(
-            suite, "testcase", classname=classname, name=_clean(f"{gate.metric} {gate.rule.value} {limit}")
+            suite, "testcase", classname=classname, name=line(f"{gate.metric} {gate.rule.value} {limit}")
         )
         if gate.passed:
-            ET.SubElement(case, "system-out").text = _clean(gate.message)
+            ET.SubElement(case, "system-out").text = line(gate.message)
         else:
-            ET.SubElement(case, "failure", type=gate.rule.value, message=_clean(gate.message))
+            ET.SubElement(case, "failure", type=gate.rule.value, message=line(gate.message))
     return suite
 
 
@@ -78,7 +76,3 @@ def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, s
     if model.nan is not None:
         rows.append(("nan", str(model.nan)))
     return [(name, str(value)) for name, value in rows if value is not None]
-
-
-def _clean(text: str) -> str:
-    return _ILLEGAL.sub("?", text)

@@ -5,6 +5,7 @@ import math
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import Calibrated, Quantized, Trial
 from qtool.core.records.verification import Verification, percent
+from qtool.core.text import amount, line
 from qtool.report.text import by_output, file_size
 
 _NAMED = 3
@@ -17,8 +18,9 @@ def calibrated_text(result: Calibrated) -> str:
     use = "serves every calibrator and target"
     if part is not None:
         use = f"shard {part.shard}, for `qtool merge`"
-    samples = f"{statistics.samples} samples" + (f" ({result.resumed} of them before)" if result.resumed else "")
-    return f"{result.output}: {samples}, {len(statistics.tensors)} tensors, {file_size(result.size)}; {use}"
+    samples = amount(statistics.samples, "sample") + (f" ({result.resumed} of them before)" if result.resumed else "")
+    tensors = amount(len(statistics.tensors), "tensor")
+    return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
 
 
 def quantized_text(result: Quantized) -> str:
@@ -29,15 +31,16 @@ def quantized_text(result: Quantized) -> str:
         f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({shrunk:.1f}x smaller); "
         f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
     )
-    return "\n".join([head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)])
+    lines = [head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)]
+    return "\n".join(map(line, lines))
 
 
 def _calibrator(result: Quantized) -> str:
     plan = result.plan
     chosen = f"calibrator {plan.calibrator}" if plan.activations else "no calibrated ranges"
     chosen += " with bias correction" if plan.shifts else ""
-    chosen += f", {len(plan.dynamic)} dynamic weights" if plan.dynamic else ""
-    chosen += f", {len(plan.recipe.smoothing)} smoothed tensors" if plan.recipe.smoothing else ""
+    chosen += f", {amount(len(plan.dynamic), 'dynamic weight')}" if plan.dynamic else ""
+    chosen += f", {amount(len(plan.recipe.smoothing), 'smoothed tensor')}" if plan.recipe.smoothing else ""
     fixed = (plan.recipe.fixed or {}).items()
     chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
     if not result.trials:
@@ -56,12 +59,13 @@ def _trial(trial: Trial) -> str:
 
 
 def _integer_line(proof: Verification) -> str:
+    layers = f"{proof.integer_layers} of {amount(proof.layers, 'layer')}"
     if not proof.census:
-        return f"  integer     {proof.integer_layers} of {proof.layers} layers have Q/DQ; this machine cannot run them"
+        return f"  integer     {layers} have Q/DQ; this machine cannot run them"
     kernels = ", ".join(f"{proof.kernels[op]} {op}" for op in proof.integer_kernels) or "none"
     return (
-        f"  integer     {proof.integer_layers} of {proof.layers} layers, {percent(proof.integer_share)} of "
-        f"multiply-accumulates{_uncounted(proof)}, run in integer kernels: {kernels}"
+        f"  integer     {layers}, {percent(proof.integer_share)} of multiply-accumulates{_uncounted(proof)}, run in "
+        f"integer kernels: {kernels}"
     )
 
 
@@ -83,26 +87,23 @@ def float_line(proof: Verification) -> str:
 
 
 def _arithmetic_line(proof: Verification) -> str:
-    line = "  arithmetic  without Q/DQ the float graph comes back; "
+    said = "  arithmetic  without Q/DQ the float graph comes back; "
     if proof.unchecked:
-        return f"{line}not checked in a run: {proof.unchecked}{'; give --data' if proof.data_helps else ''}"
+        return f"{said}not checked in a run: {proof.unchecked}{'; give --data' if proof.data_helps else ''}"
     if proof.steps is None:
         agree = (
             "are equal" if proof.optimized_sqnr_db == math.inf else f"agree to {proof.optimized_sqnr_db:.1f} dB SQNR"
         )
-        return f"{line}no tensor in 8 bits: optimised and unoptimised outputs {agree}"
-    plural = "" if len(proof.tensors) == 1 else "s"
-    tensors = f"{len(proof.tensors)} tensor{plural}" if proof.tensors else "the dynamic tensors"
-    return (
-        f"{line}{tensors}: optimised and unoptimised layers differ by {proof.steps} "
-        f"step{'' if proof.steps == 1 else 's'} at most"
-    )
+        return f"{said}no tensor in 8 bits: optimised and unoptimised outputs {agree}"
+    tensors = amount(len(proof.tensors), "tensor") if proof.tensors else "the dynamic tensors"
+    return f"{said}{tensors}: optimised and unoptimised layers differ by {amount(proof.steps, 'step')} at most"
 
 
 def _accuracy_line(proof: Verification) -> str:
     if not proof.examples:
         return "  accuracy    not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"
-    parts = [f"outputs {_outputs(proof)} SQNR against float on {proof.examples} calibration samples"]
+    samples = amount(proof.examples, "calibration sample")
+    parts = [f"outputs {_outputs(proof)} SQNR against float on {samples}"]
     tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
     if tensors:
         figure, name = min(tensors, key=lambda pair: pair[0])

@@ -2,6 +2,7 @@
 
 from qtool.core.records.evaluation import MetricInfo
 from qtool.core.records.sensitivity import Figures, Sensitivity, View
+from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, number
 
 _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
@@ -21,16 +22,17 @@ def sensitivity_text(result: Sensitivity) -> str:
     ]
     notes = [f"{layer.name}: not measured ({why})" for layer in result.layers for why in layer.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
-    return "\n".join([*_head(result), "", aligned(header, rows, left=(0, 1)), *notes])
+    return "\n".join([*map(line, _head(result)), "", aligned(header, rows, left=(0, 1)), *map(line, notes)])
 
 
 def _head(result: Sensitivity) -> list[str]:
     corrected = " with bias correction" if result.bias_correction else ""
     setup = (
-        f"{result.model}: {result.samples} samples of {result.data}; target {result.target}, {result.scheme}, weights "
-        f"{result.granularity}, calibrator {result.calibrator}{corrected}"
+        f"{result.model}: {amount(result.samples, 'sample')} of {result.data}; target {result.target}, "
+        f"{result.scheme}, weights {result.granularity}, calibrator {result.calibrator}{corrected}"
     )
-    whole = f"all {len(result.layers)} layers quantised: SQNR {number(result.quantized.sqnr_db, 1)} dB"
+    every = "the only layer" if len(result.layers) == 1 else f"all {len(result.layers)} layers"
+    whole = f"{every} quantised: SQNR {number(result.quantized.sqnr_db, 1)} dB"
     if result.metric is not None:
         whole += f", {result.metric.name} {number(result.quantized.value)}"
         if result.quantized.drop is not None:

@@ -1,9 +1,13 @@
 """Plain text: aligned columns, and numbers as people read them."""
 
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 
+from qtool.core.text import cell, line
+
 ABSENT = "-"
+_MARKS = re.compile(r"[\\`|*\[\]]")
 _NAMED = 5
 """Outputs that are named in a line."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
@@ -12,16 +16,18 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB")
 def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
     """Return a table with one line a row and two spaces between columns, without a final line break.
 
+    What names hold is escaped and shortened, as `qtool.core.text.cell` does.
+
     The columns numbered in `left` are flush left, the others flush right, as numbers want it. Every row has a
     cell for each column of `header`.
     """
-    table = [header, *rows]
+    table = [[cell(text) for text in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines: list[str] = []
     for row in table:
         cells = [
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            text.ljust(width) if column in left else text.rjust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
@@ -33,8 +39,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Coll
     The arguments are those of `aligned`.
     """
     rule = [":--" if column in left else "--:" for column in range(len(header))]
-    lines = [[_escaped(cell) for cell in header], rule, *([_escaped(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [[in_markdown(cell(text)) for text in row] for row in (header, *rows)]
+    lines.insert(1, rule)
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -71,5 +78,6 @@ def file_size(size: int) -> str:
     return f"{size / 1024**power:.1f} {_UNITS[power - 1]}"
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|")
+def in_markdown(text: str) -> str:
+    """Return a text as one line of Markdown that shows it as it is, also within a cell of a table."""
+    return _MARKS.sub(r"\\\g<0>", line(text)).replace("<", "&lt;")

@@ -4,6 +4,7 @@ import math
 
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.records.verification import percent
+from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
 from qtool.report.quantize import float_line
 from qtool.report.text import number
@@ -13,9 +14,8 @@ def step_line(step: Step) -> str:
     """Return the line of one model that was tried."""
     mark = "ok  " if step.met else "    "
     share = f"{100 * step.float_macs:.1f} % of MACs"
-    layers = f"{step.float_layers} layer{'' if step.float_layers == 1 else 's'}"
-    floating = f", {layers} float ({share})" if step.float_layers else ""
-    return (
+    floating = f", {amount(step.float_layers, 'layer')} float ({share})" if step.float_layers else ""
+    return line(
         f"{mark}metric {_figure(step.metric)}  drop {100 * step.drop:6.2f} %  SQNR {_figure(step.sqnr_db, 1):>5} dB  "
         f"{step.what}{floating}"
     )
@@ -34,5 +34,5 @@ def tuned_text(result: Tuned) -> str:
         f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
-    floating = [float_line(result.verification)] if result.verification.float_layers else []
-    return "\n".join([head, *floating, f"  data: {result.split}", evaluation_text(result.evaluation)])
+    floating = [line(float_line(result.verification))] if result.verification.float_layers else []
+    return "\n".join([line(head), *floating, line(f"  data: {result.split}"), evaluation_text(result.evaluation)])

@@ -1,13 +1,12 @@
 """Census: what onnxruntime will really run, read from the optimised graph of a default session."""
 
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from qtool.core.scratch import scratch_folder
 from qtool.graph.optimized import ExecutedNode, OwnNames, executed_nodes
 from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
@@ -35,10 +34,12 @@ def take_census(model: bytes | Serialized, config: Mapping[str, str] | None = No
 
     Raises:
         ModelError: onnxruntime cannot load the model.
+        OutputError: there is no room for temporary files.
     """
     own = OwnNames.of(model)
-    with tempfile.TemporaryDirectory(prefix="qtool-") as folder:
-        path = Path(folder) / "optimized.onnx"
+    size = len(model) if isinstance(model, bytes) else len(model.graph)
+    with scratch_folder(size) as folder:
+        path = folder / "optimized.onnx"
         with suppress(OSError):
             # nobody reads the weights
             (path.parent / "weights").symlink_to(os.devnull)

@@ -5,13 +5,13 @@ onnxruntime runs convolutions in a blocked layout (NCHWc) and copies every tenso
 graph, and the blocked tensors are handed out instead. Source: onnxruntime `core/optimizer/nchwc_transformer.cc`.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from qtool.core.errors import ModelError
+from qtool.core.scratch import scratch_folder
 from qtool.graph.optimized import has_convolutions, without_reorders
 from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
@@ -49,8 +49,8 @@ def _without_copies(
     model: Serialized, any_order: Sequence[str], name: str
 ) -> tuple[Session, list[str], list[str]] | None:
     """Make the session, its outputs, and what stands for each; None where onnxruntime refuses its own graph."""
-    with tempfile.TemporaryDirectory(prefix="qtool-", ignore_cleanup_errors=True) as folder:
-        optimized = Path(folder) / "optimized.onnx"
+    with scratch_folder(model.size) as folder:
+        optimized = folder / "optimized.onnx"
         outputs = _optimized(model, optimized, name)
         trimmed, renamed = without_reorders(optimized, any_order)
         try:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import in_utf8
 from qtool.graph import external
 from qtool.graph.quantizers import has_quantizers
 from qtool.graph.serialized import Serialized
@@ -81,7 +82,7 @@ class Session:
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if save_optimized is not None:
-            options.optimized_model_filepath = str(save_optimized)
+            options.optimized_model_filepath = in_utf8(save_optimized)
         if save_weights is not None:
             options.add_session_config_entry(_OPTIMIZED + "file_name", save_weights)
             options.add_session_config_entry(_OPTIMIZED + "min_size_in_bytes", str(external.LARGE))
@@ -93,8 +94,8 @@ class Session:
         if isinstance(model, Serialized):
             self._weights = _hand_over(model, options)
             model = model.graph
-        source = model if isinstance(model, bytes) else str(model)
         try:
+            source = model if isinstance(model, bytes) else in_utf8(model)
             quantized = bool(runs_on.explicit) and has_quantizers(source)
             self._session = start(source, options, runs_on, quantized=quantized)
         except UsageError:
@@ -167,7 +168,7 @@ def _hand_over(model: Serialized, options: ort.SessionOptions) -> list[ort.OrtVa
     save the copy that onnxruntime then makes, but ignores what an optimisation makes of the tensor.
     """
     if model.folder is not None:
-        options.add_session_config_entry(_FOLDER, str(model.folder))
+        options.add_session_config_entry(_FOLDER, in_utf8(model.folder))
     arrays = model.arrays
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     if values:

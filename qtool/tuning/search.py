@@ -15,6 +15,7 @@ from qtool.core.progress import Progress
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
+from qtool.core.text import amount
 from qtool.pipeline.planning.planner import Ranges
 from qtool.quantization.scoring import Scorer
 from qtool.tuning.judge import Judge
@@ -199,7 +200,7 @@ class Search:
         if not changed:
             return start
         before = self.best
-        what = f"{start.label}{start.calibrator}, ranges of {changed} tensors mixed"
+        what = f"{start.label}{start.calibrator}, ranges of {amount(changed, 'tensor')} mixed"
         self._try(judge, {what: lambda: plan_by(mixed)})
         return replace(start, ranges=mixed) if self.best is not before else start
 

@@ -1,7 +1,6 @@
 """`tune`: the paper's workflow end to end, from a float model and data to the best int8 model found."""
 
 import functools
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -18,6 +17,7 @@ from qtool.core.records.evaluation import MaxDrop, MetricInfo, MetricKind
 from qtool.core.records.options import Names, Scheme, share
 from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
+from qtool.core.scratch import scratch_folder
 from qtool.evaluation.evaluate import evaluate
 from qtool.evaluation.gates import check_gates, check_max_drop
 from qtool.evaluation.metrics.registry import MetricSpec, resolve_metric
@@ -116,8 +116,8 @@ def tune(
         place(prepared.model, runs_on, wanted, name=prepared.name, folded=prepared.folded)
         tensors = find_tensors(prepared)
     parts = _split(prepared, data, eval_data, samples, reading)
-    with tempfile.TemporaryDirectory(prefix="qtool-tune-") as folder:
-        starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, Path(folder), compute)
+    with scratch_folder() as folder:
+        starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, compute)
         search = Search(starts.attempts(), Path(output), deadline, tell or (lambda _: None), progress)
         stopped = search.complete(tried)
         evaluation = evaluate(

@@ -223,8 +223,8 @@ def _row(rows, tensor):
         (lambda p: _row(p["activations"], "input").update(readers=[["stem_conv", 9]]), "input 9 of node 'stem_conv'"),
         (lambda p: _row(p["activations"], "input").update(readers=[["stem_conf", 0]]), "of node 'stem_conf'"),
         (lambda p: _row(p["activations"], "input").update(readers=[]), "its operands are float"),
-        (lambda p: p["weights"][0]["params"].update(axis=3), "do not fit"),
-        (lambda p: p["weights"][0]["params"].update(axis=-9), "do not fit"),
+        (lambda p: p["weights"][0]["params"].update(axis=3), "is not that of"),
+        (lambda p: p["weights"][0]["params"].update(axis=-9), "is not that of"),
         (lambda p: p["weights"][0].update(tensor="w"), "constant 'w' is not in the model"),
         (lambda p: p["biases"][0].update(scale=[0.1, 0.2]), "must be that of its input times"),
         (lambda p: p.update(model_digest="0" * 64), "made for another model"),
@@ -474,5 +474,5 @@ def test_what_others_registered_is_done_at_the_end(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "m.calib: 1 samples" in done.stdout
+    assert "m.calib: 1 sample, 3 tensors" in done.stdout
     assert done.stdout.endswith("handled\n")

@@ -51,7 +51,7 @@ def test_a_table_and_exit_0(run):
     assert rows[1][:3] == ["float.onnx", "1.0000", "-"]
     assert rows[2][:5] == ["same.onnx", "1.0000", "0.0000", "(0.00%)", "inf"]
     assert rows[3][:4] == ["bad.onnx", "0.0000", "1.0000", "(100.00%)"]
-    assert out.splitlines()[-1] == "d.npz: 20 samples, 1 thread(s)"
+    assert out.splitlines()[-1] == "d.npz: 20 samples, 1 thread"
 
 
 @pytest.mark.usefixtures("folder")

@@ -57,7 +57,7 @@ def test_help_opens_with_a_sentence_then_an_example(run, command):
 def test_help_of_everything_names_the_exit_codes(run):
     code, out, _ = run("--help")
     assert code == 0
-    assert "Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input." in " ".join(out.split())
+    assert "Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 a bug of qtool." in " ".join(out.split())
     assert all(re.search(rf"^  {command} ", out, re.MULTILINE) for command in COMMANDS)
 
 

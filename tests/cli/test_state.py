@@ -45,7 +45,7 @@ def test_every_command_has_it(run, folder):
     code, out, err = run("eval", "m.onnx", "a.onnx", "--data", "d.npz", *STATES, "--max-drop", "50%")
     assert (code, err) == (0, "")
     assert "token_accuracy" in out.splitlines()[0]
-    assert "d.npz: 8 samples of 80 steps in all, 1 thread(s); state fed back: h=hn, c=cn" in out
+    assert "d.npz: 8 samples of 80 steps in all, 1 thread; state fed back: h=hn, c=cn" in out
     code, out, err = run("eval", "m.onnx", "a.onnx", "--data", "d.npz", *STATES, "--json", "-")
     document = json.loads(out)
     assert (document["samples"], document["steps"], document["states"]) == (8, 80, ["h=hn", "c=cn"])

@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from qtool.core import files, leftovers
 from qtool.core.errors import OutputError
-from qtool.core.files import atomic_output, atomic_pair, check_writable, write_text
+from qtool.core.files import (
+    atomic_output,
+    check_writable,
+    remove_with_outputs,
+    restored_on_error,
+    together,
+    write_text,
+)
 
 needs_permissions = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
@@ -116,7 +124,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def replace_pair(needed: Path, path: Path) -> None:
-    with atomic_pair(needed, path) as (first, second):
+    with together(needed, path), atomic_output(needed) as first, atomic_output(path) as second:
         first.write_bytes(b"new data")
         second.write_bytes(b"new")
         assert names(path.parent) == sorted([first.name, second.name, *old_names(needed, path)])
@@ -138,7 +146,8 @@ def test_a_pair_is_replaced_at_once(pair, there):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_an_error_in_the_block_leaves_the_old_pair(pair, error):
-    with pytest.raises((ValueError, KeyboardInterrupt, OutputError)), atomic_pair(*pair) as (first, _):
+    said = pytest.raises((ValueError, KeyboardInterrupt, OutputError))
+    with said, together(*pair), atomic_output(pair[0]) as first:
         first.write_bytes(b"half")
         raise error
     assert [file.read_bytes() for file in pair] == [b"old data", b"old"]
@@ -181,6 +190,134 @@ def test_an_interrupt_at_a_rename_leaves_a_pair(pair, monkeypatch, there, links,
     if new or there:
         assert [file.read_bytes() for file in pair] == ([b"new data", b"new"] if new else [b"old data", b"old"])
     assert names(pair[0].parent) == (["out", "out.data"] if new or there else [])
+
+
+def test_outputs_appear_together(tmp_path):
+    one, two, unused = (tmp_path / name for name in ("one", "two", "unused"))
+    with together(one, two, unused) as appeared:
+        assert len(names(tmp_path)) == 3
+        for path in (one, two):
+            write_text(path, path.name)
+            assert not path.exists()
+        assert appeared == []
+    assert appeared == [one, two]
+    assert (names(tmp_path), one.read_text(), two.read_text()) == (["one", "two"], "one", "two")
+
+
+def test_the_outputs_of_an_inner_block_appear_with_those_of_the_outer_one(tmp_path):
+    one, two, three = (tmp_path / name for name in ("one", "two", "three"))
+    stale = tmp_path / "stale"
+    stale.touch()
+    with together(one, three):
+        with together(one, two):
+            write_text(one, "1")
+            write_text(two, "2")
+        remove_with_outputs(stale)
+        assert stale.exists() and not one.exists() and not two.exists()
+        write_text(three, "3")
+    assert names(tmp_path) == ["one", "three", "two"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_an_error_at_any_rename_leaves_all_as_it_was(tmp_path, monkeypatch, there, turn):
+    paths = [tmp_path / name for name in ("one", "two", "three")]
+    for path in paths if there else ():
+        path.write_text("old")
+    stale = tmp_path / "checkpoint"
+    stale.touch()
+    right, calls = Path.replace, []
+
+    def failing(path, target):
+        calls.append(path)
+        if len(calls) == turn:
+            raise OSError(5, "Input/output error")
+        return right(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", failing)
+        with pytest.raises(OutputError, match="Input/output error"), together(*paths) as appeared:
+            remove_with_outputs(stale)
+            for path in paths:
+                write_text(path, "new")
+    assert appeared == []
+    assert names(tmp_path) == sorted(["checkpoint", *(path.name for path in paths if there)])
+    assert all(path.read_text() == "old" for path in paths if there)
+
+
+@pytest.mark.parametrize(("error", "left"), [(ValueError, "old"), (KeyboardInterrupt, "better")])
+def test_what_grows_is_taken_back_by_an_error_and_not_by_a_stop(target, error, left):
+    target.write_text("old")
+    with pytest.raises(error), restored_on_error(target, target.with_name("other")):
+        for text in ("good", "better"):
+            write_text(target, text)
+        write_text(target.with_name("other"), "new")
+        raise error
+    assert target.read_text() == left
+    assert names(target.parent) == (["out.bin"] if left == "old" else ["other", "out.bin"])
+
+
+def test_what_a_killed_process_left_is_removed_and_a_living_one_keeps_its_own(target, monkeypatch):
+    folder = target.parent
+    monkeypatch.setattr(leftovers, "_swept", set())
+    left = [".q.onnx.abcdefgh.qtool.part", f".{target.name}.12345678.qtool.old"]
+    for name in (*left, ".q.onnx.abcdefgh.part", ".q.onnx.ABCDEFGH.qtool.part"):
+        (folder / name).touch()
+    # of a file system without links, where it is all that there is of the old file
+    (folder / ".gone.abcdefgh.qtool.moved").write_text("old")
+    with atomic_output(target) as living:
+        monkeypatch.setattr(leftovers, "_swept", set())
+        write_text(folder / "other", "x")
+        assert living.exists()
+    assert names(folder) == [".q.onnx.ABCDEFGH.qtool.part", ".q.onnx.abcdefgh.part", "gone", "other", "out.bin"]
+    assert (folder / "gone").read_text() == "old"
+
+
+def test_a_file_that_another_process_swept_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    right, given = files.lock_new, []
+
+    def swept(path, handle):
+        given.append(path)
+        if len(given) == 1:
+            path.unlink()
+        return right(path, handle)
+
+    monkeypatch.setattr(files, "lock_new", swept)
+    write_text(tmp_path / "out", "x")
+    assert len(given) == 2 and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_written_through(tmp_path, there):
+    (tmp_path / "away").mkdir()
+    if there:
+        (tmp_path / "away" / "file").write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("away/file")
+    write_text(link, "new")
+    assert link.is_symlink() and (tmp_path / "away" / "file").read_text() == "new"
+    assert names(tmp_path / "away") == ["file"]
+
+
+def test_a_link_into_a_missing_folder_and_links_in_a_circle(tmp_path):
+    (tmp_path / "link").symlink_to("nowhere/file")
+    assert f"is a link to {tmp_path}/nowhere/file, and the folder" in refusal(tmp_path / "link")
+    (tmp_path / "nowhere").mkdir()
+    write_text(tmp_path / "link", "the remedy works")
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    assert "cannot be written (Too many levels of symbolic links)" in refusal(tmp_path / "a")
+
+
+def test_a_name_that_is_as_long_as_may_be(tmp_path):
+    write_text(tmp_path / ("ü" * 127), "x")
+    assert names(tmp_path) == ["ü" * 127]
+
+
+@pytest.mark.parametrize("path", ["new/", "a\0b"])
+def test_paths_that_are_no_files(tmp_path, path):
+    with pytest.raises(OutputError, match=r"name a file|choose another"):
+        check_writable(f"{tmp_path}/{path}")
 
 
 def test_a_missing_folder(tmp_path):

@@ -81,6 +81,98 @@ def test_what_main_raises_is_told():
     assert code == 1 and err.endswith("ValueError: odd\n")
 
 
+SIGNALLED = """
+import os, signal, sys, time
+from qtool.core.process import TerminatedError, may_be_interrupted, settle, uninterrupted, watch_signals
+
+def send(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)
+
+def end(number):
+    print("ended by", number, flush=True)
+    os._exit(9)
+
+class Loses:
+    def __del__(self):
+        send(signal.SIGINT)
+
+before = may_be_interrupted()
+watch_signals(end)
+print(before, may_be_interrupted(), flush=True)
+{do}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    ("do", "code", "out"),
+    [
+        ("try: send(signal.SIGINT)\nexcept KeyboardInterrupt: print(may_be_interrupted())", 0, ["True"]),
+        ("try: send(signal.SIGTERM)\nexcept TerminatedError as error: print(error, error.number)", 0, ["SIGTERM 15"]),
+        ("try: send(signal.SIGHUP)\nexcept TerminatedError as error: print(error, error.number)", 0, ["SIGHUP 1"]),
+        # caught by somebody's code: the second one ends it
+        ("for i in range(2):\n    try: send(2 + 13 * i)\n    except BaseException: print(i)", 9, ["0", "ended by 2"]),
+        ("Loses(); print('lost')", 9, ["ended by 2"]),
+        ("settle(4); send(15)", 4, []),
+        (
+            "try:\n    with uninterrupted():\n        send(15)\n        send(15)\n        print('whole')\n"
+            "except TerminatedError: print('late')",
+            9,
+            ["whole", "ended by 15"],
+        ),
+        (
+            "try:\n    with uninterrupted():\n        send(2)\n        print('whole')\n"
+            "except KeyboardInterrupt: print('late')",
+            0,
+            ["whole", "late"],
+        ),
+    ],
+)
+def test_signals(do, code, out):
+    ended, printed, err = python(SIGNALLED.format(do=do))
+    assert (ended, printed.splitlines(), err) == (code, ["True False", *out], "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_that_is_ignored_stays_so():
+    """As nohup wants it."""
+    do = "send(signal.SIGHUP); print('goes on')"
+    script = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{SIGNALLED.format(do=do)}"
+    assert python(script) == (0, "True False\ngoes on\n", "")
+
+
+def test_a_function_that_ends_the_process_does_not():
+    end = "import os\n    try: os._exit(0)\n    except SystemExit as error: print('exit', error); sys.exit(7)"
+    code, out, _ = python(ENDING.format(end=end, upgrade=""))
+    assert (code, out.splitlines()) == (7, ["out", "exit 0", "handled"])
+    end = "import os\n    if os.fork() == 0: os._exit(5)\n    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"
+    assert python(ENDING.format(end=end, upgrade=""))[0] == 5
+
+
+def test_what_is_read_is_noted(tmp_path):
+    (tmp_path / "read").touch()
+    script = (
+        "import os, sys\nfrom qtool.core.process import watch_reads\nos.chdir(sys.argv[1])\nopen('read').close()\n"
+        "reads = watch_reads()\nopen('read', 'rb').close(); open('written', 'w').close()\n"
+        "os.close(os.open('read', 0))\n"
+        "print(reads() == [os.path.abspath('read')], reads())"
+    )
+    code, out, err = python(script, str(tmp_path))
+    assert (code, out.split()[0], err) == (0, "True", ""), out
+
+
+def test_warnings_and_log_lines_of_packages_are_silenced():
+    script = (
+        "import logging, warnings\nfrom qtool.core.process import is_silenced, silenced\n"
+        "def speak():\n    warnings.simplefilter('always'); warnings.warn('w'); logging.getLogger('x').warning('l')\n"
+        "    return is_silenced()\n"
+        "with silenced(): print(speak())\nwith silenced(False): print(speak())"
+    )
+    code, out, err = python(script)
+    assert (code, out) == (0, "True\nFalse\n") and err.splitlines()[0].endswith("UserWarning: w") and "\nl\n" in err
+
+
 LOADED = "print(*sorted(m for m in sys.modules if m.startswith(('sympy.', 'mpmath'))))"
 
 

@@ -218,10 +218,10 @@ def test_nan_in_a_candidate_fails_its_gates(tmp_path):
     assert result.candidates[0].nan is not None
     assert (result.candidates[0].nan.sample, result.candidates[0].nan.samples) == (4, 2)
     assert [gate.passed for gate in result.gates] == [False, False, False]
-    assert all("NaN in 2 sample(s), first in output 'scores' of sample 4" in g.message for g in result.gates)
+    assert all("NaN in 2 samples, first in output 'scores' of sample 4" in g.message for g in result.gates)
     assert math.isnan(result.candidates[0].score("mean").value)
     (found,) = evaluate(broken, reference, data).candidates
-    assert str(found.nan) == "a number for NaN or Inf in 2 sample(s), first in output 'scores' of sample 4"
+    assert str(found.nan) == "a number for NaN or Inf in 2 samples, first in output 'scores' of sample 4"
     (same,) = evaluate(broken, broken, data).candidates
     assert (same.nan, same.sqnr_db) == (None, math.inf), "NaN for NaN is the same"
 

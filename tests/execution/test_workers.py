@@ -15,7 +15,7 @@ import pytest
 
 import qtool
 from qtool.cli import main
-from qtool.core.errors import UsageError, WorkerError
+from qtool.core.errors import UnexpectedWorkerError, UsageError, WorkerError
 from qtool.execution import Missing, run, width
 from qtool.execution.supplies import ModelFile
 from qtool.execution.workers import Workers
@@ -427,7 +427,7 @@ def test_a_script_without_a_main_guard_is_told_so(folder):
 
 
 def test_failures_are_one_line():
-    with pytest.raises(WorkerError, match=r"ZeroDivisionError: .*by zero"):
+    with pytest.raises(UnexpectedWorkerError, match=r"ZeroDivisionError: .*by zero"):
         list(run(Inline(), lambda n, _: 1 // n, [0], lambda *_: None))
 
 

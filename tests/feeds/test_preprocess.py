@@ -224,7 +224,7 @@ def test_settings_that_contradict_the_model_are_refused(shape, preprocess, words
         ({"scale": 0}, ["scale"]),
         ({"mean": []}, ["mean"]),
         ({"mean": [1, 2]}, ["mean", "3 channels"]),
-        ({"mean": [1, 2, 3], "color": "GRAY"}, ["mean", "1 channels"]),
+        ({"mean": [1, 2, 3], "color": "GRAY"}, ["mean", "1 channel "]),
         ({"std": 0}, ["std"]),
         ({"std": float("nan")}, ["std", "float32"]),
         ({"size": 0}, ["size"]),

@@ -2,7 +2,8 @@
 
 from click.testing import CliRunner
 
-from qtool.cli import COMMANDS, app
+from qtool.cli import COMMANDS
+from qtool.cli.group import app
 from tests.support.places import REPOSITORY
 
 FILE = REPOSITORY / "docs" / "cli.md"

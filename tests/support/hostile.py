@@ -29,7 +29,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 import qtool
-from qtool.cli import app
+from qtool.cli.group import app
 from qtool.core.errors import QtoolError
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds import open_feeds

@@ -92,7 +92,7 @@ ROOMS = {
     "qtool": _room("the public names", f"{_CORE} execution pipeline.calibration quantization evaluation tuning", ""),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
-        f"qtool {_CORE} targets execution feeds pipeline.calibration quantization evaluation tuning report",
+        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation tuning report",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),

@@ -13,6 +13,7 @@ from qtool.core.errors import UsageError
 from qtool.core.records.codec import UNWRITTEN, encoded, json_number
 from qtool.core.records.header import header
 from qtool.core.records.summary import shortened, summary
+from qtool.core.text import amount
 
 SCHEMA_VERSION = 1
 
@@ -112,7 +113,9 @@ class NanFound:
     what: str = field(default="NaN", metadata=UNWRITTEN)
 
     def __str__(self) -> str:
-        return f"{self.what} in {self.samples} sample(s), first in output '{self.output}' of sample {self.sample}"
+        return (
+            f"{self.what} in {amount(self.samples, 'sample')}, first in output '{self.output}' of sample {self.sample}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +213,7 @@ class Evaluation:
         ]
         return summary(
             "Evaluation",
-            f"{self.samples} samples of {shortened(self.data)}",
+            f"{amount(self.samples, 'sample')} of {shortened(self.data)}",
             *shown,
             f"{len(models) - 4} more models" if len(models) > 4 else "",
             f"{'passed' if self.passed else 'failed'} {len(self.gates)} gates" if self.gates else "",

@@ -9,6 +9,7 @@ from qtool.core.records.examples import EXAMPLES, Runs, chosen, with_room
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.statistics import Flaw, Statistics
+from qtool.core.text import amount
 
 
 class Sum:
@@ -101,8 +102,8 @@ def _check_shards(given: Sequence[Statistics], parts: Sequence[Part]) -> None:
         expected = len(range(part.shard.index - 1, total, count))
         if part.batches != expected:
             raise CalibrationError(
-                f"{one.name}: shard {part.shard} has {part.batches} batches, not {expected} of {total}; "
-                "make all shards from the same data"
+                f"{one.name}: shard {part.shard} has {amount(part.batches, 'batch', 'batches')}, not {expected} of "
+                f"{total}; make all shards from the same data"
             )
 
 

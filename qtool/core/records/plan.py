@@ -16,6 +16,7 @@ from qtool.core.records.options import GRANULARITIES, SCHEMES
 from qtool.core.records.placement import Reader
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.summary import shortened, summary
+from qtool.core.text import amount
 
 VERSION = 1
 
@@ -131,7 +132,7 @@ class Plan:
             f"model {self.model_digest[:8]}",
             f"target {self.target!r}",
             f"calibrator {shortened(self.calibrator)!r}",
-            f"{sum(layer in self.integer for layer in self.layers)} of {len(self.layers)} layers integer",
+            f"{sum(layer in self.integer for layer in self.layers)} of {amount(len(self.layers), 'layer')} integer",
             *(f"{len(given)} {name}" for name, given in rows.items() if given),
             " ".join(self.recipe.steps),
         )

@@ -9,6 +9,7 @@ from qtool.core.records.codec import Real, called, decoded, encoded, json_number
 from qtool.core.records.evaluation import MetricInfo, MetricKind
 from qtool.core.records.header import header, without_header
 from qtool.core.records.summary import shortened, summary
+from qtool.core.text import amount
 
 SCHEMA_VERSION = 1
 View = Literal["alone", "without"]
@@ -80,9 +81,9 @@ class Sensitivity:
         return summary(
             "Sensitivity",
             shortened(self.model),
-            f"{self.samples} samples of {shortened(self.data)}",
+            f"{amount(self.samples, 'sample')} of {shortened(self.data)}",
             "SQNR" if self.metric is None else f"metric {shortened(self.metric.name)}",
-            f"{len(self.layers)} layers",
+            amount(len(self.layers), "layer"),
             f"most sensitive {shortened(self.layers[0].name)!r}" if self.layers else "",
             "" if self.complete else "unfinished",
         )

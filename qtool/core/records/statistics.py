@@ -30,6 +30,7 @@ from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, TensorHeader
 from qtool.core.records.summary import shortened, summary
+from qtool.core.text import amount
 
 VERSION = 2
 _HEADER, _CHECKSUM = "header.json", "sha256"
@@ -82,8 +83,8 @@ class Statistics:
             "Statistics",
             shortened(self.name),
             f"model {self.model_digest[:8]}",
-            f"{self.samples} samples",
-            f"{len(self.tensors)} tensors",
+            amount(self.samples, "sample"),
+            amount(len(self.tensors), "tensor"),
             "" if self.part is None else f"shard {self.part.shard}",
             " ".join(self.recipe.steps),
         )

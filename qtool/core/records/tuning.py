@@ -10,6 +10,7 @@ from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
+from qtool.core.text import amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,9 @@ class Tuned:
             "Tuned",
             shortened(self.output),
             f"target {'met' if self.met else 'missed'}: {shortened(self.metric)} drop at most {self.max_drop}",
-            f"{len(self.steps)} steps",
+            amount(len(self.steps), "step"),
             f"kept {shortened(self.best.what)}",
-            f"{self.best.float_layers} layers float",
+            f"{amount(self.best.float_layers, 'layer')} float",
             repr(self.verification),
         )
 

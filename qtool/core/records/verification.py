@@ -6,6 +6,7 @@ from typing import Any
 
 from qtool.core.records.codec import encoded
 from qtool.core.records.summary import summary
+from qtool.core.text import amount
 
 MADE_UP = "made-up inputs"
 """The reasons why nothing was run that data of the user's would mend begin with it."""
@@ -84,15 +85,15 @@ class Verification:
     unlike: dict[str, int] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {self.examples} samples"
+        accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {amount(self.examples, 'sample')}"
         return summary(
             "Verification",
-            f"{self.integer_layers} of {self.layers} layers integer",
+            f"{self.integer_layers} of {amount(self.layers, 'layer')} integer",
             f"{percent(self.integer_share)} of multiply-accumulates",
-            f"{len(self.fallbacks)} fallbacks" if self.fallbacks else "",
+            amount(len(self.fallbacks), "fallback") if self.fallbacks else "",
             "arithmetic not checked"
             if self.unchecked
-            else f"{len(self.tensors)} tensors differ by {self.steps or 0} steps at most",
+            else f"{amount(len(self.tensors), 'tensor')} differ by {amount(self.steps or 0, 'step')} at most",
             accuracy if self.examples and not math.isnan(self.output_sqnr_db) else "accuracy not measured",
             "" if self.census else "not run as integers on this machine",
         )

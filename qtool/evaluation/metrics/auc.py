@@ -6,6 +6,7 @@ from array import array
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.text import amount
 from qtool.evaluation.metrics.classes import class_labels
 from qtool.evaluation.metrics.heads import ClassOutput
 from qtool.evaluation.metrics.observation import Observation, rows
@@ -25,7 +26,7 @@ class Auc:
 
     def __init__(self, output: ClassOutput) -> None:
         if output.columns > 2 or output.holds_class:
-            what = "holds the class itself" if output.holds_class else f"has {output.columns} columns"
+            what = "holds the class itself" if output.holds_class else f"has {amount(output.columns, 'column')}"
             raise UsageError(
                 f"{arg('metric', 'auc')}: is for binary scores, but output '{output.name}' {what}; use "
                 f"{arg('metric', 'f1')}"

@@ -3,6 +3,7 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.text import amount
 from qtool.evaluation.metrics.heads import (
     LABELS,
     ClassOutput,
@@ -121,7 +122,7 @@ def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) ->
             f"{arg('metric', metric)}: no output has the shape of class scores [N, classes]; {_ALTERNATIVE}"
         )
     if k > 1 and output.columns <= k:
-        classes = f"{output.columns} column(s)"
+        classes = amount(output.columns, "column")
         raise UsageError(
             f"{arg('metric', metric)}: output '{output.name}' has {classes}, so it means nothing here; use "
             f"{arg('metric', 'top1')}"
@@ -144,9 +145,9 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
         return one_hot
     if array.shape not in {(seen.size,), (seen.size, 1)}:
         raise DataError(
-            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {array.shape} for {seen.size} "
-            "sample(s) from sample "
-            f"{seen.start}; it must hold one class a sample, or {_ALTERNATIVE}"
+            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {array.shape} for "
+            f"{amount(seen.size, 'sample')} from sample {seen.start}; it must hold one class a sample, or "
+            f"{_ALTERNATIVE}"
         )
     if not are_whole(array):
         raise DataError(

@@ -6,6 +6,7 @@ from array import array
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.text import amount
 from qtool.evaluation.metrics.heads import LABELS
 from qtool.evaluation.metrics.observation import Observation, rows
 
@@ -37,7 +38,7 @@ class _Scored:
         if labels.shape not in {(seen.size,), (seen.size, 1)} or labels.dtype.kind not in "iubf":
             raise DataError(
                 f"{arg('metric', self._metric)}: 'labels' in {arg('data')} is {labels.dtype} {list(labels.shape)} "
-                f"for {seen.size} sample(s) from sample {seen.start}; give one number a sample"
+                f"for {amount(seen.size, 'sample')} from sample {seen.start}; give one number a sample"
             )
         wanted = labels.reshape(-1).astype(np.float64)
         if not np.isfinite(wanted).all():

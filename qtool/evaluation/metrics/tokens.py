@@ -3,6 +3,7 @@
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.text import amount
 from qtool.evaluation.metrics.classes import Agreement, are_whole
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions
 from qtool.evaluation.metrics.observation import Observation
@@ -88,8 +89,8 @@ def token_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
         )
     if array.ndim < 2 or len(array) != seen.size:
         raise DataError(
-            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {list(array.shape)} for {seen.size} "
-            f"sample(s) from sample {seen.start}; it must hold a row of tokens a sample"
+            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {list(array.shape)} for "
+            f"{amount(seen.size, 'sample')} from sample {seen.start}; it must hold a row of tokens a sample"
         )
     if not are_whole(array):
         raise DataError(

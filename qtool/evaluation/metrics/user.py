@@ -9,9 +9,7 @@ for what is no mean of samples. Higher is better unless the function or class ha
 
 import inspect
 import math
-import traceback
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +17,7 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.sqnr import unlike
 from qtool.evaluation.metrics.observation import Observation
-from qtool.feeds import load_function
+from qtool.feeds import load_function, raised, refuse_to_stop
 
 ScoreFunction = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], Any]
 
@@ -138,8 +136,9 @@ class UserAccumulator:
     def _call(self, what: str, function: Callable[..., Any], *arguments: Mapping[str, np.ndarray]) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:
-            raise DataError(f"{arg('metric', self._name)}: {what}: {_one_line(error)}; correct the metric") from error
+        except BaseException as error:
+            refuse_to_stop(error)
+            raise DataError(f"{arg('metric', self._name)}: {what}: {raised(error)}; correct the metric") from error
 
 
 def _holds_nan(output: np.ndarray, reference: np.ndarray) -> bool:
@@ -152,9 +151,3 @@ def _holds_nan(output: np.ndarray, reference: np.ndarray) -> bool:
 
 def _kind(value: object) -> str:
     return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-
-
-def _one_line(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-    return f"{said} ({Path(frame.filename).name}, line {frame.lineno})"

@@ -10,6 +10,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.feeds.batching import Batching, Chunk, Deferred, Reader
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
@@ -38,7 +39,9 @@ def open_array_folder(folder: Path, fitter: Fitter, batch_size: int, limit: int 
         table = _file_table(path, fitter)
         plan = fitter.arrange(str(path), table.headers)
         if label is not None and plan.size != 1:
-            raise DataError(f"{path}: holds {plan.size} samples but labels.csv one label; give one sample a file")
+            raise DataError(
+                f"{path}: holds {amount(plan.size, 'sample')} but labels.csv one label; give one sample a file"
+            )
         available += plan.size
         divisible = divisible and plan.divisible
         sizes.append((plan.size, plan.divisible))
@@ -120,6 +123,6 @@ def _check_test_set(path: Path, inputs: list[InputSpec]) -> None:
             raise DataError(f"{path}: input_{number}.pb, the model's input '{spec.name}', does not exist; add it")
     if len(numbers) > len(inputs):
         raise DataError(
-            f"{path}: input_{max(numbers)}.pb is one more than the model's {len(inputs)} inputs; "
+            f"{path}: input_{max(numbers)}.pb is one more than the model's {amount(len(inputs), 'input')}; "
             f"use the test set of this model"
         )

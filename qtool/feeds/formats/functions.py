@@ -6,6 +6,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,10 +14,14 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError
+from qtool.core.process import TerminatedError, may_be_interrupted
+from qtool.core.text import told
 from qtool.feeds.batching import Chunk, Reader
 from qtool.feeds.checks import closest
 from qtool.feeds.fitting import Fitter
 
+_HERE = Path(__file__).parents[2]
+"""The package, whose own lines say nothing of a user's function."""
 _SPEC = re.compile(r"(?P<module>.+):(?P<function>[^\W\d]\w*)")
 
 
@@ -46,8 +51,9 @@ def load_function(spec: str) -> Callable[..., Any]:
         module = _load_file(Path(name)) if name.endswith(".py") else _load_module(name)
     except DataError:
         raise
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{spec}: importing {name} raised {_told(error)}") from error
+    except BaseException as error:
+        refuse_to_stop(error)
+        raise DataError(f"{spec}: importing {name} raised {raised(error)}; correct it") from error
     found = getattr(module, function, None)
     if not callable(found):
         near = closest(function, [key for key, value in vars(module).items() if callable(value)])
@@ -137,15 +143,29 @@ def _fitted(name: str, records: Iterator[Any], fitter: Fitter, *, copy: bool) ->
 
 
 def _yielded(name: str, function: Callable[[], Any]) -> Iterator[Any]:
-    try:
+    with _refusing(name):
         result = function()
-        if isinstance(result, Mapping):
-            raise DataError(f"{name}: returned one dictionary; it must yield one for every sample")
-        yield from result
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{name}: raised {_told(error)}; correct the function") from error
+    if isinstance(result, Mapping):
+        raise DataError(f"{name}: returned one dictionary; it must yield one for every sample")
+    with _refusing(name):
+        records = iter(result)
+    nothing = object()
+    while True:
+        with _refusing(name):
+            record = next(records, nothing)
+        if record is nothing:
+            return
+        yield record
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn whatever a user's function raises into a `DataError`."""
+    try:
+        yield
+    except BaseException as error:
+        refuse_to_stop(error)
+        raise DataError(f"{name}: raised {raised(error)}; correct the function") from error
 
 
 def arrays_of(name: str, record: Any, index: int | None = None) -> dict[str, np.ndarray]:
@@ -159,15 +179,24 @@ def arrays_of(name: str, record: Any, index: int | None = None) -> dict[str, np.
         raise DataError(f"{item} is a {type(record).__name__}, not a dictionary; give dictionaries name -> array")
     try:
         return {str(key): np.asarray(value) for key, value in record.items()}
-    except Exception as error:
-        raise DataError(f"{item} holds what is no array ({_told(error)}); give NumPy arrays") from error
+    except BaseException as error:
+        refuse_to_stop(error)
+        raise DataError(f"{item} holds what is no array ({raised(error)}); give NumPy arrays") from error
 
 
-def _told(error: BaseException) -> str:
-    """An exception's type, message and place, on one line."""
-    text = " ".join(str(error).split())[:300]
+def refuse_to_stop(error: BaseException) -> None:
+    """Raise an exception of a user's code again where it is none of that code: Ctrl-C, or a signal to end.
+
+    `sys.exit`, or a `KeyboardInterrupt` of its own, must not end qtool as if all had been done.
+    """
+    stopped = isinstance(error, KeyboardInterrupt) and may_be_interrupted()
+    if stopped or isinstance(error, TerminatedError | MemoryError):
+        raise error
+
+
+def raised(error: BaseException) -> str:
+    """Return the type, message and place of an exception of a user's code, on one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    here = Path(__file__)
-    own = [frame for frame in frames if Path(frame.filename) != here and "importlib" not in frame.filename]
+    own = [frame for frame in frames if _HERE not in Path(frame.filename).parents and "importlib" not in frame.filename]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text}{place}" if text else f"{type(error).__name__}{place}"
+    return f"{told(error)}{place}"

@@ -15,6 +15,7 @@ from qtool.core.errors import DataError, arg
 from qtool.core.reading import read_lines
 from qtool.core.records.codec import parsed
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import closest, quoted
 from qtool.feeds.fitting import Fitter
@@ -59,7 +60,7 @@ class _Lines:
         where = f"{self._path}, line {number}"
         chunk = self._fitter.fit(where, self._arrays(where, _parsed(where, line)), start, where)
         if chunk.divisible and chunk.size != 1:
-            raise DataError(f"{where}: holds {chunk.size} samples; give one a line, without the batch axis")
+            raise DataError(f"{where}: holds {amount(chunk.size, 'sample')}; give one a line, without the batch axis")
         return chunk
 
     def _arrays(self, where: str, record: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Unpack
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
-from qtool.core.files import check_writable, remove_unfinished
+from qtool.core.files import check_writable
 from qtool.core.progress import Progress, silent
 from qtool.core.records.merging import merge as merged
 from qtool.core.records.parts import Shard
@@ -113,7 +113,6 @@ def calibrate(
     if output is not None:
         size = statistics.save(output)
         statistics = replace(statistics, name=str(output))
-        remove_unfinished(output)
     if kept is not None:
         kept.remove()
     return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)

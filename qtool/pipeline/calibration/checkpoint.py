@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtool.core.errors import CalibrationError
-from qtool.core.files import remove_unfinished
+from qtool.core.files import remove_with_outputs
 from qtool.core.records.merging import Sum
 from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import Recipe
@@ -53,6 +53,5 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the file, and what was left of it while it was written."""
-        self.path.unlink(missing_ok=True)
-        remove_unfinished(self.path)
+        """Remove the file, once the statistics are there."""
+        remove_with_outputs(self.path)

@@ -8,6 +8,7 @@ from qtool.core.numerics.affine import MIN_SCALE, QParams, TensorSpec, fit_insid
 from qtool.core.numerics.weights import bias_scale, largest_magnitudes, quantize_weight, saturating_channels
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, ConstantPlan, WeightPlan
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
@@ -128,8 +129,8 @@ class PlanRows:
         channels = 1 if axis is None else array.shape[axis] if 0 <= axis < array.ndim else None
         if channels != len(scale):
             raise MisfitError(
-                f"{where}: constant {row.tensor!r} has shape {list(array.shape)}, which {len(scale)} scales along axis "
-                f"{axis} do not fit"
+                f"{where}: constant {row.tensor!r} has shape {list(array.shape)}, which is not that of "
+                f"{amount(len(scale), 'scale')} along axis {axis}"
             )
         if row.params.dtype != "int8" or any(row.params.zero_point):
             raise MisfitError(f"{where}: weights are int8 with zero point 0")
@@ -206,7 +207,7 @@ class PlanRows:
             raise MisfitError(f"{where}: node {node!r} has a shift of its bias, but its operands are float")
         exact = edit.constant_or_none(found.inputs[index] if index < len(found.inputs) else None)
         if exact is None or exact.shape != (len(row.shift),):
-            raise MisfitError(f"{where}: the bias of node {node!r} does not have {len(row.shift)} elements")
+            raise MisfitError(f"{where}: the bias of node {node!r} does not have {amount(len(row.shift), 'element')}")
         if _overflows(exact + np.asarray(row.shift), scale):
             raise MisfitError(f"{where}: 32 bits do not hold the bias of node {node!r} with this shift")
         self._once("shifts", where, node)

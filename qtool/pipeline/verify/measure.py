@@ -12,6 +12,7 @@ from qtool.core.numerics.affine import dequantize
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
+from qtool.core.text import amount
 from qtool.graph import compose, edit
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
@@ -149,7 +150,8 @@ class Measured:
             if steps.wrong:
                 raise LayerError(
                     f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
-                    f"{steps.largest} steps, {steps.total / steps.count:.2f} on average); please report this model",
+                    f"{amount(steps.largest, 'step')}, {steps.total / steps.count:.2f} on average); please report this "
+                    "model",
                     dict.fromkeys(
                         makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
                     ),

@@ -13,6 +13,7 @@ from qtool.feeds import load_function, open_feeds
 X = InputSpec("x", np.dtype(np.float32), ("N", 2))
 
 SOURCE = """
+import sys
 import numpy as np
 import helper_beside_it
 
@@ -33,6 +34,24 @@ def text(): yield "x"
 def ragged(): yield {"x": [[1.0], [1.0, 2.0]]}
 def bad_value(): yield from ({"x": np.array([1, v], np.float32)} for v in (0, np.nan))
 def nothing(): return None
+class Silent(Exception):
+    def __str__(self): raise SystemExit
+def leaves():
+    yield {"x": SHARED}
+    sys.exit(0)
+def leaves_at_once(): sys.exit(1)
+def closes():
+    yield {"x": SHARED}
+    raise GeneratorExit
+def interrupts():
+    yield {"x": SHARED}
+    raise KeyboardInterrupt
+def silent():
+    raise Silent
+    yield
+class Array:
+    def __array__(self, *_, **__): sys.exit(0)
+def odd_array(): yield {"x": Array()}
 def returns_list(): return [{"x": SHARED}] * 3
 number = 3
 """
@@ -84,7 +103,7 @@ def test_a_returned_list_serves():
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("hook_data:fails", ["hook_data:fails", "ValueError: no more", "hook_data.py, line 14"]),
+        ("hook_data:fails", ["hook_data:fails", "ValueError: no more", "hook_data.py, line 15"]),
         ("hook_data:wants", ["TypeError", "argument"]),
         ("hook_data:one", ["yield"]),
         ("hook_data:text", ["item 0", "str", "dictionaries"]),
@@ -98,13 +117,27 @@ def test_a_returned_list_serves():
         ("broken_hook.py:f", ["SyntaxError"]),
         ("needs_missing:f", ["not_installed_anywhere"]),
         ("exits:f", ["SystemExit"]),
+        ("hook_data:leaves", ["hook_data:leaves: raised SystemExit: 0", "line 27", "correct the function"]),
+        ("hook_data:leaves_at_once", ["SystemExit: 1"]),
+        ("hook_data:closes", ["GeneratorExit"]),
+        ("hook_data:interrupts", ["KeyboardInterrupt"]),
+        ("hook_data:silent", ["raised Silent (hook_data.py"]),
+        ("hook_data:odd_array", ["no array", "SystemExit"]),
         ("no_such_file.py:f", ["no_such_file.py: does not exist"]),
     ],
 )
-def test_what_goes_wrong_is_named_in_one_line(spec, words):
+def test_what_goes_wrong_is_named_in_one_line(spec, words, monkeypatch):
+    # a program knows that no signal has come
+    monkeypatch.setattr("qtool.feeds.formats.functions.may_be_interrupted", lambda: False)
     message = refused(spec)
     for word in words:
         assert word in message
+
+
+@pytest.mark.usefixtures("project")
+def test_ctrl_c_in_a_function_is_no_fault_of_it():
+    with pytest.raises(KeyboardInterrupt):
+        refused("hook_data:interrupts")
 
 
 def test_a_callable_and_a_list_serve():

@@ -121,19 +121,21 @@ def test_the_checkpoint_is_not_part_of_the_data(folder):
     (home / "nowhere.npy").symlink_to("/nonexistent")
     with pytest.raises(KeyboardInterrupt):
         qtool.calibrate("m.onnx", home, home / "new.calib", checkpoint=0, progress=interrupt_at(6))
-    (home / ".new.calib.checkpoint.abcdefgh.part").touch()
+    (home / ".new.calib.checkpoint.abcdefgh.qtool.part").touch()
     result = qtool.calibrate("m.onnx", home, home / ".." / "arrays" / "new.calib")
     assert result.resumed == 5
     assert (home / "new.calib").read_bytes() == (folder / "m.calib").read_bytes()
 
 
 def test_what_was_killed_while_writing_is_cleared_away(folder):
-    """A `.part` of this output, and of no other."""
+    """Whatever it was, and nothing that looks only like it."""
     (folder / "away").mkdir()
-    for name in (".new[1].calib.abcdefgh.part", ".new[1].calib.checkpoint.abcdefgh.part", ".n.calib.abcdefgh.part"):
+    left = [".new.calib.abcdefgh.qtool.part", ".new.calib.checkpoint.abcdefgh.qtool.part", ".q.onnx.abcdefgh.qtool.old"]
+    for name in (*left, ".q.onnx.abcdefgh.part", "q.onnx.abcdefgh.qtool.part"):
         (folder / "away" / name).touch()
     qtool.calibrate("m.onnx", "good.npz", "away/new[1].calib")
-    assert sorted(p.name for p in (folder / "away").iterdir()) == [".n.calib.abcdefgh.part", "new[1].calib"]
+    there = sorted(p.name for p in (folder / "away").iterdir())
+    assert there == [".q.onnx.abcdefgh.part", "new[1].calib", "q.onnx.abcdefgh.qtool.part"]
 
 
 @pytest.mark.usefixtures("stopped")

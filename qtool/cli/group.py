@@ -1,0 +1,84 @@
+"""The group of commands, each imported when it is used."""
+
+import importlib
+from collections.abc import Sequence
+
+import click
+
+from qtool import __version__
+from qtool.cli import COMMANDS
+from qtool.cli.base import Helpful
+from qtool.cli.outputs import begin
+from qtool.cli.streams import say
+
+
+class LazyGroup(Helpful, click.Group):
+    """A group whose commands are imported when they are used, so that `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of the commands, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return the command of that name, imported now; None where there is none."""
+        if cmd_name not in COMMANDS:
+            return None
+        return command_of(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands for the help, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def command_of(name: str) -> click.Command:
+    """Import the module of a command, and return the command."""
+    module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
+    command: click.Command = module.command
+    return command
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        say(f"qtool, version {__version__}", needed=True)
+        context.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 a bug of qtool.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version and exit.",
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors, and the warnings of packages, on stderr.")
+def app(*, debug: bool) -> None:
+    """Turn a float ONNX model into an int8 model that onnxruntime's integer kernels really run, and prove it.
+
+    \b
+    Example:
+      qtool calibrate model.onnx --data images.npz -o model.calib
+      qtool quantize  model.onnx --calibration model.calib -o model.int8.onnx
+      qtool eval      model.onnx model.int8.onnx --data labelled.npz --metric top1 --max-drop 1%
+    """
+
+
+def ran(words: Sequence[str]) -> int:
+    """Run the command line, and return its exit code.
+
+    Raises:
+        Exception: whatever goes wrong, click's own errors too.
+    """
+    begin()
+    try:
+        with app.make_context("qtool", list(words)) as context:
+            code = app.invoke(context)
+    except click.exceptions.Exit as done:
+        code = done.exit_code
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,238 @@
+"""The outputs of a command: never over what it reads, all of them together, and `-` for standard output."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qtool.cli.streams import check_stdout, complain, print_document, reserved_stdout, say
+from qtool.cli.wording import option_of
+from qtool.core.errors import UsageError
+from qtool.core.files import check_writable, place_of, restored_on_error, together, write_text
+from qtool.core.process import watch_reads
+
+STDOUT = "-"
+CONFIG = "qtool.config"
+"""The key of a context's `meta` under which the path of the configuration file is."""
+_PRINTABLE = ("--json", "--junit", "--markdown")
+_MODELS = ("model", "float_model", "candidates")
+_READ = (
+    *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
+    "tokenizer",
+)  # fmt: skip
+"""Parameters of commands that name what is read: files, folders, or functions in files."""
+
+
+@dataclass(slots=True)
+class Outputs:
+    """The outputs of a command. paths: by option, without those that are printed; printed: documents."""
+
+    paths: Mapping[str, str]
+    printed: list[str] = field(default_factory=list)
+
+    def json(self, path: str, document: Mapping[str, Any]) -> None:
+        """Write a document as strict JSON (no NaN, no Infinity, ASCII), keys in their order.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        self.text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+    def text(self, path: str | None, text: str) -> None:
+        """Write a text with the other outputs, or print it where the path is `-`. Raises `OutputError`."""
+        if path == STDOUT:
+            self.printed.append(text)
+        elif path is not None:
+            write_text(path, text)
+
+
+@dataclass(slots=True)
+class _Made:
+    """What the current command has made so far.
+
+    appeared: its outputs, once they are there. stands: says which part of the work is kept where it is stopped. reads:
+    lists the files that were read, in a program.
+    """
+
+    appeared: Sequence[Path] = ()
+    stands: Callable[[], str | None] | None = None
+    reads: Callable[[], list[str]] | None = None
+
+
+_made = _Made()
+
+
+def begin() -> None:
+    """Let nothing be written yet, as far as `what_was_written` knows."""
+    _made.appeared, _made.stands = (), None
+
+
+def note_reads() -> None:
+    """Record from now on what this program reads, so that no output is written over it."""
+    _made.reads = watch_reads()
+
+
+def what_was_written() -> str:
+    """Return what the command has written so far, for the line that it ends with."""
+    there = [str(path) for path in _made.appeared]
+    if there:
+        return f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} written"
+    kept = None if _made.stands is None else _made.stands()
+    return kept or "nothing was written"
+
+
+@contextmanager
+def outputs(
+    written: Mapping[str, str | None],
+    *,
+    growing: Mapping[str, str | None] | None = None,
+    stands: Callable[[], str | None] | None = None,
+    restored: Sequence[str] = (),
+) -> Iterator[Outputs]:
+    """Check what the current command writes, and let all of it appear at the end of the block, or nothing; yield it.
+
+    Args:
+        written: option to path, None where it was not given; `-` is standard output.
+        growing: the same, for what is written while the work goes on.
+        stands: says, where the command is stopped, what of the work is kept; None where nothing is.
+        restored: paths of `growing` that get back what was there before if the command fails.
+
+    Raises:
+        OutputError: an output cannot be written.
+        UsageError: two outputs are one file, an output is or was read, two go to standard output, or one that is no
+            text goes there.
+    """
+    given = {option: path for option, path in {**written, **(growing or {})}.items() if path is not None}
+    there = any(path != STDOUT and os.path.exists(path) for path in given.values())  # noqa: PTH110
+    check_outputs(given, _read(click.get_current_context()) if there else {})
+    appearing = [path for option, path in given.items() if option in written and path != STDOUT]
+    _made.appeared, _made.stands = (), stands
+    with (
+        restored_on_error(*restored),
+        reserved_stdout(STDOUT in given.values()),
+        together(*reversed(appearing)) as appeared,
+    ):
+        _made.appeared = appeared
+        made = Outputs({option: path for option, path in given.items() if path != STDOUT})
+        yield made
+        _refuse_overwriting({option: path for option, path in made.paths.items() if option in written})
+        for text in made.printed:
+            print_document(text)
+
+
+def show(text: str, *, needed: bool = False) -> None:
+    """Print the lines of a result; where standard output does not take them, say so, and what was written.
+
+    needed: they are all that the command gives. Raises `OutputError` where they are lost then.
+    """
+    lost = say(text, needed=needed)
+    if lost is not None:
+        complain(f"{lost}; {what_was_written()}")
+
+
+def check_outputs(outputs: Mapping[str, str], inputs: Mapping[str, list[Path]]) -> None:
+    """Refuse, before any work is done, outputs that cannot be written or would destroy something.
+
+    Args:
+        outputs: option to path; `-` is standard output.
+        inputs: the files that the command reads, by what to call them.
+
+    Raises:
+        OutputError: an output cannot be written.
+        UsageError: two outputs are one file, an output is an input, two go to standard output, or one that is no text
+            goes there.
+    """
+    taken: dict[str, str] = {}
+    for option, path in outputs.items():
+        if path == STDOUT:
+            if option not in _PRINTABLE:
+                raise UsageError(f"{option} -: cannot be printed; name a file")
+            check_stdout()
+            place = STDOUT
+        else:
+            place = str(place_of(check_writable(path)))
+            name = _input_at(place, inputs)
+            if name is not None:
+                raise UsageError(f"{option} {path}: is {name} already; name another file")
+        # names that differ in case are one file on some systems
+        if place.casefold() in taken:
+            where = "standard output" if place == STDOUT else path
+            raise UsageError(f"{option} {where}: is {taken[place.casefold()]} already; name another file")
+        taken[place.casefold()] = option
+
+
+def _read(context: click.Context) -> dict[str, list[Path]]:
+    """What a command reads, by option, as files."""
+    given = {name: context.params.get(name) for name in _READ}
+    found: dict[str, list[Path]] = {}
+    for name, value in given.items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                shown = str(option_of(context.command, name)).removesuffix("...")
+                found[f"{shown} {text}" if isinstance(value, tuple) else shown] = _files(text, name)
+    if CONFIG in context.meta:
+        found["--config"] = [Path(context.meta[CONFIG])]
+    return found
+
+
+def _files(text: str, name: str) -> list[Path]:
+    """The files that an argument stands for, as far as its text tells."""
+    path = Path(text)
+    if name in _MODELS:
+        from qtool.graph.model_files import model_files
+
+        with suppress(OSError, ValueError):
+            return model_files(path) if path.is_file() else [path]
+    if path.is_dir():
+        return _data_in(path)
+    source, colon, _ = text.rpartition(":")
+    return [path, Path(source)] if colon and source.endswith(".py") else [path]
+
+
+def _data_in(folder: Path) -> list[Path]:
+    from qtool.feeds.formats.folders import ARRAY_SUFFIXES
+    from qtool.feeds.formats.images import IMAGE_SUFFIXES
+    from qtool.feeds.formats.listing import LABELS_FILE
+
+    read = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, ".pb")
+    found = (Path(parent, file) for parent, _, files in os.walk(folder) for file in files)
+    return [file for file in found if file.suffix.lower() in read or file.name == LABELS_FILE]
+
+
+def _input_at(place: str, inputs: Mapping[str, list[Path]]) -> str | None:
+    """What to call the input that a path leads to: by the file itself, whatever it is called there."""
+    try:
+        there = os.stat(place)  # noqa: PTH116
+    except OSError:
+        return None
+    for name, files in inputs.items():
+        for file in files:
+            with suppress(OSError, ValueError):
+                if os.path.samestat(file.stat(), there):
+                    return name
+    return None
+
+
+def _refuse_overwriting(outputs: Mapping[str, str]) -> None:
+    """Refuse an output over a file that was read meanwhile, by the user's own functions too. Raises `UsageError`."""
+    there = {option: path for option, path in outputs.items() if Path(path).exists()}
+    if not there:
+        return
+    modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    read = [*modules, *(() if _made.reads is None else _made.reads())]
+    known = set()
+    for path in read:
+        if isinstance(path, str):
+            with suppress(OSError, ValueError):
+                stat = os.stat(path)  # noqa: PTH116
+                known.add((stat.st_dev, stat.st_ino))
+    for option, path in there.items():
+        stat = Path(path).stat()
+        if (stat.st_dev, stat.st_ino) in known:
+            raise UsageError(f"{option} {path}: was read by this command; name another file")
