@@ -190,8 +190,8 @@ def killed(house: House, command: Command) -> tuple[str, Ended]:
         _, err = process.communicate(timeout=60)
     text = err.decode(errors="replace")
     # before the program has begun, Python and the system answer for it
-    early = not text.startswith(("qtool:", "\nqtool:")) and after < 0.3
-    code = 128 + number if early and process.returncode not in (0, 1, 2, 3) else process.returncode
+    early = process.returncode == -number and "qtool" not in text.replace("-m qtool", "")
+    code = 128 + number if early else process.returncode
     code = -signal.SIGKILL if code == 128 + signal.SIGKILL else code
     return f"{signal.Signals(number).name} after {after:.3f} s", Ended(code, "qtool:" if early else text, stopped=True)
 
