@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping, Sequence
 from qtool.core.text import cell, line
 
 ABSENT = "-"
+_MARKS = re.compile(r"[\\`|*\[\]]")
+_MARKS = re.compile(r"[\\`|*\[\]]")
 _NAMED = 5
 """Outputs that are named in a line."""
-_MARKS = re.compile(r"[\\`|*\[\]]")
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 

@@ -221,7 +221,7 @@ def test_nan_in_a_candidate_fails_its_gates(tmp_path):
     assert all("NaN in 2 samples, first in output 'scores' of sample 4" in g.message for g in result.gates)
     assert math.isnan(result.candidates[0].score("mean").value)
     (found,) = evaluate(broken, reference, data).candidates
-    assert str(found.nan) == "a number for NaN or Inf in 2 sample(s), first in output 'scores' of sample 4"
+    assert str(found.nan) == "a number for NaN or Inf in 2 samples, first in output 'scores' of sample 4"
     (same,) = evaluate(broken, broken, data).candidates
     assert (same.nan, same.sqnr_db) == (None, math.inf), "NaN for NaN is the same"
 
