@@ -1,5 +1,6 @@
 """The command line: parse, call one function, render. click and tqdm live only here."""
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,15 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return _command(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command as click does, and return it; an unknown one is refused with what was meant perhaps."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands for the help, without importing any."""

@@ -28,7 +28,7 @@ from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import ReadOptions
-from qtool.report.tune import step_line, tuned_text
+from qtool.report.tune import missed_line, step_line, tuned_text
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
 
@@ -38,7 +38,12 @@ from qtool.tuning.tune import tune
 @data_option
 @click.option("--eval-data", metavar="DATA", help="Labelled data that reports.  [default: parts of --data]")
 @click.option("--metric", metavar="METRIC", help="As in eval.  [default: as there; agreement without labels]")
-@click.option("--max-drop", type=Drop(), default="1%", show_default=True, metavar="DROP", help="The target.")
+@click.option(
+    "--max-drop",
+    type=Drop(),
+    metavar="DROP",
+    help="The target: what the metric may lose.  [default: 1%; none without labels beside --min-sqnr]",
+)
 @click.option("--min-sqnr", type=float, metavar="DB", help="Ask for this SQNR of the outputs as well.")
 @click.option(
     "--calibrators",
@@ -82,7 +87,7 @@ def command(
     data: str,
     eval_data: str | None,
     metric: str | None,
-    max_drop: MaxDrop,
+    max_drop: MaxDrop | None,
     min_sqnr: float | None,
     calibrators: tuple[Calibrator, ...],
     max_float_macs: float,
@@ -118,35 +123,47 @@ def command(
     )
     silent = quiet or json_path == STDOUT
 
-    def tell(step: Step) -> None:
-        if not silent:
-            click.echo(step_line(step))
+    found = False
+    try:
+        with progress_bar(silent) as progress:
 
-    with progress_bar(silent) as progress:
-        result = tune(
-            model,
-            data,
-            result_path,
-            eval_data=eval_data,
-            metric=metric,
-            max_drop=max_drop,
-            min_sqnr=min_sqnr,
-            calibrators=calibrators,
-            max_float_macs=max_float_macs,
-            time_budget=time_budget,
-            scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
-            fix=fix,
-            target=target,
-            samples=samples,
-            threads=threads,
-            provider=provider,
-            executor=executor,
-            tell=tell,
-            progress=progress,
-            **reading,
-        )
+            def tell(step: Step) -> None:
+                nonlocal found
+                found = True
+                if not silent:
+                    progress.write(step_line(step))
+
+            result = tune(
+                model,
+                data,
+                result_path,
+                eval_data=eval_data,
+                metric=metric,
+                max_drop=max_drop,
+                min_sqnr=min_sqnr,
+                calibrators=calibrators,
+                max_float_macs=max_float_macs,
+                time_budget=time_budget,
+                scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+                fix=fix,
+                target=target,
+                samples=samples,
+                threads=threads,
+                provider=provider,
+                executor=executor,
+                tell=tell,
+                progress=progress,
+                **reading,
+            )
+    except KeyboardInterrupt:
+        if not found:
+            raise
+        click.echo(f"\nqtool: interrupted; the best model found until then stands in {result_path}", err=True)
+        context.exit(130)
     if json_path is not None:
         emit_json(json_path, result.to_dict())
     if not silent:
         click.echo(tuned_text(result))
+    elif not result.met:
+        click.echo(missed_line(result), err=True)
     return 0 if result.met else 1

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qtool.core.errors import OutputError
+from qtool.core.recognition import tilde
 
 
 def check_writable(path: str | Path) -> Path:
@@ -28,7 +29,7 @@ def check_writable(path: str | Path) -> Path:
         # a rename would put a file in the place of /dev/null
         raise OutputError(f"{target}: is a device or pipe; name a file")
     if not parent.is_dir():
-        raise OutputError(f"{target}: the folder {parent} does not exist; create it first")
+        raise OutputError(f"{target}: the folder {parent} does not exist; create it first{tilde(path)}")
     if not os.access(parent, os.W_OK):
         raise OutputError(f"{target}: the folder {parent} is not writable; choose another output")
     return target

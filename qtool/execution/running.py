@@ -6,11 +6,12 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from qtool.core.errors import QtoolError, WorkerError
+from qtool.core.errors import QtoolError, WorkerError, arg
 
 Supplies = Mapping[str, Any]
 _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
+_HERE = f"leave {arg('workers')} or {arg('cluster')} out to compute in one process"
 _AHEAD = 2
 """Pieces of work that are handed out for each that is being done."""
 
@@ -70,7 +71,7 @@ def run(
                 if isinstance(found, Missing):
                     lacking = [name for name in found.names if name not in supplies]
                     if not lacking:
-                        raise WorkerError(f"a worker cannot use what it was sent ({', '.join(found.names)})")
+                        raise WorkerError(f"a worker cannot use what it was sent ({', '.join(found.names)}); {_HERE}")
                     supplies = {**supplies, **{name: supply(work, name) for name in lacking}}
                     waiting[_submitted(executor, function, work, supplies)] = number, work, supplies
                 else:
@@ -92,7 +93,7 @@ def _submitted(
         return executor.submit(function, work, supplies)
     except (RuntimeError, OSError) as error:  # shut down, broken, or out of reach
         reason = " ".join(str(error).split())[:300]
-        raise WorkerError(f"the executor takes no work ({type(error).__name__}: {reason})") from error
+        raise WorkerError(f"the executor takes no work ({type(error).__name__}: {reason}); {_HERE}") from error
 
 
 def _was_lost(future: "Future[_Result]") -> bool:
@@ -115,10 +116,10 @@ def _result(future: "Future[_Result]") -> _Result:
     except QtoolError:
         raise
     except CancelledError as error:
-        raise WorkerError("the work was cancelled where it ran; is the cluster still there?") from error
+        raise WorkerError(f"the work was cancelled where it ran: the cluster may be gone; {_HERE}") from error
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise WorkerError(f"a worker failed with {type(error).__name__}: {reason}") from error
+        raise WorkerError(f"a worker failed with {type(error).__name__}: {reason}; {_HERE}") from error
 
 
 def width(executor: Executor) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from qtool.core.errors import DataError, ModelError, UsageError
+from qtool.core.recognition import not_onnx
 from qtool.core.tensorspec import InputSpec
 from qtool.graph import external
 from qtool.graph.quantizers import has_quantizers
@@ -96,8 +97,12 @@ class Session:
         except UsageError:
             raise
         except Exception as error:
+            if isinstance(model, str | Path) and "Protobuf parsing failed" in str(error):
+                raise ModelError(f"{self.name}: {not_onnx(model)}") from error
             there = "" if provider == "cpu" else f" with provider {provider}"
-            raise ModelError(f"{self.name}: onnxruntime cannot load it{there}: {one_line(error)}") from error
+            raise ModelError(
+                f"{self.name}: onnxruntime cannot load it{there}: {one_line(error)}; give an ONNX model that it loads"
+            ) from error
         self.nodes = () if provider == "cpu" else node_counts(self._session)
         self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
         self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
@@ -116,7 +121,9 @@ class Session:
         try:
             result: list[np.ndarray] = self._session.run(list(names), dict(feeds))
         except Exception as error:
-            raise DataError(f"{self.name}: onnxruntime cannot run it on this data: {one_line(error)}") from error
+            raise DataError(
+                f"{self.name}: onnxruntime cannot run it on this data: {one_line(error)}; correct the data or the model"
+            ) from error
         return result
 
 

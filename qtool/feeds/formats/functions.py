@@ -47,7 +47,7 @@ def load_function(spec: str) -> Callable[..., Any]:
     except DataError:
         raise
     except (Exception, SystemExit) as error:
-        raise DataError(f"{spec}: importing {name} raised {_told(error)}") from error
+        raise DataError(f"{spec}: importing {name} raised {_told(error)}; correct it") from error
     found = getattr(module, function, None)
     if not callable(found):
         near = closest(function, [key for key, value in vars(module).items() if callable(value)])

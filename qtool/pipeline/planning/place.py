@@ -1,10 +1,10 @@
 """place: which tensors get Q/DQ, which share a range, which layers stay float and why. Policy only; no numbers."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from qtool.core.errors import NothingToQuantizeError
-from qtool.core.records.options import Scheme
+from qtool.core.errors import NothingToQuantizeError, arg
+from qtool.core.records.options import FORMS, Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement
 from qtool.graph.edit import Model
 from qtool.pipeline.planning.selection import select
@@ -40,5 +40,18 @@ def place(
         reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
-        raise NothingToQuantizeError(f"{name}: nothing to quantise for target {target.name} ({why}); use it as it is")
+        remedy = _remedy(model, target, scheme, name, why_float)
+        raise NothingToQuantizeError(f"{name}: nothing to quantise for target {target.name} ({why}); {remedy}")
     return build(model, target, scheme, selection, amendment.closed)
+
+
+def _remedy(model: Model, target: Target, scheme: Scheme, name: str, floating: Mapping[str, str]) -> str:
+    """What else can be done with the model: another form, fewer exclusions, or nothing."""
+    for form in (form for form in FORMS if form != scheme.form):
+        other = select(model, target, replace(scheme, form=form), name, floating)
+        if other.weighted:
+            return f"leave {arg('form', scheme.form)} out and give {arg('data')}, or use it as it is"
+        if other.dynamic or (other.stored and form == "weight-only"):
+            return f"quantise it with {arg('form', form)}, which needs no data, or use it as it is"
+    chosen = bool(scheme.exclude or scheme.exclude_ops or scheme.include_ops)
+    return "exclude less, or use it as it is" if chosen else "use it as it is"

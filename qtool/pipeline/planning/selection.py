@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -68,6 +68,12 @@ def is_layer(node: Node, target: Target) -> bool:
     """Return whether the target has a rule for a node that makes it a layer with weights."""
     rule = target.rules.get(node.op_type)
     return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
+
+
+def static_scheme(model: Model, target: Target, scheme: Scheme) -> Scheme:
+    """Return the scheme with layers dynamic that have a dynamic kernel on the target and no static one, as LSTM."""
+    rules = {op for op, rule in target.rules.items() if rule.dynamic and not rule.static}
+    return replace(scheme, dynamic=tuple(str(node.name) for node in model.graph if node.op_type in rules))
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
@@ -251,9 +257,9 @@ def _excluded(model: Model, target: Target, scheme: Scheme, name: str) -> dict[N
     known = {op for op, rule in target.rules.items() if rule.kind != "bridge"}
     for op in scheme.include_ops:
         if op not in known:
-            raise UsageError(
-                f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}"
-            )
+            others = ", ".join(sorted(known & present))
+            remedy = f"choose among {others}" if others else f"leave {arg('include_ops', op)} out"
+            raise UsageError(f"target {target.name} has no integer {op}; {remedy}")
     result: dict[Node, str] = {}
     for node in model.graph:
         if scheme.include_ops and node.op_type not in scheme.include_ops:
