@@ -74,7 +74,7 @@ def _integer_line(proof: Verification) -> str:
     kernels = ", ".join(f"{proof.kernels[op]} {op}" for op in proof.integer_kernels) or "none"
     return (
         f"  integer     {proof.integer_layers} of {proof.layers} layers, {percent(proof.integer_share)} of "
-        f"multiply-accumulates{_uncounted(proof)}, run in integer kernels{f': {kernels}' if kernels else ''}"
+        f"multiply-accumulates{_uncounted(proof)}, run in integer kernels: {kernels}"
     )
 
 
