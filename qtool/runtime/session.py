@@ -100,9 +100,8 @@ class Session:
             if isinstance(model, str | Path) and "Protobuf parsing failed" in str(error):
                 raise ModelError(f"{self.name}: {not_onnx(model)}") from error
             there = "" if provider == "cpu" else f" with provider {provider}"
-            raise ModelError(
-                f"{self.name}: onnxruntime cannot load it{there}: {one_line(error)}; give an ONNX model that it loads"
-            ) from error
+            why = _with_remedy(error, "give an ONNX model that it loads")
+            raise ModelError(f"{self.name}: onnxruntime cannot load it{there}: {why}") from error
         self.nodes = () if provider == "cpu" else node_counts(self._session)
         self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
         self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
@@ -121,9 +120,8 @@ class Session:
         try:
             result: list[np.ndarray] = self._session.run(list(names), dict(feeds))
         except Exception as error:
-            raise DataError(
-                f"{self.name}: onnxruntime cannot run it on this data: {one_line(error)}; correct the data or the model"
-            ) from error
+            why = _with_remedy(error, "correct the data or the model")
+            raise DataError(f"{self.name}: onnxruntime cannot run it on this data: {why}") from error
         return result
 
 
@@ -151,6 +149,11 @@ def _spec(argument: ort.NodeArg) -> InputSpec:
         dtype=np.dtype(dtype),
         shape=None if shape is None else tuple(d if isinstance(d, int | str) else None for d in shape),
     )
+
+
+def _with_remedy(error: BaseException, remedy: str) -> str:
+    """The message in one line, and what to do; a device that fails says so itself."""
+    return one_line(error) if device_failure(error) is not None else f"{one_line(error)}; {remedy}"
 
 
 def one_line(error: BaseException) -> str:
