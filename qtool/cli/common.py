@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import click
 
 from qtool.cli.base import Helpful
+from qtool.cli.outputs import show
 from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
-from qtool.core.progress import Progress, silent
 
 _BAR_DELAY_S = 1.0
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -33,12 +33,19 @@ class Command(Helpful):
         Raises:
             click.UsageError: as click raises it, and for such a value.
         """
-        _, _, order = self.make_parser(ctx).parse_args(list(args))
-        for parameter in self.params:
-            once = isinstance(parameter, click.Option) and not parameter.is_flag and not parameter.multiple
-            if once and order.count(parameter) > 1:
-                raise click.BadParameter("it is given twice; give it once", ctx, parameter)
-        rest = super().parse_args(ctx, args)
+        try:
+            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            for parameter in self.params:
+                once = isinstance(parameter, click.Option) and not parameter.is_flag and not parameter.multiple
+                if once and order.count(parameter) > 1:
+                    raise click.BadParameter("it is given twice; give it once", ctx, parameter)
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if "unexpected extra argument" in error.format_message():
+                raise click.UsageError(
+                    f"{error.format_message().rstrip('.')}; name the option that it is for", ctx
+                ) from error
+            raise
         for parameter in self.params:
             value = ctx.params.get(str(parameter.name))
             if value == "" or (isinstance(value, tuple) and "" in value):
@@ -197,26 +204,27 @@ def data_option(function: _Function) -> _Function:
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator[Progress]:
+def progress_bar(quiet: bool) -> Iterator["Bar"]:
     """Yield a `Progress` that draws a bar with ETA on stderr, on a terminal, for a step of over a second."""
-    if quiet or not sys.stderr.isatty():
-        yield silent
-        return
-    bar = _Bar()
+    bar = Bar(shown=not quiet and sys.stderr.isatty())
     try:
         yield bar
     finally:
         bar.close()
 
 
-class _Bar:
-    """One tqdm bar a step."""
+class Bar:
+    """One tqdm bar a step, which makes way for lines on stdout; nothing where it is not `shown`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
         self._bar: Any = None
         self._step = ""
 
     def __call__(self, step: str, done: int, total: int | None) -> None:
+        """Draw how far a step is, see `Progress`."""
+        if not self._shown:
+            return
         from tqdm import tqdm
 
         if self._bar is None or step != self._step or done < self._bar.n:
@@ -226,6 +234,14 @@ class _Bar:
                 total=total, desc=step, file=sys.stderr, delay=_BAR_DELAY_S, leave=False, dynamic_ncols=True
             )
         self._bar.update(done - self._bar.n)
+
+    def write(self, line: str) -> None:
+        """Print a line on stdout, above the bar."""
+        if self._bar is None:
+            show(line)
+            return
+        with self._bar.external_write_mode(file=sys.stdout):
+            show(line)
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -1,6 +1,7 @@
 """`--config`: defaults for the options of a command, from its table in a TOML file."""
 
 import datetime
+import difflib
 import reprlib
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,23 +52,23 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
     commands = tuple(COMMANDS)
     for name, table in document.items():
         if name not in commands or not isinstance(table, dict):
-            raise UsageError(f"{path}: unknown key {name!r}; the tables are [{'], ['.join(commands)}]")
+            known = name.replace("_", "-") in _options(context)
+            remedy = f"write it below [{context.info_name}]" if known else f"the tables are [{'], ['.join(commands)}]"
+            raise UsageError(f"{path}: unknown key {name!r}; {remedy}")
     context.default_map = _defaults(context, path, document.get(str(context.info_name), {}))
 
 
 def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[str, Any]:
     """Parameter -> value. Raises `UsageError` for a key that the command does not know, or a value of another kind."""
-    options = {
-        flag.lstrip("-"): parameter
-        for parameter in context.command.params
-        if isinstance(parameter, click.Option) and parameter.name != "config"
-        for flag in parameter.opts
-        if flag.startswith("--")
-    }
+    options = _options(context)
     defaults: dict[str, Any] = {}
     for key, value in table.items():
         if key not in options:
-            raise UsageError(f"{path}: unknown key {key!r} in [{context.info_name}]; the keys are {', '.join(options)}")
+            near = difflib.get_close_matches(key.replace("_", "-"), options, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UsageError(
+                f"{path}: unknown key {key!r} in [{context.info_name}]{hint}; the keys are {', '.join(options)}"
+            )
         several = options[key].multiple
         if isinstance(value, dict) or isinstance(value, list) != several:
             raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
@@ -97,3 +98,14 @@ def _kinds(option: click.Option) -> tuple[tuple[type, ...], str]:
     if isinstance(option.type, Drop | Share):
         return (str, int, float), "a number, or a text such as '1%'"
     return (str,), "texts" if option.multiple else "a text"
+
+
+def _options(context: click.Context) -> dict[str, click.Option]:
+    """Key in the file -> option of the command."""
+    return {
+        flag.lstrip("-"): parameter
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option) and parameter.name != "config"
+        for flag in parameter.opts
+        if flag.startswith("--")
+    }

@@ -1,5 +1,6 @@
 """The group of commands, each imported when it is used."""
 
+import difflib
 import importlib
 from collections.abc import Sequence
 
@@ -24,6 +25,15 @@ class LazyGroup(Helpful, click.Group):
         if cmd_name not in COMMANDS:
             return None
         return command_of(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command as click does, and return it; an unknown one is refused with what was meant perhaps."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx)
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the list of commands for the help, without importing any."""

@@ -22,12 +22,13 @@ from qtool.cli.common import (
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Calibrators, Drop, Duration, Share
+from qtool.cli.streams import remark
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import ReadOptions
-from qtool.report.tune import step_line, tuned_text
+from qtool.report.tune import missed_line, step_line, tuned_text
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
 
@@ -37,7 +38,12 @@ from qtool.tuning.tune import tune
 @data_option
 @click.option("--eval-data", metavar="DATA", help="Labelled data that reports.  [default: parts of --data]")
 @click.option("--metric", metavar="METRIC", help="As in eval.  [default: as there; agreement without labels]")
-@click.option("--max-drop", type=Drop(), default="1%", show_default=True, metavar="DROP", help="The target.")
+@click.option(
+    "--max-drop",
+    type=Drop(),
+    metavar="DROP",
+    help="The target: what the metric may lose.  [default: 1%; none without labels beside --min-sqnr]",
+)
 @click.option("--min-sqnr", type=float, metavar="DB", help="Ask for this SQNR of the outputs as well.")
 @click.option(
     "--calibrators",
@@ -81,7 +87,7 @@ def command(
     data: str,
     eval_data: str | None,
     metric: str | None,
-    max_drop: MaxDrop,
+    max_drop: MaxDrop | None,
     min_sqnr: float | None,
     calibrators: tuple[Calibrator, ...],
     max_float_macs: float,
@@ -112,10 +118,6 @@ def command(
     result_path = beside(model, ".int8.onnx") if output is None else output
     silent = quiet or json_path == STDOUT
 
-    def tell(step: Step) -> None:
-        if not silent:
-            show(step_line(step))
-
     begun = _identity(result_path)
 
     def stands() -> str | None:
@@ -129,6 +131,11 @@ def command(
         restored=(result_path, f"{result_path}.data"),
     ) as written:
         with progress_bar(silent) as progress:
+
+            def tell(step: Step) -> None:
+                if not silent:
+                    progress.write(step_line(step))
+
             result = tune(
                 model,
                 data,
@@ -155,6 +162,8 @@ def command(
             written.json(json_path, result.to_dict())
     if not silent:
         show(tuned_text(result))
+    elif not result.met:
+        remark(missed_line(result))
     return 0 if result.met else 1
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from qtool.core.errors import OutputError
 from qtool.core.leftovers import is_at, left_over, lock, lock_new
 from qtool.core.process import uninterrupted
+from qtool.core.recognition import tilde
 
 _PART, _OLD, _MOVED = ".qtool.part", ".qtool.old", ".qtool.moved"
 _OURS = re.compile(r"\.(?P<name>.*)\.[a-z0-9_]{8}\.qtool\.(?:part|old|moved)", re.DOTALL)
@@ -83,7 +84,7 @@ def check_writable(path: str | Path) -> Path:
     linked = f" is a link to {place}, and" if target.is_symlink() else ""
     shown = place.parent if linked else target.parent
     if not place.parent.is_dir():
-        raise OutputError(f"{target}:{linked} the folder {shown} does not exist; create it first")
+        raise OutputError(f"{target}:{linked} the folder {shown} does not exist; create it first{tilde(path)}")
     if not os.access(place.parent, os.W_OK):
         raise OutputError(f"{target}:{linked} the folder {shown} is not writable; choose another output")
     return target

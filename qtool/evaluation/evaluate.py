@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Unpack
 
@@ -13,6 +14,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
+from qtool.core.recognition import no_model
 from qtool.core.records.evaluation import (
     Evaluation,
     Latency,
@@ -31,7 +33,7 @@ from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
-from qtool.evaluation.run import BatchRun, run_models
+from qtool.evaluation.run import BatchRun, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.graph.finite import fed_specs_of
@@ -135,6 +137,23 @@ def evaluate(
     )
 
 
+def probe(
+    model: str | Path, data: Data, metric: MetricSpec | None, *, provider: str = "cpu", **reading: Unpack[ReadOptions]
+) -> tuple[tuple[MetricInfo, ...], bool]:
+    """Run a model on the first batch of the data, as `evaluate` would; return what is measured.
+
+    That is the metrics, and whether predictions can be compared with float's: whether an output says classes.
+
+    Raises:
+        UsageError, ModelError, DataError: see `evaluate`.
+    """
+    session = Session(model, provider=provider)
+    feeds = open_feeds(data, session.inputs, outputs=session.output_specs, **reading)
+    comparison = _Comparison([session], None if metric is None else resolve_metrics(metric), None, None)
+    comparison.add(run_here([session], islice(feeds, 1), feeds.states), feeds, silent)
+    return tuple(found.info for found in comparison.metrics), comparison.heads.predicted is not None
+
+
 @dataclass(slots=True)
 class _Comparison:
     """What the models make of the data; which metrics there are is known once float has run one batch."""
@@ -214,8 +233,9 @@ def _existing(float_model: str | Path, candidates: str | Path | Sequence[str | P
         raise UsageError("there is nothing to compare the float model with; name at least one candidate")
     paths = [Path(path) for path in (float_model, *several)]
     for path in paths:
-        if not path.is_file():
-            raise ModelError(f"{path}: is no file; name an ONNX model")
+        why = no_model(path)
+        if why is not None:
+            raise ModelError(f"{path}: {why}")
     return paths
 
 

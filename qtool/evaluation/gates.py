@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
 
-# 0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
+"""0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass."""
 
 
 def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqnr: float | None) -> None:
@@ -80,7 +80,7 @@ def judge(
 def _drop_gate(float_model: ModelResult, model: ModelResult, metric: MetricInfo, max_drop: MaxDrop) -> Gate:
     reference, score = float_model.score(metric.name), model.score(metric.name)
     found, asked = _drop_found(metric, score, max_drop), f"asked at most {max_drop}"
-    passed = found is not None and model.nan is None and found <= max_drop.value + _ROUNDING
+    passed = found is not None and model.nan is None and found <= max_drop.value + ROUNDING
     if model.nan is not None:
         found, said = None, f": {model.nan}; {asked}"
     elif found is None:

@@ -56,11 +56,12 @@ def run_models(
         WorkerError: a worker failed.
     """
     if compute.executor is None:
-        return _run_here(sessions, feeds, feeds.states)
+        return run_here(sessions, feeds, feeds.states)
     return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker())
 
 
-def _run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
+def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
+    """Run each batch through all models in this process; yields them in order. Raises as `run_models` does."""
     for batch in batches:
         outputs = tuple(
             run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
@@ -142,7 +143,7 @@ def _run_block(block: _Block, supplies: Supplies) -> list[BatchRun] | Missing:
         if runner.feeds is None:
             return Missing((_BATCHES,))
         batches = runner.feeds.part(Shard(), block.first, block.stop)
-    return list(_run_here(runner.sessions, batches, block.states))
+    return list(run_here(runner.sessions, batches, block.states))
 
 
 def _block_runner(block: _Block, paths: Sequence[Path]) -> _BlockRunner:

@@ -53,8 +53,8 @@ class Cluster(Executor):
                 raise
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"{arg('cluster', address)}: no Dask scheduler answers there ({reason}); give its address, such as "
-                "tcp://10.0.0.1:8786"
+                f"{arg('cluster', address)}: no Dask scheduler answers there ({reason}); correct the address, or start "
+                "one with `dask scheduler`"
             ) from error
         try:
             self._check(address)
@@ -90,7 +90,9 @@ class Cluster(Executor):
         try:
             return max(1, sum(map(int, self._client.nthreads().values())))
         except OSError as error:
-            raise WorkerError("the cluster does not answer any more; is it still there?") from error
+            raise WorkerError(
+                f"the cluster does not answer any more; start it again, or leave {arg('cluster')} out"
+            ) from error
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Send a call to the cluster, and return its future, as `Executor.submit` does."""

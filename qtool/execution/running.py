@@ -15,6 +15,7 @@ _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
 _OF_THE_EXECUTOR = ("concurrent", "distributed", "dask", "tornado")
 """Packages whose own exceptions say that work got lost."""
+_HERE = f"leave {arg('workers')} or {arg('cluster')} out to compute in one process"
 _AHEAD = 2
 """Pieces of work that are handed out for each that is being done."""
 
@@ -75,7 +76,7 @@ def run(
                 if isinstance(found, Missing):
                     lacking = [name for name in found.names if name not in supplies]
                     if not lacking:
-                        raise WorkerError(f"a worker cannot use what it was sent ({', '.join(found.names)})")
+                        raise WorkerError(f"a worker cannot use what it was sent ({', '.join(found.names)}); {_HERE}")
                     supplies = {**supplies, **{name: supply(work, name) for name in lacking}}
                     waiting[_submitted(executor, function, work, supplies)] = number, work, supplies
                 else:
@@ -97,7 +98,7 @@ def _submitted(
         return executor.submit(function, work, supplies)
     except (RuntimeError, OSError) as error:  # shut down, broken, or out of reach
         reason = " ".join(str(error).split())[:300]
-        raise WorkerError(f"the executor takes no work ({type(error).__name__}: {reason})") from error
+        raise WorkerError(f"the executor takes no work ({type(error).__name__}: {reason}); {_HERE}") from error
 
 
 def _was_lost(future: "Future[_Result]") -> bool:
@@ -120,7 +121,7 @@ def _result(future: "Future[_Result]") -> _Result:
     except QtoolError:
         raise
     except CancelledError as error:
-        raise WorkerError("the work was cancelled where it ran; is the cluster still there?") from error
+        raise WorkerError(f"the work was cancelled where it ran: the cluster may be gone; {_HERE}") from error
     except MemoryError as error:
         raise WorkerError(f"a worker ran out of memory; use fewer {arg('workers')}") from error
     except (KeyboardInterrupt, TerminatedError):
@@ -128,7 +129,7 @@ def _result(future: "Future[_Result]") -> _Result:
     except BaseException as error:
         failed = f"a worker failed with {told(error)}"
         if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _OF_THE_EXECUTOR:
-            raise WorkerError(failed) from error
+            raise WorkerError(f"{failed}; {_HERE}") from error
         raise UnexpectedWorkerError(failed) from error
 
 

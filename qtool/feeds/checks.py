@@ -1,13 +1,18 @@
 """Checks whether an array can be fed to an input of the model: type, shape, values."""
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
+from itertools import permutations
 from typing import Protocol
 
 import numpy as np
 
 from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import Dimensions, InputSpec, describe
+
+_MOST_AXES = 6
+"""Of arrays whose axes are tried in every order."""
 
 
 class Described(Protocol):
@@ -68,11 +73,14 @@ def check_dtype(where: str, label: str, dtype: np.dtype, spec: InputSpec) -> Non
     if castable(dtype, spec):
         return
     message = f"{where}: {label} is {dtype}, but the model's input '{spec.name}' takes {_kind(spec)}"
+    cast = f"convert it with .astype('{_kind(spec)}') where that is what you mean"
     if dtype == np.uint8 and spec.dtype.kind == "f":
-        raise DataError(f"{message}; for images say how to convert them with {arg('preprocess')}")
+        raise DataError(f"{message}; for images say how to convert them with {arg('preprocess')}, else {cast}")
     if dtype == np.object_:
         raise DataError(f"{message}; give arrays of numbers that all have one shape")
-    raise DataError(f"{message}; convert it with .astype('{_kind(spec)}') where that is what you mean")
+    if dtype.kind not in "biuf":
+        raise DataError(f"{message}; give real numbers")
+    raise DataError(f"{message}; {cast}")
 
 
 def _kind(spec: InputSpec) -> str:
@@ -93,8 +101,23 @@ def shape_error(where: str, label: str, array: Described, spec: InputSpec) -> Da
     """Return the error for an array whose rank or a fixed dimension is wrong."""
     return DataError(
         f"{where}: {label} is {describe(array.dtype, array.shape)}, but the model's input '{spec.name}' "
-        f"takes {describe(spec.dtype, spec.shape)}; give arrays of that shape"
+        f"takes {describe(spec.dtype, spec.shape)}; {_reshaping(array.shape, spec.shape or ())}"
     )
+
+
+def _reshaping(shape: tuple[int, ...], wanted: Dimensions) -> str:
+    """How to make an array of the wanted shape: what people mix up, by its name in numpy; else that it is wanted."""
+    inner = wanted[1:]
+    if fits_dimensions(shape, inner):
+        return "give it the axis of samples with [None]"
+    if len(shape) == len(wanted) <= _MOST_AXES:
+        for axes in permutations(range(1, len(shape))):
+            if fits_dimensions([shape[axis] for axis in axes], inner):
+                return f"reorder its axes with .transpose(0, {', '.join(map(str, axes))})"
+    fixed = [dim for dim in inner if isinstance(dim, int)]
+    if fixed and len(fixed) == len(inner) and math.prod(fixed) == math.prod(shape[1:]):
+        return f"give it that shape with .reshape(-1, {', '.join(map(str, fixed))})"
+    return "give arrays of that shape"
 
 
 def to_input(where: str, array: np.ndarray, spec: InputSpec, start: int, *, samples: bool) -> np.ndarray:

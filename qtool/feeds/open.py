@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.recognition import instead_of_data, tilde
 from qtool.core.state import check_states
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import amount
@@ -170,9 +171,12 @@ def _named_reader(text: str, fitter: Fitter, batch_size: int, limit: int | None)
             return open_function(text, load_function(text), fitter, batch_size, limit)
         raise DataError(
             f"{text}: does not exist; give a .npz or .jsonl file, a folder of .npy, .npz or image files, "
-            f"an ONNX test_data_set folder, or MODULE:FUNCTION"
+            f"an ONNX test_data_set folder, or MODULE:FUNCTION{tilde(text)}"
         )
     suffix = path.suffix.lower()
+    other = instead_of_data(path)
+    if other is not None:
+        raise DataError(f"{text}: {other}")
     if suffix == ".npz":
         return _table_reader(NpzTable(path), fitter, batch_size, limit)
     if suffix == JSONL:

@@ -72,9 +72,9 @@ class Preprocess:
                     f"({self.color}); give one, or one a channel"
                 )
         if not all(math.isfinite(x) for x in (self.scale, *self.mean, *self.std)):
-            raise UsageError("preprocess: scale, mean and std must be finite numbers")
+            raise UsageError("preprocess: scale, mean and std must be finite numbers; correct them")
         if 0.0 in self.std or self.scale == 0:
-            raise UsageError("preprocess: scale and std must not be 0")
+            raise UsageError("preprocess: scale and std must not be 0; leave out what changes nothing")
         if not all(_TINY <= abs(x) <= FLOAT32_MAX for x in (self.scale, *filter(None, self.mean), *self.std)):
             raise UsageError("preprocess: float32 does not hold scale, mean or std; give numbers nearer to 1")
         if self.size is not None and not (min(self.size) >= 1 and math.prod(self.size) <= MOST_PIXELS):
@@ -87,7 +87,7 @@ class Preprocess:
         if abs(self.label_offset) >= 2**31:
             raise UsageError("preprocess: label_offset does not fit into 32 bits; give a smaller number")
         if self.crop != 1 and self.resize != "center-crop":
-            raise UsageError("preprocess: crop needs resize = 'center-crop'")
+            raise UsageError("preprocess: crop needs resize = 'center-crop'; set it, or leave crop out")
 
     @property
     def channels(self) -> int:

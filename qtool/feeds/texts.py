@@ -64,7 +64,10 @@ class TextEncoder:
     def _fix(self, length: int, max_length: int | None) -> None:
         """Pad to the length that the model fixes."""
         if max_length is not None and max_length > length:
-            raise UsageError(f"{arg('max_length', max_length)}: the model's input '{_IDS}' takes {length} tokens")
+            raise UsageError(
+                f"{arg('max_length', max_length)}: the model's input '{_IDS}' takes {length} tokens; give "
+                "at most that, or leave it out"
+            )
         stored = _loaded(self._path).padding
         if stored is None:
             token = next((token for token in _PADS if self._tokenizer.token_to_id(token) is not None), None)
@@ -96,7 +99,10 @@ class TextEncoder:
         if count == 0:
             raise DataError(f"{where}: the text has no tokens; remove it")
         if self._limit is not None and sum(encoding.attention_mask) > self._limit:
-            raise DataError(f"{where}: {self._limit} tokens do not hold the tokenizer's special ones; allow more")
+            raise DataError(
+                f"{where}: {self._limit} tokens do not hold the tokenizer's special ones; give "
+                f"another {arg('max_length')}, or a model that takes more"
+            )
         try:
             return {name: np.array(getattr(encoding, _FIELDS[name]), dtype) for name, dtype in self._types.items()}
         except OverflowError as error:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from qtool.core.errors import ModelError
 from qtool.core.reading import open_file
+from qtool.core.recognition import no_model, not_onnx
 from qtool.graph import external
 from qtool.graph.arrangement import arrange, check_nodes, described, tolerated
 from qtool.graph.external import DataFile, StoredTensor
@@ -22,14 +23,15 @@ def read_proto(file: Path) -> onnx.ModelProto:
     Raises:
         ModelError: the file is missing, cannot be read, is no ONNX model, or is larger than protobuf allows.
     """
-    if not file.is_file():
-        raise ModelError(f"{file}: no such file; give the path of an ONNX model")
+    why = no_model(file)
+    if why is not None:
+        raise ModelError(f"{file}: {why}")
     try:
         if file.stat().st_size > _FILE_LIMIT:
             raise ModelError(f"{file}: is larger than protobuf's 2 GB; save its weights as external data")
         return onnx.load_from_string(external.outline(file))
     except google.protobuf.message.DecodeError as error:
-        raise ModelError(f"{file}: not an ONNX model, or truncated; export or download it again") from error
+        raise ModelError(f"{file}: {not_onnx(file)}") from error
     except OSError as error:
         raise ModelError(f"{file}: cannot be read ({error.strerror}); check the path and its permissions") from error
 
@@ -41,9 +43,9 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
         ModelError: the model in `file` is such a one.
     """
     if not proto.HasField("graph") or not proto.opset_import:
-        raise ModelError(f"{file}: not an ONNX model (no graph or no opset); export or download it again")
+        raise ModelError(f"{file}: {not_onnx(file)}")
     if not proto.graph.node:
-        raise ModelError(f"{file}: the graph holds no nodes; nothing to quantise")
+        raise ModelError(f"{file}: the graph holds no nodes; nothing to quantise, so use it as it is")
     if proto.training_info:
         raise ModelError(f"{file}: holds training info, which would be lost; export the model for inference")
     if proto.graph.sparse_initializer:
@@ -101,7 +103,10 @@ def _check_external(proto: onnx.ModelProto, file: Path) -> None:
         span = external.span(tensor, file)
         data = span.file
         if data != file and not data.resolve().is_relative_to(folder):
-            raise ModelError(f"{file}: tensor {tensor.name!r} points outside the model's folder ({data}); refused")
+            raise ModelError(
+                f"{file}: tensor {tensor.name!r} points outside the model's folder ({data}); "
+                "refused: save the model again with its data beside it"
+            )
         if span.offset < 0 or (span.length or 0) < 0:
             raise ModelError(f"{file}: tensor {tensor.name!r} says nonsense of its external data; export it again")
         if not data.is_file():

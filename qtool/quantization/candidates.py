@@ -18,6 +18,7 @@ from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.planning.planner import Planner
+from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import token_layers
 from qtool.pipeline.rewrite.static import rewrite
@@ -144,11 +145,11 @@ def schemes_by_form(model: Model, target: Target, scheme: Scheme) -> dict[str, S
 
     Layers without a kernel for calibrated ranges, as LSTM, are dynamic in both.
     """
-    always = recurrent_layers(model, target)
-    result = {"static": replace(scheme, dynamic=always)}
+    static = static_scheme(model, target, scheme)
+    result = {"static": static}
     tokens = _token_layers(model, target)
     if tokens:
-        result["dynamic"] = replace(scheme, dynamic=(*always, *tokens))
+        result["dynamic"] = replace(scheme, dynamic=(*static.dynamic, *tokens))
     return result
 
 
@@ -167,12 +168,6 @@ def mixed_scheme(graph: FloatGraph, scheme: Scheme, target: Target, calibrator: 
 def _token_layers(model: Model, target: Target) -> tuple[str, ...]:
     rule = target.rules.get("MatMul")
     return token_layers(model) if rule is not None and rule.dynamic else ()
-
-
-def recurrent_layers(model: Model, target: Target) -> tuple[str, ...]:
-    """Return the layers that have a dynamic kernel on the target and no static one, in graph order."""
-    rules = {op for op, rule in target.rules.items() if rule.dynamic and not rule.static}
-    return tuple(str(node.name) for node in model.graph if node.op_type in rules)
 
 
 def _graphs(base: FloatGraph, planner: Planner, request: Request) -> list[FloatGraph]:

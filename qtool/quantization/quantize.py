@@ -115,11 +115,14 @@ def quantize(
     _check_files(model, output, save_plan, {"calibration": calibration, "data": data, "plan": plan})
     blind = _blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
-        raise UsageError(f"provider {provider} is where data calibrates; give data, or leave it out")
+        raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
     compute = Compute(threads, provider, progress=progress)
     find_provider(provider)
     if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
-        raise UsageError("bias correction, smoothing and latency are measured on data; give some, or leave them out")
+        raise UsageError(
+            f"bias correction, smoothing and latency are measured on data; give {arg('data')} or "
+            f"{arg('calibration')}, or leave them out"
+        )
     selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
     wanted = (scheme or Scheme()).selecting(**selection)
     request = Request.of(
@@ -268,7 +271,10 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
     if final.model_digest != prepared.digest:
         raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with {arg('save_plan')}")
     if final.target not in TARGETS:
-        raise UsageError(f"{name}: for target {final.target!r}, which is unknown; choose one of {', '.join(TARGETS)}")
+        raise UsageError(
+            f"{name}: for target {final.target!r}, which is unknown (not {', '.join(TARGETS)}); make it again with "
+            f"{arg('save_plan')}"
+        )
     try:
         prepared = apply(prepared, final.recipe)
     except ValueError as error:
@@ -282,13 +288,18 @@ def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
 def _blind(form: str, calibration: object, data: object, reading: ReadOptions, *, planned: bool) -> bool:
     """Whether there is no data at all. Raises `UsageError` where that, or two kinds of it, cannot be."""
     if calibration is not None and data is not None:
-        raise UsageError("give either a calibration file or data to calibrate with, and not both")
+        raise UsageError(
+            f"give either a calibration file or data to calibrate with ({arg('calibration')}, {arg('data')}), "
+            "and not both"
+        )
     if data is None and Reading.of(reading) != Reading():
-        raise UsageError(f"{', '.join(map(arg, reading))}: says how to read data, and here none is read")
+        given = ", ".join(arg(name) for name, value in reading.items() if value)
+        raise UsageError(f"{given}: says how to read data, and here none is read; give {arg('data')}, or leave it out")
     blind = calibration is None and data is None
     if blind and not planned and form not in ("dynamic", "weight-only"):
         raise UsageError(
-            "give a calibration file or data to calibrate with; only dynamic, weight-only and a plan need neither"
+            f"give a calibration file or data to calibrate with ({arg('calibration')}, {arg('data')}); only "
+            f"{arg('form', 'dynamic')}, {arg('form', 'weight-only')} and {arg('plan')} need neither"
         )
     return blind
 

@@ -10,6 +10,8 @@ from qtool.report.text import by_output, file_size
 
 _NAMED = 3
 _SHOWN_TRIALS = 7
+_ALIKE = 1.05
+"""Sizes within this factor are alike."""
 
 
 def calibrated_text(result: Calibrated) -> str:
@@ -26,13 +28,24 @@ def calibrated_text(result: Calibrated) -> str:
 def quantized_text(result: Quantized) -> str:
     """Return what was made in one line, then the proof in four."""
     plan, proof = result.plan, result.verification
-    shrunk = result.float_size / result.size
     head = (
-        f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({shrunk:.1f}x smaller); "
+        f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({_shrunk(result)}); "
         f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
     )
     lines = [head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)]
     return "\n".join(map(line, lines))
+
+
+def _shrunk(result: Quantized) -> str:
+    ratio = result.float_size / result.size
+    if ratio >= _ALIKE:
+        return f"{ratio:.1f}x smaller"
+    if ratio > 1 / _ALIKE:
+        return "about as large"
+    why = "scales and Q/DQ nodes take more than its few weights give back"
+    if result.changes.get("widened"):
+        why = "what was float16 and stays float is float32"
+    return f"{1 / ratio:.1f}x larger: {why}"
 
 
 def _calibrator(result: Quantized) -> str:

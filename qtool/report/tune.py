@@ -14,11 +14,14 @@ def step_line(step: Step) -> str:
     """Return the line of one model that was tried."""
     mark = "ok  " if step.met else "    "
     share = f"{100 * step.float_macs:.1f} % of MACs"
+    held = "" if step.measured == "sqnr" else f"{step.measured} {_figure(step.metric)}  "
+    drop = "" if step.drop is None else f"drop {_drop(step)}  "
     floating = f", {amount(step.float_layers, 'layer')} float ({share})" if step.float_layers else ""
-    return line(
-        f"{mark}metric {_figure(step.metric)}  drop {100 * step.drop:6.2f} %  SQNR {_figure(step.sqnr_db, 1):>5} dB  "
-        f"{step.what}{floating}"
-    )
+    return line(f"{mark}{held}{drop}SQNR {_figure(step.sqnr_db, 1):>5} dB  {step.what}{floating}")
+
+
+def _drop(step: Step) -> str:
+    return f"{100 * (step.drop or 0.0):6.2f} %" if step.relative else number(step.drop)
 
 
 def _figure(value: float, digits: int = 4) -> str:
@@ -27,12 +30,34 @@ def _figure(value: float, digits: int = 4) -> str:
 
 def tuned_text(result: Tuned) -> str:
     """Return the verdict, and the table of the part of the data that reports."""
-    verdict = "target met" if result.met else "target missed"
-    stopped = "" if result.stopped is None else f"; stopped early: {result.stopped}"
     planned = "" if result.verification.census else "planned "
     head = (
-        f"{result.output}: {verdict} (drop at most {result.max_drop}){stopped}; kept: {result.best.what}; "
+        f"{_verdict(result)}; kept: {result.best.what}; "
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
     floating = [float_line(result.verification)] if result.verification.float_layers else []
-    return "\n".join([*map(line, [head, *floating, f"  data: {result.split}"]), evaluation_text(result.evaluation)])
+    lines = [head, *floating, f"  data: {result.split}", *_untried_lines(result)]
+    return "\n".join([*map(line, lines), evaluation_text(result.evaluation)])
+
+
+def missed_line(result: Tuned) -> str:
+    """Return the line that says what of the target is missed, and what came nearest to it."""
+    return line(f"{_verdict(result)}; nearest: {result.best.what}")
+
+
+def _verdict(result: Tuned) -> str:
+    stopped = "" if result.stopped is None else f"; stopped early: {result.stopped}"
+    if result.met:
+        return f"{result.output}: target met ({result.target}){stopped}"
+    verdict, short = "target missed" if result.missed else "target not shown", list(result.missed)
+    if not result.complete:
+        short.append(f"the time budget let only {amount(result.evaluation.samples, 'sample')} report")
+    return f"{result.output}: {verdict} ({result.target}): {'; '.join(short)}{stopped}"
+
+
+def _untried_lines(result: Tuned) -> list[str]:
+    """A line for each reason, with all that was not tried for it."""
+    reasons: dict[str, list[str]] = {}
+    for what, why in result.untried.items():
+        reasons.setdefault(why, []).append(what)
+    return [f"  not tried: {'; '.join(what)} ({why})" for why, what in reasons.items()]

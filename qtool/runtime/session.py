@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from qtool.core.errors import DataError, ModelError, UsageError
+from qtool.core.recognition import not_onnx
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.graph import external
@@ -101,8 +102,11 @@ class Session:
         except UsageError:
             raise
         except Exception as error:
+            if isinstance(model, str | Path) and "Protobuf parsing failed" in str(error):
+                raise ModelError(f"{self.name}: {not_onnx(model)}") from error
             there = "" if provider == "cpu" else f" with provider {provider}"
-            raise ModelError(f"{self.name}: onnxruntime cannot load it{there}: {one_line(error)}") from error
+            why = _with_remedy(error, "give an ONNX model that it loads")
+            raise ModelError(f"{self.name}: onnxruntime cannot load it{there}: {why}") from error
         self.nodes = () if provider == "cpu" else node_counts(self._session)
         self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
         self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
@@ -121,7 +125,8 @@ class Session:
         try:
             found = self._run(list(names), dict(feeds))
         except Exception as error:
-            raise DataError(f"{self.name}: onnxruntime cannot run it on this data: {one_line(error)}") from error
+            why = _with_remedy(error, "correct the data or the model")
+            raise DataError(f"{self.name}: onnxruntime cannot run it on this data: {why}") from error
         return [as_array(one) for one in found]
 
     def _run(self, names: list[str], feeds: dict[str, np.ndarray]) -> list[Any]:
@@ -185,6 +190,11 @@ def _spec(argument: ort.NodeArg) -> InputSpec:
         dtype=np.dtype(dtype),
         shape=None if shape is None else tuple(d if isinstance(d, int | str) else None for d in shape),
     )
+
+
+def _with_remedy(error: BaseException, remedy: str) -> str:
+    """The message in one line, and what to do; a device that fails says so itself."""
+    return one_line(error) if device_failure(error) is not None else f"{one_line(error)}; {remedy}"
 
 
 def one_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Judges plans by what tuning aims at: their models beside the float one, on the data that chooses."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.sqnr import loudness
-from qtool.core.records.evaluation import Evaluation, MaxDrop, ModelResult
+from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, MetricKind, ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
 from qtool.core.state import State
 from qtool.evaluation.evaluate import evaluate
+from qtool.evaluation.gates import ROUNDING
 from qtool.evaluation.metrics.registry import MetricSpec
 from qtool.graph import external, model_io
 from qtool.graph.edit import Model
@@ -23,27 +25,66 @@ from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.pipeline.verify.original import Original
+from qtool.tuning.budget import Budget
 from qtool.tuning.split import Records
 
+DEFAULT_DROP = MaxDrop(0.01, relative=True)
+AGREEMENT = "agreement"
+"""The share of predictions that are float's: the measure where there are no labels."""
 _AT_ONCE = 2**28
 """Bytes of models that are measured in one pass even where float is smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """A model in the terms of the target.
+
+    name: of the measure that is to be held: the metric, or `agreement` with float where there are no labels, or `sqnr`.
+    value: of that measure. drop: of it, in the terms of the target, relative or absolute; inf where it is NaN, None
+    where the measure cannot drop. sqnr_db: of the worst output; NaN where none is measured.
+    """
+
+    name: str
+    value: float
+    drop: float | None
+    sqnr_db: float
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
     """The target that tuning aims at.
 
-    metric: None is as in `evaluate`, and without labels agreement with the float model. max_drop: of that metric.
-    min_sqnr: of the worst output, dB, or None. max_float_macs: the share of multiply-accumulates that may stay float.
+    metric: None is as in `evaluate`, and without labels agreement with the float model. asked_drop: of that metric;
+    None is 1 %, and nothing where there are no labels and an SQNR is asked for. min_sqnr: of the worst output, dB, or
+    None. max_float_macs: the share of multiply-accumulates that may stay float.
     """
 
     metric: MetricSpec | None
-    max_drop: MaxDrop
+    asked_drop: MaxDrop | None
     min_sqnr: float | None
     max_float_macs: float
 
-    def meets(self, result: ModelResult) -> bool:
-        """Return whether the drop, and the SQNR where one is asked for, are within the target.
+    @property
+    def max_drop(self) -> MaxDrop:
+        """The drop that is asked for, where one is."""
+        return self.asked_drop or DEFAULT_DROP
+
+    def reached(self, result: ModelResult) -> Reached:
+        """Return what a model reaches of the target; without labels a drop is the share of predictions that differ."""
+        score = result.scores[0]
+        sqnr = math.nan if result.sqnr_db is None else loudness(result.sqnr_db)
+        stands_in = self.asked_drop is not None or self.min_sqnr is None
+        if score.drop is None and result.agreement is not None and stands_in:
+            return Reached(AGREEMENT, result.agreement, 1.0 - result.agreement, sqnr)
+        if score.drop is None:
+            return Reached(score.metric, score.value, None, sqnr)
+        found = score.relative_drop if self.max_drop.relative else score.drop
+        if found is None:
+            found = 0.0 if score.drop <= 0 else math.inf
+        return Reached(score.metric, score.value, math.inf if math.isnan(found) else found, sqnr)
+
+    def misses(self, result: ModelResult) -> tuple[str, ...]:
+        """Return a text for each part of the target that a model misses: what was found, and what was asked for.
 
         Raises:
             UsageError: an SQNR is asked for that cannot be measured.
@@ -53,30 +94,28 @@ class Aim:
                 f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; "
                 f"leave it out, or give {arg('metric')}"
             )
-        loud = self.min_sqnr is None or (result.sqnr_db is not None and result.sqnr_db >= self.min_sqnr)
-        return loud and self.drop(result) <= self.max_drop.value
+        reached, missed = self.reached(result), []
+        if reached.drop is not None and not reached.drop <= self.max_drop.value + ROUNDING:
+            drop = f"{100 * reached.drop:.2f} %" if self.max_drop.relative else f"{reached.drop:.4g}"
+            missed.append(f"{reached.name} drop {drop}, asked at most {self.max_drop}")
+        if self.min_sqnr is not None and not reached.sqnr_db >= self.min_sqnr:
+            missed.append(
+                f"SQNR {reached.sqnr_db:.1f} dB, asked at least {self.min_sqnr:.4g} dB "
+                f"({self.min_sqnr - reached.sqnr_db:.1f} dB short)"
+            )
+        return tuple(missed)
 
-    def drop(self, result: ModelResult) -> float:
-        """Return the drop in the terms of the target, relative or absolute; inf where it is NaN.
-
-        Without labels it is the share of predictions that differ from the float model's.
+    def check(self, metrics: Sequence[MetricInfo], *, classes: bool) -> None:
+        """Refuse a target that cannot be measured by these metrics, without classes to compare.
 
         Raises:
             UsageError: there are neither labels nor classes, and no SQNR is asked for.
         """
-        score = result.scores[0]
-        if score.drop is None and result.agreement is not None:
-            return 1.0 - result.agreement
-        if score.drop is None:
-            if self.min_sqnr is None:
-                raise UsageError(
-                    f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')} or {arg('metric')}"
-                )
-            return 0.0
-        found = score.relative_drop if self.max_drop.relative else score.drop
-        if found is None:
-            found = 0.0 if score.drop <= 0 else math.inf
-        return math.inf if math.isnan(found) else found
+        if metrics[0].kind is MetricKind.SIMILARITY and not classes and self.min_sqnr is None:
+            raise UsageError(
+                f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, or labels and "
+                f"{arg('metric')}"
+            )
 
 
 @dataclass(slots=True)
@@ -84,7 +123,8 @@ class Judge:
     """Judges plans of one float graph on data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
-    states: what is fed back there. compute: where and how candidates are judged.
+    budget: is told what judging takes. states: what is fed back there. compute: where and how candidates are judged.
+    samples: how many there are to choose on, once that is known.
     """
 
     source: Path
@@ -93,10 +133,12 @@ class Judge:
     aim: Aim
     choosing: Records
     folder: Path
+    budget: Budget
     compute: Compute
     states: tuple[State, ...] = ()
     macs: dict[str, int | None] = field(default_factory=dict)
     possible: frozenset[str] = frozenset()
+    samples: int | None = None
 
     @property
     def model(self) -> Model:
@@ -113,8 +155,11 @@ class Judge:
         room = total = max(model_size(self.source), _AT_ONCE)
 
         def measure() -> None:
-            found = self.evaluate(list(waiting.values()), self.choosing).candidates
-            for (what, file), result in zip(waiting.items(), found, strict=True):
+            begun = time.monotonic()
+            found = self.evaluate(list(waiting.values()), self.choosing)
+            self.budget.judged(time.monotonic() - begun, 1 + len(waiting))
+            self.samples = found.samples
+            for (what, file), result in zip(waiting.items(), found.candidates, strict=True):
                 steps[what] = self._step(what, plans[what], result)
                 for part in model_files(file):
                     part.unlink()
@@ -143,17 +188,25 @@ class Judge:
             threads=self.compute.threads,
             provider=self.compute.provider,
             executor=self.compute.executor,
+            progress=self.compute.progress,
             state=self.states,
         )
 
     def _step(self, what: str, plan: Plan, result: ModelResult) -> Step:
-        score = result.scores[0]
-        drop = self.aim.drop(result)
+        reached = self.aim.reached(result)
         share = self.float_share(plan)
         floating = sum(layer in self.possible and layer not in plan.integer for layer in plan.layers)
-        met = self.aim.meets(result) and share <= self.aim.max_float_macs
-        sqnr = math.nan if result.sqnr_db is None else loudness(result.sqnr_db)
-        return Step(what, score.value, drop, sqnr, floating, share, met)
+        return Step(
+            what,
+            reached.value,
+            reached.drop,
+            reached.sqnr_db,
+            floating,
+            share,
+            met=not self.aim.misses(result) and share <= self.aim.max_float_macs,
+            measured=reached.name,
+            relative=self.aim.max_drop.relative,
+        )
 
     def float_share(self, plan: Plan) -> float:
         """Return the share of multiply-accumulates in layers that could be integer and that the plan leaves in float.

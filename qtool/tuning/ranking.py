@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from qtool.core.errors import VerificationError
+from qtool.core.errors import ModelError, VerificationError
 from qtool.core.progress import Progress
 from qtool.feeds import open_for_model
 from qtool.tuning.judge import Judge
@@ -34,7 +34,7 @@ def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Se
             views=("alone",),
             compute=replace(judge.compute, provider="cpu", progress=progress),
         )
-    except VerificationError as error:
+    except (ModelError, VerificationError) as error:
         raise UnrankedError(str(error)) from error
     measured = {layer.name for layer in analysis.layers if layer.alone is not None}
     return [name for name in analysis.ranking("alone") if name in measured]

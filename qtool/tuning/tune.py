@@ -1,8 +1,7 @@
 """`tune`: the paper's workflow end to end, from a float model and data to the best int8 model found."""
 
 import functools
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calib
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import MaxDrop, MetricInfo, MetricKind
 from qtool.core.records.options import Names, Scheme, share
-from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
+from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.scratch import scratch_folder
-from qtool.evaluation.evaluate import evaluate
+from qtool.evaluation.evaluate import evaluate, probe
 from qtool.evaluation.gates import check_gates, check_max_drop
 from qtool.evaluation.metrics.registry import MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
@@ -28,6 +27,7 @@ from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
+from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.verify.original import Original
@@ -36,9 +36,10 @@ from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target, target_of
+from qtool.tuning.budget import Budget, Portion
 from qtool.tuning.judge import Aim, Judge
 from qtool.tuning.search import Attempt, Search
-from qtool.tuning.split import Records, evaluation_subsets, subsets
+from qtool.tuning.split import Subset, evaluation_subsets, parts, subsets
 
 PathLike = str | Path
 
@@ -51,7 +52,7 @@ def tune(
     *,
     eval_data: Data | None = None,
     metric: MetricSpec | None = None,
-    max_drop: MaxDrop | str | float = "1%",
+    max_drop: MaxDrop | str | float | None = None,
     min_sqnr: float | None = None,
     calibrators: Calibrator | str | Sequence[Calibrator | str] = CANDIDATES,
     max_float_macs: float | str = 0.1,
@@ -83,11 +84,14 @@ def tune(
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
             one chooses, one reports.
         metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
-        max_drop: of that metric, "1%" of float's value or 0.01 in its unit.
+        max_drop: of that metric, "1%" of float's value or 0.01 in its unit. None is 1%, and without labels, where
+            `min_sqnr` is given, nothing.
         min_sqnr: asked for as well, in dB.
         calibrators: what to try; also as a text such as "max,percentile:99.9".
         max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1 or "10%".
-        time_budget: seconds, or None.
+        time_budget: seconds, or None. It is kept from the first round to the last evaluation, for which room is left:
+            where it is short, less of the data calibrates, chooses and reports (at least one sample each), and what is
+            not tried is in `Tuned.untried`.
         provider: where the float model is calibrated, and every model judged: cpu, cuda or tensorrt, which alone runs
             target tensorrt and is then what `auto` means. What ranks, and the verification, run on the CPU.
         executor: where data is calibrated, models are judged and layers are ranked; see `calibrate`.
@@ -96,13 +100,11 @@ def tune(
     Raises:
         UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
     """
-    deadline = time.monotonic() + time_budget if time_budget is not None else float("inf")
-    compute = Compute(threads, provider, executor, progress)
+    budget = Budget(time_budget)
+    compute = Compute(threads, provider, executor, budget.watched(progress))
     tried = listed_calibrators(calibrators)
-    aim = Aim(metric, MaxDrop.parse(max_drop), min_sqnr, _float_macs(max_float_macs))
+    aim = Aim(metric, None if max_drop is None else MaxDrop.parse(max_drop), min_sqnr, _float_macs(max_float_macs))
     _check_aim(aim)
-    if time_budget is not None and not time_budget > 0.0:
-        raise UsageError(f"{arg('time_budget', time_budget)}: give more than 0 seconds")
     runs_on = _measurable(target, provider)
     if eval_data is not None and same_data(data, eval_data):
         raise UsageError(
@@ -113,12 +115,14 @@ def tune(
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     prepared = prepare(model_io.load(model), parse_fixed(fix))
     with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **reading)):
-        place(prepared.model, runs_on, wanted, name=prepared.name, folded=prepared.folded)
+        placed = static_scheme(prepared.model, runs_on, wanted)
+        place(prepared.model, runs_on, placed, name=prepared.name, folded=prepared.folded)
         tensors = find_tensors(prepared)
-    parts = _split(prepared, data, eval_data, samples, reading)
+    parts = _split(prepared, data, eval_data, samples, reading, budget)
+    _check_data(model, aim, parts, provider)
     with scratch_folder() as folder:
-        starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, compute)
-        search = Search(starts.attempts(), Path(output), deadline, tell or (lambda _: None), progress)
+        starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, budget, compute)
+        search = Search(starts.attempts(), Path(output), budget, tell or (lambda _: None), compute.progress)
         stopped = search.complete(tried)
         evaluation = evaluate(
             model,
@@ -128,19 +132,29 @@ def tune(
             threads=threads,
             provider=provider,
             executor=executor,
+            progress=progress,
             state=parts.feeds.states,
         )
     best, plan, proof = search.found()
-    met = aim.meets(evaluation.candidates[0]) and best.float_macs <= aim.max_float_macs
+    found = evaluation.candidates[0]
+    missed, complete = aim.misses(found), parts.reporting.cut is None
+    if best.float_macs > aim.max_float_macs:
+        most = f"asked at most {100 * aim.max_float_macs:.4g} %"
+        missed = (*missed, f"{100 * best.float_macs:.1f} % of multiply-accumulates in float, {most}")
+    reached = aim.reached(found)
     return Tuned(
         output=Path(output),
-        met=met,
+        met=not missed and complete,
         best=best,
         steps=tuple(search.steps),
         stopped=stopped,
-        split=parts.words,
-        metric=evaluation.metrics[0].name,
-        max_drop=str(aim.max_drop),
+        untried=search.untried,
+        split="; ".join((parts.words, *starts.cut())),
+        metric=reached.name,
+        max_drop=None if reached.drop is None else str(aim.max_drop),
+        min_sqnr=min_sqnr,
+        missed=missed,
+        complete=complete,
         evaluation=evaluation,
         verification=proof,
         plan=plan,
@@ -166,22 +180,52 @@ def _check_aim(aim: Aim) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The data by what it is for: `feeds` calibrate; words: who does what."""
+    """The data by what it is for. feeds: what calibrates, which is `calibrating` where that is a part of more.
+
+    words: who does what.
+    """
 
     feeds: Feeds
-    choosing: Records
-    reporting: Records
+    calibrating: Portion
+    choosing: Portion
+    reporting: Portion
     words: str
 
 
-def _split(prepared: Prepared, data: Data, eval_data: Data | None, samples: int | None, reading: ReadOptions) -> _Parts:
+def _split(
+    prepared: Prepared, data: Data, eval_data: Data | None, samples: int | None, reading: ReadOptions, budget: Budget
+) -> _Parts:
     feeds = open_for_model(prepared.model, data, samples=samples, **reading)
     if eval_data is not None:
         other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
-        return _Parts(feeds, *evaluation_subsets(feeds, other))
-    calibrating, choosing, reporting = subsets(feeds, 4, (0, 1), (2,), (3,))
-    words = f"of four samples of {feeds.name} two calibrate, one chooses, one reports"
-    return _Parts(open_for_model(prepared.model, calibrating, state=feeds.states), choosing, reporting, words)
+        (calibrating,) = subsets(feeds, 1, (0,))
+        choosing, reporting, words = evaluation_subsets(feeds, other)
+    else:
+        calibrating, choosing, reporting, words = parts(feeds)
+    budget.ratio = _ratio(choosing, reporting)
+    timed = Portion(calibrating, budget.part)
+    return _Parts(
+        # all of it is read as it is, and where workers can, by them
+        open_for_model(prepared.model, timed, state=feeds.states) if eval_data is None or budget.seconds else feeds,
+        timed,
+        Portion(choosing, budget.part),
+        Portion(reporting, lambda: budget.end),
+        words,
+    )
+
+
+def _ratio(choosing: Subset, reporting: Subset) -> float | None:
+    if choosing.feeds is reporting.feeds:
+        return len(reporting.turns) / len(choosing.turns)
+    known = (choosing.feeds.samples, reporting.feeds.samples)
+    return None if None in known else (known[1] or 0) / (known[0] or 1)
+
+
+def _check_data(model: PathLike, aim: Aim, parts: _Parts, provider: str) -> None:
+    """Run the float model on a sample that chooses and on one that reports, so that what they lack is said at once."""
+    for records in (parts.choosing.records, parts.reporting.records):
+        metrics, classes = probe(model, records, aim.metric, provider=provider, state=parts.feeds.states)
+        aim.check(metrics, classes=classes)
 
 
 @dataclass(slots=True)
@@ -199,7 +243,10 @@ class _Starts:
     aim: Aim
     parts: _Parts
     folder: Path
+    budget: Budget
     compute: Compute
+    originals: dict[tuple[str, ...], Original] = field(default_factory=dict)
+    judges: list[Judge] = field(default_factory=list)
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
 
     def attempts(self) -> list[Attempt]:
@@ -261,20 +308,38 @@ class _Starts:
             prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, self.tensors, self.compute)
             original = Original(self.model, prepared.widened, statistics.examples)
             soften = self.target.on_cpu and not steps
+            self.originals[steps] = original
             self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
         return self.known[steps]
 
     def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:
-        return Judge(
+        judge = Judge(
             self.model,
             graph.planner(self.target, scheme, dynamic=True),
-            Original(self.model, graph.prepared.widened, graph.statistics.examples),
+            # what masks are made mild of and outliers migrated in has the examples of the graph as it came
+            self.originals[tuple(step for step in graph.prepared.recipe.steps if step in ASKED)],
             self.aim,
             self.parts.choosing,
             self.folder,
+            self.budget,
             self.compute,
             self.parts.feeds.states,
         )
+        self.judges.append(judge)
+        return judge
+
+    def cut(self) -> Iterator[str]:
+        """Yield how much of the data the time budget let calibrate and choose, where that is not all of it."""
+        graph = self.known.get(())
+        if self.parts.calibrating.cut is not None and graph is not None:
+            yield f"the time budget let only {_samples(graph.statistics.samples)} calibrate"
+        chosen = [judge.samples for judge in self.judges if judge.samples is not None]
+        if self.parts.choosing.cut is not None and chosen:
+            yield f"the time budget let only {_samples(chosen[-1])} choose"
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"
 
 
 def _measurable(target: str, provider: str) -> Target:

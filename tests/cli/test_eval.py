@@ -120,8 +120,8 @@ def test_a_metric_from_a_file(folder, run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["float.onnx", "absent.onnx", "--data", "d.npz"], "qtool: absent.onnx: is no file"),
-        (["float.onnx", "d.npz", "--data", "d.npz"], "qtool: d.npz: onnxruntime cannot load it"),
+        (["float.onnx", "absent.onnx", "--data", "d.npz"], "qtool: absent.onnx: no such file"),
+        (["float.onnx", "d.npz", "--data", "d.npz"], "qtool: d.npz: is NumPy data, not an ONNX model"),
         (["float.onnx", "same.onnx", "--data", "d.npz", "--metric", "top9"], "qtool: --metric top9"),
         (["float.onnx", "same.onnx", "--data", "d.npz", "--max-drop", "some"], "'some' makes no sense"),
         (["float.onnx", "same.onnx", "--data", "d.npz", "--max-drop", "1"], "would pass every model"),

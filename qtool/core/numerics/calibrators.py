@@ -31,6 +31,7 @@ _ENTROPY_EDGES = -(-np.arange(ENTROPY_LEVELS + 1) * _ENTROPY_ENDS[:, None] // EN
 class Calibrator(ABC):
     """A way to choose the range of a tensor: a value, equal to another of the same type and parameters.
 
+    `Calibrator.parse("percentile:99.9")` gives one by its text, which whatever takes a calibrator takes as well.
     A new calibrator is a class here, whose fields are floats with defaults, and a row in `CALIBRATORS`.
     """
 

@@ -11,8 +11,8 @@ from qtool.core.errors import UsageError, arg
 
 SCHEMES = ("symmetric", "affine")
 GRANULARITIES = ("per-channel", "per-tensor")
-FORMS = ("static", "dynamic", "weight-only")
 Form = Literal["static", "dynamic", "weight-only"]
+FORMS: tuple[Form, ...] = ("static", "dynamic", "weight-only")
 Correction = Literal["auto", "on", "off"]
 CORRECTIONS: tuple[Correction, ...] = ("auto", "on", "off")
 

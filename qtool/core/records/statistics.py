@@ -23,6 +23,7 @@ from qtool.core.files import atomic_output
 from qtool.core.numerics.counting import BINS
 from qtool.core.numerics.histogram import ChannelRange, Histogram
 from qtool.core.reading import DOCUMENT_LIMIT, open_file
+from qtool.core.recognition import instead_of_calibration, tilde
 from qtool.core.records.codec import decoded, encoded, parsed
 from qtool.core.records.examples import Row
 from qtool.core.records.header import header, without_header
@@ -239,10 +240,15 @@ def load_statistics(path: str | Path, model_digest: str | None = None, model_nam
         CalibrationError: missing, damaged, of another version, or (where `model_digest` is given) of another model.
     """
     file = Path(path)
+    other = instead_of_calibration(file)
+    if other is not None:
+        raise CalibrationError(f"{file}: {other}")
     try:
         stream = open_file(file)
     except FileNotFoundError as error:
-        raise CalibrationError(f"{file}: no such calibration file; make one with `qtool calibrate`") from error
+        raise CalibrationError(
+            f"{file}: no such calibration file; make one with `qtool calibrate`{tilde(file)}"
+        ) from error
     except OSError as error:
         raise CalibrationError(
             f"{file}: cannot be read ({error.strerror}); make a calibration file with `qtool calibrate`"

@@ -17,19 +17,23 @@ from qtool.core.text import amount
 class Step:
     """One model that was tried, measured on the choosing part of the data.
 
-    what: in words. metric, drop: of the metric asked for; drop is relative to float where float's value is not 0.
-    sqnr_db: of the worst output; NaN where none is measured.
+    what: in words. measured: the name of what is held: the metric, or `agreement` with float where there are no
+    labels, or `sqnr`. metric, drop: its value, and how much worse that is than float's, as a share of float's where
+    `relative`, else in its own unit; no drop where it cannot drop. sqnr_db: of the worst output; NaN where none is
+    measured.
     float_layers, float_macs: the layers that were left in float though they could be integer, and their share of the
     multiply-accumulates, 0 to 1. met: the target and the limit of float.
     """
 
     what: str
     metric: float
-    drop: float
+    drop: float | None
     sqnr_db: float
     float_layers: int
     float_macs: float
     met: bool
+    measured: str
+    relative: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the step as strict JSON; numbers that are not finite become strings."""
@@ -41,9 +45,12 @@ class Step:
 class Tuned:
     """The result of `tune`: the model that was written, how it was found, and how well it does.
 
-    met: whether the target is met on the reporting part of the data, within the limit of float.
+    met: whether the target is met on all of the reporting part of the data, within the limit of float. missed: what
+    is not, in words. complete: whether all of that part was measured, for which the time budget may be too short.
     best: the step that was kept. steps: the trail, in order. stopped: why it ended before all was tried, or None.
-    evaluation: of the model written, on the reporting part. split: the parts of the data, in words.
+    untried: what was not tried or could not be, and why. metric: the name of what is held, see `Step`. max_drop: of
+    it, None where it cannot drop. min_sqnr: asked for as well, dB. evaluation: of the model written, on the reporting
+    part. split: the parts of the data, in words.
     """
 
     output: Path
@@ -51,18 +58,30 @@ class Tuned:
     best: Step
     steps: tuple[Step, ...]
     stopped: str | None
+    untried: dict[str, str]
     split: str
     metric: str
-    max_drop: str
+    max_drop: str | None
+    min_sqnr: float | None
+    missed: tuple[str, ...]
+    complete: bool
     evaluation: Evaluation
     verification: Verification
     plan: Plan
+
+    @property
+    def target(self) -> str:
+        """The target in words: the drop, the SQNR, or both."""
+        parts = [f"{self.metric} drop at most {self.max_drop}"] if self.max_drop is not None else []
+        if self.min_sqnr is not None:
+            parts.append(f"SQNR at least {self.min_sqnr:.4g} dB")
+        return ", ".join(parts)
 
     def __repr__(self) -> str:
         return summary(
             "Tuned",
             shortened(self.output),
-            f"target {'met' if self.met else 'missed'}: {shortened(self.metric)} drop at most {self.max_drop}",
+            f"target {'met' if self.met else 'missed'}: {shortened(self.target)}",
             amount(len(self.steps), "step"),
             f"kept {shortened(self.best.what)}",
             f"{amount(self.best.float_layers, 'layer')} float",
@@ -72,12 +91,16 @@ class Tuned:
     def to_dict(self) -> dict[str, Any]:
         """Return the result as strict JSON, with its steps, evaluation, verification and plan."""
         return {
-            **header("tune", 1),
+            **header("tune", 2),
             "output": str(self.output),
             "met": self.met,
             "metric": self.metric,
             "max_drop": self.max_drop,
+            "min_sqnr": self.min_sqnr,
+            "missed": list(self.missed),
+            "complete": self.complete,
             "stopped": self.stopped,
+            "untried": self.untried,
             "split": self.split,
             "best": self.best.to_dict(),
             "steps": [step.to_dict() for step in self.steps],

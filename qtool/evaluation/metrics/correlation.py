@@ -44,7 +44,8 @@ class _Scored:
         if not np.isfinite(wanted).all():
             sample = seen.start + int(np.isfinite(wanted).argmin())
             raise DataError(
-                f"{arg('metric', self._metric)}: the label of sample {sample} is {wanted[sample - seen.start]}"
+                f"{arg('metric', self._metric)}: the label of sample {sample} is {wanted[sample - seen.start]}; "
+                f"correct it in {arg('data')}"
             )
         scores = rows(seen.outputs[self._output], seen.size)
         if scores.shape[1] != 1:

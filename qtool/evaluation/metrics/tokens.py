@@ -60,7 +60,8 @@ class TokenAgreement(Agreement):
         found = super().result()
         if found is None:
             raise DataError(
-                f"{arg('metric', 'token_agreement')}: there are no tokens, or their one column is no probability"
+                f"{arg('metric', 'token_agreement')}: there are no tokens, or their one column is no probability; use "
+                f"{arg('metric', 'sqnr')}"
             )
         return found
 

@@ -59,7 +59,8 @@ class WordErrorRate:
         if self._blank is not None and output.classes is not None:
             if not -output.classes <= self._blank < output.classes:
                 raise UsageError(
-                    f"{arg('metric', metric)}: output '{output.name}' has the classes 0 to {output.classes - 1}"
+                    f"{arg('metric', metric)}: output '{output.name}' has the classes 0 to {output.classes - 1}; "
+                    "give the blank as one of them"
                 )
             self._blank %= output.classes
         self._edits = 0

@@ -10,6 +10,7 @@ from qtool.core.records.options import Scheme
 from qtool.core.records.placement import Placement
 from qtool.graph import edit
 from qtool.pipeline.planning.place import place
+from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import smoothable_tensors
 from qtool.targets.tables import distinct_targets
@@ -41,7 +42,9 @@ def find_tensors(prepared: Prepared) -> CalibratedTensors:
     failure: NothingToQuantizeError | None = None
     for target in distinct_targets():
         try:
-            found = place(prepared.model, target, Scheme(), name=prepared.name)
+            # where no layer has calibrated ranges there is nothing to count, and yet examples to keep
+            scheme = static_scheme(prepared.model, target, Scheme())
+            found = place(prepared.model, target, scheme, name=prepared.name)
         except NothingToQuantizeError as error:
             failure = failure or error
             continue

@@ -51,9 +51,9 @@ def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, fo
     known = {op for op, rule in target.rules.items() if rule.kind != "bridge"}
     for op in scheme.include_ops:
         if op not in known:
-            raise UsageError(
-                f"target {target.name} has no integer {op}; choose among {', '.join(sorted(known & present))}"
-            )
+            others = ", ".join(sorted(known & present))
+            remedy = f"choose among {others}" if others else f"leave {arg('include_ops', op)} out"
+            raise UsageError(f"target {target.name} has no integer {op}; {remedy}")
 
 
 def _matching(model: Model, pattern: str, name: str, folded: Folded) -> dict[Node, str]:

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from qtool.core.errors import NothingToQuantizeError
-from qtool.core.records.options import Scheme
+from qtool.core.errors import NothingToQuantizeError, arg
+from qtool.core.records.options import FORMS, Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement
-from qtool.graph.edit import Model
+from qtool.graph.edit import Model, Node
 from qtool.graph.origins import Origin
 from qtool.pipeline.planning.exclusion import excluded_nodes
 from qtool.pipeline.planning.selection import select
@@ -47,5 +47,18 @@ def place(
         reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
-        raise NothingToQuantizeError(f"{name}: nothing to quantise for target {target.name} ({why}); use it as it is")
+        remedy = _remedy(model, target, scheme, kept)
+        raise NothingToQuantizeError(f"{name}: nothing to quantise for target {target.name} ({why}); {remedy}")
     return build(model, target, scheme, selection, amendment.closed)
+
+
+def _remedy(model: Model, target: Target, scheme: Scheme, kept: Mapping[Node, str]) -> str:
+    """What else can be done with the model: another form, fewer exclusions, or nothing."""
+    for form in (form for form in FORMS if form != scheme.form):
+        other = select(model, target, replace(scheme, form=form), kept)
+        if other.weighted:
+            return f"leave {arg('form', scheme.form)} out and give {arg('data')}, or use it as it is"
+        if other.dynamic or (other.stored and form == "weight-only"):
+            return f"quantise it with {arg('form', form)}, which needs no data, or use it as it is"
+    chosen = bool(scheme.exclude or scheme.exclude_ops or scheme.include_ops)
+    return "exclude less, or use it as it is" if chosen else "use it as it is"

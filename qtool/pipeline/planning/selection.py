@@ -1,7 +1,7 @@
 """The choice of nodes that become integer: forward from weighted layers, then only what an integer layer reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -77,6 +77,12 @@ def is_layer(node: Node, target: Target) -> bool:
     """Return whether the target has a rule for a node that makes it a layer with weights."""
     rule = target.rules.get(node.op_type)
     return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
+
+
+def static_scheme(model: Model, target: Target, scheme: Scheme) -> Scheme:
+    """Return the scheme with layers dynamic that have a dynamic kernel on the target and no static one, as LSTM."""
+    rules = {op for op, rule in target.rules.items() if rule.dynamic and not rule.static}
+    return replace(scheme, dynamic=tuple(str(node.name) for node in model.graph if node.op_type in rules))
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:

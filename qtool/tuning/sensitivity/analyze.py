@@ -23,6 +23,7 @@ from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.records.statistics import Statistics
+from qtool.evaluation.evaluate import probe
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
@@ -121,6 +122,8 @@ def sensitivity(
     prepared = prepare(model_io.load(model))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
+    # what the data lacks is said before the search
+    probe(model, data, metric, **reading)
     best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
     prepared = best.graph.prepared
     if not best.plan.quantized:

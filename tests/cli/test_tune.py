@@ -1,0 +1,123 @@
+"""What `qtool tune` prints: lines above its bar, the target that was missed, what was not tried, an interrupt."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from qtool.cli import main
+from qtool.cli.common import progress_bar
+from tests.support.refusals import SAMPLES, classifier, network
+
+
+class Terminal(io.StringIO):
+    """A terminal: `screen` are the lines that stand there in the end."""
+
+    def isatty(self):
+        return True
+
+    @property
+    def screen(self):
+        lines = []
+        for written in self.getvalue().split("\n"):
+            line = ""
+            for part in written.split("\r"):
+                line = part + line[len(part) :]
+            lines.append(line.rstrip())
+        return lines
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network(tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=SAMPLES)
+    return tmp_path
+
+
+@pytest.fixture
+def run(place, capsys):  # noqa: ARG001
+    """Runs `qtool tune` on the model; returns the exit code and what went to stdout and to stderr."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as caught:
+            main(["tune", "m.onnx", "--data", "d.npz", "--calibrators", "max", "-o", "q.onnx", *map(str, words)])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return call
+
+
+def test_lines_stand_above_the_bar(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr("qtool.cli.common._BAR_DELAY_S", 0.0)
+    with progress_bar(False) as progress:
+        progress("try", 1, 4)
+        progress.write("first")
+        progress("try", 2, 4)
+        progress.write("second")
+        progress("rank", 1, None)
+        progress.write("third")
+    assert "try:  50%" in terminal.getvalue()
+    assert terminal.screen == ["first", "second", "third", ""]
+
+
+def test_no_bar_where_nobody_looks(capsys):
+    with progress_bar(False) as progress:
+        progress("try", 1, 4)
+        progress.write("first")
+    assert capsys.readouterr() == ("first\n", "")
+
+
+def test_a_missed_target_is_named(place, run):
+    code, out, err = run("--min-sqnr", 80, "--json", "r.json")
+    report = json.loads((place / "r.json").read_text())
+    assert (code, err) == (1, "")
+    assert (report["min_sqnr"], report["max_drop"], report["met"]) == (80.0, None, False)
+    assert f"q.onnx: target missed (SQNR at least 80 dB): {report['missed'][0]}; kept: " in out
+    assert "  not tried: layers in float (the worst layer, " in out
+    assert "metric" not in out and "drop" not in out
+
+
+@pytest.mark.parametrize("asked", [["-q"], ["--json", "-"]])
+def test_a_missed_target_is_said_where_nothing_else_is(run, asked):
+    code, _, err = run("--min-sqnr", 80, *asked)
+    assert code == 1
+    assert err.startswith("q.onnx: target missed (SQNR at least 80 dB): SQNR ")
+    assert "; nearest: " in err and err.count("\n") == 1
+    assert run("--min-sqnr", 10, "-q") == (0, "", "")
+
+
+def test_lines_name_the_measure(place, run):
+    classifier(place / "m.onnx")
+    line = run("--max-drop", "50%")[1].splitlines()[0]
+    assert line.startswith("ok  agreement 1.0000  drop   0.00 %  SQNR ")
+    line = run("--max-drop", "0.5")[1].splitlines()[0]
+    assert line.startswith("ok  agreement 1.0000  drop 0.0000  SQNR ")
+
+
+def test_a_budget_that_is_too_short_has_a_clear_end(run):
+    code, out, _ = run("--min-sqnr", 80, "--time-budget", "0.001s")
+    assert code == 1
+    assert "the time budget let only 1 sample report; stopped early: the time budget is used up" in out
+    assert "the time budget let only 1 sample calibrate" in out
+    assert "equalised; equalised and biases absorbed; ranges mixed; layers in float (the time budget)" in out
+    code, out, _ = run("--min-sqnr", 1, "--time-budget", "0.001s")
+    assert code == 1  # met by one sample is not shown
+    assert "q.onnx: target not shown (SQNR at least 1 dB): the time budget let only 1 sample report" in out
+
+
+def test_an_interrupt_of_the_last_evaluation_leaves_the_model(place, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qtool.tuning.tune.evaluate", interrupt)
+    with pytest.raises(SystemExit) as caught:
+        main(["tune", "m.onnx", "--data", "d.npz", "--calibrators", "max", "--min-sqnr", "1", "-o", "q.onnx"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "\nqtool: interrupted; the best model found until then stands in q.onnx\n"
+    assert (place / "q.onnx").exists()
