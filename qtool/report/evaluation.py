@@ -80,7 +80,7 @@ def output_lines(evaluation: Evaluation) -> list[str]:
         if each:
             lines.append(f"{model.name}: SQNR of each output in dB{each}")
         lines += [
-            f"{model.name}: SQNR of output '{name}' not measured: its shape depends on its values, and is not float's"
+            f"{model.name}: SQNR of output '{name}' not measured: another shape than float's, or no finite number"
             for name, db in figures.items()
             if db is None
         ]

@@ -125,6 +125,11 @@ def _accuracy_line(proof: Verification) -> str:
         f"{amount(count, 'entry', 'entries')} of output {name!r} NaN or Inf unlike float's"
         for name, count in proof.unlike.items()
     ]
+    unmeasured = [repr(name) for name, db in proof.sqnr_db_by_output.items() if db is None]
+    if unmeasured:
+        parts.append(
+            f"not measured: {', '.join(unmeasured[:_NAMED])} (no finite number, or another shape than float's)"
+        )
     return f"  accuracy    {'; '.join(parts)}"
 
 

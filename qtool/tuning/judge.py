@@ -31,6 +31,7 @@ from qtool.tuning.split import Records
 DEFAULT_DROP = MaxDrop(0.01, relative=True)
 AGREEMENT = "agreement"
 """The share of predictions that are float's: the measure where there are no labels."""
+_NOTHING = f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, or labels and {arg('metric')}"
 _AT_ONCE = 2**28
 """Bytes of models that are measured in one pass even where float is smaller."""
 
@@ -87,7 +88,7 @@ class Aim:
         """Return a text for each part of the target that a model misses: what was found, and what was asked for.
 
         Raises:
-            UsageError: an SQNR is asked for that cannot be measured.
+            UsageError: an SQNR is asked for that cannot be measured, or there is nothing to aim at.
         """
         if self.min_sqnr is not None and result.sqnr_db is None:
             raise UsageError(
@@ -95,6 +96,8 @@ class Aim:
                 f"leave it out, or give {arg('metric')}"
             )
         reached, missed = self.reached(result), []
+        if reached.drop is None and self.min_sqnr is None:
+            raise UsageError(_NOTHING)
         if reached.drop is not None and not reached.drop <= self.max_drop.value + ROUNDING:
             drop = f"{100 * reached.drop:.2f} %" if self.max_drop.relative else f"{reached.drop:.4g}"
             missed.append(f"{reached.name} drop {drop}, asked at most {self.max_drop}")
@@ -112,10 +115,7 @@ class Aim:
             UsageError: there are neither labels nor classes, and no SQNR is asked for.
         """
         if metrics[0].kind is MetricKind.SIMILARITY and not classes and self.min_sqnr is None:
-            raise UsageError(
-                f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, or labels and "
-                f"{arg('metric')}"
-            )
+            raise UsageError(_NOTHING)
 
 
 @dataclass(slots=True)

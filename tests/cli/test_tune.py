@@ -119,5 +119,5 @@ def test_an_interrupt_of_the_last_evaluation_leaves_the_model(place, monkeypatch
     with pytest.raises(SystemExit) as caught:
         main(["tune", "m.onnx", "--data", "d.npz", "--calibrators", "max", "--min-sqnr", "1", "-o", "q.onnx"])
     assert caught.value.code == 130
-    assert capsys.readouterr().err == "\nqtool: interrupted; the best model found until then stands in q.onnx\n"
+    assert capsys.readouterr().err == "\nqtool: interrupted; the best model so far stands in q.onnx\n"
     assert (place / "q.onnx").exists()

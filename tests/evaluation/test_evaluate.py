@@ -270,7 +270,7 @@ def test_other_shapes_are_refused(float_model, data, tmp_path):
     ("options", "error", "says"),
     [
         ({"candidates": []}, UsageError, "at least one candidate"),
-        ({"candidates": ["absent.onnx"]}, ModelError, "absent.onnx: is no file"),
+        ({"candidates": ["absent.onnx"]}, ModelError, "absent.onnx: no such file"),
         ({"samples": 0}, UsageError, "samples=0: give 1 or more"),
         ({"threads": 0}, UsageError, "threads=0: give 1 or more"),
         ({"metrics": ["top3"]}, UsageError, "metrics='top3'"),

@@ -142,9 +142,9 @@ def test_memory_grows_where_all_scores_are_needed_and_there_alone(name):
 def test_a_model_without_correlation_never_stays_the_best():
     aim = Aim("pearson", MaxDrop.parse("1%"), None, 1.0)
     broken = ModelResult("m", "m", 1, (Score("pearson", math.nan, math.nan, math.nan),))
-    assert aim.drop(broken) == math.inf
-    assert not aim.meets(broken)
-    step = Step("max", math.nan, math.inf, -math.inf, 0, 0.0, met=False)
+    assert aim.reached(broken).drop == math.inf
+    assert aim.misses(broken)
+    step = Step("max", math.nan, math.inf, -math.inf, 0, 0.0, met=False, measured="pearson", relative=True)
     assert json.loads(json.dumps(step.to_dict(), allow_nan=False))["drop"] == "inf"
 
 

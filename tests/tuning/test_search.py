@@ -112,12 +112,6 @@ def test_what_the_data_lacks_is_said_before_any_work(model, tmp_path, monkeypatc
         tune(classifier(tmp_path / "m.onnx"), labelled, tmp_path / "q.onnx", eval_data=DATA, metric="top1")
 
 
-def test_an_error_in_the_last_evaluation_says_that_there_is_a_model(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("qtool.tuning.tune.evaluate", lambda *_, **__: (_ for _ in ()).throw(DataError("sample 7")))
-    with pytest.raises(DataError, match=r"sample 7; the best model found until then stands in \S+q.onnx"):
-        tuned(model, tmp_path / "q.onnx", min_sqnr=10.0)
-
-
 def test_the_float_model_runs_once_for_a_form(model, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr("qtool.tuning.tune.Original", lambda *a: made.append(Original(*a)) or made[-1])

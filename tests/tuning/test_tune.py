@@ -19,7 +19,6 @@ from qtool.runtime.session import Session
 from qtool.tuning.search import Search, better
 from qtool.tuning.split import subsets
 from qtool.tuning.tune import tune
-from tests.support.patterns import Net
 from tests.support.places import SHIPPED
 
 CALIB, EVAL = SHIPPED / "digits_calib.npz", SHIPPED / "digits_eval.npz"
@@ -253,18 +252,3 @@ def test_the_data_is_called_by_its_own_name(tmp_path):
     assert json.loads(report.read_text())["evaluation"]["data"] == name
     assert f"{name}: 50 samples" in answer.output
     assert not re.search("Subset|Part", answer.output + report.read_text())
-
-
-def test_a_layer_that_cannot_be_float_by_itself_is_left_as_it_is(tmp_path):
-    """Two heads read a tensor of which no dimension is known, in front of which no twin can stand."""
-    net = Net(3, "h", "w")
-    rows = net("Reshape", net("Relu", net.conv("x", 3, 4, name="first")), net.const([0, -1], dtype=np.int64))
-    heads = [net("Gemm", rows, net.weight(256, n, inputs=256), net.bias(n), name=f"head{n}") for n in (5, 4)]
-    model = net.save(tmp_path / "m.onnx", *heads)
-    x = np.random.default_rng(0).normal(size=(16, 3, 8, 8)).astype(np.float32)
-    output = tmp_path / "q.onnx"
-    result = tune(model, {"x": x}, output, calibrators=ONE, min_sqnr=90.0, max_drop=0.9, max_float_macs=1.0)
-    assert [step.what for step in result.steps][-1] == "float: first"
-    assert not result.met and output.exists()
-    with pytest.raises(ModelError, match="'head5' cannot be kept float"):
-        qtool.quantize(model, output, data={"x": x}, exclude="head5")

@@ -48,13 +48,14 @@ class SignalToNoise:
 
     Entries that are NaN, or the same infinity, in both are equal, and left out of signal and noise. unlike: how many
     entries are not finite in one of them alone, or differently so. incomparable: how many arrays had another shape in
-    the other, which leaves nothing to subtract.
+    the other, which leaves nothing to subtract. compared: how many entries were finite in both.
     """
 
     signal: SumOfSquares = field(default_factory=SumOfSquares)
     noise: SumOfSquares = field(default_factory=SumOfSquares)
     unlike: int = 0
     incomparable: int = 0
+    compared: int = 0
     _nan: bool = False
 
     def add(self, reference: Array, other: Array) -> None:
@@ -71,6 +72,7 @@ class SignalToNoise:
             largest = _largest(difference)
         self.signal.add(x, _largest(x))
         self.noise.add(difference, largest)
+        self.compared += x.size
 
     def _finite(self, x: Array, y: Array) -> tuple[Array, Array]:
         """The entries that are finite in both, and their differences, which end where float64 does."""
@@ -85,7 +87,7 @@ class SignalToNoise:
 
     @property
     def db(self) -> float | None:
-        """The SQNR in dB: inf where nothing differs, -inf where all is noise; None where it cannot be measured.
+        """The SQNR in dB: inf where nothing differs, -inf where all is noise; None where nothing can be compared.
 
         Entries that are unlike make it -inf, or NaN where they are NaN.
         """
@@ -93,6 +95,8 @@ class SignalToNoise:
             return None
         if self.unlike:
             return math.nan if self._nan else -math.inf
+        if not self.compared:
+            return None
         if self.noise.total == 0.0:
             return math.inf
         return self.signal.decibels - self.noise.decibels
@@ -102,7 +106,9 @@ def signal_to_noise(reference: Array, other: Array) -> float:
     """Return the SQNR in dB of one array; inf where they are equal, -inf where shapes differ."""
     found = SignalToNoise()
     found.add(reference, other)
-    return -math.inf if found.db is None else found.db
+    if found.db is None:
+        return -math.inf if found.incomparable else math.inf
+    return found.db
 
 
 def worst(figures: Iterable[float | None]) -> float | None:

@@ -56,7 +56,8 @@ class Verification:
     optimized_sqnr_db: unoptimised against optimised outputs of the whole quantised model (worst output). Single steps
         that differ early grow through a deep network, so this may be as low as the quantisation noise itself.
     output_sqnr_db: float against quantised outputs (worst output), on the examples; NaN where no output is measured.
-    sqnr_db_by_output: the same of each output; None where its shape depends on its values, and was another.
+    sqnr_db_by_output: the same of each output; None where its shape depends on its values, and was
+        another, or where it holds no finite number.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
     examples: how many samples that was measured on.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.

@@ -9,7 +9,7 @@ import numpy as np
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import dequantize
-from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, worst
+from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
@@ -134,9 +134,10 @@ class Measured:
     def check_preparation(self) -> None:
         """Refuse a prepared graph that is another function than the model as it came. Raises `VerificationError`."""
         for name, prepared in self.preparation.items():
-            if prepared.db is None or not (prepared.db >= _PREPARATION_DB or _both_zero(prepared)):
-                found = "its shape" if prepared.db is None else f"{prepared.db:.1f} dB"
-                raise VerificationError(f"preparation changed output {name!r} ({found}); please report this model")
+            if prepared.db is not None and not (prepared.db >= _PREPARATION_DB or _both_zero(prepared)):
+                raise VerificationError(
+                    f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
+                )
 
     def check(self, prepared: Model, plan: Plan) -> None:
         """Refuse a model that computes something that neither the float model, `prepared`, nor the plan says.
@@ -310,16 +311,25 @@ def _check_shapes(single: Arrays, exact: Arrays) -> None:
 
 
 def _check_finite(name: str, single: np.ndarray, exact: np.ndarray) -> None:
-    """Refuse a model that onnxruntime's own optimisations spoil: they fold factors without a look at the result.
+    """Refuse a float model whose own output is not finite in places that depend on onnxruntime's optimisations.
+
+    These fold factors without a look at the result.
 
     Raises:
         VerificationError: it is such a one.
     """
-    if np.isfinite(exact).all() and not np.isfinite(single).all():
+    if not unlike(exact, single).any() or np.isfinite(single).all():
+        return
+    found = f"output {name!r} of the float model is NaN or Inf, "
+    if np.isfinite(exact).all():
         raise VerificationError(
-            f"output {name!r} of the float model is NaN or Inf, but only as onnxruntime optimises it: constants that "
-            "it multiplies are too large for float32; scale them in the model"
+            f"{found}but only as onnxruntime optimises it: constants that it multiplies are too large for float32; "
+            "scale them in the model"
         )
+    raise VerificationError(
+        f"{found}and where depends on how onnxruntime optimises it: a constant before it makes it so, such as a "
+        "variance that is not positive, or a divisor of 0; correct the constant, or export the model again"
+    )
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
