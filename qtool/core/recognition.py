@@ -107,7 +107,7 @@ def instead_of_data(path: str | Path) -> str | None:
 def instead_of_calibration(path: str | Path) -> str | None:
     """Return what a file is that was given as a calibration file, and where it belongs; None where nothing says so."""
     if recognised(path) == _NUMPY:
-        return "is data, not a calibration file; make one of it with `qtool calibrate --data`"
+        return f"is data, not a calibration file; calibrate with it as {arg('data')}"
     if Path(path).suffix.lower() == ".onnx":
         return "is a model, not a calibration file; make one with `qtool calibrate`"
     return None

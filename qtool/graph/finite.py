@@ -11,9 +11,9 @@ from qtool.core.tensorspec import InputSpec
 from qtool.graph import edit
 from qtool.graph.layers import OPERATORS
 from qtool.graph.loading import read_proto
+from qtool.graph.quantizers import is_quantizing
 
 _MOVES = ("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast")
-_QUANTIZING = ("Quantize", "QLinear")
 
 _Row = tuple[str, Sequence[str], Sequence[str]]
 """Operator, inputs and outputs of a node."""
@@ -54,7 +54,7 @@ def _read_by_layers(rows: Iterable[_Row]) -> frozenset[str]:
     """`rows`: of the nodes, the last one first."""
     found: set[str] = set()
     for op, inputs, outputs in rows:
-        if op in OPERATORS or any(word in op for word in _QUANTIZING):
+        if op in OPERATORS or is_quantizing(op):
             found.update(inputs)
         elif op in _MOVES and found.intersection(outputs):
             found.update(inputs[:1])

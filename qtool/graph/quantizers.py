@@ -17,7 +17,12 @@ def is_quantized(path: str | Path) -> bool:
 
     Source: ONNX and onnxruntime contrib_ops, whose names say it: QLinearConv, MatMulIntegerToFloat, QGemm, QAttention.
     """
-    return any(op in _QUANTIZERS or _QUANTIZED.match(op) for op in operators(path))
+    return any(is_quantizing(op) for op in operators(path))
+
+
+def is_quantizing(op: str) -> bool:
+    """Return whether an operator quantises, or computes with integers in the place of one of real numbers."""
+    return op in _QUANTIZERS or _QUANTIZED.match(op) is not None
 
 
 def has_quantizers(model: str | Path | bytes) -> bool:

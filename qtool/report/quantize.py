@@ -102,7 +102,7 @@ def float_line(proof: Verification) -> str:
 def _arithmetic_line(proof: Verification) -> str:
     said = "  arithmetic  without Q/DQ the float graph comes back; "
     if proof.unchecked:
-        return f"{said}not checked in a run: {proof.unchecked}{'; give --data' if proof.data_helps else ''}"
+        return f"{said}not checked in a run: {proof.unchecked}{'; give data' if proof.data_helps else ''}"
     if proof.steps is None:
         agree = (
             "are equal" if proof.optimized_sqnr_db == math.inf else f"agree to {proof.optimized_sqnr_db:.1f} dB SQNR"

@@ -152,7 +152,7 @@ def test_a_model_without_correlation_never_stays_the_best():
 def test_without_labels_tuning_holds_the_agreement_of_tokens():
     result = qtool.tune("float.onnx", {"x": X}, "q.onnx", max_drop="20%")
     assert result.met
-    assert result.metric == "sqnr"
+    assert result.metric == "agreement"
     agreement = result.evaluation.candidates[0].agreement
     assert agreement is not None and agreement >= 0.8
     assert result.best.drop <= 0.2

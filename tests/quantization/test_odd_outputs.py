@@ -60,6 +60,8 @@ def expected_sqnr(odd: OddModel, models: list[str]) -> float | None:
         x, y = (np.concatenate(parts) for parts in pair)
         known = np.isfinite(x)
         assert np.array_equal(known, np.isfinite(y))
+        if not known.any():
+            continue
         x, y = x[known].astype(np.longdouble), y[known].astype(np.longdouble)
         noise = ((x - y) ** 2).sum()
         found = math.inf if noise == 0 else float(10 * np.log10((x**2).sum() / noise))

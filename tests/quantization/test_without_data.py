@@ -108,7 +108,7 @@ def test_the_remedy_is_data(tmp_path):
     nodes, fed, rank, constants, _ = UNFIT["no shape fits"]
     source = save(tmp_path / "m.onnx", nodes, fed, rank, **constants)
     result = qtool.quantize(source, tmp_path / "q.onnx", form="dynamic")
-    assert result.verification.data_helps and quantized_text(result).count("; give --data\n") == 1
+    assert result.verification.data_helps and quantized_text(result).count("; give data\n") == 1
     data = {"x": RNG.normal(size=(1088, 7)).astype(np.float32)}
     proof = qtool.quantize(source, tmp_path / "d.onnx", form="dynamic", data=data, batch_size=1088).verification
     assert (proof.unchecked, proof.integer_share) == ("", 1.0)

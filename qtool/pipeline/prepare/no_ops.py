@@ -51,8 +51,22 @@ def _neutral(node: Node, number: int) -> Value | None:
     for position in (1, 0) if node.op_type in ("Add", "Mul") else (1,):
         constant, other = edit.constant_or_none(node.inputs[position]), node.inputs[1 - position]
         if constant is not None and other is not None and constant.dtype.kind in "fiu" and (constant == number).all():
-            return other if constant.size and edit.keeps_shape(constant, other) else None
+            if not constant.size or not edit.keeps_shape(constant, other):
+                return None
+            return None if constant.size > 1 and _is_normalized(other) else other
     return None
+
+
+def _is_normalized(value: Value) -> bool:
+    """Whether the vectors of a LayerNormalization that is written out stand here, without which none is found.
+
+    Source: onnxruntime core/optimizer/layer_norm_fusion.cc, which wants Div, Mul by the scale, and Add of the bias.
+    """
+    maker = value.producer()
+    if maker is not None and maker.op_type == "Mul":
+        makers = [None if v is None else v.producer() for v in maker.inputs]
+        maker = next((m for m in makers if m is not None), None)
+    return maker is not None and maker.op_type == "Div"
 
 
 def _reshaped(node: Node, x: Value) -> Value | None:
