@@ -4,11 +4,8 @@ The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for by
 same installed versions, which the header names. Its last member is a checksum of the others.
 """
 
-import hashlib
 import io
 import json
-import math
-import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +24,7 @@ from qtool.core.recognition import instead_of_calibration, tilde
 from qtool.core.records.codec import decoded, encoded, parsed
 from qtool.core.records.examples import Row
 from qtool.core.records.header import header, without_header
+from qtool.core.records.members import LIMIT, MemberReader, MemberWriter
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, TensorHeader
@@ -34,10 +32,7 @@ from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
 
 VERSION = 2
-_HEADER, _CHECKSUM = "header.json", "sha256"
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_LIMIT = 2**31
-"""No member of a genuine file comes near this many bytes."""
+_HEADER = "header.json"
 _EXAMPLES_ROOM, _EXAMPLES_SHARE = 2**26, 512
 """What the examples may take together: so many bytes, or so many for each value that was counted of some tensor."""
 _LARGEST_HISTOGRAM = BINS * 8 + 1024
@@ -126,22 +121,19 @@ class Statistics:
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            members = _Writing(archive)
+            members = MemberWriter(archive)
             members.add(_HEADER, json.dumps(document, allow_nan=False).encode())
             for i, histogram in enumerate(self.tensors.values()):
                 filled = histogram.counts != 0
                 counts = histogram.counts[filled]
-                members.add(f"{i}.filled.npy", _npy(np.packbits(filled)))
-                members.add(f"{i}.counts.npy", _npy(counts.astype(_smallest_type(counts))))
+                members.add_array(f"{i}.filled", np.packbits(filled))
+                members.add_array(f"{i}.counts", counts.astype(_smallest_type(counts)))
             for i, row in enumerate(self.channels.values()):
-                members.add(f"channels.{i}.npy", _npy(np.stack([row.minimum, row.maximum]).astype("<f4")))
+                members.add_array(f"channels.{i}", np.stack([row.minimum, row.maximum]).astype("<f4"))
             for i, run in enumerate(runs):
                 for j, array in enumerate(run.values()):
-                    if array.dtype.kind in "OSU":
-                        members.add(f"example.{i}.{j}.json", _json(array))
-                    else:
-                        members.add(f"example.{i}.{j}.npy", _npy(array))
-            members.add(_CHECKSUM, _checksum(members.digests))
+                    members.add_array(f"example.{i}.{j}", array)
+            members.add_checksum()
 
 
 def _part_header(part: Part, number: dict[int, int]) -> PartHeader:
@@ -163,73 +155,6 @@ def _smallest_type(counts: np.ndarray) -> str:
     """Of those that hold the counts: small ones are compressed in less time."""
     largest = int(counts.max(initial=0))
     return next((kind for kind, end in _COUNT_TYPES.items() if largest < end), "<i8")
-
-
-def _npy(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.asarray(array, order="C"), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _json(array: np.ndarray) -> bytes:
-    """Strings, which NumPy would only store as long as the longest, or pickle."""
-    flat = [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array.reshape(-1).tolist()]
-    return json.dumps({"shape": array.shape, "strings": flat}).encode()
-
-
-def _strings(text: bytes) -> np.ndarray:
-    document = parsed(text.decode())
-    shape, flat = document["shape"], document["strings"]
-    if not all(isinstance(one, str) for one in flat) or not all(isinstance(n, int) and n >= 0 for n in shape):
-        raise ValueError("an example of strings has another form")
-    return np.array(flat, np.object_).reshape(shape)
-
-
-class _Writing:
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-        self.digests: dict[str, str] = {}
-
-    def add(self, name: str, data: bytes) -> None:
-        info = zipfile.ZipInfo(name, _EPOCH)
-        info.compress_type = zipfile.ZIP_DEFLATED
-        self._archive.writestr(info, data, compresslevel=1)
-        self.digests[name] = hashlib.sha256(data).hexdigest()
-
-
-class _Reading:
-    """The members of a file that somebody may have made; `digests` are those of what has been read."""
-
-    def __init__(self, archive: zipfile.ZipFile) -> None:
-        self._archive = archive
-        self.sizes = {info.filename: info.file_size for info in archive.infolist()}
-        self.digests: dict[str, str] = {}
-        if len(self.sizes) < len(archive.infolist()):
-            raise ValueError("a member is there twice")
-
-    def read(self, name: str, limit: int) -> bytes:
-        """Raises `ValueError` for a member that is larger, before it is decompressed, or not there."""
-        if self.sizes.get(name, 0) > limit:
-            raise ValueError(f"{name} is impossibly large")
-        data = self._archive.read(name)
-        self.digests[name] = hashlib.sha256(data).hexdigest()
-        return data
-
-    def check(self) -> None:
-        """Refuse members that nobody has read, and a file that is not as it was written; older ones do not tell."""
-        given = dict(self.digests)
-        if _CHECKSUM in self.sizes and self.read(_CHECKSUM, 1024) != _checksum(given):
-            raise ValueError("it was changed after it was written")
-        unknown = set(self.sizes) - set(self.digests)
-        if unknown:
-            raise ValueError(f"its header does not speak of {min(unknown)[:40]!r}")
-
-
-def _checksum(digests: dict[str, str]) -> bytes:
-    """Of all members by their names, in hexadecimal digits."""
-    return (
-        hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest().encode()
-    )
 
 
 @checked_types
@@ -266,7 +191,7 @@ def read_statistics(
     """
     try:
         with zipfile.ZipFile(source) as archive:
-            return _read(_Reading(archive), name, model_digest, model_name)
+            return _read(MemberReader(archive), name, model_digest, model_name)
     except (CalibrationError, MemoryError):
         raise
     except Exception as error:  # zipfile, zlib, json and numpy raise a dozen types on damaged input
@@ -274,7 +199,7 @@ def read_statistics(
         raise CalibrationError(f"{name}: not a calibration file, or damaged ({reason}); calibrate again") from error
 
 
-def _read(members: _Reading, file: str, model_digest: str | None, model_name: str) -> Statistics:
+def _read(members: MemberReader, file: str, model_digest: str | None, model_name: str) -> Statistics:
     document = parsed(members.read(_HEADER, DOCUMENT_LIMIT).decode())
     version, content = without_header(document, "calibration", former="qtool_calibration")
     if version is None and not content:
@@ -308,7 +233,7 @@ def _read(members: _Reading, file: str, model_digest: str | None, model_name: st
 
 
 def _examples(
-    members: _Reading, inputs: tuple[tuple[str, ...], ...], tensors: Mapping[str, Histogram]
+    members: MemberReader, inputs: tuple[tuple[str, ...], ...], tensors: Mapping[str, Histogram]
 ) -> tuple[dict[str, np.ndarray], ...]:
     """The inputs of each run.
 
@@ -317,31 +242,19 @@ def _examples(
     """
     counts = {name: histogram.count for name, histogram in tensors.items()}
     counted = max(counts.values(), default=0)
-    room = min(_LIMIT, max(_EXAMPLES_ROOM, _EXAMPLES_SHARE * counted))
-    wanted = [
-        {name: _example_of(members, f"example.{i}.{j}") for j, name in enumerate(names)}
-        for i, names in enumerate(inputs)
-    ]
-    if sum(members.sizes.get(member, 0) for run in wanted for member in run.values()) > room:
+    room = min(LIMIT, max(_EXAMPLES_ROOM, _EXAMPLES_SHARE * counted))
+    wanted = [{name: f"example.{i}.{j}" for j, name in enumerate(names)} for i, names in enumerate(inputs)]
+    if sum(members.sizes.get(members.of_array(stem), 0) for run in wanted for stem in run.values()) > room:
         raise ValueError("its examples are impossibly large")
-    runs = tuple({name: _example(members, member) for name, member in run.items()} for run in wanted)
+    runs = tuple({name: members.read_array(stem) for name, stem in run.items()} for run in wanted)
     for name, array in (item for run in runs for item in run.items() if counts.get(item[0])):
         if not ((array >= tensors[name].minimum) & (array <= tensors[name].maximum)).all():
             raise ValueError(f"an example of {name!r} holds what was not counted")
     return runs
 
 
-def _example_of(members: _Reading, name: str) -> str:
-    """The member that an array of an example lies in: strings are JSON."""
-    return f"{name}.json" if f"{name}.json" in members.sizes else f"{name}.npy"
-
-
-def _example(members: _Reading, member: str) -> np.ndarray:
-    return _strings(members.read(member, _LIMIT)) if member.endswith(".json") else _array(members, member)
-
-
-def _channels(members: _Reading, i: int, whole: Histogram | None) -> ChannelRange:
-    rows = _array(members, f"channels.{i}.npy")
+def _channels(members: MemberReader, i: int, whole: Histogram | None) -> ChannelRange:
+    rows = members.read_array(f"channels.{i}")
     if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[0] != 2:
         raise ValueError(f"channels {i} have another form")
     if not np.isfinite(rows).all() or (rows[0] > rows[1]).any():
@@ -351,9 +264,9 @@ def _channels(members: _Reading, i: int, whole: Histogram | None) -> ChannelRang
     return ChannelRange(rows[0], rows[1])
 
 
-def _histogram(members: _Reading, i: int, row: TensorHeader) -> Histogram:
-    bits = _array(members, f"{i}.filled.npy", _LARGEST_HISTOGRAM)
-    counts = _array(members, f"{i}.counts.npy", _LARGEST_HISTOGRAM)
+def _histogram(members: MemberReader, i: int, row: TensorHeader) -> Histogram:
+    bits = members.read_array(f"{i}.filled", _LARGEST_HISTOGRAM)
+    counts = members.read_array(f"{i}.counts", _LARGEST_HISTOGRAM)
     if bits.dtype != np.uint8 or bits.shape != (BINS // 8,) or counts.dtype.str not in (*_COUNT_TYPES, "<i8"):
         raise ValueError(f"histogram {i} has another form")
     filled = np.unpackbits(bits).view(np.bool_)
@@ -378,19 +291,3 @@ def _holds(histogram: Histogram) -> bool:
         ends = np.array([histogram.minimum, histogram.maximum], np.float32)
     inside = (histogram.counts[ends.view(np.uint32) >> 16] > 0) | (ends == 0.0)
     return bool(inside.all()) and histogram.minimum <= histogram.maximum
-
-
-def _array(members: _Reading, name: str, limit: int = _LIMIT) -> np.ndarray:
-    """Read a `.npy` member; its header is held against its size first, since numpy allocates what a header claims."""
-    data = members.read(name, limit)
-    stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    with warnings.catch_warnings():
-        # numpy tells of headers that Python 2 wrote
-        warnings.simplefilter("ignore")
-        shape, fortran, dtype = read_header(stream)
-    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - stream.tell():
-        raise ValueError(f"{name} is not as large as it says")
-    values = np.frombuffer(data, dtype, math.prod(shape), stream.tell())
-    return values.reshape(shape, order="F" if fortran else "C").copy()
