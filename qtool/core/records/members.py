@@ -35,7 +35,7 @@ class MemberWriter:
         self._digests[name] = hashlib.sha256(data).hexdigest()
 
     def add_array(self, stem: str, array: np.ndarray) -> None:
-        """Add an array: as `.npy`, and strings, which NumPy would store as long as the longest or pickle, as `.json`."""
+        """Add an array as `.npy`, or as `.json` where it holds strings, which NumPy would pickle."""
         if array.dtype.kind in "OSU":
             self.add(f"{stem}.json", _of_strings(array))
             return
