@@ -4,7 +4,8 @@ onnxruntime runs a model whose stored shapes are wrong, with a warning (`Graph::
 `core/framework/execution_frame.cc`); exporters and tools that edit models leave such shapes behind.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -61,14 +62,8 @@ def infer(model: ir.Model) -> None:
 
     Names must be unique. onnx-ir's own pass takes the elements' type of sequences and optionals for their own.
     """
-    light = model.clone()
-    for name, value in list(light.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
-            del light.graph.initializers[name]
-            light.graph.inputs.append(value)
-    try:
-        inferred = from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
-    except Exception:
+    inferred = _inferred(_light(model))
+    if inferred is None:
         return
     known = {o.name: o for node in inferred.graph.all_nodes() for o in node.outputs}
     for node in model.graph.all_nodes():
@@ -79,6 +74,39 @@ def infer(model: ir.Model) -> None:
                 value.shape = value.shape if found.shape is None else found.shape
 
 
+def most_numbers(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> int:
+    """Return how many numbers the largest tensor holds that is computed from inputs of these shapes, by name.
+
+    Only tensors whose shape inference knows count; 0 where there is none.
+    """
+    light = _light(model)
+    forget(light)
+    for value in light.graph.inputs:
+        if value.name in fed:
+            value.shape = ir.Shape(list(fed[value.name]))
+    inferred = _inferred(light)
+    values = [] if inferred is None else [output for node in inferred.graph for output in node.outputs]
+    shapes = [value.shape.numpy() for value in values if value.shape is not None and value.shape.is_static()]
+    return max((math.prod(shape) for shape in shapes), default=0)
+
+
+def _light(model: ir.Model) -> ir.Model:
+    """A copy, of whose large initializers only types and shapes are left."""
+    light = model.clone()
+    for name, value in list(light.graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > _SMALL_BYTES:
+            del light.graph.initializers[name]
+            light.graph.inputs.append(value)
+    return light
+
+
+def _inferred(light: ir.Model) -> ir.Model | None:
+    try:
+        return from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
+    except Exception:
+        return None
+
+
 def unknown(model: ir.Model) -> list[str]:
     """Return the names of the main graph's values without type or shape, where ONNX has no schema for some operator."""
     if all(onnx.defs.has(node.op_type, node.domain) for node in model.graph.all_nodes()):
@@ -87,11 +115,14 @@ def unknown(model: ir.Model) -> list[str]:
 
 
 def tell(model: ir.Model, specs: Iterable[InputSpec]) -> None:
-    """Let values of the main graph have the types and shapes that somebody found, by name, where they have none yet."""
+    """Let values of the main graph have the types and shapes that somebody found, by name, where they have none yet.
+
+    A shape without dimensions tells nothing: onnxruntime gives it of a scalar and of a tensor of unknown rank.
+    """
     values = {o.name: o for node in model.graph for o in node.outputs}
     for spec in specs:
         value = values[spec.name]
         if value.type is None and spec.dtype.kind != "O":
             value.type = ir.TensorType(ir.DataType.from_numpy(spec.dtype))
-        if value.shape is None and spec.shape is not None:
+        if value.shape is None and spec.shape:
             value.shape = ir.Shape(list(spec.shape))

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import qtool
-from qtool.graph import edit, model_io
+from qtool.graph import edit, model_io, shapes
+from qtool.graph.protos import from_proto
 from qtool.pipeline.prepare import prepare
 from qtool.runtime.session import Session
 from tests.support.patterns import Net
@@ -80,6 +81,36 @@ def test_behind_an_operator_that_onnx_does_not_know_onnxruntime_is_asked(tmp_pat
     for name in ("fused_out", "y"):
         assert edit.is_float32(values[name]) and edit.rank(values[name]) == 3
         assert [edit.static_dim(values[name], axis) for axis in range(3)] == [None, 4, 8]
+
+
+def test_an_unknown_rank_is_not_that_of_a_scalar(tmp_path):
+    """onnxruntime, which is asked since Gelu is its own, says the same of both."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        g (float[N,3,4] x) => (float[N,3,3] y) <int64 count = {2}, bool go = {1}> {
+            a = com.microsoft.Gelu(x)
+            b = Loop <body = steps (int64 i, bool on, float[r,s,t] h) => (bool still, float[r,s,t] next) {
+                still = Identity(on)  next = Tanh(h) }> (count, go, a)
+            c = Einsum <equation: string = "abc,adc->abd"> (b, b)
+            y = MatMul(c, w)
+        }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    prepared = prepare(model_io.load(tmp_path / "m.onnx"))
+    assert edit.named_values(prepared.model.graph)["b"].shape is None
+    data = {"x": np.random.default_rng(0).normal(size=(4, 3, 4)).astype(np.float32)}
+    qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data=data)
+    wanted, got = (Session(tmp_path / name).run(data)["y"] for name in ("m.onnx", "q.onnx"))
+    assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > 25
+
+
+@pytest.mark.parametrize(("length", "numbers"), [(5, 2 * 5 * 7), (30, 2 * 30 * 30), (None, 3)])
+def test_the_largest_tensor_that_inputs_lead_to(length, numbers):
+    net = Net("T", 7)
+    flat = net("Reshape", "x", net.const([0, -1, 7], dtype=np.int64))
+    y = net("MatMul", flat, net("Transpose", flat, perm=[0, 2, 1]))
+    net("Reshape", y, net("Shape", y))
+    fed = {} if length is None else {"x": (2, length, 7)}
+    assert shapes.most_numbers(from_proto(net.model(y)), fed) == numbers
 
 
 def test_declared_dimensions_stay_where_inference_has_none(tmp_path):

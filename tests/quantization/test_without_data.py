@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import qtool
 from qtool.core.records.verification import percent
 from qtool.report.quantize import quantized_text
+from qtool.runtime.session import Session
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 RNG = np.random.default_rng(0)
@@ -69,6 +70,27 @@ def test_made_up_inputs_fit(name, tmp_path):
     proof = qtool.quantize(source, tmp_path / "q.onnx", form="dynamic").verification
     assert (proof.unchecked, proof.integer_share, proof.steps) == ("", 1.0, 0)
     assert proof.macs > 0
+
+
+def test_made_up_inputs_exhaust_no_memory(tmp_path, monkeypatch):
+    """No square picture fits, and the products of all its places with each other would soon take gigabytes."""
+    nodes = [
+        node("Reshape", ["x", "flat"], "p"),
+        node("Transpose", ["p"], "t", perm=[0, 2, 1]),
+        node("MatMul", ["p", "t"], "s"),
+        node("MatMul", ["s", "p"], "h"),
+        node("Transpose", ["h"], "u", perm=[0, 2, 1]),
+        node("MatMul", ["u", "places"], "c"),
+    ]
+    constants = {"flat": np.array([0, -1, 64]), "places": np.ones((6, 64), "f")}
+    source = save(tmp_path / "m.onnx", nodes, [("x", ["n", "height", "width", 64])], 3, **constants)
+    fed, run = [], Session.run
+    monkeypatch.setattr(
+        Session, "run", lambda self, feeds, **more: fed.append(feeds["x"].shape) or run(self, feeds, **more)
+    )
+    proof = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only").verification
+    assert "do not fit" in proof.unchecked
+    assert max(height * width for _, height, width, _ in fed) == 64 * 64
 
 
 SEQUENCE = helper.make_tensor_sequence_value_info("s", FLOAT, None)
