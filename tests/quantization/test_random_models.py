@@ -10,8 +10,9 @@ import onnx
 import pytest
 
 from qtool.core.records.options import FORMS
-from tests.support.campaign import tried
+from tests.support.campaign import TRIED_FORMS, tried
 from tests.support.noise import sqnr_db
+from tests.support.random_kinds import unusual_case
 from tests.support.random_models import random_case
 
 QUICK = [pytest.param(seed, FORMS[seed % len(FORMS)], id=f"{seed} {FORMS[seed % len(FORMS)]}") for seed in range(20)]
@@ -25,9 +26,24 @@ def test_a_graph(seed, form, tmp_path):
     assert not outcome.failed, outcome
 
 
+@pytest.mark.parametrize(("seed", "form"), QUICK[:8])
+def test_an_unusual_graph(seed, form, tmp_path):
+    options = {"calibrator": "max", "bias_correction": "off", "smoothing": "off"} if form == "static" else {}
+    outcome = tried(unusual_case(seed), form, tmp_path, **options)
+    assert not outcome.failed, outcome
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", TRIED_FORMS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_more_unusual_graphs(seed, form, tmp_path):
+    outcome = tried(unusual_case(seed), form, tmp_path)
+    assert not outcome.failed, outcome
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("exclude", [False, True], ids=["whole", "with exclusions"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", TRIED_FORMS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_more_graphs(seed, form, exclude, tmp_path):
     outcome = tried(random_case(seed), form, tmp_path, exclude=exclude)
@@ -52,6 +68,16 @@ def test_the_graphs_are_of_many_kinds():
     assert sum(len(case.model.graph.output) > 1 for case in cases) > 5
     for case in cases[:10]:
         onnx.checker.check_model(case.model, full_check=True)
+
+
+def test_unusual_graphs_are_of_other_kinds():
+    cases = [unusual_case(seed) for seed in range(40)]
+    operators = collections.Counter(op for case in cases for op in {node.op_type for node in case.model.graph.node})
+    assert {"If", "Loop", "Einsum", "CumSum", "Where", "GRU"} <= set(operators)
+    opsets = {case.model.opset_import[0].version for case in cases}
+    assert min(opsets) < 11 and max(opsets) == 23
+    kinds = {output.type.tensor_type.elem_type for case in cases for output in case.model.graph.output}
+    assert len(kinds) > 1
 
 
 def test_a_ratio_in_decibels():

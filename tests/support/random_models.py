@@ -7,7 +7,7 @@ bits cost can be predicted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,10 @@ class RandomCase:
 class Builder:
     """A graph that grows: its nodes, constants, inputs, and the draws that hold for all of it."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, blocks: "Mapping[str, tuple[Block, ...]]", opsets: range) -> None:
         self.rng = rng
-        self.opset = int(rng.integers(11, 22))
+        self.blocks = blocks
+        self.opset = int(rng.integers(opsets.start, opsets.stop))
         self.free = str(rng.choice(["nothing", "batch", "batch", "all"]))
         self.batch = SAMPLES if self.free != "nothing" else int(rng.choice([1, 1, 2]))
         self.named = str(rng.choice(["plain", "plain", "paths", "none", "suffixes"]))
@@ -55,6 +56,7 @@ class Builder:
         self.values: list[Value] = []
         self.shared: dict[tuple[int, ...], str] = {}
         self.mask: str | None = None
+        self.others: list[onnx.ValueInfoProto] = []
 
     def chance(self, share: float) -> bool:
         """Draw True in this share of cases."""
@@ -78,8 +80,34 @@ class Builder:
             "suffixes": f"{kind.lower()}{count}{self.pick(['', '_token_1', '_nchwc', '/duplicated', '_quant'])}",
         }[self.named]
         made = [f"t{count}" if index == 0 else f"t{count}_{index}" for index in range(outputs)]
+        if self.opset < 11:
+            kind, inputs, attributes = self._of_old(kind, inputs, attributes)
         self.nodes.append(helper.make_node(kind, list(inputs), made, name=name, **attributes))
         return made
+
+    def _of_old(
+        self, kind: str, inputs: tuple[str, ...], attributes: dict[str, Any]
+    ) -> tuple[str, tuple[str, ...], dict[str, Any]]:
+        """The operator as opsets before 11 have it: what are inputs now were attributes."""
+        first, *rest = inputs or ("",)
+        held = [self.constants[name] for name in rest if name in self.constants]
+        if kind == "Clip" and held:
+            return kind, (first,), dict(zip(("min", "max"), (float(a) for a in held), strict=False))
+        if kind == "Pad" and held:
+            return kind, (first,), {"pads": held[0].tolist(), **attributes}
+        if kind == "Slice" and self.opset < 10 and len(held) == 3:
+            names = ("starts", "ends", "axes")
+            return kind, (first,), dict(zip(names, (a.tolist() for a in held), strict=True))
+        if kind == "Resize" and self.opset < 10:
+            scales = {"scales": held[-1].tolist()} if self.opset < 9 else {}
+            return "Upsample", (first, *([] if scales else [rest[-1]])), {"mode": "nearest", **scales}
+        if kind == "Resize":
+            return kind, (first, rest[-1]), {"mode": "nearest"}
+        return kind, inputs, attributes
+
+    def hand_out(self, name: str, kind: int, rank: int) -> None:
+        """Make a tensor of whole numbers, or of truths, an output of the model too."""
+        self.others.append(helper.make_tensor_value_info(name, kind, [None] * rank))
 
     def keep(self, name: str, shape: tuple[int, ...]) -> Value:
         """Note a value that may become an output, or be read again."""
@@ -90,7 +118,7 @@ class Builder:
     def const(self, array: Any, dtype: Any = np.float32) -> str:
         """Add a constant: an initializer, rarely a Constant node."""
         found = np.asarray(array, dtype)
-        if self.chance(0.05):
+        if self.opset >= 11 and self.chance(0.05):
             name = f"k{len(self.nodes)}"
             self.nodes.append(helper.make_node("Constant", [], [name], value=numpy_helper.from_array(found)))
             return name
@@ -722,7 +750,7 @@ def _grown(b: Builder, value: Value, kind: str, blocks: int) -> tuple[Value, str
             kind, value = other, BRIDGES[kind][other](b, value)
         if math.prod(value.shape) > _LARGEST:
             break
-        value = b.pick(BLOCKS[kind])(b, value)
+        value = b.pick(b.blocks[kind])(b, value)
     return value, kind
 
 
@@ -767,10 +795,17 @@ def _model(b: Builder, outputs: list[Value]) -> onnx.ModelProto:
         else helper.make_tensor_value_info(v.name, TensorProto.FLOAT, [None] * len(v.shape))
         for v in outputs
     ]
-    initializers = [numpy_helper.from_array(array, name) for name, array in b.constants.items()]
-    graph = helper.make_graph(b.nodes, "random", b.inputs, results, initializers)
+    read = {name for node in b.nodes for name in node.input}
+    initializers = [numpy_helper.from_array(array, name) for name, array in b.constants.items() if name in read]
+    graph = helper.make_graph(b.nodes, "random", b.inputs, results + b.others, initializers)
     ir_version = 8 if b.opset < 19 else 9 if b.opset < 21 else 10
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", b.opset)], ir_version=ir_version)
+    if b.opset < 9 and b.chance(0.5):
+        # then initializers are inputs too
+        ir_version = 3
+        graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in initializers)
+    domains = sorted({"", *(node.domain for node in b.nodes)})
+    imports = [helper.make_opsetid(domain, b.opset if domain == "" else 1) for domain in domains]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
 
 
 def run_float(model: onnx.ModelProto, data: dict[str, Array], *, optimize: bool = True) -> dict[str, Array]:
@@ -795,13 +830,23 @@ def run_float(model: onnx.ModelProto, data: dict[str, Array], *, optimize: bool 
     return {name: np.concatenate([np.atleast_1d(run[i]) for run in runs]) for i, name in enumerate(names)}
 
 
-def random_case(seed: int) -> RandomCase:
-    """Grow the graph of a seed. What does not run, is not finite, or is nearly constant is drawn again."""
+def random_case(
+    seed: int, blocks: Mapping[str, tuple[Block, ...]] = BLOCKS, opsets: range = range(11, 22)
+) -> RandomCase:
+    """Grow the graph of a seed. What is not finite, or is nearly constant, is drawn again.
+
+    So is, before opset 11, what that opset does not have.
+    """
     for attempt in range(_ATTEMPTS):
-        b = Builder(np.random.default_rng([seed, attempt]))
+        b = Builder(np.random.default_rng([seed, attempt]), blocks, opsets)
         model = _model(b, _graph(b))
-        onnx.checker.check_model(model, full_check=True)
-        found = run_float(model, b.data)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+            found = run_float(model, b.data)
+        except Exception:
+            if b.opset < 11:
+                continue
+            raise
         if all(np.isfinite(a).all() and _varies(a) for a in found.values()):
             return RandomCase(seed, model, b.data)
     raise ValueError(f"seed {seed}: no graph that varies in {_ATTEMPTS} attempts")
