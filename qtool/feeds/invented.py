@@ -63,7 +63,9 @@ def invented_inputs(inputs: Sequence[InputSpec], lengths: Sequence[int] = ()) ->
     free = any(not _is_fixed(d) for spec in inputs for d in spec.shape or ())
     whole = any(spec.dtype.kind in "iu" for spec in inputs)
     signals = () if whole or any(len(spec.shape or ()) > 3 for spec in inputs) else _SIGNALS
-    likely = list(dict.fromkeys([*_LENGTHS, *signals, *lengths]))[:_MOST_LENGTHS]
+    # what a layer without padding, or with too much, makes of one
+    near = [number for size in lengths for number in (size - 1, size + 1)]
+    likely = list(dict.fromkeys([*_LENGTHS, *signals, *lengths, *near]))[:_MOST_LENGTHS]
     most = _MOST_TRIED if free else _MOST_NUMBERS
     tried: list[tuple[list[tuple[int, ...]], int, bool]] = []
     for proposal in _proposals(likely if free else (), whole=whole):

@@ -39,6 +39,9 @@ def test_the_same_every_time():
         ([spec("i", "edges"), spec("d", "e2", 6), spec("x", "atoms", 6)], {"i": (8,), "d": (8, 6), "x": (8, 6)}),
         # what a table of 77 rows fits
         ([spec("x", "n", "t", 4)], {"x": (1, 77, 4)}),
+        # a layer that makes 77 steps of one more, or of one less
+        ([spec("x", "n", "t", 4)], {"x": (1, 78, 4)}),
+        ([spec("x", "n", "t", 4)], {"x": (1, 76, 4)}),
         # signals
         ([spec("wav", "n", "samples")], {"wav": (1, 16000)}),
         # sums of names

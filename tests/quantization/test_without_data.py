@@ -90,7 +90,7 @@ def test_made_up_inputs_exhaust_no_memory(tmp_path, monkeypatch):
     )
     proof = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only").verification
     assert "do not fit" in proof.unchecked
-    assert max(height * width for _, height, width, _ in fed) == 64 * 64
+    assert 32 * 32 < max(height * width for _, height, width, _ in fed) < 2**13
 
 
 SEQUENCE = helper.make_tensor_sequence_value_info("s", FLOAT, None)
