@@ -41,7 +41,11 @@ def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, fo
         if op not in came:
             raise UsageError(f"{name}: holds no {op} (its operators are {', '.join(sorted(came))}); check the spelling")
     for op in scheme.exclude_ops:
-        parts = {origin.name: into[0] for origin, into in folded.items() if origin.op_type == op and into}
+        parts = {
+            next(filter(None, origin.names), ""): into[0]
+            for origin, into in folded.items()
+            if origin.op_type == op and into
+        }
         if op not in present and parts:
             part, whole = next(iter(parts.items()))
             raise UsageError(

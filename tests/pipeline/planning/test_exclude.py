@@ -333,15 +333,21 @@ def test_what_is_gone_altogether_may_be_excluded(tmp_path):
     assert result.verification.integer_layers == 2 and not result.verification.float_layers
 
 
-def test_an_operator_that_was_folded_everywhere_is_excluded_by_name(tmp_path):
+@pytest.mark.parametrize(("named", "part"), [(True, "part"), (False, "part_out")])
+def test_an_operator_that_was_folded_everywhere_is_excluded_by_name(named, part, tmp_path):
+    """Or by what it computes, where it has no name."""
     net = Net()
     source = net.save(tmp_path / "f.onnx", net.conv(_batch_norm(net), 8, 4))
+    if not named:
+        model = onnx.load(source)
+        next(node for node in model.graph.node if node.name == "part").name = ""
+        onnx.save(model, source)
     options = {"data": net.samples(), "target": "x86", "calibrator": "max"}
-    with pytest.raises(UsageError, match=r"every BatchNormalization is folded .* as 'part' into 'layer'") as told:
+    with pytest.raises(UsageError, match=rf"every BatchNormalization is folded .* as '{part}' into 'layer'") as told:
         qtool.quantize(source, tmp_path / "q.onnx", exclude_ops="BatchNormalization", **options)
-    assert "exclude='part'" in str(told.value)
-    result = qtool.quantize(source, tmp_path / "q.onnx", exclude="part", **options)
-    assert result.verification.float_layers == {"layer": "excluded by 'part', which is folded into it"}
+    assert f"exclude='{part}'" in str(told.value)
+    result = qtool.quantize(source, tmp_path / "q.onnx", exclude=part, **options)
+    assert result.verification.float_layers == {"layer": f"excluded by '{part}', which is folded into it"}
 
 
 def test_operators_that_were_folded_may_be_among_the_included(tmp_path):
