@@ -42,11 +42,11 @@ def test_more_unusual_graphs(seed, form, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exclude", [False, True], ids=["whole", "with exclusions"])
+@pytest.mark.parametrize("excluding", [False, True], ids=["whole", "with exclusions"])
 @pytest.mark.parametrize("form", TRIED_FORMS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_more_graphs(seed, form, exclude, tmp_path):
-    outcome = tried(random_case(seed), form, tmp_path, exclude=exclude)
+def test_more_graphs(seed, form, excluding, tmp_path):
+    outcome = tried(random_case(seed), form, tmp_path, excluding=excluding)
     assert not outcome.failed, outcome
 
 

@@ -17,16 +17,17 @@ from tests.support.random_models import Array, run_float
 _LEVELS = 255
 
 
-def predicted_db(prepared: onnx.ModelProto, plan: Plan, data: dict[str, Array]) -> float:
+def predicted_db(prepared: onnx.ModelProto, plan: Plan, data: dict[str, Array], draw: int = 0) -> float:
     """Return the SQNR in dB that the plan should leave of the worst output, with grids from the least to the largest.
 
-    `prepared`: the float graph that the plan is for. Whole numbers and what is fed back into a recurrence are taken as
-    if they were exact. NaN where onnxruntime cannot draw the noise: it has RandomUniformLike up to opset 21 only.
+    `prepared`: the float graph that the plan is for. `draw`: of the noise, by number. Whole numbers and what is fed
+    back into a recurrence are taken as if they were exact. NaN where onnxruntime cannot draw the noise: it has
+    RandomUniformLike up to opset 21 only.
     """
     if any(node.op_type == "RMSNormalization" for node in prepared.graph.node):
         return float("nan")
     exact = run_float(prepared, data)
-    noisy = run_float(_noisy(prepared, plan, data), data)
+    noisy = run_float(_noisy(prepared, plan, data, draw), data)
     return min(sqnr_db(array, noisy[name]) for name, array in exact.items() if array.dtype == np.float32)
 
 
@@ -37,7 +38,7 @@ def sqnr_db(exact: Array, other: Array) -> float:
     return float("inf") if noise == 0.0 else float(10 * np.log10(max((a**2).sum(), 1e-300) / noise))
 
 
-def _noisy(prepared: onnx.ModelProto, plan: Plan, data: dict[str, Array]) -> onnx.ModelProto:
+def _noisy(prepared: onnx.ModelProto, plan: Plan, data: dict[str, Array], draw: int) -> onnx.ModelProto:
     model = copy.deepcopy(prepared)
     for domain in model.opset_import:
         if domain.domain in ("", "ai.onnx"):
@@ -61,12 +62,12 @@ def _noisy(prepared: onnx.ModelProto, plan: Plan, data: dict[str, Array]) -> onn
             continue
         for node, index in readers:
             nodes[node].input[index] = f"{tensor}__noisy"
-        _add_noise(model, tensor, f"{tensor}__noisy", steps[tensor])
+        _add_noise(model, tensor, f"{tensor}__noisy", steps[tensor], draw)
     producers = {output: node for node in model.graph.node for output in node.output}
     for tensor in sorted(made & set(steps)):
         node = producers[tensor]
         node.output[list(node.output).index(tensor)] = f"{tensor}__exact"
-        _add_noise(model, f"{tensor}__exact", tensor, steps[tensor])
+        _add_noise(model, f"{tensor}__exact", tensor, steps[tensor], draw)
     _sort(model)
     return model
 
@@ -100,8 +101,8 @@ def _steps(prepared: onnx.ModelProto, tensors: set[str], data: dict[str, Array])
     }
 
 
-def _add_noise(model: onnx.ModelProto, tensor: str, result: str, step: float) -> None:
-    seed = float(1 + len(model.graph.node))
+def _add_noise(model: onnx.ModelProto, tensor: str, result: str, step: float, draw: int) -> None:
+    seed = float(1 + len(model.graph.node) + 10000 * draw)
     noise = helper.make_node(
         "RandomUniformLike", [tensor], [f"{result}__noise"], low=-step / 2, high=step / 2, seed=seed, dtype=1
     )
