@@ -13,10 +13,13 @@ import onnx_ir as ir
 
 from qtool.core.errors import ModelError
 from qtool.graph import edit
+from qtool.graph.origins import stand_for
 
 _HIDDEN = "qtool.old"
 # a Scan of opset 8 runs over a batch of sequences
 _SCAN_OVER_ONE = 9
+# since this one Upsample has said its factors as it does in all later ones
+_UPSAMPLE = 7
 # operators of ONNX 1.0 that onnxruntime still runs below opset 10, and their attributes
 _EXPERIMENTAL = {
     "Affine": ("alpha", "beta"),
@@ -49,6 +52,8 @@ def hide(model: ir.Model, version: int, name: str) -> None:
 
 
 def _is_special(node: ir.Node, version: int) -> bool:
+    if node.op_type == "Upsample":
+        return version >= _UPSAMPLE
     if node.op_type == "Resize":
         return version == 10
     if node.op_type == "Dropout":
@@ -84,6 +89,7 @@ class _Place:
         assert graph is not None
         name = self.names.fresh(f"{node.name or node.op_type}_{op_type.lower()}")
         new = edit.new_node(op_type, inputs, self.names.fresh(f"{name}_out"), name=name, attributes=attributes)
+        stand_for(new, node)
         graph.insert_before(node, new)
         return new.outputs[0]
 
@@ -121,9 +127,24 @@ def _resize(place: _Place) -> None:
     if mode != "nearest":
         place.replace(place.add("Resize", x, None, scales, **corner))
         return
+    factors = edit.constant_or_none(scales)
+    for way, only in (("floor", np.greater_equal), ("ceil", np.less_equal)):
+        if factors is not None and bool(only(factors, 1.0).all()):
+            place.replace(place.add("Resize", x, None, scales, nearest_mode=way, **corner))
+            return
     one = place.constant(np.ones(1, np.float32))
     grown = place.add("Resize", x, None, place.add("Max", scales, one), nearest_mode="floor", **corner)
     place.replace(place.add("Resize", grown, None, place.add("Min", scales, one), nearest_mode="ceil", **corner))
+
+
+def _upsample(place: _Place) -> None:
+    """From the corner, to the element below, which is not what Resize does unless it is told."""
+    x, *scales = place.node.inputs
+    mode = edit.attribute(place.node, "mode", "nearest")
+    given = scales[0] if scales else place.number("scales")
+    nearest = {"nearest_mode": "floor"} if mode == "nearest" else {}
+    corner = {"coordinate_transformation_mode": "asymmetric", "mode": mode}
+    place.replace(place.add("Resize", x, None, given, **corner, **nearest))
 
 
 def _dropout(place: _Place) -> None:
@@ -163,4 +184,5 @@ _REWRITES: dict[str, Callable[[_Place], None]] = {
     "ParametricSoftplus": _scaled("Softplus"),
     "Resize": _resize,
     "ScaledTanh": _scaled("Tanh"),
+    "Upsample": _upsample,
 }

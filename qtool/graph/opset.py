@@ -19,8 +19,6 @@ MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
 _IR_VERSION = 8
 _NUMBERS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-# since this opset Resize has taken the place of Upsample
-_RESIZE = 10
 
 
 def opset_of(model: ir.Model) -> int:
@@ -61,8 +59,6 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     _put_back(result, model, large)
     old_operators.bring_back(result)
     result.ir_version = max(result.ir_version or 0, _IR_VERSION)
-    if version < _RESIZE:
-        _keep_asymmetric(result)
     return result
 
 
@@ -91,14 +87,6 @@ def _put_back(model: ir.Model, before: ir.Model, large: Mapping[str, ir.TensorPr
     for name in dict.fromkeys([*before.graph.initializers, *initializers]):
         if name in initializers:
             initializers.add(initializers.pop(name))
-
-
-def _keep_asymmetric(model: ir.Model) -> None:
-    """Say what Upsample meant, which counts from the corner: the converter leaves it to the default of Resize."""
-    for node in model.graph.all_nodes():
-        if node.op_type == "Resize" and "coordinate_transformation_mode" not in node.attributes:
-            for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
-                node.attributes[name] = ir.AttrString(name, value)
 
 
 def tidy(model: ir.Model) -> None:

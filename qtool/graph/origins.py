@@ -26,11 +26,15 @@ class Origin:
 def mark_origins(model: Model) -> tuple[Origin, ...]:
     """Let each node stand for itself, in place, and return them all.
 
-    What a call of a function becomes when functions are inlined is known once `take_calls` is called.
+    One that already stands for another, since the opset was raised, does so still. What a call of a function becomes
+    when functions are inlined is known once `take_calls` is called.
     """
     result: list[Origin] = []
     for node in model.graph.all_nodes():
-        origin = Origin(node.name or "", node.op_type, tuple(o.name for o in node.outputs if o.name))
+        if origins_of(node):
+            result += [origin for origin in origins_of(node) if origin not in result]
+            continue
+        origin = _itself(node)
         node.meta[_KEY] = (origin,)
         if node.op_identifier() in model.functions:
             # inlining hands these on to the nodes that it makes of the call
@@ -45,6 +49,15 @@ def take_calls(model: Model, origins: Sequence[Origin]) -> None:
         call = node.metadata_props.pop(_CALL, None)
         if call is not None:
             node.meta[_KEY] = (*origins_of(node), origins[int(call)])
+
+
+def _itself(node: Node) -> Origin:
+    return Origin(node.name or "", node.op_type, tuple(o.name for o in node.outputs if o.name))
+
+
+def stand_for(node: Node, old: Node) -> None:
+    """Let a node stand for one that it is a part of, in place, before any is marked."""
+    node.meta[_KEY] = (_itself(old),)
 
 
 def take_origins(node: Node, *gone: Node) -> None:

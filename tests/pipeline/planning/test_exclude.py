@@ -325,6 +325,23 @@ def test_a_call_of_a_function_is_excluded_with_what_it_was_inlined_as(tmp_path):
     assert result.verification.float_layers == {"Conv_0": "excluded by 'call', which is folded into it"}
 
 
+@pytest.mark.parametrize("pattern", ["up", "up_out"])
+@pytest.mark.parametrize("opset", [7, 9, 10])
+def test_an_operator_of_an_old_opset_is_excluded_by_its_name(opset, pattern, tmp_path):
+    """What took its place when the opset was raised has names of its own."""
+    net = Net(opset=opset)
+    h = net("Relu", net.conv("x", 3, 8, name="first"))
+    scales = [1.0, 1.0, 2.0, 2.0]
+    given = {"scales": scales} if opset < 9 else {}
+    up = net("Upsample" if opset < 10 else "Resize", h, *([] if given else [net.const(scales)]), name="up", **given)
+    source = net.save(tmp_path / "f.onnx", net.conv(up, 8, 4, name="other"))
+    ready = prepare(model_io.load(source))
+    placement = place(ready.model, TARGETS["x86"], Scheme(exclude=(pattern,)), folded=ready.folded)
+    resized = {node.name for node in ready.model.graph if node.op_type == "Resize"}
+    assert resized and {n for n, why in placement.skipped.items() if f"excluded by '{pattern}'" in why} == resized
+    assert {"first", "other"} <= placement.integer.keys()
+
+
 def test_what_is_gone_altogether_may_be_excluded(tmp_path):
     net = Net()
     source = net.save(tmp_path / "f.onnx", net.conv(net("Dropout", net.conv("x", 3, 8), name="drop"), 8, 4))
