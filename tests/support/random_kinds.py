@@ -179,6 +179,76 @@ def rms_norm(b: Builder, v: Value) -> Value:
     return b.keep(b.op("Mul", scale, unit), v.shape)
 
 
+def moved(b: Builder, v: Value) -> Value:
+    """The last axis turned round, taken in parts, or gathered by constants."""
+    size, axis = v.shape[-1], len(v.shape) - 1
+    kind = b.pick(["back", "gather", "tile", "compress", "expand"])
+    if kind == "gather" or b.opset < 11:
+        places = b.const(b.rng.permutation(size), np.int64)
+        return b.keep(b.op("Gather", v.name, places, axis=axis), v.shape)
+    if kind == "back":
+        made = b.op("Slice", v.name, b.ints(-1), b.ints(-(2**31)), b.ints(axis), b.ints(-1))
+        return b.keep(made, v.shape)
+    if kind == "tile" and size <= 8:
+        made = b.op("Tile", v.name, b.ints(*[1] * axis, 2))
+        return b.keep(made, (*v.shape[:-1], 2 * size))
+    if kind == "compress" and size > 1 and b.free != "all":
+        made = b.op("Compress", v.name, b.const(np.arange(size) != 1, np.bool_), axis=axis)
+        return b.keep(made, (*v.shape[:-1], size - 1))
+    largest = b.axes("ReduceMax", v.name, [axis], 18, keepdims=1)
+    return b.keep(b.op("Expand", largest, b.op("Shape", v.name)), v.shape)
+
+
+def several(b: Builder, v: Value) -> Value:
+    """Sum, Mean, Max or Min of three, one of them a constant."""
+    number = b.const(b.rng.uniform(-0.5, 0.5, (1,)))
+    made = b.op(b.pick(["Sum", "Mean", "Max", "Min"]), v.name, activation(b, v).name, number)
+    return b.keep(made, v.shape)
+
+
+def rare_function(b: Builder, v: Value) -> Value:
+    """A function of an element, or over an axis, that few networks have."""
+    kind = b.pick(
+        ["ThresholdedRelu", "Shrink", "MeanVarianceNormalization", "Atan", "Asinh", "Sqrt", "Reciprocal", "Pow"]
+    )
+    if kind == "ThresholdedRelu" and b.opset >= 10:
+        made = b.op(kind, v.name, alpha=0.5)
+    elif kind == "Shrink" and b.opset >= 9:
+        made = b.op(kind, v.name, lambd=0.3, bias=0.3)
+    elif kind == "MeanVarianceNormalization" and b.opset >= 9 and v.shape[-1] > 3:
+        made = b.op(kind, v.name, axes=[len(v.shape) - 1])
+    elif kind in ("Sqrt", "Reciprocal", "Pow"):
+        positive = b.op("Add", b.op("Abs", v.name), b.const(0.5))
+        made = b.op(kind, positive, *([b.const(b.pick([0.5, 1.5, -1.0]))] if kind == "Pow" else []))
+    else:
+        made = b.op(b.pick(["Atan", "Sin"]), v.name)
+    return b.keep(made, v.shape)
+
+
+def in_half(b: Builder, v: Value) -> Value:
+    """A layer and an activation in float16, between casts."""
+    kind, weight = _layer_of(v, b.rng)
+    half = b.op("Cast", v.name, to=TensorProto.FLOAT16)
+    made = b.op("Relu", b.op(kind, half, b.const(weight, np.float16)))
+    return b.keep(b.op("Cast", made, to=TensorProto.FLOAT), v.shape)
+
+
+def scan(b: Builder, v: Value) -> Value:
+    """A Scan over the first axis, with a layer in its body."""
+    if len(v.shape) != 3:
+        return several(b, v)
+    size, n = v.shape[2], len(b.nodes)
+    weight = (b.rng.standard_normal((size, size)) / math.sqrt(size)).astype(np.float32)
+    held = numpy_helper.from_array(weight, f"scan_w{n}")
+    nodes = [
+        helper.make_node("MatMul", [f"scan_x{n}", held.name], [f"scan_h{n}"], name=f"scan_layer{n}"),
+        helper.make_node("Relu", [f"scan_h{n}"], [f"scan_y{n}"]),
+    ]
+    values = [helper.make_tensor_value_info(f"scan_{part}{n}", TensorProto.FLOAT, [None, size]) for part in "xy"]
+    body = helper.make_graph(nodes, f"scan_{n}", values[:1], values[1:], [held])
+    return b.keep(b.op("Scan", v.name, body=body, num_scan_inputs=1), v.shape)
+
+
 # pictures and signals
 
 
@@ -561,6 +631,41 @@ def microsoft(b: Builder, v: Value) -> Value:
     return b.keep(made, v.shape)
 
 
+def generated_weight(b: Builder, v: Value) -> Value:
+    """A product with a weight that a layer makes of the mean of the tokens."""
+    batch, _, size = v.shape
+    mean = b.axes("ReduceMean", v.name, [1], 18, keepdims=0)
+    made = b.op("MatMul", mean, b.weight(size, size * 4, fan=size * size, share=False))
+    weight = b.reshape(made, -1, size, 4)
+    return b.keep(b.op("MatMul", v.name, weight), (batch, v.shape[1], 4))
+
+
+def few_keys(b: Builder, v: Value) -> Value:
+    """Attention of four heads, whose keys and values are those of one, by Expand."""
+    batch, length, size = v.shape
+    if b.free == "all":
+        return linear(b, v)
+    query = b.op("Transpose", b.reshape(linear(b, v, out=16).name, 0, 0, 4, 4), perm=[0, 2, 1, 3])
+    parts = [b.axes("Unsqueeze", linear(b, v, out=4).name, [1], 13) for _ in range(2)]
+    lead = b.op("Slice", b.op("Shape", v.name), b.ints(0), b.ints(1), b.ints(0))
+    shape = b.op("Concat", lead, b.ints(4, length, 4), axis=0)
+    key, value = (b.op("Expand", part, shape) for part in parts)
+    scores = b.op("MatMul", query, b.op("Transpose", key, perm=[0, 1, 3, 2]))
+    mixed = b.op("MatMul", b.op("Softmax", b.op("Mul", scores, b.const(0.5)), axis=3), value)
+    merged = b.reshape(b.op("Transpose", mixed, perm=[0, 2, 1, 3]), 0, 0, 16)
+    return linear(b, b.keep(merged, (batch, length, 16)), out=size)
+
+
+def attention_operator(b: Builder, v: Value) -> Value:
+    """Attention as one operator, which opset 23 has; or onnxruntime's own for several heads."""
+    query, key, value = (linear(b, v, out=8).name for _ in range(3))
+    if b.opset >= 23 and b.chance(0.5):
+        made = b.op("Attention", query, key, value, q_num_heads=2, kv_num_heads=2, is_causal=int(b.chance(0.5)))
+    else:
+        made = b.op("MultiHeadAttention", query, key, value, domain="com.microsoft", num_heads=2)
+    return linear(b, b.keep(made, (*v.shape[:2], 8)), out=v.shape[2])
+
+
 # vectors
 
 
@@ -607,7 +712,7 @@ def named_classes(b: Builder, v: Value) -> Value:
 
 _ANY: tuple[Block, ...] = (
     branch, loop, chosen, bounded, cast_around, scattered, summed_up, beside_a_reduction, normalised_by, rms_norm,
-    computed_weight,
+    computed_weight, moved, several, rare_function, in_half, scan,
 )  # fmt: skip
 KINDS: dict[str, tuple[Block, ...]] = {
     "image": (
@@ -621,6 +726,7 @@ KINDS: dict[str, tuple[Block, ...]] = {
     "tokens": (
         *_ANY, masked_attention, masked_attention, linear_attention, einsum, einsum, recurrence_with_states,
         recurrence_with_states, rotary, routed, largest_tokens, tied_head, tied_head, microsoft,
+        generated_weight, few_keys, attention_operator,
     ),
     "vector": (*_ANY, crossed, factorised, constant_left, named_classes),
 }  # fmt: skip
