@@ -7,7 +7,9 @@ load. So everything else, and a layer of whose input no dimension is known, read
 tensor, behind a DQ with a scalar, which computes nothing and which no selector knows.
 
 onnxruntime also moves a DQ forward and a Q backward through pass-throughs: one in front of such a node has the barrier
-in front of itself, and behind one that must stay float another barrier stands in front of the Q.
+in front of itself, and behind one that must stay float another barrier stands in front of the Q. So has one whose
+result a graph inside of another node reads: moving a DQ to there, onnxruntime asks that node for an input that it does
+not have, and the process ends.
 
 Source: onnxruntime `core/optimizer/qdq_transformer/`: `weight_bias_quantization.cc`, `qdq_propagation.cc`,
 `selectors_actions/qdq_selector_action_transformer.cc`.
@@ -23,6 +25,9 @@ from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import is_linear
 from qtool.pipeline.planning.selection import Selection
 from qtool.targets.kernels import UNPLANNED_OPERATORS
+
+# what onnxruntime moves a DQ through (`CanNodePropagate`)
+_PROPAGATED = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,9 @@ def _means(node: Node, selection: Selection) -> Literal["twin", "barrier"] | Non
     """How the node is hidden; None where onnxruntime leaves it as it is planned."""
     if node in selection.integer or node in selection.dynamic:
         return None
+    readers = [reader for output in node.outputs for reader in edit.consumers(output)]
+    if edit.is_main_op(node, *_PROPAGATED) and any(reader.graph is not node.graph for reader in readers):
+        return "barrier"
     rule = selection.rule(node)
     if is_linear(node):
         return "twin"
@@ -93,7 +101,6 @@ def _means(node: Node, selection: Selection) -> Literal["twin", "barrier"] | Non
         declined = rule.check is not None and rule.check(node) is not None
         hidden = kept or (declined and len(edit.activations(node)) == len(node.inputs))
     else:
-        readers = [reader for output in node.outputs for reader in edit.consumers(output)]
         hidden = rule.kind == "passthrough" and (
             kept or any(reader.graph is node.graph and _means(reader, selection) for reader in readers)
         )
