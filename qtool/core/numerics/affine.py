@@ -14,6 +14,8 @@ Array = np.ndarray
 
 # Scales below this risk products of scales that underflow float32 inside an integer kernel.
 MIN_SCALE = float(np.float32(2.0**-80))
+# the step of a tensor that is always 0: biases of layers that read it are rounded to this times the weights' steps
+_OF_ZEROS = float(np.float32(1.0 / 255.0))
 FLOAT32_MAX = 2.0**128 - 2.0**104
 _SMALLEST_NORMAL = 2.0**-126
 
@@ -91,7 +93,7 @@ def activation_qparams(low: float, high: float, spec: TensorSpec) -> QParams:
     else:
         scale = (high - low) / 255.0
         zero_point = int(np.clip(np.rint(qmin - low / scale), qmin, qmax)) if scale > 0.0 else qmin
-    scale = float(np.float32(max(scale, MIN_SCALE))) if scale > 0.0 else 1.0
+    scale = float(np.float32(max(scale, MIN_SCALE))) if scale > 0.0 else _OF_ZEROS
     return QParams((scale,), (zero_point,), spec.dtype)
 
 

@@ -198,7 +198,7 @@ def test_where_zero_stands(low, high, spec, zero_point, steps):
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_tensor_that_is_always_zero_has_a_grid(spec):
     params = activation_qparams(0.0, 0.0, spec)
-    assert params.scale == (1.0,)
+    assert params.scale == (float(np.float32(1.0 / 255.0)),)
     assert dequantize(quantize(np.zeros(3, np.float32), params), params).tolist() == [0.0, 0.0, 0.0]
 
 
