@@ -82,8 +82,8 @@ def most_numbers(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> int:
     light = _light(model)
     forget(light)
     for value in light.graph.inputs:
-        if value.name in fed:
-            value.shape = ir.Shape(list(fed[value.name]))
+        if str(value.name) in fed:
+            value.shape = ir.Shape(list(fed[str(value.name)]))
     inferred = _inferred(light)
     values = [] if inferred is None else [output for node in inferred.graph for output in node.outputs]
     shapes = [value.shape.numpy() for value in values if value.shape is not None and value.shape.is_static()]
