@@ -83,7 +83,7 @@ def _integer_line(proof: Verification) -> str:
 
 
 def _uncounted(proof: Verification) -> str:
-    if not proof.uncounted or proof.unchecked:
+    if not proof.uncounted or proof.unchecked or proof.integer_share is not None:
         return ""
     more = f" and {len(proof.uncounted) - 1} more" if len(proof.uncounted) > 1 else ""
     return f" (those of {proof.uncounted[0]}{more} depend on more than shapes)"
