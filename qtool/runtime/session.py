@@ -57,8 +57,8 @@ class Session:
         name: what to call the model in messages.
         provider: where it runs, see `qtool.runtime.providers`.
 
-    `nodes` counts the nodes that each execution provider took, where that is not the CPU's alone to do. `fixed` holds the
-    inputs for one value of which alone the model was made, with that value.
+    `nodes` counts the nodes that each execution provider took, where that is not the CPU's alone to do. `fixed` holds
+    the inputs for one value of which alone the model was made, with that value.
 
     Raises:
         ModelError: onnxruntime cannot load the model.

@@ -61,7 +61,7 @@ def _deciding(model: Model) -> dict[str, int]:
 
 
 def _single_values(sizes: dict[str, int], feeds: Feeds) -> dict[str, list[float]]:
-    """Those inputs whose value is the same in all data, and at every step of a sequence; one number where all are equal."""
+    """Those inputs whose value is the same in all data, at every step of a sequence; one number if all are equal."""
     found: dict[str, np.ndarray] = {}
     left = dict(sizes)
     for batch in feeds:

@@ -91,7 +91,9 @@ def _array(value: Value, spec: InputSpec, numbers: Sequence[float], option: str)
         raise UsageError(f"{option}: the input is {spec.dtype}; only numbers can be fixed")
     size = int(np.prod(shape))
     if len(numbers) not in (1, size):
-        raise UsageError(f"{option}: the input has {amount(size, 'element')}; give one number, or as many with commas between")
+        raise UsageError(
+            f"{option}: the input has {amount(size, 'element')}; give one number, or as many with commas between"
+        )
     array = np.broadcast_to(np.asarray(numbers, np.float64), size)
     with np.errstate(all="ignore"):
         result = array.astype(spec.dtype)

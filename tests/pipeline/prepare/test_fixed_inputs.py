@@ -14,9 +14,7 @@ from qtool.runtime.session import Session
 Arrays = dict[str, np.ndarray]
 
 
-def two_rates(
-    path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ...] = (), state: bool = False
-) -> Path:
+def two_rates(path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ...] = (), state: bool = False) -> Path:
     """y = relu(x A) where sr is 16000, else relu(x B); with a state, hn = h + y."""
 
     def branch(name: str) -> onnx.GraphProto:
