@@ -43,6 +43,8 @@ def _shrunk(result: Quantized) -> str:
     if ratio > 1 / _ALIKE:
         return "about as large"
     why = "scales and Q/DQ nodes take more than its few weights give back"
+    if result.changes.get("computed from less"):
+        why = "what it computes from less is stored where it is quantised, and scales and Q/DQ nodes take room"
     if result.changes.get("widened"):
         why = "what was float16 and stays float is float32"
     return f"{1 / ratio:.1f}x larger: {why}"
