@@ -83,7 +83,8 @@ def _moved(array: np.ndarray) -> np.ndarray:
         return array
     factors = np.random.default_rng(0).choice(np.array([1 - _LITTLE, 1 + _LITTLE], np.float32), array.shape)
     with np.errstate(over="ignore"):
-        return array * factors
+        result: np.ndarray = array * factors
+    return result
 
 
 def _outputs(session: Session, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
