@@ -12,6 +12,7 @@ import numpy as np
 
 from qtool.core.compute import Compute
 from qtool.core.records.parts import Shard
+from qtool.core.records.recipe import check_fixed
 from qtool.core.state import State, sequence_length
 from qtool.evaluation.recurrence import run_sequence
 from qtool.evaluation.trial import run_numeric
@@ -52,7 +53,7 @@ def run_models(
 
     Raises:
         ModelError: an output is not a tensor of numbers.
-        DataError: a model does not run on a batch.
+        DataError: a model does not run on a batch, or is made for one value of an input, and the data hold another.
         WorkerError: a worker failed.
     """
     if compute.executor is None:
@@ -63,6 +64,8 @@ def run_models(
 def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
     """Run each batch through all models in this process; yields them in order. Raises as `run_models` does."""
     for batch in batches:
+        for session in sessions:
+            check_fixed(batch.inputs, session.fixed, batch.origin, session.name)
         outputs = tuple(
             run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
             for session in sessions

@@ -43,15 +43,15 @@ def match_arrays(
     if not missing:
         return matched
     if len(inputs) > 1:
-        raise _missing(where, missing[0], inputs, arrays, outputs)
+        raise _missing(where, missing, inputs, arrays, outputs)
     spec = inputs[0]
     candidates = [name for name in arrays if name != LABELS]
     if not candidates:
-        raise _missing(where, spec, inputs, arrays)
+        raise _missing(where, missing, inputs, arrays)
     if len(candidates) > 1:
         fitting = [name for name in candidates if _may_feed(arrays[name], spec, images=images)]
         if not fitting:
-            raise _missing(where, spec, inputs, arrays)
+            raise _missing(where, missing, inputs, arrays)
         fitting = [name for name in fitting if name not in _LABEL_NAMES] or fitting
         if len(fitting) > 1:
             raise DataError(
@@ -97,26 +97,31 @@ def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:
 
 def _missing(
     where: str,
-    spec: InputSpec,
+    missing: Sequence[InputSpec],
     inputs: Sequence[InputSpec],
     arrays: Mapping[str, Described],
     outputs: Sequence[InputSpec] = (),
 ) -> DataError:
+    spec = missing[0]
     names = [spec.name for spec in inputs]
     spare = [name for name in arrays if name not in names]
     near = closest(spec.name, spare)
     found = ", ".join(f"'{name}' {describe(a.dtype, a.shape)}" for name, a in list(arrays.items())[:8])
     takes = f"'{spec.name}', {describe(spec.dtype, spec.shape)}"
     remedy = f"rename '{near}' to '{spec.name}'" if near else f"name the arrays after the inputs: {quoted(names)}"
-    remedy += state_remedy([spec], outputs)
+    remedy += state_remedy(missing, outputs)
     return DataError(f"{where}: no array for the model's input {takes}; found {found or 'none'}; {remedy}")
 
 
 def state_remedy(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> str:
-    """Return words that tell how to declare the first of `inputs` that an output may feed; empty if none."""
+    """Return words that tell how to declare those of `inputs` that an output may feed, one each; empty if none."""
+    states: dict[str, str] = {}
     for spec in inputs:
-        feeding = [output.name for output in outputs if may_feed_back(output, spec)]
+        free = [output for output in outputs if output.name not in states.values()]
+        feeding = [output.name for output in free if may_feed_back(output, spec)]
         if feeding:
-            state = f"{spec.name}={closest(spec.name, feeding) or feeding[-1]}"
-            return f"; if '{spec.name}' is a state that an output feeds, declare it: {arg('state', state)}"
-    return ""
+            states[spec.name] = closest(spec.name, feeding) or feeding[-1]
+    options = " ".join(arg("state", f"{name}={output}") for name, output in states.items())
+    if len(states) > 1:
+        return f"; if {quoted(states)} are states that outputs feed, declare them: {options}"
+    return f"; if {quoted(states)} is a state that an output feeds, declare it: {options}" if states else ""

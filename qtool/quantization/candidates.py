@@ -88,7 +88,9 @@ def best_plan(
     assert base.seen is not None
     scorer = Scorer(base.model, statistics.examples, request.target.session, base.seen.outputs)
     tries = {form: first}
-    if "dynamic" in planners:
+    # beside the form that was asked for there is none
+    both = len(planners) > 1
+    if both:
         # calibrators matter little where layers find their own ranges
         tries["dynamic"] = _possible(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
     found = _tried(tries, request, scorer)
@@ -98,12 +100,12 @@ def best_plan(
         best = _best(found, form)
         same = _possible(graph, planners[form].scheme, request, (best.calibrator,))
         other = _tried({form: same}, request, scorer)
-        if "dynamic" in planners and other and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
+        if both and other and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
             dynamic = _possible(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
             other += _tried({"dynamic": dynamic}, request, scorer)
         found += other
         graph.memo.weights.integers.clear()
-    if len(planners) > 1:
+    if both:
         best = _best(found, form)
         scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
         if scheme is not None:

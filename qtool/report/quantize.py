@@ -43,6 +43,8 @@ def _shrunk(result: Quantized) -> str:
     if ratio > 1 / _ALIKE:
         return "about as large"
     why = "scales and Q/DQ nodes take more than its few weights give back"
+    if result.changes.get("computed from less"):
+        why = "what it computes from less is stored where it is quantised, and scales and Q/DQ nodes take room"
     if result.changes.get("widened"):
         why = "what was float16 and stays float is float32"
     return f"{1 / ratio:.1f}x larger: {why}"
@@ -83,7 +85,7 @@ def _integer_line(proof: Verification) -> str:
 
 
 def _uncounted(proof: Verification) -> str:
-    if not proof.uncounted or proof.unchecked:
+    if not proof.uncounted or proof.unchecked or proof.integer_share is not None:
         return ""
     more = f" and {len(proof.uncounted) - 1} more" if len(proof.uncounted) > 1 else ""
     return f" (those of {proof.uncounted[0]}{more} depend on more than shapes)"

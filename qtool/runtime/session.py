@@ -4,6 +4,7 @@ import ctypes
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime as ort
 
 from qtool.core.errors import DataError, ModelError, UsageError
 from qtool.core.recognition import not_onnx
+from qtool.core.records.recipe import FIXED
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.graph import external
@@ -55,7 +57,8 @@ class Session:
         name: what to call the model in messages.
         provider: where it runs, see `qtool.runtime.providers`.
 
-    `nodes` counts the nodes that each execution provider took, where that is not the CPU's alone to do.
+    `nodes` counts the nodes that each execution provider took, where that is not the CPU's alone to do. `fixed` holds
+    the inputs for one value of which alone the model was made, with that value.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -111,6 +114,7 @@ class Session:
         self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
         self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
         self.outputs: list[str] = [spec.name for spec in self.output_specs]
+        self.fixed = _fixed(self._session)
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the model once on `feeds`, arrays by input name, and return arrays by output name.
@@ -164,6 +168,18 @@ def _from_bfloat16(value: ort.OrtValue) -> np.ndarray:
     shape = value.shape()
     bits = np.ctypeslib.as_array((ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr()))
     return (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+
+
+def _fixed(session: ort.InferenceSession) -> dict[str, tuple[float, ...]]:
+    """What qtool wrote into the metadata; what somebody else wrote is none of it."""
+    names = {spec.name for spec in session.get_inputs()}
+    found: dict[str, tuple[float, ...]] = {}
+    for key, text in session.get_modelmeta().custom_metadata_map.items():
+        name = key.removeprefix(FIXED)
+        if key.startswith(FIXED) and name in names:
+            with suppress(ValueError):
+                found[name] = tuple(map(float, text.split(",")))
+    return found
 
 
 def _hand_over(model: Serialized, options: ort.SessionOptions) -> list[ort.OrtValue]:

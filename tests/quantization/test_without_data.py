@@ -188,6 +188,9 @@ def test_nodes_in_bodies_make_the_share_unknown(tmp_path):
     proof = result.verification
     assert (proof.integer_share, proof.uncounted, proof.unchecked) == (None, ("inner",), "")
     assert "an unknown share of multiply-accumulates (those of inner depend on" in quantized_text(result)
+    result = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only")
+    assert result.verification.integer_share == 0.0
+    assert "layers, 0.0 % of multiply-accumulates, run in integer kernels: none" in quantized_text(result)
 
 
 def test_shares_in_words():

@@ -28,6 +28,7 @@ def test_the_line_of_integers_names_their_kernels_alone(tmp_path):
         (1000, 980, {}, "(about as large)"),
         (1000, 1040, {}, "(about as large)"),
         (1000, 2000, {}, "(2.0x larger: scales and Q/DQ nodes take more than its few weights give back)"),
+        (1000, 2000, {"computed from less": 1}, "(2.0x larger: what it computes from less is stored where it is quant"),
         (1000, 1900, {"widened": 3}, "(1.9x larger: what was float16 and stays float is float32)"),
     ],
 )

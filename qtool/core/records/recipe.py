@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from qtool.core.errors import DataError, arg
 from qtool.core.numerics.affine import FLOAT32_MAX
 from qtool.core.records.codec import OPTIONAL, decoded, encoded
 
@@ -20,6 +23,10 @@ ASKED = {EQUALIZE: "equalize", ABSORB_BIASES: "absorb_biases"}
 NUMBERS = {EQUALIZE: "scales", ABSORB_BIASES: "shifts", SMOOTH: "smoothing"}
 """The fields of `Recipe` that hold what steps decided; others decide nothing."""
 _MAY_BE_ZERO = {"shifts"}
+FIXED = "qtool.fixed."
+"""What the metadata of a model call the value of an input that it is made for, with the input's name behind it."""
+# elements of an input, in messages
+_SHOWN = 8
 
 Channels = Mapping[str, tuple[float, ...]]
 
@@ -70,6 +77,20 @@ class Recipe:
 def text_of(name: str, numbers: Sequence[float]) -> str:
     """Return the words in which a user fixes an input to a value: `sr=16000`."""
     return f"{name}={','.join(str(int(n)) if float(n).is_integer() else repr(float(n)) for n in numbers)}"
+
+
+def check_fixed(inputs: Mapping[str, np.ndarray], fixed: Channels | None, where: str, says: str = "") -> None:
+    """Refuse data in which an input that is fixed to one value has another.
+
+    `says`: the model that is for that value alone; "" names the argument that fixes it. Raises `DataError`.
+    """
+    for name, numbers in (fixed or {}).items():
+        rows = inputs[name].reshape(-1, len(numbers))
+        other = (rows != np.asarray(numbers).astype(rows.dtype)).any(axis=1)
+        if other.any():
+            seen, wanted = text_of(name, rows[other][0, :_SHOWN].tolist()), text_of(name, numbers)
+            why = f"{says} is for {wanted} alone" if says else f"{arg('fix', wanted)} says otherwise"
+            raise DataError(f"{where}: holds {seen}, and {why}; leave such samples out, or make another model of them")
 
 
 def read_recipe(data: Any, where: str = "preparation") -> Recipe:

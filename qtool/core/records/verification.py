@@ -102,6 +102,9 @@ class Verification:
     @property
     def integer_share(self) -> float | None:
         """The share of multiply-accumulates that integer kernels do, 0 to 1; None where it is unknown."""
+        if self.census and self.layers and not (self.integer_layers or self.unchecked):
+            # none, however many there are
+            return 0.0
         return self.integer_macs / self.macs if self.macs else None
 
     @property

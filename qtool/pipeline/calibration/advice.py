@@ -1,5 +1,6 @@
 """The remedy where all layers lie in branches of an If that an input decides: fix the input to its one value."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,14 +35,16 @@ def advising(prepared: Prepared, feeds: Callable[[], Feeds] | None) -> Iterator[
                 f"{arg('fix', text_of(name, values))}"
             ) from error
         if names and feeds is None:
+            name = next(iter(names))
             raise NothingToQuantizeError(
-                f"{said}; input {names[0]!r} decides what runs: if it always has one value, give it with {arg('fix')}"
+                f"{said}; input {name!r} decides what runs: if it always has one value, give it, as in "
+                f"{arg('fix', f'{name}=VALUE')}"
             ) from error
         raise
 
 
-def _deciding(model: Model) -> list[str]:
-    """The inputs that the condition of an If hangs on alone."""
+def _deciding(model: Model) -> dict[str, int]:
+    """The inputs that the condition of an If hangs on alone, and how many elements each has."""
     wanted = [node.inputs[0] for node in model.graph if edit.is_main_op(node, "If")]
     seen = set(wanted)
     while wanted:
@@ -53,16 +56,18 @@ def _deciding(model: Model) -> list[str]:
                 wanted.append(source)
     inputs = [v for v in model.graph.inputs if v in seen]
     shapes = {str(v.name): edit.static_shape(v) for v in inputs}
-    return [name for name, shape in shapes.items() if shape is not None and np.prod(shape) <= _FEW]
+    sizes = {name: math.prod(shape) for name, shape in shapes.items() if shape is not None}
+    return {name: size for name, size in sizes.items() if 0 < size <= _FEW}
 
 
-def _single_values(names: list[str], feeds: Feeds) -> dict[str, list[float]]:
-    """Those inputs whose value is the same in all data."""
+def _single_values(sizes: dict[str, int], feeds: Feeds) -> dict[str, list[float]]:
+    """Those inputs whose value is the same in all data, at every step of a sequence; one number if all are equal."""
     found: dict[str, np.ndarray] = {}
-    left = dict.fromkeys(names)
+    left = dict(sizes)
     for batch in feeds:
-        for name in list(left):
-            first = found.setdefault(name, batch.inputs[name].copy())
-            if not np.array_equal(first, batch.inputs[name]):
+        for name, size in list(left.items()):
+            rows = batch.inputs[name].reshape(-1, size)
+            first = found.setdefault(name, rows[0].copy())
+            if not (rows == first).all():
                 del left[name], found[name]
-    return {name: array.reshape(-1).tolist() for name, array in found.items()}
+    return {name: row[: 1 if (row == row[0]).all() else None].tolist() for name, row in found.items()}

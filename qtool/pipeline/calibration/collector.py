@@ -6,6 +6,7 @@ from qtool.core.compute import HERE, Compute
 from qtool.core.numerics.histogram import Histogram
 from qtool.core.records.examples import EXAMPLES, Row, row_of, with_room
 from qtool.core.records.parts import BatchRange, Part, Shard
+from qtool.core.records.recipe import check_fixed
 from qtool.core.records.statistics import Statistics
 from qtool.core.state import State
 from qtool.feeds.batching import Batch
@@ -14,7 +15,6 @@ from qtool.pipeline.calibration.counter import Counter, count_all
 from qtool.pipeline.calibration.explain import NotFiniteDataError, explained
 from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import Prepared
-from qtool.pipeline.prepare.fixed_inputs import check_fixed
 from qtool.runtime.observer import Observer
 
 

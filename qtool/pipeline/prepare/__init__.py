@@ -101,6 +101,9 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     _apply(model, changes, hard_swish, residual_sum, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
     shapes.declare(model, declared)
+    computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())
+    if computed:
+        changes["computed from less"] = computed
     recipe = Recipe(fixed=dict(fixed) if fixed else None)
     return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened, heirs(model, origins))
 

@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError, arg
-from qtool.core.records.recipe import text_of
+from qtool.core.errors import UsageError, arg
+from qtool.core.records.recipe import FIXED, text_of
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Value
 
 Fixed = Mapping[str, tuple[float, ...]]
 Fixing = Mapping[str, float | Sequence[float]] | Sequence[str]
-_METADATA = "qtool.fixed."
 _TRUTH = {"true": 1.0, "false": 0.0}
-# elements of an input, in messages
-_SHOWN = 8
 
 
 def fix_inputs(model: Model, fixed: Fixed, name: str) -> None:
@@ -45,19 +43,7 @@ def fix_inputs(model: Model, fixed: Fixed, name: str) -> None:
         constant = edit.add_initializer(model.graph, names.fresh(f"{wanted}_fixed"), array)
         for node, index in list(value.uses()):
             node.replace_input_with(index, constant)
-        model.metadata_props[f"{_METADATA}{wanted}"] = text_of(wanted, numbers).removeprefix(f"{wanted}=")
-
-
-def check_fixed(inputs: Mapping[str, Array], fixed: Fixed | None, where: str) -> None:
-    """Refuse data in which a fixed input has another value. Raises `DataError`."""
-    for name, numbers in (fixed or {}).items():
-        found = inputs[name].reshape(-1)
-        if not (found.reshape(-1, len(numbers)) == np.asarray(numbers).astype(found.dtype)).all():
-            seen = text_of(name, found[:_SHOWN].tolist())
-            raise DataError(
-                f"{where}: holds {seen}, and {arg('fix', text_of(name, numbers))} says otherwise; leave such samples "
-                "out, or make another model of them"
-            )
+        model.metadata_props[f"{FIXED}{wanted}"] = text_of(wanted, numbers).removeprefix(f"{wanted}=")
 
 
 def with_fixed(inputs: Mapping[str, Array], fixed: Fixed | None) -> dict[str, Array]:
@@ -105,7 +91,9 @@ def _array(value: Value, spec: InputSpec, numbers: Sequence[float], option: str)
         raise UsageError(f"{option}: the input is {spec.dtype}; only numbers can be fixed")
     size = int(np.prod(shape))
     if len(numbers) not in (1, size):
-        raise UsageError(f"{option}: the input has {size} elements; give one number, or as many with commas between")
+        raise UsageError(
+            f"{option}: the input has {amount(size, 'element')}; give one number, or as many with commas between"
+        )
     array = np.broadcast_to(np.asarray(numbers, np.float64), size)
     with np.errstate(all="ignore"):
         result = array.astype(spec.dtype)

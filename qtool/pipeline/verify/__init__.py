@@ -1,6 +1,7 @@
 """verify: what onnxruntime will really run, and whether it computes the same. The promise that no peer makes."""
 
 import math
+from functools import cache
 
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
@@ -52,12 +53,13 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
+    rounding = cache(lambda: original.rounding_db(prepared))
     try:
-        measured.check_preparation()
+        measured.check_preparation(rounding)
     except VerificationError as error:
         where = first_difference(original, prepared)
         raise VerificationError(f"{error.marked}" + (f"; it begins at node {where}" if where else "")) from error
-    measured.check(prepared, plan)
+    measured.check(prepared, plan, rounding)
     macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}

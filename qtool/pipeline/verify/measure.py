@@ -22,6 +22,8 @@ from qtool.runtime.session import Session
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
 _PREPARATION_DB = 50.0
+# What another order of sums may cost more than another rounding of the inputs, in an ill-conditioned function.
+_MARGIN_DB = 10.0
 # An integer kernel may round a value to the neighbouring step (all those that lie on a tie, where a channel is
 # constant), rarely to the one after that.
 _STEPS = 2
@@ -131,16 +133,24 @@ class Measured:
         """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
         return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
 
-    def check_preparation(self) -> None:
-        """Refuse a prepared graph that is another function than the model as it came. Raises `VerificationError`."""
+    def check_preparation(self, rounding: Callable[[], Mapping[str, float]]) -> None:
+        """Refuse a prepared graph that is another function than the model as it came.
+
+        `rounding`: gives the SQNR in dB that rounding leaves of each output, see `Original.rounding_db`; it takes time.
+        Raises `VerificationError`.
+        """
         for name, prepared in self.preparation.items():
-            if prepared.db is not None and not (prepared.db >= _PREPARATION_DB or _both_zero(prepared)):
+            if prepared.db is None or prepared.db >= _PREPARATION_DB or _both_zero(prepared):
+                continue
+            if not prepared.db >= rounding().get(name, math.inf) - _MARGIN_DB:
                 raise VerificationError(
                     f"preparation changed output {name!r} ({prepared.db:.1f} dB); please report this model"
                 )
 
-    def check(self, prepared: Model, plan: Plan) -> None:
+    def check(self, prepared: Model, plan: Plan, rounding: Callable[[], Mapping[str, float]]) -> None:
         """Refuse a model that computes something that neither the float model, `prepared`, nor the plan says.
+
+        `rounding`: as in `check_preparation`; outputs may differ by that.
 
         Raises:
             LayerError: a difference is too large that comes of some layers.
@@ -158,7 +168,7 @@ class Measured:
                     ),
                 )
         for name, tail in self.tail.items():
-            if tail.wrong:
+            if tail.wrong and not (tail.noise.db or 0.0) >= rounding().get(name, math.inf) - _MARGIN_DB:
                 raise LayerError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
                     f"({tail.noise.db:.1f} dB between them); please report this model",

@@ -1,5 +1,6 @@
 """The outputs of the model as it came, which everything that is made of it is held against."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
+from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
+# relative: some last bits of a float32, as much as sums in another order differ
+_LITTLE = 2.0**-20
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,51 @@ class Original:
     @cached_property
     def outputs(self) -> Sequence[Arrays]:
         """The outputs of the model in float32, for each example."""
+        return _outputs(self._session(), self.examples)
+
+    def rounding_db(self, prepared: Model) -> Mapping[str, float]:
+        """Return the SQNR in dB of each output where float32 is rounded otherwise: the worst of three comparisons.
+
+        The model as it came and `prepared` without onnxruntime's optimisations, each with itself, and the model on
+        inputs that differ in their last bits. A function that loses much so, such as a probability that is 0 but for
+        its last bits, loses it by any change.
+        """
+        moved = [{name: _moved(array) for name, array in example.items()} for example in self.examples]
+        serialized = model_io.serialize(prepared)
+        ready, plain = (_outputs(Session(serialized, optimize=o), self.examples) for o in (True, False))
+        pairs = (
+            (self.outputs, _outputs(self._session(optimize=False), self.examples)),
+            (self.outputs, _outputs(self._session(), moved)),
+            (ready, plain),
+        )
+        result: dict[str, float] = {}
+        for wanted, other in pairs:
+            for name, db in _sqnr(wanted, other).items():
+                result[name] = min(db, result.get(name, math.inf))
+        return result
+
+    def _session(self, *, optimize: bool = True) -> Session:
         if self.widened is None:
-            return _outputs(Session(self.source), self.examples)
-        return _outputs(Session(model_io.serialize(self.widened), name="the model in float32"), self.examples)
+            return Session(self.source, optimize=optimize)
+        return Session(model_io.serialize(self.widened), optimize=optimize, name="the model in float32")
+
+
+def _sqnr(wanted: Sequence[Arrays], other: Sequence[Arrays]) -> dict[str, float]:
+    noise: dict[str, SignalToNoise] = {}
+    for one, two in zip(wanted, other, strict=True):
+        for name in measured_outputs(one):
+            noise.setdefault(name, SignalToNoise()).add(one[name], two[name])
+    return {name: one.db for name, one in noise.items() if one.db is not None}
+
+
+def _moved(array: np.ndarray) -> np.ndarray:
+    """Each float32 a little larger or smaller."""
+    if array.dtype != np.float32:
+        return array
+    factors = np.random.default_rng(0).choice(np.array([1 - _LITTLE, 1 + _LITTLE], np.float32), array.shape)
+    with np.errstate(over="ignore"):
+        result: np.ndarray = array * factors
+    return result
 
 
 def _outputs(session: Session, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:

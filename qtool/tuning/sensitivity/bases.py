@@ -11,6 +11,7 @@ import numpy as np
 
 from qtool.core.errors import VerificationError
 from qtool.core.records.plan import Plan
+from qtool.core.records.recipe import check_fixed
 from qtool.core.records.sensitivity import View
 from qtool.feeds import Batch, Feeds
 from qtool.graph import compose
@@ -87,7 +88,11 @@ class Bases:
         self.outputs = [str(v.name) for v in prepared.graph.outputs]
 
     def groups(self, jobs: Sequence[Job]) -> list[Group]:
-        """Return the jobs in their order, as many in a group as fit into memory. Raises `DataError` without data."""
+        """Return the jobs in their order, as many in a group as fit into memory.
+
+        Raises:
+            DataError: there is no data, or an input has another value than the one that it is fixed to.
+        """
         first = next(iter(self._feeds))
         item = self._item(first, *self._sessions(jobs))
         batches = -(-(self._feeds.samples or sum(batch.size for batch in self._feeds)) // first.size)
@@ -160,6 +165,7 @@ class Bases:
         return {"alone": Session(exact, name=self._name), "without": session}, wanted
 
     def _item(self, batch: Batch, sessions: Mapping[View, Session], wanted: Mapping[View, Mapping[str, Key]]) -> Item:
+        check_fixed(batch.inputs, sessions["alone"].fixed, batch.origin, "the calibration")
         outputs: dict[View, dict[str, np.ndarray]] = {}
         live = self._live(batch, sessions, wanted, outputs)
         labels = {name: _read_only(array) for name, array in batch.labels.items()}

@@ -207,3 +207,10 @@ def test_without_it_the_remedy_names_it(tmp_path):
     with pytest.raises(DataError) as caught:
         opened({"x": ARRAY}, inputs=[X, RATE], state=None)
     assert "state=" not in str(caught.value)
+
+
+def test_all_states_without_data_are_named():
+    cell, outputs = InputSpec("c", F32, (2, 1, 4)), [*OUTPUTS, InputSpec("cn", F32, (2, 1, 4))]
+    with pytest.raises(DataError, match=r"if 'h', 'c' are states that outputs feed, .*state='h=hn' state='c=cn'"):
+        opened({"x": ARRAY}, inputs=[X, STATE, cell], outputs=outputs, state=None)
+    assert len(opened({"x": ARRAY}, inputs=[X, STATE, cell], outputs=outputs, state=["h=hn", "c=cn"])) == 2

@@ -14,8 +14,8 @@ from qtool.runtime.session import Session
 Arrays = dict[str, np.ndarray]
 
 
-def two_rates(path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ...] = ()) -> Path:
-    """y = relu(x A) where sr is 16000, else relu(x B)."""
+def two_rates(path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ...] = (), state: bool = False) -> Path:
+    """y = relu(x A) where sr is 16000, else relu(x B); with a state, hn = h + y."""
 
     def branch(name: str) -> onnx.GraphProto:
         nodes = [
@@ -29,18 +29,22 @@ def two_rates(path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ..
     rng = np.random.default_rng(0)
     nodes = [
         helper.make_node("Cast", ["sr"], ["rate"], to=TensorProto.INT64),
-        helper.make_node("Equal", ["rate", "sixteen"], ["fast"]),
+        helper.make_node("ReduceMin", ["rate"], ["least"], keepdims=0),
+        helper.make_node("Equal", ["least", "sixteen"], ["fast"]),
         helper.make_node("If", ["fast"], ["y"], name="choose", then_branch=branch("A"), else_branch=branch("B")),
     ]
     stored = [numpy_helper.from_array(rng.normal(size=(64, 32)).astype(np.float32), f"w{name}") for name in "AB"]
-    stored.append(numpy_helper.from_array(np.full(shape, 16000), "sixteen"))
+    stored.append(numpy_helper.from_array(np.array(16000), "sixteen"))
     fed = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64]),
         helper.make_tensor_value_info("sr", kind, shape),
     ]
-    graph = helper.make_graph(
-        nodes, "g", fed, [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32])], stored
-    )
+    made = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 32])]
+    if state:
+        nodes.append(helper.make_node("Add", ["h", "y"], ["hn"]))
+        fed.append(helper.make_tensor_value_info("h", TensorProto.FLOAT, [1, 32]))
+        made.append(helper.make_tensor_value_info("hn", TensorProto.FLOAT, [1, 32]))
+    graph = helper.make_graph(nodes, "g", fed, made, stored)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
 
@@ -86,7 +90,7 @@ def test_the_message_of_nothing_to_quantise_names_the_value(tmp_path):
         ):
             call()
         call(fix=["sr=16000"])
-    with pytest.raises(NothingToQuantizeError, match="if it always has one value, give it with fix"):
+    with pytest.raises(NothingToQuantizeError, match="if it always has one value, give it, as in fix='sr=VALUE'"):
         qtool.quantize(source, output, form="weight-only")
     mixed = [*data(), *data(8000)]
     with pytest.raises(NothingToQuantizeError, match=r"inside a subgraph.; use it as it is"):
@@ -103,7 +107,7 @@ def test_the_message_of_nothing_to_quantise_names_the_value(tmp_path):
         (["sr=1", "sr=2"], "'sr' is fixed twice"),
         (["rate=1"], "has no such input, only x, sr"),
         (["x=1"], "no fixed shape"),
-        (["sr=1,2"], "the input has 1 elements"),
+        (["sr=1,2"], "the input has 1 element;"),
         (["sr=0.5"], "is int64, which cannot hold that"),
     ],
 )
@@ -120,6 +124,13 @@ def test_data_that_say_otherwise_are_refused(tmp_path):
     calibrated = qtool.calibrate(source, data(), fix=["sr=16000"]).statistics
     with pytest.raises(UsageError, match="calibrated without fix='sr=8000'"):
         qtool.quantize(source, tmp_path / "q.onnx", calibration=calibrated, fix=["sr=8000"])
+    mixed, output = [*data(), *data(8000)], tmp_path / "q.onnx"
+    qtool.quantize(source, output, calibration=calibrated)
+    with pytest.raises(DataError, match=r"sample 8: holds sr=8000, and .*q\.onnx is for sr=16000 alone; leave"):
+        qtool.evaluate(source, output, mixed)
+    assert qtool.evaluate(source, output, mixed, samples=8).samples == 8
+    with pytest.raises(DataError, match="sample 8: holds sr=8000, and the calibration is for sr=16000 alone; leave"):
+        qtool.sensitivity(source, mixed, calibration=calibrated)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +140,17 @@ def test_other_types(kind, dtype, shape, tmp_path):
     source = two_rates(tmp_path / "m.onnx", kind=kind, shape=shape)
     samples = data(kind=dtype, shape=shape)
     assert qtool.quantize(source, tmp_path / "q.onnx", data=samples, fix=["sr=16000"]).verification.layers == 1
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_the_value_to_fix_of_sequences_is_that_of_one_step(shape, tmp_path):
+    source = two_rates(tmp_path / "m.onnx", shape=shape, state=True)
+    rng = np.random.default_rng(2)
+    rows = [{"x": rng.normal(size=(steps, 64)).astype(np.float32), "sr": np.full(shape, 16000)} for steps in (3, 5)]
+    with pytest.raises(NothingToQuantizeError, match=r"the same in all data: give fix='sr=16000'"):
+        qtool.quantize(source, tmp_path / "q.onnx", data=rows, state="h=hn")
+    qtool.quantize(source, tmp_path / "q.onnx", data=rows, state="h=hn", fix=["sr=16000"])
+    assert qtool.evaluate(source, tmp_path / "q.onnx", rows, state="h=hn").samples == 2
+    rows[1]["sr"] = np.full(shape, 8000)
+    with pytest.raises(DataError, match=r"sample 1: holds sr=8000(,8000)?, and .* is for sr=16000 alone"):
+        qtool.evaluate(source, tmp_path / "q.onnx", rows, state="h=hn")

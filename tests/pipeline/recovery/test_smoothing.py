@@ -166,6 +166,13 @@ def test_auto_tries_static_and_dynamic(source, statistics, tmp_path):
     assert not static.plan.dynamic and {t.form for t in static.trials} == {"static"}
 
 
+def test_a_form_that_is_asked_for_is_tried_once(source, statistics, tmp_path, monkeypatch):
+    monkeypatch.setattr("qtool.quantization.candidates._WITHIN_DB", 1000.0)
+    trials = qtool.quantize(source, tmp_path / "d.onnx", calibration=statistics, form="dynamic").trials
+    kinds = [(t.form, t.smoothed, str(t.calibrator), t.bias_correction) for t in trials]
+    assert len(kinds) > 1 and len(set(kinds)) == len(kinds)
+
+
 def test_optimising_for_latency_times_the_candidates(source, statistics, tmp_path):
     result = qtool.quantize(source, tmp_path / "a.onnx", calibration=statistics, optimize_for="latency")
     timed = [t for t in result.trials if t.latency_ms is not None]

@@ -31,6 +31,7 @@ def test_a_file_holds_no_float_copy_of_what_it_can_compute(exclude, floats, boun
         source, tmp_path / "int8.onnx", data=net.samples(), exclude=exclude, calibrator="max", form="static",
         bias_correction="off",
     )  # fmt: skip
+    assert result.changes["computed from less"] == 2
     stored = onnx.load(tmp_path / "int8.onnx").graph
     assert [node.op_type for node in stored.node if node.op_type in ("Cos", "Sin")] == ["Cos", "Sin"][:floats]
     assert result.size == (tmp_path / "int8.onnx").stat().st_size < bound

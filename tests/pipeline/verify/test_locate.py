@@ -36,6 +36,17 @@ def test_what_the_preparation_changed_is_named(damage, tmp_path, monkeypatch):
     assert not (tmp_path / "q.onnx").exists()
 
 
+@pytest.mark.parametrize("low", [14.0, 17.0])
+@pytest.mark.parametrize("form", ["weight-only", "auto"])
+def test_what_any_rounding_changes_is_not_held_against_the_preparation(low, form, tmp_path):
+    """Probabilities that are 0 but for their last bits, as of a page without text: Sub folds into the Conv."""
+    net = Net()
+    hidden = net("Mul", net.conv(net("Relu", net.conv("x", 3, 8)), 8, 4), net.const(np.full((4, 1, 1), 0.3)))
+    source = net.save(tmp_path / "m.onnx", net("Sigmoid", net("Sub", hidden, net.const(np.full((4, 1, 1), low)))))
+    result = qtool.quantize(source, tmp_path / "q.onnx", data=net.samples(), form=form)
+    assert result.verification.preparation_sqnr_db < 50
+
+
 def test_a_raised_opset_that_nothing_can_check_is_refused(tmp_path):
     """Made-up inputs are random numbers, which are no indices of the table; --data is the remedy."""
     net = Net(4, opset=11, ir_version=6)
