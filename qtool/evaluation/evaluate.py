@@ -13,6 +13,7 @@ import numpy as np
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
+from qtool.core.numerics.sqnr import measured_outputs
 from qtool.core.progress import Progress, silent
 from qtool.core.recognition import no_model
 from qtool.core.records.evaluation import (
@@ -137,21 +138,34 @@ def evaluate(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What can be measured of a model on data.
+
+    metrics: those that `evaluate` takes. classes: whether predictions can be compared with float's, since an output says
+    classes. numbers: whether an output has an SQNR.
+    """
+
+    metrics: tuple[MetricInfo, ...]
+    classes: bool
+    numbers: bool
+
+
 def probe(
     model: str | Path, data: Data, metric: MetricSpec | None, *, provider: str = "cpu", **reading: Unpack[ReadOptions]
-) -> tuple[tuple[MetricInfo, ...], bool]:
+) -> Probed:
     """Run a model on the first batch of the data, as `evaluate` would; return what is measured.
-
-    That is the metrics, and whether predictions can be compared with float's: whether an output says classes.
 
     Raises:
         UsageError, ModelError, DataError: see `evaluate`.
     """
     session = Session(model, provider=provider)
-    feeds = open_feeds(data, session.inputs, outputs=session.output_specs, **reading)
+    inputs = fed_specs_of(session.inputs, Path(model))
+    feeds = open_feeds(data, inputs, outputs=session.output_specs, **reading)
     comparison = _Comparison([session], None if metric is None else resolve_metrics(metric), None, None)
     comparison.add(run_here([session], islice(feeds, 1), feeds.states), feeds, silent)
-    return tuple(found.info for found in comparison.metrics), comparison.heads.predicted is not None
+    infos = tuple(found.info for found in comparison.metrics)
+    return Probed(infos, comparison.heads.predicted is not None, comparison.numbers)
 
 
 @dataclass(slots=True)
@@ -164,6 +178,7 @@ class _Comparison:
     min_sqnr: float | None
     metrics: tuple[Metric, ...] = ()
     heads: Heads = NO_HEADS
+    numbers: bool = False
     trials: tuple[Measurement, ...] = ()
     samples: int = 0
     batch_size: int = 0
@@ -187,6 +202,7 @@ class _Comparison:
             raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
 
     def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
+        self.numbers = bool(measured_outputs(reference))
         self.heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import Any, ParamSpec, TypeVar
 
 from qtool.core.arguments import checked_types
+from qtool.core.compute import MOST
 from qtool.core.errors import UsageError, WorkerError, arg
 from qtool.core.process import follow_parent, is_silenced, stop_workers
 from qtool.core.scratch import drop_scratch, make_scratch
@@ -29,10 +30,10 @@ class Workers(Executor):
     """An executor of processes on this machine, which survives the death of any of them.
 
     Args:
-        count: how many processes, 1 or more.
+        count: how many processes, 1 to `MOST`.
 
     Raises:
-        UsageError: a count below 1.
+        UsageError: another count.
         OutputError: temporary files cannot be written.
     """
 
@@ -40,6 +41,8 @@ class Workers(Executor):
     def __init__(self, count: int) -> None:
         if count < 1:
             raise UsageError(f"{count} workers are impossible; give 1 or more")
+        if count > MOST:
+            raise UsageError(f"{arg('workers', count)}: give at most {MOST}; more than cores gain nothing")
         self.width = count
         self._lock = threading.Lock()
         self._closed = False

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import Trial
@@ -47,9 +48,9 @@ class Candidate:
 
     @property
     def sqnr_db(self) -> float:
-        """The SQNR of the outputs on the examples, in dB; the candidate must have been measured."""
+        """The SQNR of the outputs on the examples, in dB, -inf where they have none; the candidate must have run."""
         assert self.trial is not None
-        return self.trial.sqnr_db
+        return loudness(self.trial.sqnr_db)
 
     def leaving(self, floating: Collection[str], *, settled: bool = True) -> Plan:
         """Return the candidate's plan with some layers (names of nodes) in float; the ranges of the others stay.

@@ -40,22 +40,22 @@ class Scorer:
         names = [str(v.name) for v in prepared.graph.outputs]
         self._names = measured_outputs({name: self._exact[0][name] for name in names})
 
-    def sqnr_db(self, plan: Plan, prepared: Model | None = None, memo: WeightMemo | None = None) -> float:
-        """Return the worst output's SQNR in dB over the examples; 0 where there is none to measure.
+    def sqnr_db(self, plan: Plan, prepared: Model | None = None, memo: WeightMemo | None = None) -> float | None:
+        """Return the worst output's SQNR in dB over the examples; None where there is none to measure.
 
         `prepared` is the graph of the plan where that is another form of the same function; `memo` is that graph's.
         """
         session = self._session(plan, prepared, memo)
         return self._figure(list(side_by_side(session.run, self._examples)))
 
-    def compare(self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo) -> Iterator[float]:
+    def compare(self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo) -> Iterator[float | None]:
         """Yield the figure that `sqnr_db` gives for each of several plans of one graph, in their order."""
         if len(plans) == 1:
             yield self.sqnr_db(plans[0], prepared, memo)
             return
         quantize_ahead(prepared, plans, memo)
 
-        def measure(plan: Plan) -> float:
+        def measure(plan: Plan) -> float | None:
             session = self._session(plan, prepared, memo)
             return self._figure([session.run(example) for example in self._examples])
 
@@ -65,14 +65,13 @@ class Scorer:
         model = rewrite(self._prepared if prepared is None else prepared, plan, memo)
         return Session(model_io.consume(model), config=self._config, name="the quantised model")
 
-    def _figure(self, outputs: Sequence[Arrays]) -> float:
+    def _figure(self, outputs: Sequence[Arrays]) -> float | None:
         found = {name: SignalToNoise() for name in self._names}
         for exact, made in zip(self._exact, outputs, strict=True):
             for name, noise in found.items():
                 noise.add(exact[name], made[name])
         figure = worst(noise.db for noise in found.values())
-        # what cannot be measured is as good as anything else
-        return 0.0 if figure is None else loudness(figure)
+        return None if figure is None else loudness(figure)
 
 
 def quantize_ahead(prepared: Model, plans: Sequence[Plan], memo: WeightMemo) -> None:

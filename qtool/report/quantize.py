@@ -60,6 +60,8 @@ def _calibrator(result: Quantized) -> str:
     chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
     if not result.trials:
         return chosen
+    if all(trial.sqnr_db is None for trial in result.trials):
+        return f"{chosen}, the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
     shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]
     more = len(result.trials) - len(shown)
     return f"{chosen}, the best of ({', '.join(shown)}{f', {more} more' if more else ''})"
@@ -70,7 +72,8 @@ def _trial(trial: Trial) -> str:
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
-    return f"{words} {trial.sqnr_db:.1f} dB{timed}"
+    measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
+    return f"{words} {measured}{timed}"
 
 
 def _integer_line(proof: Verification) -> str:

@@ -8,7 +8,6 @@ from qtool.core.text import cell, line
 
 ABSENT = "-"
 _MARKS = re.compile(r"[\\`|*\[\]]")
-_MARKS = re.compile(r"[\\`|*\[\]]")
 _NAMED = 5
 """Outputs that are named in a line."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB")

@@ -9,12 +9,12 @@ from pathlib import Path
 from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.sqnr import loudness
-from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, MetricKind, ModelResult
+from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricKind, ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
 from qtool.core.state import State
-from qtool.evaluation.evaluate import evaluate
+from qtool.evaluation.evaluate import Probed, evaluate
 from qtool.evaluation.gates import ROUNDING
 from qtool.evaluation.metrics.registry import MetricSpec
 from qtool.graph import external, model_io
@@ -32,6 +32,7 @@ DEFAULT_DROP = MaxDrop(0.01, relative=True)
 AGREEMENT = "agreement"
 """The share of predictions that are float's: the measure where there are no labels."""
 _NOTHING = f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, or labels and {arg('metric')}"
+_NO_NUMBERS = f"there are neither labels, class scores nor numbers to aim at; give labels and {arg('metric')}"
 _AT_ONCE = 2**28
 """Bytes of models that are measured in one pass even where float is smaller."""
 
@@ -90,12 +91,10 @@ class Aim:
         Raises:
             UsageError: an SQNR is asked for that cannot be measured, or there is nothing to aim at.
         """
-        if self.min_sqnr is not None and result.sqnr_db is None:
-            raise UsageError(
-                f"{arg('min_sqnr', self.min_sqnr)}: no output of numbers keeps its shape, so SQNR is not measured; "
-                f"leave it out, or give {arg('metric')}"
-            )
         reached, missed = self.reached(result), []
+        if self.min_sqnr is not None and result.sqnr_db is None:
+            known = reached.drop is not None or result.agreement is not None
+            raise self._no_sqnr("no output of numbers keeps its shape", known=known)
         if reached.drop is None and self.min_sqnr is None:
             raise UsageError(_NOTHING)
         if reached.drop is not None and not reached.drop <= self.max_drop.value + ROUNDING:
@@ -108,14 +107,22 @@ class Aim:
             )
         return tuple(missed)
 
-    def check(self, metrics: Sequence[MetricInfo], *, classes: bool) -> None:
-        """Refuse a target that cannot be measured by these metrics, without classes to compare.
+    def check(self, found: Probed) -> None:
+        """Refuse a target that cannot be measured.
 
         Raises:
-            UsageError: there are neither labels nor classes, and no SQNR is asked for.
+            UsageError: there are neither labels nor classes, and no SQNR is asked for; or one is that no output has.
         """
-        if metrics[0].kind is MetricKind.SIMILARITY and not classes and self.min_sqnr is None:
-            raise UsageError(_NOTHING)
+        known = found.classes or found.metrics[0].kind is not MetricKind.SIMILARITY
+        if self.min_sqnr is not None and not found.numbers:
+            raise self._no_sqnr("no output holds numbers", known=known)
+        if self.min_sqnr is None and not known:
+            raise UsageError(_NOTHING if found.numbers else _NO_NUMBERS)
+
+    def _no_sqnr(self, why: str, *, known: bool) -> UsageError:
+        """`known`: whether there is something else to aim at."""
+        remedy = "leave it out" if known else f"give labels and {arg('metric')} instead"
+        return UsageError(f"{arg('min_sqnr', self.min_sqnr)}: {why}, so SQNR is not measured; {remedy}")
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ examples, by a margin above their noise.
 import time
 from collections.abc import Callable, Mapping
 
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
 from qtool.core.records.plan import Plan
 from qtool.pipeline.planning.planner import Ranges
@@ -25,14 +26,14 @@ def mix_ranges(
 ) -> tuple[Ranges, int]:
     """Return the ranges after the sweep, and how many tensors changed; it ends early at `deadline` (time.monotonic)."""
     ranges, changed = dict(start), 0
-    best = scorer.sqnr_db(plan_by(ranges))
+    best = loudness(scorer.sqnr_db(plan_by(ranges)))
     for done, tensor in enumerate(start):
         progress("mix ranges", done, len(start))
         found = None
         for candidate in dict.fromkeys(other[tensor] for other in others.values()):
             if candidate == ranges[tensor] or time.monotonic() > deadline:
                 continue
-            figure = scorer.sqnr_db(plan_by({**ranges, tensor: candidate}))
+            figure = loudness(scorer.sqnr_db(plan_by({**ranges, tensor: candidate})))
             if figure > best + _MARGIN_DB:
                 best, found = figure, candidate
         if found is not None:

@@ -224,8 +224,7 @@ def _ratio(choosing: Subset, reporting: Subset) -> float | None:
 def _check_data(model: PathLike, aim: Aim, parts: _Parts, provider: str) -> None:
     """Run the float model on a sample that chooses and on one that reports, so that what they lack is said at once."""
     for records in (parts.choosing.records, parts.reporting.records):
-        metrics, classes = probe(model, records, aim.metric, provider=provider, state=parts.feeds.states)
-        aim.check(metrics, classes=classes)
+        aim.check(probe(model, records, aim.metric, provider=provider, state=parts.feeds.states))
 
 
 @dataclass(slots=True)

@@ -117,9 +117,9 @@ def worst(figures: Iterable[float | None]) -> float | None:
     return min(measured, key=loudness) if measured else None
 
 
-def loudness(db: float) -> float:
-    """Return an SQNR in dB as a number to compare by: NaN is the least."""
-    return -math.inf if math.isnan(db) else db
+def loudness(db: float | None) -> float:
+    """Return an SQNR in dB as a number to compare by: NaN is the least, and what was not measured."""
+    return -math.inf if db is None or math.isnan(db) else db
 
 
 def measured_outputs(outputs: Mapping[str, Array]) -> tuple[str, ...]:

@@ -50,13 +50,13 @@ class Calibrated:
 class Trial:
     """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
 
-    form: of the layers, where several were tried. smoothed: whether outliers were migrated into weights.
+    sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers were migrated into weights.
     latency_ms: median of one run, where latency was asked for.
     """
 
     calibrator: Calibrator
     bias_correction: bool
-    sqnr_db: float
+    sqnr_db: float | None
     form: str = "static"
     smoothed: bool = False
     latency_ms: float | None = None

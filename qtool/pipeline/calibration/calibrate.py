@@ -26,6 +26,7 @@ from qtool.pipeline.prepare import prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.recovery.steps import chosen_steps
 from qtool.runtime.providers import find_provider
+from qtool.runtime.session import Session
 
 PathLike = str | Path
 CHECKPOINT_S = 60.0
@@ -77,7 +78,8 @@ def calibrate(
 
     Raises:
         UsageError: a provider that is not there, a shard of what needs all of the data.
-        ModelError: the model cannot be read, is already quantised, or holds nothing to quantise.
+        ModelError: the model cannot be read, onnxruntime does not load it, it is already quantised, or holds nothing to
+            quantise.
         DataError: the data cannot be fed to the model, is empty, or leads to NaN or Inf.
         CalibrationError: there is the checkpoint of another calibration.
         OutputError: `output` cannot be written.
@@ -100,6 +102,8 @@ def calibrate(
 
     with advising(prepared, opened):
         tensors = find_tensors(prepared)
+    # what is prepared may load where the model as it came does not, and nobody could use the statistics then
+    Session(model, optimize=False)
     feeds = opened()
     prepared = with_steps(prepared, steps, feeds, compute)
     kept = None

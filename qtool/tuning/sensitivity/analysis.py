@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from qtool.core.errors import ModelError, UsageError, VerificationError, arg
+from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
 from qtool.core.state import State
@@ -28,6 +28,7 @@ from qtool.tuning.sensitivity.bases import Item, Job, in_order
 from qtool.tuning.sensitivity.chain import PieceChain
 from qtool.tuning.sensitivity.resume import Found, check_identity, save
 
+LABELLED = f"give labels and {arg('metric')}"
 
 @dataclass(slots=True)
 class Tally:
@@ -205,9 +206,20 @@ class Analysis:
             save(self.path, self.result(complete=False))
 
     def check_any_measured(self) -> None:
-        """Raise `VerificationError` where no layer could be measured in any view: then nothing is ranked."""
-        if any(isinstance(found, Figures) for found in self.found.values()):
+        """Raise an error where no layer could be measured in any view: then nothing is ranked.
+
+        Raises:
+            DataError: no output of this data has an SQNR, and no metric is asked for.
+            VerificationError: no layer could be run.
+        """
+        figures = [found for found in self.found.values() if isinstance(found, Figures)]
+        if any(found.value is not None or found.sqnr_db is not None for found in figures):
             return
+        if figures:
+            raise DataError(
+                f"{self.prepared.name}: no output of numbers keeps its shape, or has a finite number, on this data, so "
+                f"SQNR is not measured; {LABELLED}"
+            )
         layer, reason = next(((layer, why) for (layer, _), why in self.found.items()), ("none", "it has none"))
         raise VerificationError(
             f"{self.prepared.name}: no layer could be measured; of {layer!r}: {reason}; please report this model"

@@ -35,7 +35,7 @@ from qtool.quantization.candidates import best_plan
 from qtool.quantization.request import Request
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
-from qtool.tuning.sensitivity.analysis import Analysis
+from qtool.tuning.sensitivity.analysis import LABELLED, Analysis
 from qtool.tuning.sensitivity.resume import load_found
 from qtool.tuning.sensitivity.run import measure
 from qtool.tuning.sensitivity.variants import PlanOf, Variant, variant_of
@@ -123,7 +123,9 @@ def sensitivity(
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
-    probe(model, data, metric, **reading)
+    found = probe(model, data, metric, **reading)
+    if found.metrics[0].name == "sqnr" and not found.numbers:
+        raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
     best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
     prepared = best.graph.prepared
     if not best.plan.quantized:
