@@ -142,8 +142,8 @@ def evaluate(
 class Probed:
     """What can be measured of a model on data.
 
-    metrics: those that `evaluate` takes. classes: whether predictions can be compared with float's, since an output says
-    classes. numbers: whether an output has an SQNR.
+    metrics: those that `evaluate` takes. classes: whether an output says classes, so that predictions can be compared
+    with float's. numbers: whether an output has an SQNR.
     """
 
     metrics: tuple[MetricInfo, ...]

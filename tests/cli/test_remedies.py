@@ -93,7 +93,7 @@ CASES = {
     "data as the calibration": (
         None,
         [*QUANTIZE, "--calibration", "good.npz"],
-        "is data, not a calibration file; make one of it with `qtool calibrate --data`",
+        "is data, not a calibration file; calibrate with it as --data",
         ["calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib"],
     ),
     "the model as the calibration": (

@@ -115,8 +115,8 @@ def broken(monkeypatch):
     def breaking(layer):
         check = Measured.check
 
-        def wrong(self, prepared, plan):
-            check(self, prepared, plan)
+        def wrong(self, prepared, plan, rounding):
+            check(self, prepared, plan, rounding)
             if layer in plan.integer:
                 raise LayerError(f"tensor of {layer}", {layer: "it computes something else"})
 

@@ -30,6 +30,7 @@ from qtool.tuning.sensitivity.resume import Found, check_identity, save
 
 LABELLED = f"give labels and {arg('metric')}"
 
+
 @dataclass(slots=True)
 class Tally:
     """The sums of one model over the batches."""
