@@ -50,8 +50,8 @@ class Calibrated:
 class Trial:
     """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
 
-    sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers were
-    migrated into weights. latency_ms: median of one run, where latency was asked for.
+    sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
+    were migrated into weights. latency_ms: median of one run, where latency was asked for.
     """
 
     calibrator: Calibrator
