@@ -140,7 +140,7 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What can be measured of a model on data.
+    """The measures that can be taken of a model on data.
 
     metrics: those that `evaluate` takes. classes: whether an output says classes, so that predictions can be compared
     with float's. numbers: whether an output has an SQNR.

@@ -186,7 +186,9 @@ def test_what_is_wrong_with_the_data_is_told_in_one_line(refused, folder):
     refused("calibrate", "m.onnx", "--data", "nan.npz", "-o", "c", "--workers", "2", says=["sample 5", "NaN"])
 
 
-@pytest.mark.parametrize("options", [("--workers", "0"), ("--workers", "1", "--cluster", "tcp://127.0.0.1:1")])
+@pytest.mark.parametrize(
+    "options", [("--workers", "0"), ("--workers", "513"), ("--workers", "1", "--cluster", "tcp://127.0.0.1:1")]
+)
 def test_impossible_options(refused, options):
     refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "c", *options, says=["--workers"])
 

@@ -113,7 +113,8 @@ def test_every_command_takes_it(name, tmp_path, monkeypatch, capsys):
         (tmp_path / data).mkdir()
         for i, sample in enumerate(odd.data):
             np.savez(tmp_path / data / f"{i}.npz", **sample)
-    aim = ["--min-sqnr", "-1000"] if name not in ("strings alone", "truth values") else []
+    measured = name not in ("strings alone", "truth values")
+    aim = ["--min-sqnr", "-1000"] if measured else []
     commands = [
         ["calibrate", "m.onnx", "--data", data, "-o", "c"],
         ["quantize", "m.onnx", "--calibration", "c", "-o", "q.onnx"],
@@ -122,10 +123,11 @@ def test_every_command_takes_it(name, tmp_path, monkeypatch, capsys):
         ["quantize", "m.onnx", "--data", data, "--calibrator", "entropy", "-o", "e.onnx"],
         ["eval", "m.onnx", "q.onnx", "dynamic.onnx", "--data", data, "--metric", "cosine", "--metric", "mse"],
         ["eval", "m.onnx", "q.onnx", "--data", data, "--json", "e.json"],
-        ["sensitivity", "m.onnx", "--data", data, "--calibration", "c"],
     ]
-    if name != "one sample":
-        commands.append(["tune", "m.onnx", "--data", data, "--eval-data", data, *aim, "-o", "t.onnx"])
+    if measured and name != "everything is NaN":
+        commands.append(["sensitivity", "m.onnx", "--data", data, "--calibration", "c"])
+    if name not in ("one sample", "everything is NaN"):
+        commands.append(["tune", "m.onnx", "--data", data, *aim, "-o", "t.onnx"])
     for command in commands:
         with pytest.raises(SystemExit) as caught:
             main(command)
@@ -159,3 +161,67 @@ def test_maps_keep_their_type(tmp_path):
     assert [(v.name, v.type.SerializeToString(deterministic=True)) for v in before if v.name == "prob"] == [
         (v.name, v.type.SerializeToString(deterministic=True)) for v in after if v.name == "prob"
     ]
+
+
+def masked(path, *, numbers=False):
+    """A layer over x and an infinite mask, whose output is truth values, or numbers; then x has no shape."""
+    rng = np.random.default_rng(0)
+    weights = onnx.numpy_helper.from_array(rng.standard_normal((8, 8)).astype(np.float32), "w")
+    tensor = onnx.helper.make_tensor_value_info
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["m"], "fc"),
+        onnx.helper.make_node("Add", ["m", "mask"], ["a"], "masked"),
+    ]
+    outputs = [tensor("a", onnx.TensorProto.FLOAT, ["n", 8])]
+    if not numbers:
+        nodes.append(onnx.helper.make_node("IsInf", ["a"], ["y"], "hidden"))
+        outputs = [tensor("y", onnx.TensorProto.BOOL, ["n", 8])]
+    inputs = [
+        tensor("x", onnx.TensorProto.FLOAT, None if numbers else ["n", 8]),
+        tensor("mask", onnx.TensorProto.FLOAT, ["n", 8]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, outputs, [weights])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    mask = np.where(rng.random((12, 8)) > 0.7, -np.inf, 0).astype(np.float32)
+    return {"x": rng.standard_normal((12, 8)).astype(np.float32), "mask": mask}
+
+
+def test_what_has_no_sqnr_is_not_measured_and_remedies_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("d.npz", **masked("m.onnx"))
+    statistics = qtool.calibrate("m.onnx", "d.npz", "m.calib").statistics
+    made = qtool.quantize("m.onnx", "q.onnx", calibration=statistics)
+    assert len(made.trials) > 1
+    assert {trial.sqnr_db for trial in made.trials} == {None}
+    with pytest.raises(SystemExit, match="0"):
+        main(["quantize", "m.onnx", "--calibration", "m.calib", "-o", "q.onnx"])
+    assert "candidates (no output has an SQNR to compare them by)" in capsys.readouterr().out
+    with pytest.raises(qtool.QtoolError, match="no output holds numbers, so SQNR is not measured; give labels"):
+        qtool.sensitivity("m.onnx", "d.npz", calibration=statistics)
+    with pytest.raises(qtool.QtoolError, match=r"no output holds numbers, so SQNR is not measured; leave it out"):
+        qtool.tune("m.onnx", "d.npz", "t.onnx", min_sqnr=20.0)
+    assert qtool.tune("m.onnx", "d.npz", "t.onnx", calibrators=("max",)).met
+
+
+def test_sensitivity_and_tune_read_data_as_the_others_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("d.npz", **masked("m.onnx", numbers=True))
+    statistics = qtool.calibrate("m.onnx", "d.npz").statistics
+    ranked = qtool.sensitivity("m.onnx", "d.npz", calibration=statistics)
+    assert ranked.quantized.sqnr_db == pytest.approx(
+        qtool.evaluate("m.onnx", [qtool.quantize("m.onnx", "q.onnx", calibration=statistics).output], "d.npz")
+        .candidates[0]
+        .sqnr_db,
+        abs=1.0,
+    )
+    assert qtool.tune("m.onnx", "d.npz", "t.onnx", min_sqnr=20.0, calibrators=("max",)).met
+
+
+def test_a_model_that_does_not_load_is_refused_before_calibration(tmp_path):
+    data = masked(tmp_path / "m.onnx")
+    model = onnx.load(tmp_path / "m.onnx")
+    for node in model.graph.node:
+        node.name = "same"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(qtool.QtoolError, match=r"onnxruntime cannot load it.*same node name"):
+        qtool.calibrate(tmp_path / "m.onnx", data)
