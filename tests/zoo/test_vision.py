@@ -45,7 +45,12 @@ def test_every_vision_model_has_a_bound():
     assert set(MODELS) == set(BOUNDS)
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+LARGE = ("squeezenet1_1", "ultraface_rfb320")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in BOUNDS]
+)
 def test_a_real_model(name, tmp_path):
     model: ZooModel = MODELS[name]
     bound = BOUNDS[name]
