@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from qtool.core.errors import NothingToQuantizeError, arg
+from qtool.core.errors import DataError, NothingToQuantizeError, arg
 from qtool.core.records.recipe import text_of
 from qtool.feeds import Feeds
 from qtool.graph import compose, edit
@@ -27,14 +27,18 @@ def advising(prepared: Prepared, feeds: Callable[[], Feeds] | None) -> Iterator[
         yield
     except NothingToQuantizeError as error:
         names = _deciding(prepared.model)
-        found = _single_values(names, feeds()) if names and feeds is not None else {}
+        found: dict[str, list[float]] | None = None
+        if names and feeds is not None:
+            # data that cannot be read is told of once there is something to quantise
+            with suppress(DataError):
+                found = _single_values(names, feeds())
         said = error.marked.removesuffix("; use it as it is")
-        for name, values in found.items():
+        for name, values in (found or {}).items():
             raise NothingToQuantizeError(
                 f"{said}; input {name!r} decides what runs, and is the same in all data: give "
                 f"{arg('fix', text_of(name, values))}"
             ) from error
-        if names and feeds is None:
+        if names and found is None:
             name = next(iter(names))
             raise NothingToQuantizeError(
                 f"{said}; input {name!r} decides what runs: if it always has one value, give it, as in "
