@@ -66,7 +66,7 @@ def choose(cases: Iterable[str], seconds: Mapping[str, float], budgets: Mapping[
     found: list[str] = []
     for function, members in _grouped(cases).items():
         budget = budgets.get(function, BUDGET_S)
-        fitting = budget / seconds[function] if function in seconds else budget and math.inf
+        fitting = budget / max(seconds[function], 0.001) if function in seconds else budget and math.inf
         count = int(min(fitting, len(members)))
         found += [members[number * len(members) // count] for number in range(count)]
     return found

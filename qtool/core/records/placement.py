@@ -77,6 +77,8 @@ class Placement:
     integer: node -> the kernels that it may become.
     layers: the weighted nodes, quantised or not, in graph order; those inside of If, Loop and Scan too.
     skipped: node -> why it stays float (nodes that the target could run as integers otherwise).
+    float_biases: biases that the target keeps in float; onnxruntime's CPU kernels, which prove the model, round them
+        to the same scale, and they must fit.
     dynamic: weights of layers that quantise their input anew in each run.
     stored: weights that are stored as integers, while the layer computes in float.
     """
@@ -88,6 +90,7 @@ class Placement:
     integer: dict[str, tuple[str, ...]]
     layers: tuple[str, ...]
     skipped: dict[str, str]
+    float_biases: tuple[BiasSite, ...] = ()
     dynamic: tuple[WeightSite, ...] = ()
     stored: tuple[WeightSite, ...] = ()
 

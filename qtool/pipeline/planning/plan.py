@@ -116,7 +116,7 @@ def _weight(
     channels = weight.shape[site.axis] if site.axis is not None else 1
     accumulated = weight.size // max(channels, 1) if site.axis is not None else weight.size
     floor: Array = np.zeros(channels)
-    for bias in placement.biases:
+    for bias in (*placement.biases, *placement.float_biases):
         if (bias.reader[0], 1) in readers:
             needed = bias_floor(_array(model, bias.tensor), params[bias.input].scale[0], accumulated)
             floor = np.maximum(floor, needed if site.axis is not None else needed.max(initial=0.0))
