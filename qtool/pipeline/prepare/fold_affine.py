@@ -46,9 +46,13 @@ def _foldable(layer: Layer) -> bool:
     """Whether it has a constant weight, and takes a constant bias of one number an output channel."""
     if layer.operator.bias is None or layer.beta != 1.0 or not edit.weight_like(layer.weight):
         return False
-    if not layer.fits(edit.constant(layer.weight).shape):
+    shape = edit.constant(layer.weight).shape
+    if not layer.fits(shape):
         return False
-    return layer.bias is None or (edit.weight_like(layer.bias) and edit.constant(layer.bias).ndim <= 1)
+    if layer.bias is None:
+        return True
+    bias = edit.constant(layer.bias) if edit.weight_like(layer.bias) else None
+    return bias is not None and bias.ndim <= 1 and bias.size in (1, layer.output_size(shape))
 
 
 def _affine_of(node: Node, layer: Layer) -> _Affine | None:

@@ -137,6 +137,14 @@ def test_affine_layers_are_folded(name, tmp_path):
     assert result.changes["fold_affine"] >= 1
 
 
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_layer_whose_bias_does_not_fit_is_left(size, tmp_path):
+    """onnxruntime loads it, and refuses to run it."""
+    net = Net()
+    made = net("Mul", net("Conv", "x", net.weight(8, 3, 3, 3, inputs=27), net.bias(size)), net.const(2.0))
+    assert "fold_affine" not in prepare(model_io.load(net.save(tmp_path / "m.onnx", made))).changes
+
+
 @pytest.mark.parametrize("name", LEFT)
 def test_affine_layers_are_left(name, tmp_path):
     build, operator = LEFT[name]
