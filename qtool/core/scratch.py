@@ -47,7 +47,11 @@ def make_scratch() -> Path:
         _sweep(Path(parent))
         while True:
             folder = Path(tempfile.mkdtemp(prefix=_NAME, dir=parent))
-            handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else -1
+            try:
+                handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else -1
+            except FileNotFoundError:
+                # another process has taken it for one that is left over
+                continue
             _folders[folder] = handle
             if lock_new(folder, handle):
                 return folder

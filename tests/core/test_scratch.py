@@ -75,3 +75,18 @@ def test_a_missing_one_is_blamed(parent, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(parent / "nowhere"))
     with pytest.raises(OutputError, match=r"nowhere: temporary files cannot be written there .*; set TMPDIR"):
         make_scratch()
+
+
+def test_one_that_another_process_sweeps_before_it_is_locked_is_made_again(parent, monkeypatch):
+    make, made = tempfile.mkdtemp, []
+
+    def swept(**options):
+        made.append(make(**options))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept)
+    with scratch_folder() as folder:
+        assert str(folder) == made[1] and folder.is_dir()
+    assert not list(parent.iterdir())
