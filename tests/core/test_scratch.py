@@ -83,7 +83,7 @@ def test_one_that_another_process_sweeps_before_it_is_locked_is_made_again(paren
     def swept(**options):
         made.append(make(**options))
         if len(made) == 1:
-            os.rmdir(made[0])
+            Path(made[0]).rmdir()
         return made[-1]
 
     monkeypatch.setattr(tempfile, "mkdtemp", swept)
