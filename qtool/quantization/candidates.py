@@ -58,7 +58,7 @@ class Candidate:
         `settled`: see `Planner.plan`.
 
         Raises:
-            ModelError: one of them cannot be kept float.
+            ModelError: see `make_plan`.
         """
         if not floating:
             return self.plan

@@ -169,7 +169,7 @@ def _attempt_cases(pairs, folder):
 SCAN_8 = "test_scan_sum"
 """A Scan of opset 8, which no later opset can compute."""
 POISON = "test_attention_4d_softcap_neginf_mask_poison_expanded"
-"""Masked keys of 1e30 are in the range of what is quantised."""
+"""The values of masked positions are 1000, a thousand times the others, and widen the range of what is quantised."""
 
 
 def test_every_node_with_float_inputs(node_cases, tmp_path):

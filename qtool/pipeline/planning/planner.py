@@ -53,7 +53,8 @@ class Planner:
 
     Raises (all methods):
         NothingToQuantizeError: no layer has an integer form on the target.
-        UsageError, ModelError: see `place`.
+        UsageError: see `place`.
+        ModelError: see `make_plan`.
         CalibrationError: the statistics lack a tensor.
     """
 

@@ -44,7 +44,7 @@ class Settler:
         """
         amendment = start
         for _ in range(_ROUNDS):
-            amendment, plan = self._made(amendment)
+            plan = self.make(amendment)
             try:
                 odd = self.look(plan)
             except (ModelError, DataError):
@@ -61,19 +61,6 @@ class Settler:
         if layer not in amendment.floating:
             return self.remedy(plan, amendment, layer, why)
         return amendment.leaving(dict.fromkeys(layers_before(self.model, [layer]), why))
-
-    def _made(self, amendment: Amendment) -> tuple[Amendment, Plan]:
-        """The plan; with what lies in front of a layer in float too where that one cannot be so by itself."""
-        while True:
-            try:
-                return amendment, self.make(amendment)
-            except NothingToQuantizeError:
-                raise
-            except ModelError:
-                more = layers_before(self.model, amendment.floating) - amendment.floating.keys()
-                if not more:
-                    raise
-                amendment = amendment.leaving(dict.fromkeys(more, "a layer behind it cannot be float by itself"))
 
     def _culprit(self, plan: Plan, amendment: Amendment) -> str:
         """The last of the fewest layers, from the first on, without which onnxruntime takes the model: by bisection."""

@@ -29,9 +29,6 @@ def variant_of(
     """Return the plan of one layer in one view.
 
     `closed`: alone, its output is quantised where the full plan does so, whether or not its kernel needs it.
-
-    Raises:
-        ModelError: the layer cannot be kept float.
     """
     single = view == "alone"
     return Variant(layer, view, alone(model, full, layer, target, closed=closed) if single else plan_of((layer,)))
