@@ -1,6 +1,7 @@
 """The group of commands, each imported when it is used."""
 
 import difflib
+import gc
 import importlib
 from collections.abc import Sequence
 
@@ -42,8 +43,17 @@ class LazyGroup(Helpful, click.Group):
 
 
 def command_of(name: str) -> click.Command:
-    """Import the module of a command, and return the command."""
-    module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
+    """Import the module of a command, and return the command.
+
+    Nothing that is imported becomes garbage: looking for it is a tenth of the time that a start takes.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
+    finally:
+        if collects:
+            gc.enable()
     command: click.Command = module.command
     return command
 

@@ -224,7 +224,8 @@ def _refuse_overwriting(outputs: Mapping[str, str]) -> None:
     there = {option: path for option, path in outputs.items() if Path(path).exists()}
     if not there:
         return
-    modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    # asking a module that is imported lazily for an attribute would load it
+    modules = [object.__getattribute__(module, "__dict__").get("__file__") for module in list(sys.modules.values())]
     read = [*modules, *(() if _made.reads is None else _made.reads())]
     known = set()
     for path in read:

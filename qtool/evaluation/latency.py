@@ -4,7 +4,6 @@ Each round runs every model once, A B C A B C: whatever slows the machine down f
 and the ratio is taken within each round before the median over rounds.
 """
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 
@@ -46,8 +45,8 @@ def summarize_rounds(times: Sequence[Sequence[int]]) -> tuple[Latency, ...]:
     """Return the medians of nanoseconds [model][round], and of the rounds' ratios to the first model."""
     return tuple(
         Latency(
-            median_ms=statistics.median(taken) / 1e6,
-            speedup=statistics.median(first / max(own, 1) for first, own in zip(times[0], taken, strict=True)),
+            median_ms=float(np.median(taken)) / 1e6,
+            speedup=float(np.median([first / max(own, 1) for first, own in zip(times[0], taken, strict=True)])),
         )
         for taken in times
     )

@@ -181,6 +181,15 @@ def test_onnx_ir_is_imported_without_sympy():
     assert python(f"import sys, qtool.graph.edit; {LOADED}") == (0, "\n", "")
 
 
+def test_a_command_does_not_load_sympy(tmp_path):
+    """Where this fails, something asks each module for an attribute, and half a second more is spent."""
+    (tmp_path / "q.onnx").write_bytes(b"")
+    words = ["quantize", "calib_data/digits_cnn.onnx", "--weight-only", "-o", str(tmp_path / "q.onnx")]
+    script = f"import gc, sys, qtool.cli\ntry: qtool.cli.main({words})\nexcept SystemExit as end: code = end.code\n"
+    code, out, err = python(f"{script}assert gc.isenabled() and code == 0\nprint('loaded')\n{LOADED}")
+    assert (code, err) == (0, "") and out.endswith("loaded\n\n")
+
+
 def test_sympy_is_loaded_once_it_is_used():
     code, out, err = python(f"import sys, qtool.graph.edit, sympy; assert sympy.Integer(2) + 1 == 3; {LOADED}")
     assert (code, err) == (0, "") and "sympy.core" in out
