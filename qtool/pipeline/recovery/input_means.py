@@ -35,6 +35,8 @@ def input_sums(layer: Layer, x: Array) -> tuple[Array, int]:
     A Conv's input [N, C, d1, d2, ...] gives sums [C, k1, k2, ...], a Gemm's gives [K].
     """
     if layer.is_product:
+        # onnxruntime takes a vector as a matrix of one row
+        x = np.atleast_2d(x)
         rows = 1 if layer.transposes_input else 0
         return x.sum(axis=rows, dtype=np.float64), x.shape[rows]
     node, kernel = layer.node, layer.kernel(edit.constant(layer.weight).shape)

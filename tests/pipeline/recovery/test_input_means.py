@@ -105,3 +105,13 @@ def test_nothing_is_run_where_no_layer_has_a_bias(tmp_path):
     model = prepare(model_io.load(source)).model
     assert plan.weights and biased_layers(model) == []
     assert correct_biases(model, plan, ()) is plan
+
+
+def test_a_vector_is_a_matrix_of_one_row(tmp_path):
+    """ONNX wants a matrix in front of a Gemm; onnxruntime runs a vector too."""
+    net = Net(7, batch=1)
+    y = net("Gemm", "x", net.weight(7, 4, inputs=7), net.bias(4))
+    (layer,) = biased_layers(prepare(model_io.load(net.save(tmp_path / "layer.onnx", y))).model)
+    vector = np.arange(7, dtype=np.float32)
+    sums, count = input_sums(layer, vector)
+    assert count == 1 and sums.tolist() == vector.tolist()
