@@ -159,6 +159,19 @@ def check_nodes(proto: onnx.ModelProto) -> None:
                     raise
 
 
+def unnamed_output(proto: onnx.ModelProto) -> str | None:
+    """Return what to call a node that gives no name to one of any number of outputs; None where each has names.
+
+    ONNX lets optional outputs alone be left out; `onnx.checker` does not look, and onnxruntime 1.32 ends the process.
+    """
+    for node in _all_nodes([*proto.graph.node, *(node for function in proto.functions for node in function.node)]):
+        if "" in node.output and onnx.defs.has(node.op_type, node.domain):
+            last = onnx.defs.get_schema(node.op_type, node.domain).outputs[-1]
+            if last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic:
+                return f"{node.op_type} node {node.name!r}"
+    return None
+
+
 def tolerated(error: onnx.checker.ValidationError) -> bool:
     """Return whether a complaint of `onnx.checker` is of an operator that it does not know.
 

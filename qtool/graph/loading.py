@@ -11,7 +11,7 @@ from qtool.core.errors import ModelError
 from qtool.core.reading import open_file
 from qtool.core.recognition import no_model, not_onnx
 from qtool.graph import external
-from qtool.graph.arrangement import arrange, check_nodes, described, tolerated
+from qtool.graph.arrangement import arrange, check_nodes, described, tolerated, unnamed_output
 from qtool.graph.external import DataFile, StoredTensor
 
 _FILE_LIMIT = 2**31 - 1
@@ -57,6 +57,9 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
         _check_schemas(_light(proto))
     except Exception as error:
         raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
+    unnamed = unnamed_output(proto)
+    if unnamed is not None:
+        raise ModelError(f"{file}: {unnamed} has an output without a name, which onnxruntime does not survive; name it")
     _check_sizes(proto, file)
 
 

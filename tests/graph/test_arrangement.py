@@ -81,6 +81,24 @@ def test_a_malformed_node_is_refused_whatever_stands_beside_it(name, kind, tmp_p
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("op", ["Split", "If"])
+def test_one_of_any_number_of_outputs_needs_a_name(op, tmp_path):
+    """onnxruntime ends the process at such a node; with a name that nothing reads it runs."""
+    parts = [helper.make_tensor_value_info(name, FLOATS, None) for name in "pq"]
+    branch = helper.make_graph([helper.make_node("Split", ["x"], ["p", "q"], axis=1)], "b", [], parts)
+
+    def model(*outputs: str) -> Path:
+        kind = {"axis": 1} if op == "Split" else {"then_branch": branch, "else_branch": branch}
+        made = helper.make_node(op, ["x" if op == "Split" else "c"], ["h", *outputs], name="odd", **kind)
+        yes = node("Constant", "", "c", value=numpy_helper.from_array(np.array(True)))
+        wide = helper.make_node("Concat", ["h", "h"], ["k"], axis=1)
+        return saved(tmp_path / "m.onnx", [yes, made, wide, node("MatMul", "k w", "y")])
+
+    with pytest.raises(ModelError, match=rf"m\.onnx: {op} node 'odd' has an output without a name, .*; name it"):
+        model_io.load(model(""))
+    computes_the_same(model("unused"))
+
+
 def test_nodes_that_wait_for_each_other(tmp_path):
     nodes = [node("Add", "x k", "h"), node("Relu", "h", "k"), node("Relu", "k", "y")]
     with pytest.raises(ModelError, match=r"node 'Add_h' waits for its own output"):
