@@ -19,6 +19,7 @@ from bench.document import replaced, signed
 from bench.environments import OPTIONAL
 from bench.language import language
 from bench.machine import machine
+from bench.packaged import packaged, packaged_folder
 from bench.process import REPOSITORY, demand
 from bench.recurrent import recurrent
 from bench.sensitivity_cost import sensitivity_cost
@@ -49,6 +50,7 @@ def main() -> None:
             "Accuracy and speed": lambda: accuracy(models, folder),
             "Language": lambda: language(zoo, folder),
             "Recurrent": lambda: recurrent(zoo, folder),
+            "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
             "Tuning": lambda: tuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
