@@ -185,7 +185,10 @@ def axis_lengths(model: Model) -> list[int]:
 
 
 def output_specs(model: Model) -> list[InputSpec]:
-    """Return name, type and shape of a model's outputs, in order; what is no tensor counts as strings of any shape."""
+    """Return name, type and shape of a model's outputs, in order.
+
+    What is no tensor, or of a type that nobody says, counts as strings.
+    """
     return [
         InputSpec(str(v.name), _numpy_type(v), _spec_shape(v))
         if isinstance(v.type, ir.TensorType)
@@ -195,8 +198,9 @@ def output_specs(model: Model) -> list[InputSpec]:
 
 
 def _numpy_type(value: Value) -> np.dtype:
-    if value.dtype is None or value.dtype == ir.DataType.STRING:
+    if value.dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING):
         return np.dtype(np.object_)
+    assert value.dtype is not None
     return np.dtype(value.dtype.numpy())
 
 

@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import qtool
+from qtool.core.errors import ModelError
 from qtool.graph import edit, model_io, shapes
 from qtool.graph.protos import from_proto
 from qtool.pipeline.prepare import prepare
@@ -122,3 +123,13 @@ def test_declared_dimensions_stay_where_inference_has_none(tmp_path):
     source = stale(net.save(tmp_path / "m.onnx", "y_out"), y_out=["rows", 4, 9])
     (output,) = prepare(model_io.load(source)).model.graph.outputs
     assert [str(dim) for dim in output.shape or ()] == ["rows", "4", "8"]
+
+
+def test_an_output_of_no_type_is_refused_as_onnxruntime_does(tmp_path):
+    net = Net(3, 8, 8)
+    path = net.save(tmp_path / "m.onnx", net("Relu", net.conv("x", 3, 4)))
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.UNDEFINED
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"m\.onnx.*onnxruntime cannot load it: [^\n]*$"):
+        qtool.quantize(path, tmp_path / "q.onnx", data=net.samples(8), calibrator="max")
