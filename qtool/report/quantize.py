@@ -121,6 +121,8 @@ def _accuracy_line(proof: Verification) -> str:
     if not proof.examples:
         return "  accuracy    not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"
     samples = amount(proof.examples, "calibration sample")
+    if not proof.held_out:
+        samples += " that also chose: calibrate with more to know what new data gives"
     parts = [f"outputs {_outputs(proof)} SQNR against float on {samples}"]
     tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
     if tensors:

@@ -257,7 +257,7 @@ class Search:
     def _mix(self, start: _Start, calibrators: Sequence[Calibrator]) -> _Start:
         judge, planner = start.judge, start.judge.planner
         others = {str(c): planner.ranges(c) for c in calibrators if planner.placement().sites}
-        scorer = Scorer(judge.model, judge.original.examples, planner.target.session)
+        scorer = Scorer(judge.model, planner.statistics.examples, planner.target.session)
 
         def plan_by(ranges: Ranges) -> Plan:
             return replace(start, mixed=ranges).plan()

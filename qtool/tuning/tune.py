@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -33,6 +33,7 @@ from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
+from qtool.quantization.halves import halved
 from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target, target_of
@@ -305,10 +306,13 @@ class _Starts:
     def _calibrated(self, *steps: str) -> FloatGraph | None:
         if steps not in self.known:
             prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, self.tensors, self.compute)
-            original = Original(self.model, prepared.widened, statistics.examples)
+            half = halved(prepared, statistics)
+            self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
+            original = replace(self.originals[steps], examples=half.choosing.examples)
             soften = self.target.on_cpu and not steps
-            self.originals[steps] = original
-            self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
+            self.known[steps] = observed_graph(
+                prepared, half.choosing, original, soften=soften, biases=True, needed=True
+            )
         return self.known[steps]
 
     def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:

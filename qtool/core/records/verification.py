@@ -59,7 +59,7 @@ class Verification:
     sqnr_db_by_output: the same of each output; None where its shape depends on its values, and was
         another, or where it holds no finite number.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
-    examples: how many samples that was measured on.
+    examples: how many samples that was measured on. held_out: whether none of them chose what was done.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
@@ -84,6 +84,7 @@ class Verification:
     tensors: tuple[TensorCheck, ...]
     sqnr_db_by_output: dict[str, float | None] = field(default_factory=dict)
     unlike: dict[str, int] = field(default_factory=dict)
+    held_out: bool = True
 
     def __repr__(self) -> str:
         accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {amount(self.examples, 'sample')}"

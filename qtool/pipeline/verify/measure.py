@@ -229,8 +229,8 @@ def measure(
 ) -> Measured:
     """Compare the graphs on the original's examples, and return the differences.
 
-    Layers run by themselves only on as many examples as are enough. `shipped` is what the quantised model gives in a
-    default session.
+    Tensors are compared on the checked ones, and layers by themselves on as many of those as are enough. `shipped` is
+    what the quantised model gives in a default session, for all.
 
     Models of which only the outputs are wanted are in memory one after another.
     """
@@ -240,7 +240,7 @@ def measure(
     for half, single in zip(halves, singles, strict=False):
         _add_widening(result, half, single)
     compared = 0
-    for example, single, final in zip(original.examples, singles, shipped, strict=True):
+    for example, single, final in zip(original.checked, singles, shipped, strict=False):
         (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
@@ -261,6 +261,10 @@ def measure(
         for name in compared_outputs:
             result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
             result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
+    others = original.examples[len(singles) :]
+    for exact, final in zip(side_by_side(sessions.exact.run, others), shipped[len(singles) :], strict=True):
+        for name in measured_outputs({name: exact[name] for name in final}):
+            result.shipped.setdefault(name, SignalToNoise()).add(exact[name], final[name])
     return result
 
 
