@@ -1,9 +1,9 @@
 """`evaluate`: every model over the same samples, which are streamed once."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Unpack
@@ -13,7 +13,7 @@ import numpy as np
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
-from qtool.core.numerics.sqnr import measured_outputs
+from qtool.core.numerics.sqnr import Parts, measured_outputs
 from qtool.core.progress import Progress, silent
 from qtool.core.recognition import no_model
 from qtool.core.records.evaluation import (
@@ -34,6 +34,7 @@ from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
+from qtool.evaluation.parts import float_parts
 from qtool.evaluation.run import BatchRun, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
@@ -111,7 +112,8 @@ def evaluate(
         check_interface(sessions[0], session, batch_size)
     specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
-    comparison = _Comparison(sessions, chosen, drop, min_sqnr)
+    parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
+    comparison = _Comparison(sessions, chosen, drop, min_sqnr, parts)
     comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
@@ -176,6 +178,7 @@ class _Comparison:
     chosen: tuple[Metric, ...] | None
     max_drop: MaxDrop | None
     min_sqnr: float | None
+    parts: Mapping[str, Parts] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = ()
     heads: Heads = NO_HEADS
     numbers: bool = False
@@ -203,7 +206,7 @@ class _Comparison:
 
     def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
         self.numbers = bool(measured_outputs(reference))
-        self.heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps)
+        self.heads = replace(find_heads(reference, batch.labels, batch.size, in_steps=in_steps), parts=self.parts)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
         self.trials = tuple(

@@ -144,4 +144,6 @@ def _outputs(proof: Verification) -> str:
     """The worst output's figure, and each output's where they are not all the same."""
     if math.isnan(proof.output_sqnr_db) and not proof.unlike:
         return "without"
-    return f"{proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}"
+    before = [f"{db:.1f} dB in front of the saturated end of {name!r}" for name, db in proof.sqnr_db_before.items()]
+    also = f" ({', '.join(before[:_NAMED])})" if before else ""
+    return f"{proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}{also}"
