@@ -46,8 +46,9 @@ def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -
 def hand_out_reads(model: ir.Model, nodes: Mapping[str, str]) -> dict[str, str]:
     """Let what some nodes read be outputs of a quantised model too, and return the names of these outputs.
 
-    Changes the model. `nodes`: node -> what to call what it reads, which is the key of what is returned. An 8-bit tensor is dequantised
-    once more for it: onnxruntime has a DequantizeLinear for each reader, so that the others fuse as before.
+    Changes the model. `nodes`: node -> what to call what it reads, which is the key of what is returned. An 8-bit
+    tensor is dequantised once more for it: onnxruntime has a DequantizeLinear for each reader, so that the others fuse
+    as before.
     """
     result: dict[str, str] = {}
     for node in [node for node in model.graph if node.name in nodes]:

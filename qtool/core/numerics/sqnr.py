@@ -139,7 +139,7 @@ class OutputNoise:
 
     @property
     def unlike(self) -> int:
-        """How many entries are not finite in one alone, or differently so."""
+        """The number of entries that are not finite in one alone, or differently so."""
         return self._whole.unlike
 
     @property
