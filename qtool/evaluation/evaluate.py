@@ -28,6 +28,7 @@ from qtool.core.records.evaluation import (
 from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
+from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -137,6 +138,7 @@ def evaluate(
         steps=comparison.steps if feeds.states else None,
         states=tuple(map(str, feeds.states)),
         provider=provider,
+        warnings=comparison.doubts(paths),
     )
 
 
@@ -186,6 +188,8 @@ class _Comparison:
     samples: int = 0
     batch_size: int = 0
     steps: int = 0
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    labels: LabelDoubts | None = None
 
     def add(self, batches: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
         for batch in batches:
@@ -197,6 +201,9 @@ class _Comparison:
                 if not trial.is_float:
                     check_outputs(trial.session, outputs, reference)
                 trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
+            add_spreads(self.spreads, batch.spreads)
+            if self.labels is not None:
+                self.labels.update(reference, labels)
             self.samples += batch.size
             self.steps += batch.steps
             self.batch_size = max(self.batch_size, batch.size)
@@ -209,10 +216,18 @@ class _Comparison:
         self.heads = replace(find_heads(reference, batch.labels, batch.size, in_steps=in_steps), parts=self.parts)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
+        labelled = any(metric.info.kind is MetricKind.ACCURACY for metric in self.metrics)
+        self.labels = LabelDoubts(self.heads.classes) if labelled and self.heads.classes is not None else None
         self.trials = tuple(
             Measurement(session, self.metrics, self.heads, is_float=index == 0)
             for index, session in enumerate(self.sessions)
         )
+
+    def doubts(self, paths: Sequence[Path]) -> tuple[str, ...]:
+        """Return what is odd about the data, for the labels and for each model beside the float one."""
+        names = _display_names(paths)
+        grids = ((name, input_grids(path)) for name, path in zip(names[1:], paths[1:], strict=True))
+        return all_doubts(grids, self.spreads, self.samples, self.labels.lines(names[0]) if self.labels else ())
 
     def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:
         """Return one result a model, float's first."""

@@ -14,6 +14,7 @@ from qtool.core.compute import Compute
 from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import check_fixed
 from qtool.core.state import State, sequence_length
+from qtool.evaluation.doubts import Spread, spreads_of
 from qtool.evaluation.recurrence import run_sequence
 from qtool.evaluation.trial import run_numeric
 from qtool.execution import Missing, run
@@ -32,7 +33,10 @@ _MODEL = "model "
 
 @dataclass(frozen=True, slots=True)
 class BatchRun:
-    """The outputs of all models for a batch, the first model's first, and what metrics need of the batch."""
+    """The outputs of all models for a batch, the first model's first, and what is asked of the batch itself.
+
+    spreads: of its inputs.
+    """
 
     outputs: tuple[dict[str, np.ndarray], ...]
     labels: dict[str, np.ndarray]
@@ -40,6 +44,7 @@ class BatchRun:
     size: int
     steps: int
     origin: str
+    spreads: dict[str, Spread]
 
 
 def run_models(
@@ -71,7 +76,8 @@ def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequ
             for session in sessions
         )
         steps = sequence_length(states, batch.inputs) if states else 0
-        yield BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin)
+        spreads = spreads_of(batch.inputs)
+        yield BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from qtool.core.numerics.sqnr import Parts
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer, Shape
+from qtool.graph.subgraphs import subgraphs
 
 _MOST = 32
 """An output of more parts than this is taken as one."""
@@ -48,7 +49,7 @@ def saturating_ends(model: Model) -> tuple[Saturating, ...]:
     for output in model.graph.outputs:
         for value in _tail(output):
             node = value.producer()
-            if node is not None and edit.is_main_op(node, *_SATURATING):
+            if node is not None and node.graph is model.graph and edit.is_main_op(node, *_SATURATING):
                 reads = node.inputs[0]
                 if reads is None or reads.producer() is None:
                     continue
@@ -112,6 +113,8 @@ def _followed(node: Node) -> list[Value]:
     inputs = [v for v in node.inputs if v is not None]
     if edit.is_main_op(node, "Concat"):
         return inputs
+    if edit.is_main_op(node, "If"):
+        return [graph.outputs[index] for graph in subgraphs(node) for index in range(len(graph.outputs))]
     if edit.is_main_op(node, *_MOVED, *_UNARY):
         return inputs[:1]
     if edit.is_main_op(node, *_BINARY):
@@ -171,7 +174,7 @@ class _Walk:
     def _find(self, value: Value) -> _Traced:
         node = value.producer()
         shape = tuple(self._shapes.get(str(value.name)) or edit.static_shape(value) or ())
-        if node is not None and _followed(node):
+        if node is not None and node.op_type != "If" and _followed(node):
             found = self._concatenated(node) if node.op_type == "Concat" else self._moved(node, value, shape)
             if found is not None and found.kinds.shape == shape:
                 return found

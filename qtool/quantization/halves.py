@@ -12,6 +12,8 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.macs import known_total, macs_of, shapes_of
 
 Arrays = Mapping[str, Array]
+_REPEATED = 16
+"""How often a weight may be multiplied where nothing says it."""
 _ALWAYS = 8
 """So many of each half, if there are as many, whatever they cost."""
 _MACS, _NUMBERS = 2**33, 2**25
@@ -48,7 +50,10 @@ def _affordable(prepared: Prepared, example: Arrays) -> int:
     outputs = [str(v.name) for v in model.graph.outputs if edit.is_tensor(v)]
     shapes = shapes_of(model, example, outputs)
     macs = macs_of(model, shapes)
+    total = known_total(macs)
     if None in macs.values():
-        return _ALWAYS
+        # in the body of an If or Loop
+        weights = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+        total += _REPEATED * sum(w.size for w in weights if w is not None)
     numbers = sum(math.prod(shapes[name]) for name in outputs)
-    return max(_ALWAYS, min(_MACS // max(known_total(macs), 1), _NUMBERS // max(numbers, 1)))
+    return max(_ALWAYS, min(_MACS // max(total, 1), _NUMBERS // max(numbers, 1)))

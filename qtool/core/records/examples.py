@@ -14,6 +14,8 @@ EXAMPLES = 64
 """At most so many, be they batches, or steps of sequences."""
 BYTES = 16 * 2**20
 """What they may take together, where two of them take less."""
+_FEW, _FEW_BYTES = 16, 3 * BYTES
+"""The first of them may take more, where samples are large."""
 _LEAST = 2
 """So many are kept however large they are: one chooses, the other reports."""
 _STRIDE = 37
@@ -56,11 +58,11 @@ def with_room(rows: Iterable[Row]) -> tuple[Row, ...]:
     Up to the first that finds no room left, which stays without its runs: what comes behind it finds none either,
     whatever is added. So the parts of the data may be added in any order.
     """
-    room = BYTES
+    taken = 0
     result: list[Row] = []
     for row in sorted(rows, key=lambda row: (_mixed(row.start), row.start))[:EXAMPLES]:
-        room -= row.size
-        fits = room >= 0 or len(result) < _LEAST
+        taken += row.size
+        fits = _fits(len(result), taken)
         result.append(row if fits else replace(row, runs=()))
         if not fits:
             break
@@ -77,7 +79,7 @@ def chosen(rows: Iterable[Row]) -> Runs:
     """Return the runs that become examples: each batch once, or steps of the sequences, which take turns."""
     kept = [row.runs for row in with_room(rows) if row.runs]
     result: list[dict[str, np.ndarray]] = []
-    room = BYTES
+    taken = 0
     for turn in range(EXAMPLES if kept else 0):
         # one further in each round, so that both halves have steps of each sequence
         of_all, of_one = divmod(turn, len(kept))
@@ -86,8 +88,8 @@ def chosen(rows: Iterable[Row]) -> Runs:
         run = runs[(of_all + which) * _STRIDE % EXAMPLES * len(runs) // EXAMPLES]
         if any(run is other for other in result):
             continue
-        room -= _size(run)
-        if room < 0 and len(result) >= _LEAST:
+        taken += _size(run)
+        if not _fits(len(result), taken):
             break
         result.append(run)
     return tuple(result)
@@ -98,10 +100,10 @@ def in_turns(given: Sequence[Runs]) -> Runs:
     longest = max(map(len, given))
     runs = [run for i in range(0, longest, 2) for one in given for run in one[i : i + 2]]
     kept: list[dict[str, np.ndarray]] = []
-    room = BYTES
-    for run in runs[: max(EXAMPLES, longest)]:
-        room -= _size(run)
-        if room < 0 and len(kept) >= _LEAST:
+    taken = 0
+    for run in runs[:EXAMPLES]:
+        taken += _size(run)
+        if not _fits(len(kept), taken):
             break
         kept.append(run)
     return tuple(kept)
@@ -113,6 +115,11 @@ def halves(examples: Sequence[_Run]) -> tuple[tuple[_Run, ...], tuple[_Run, ...]
     A single example does both.
     """
     return tuple(examples[::2]), tuple(examples[1::2]) or tuple(examples)
+
+
+def _fits(others: int, taken: int) -> bool:
+    """Whether one more may be kept beside so many others, where all together take so many bytes."""
+    return taken <= BYTES or others < _LEAST or (others < _FEW and taken <= _FEW_BYTES)
 
 
 def _mixed(number: int) -> int:

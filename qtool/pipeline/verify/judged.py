@@ -18,6 +18,8 @@ Arrays = Mapping[str, Array]
 _FLAT = 0.05
 """A Sigmoid whose slope is on average less than this share of its largest is saturated; so is a Softmax whose largest
 probability lacks less than that to 1."""
+_NEAR = 8.0
+"""Logits: a Sigmoid is 0.0003 there, and less than that beyond."""
 _NOTHING = 1e-12
 """A variance that is a smaller share of the mean square is none."""
 
@@ -52,7 +54,10 @@ class Judged:
 
     def __init__(self, names: Sequence[str], parts: Mapping[str, Parts], ends: Sequence[Saturating]) -> None:
         self.outputs = {name: OutputNoise(parts.get(name)) for name in names}
-        self._ends = [(end, _Reads(end.axis)) for end in ends]
+        # those of several levels of a detector are of one kind
+        kinds = dict.fromkeys((end.output, end.axis) for end in ends)
+        self._reads = {(output, axis): _Reads(axis) for output, axis in kinds}
+        self._ends = ends
 
     def add(self, exact: Arrays, made: Arrays) -> None:
         """Add the outputs of the float graph, and those of the model; of both what a Sigmoid reads, where it is known.
@@ -61,17 +66,19 @@ class Judged:
         """
         for name, output in self.outputs.items():
             output.add(exact[name], made[name])
-        for end, reads in self._ends:
-            if end.reads in exact and end.reads in made and exact[end.reads].shape == made[end.reads].shape:
-                reads.add(exact[end.reads].astype(np.float64), made[end.reads].astype(np.float64))
+        for end in self._ends:
+            one, other = exact.get(end.reads), made.get(end.reads)
+            if one is not None and other is not None and one.shape == other.shape:
+                self._reads[end.output, end.axis].add(one.astype(np.float64), other.astype(np.float64))
 
     def before(self) -> dict[str, float]:
         """Return the SQNR in dB of what the saturated Sigmoids and Softmaxes read, the worst of each output."""
         result: dict[str, float] = {}
-        for end, reads in self._ends:
-            db = reads.db
-            if db is not None and (reads.flat or not self.outputs[end.output].clear):
-                result[end.output] = min(db, result.get(end.output, db))
+        for (output, _), reads in self._reads.items():
+            clear = self.outputs[output].clear
+            db = reads.db(clear=clear)
+            if db is not None and (reads.flat or not clear):
+                result[output] = min(db, result.get(output, db))
         return result
 
     def by_output(self) -> dict[str, float | None]:
@@ -98,7 +105,7 @@ class _Reads:
 
     def __init__(self, axis: int | None) -> None:
         self._axis = axis
-        self._count, self._sum, self._squares, self._noise = 0, 0.0, 0.0, 0.0
+        self._all, self._near = _Variation(), _Variation()
         self._slopes, self._places = 0.0, 0
 
     def add(self, exact: Array, made: Array) -> None:
@@ -106,17 +113,14 @@ class _Reads:
             if self._axis is None:
                 # as a share of the largest
                 slopes = 1.0 / np.cosh(exact / 2) ** 2
+                self._near.add(*(np.clip(x, -_NEAR, _NEAR) for x in (exact, made)))
             else:
                 exact, made = (x - x.max(axis=self._axis, keepdims=True) for x in (exact, made))
                 # what the largest probability lacks to 1
                 slopes = 1.0 - 1.0 / np.exp(exact).sum(axis=self._axis)
+                self._near.add(*(np.maximum(x, -_NEAR) for x in (exact, made)))
                 exact, made = (x - x.mean(axis=self._axis, keepdims=True) for x in (exact, made))
-        finite = np.isfinite(exact) & np.isfinite(made)
-        x, wrong = exact[finite], made[finite] - exact[finite]
-        self._count += x.size
-        self._sum += float(x.sum())
-        self._squares += float(x @ x)
-        self._noise += float(wrong @ wrong)
+        self._all.add(exact, made)
         self._slopes += float(slopes[np.isfinite(slopes)].sum())
         self._places += slopes.size
 
@@ -125,10 +129,36 @@ class _Reads:
         """Whether it is saturated nearly everywhere."""
         return self._slopes < _FLAT * self._places
 
+    def db(self, *, clear: bool) -> float | None:
+        """The SQNR in dB; None where there is no signal, or no noise.
+
+        Where the output is clear, what is far from the threshold counts as no farther than `_NEAR`.
+        """
+        near = self._near.db if clear else None
+        return self._all.db if near is None else near
+
+
+class _Variation:
+    """The variance of values, and the sum of squares of what another model makes of them."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._squares, self._noise = 0, 0.0, 0.0, 0.0
+
+    def add(self, exact: Array, made: Array) -> None:
+        finite = np.isfinite(exact) & np.isfinite(made)
+        x, wrong = exact[finite], made[finite] - exact[finite]
+        self._count += x.size
+        self._sum += float(x.sum())
+        self._squares += float(x @ x)
+        self._noise += float(wrong @ wrong)
+
+    @property
+    def signal(self) -> float:
+        found = self._squares - self._sum**2 / max(self._count, 1)
+        return found if found > _NOTHING * self._squares else 0.0
+
     @property
     def db(self) -> float | None:
-        """The SQNR in dB; None where there is no signal, or no noise."""
-        signal = self._squares - self._sum**2 / max(self._count, 1)
-        if signal <= _NOTHING * self._squares or self._noise == 0.0:
+        if self.signal == 0.0 or self._noise == 0.0:
             return None
-        return 10.0 * math.log10(signal / self._noise)
+        return 10.0 * math.log10(self.signal / self._noise)

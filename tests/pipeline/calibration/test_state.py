@@ -102,7 +102,8 @@ def test_examples_are_steps_from_all_along_the_sequences(tmp_path, count, steps,
 
 
 def test_large_steps_are_kept_where_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("qtool.core.records.examples.BYTES", 64 * 5)  # a step is 64 bytes
+    for name in ("BYTES", "_FEW_BYTES"):
+        monkeypatch.setattr(f"qtool.core.records.examples.{name}", 64 * 5)  # a step is 64 bytes
     model = accumulator(tmp_path / "m.onnx")
     # half of the room for each sequence, and for all together the room
     for count, kept in ((1, 4), (3, 5)):
