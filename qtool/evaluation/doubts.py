@@ -20,6 +20,8 @@ _OUTSIDE = 0.5
 _CHANCE_LEAST = 30
 _SHIFTED = 0.25
 """By so much more labels must be right when they are one higher or lower than they are."""
+_LARGE = 1e12
+"""Squares of larger ones may not fit into float32."""
 Grid = tuple[float, float]
 
 
@@ -42,6 +44,8 @@ class Spread:
         low, high = float(flat.min()), float(flat.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             return cls.of(flat[np.isfinite(flat)])
+        if max(high, -low) > _LARGE:
+            flat = flat.astype(np.float64)
         return cls(low, high, float(flat.sum(dtype=np.float64)), float(flat @ flat), flat.size)
 
     def add(self, other: "Spread") -> None:
