@@ -14,7 +14,7 @@ from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.progress import Progress, silent
-from qtool.core.records.doubts import calibration_doubts
+from qtool.core.records.doubts import calibration_doubts, grid_doubts
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan, checked, load_plan
@@ -187,9 +187,9 @@ def quantize(
         if save_plan is not None:
             final.save(save_plan)
         size = model_io.write(proven, output)
-    return Quantized(
-        final, proof, trials, prepared.changes, Path(output), size, model_size(model), calibration_doubts(statistics)
-    )
+    inputs = {str(v.name) for v in prepared.model.graph.inputs}
+    warnings = (*calibration_doubts(statistics), *grid_doubts(statistics, final, inputs)) if not blind else ()
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model), warnings)
 
 
 def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:

@@ -122,6 +122,20 @@ def test_calibration_on_one_sample_or_on_identical_ones(tmp_path):
     assert not proof.held_out and same.verification.held_out
 
 
+def test_an_input_that_8_bits_hardly_hold(tmp_path):
+    """A few values of one sample are not divided by 255; or many lie where the plan cuts them off."""
+    net = Net(3, 8, 8)
+    net.save(tmp_path / "m.onnx", net.conv("x", 3, 4))
+    odd = PICTURES.copy()
+    odd[7, 0, 0, :3] *= 255
+    (line,) = qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": odd}, calibrator="max").warnings
+    assert line.startswith("input 'x': 99.9 % of its values lie between 0 and ") and "no sample is unlike" in line
+    cut = qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": PICTURES}, calibrator="percentile:60")
+    assert "of its values are clipped to 0 to 0.6" in cut.warnings[0]
+    sparse = np.where(RNG.uniform(size=PICTURES.shape) < 0.001, PICTURES, 0).astype(np.float32)
+    assert qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": sparse}, calibrator="max").warnings == ()
+
+
 def test_they_are_printed_on_standard_error_also_when_quiet(quantised, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(quantised)
     np.savez(tmp_path / "d.npz", x=255 * PICTURES)

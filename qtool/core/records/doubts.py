@@ -1,11 +1,20 @@
-"""The doubts that the statistics of a calibration raise by themselves: one sample, or always the same one."""
+"""The doubts that a calibration raises by itself: one sample, always the same one, inputs that 8 bits hardly hold."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from qtool.core.errors import arg
+from qtool.core.numerics.histogram import Distribution
+from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.text import amount
+
+_RARE = 0.0005
+"""The share of the values at each end that is not the bulk of them."""
+_USED = 1 / 16
+"""Of its grid, which leaves 16 steps of 256 to nearly all values."""
+_CLIPPED = 0.02
 
 
 def calibration_doubts(statistics: Statistics) -> tuple[str, ...]:
@@ -24,6 +33,36 @@ def calibration_doubts(statistics: Statistics) -> tuple[str, ...]:
             "data was made, and calibrate with samples that differ",
         )
     return ()
+
+
+def grid_doubts(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> tuple[str, ...]:
+    """Return a line for each of the inputs whose grid in a plan clips much of what calibrated, or is barely used."""
+    result = []
+    for row in plan.activations:
+        histogram = statistics.tensors.get(row.tensor)
+        if row.tensor not in inputs or histogram is None or not histogram.count:
+            continue
+        low, high = row.params.range
+        values = histogram.distribution()
+        clipped = float(values.counts[(values.high < low) | (values.low > high)].sum()) / histogram.count
+        # what is sparse is 0 nearly everywhere
+        filled = (values.low != 0.0) | (values.high != 0.0)
+        if not filled.any():
+            continue
+        values = Distribution(values.low[filled], values.high[filled], values.counts[filled])
+        least, greatest = min(values.quantile(_RARE), 0.0), max(values.quantile(1.0 - _RARE), 0.0)
+        if clipped > _CLIPPED:
+            result.append(
+                f"input {row.tensor!r}: {100 * clipped:.1f} % of its values are clipped to {low:.4g} to {high:.4g}; "
+                f"check that samples are preprocessed alike, or use {arg('calibrator', 'max')}"
+            )
+        elif greatest - least < _USED * (high - low):
+            result.append(
+                f"input {row.tensor!r}: {100 * (1 - 2 * _RARE):g} % of its values lie between {least:.4g} and "
+                f"{greatest:.4g}, and its 8 bits reach from {low:.4g} to {high:.4g}; check that no sample is unlike "
+                "the others, and that the input is scaled as the model wants it"
+            )
+    return tuple(result)
 
 
 def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
