@@ -131,7 +131,7 @@ def test_an_input_that_8_bits_hardly_hold(tmp_path):
     (line,) = qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": odd}, calibrator="max").warnings
     assert line.startswith("input 'x': 99.9 % of its values lie between 0 and ") and "no sample is unlike" in line
     cut = qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": PICTURES}, calibrator="percentile:60")
-    assert "of its values are clipped to 0 to 0.6" in cut.warnings[0]
+    assert "of its values are clipped to 0 to 0.79" in cut.warnings[0]
     sparse = np.where(RNG.uniform(size=PICTURES.shape) < 0.001, PICTURES, 0).astype(np.float32)
     assert qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": sparse}, calibrator="max").warnings == ()
 

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from qtool.core.errors import arg
 from qtool.core.numerics.histogram import Distribution
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
@@ -54,7 +53,7 @@ def grid_doubts(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> 
         if clipped > _CLIPPED:
             result.append(
                 f"input {row.tensor!r}: {100 * clipped:.1f} % of its values are clipped to {low:.4g} to {high:.4g}; "
-                f"check that samples are preprocessed alike, or use {arg('calibrator', 'max')}"
+                "check that samples are preprocessed alike, or use the calibrator max"
             )
         elif greatest - least < _USED * (high - low):
             result.append(
