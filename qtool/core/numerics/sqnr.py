@@ -126,11 +126,13 @@ class OutputNoise:
         self._by_part = [SignalToNoise() for _ in parts.faint] if parts is not None else []
 
     def add(self, reference: Array, other: Array) -> None:
-        """Add an array of the float model, and the same of the other one; of another shape, they have no parts."""
+        """Add an array of the float model, and the same of the other one; of another rank or size, it has no parts."""
         self._whole.add(reference, other)
         parts = self._parts
-        if parts is None or reference.shape != other.shape or not _fits(parts.labels, reference.shape):
-            self._by_part = [] if parts is not None and reference.shape == other.shape else self._by_part
+        if parts is None or reference.shape != other.shape:
+            return
+        if not _fits(parts.labels, reference.shape):
+            self._parts, self._by_part = None, []
             return
         labels = np.broadcast_to(parts.labels, reference.shape)
         for number, noise in enumerate(self._by_part):
@@ -145,6 +147,8 @@ class OutputNoise:
     @property
     def db(self) -> float | None:
         """The SQNR of the worst part in dB, as `SignalToNoise.db` has it."""
+        if self._whole.db is None:
+            return None
         return worst([self._whole.db, *(noise.db for noise in self._by_part if noise.signal.total > 0.0)])
 
     @property
@@ -156,7 +160,7 @@ class OutputNoise:
     @property
     def db_of_clear(self) -> float | None:
         """The SQNR of the worst part that is not too faint to say anything, in dB; None where none is left."""
-        if self.clear or self._parts is None:
+        if self.clear or self._parts is None or self._whole.db is None or self._whole.unlike:
             return self.db
         clear = [n.db for n, least in zip(self._by_part, self._parts.faint, strict=False) if n.signal.scale >= least]
         return worst(clear)
