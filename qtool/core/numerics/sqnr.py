@@ -113,6 +113,15 @@ class Parts:
     labels: Array
     faint: tuple[float, ...]
 
+    def of(self, number: int, array: Array) -> Array:
+        """Return the elements of an array of the output that belong to a part."""
+        if len(self.faint) == 1:
+            return array
+        axes = [axis for axis, length in enumerate(self.labels.shape) if length > 1]
+        if len(axes) == 1:
+            return array.take(np.flatnonzero(self.labels == number), axis=axes[0])
+        return np.asarray(array[np.broadcast_to(self.labels == number, array.shape)])
+
 
 class OutputNoise:
     """The SQNR of an output, of which arrays are added, and of each of its parts: the worst of these counts.
@@ -134,10 +143,8 @@ class OutputNoise:
         if not _fits(parts.labels, reference.shape):
             self._parts, self._by_part = None, []
             return
-        labels = np.broadcast_to(parts.labels, reference.shape)
         for number, noise in enumerate(self._by_part):
-            mine = labels == number if len(self._by_part) > 1 else np.s_[...]
-            noise.add(reference[mine], other[mine])
+            noise.add(*(parts.of(number, array) for array in (reference, other)))
 
     @property
     def unlike(self) -> int:
