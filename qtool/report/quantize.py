@@ -62,18 +62,20 @@ def _calibrator(result: Quantized) -> str:
         return chosen
     if all(trial.sqnr_db is None for trial in result.trials):
         return f"{chosen}, the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
-    shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]
+    most = max(trial.samples for trial in result.trials)
+    shown = [_trial(t, most) for t in result.trials[:_SHOWN_TRIALS]]
     more = len(result.trials) - len(shown)
     return f"{chosen}, the best of ({', '.join(shown)}{f', {more} more' if more else ''})"
 
 
-def _trial(trial: Trial) -> str:
+def _trial(trial: Trial, samples: int) -> str:
     words = {"dynamic": "dynamic", "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
     measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
-    return f"{words} {measured}{timed}"
+    fewer = f" on {trial.samples}" if trial.samples < samples else ""
+    return f"{words} {measured}{fewer}{timed}"
 
 
 def _integer_line(proof: Verification) -> str:

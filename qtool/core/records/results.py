@@ -51,7 +51,8 @@ class Trial:
     """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
 
     sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
-    were migrated into weights. latency_ms: median of one run, where latency was asked for.
+    were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
+    examples it was measured on; where that is much work, only the best are measured on all.
     """
 
     calibrator: Calibrator
@@ -60,6 +61,7 @@ class Trial:
     form: str = "static"
     smoothed: bool = False
     latency_ms: float | None = None
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
