@@ -9,6 +9,9 @@ from qtool.graph import edit
 from qtool.graph.serialized import Serialized, consume
 from qtool.graph.subgraphs import subgraphs
 
+_NODE_BYTES = 100
+"""About what a node with its names takes in a file."""
+
 
 def constant_part(model: ir.Model, wanted: list[ir.Value]) -> Serialized:
     """Return a serialised model without inputs that computes the values `wanted`, which depend only on initializers."""
@@ -21,10 +24,43 @@ def origin(model: ir.Model, value: ir.Value, *, smaller_than: int) -> ir.Graph |
     `smaller_than`: in bytes. An initializer that remembers its own origin counts as nothing.
     """
     graph = ir.convenience.extract(model.graph, [], [value])
-    sizes = [
-        v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None and not edit.origin_of(v)
-    ]
-    return graph if sum(sizes) < smaller_than else None
+    return graph if stored_bytes(graph) < smaller_than else None
+
+
+def stored_bytes(graph: ir.Graph) -> int:
+    """Return the bytes of the initializers of a graph that makes a constant; those that are made themselves are 0."""
+    values = [v for v in graph.initializers.values() if v.const_value is not None and edit.origin_of(v) is None]
+    return sum(v.const_value.nbytes for v in values if v.const_value is not None)
+
+
+def quantized_origin(
+    constant: ir.Value | None, scale: ir.Value, zero_point: ir.Value, axis: int | None, *, transposed: bool = False
+) -> ir.Graph | None:
+    """Return the graph that makes the integers of a constant that remembers what makes it.
+
+    None where it is larger than they are, or the constant remembers nothing. `transposed`: of the matrix transposed.
+    """
+    made = None if constant is None else edit.origin_of(constant)
+    if constant is None or made is None or constant.const_value is None:
+        return None
+    integers = constant.const_value.nbytes // constant.const_value.dtype.itemsize
+    if stored_bytes(made) + _NODE_BYTES * len(made) > integers - _NODE_BYTES:
+        return None
+    inputs = [ir.Value(name=v.name, shape=v.shape, type=v.type, const_value=v.const_value)
+              for v in (constant, scale, zero_point)]  # fmt: skip
+    edit.remember(inputs[0], made)
+    attributes = {} if axis is None else {"axis": axis}
+    node = edit.new_node(
+        "QuantizeLinear", inputs, f"{constant.name}_integers", name=f"{constant.name}_integers_node",
+        attributes=attributes,
+    )  # fmt: skip
+    nodes = [node]
+    if transposed:
+        turned = f"{constant.name}_turned"
+        nodes.append(
+            edit.new_node("Transpose", node.outputs, turned, name=f"{turned}_node", attributes={"perm": [1, 0]})
+        )
+    return ir.Graph([], nodes[-1].outputs, nodes=nodes, initializers=inputs)
 
 
 def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -> Serialized:
@@ -46,12 +82,17 @@ def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -
 def cut(model: ir.Model) -> tuple[Serialized, dict[str, str]]:
     """Cut a quantised model at every QuantizeLinear and DynamicQuantizeLinear, so that each layer runs by itself.
 
-    Returns the serialised model and, for each tensor where it was cut (now an output), the name of the input that feeds
+    Not cut are weights that the model computes. Returns the serialised model and, for each tensor where it was cut (now an output), the name of the input that feeds
     its readers: 8-bit tensors, and the scales and zero points that were found in the run.
     """
     copy = model.clone()
     inputs: dict[str, str] = {}
+    known = set(copy.graph.initializers.values())
     for node in list(copy.graph):
+        if node.inputs and not subgraphs(node) and all(v is None or v in known for v in node.inputs):
+            # onnxruntime computes it when it loads the model
+            known.update(node.outputs)
+            continue
         for old, kind in zip(node.outputs, _cut_types(node), strict=False):
             assert old.name is not None
             fed = ir.Value(name=f"{old.name}/fed", type=kind)

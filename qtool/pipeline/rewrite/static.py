@@ -6,7 +6,7 @@ from qtool.core.errors import ModelError
 from qtool.core.numerics.affine import QParams, quantize
 from qtool.core.numerics.weights import WeightMemo, quantize_bias
 from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
-from qtool.graph import edit
+from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
 
@@ -128,6 +128,8 @@ class _Rewriter:
     def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], integers: Array) -> None:
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
         scale, zero_point = self._params(tensor, params)
+        exact = self.graph.initializers[tensor]
+        edit.remember(stored, compose.quantized_origin(exact, scale, zero_point, params.axis))
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
         self.graph.insert_before(self.graph[0], node)
         self._read(readers, node.outputs[0])

@@ -68,7 +68,7 @@ def _undo_matmul(model: Model, old: Node, node: Node, names: edit.Names) -> None
     cast = _follow(node, "Cast")
     product = _follow(cast, "Mul")
     scales = _producer(product.inputs[1], "Mul", node)
-    stored, zero = edit.constant(node.inputs[1]), edit.constant(node.inputs[3])
+    stored, zero = edit.constant_or_none(node.inputs[1]), edit.constant(node.inputs[3])
     scale = edit.constant(scales.inputs[1])
     wired = node.inputs[2] is quantizer.outputs[2] and scales.inputs[0] is quantizer.outputs[1]
     if not wired or zero.any():
@@ -81,8 +81,16 @@ def _undo_matmul(model: Model, old: Node, node: Node, names: edit.Names) -> None
         last = _follow(product, "Add")
         bias = [last.inputs[1]]
     axis = None if scale.ndim == 0 else layer.output_axis
-    weight = _dequantized(model, node, layer.matrix(stored), scale, axis, names)
-    _restore(old, last, [quantizer.inputs[0], weight, *bias], [last, product, scales, cast, node, quantizer])
+    turned: list[Node] = []
+    if stored is None:
+        # the model computes it
+        if layer.output_axis == 0:
+            turned.append(_producer(node.inputs[1], "Transpose", node))
+        made = turned[0].inputs[0] if turned else node.inputs[1]
+        weight = _producer(made, "QuantizeLinear", node).inputs[0]
+    else:
+        weight = _dequantized(model, node, layer.matrix(stored), scale, axis, names)
+    _restore(old, last, [quantizer.inputs[0], weight, *bias], [last, product, scales, cast, node, quantizer, *turned])
 
 
 def _undo_lstm(model: Model, old: Node, node: Node, names: edit.Names) -> None:
