@@ -7,7 +7,7 @@ float copy would be larger than the nodes that it came from. onnxruntime folds t
 from collections.abc import Container
 
 from qtool.core.records.plan import Plan
-from qtool.graph import edit
+from qtool.graph import edit, shapes
 from qtool.graph.edit import Graph, Model, Value
 from qtool.graph.serialized import Serialized, consume
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
@@ -22,7 +22,23 @@ def rewritten(model: Model, plan: Plan) -> tuple[Serialized, Model]:
     result, shifted = rewrite(model, plan), shift_biases(model, plan)
     names = unfold(result)
     unfold(shifted, names)
+    lighten(result)
     return consume(result), shifted
+
+
+def lighten(model: Model) -> None:
+    """Remove from the file what nothing is computed with, in place.
+
+    That is, of nodes, documentation and metadata (exporters leave a stack trace in each), and shapes that are inferred
+    again. What says something of the whole model stays.
+    """
+    for node in model.graph.all_nodes():
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.doc_string = None
+            value.metadata_props.clear()
+    shapes.drop_inferable(model)
 
 
 def unfold(model: Model, names: Container[str] | None = None) -> set[str]:
