@@ -99,7 +99,9 @@ def best_plan(
     scorer = Scorer(base.model, examples, request.target.session, outputs)
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
     hurried = few < len(examples)
-    sketch = Scorer(base.model, examples[:few], request.target.session, outputs[:few]) if hurried else scorer
+    picked = [(2 * n + 1) * len(examples) // (2 * few) for n in range(few)]
+    some, made = [examples[n] for n in picked], [outputs[n] for n in picked]
+    sketch = Scorer(base.model, some, request.target.session, made) if hurried else scorer
     found: list[Candidate] = []
     for graph in graphs:
         scheme, same = planners[form].scheme, first

@@ -42,9 +42,10 @@ def lighten(model: Model) -> None:
 
 
 def unfold(model: Model, names: Container[str] | None = None) -> set[str]:
-    """Let the constants that remember what makes them be made by it again, in place; return their names.
+    """Let the constants that remember what makes them be made by it again, in place.
 
-    `names`: those that are looked at; None for all.
+    Returns the names of those that something else reads than the QuantizeLinear of a weight, which the float graph
+    does not hold. `names`: those that are looked at; None for all.
     """
     done: set[str] = set()
     while True:
@@ -56,10 +57,16 @@ def unfold(model: Model, names: Container[str] | None = None) -> set[str]:
         ]
         if not constants:
             return done
-        value, origin = constants[-1]
+        # those that the float graph reads too come first, so that their nodes have the same names there
+        value, origin = next(filter(_read_as_float, reversed(constants)), constants[-1])
+        if _read_as_float((value, origin)):
+            done.add(str(value.name))
         edit.replace_uses(value, _make(model, origin.clone()))
         del model.graph.initializers[str(value.name)]
-        done.add(str(value.name))
+
+
+def _read_as_float(constant: tuple[Value, Graph]) -> bool:
+    return any(node.op_type not in ("QuantizeLinear", "DequantizeLinear") for node in edit.consumers(constant[0]))
 
 
 def _make(model: Model, origin: Graph) -> Value:

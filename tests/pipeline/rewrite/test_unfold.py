@@ -29,7 +29,7 @@ def test_a_file_holds_no_copy_of_what_it_can_compute(exclude, tmp_path):
     )  # fmt: skip
     assert result.changes["computed from less"] == 2 and result.verification.integer_layers == 3 - len(exclude)
     stored = onnx.load(tmp_path / "int8.onnx").graph
-    assert [node.op_type for node in stored.node if node.op_type in ("Cos", "Sin")] == ["Cos", "Sin"]
+    assert sorted(node.op_type for node in stored.node if node.op_type in ("Cos", "Sin")) == ["Cos", "Sin"]
     assert result.size == (tmp_path / "int8.onnx").stat().st_size < result.float_size + 2500
     assert not any(np.prod(i.dims) > 1024 for i in stored.initializer)
     _near(source, tmp_path / "int8.onnx", net.samples())
