@@ -18,7 +18,7 @@ from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED, text_of
-from qtool.core.records.results import Quantized, Trial
+from qtool.core.records.results import MUCH_SMALLER, Quantized, Trial
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import MADE_UP, Verification
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
@@ -26,6 +26,7 @@ from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io, shapes
 from qtool.graph.edit import Array
+from qtool.graph.contents import contents
 from qtool.graph.model_files import model_size
 from qtool.graph.serialized import Serialized
 from qtool.pipeline.calibration.advice import advising
@@ -185,7 +186,9 @@ def quantize(
         if save_plan is not None:
             final.save(save_plan)
         size = model_io.write(proven, output)
-    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
+    before = model_size(model)
+    parts = contents(proven) if before < MUCH_SMALLER * size else ()
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, before, parts)
 
 
 def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 import math
 
 from qtool.core.records.recipe import text_of
-from qtool.core.records.results import Calibrated, Quantized, Trial
+from qtool.core.records.results import MUCH_SMALLER, Calibrated, FilePart, Quantized, Trial
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.text import by_output, file_size
@@ -12,6 +12,8 @@ _NAMED = 3
 _SHOWN_TRIALS = 7
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
+_LARGE_PART = 0.15
+"""A part of a file is named as a reason where it is this share of it."""
 
 
 def calibrated_text(result: Calibrated) -> str:
@@ -37,17 +39,20 @@ def quantized_text(result: Quantized) -> str:
 
 
 def _shrunk(result: Quantized) -> str:
-    ratio = result.float_size / result.size
+    ratio, why = result.float_size / result.size, _why_large(result)
     if ratio >= _ALIKE:
-        return f"{ratio:.1f}x smaller"
-    if ratio > 1 / _ALIKE:
-        return "about as large"
-    why = "scales and Q/DQ nodes take more than its few weights give back"
-    if result.changes.get("computed from less"):
-        why = "what it computes from less is stored where it is quantised, and scales and Q/DQ nodes take room"
-    if result.changes.get("widened"):
-        why = "what was float16 and stays float is float32"
-    return f"{1 / ratio:.1f}x larger: {why}"
+        return f"{ratio:.1f}x smaller" if ratio >= MUCH_SMALLER else f"{ratio:.2f}x smaller{why}"
+    return f"about as large{why}" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger{why}"
+
+
+def _why_large(result: Quantized) -> str:
+    """What most of the bytes are, besides what became smaller."""
+    reasons = ["what was float16 and stays float is float32"] if result.changes.get("widened") else []
+    others = [part for part in result.parts if part.what != FilePart.IN_8_BITS]
+    for part in [part for part in others if part is others[0] or part.size >= _LARGE_PART * result.size][:2]:
+        largest = f" ({part.largest} the largest)" if part.largest else ""
+        reasons.append(f"{percent(part.size / result.size)} of it are {part.what}{largest}")
+    return f": {', '.join(reasons)}" if reasons else ""
 
 
 def _calibrator(result: Quantized) -> str:

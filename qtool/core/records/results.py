@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.codec import encoded, json_number
@@ -11,6 +11,9 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
+
+MUCH_SMALLER = 1.2
+"""A model that is not smaller than float's by this factor needs an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,24 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePart:
+    """A part of a model's file: what it is, its bytes, and the name of its largest constant ("": it has none)."""
+
+    IN_8_BITS: ClassVar[str] = "weights in 8 bits"
+
+    what: str
+    size: int
+    largest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized:
     """The result of `quantize`: the model that was written, its plan, and what was verified.
 
     trials: the calibrators tried, best first; empty where one was asked for.
     changes: what preparation did to the float graph, by pass.
     size, float_size: of the int8 and the float model in bytes.
+    parts: of the int8 model, the largest first, where it is not much smaller than the float one.
     """
 
     plan: Plan
@@ -80,6 +95,7 @@ class Quantized:
     output: Path
     size: int
     float_size: int
+    parts: tuple[FilePart, ...] = ()
 
     def __repr__(self) -> str:
         return summary(
@@ -98,6 +114,7 @@ class Quantized:
             "output": str(self.output),
             "bytes": self.size,
             "float_bytes": self.float_size,
+            "parts": [encoded(part) for part in self.parts],
             "preparation": self.changes,
             "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
             "verification": self.verification.to_dict(),
