@@ -1,4 +1,4 @@
-"""What the bytes of a written model are: its constants, by what reads them, and the rest."""
+"""Returns what the bytes of a written model are: its constants, by what reads them, and the rest."""
 
 from collections.abc import Iterator
 

@@ -44,12 +44,16 @@ def shift_biases(model: Model, plan: Plan) -> Model:
 
 
 class _Rewriter:
-    """Changes `model`."""
+    """Changes `model`.
+
+    zero_points: those that are stored, by type, shape and content.
+    """
 
     def __init__(self, model: Model, plan: Plan, memo: WeightMemo) -> None:
         self.model, self.plan, self.memo = model, plan, memo
         self.graph = model.graph
         self.names = edit.Names(self.graph)
+        self.zero_points: dict[tuple[np.dtype, tuple[int, ...], bytes], Value] = {}
         self._look_up()
 
     def _look_up(self) -> None:
@@ -93,10 +97,13 @@ class _Rewriter:
             scale, zero_point = np.repeat(scale, size), np.repeat(zero_point, size)
         elif params.axis is None:
             scale, zero_point = scale.reshape(()), zero_point.reshape(())
-        return (
-            edit.add_initializer(self.graph, self.names.fresh(f"{base}_scale"), scale),
-            edit.add_initializer(self.graph, self.names.fresh(f"{base}_zero_point"), zero_point),
-        )
+        factor = edit.add_initializer(self.graph, self.names.fresh(f"{base}_scale"), scale)
+        # few are different
+        known = (zero_point.dtype, zero_point.shape, zero_point.tobytes())
+        if known not in self.zero_points:
+            name = f"zero_point_{zero_point.dtype}" + (f"_{zero_point}" if zero_point.ndim == 0 else "s")
+            self.zero_points[known] = edit.add_initializer(self.graph, self.names.fresh(name), zero_point)
+        return factor, self.zero_points[known]
 
     def _new(self, op: str, inputs: list[Value], base: str, axis: int | None = None) -> Node:
         name = self.names.fresh(base)
