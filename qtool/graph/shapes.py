@@ -106,7 +106,8 @@ def _says(found: ir.Value, value: ir.Value) -> bool:
         return True
     if found.shape is None or found.shape.rank() != value.shape.rank():
         return False
-    return all(a == b or (not isinstance(a, int) and a.value is None) for a, b in zip(value.shape, found.shape))
+    dims = zip(value.shape, found.shape, strict=True)
+    return all(a == b or (not isinstance(a, int) and a.value is None) for a, b in dims)
 
 
 def most_numbers(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> int:

@@ -96,42 +96,46 @@ def best_plan(
         return first[0], ()
     assert base.seen is not None
     examples, outputs = statistics.examples, base.seen.outputs
-    scorer = Scorer(base.model, examples, request.target.session, outputs)
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
-    hurried = few < len(examples)
     picked = [(2 * n + 1) * len(examples) // (2 * few) for n in range(few)]
-    some, made = [examples[n] for n in picked], [outputs[n] for n in picked]
-    sketch = Scorer(base.model, some, request.target.session, made) if hurried else scorer
+    config = request.target.session
+    sketch = Scorer(base.model, [examples[n] for n in picked], config, [outputs[n] for n in picked])
     found: list[Candidate] = []
     for graph in graphs:
-        scheme, same = planners[form].scheme, first
-        if graph is not graphs[0]:
-            same = _possible(graph, scheme, request, request.calibrators)
-            if hurried:
-                # what lost on one graph is not tried on the next
-                kept = {(c.calibrator, bool(c.plan.shifts)) for c in _finalists(found, request)}
-                same = [c for c in same if (c.calibrator, bool(c.plan.shifts)) in kept]
-        here = _tried({form: same}, request, sketch, few)
-        if both:
-            # calibrators matter little where layers find their own ranges
-            best = [_best(here).calibrator] if here else []
-            calibrators = tuple(dict.fromkeys((request.calibrators[0], *best)))
-            dynamic = _possible(graph, planners["dynamic"].scheme, request, calibrators)
-            here += _tried({"dynamic": dynamic}, request, sketch, few)
-        found += here
-        graph.memo.weights.integers.clear()
+        same = first if graph is graphs[0] else _possible(graph, planners[form].scheme, request, request.calibrators)
+        if found and few < len(examples):
+            # what lost on one graph is not tried on the next
+            kept = {(c.calibrator, bool(c.plan.shifts)) for c in _finalists(found, request)}
+            same = [c for c in same if (c.calibrator, bool(c.plan.shifts)) in kept]
+        found += _on_graph(graph, same, planners, request, sketch, few)
     sketched: list[Candidate] = []
-    if hurried:
-        finalists = _finalists(found, request)
+    scorer = sketch
+    if few < len(examples):
+        scorer, finalists = Scorer(base.model, examples, config, outputs), _finalists(found, request)
         sketched = sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db)
         found = _tried_again(finalists, request, scorer, len(examples))
     if both:
         best = _best([c for c in (*found, *sketched) if c.trial is not None and c.trial.form == form])
-        mixed = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
-        if mixed is not None:
-            tries = {"mixed": _possible(best.graph, mixed, request, (best.calibrator,))}
-            found += _tried(tries, request, scorer, len(examples))
+        scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
+        mixed = [] if scheme is None else _possible(best.graph, scheme, request, (best.calibrator,))
+        found += _tried({"mixed": mixed}, request, scorer, len(examples))
     return _ranked(found, sketched, request)
+
+
+def _on_graph(
+    graph: FloatGraph, same: list[Candidate], planners: Mapping[str, Planner], request: Request, scorer: Scorer,
+    samples: int,
+) -> list[Candidate]:  # fmt: skip
+    """Those of the first planner's form, measured, and dynamic ones beside them where there is a planner for that."""
+    found = _tried({next(iter(planners)): same}, request, scorer, samples)
+    if len(planners) > 1:
+        # where layers find their own ranges, calibrators matter to the others alone
+        best = [_best(found).calibrator] if found else []
+        calibrators = tuple(dict.fromkeys((request.calibrators[0], *best)))
+        dynamic = _possible(graph, planners["dynamic"].scheme, request, calibrators)
+        found += _tried({"dynamic": dynamic}, request, scorer, samples)
+    graph.memo.weights.integers.clear()
+    return found
 
 
 def _affordable(macs: int, examples: int, candidates: int) -> int:
@@ -249,8 +253,9 @@ def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, 
 
 def _content(plan: Plan) -> Hashable:
     """What plans for one graph that give the same model have in common."""
-    grids = [(row.tensor, row.params) for row in (*plan.activations, *plan.weights, *plan.dynamic, *plan.stored)]
-    return tuple(grids), plan.shifts
+    activations = tuple((row.tensor, row.params) for row in plan.activations)
+    weights = tuple((row.tensor, row.params) for row in (*plan.weights, *plan.dynamic, *plan.stored))
+    return activations, weights, plan.shifts
 
 
 def _tried_again(found: Sequence[Candidate], request: Request, scorer: Scorer, samples: int) -> list[Candidate]:

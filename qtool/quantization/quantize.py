@@ -25,8 +25,8 @@ from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io, shapes
-from qtool.graph.edit import Array
 from qtool.graph.contents import contents
+from qtool.graph.edit import Array
 from qtool.graph.model_files import model_size
 from qtool.graph.serialized import Serialized
 from qtool.pipeline.calibration.advice import advising

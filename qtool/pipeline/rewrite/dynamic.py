@@ -153,9 +153,11 @@ class _Emitter:
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_scale"), scale),
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_zero_point"), np.zeros(scale.shape, np.int8)),
             )
-            axis, turned = layer.output_axis if scale.ndim else None, layer.output_axis == 0
-            origin = compose.quantized_origin(layer.weight, factor, zero_point, axis, transposed=turned)
-            edit.remember(stored, origin)
+            exact = graph.initializers[tensor]
+            if edit.origin_of(exact) is not None or len(exact.uses()) > len(weight.readers):
+                axis, turned = layer.output_axis if scale.ndim else None, layer.output_axis == 0
+                origin = compose.quantized_origin(exact, factor, zero_point, axis, transposed=turned)
+                edit.remember(stored, origin)
         return self.stored[key]
 
     def _quantized(self, value: Value, before: Node) -> Node:

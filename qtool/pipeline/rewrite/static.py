@@ -136,7 +136,8 @@ class _Rewriter:
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
         scale, zero_point = self._params(tensor, params)
         exact = self.graph.initializers[tensor]
-        edit.remember(stored, compose.quantized_origin(exact, scale, zero_point, params.axis))
+        if edit.origin_of(exact) is not None or len(exact.uses()) > len(readers):
+            edit.remember(stored, compose.quantized_origin(exact, scale, zero_point, params.axis))
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
         self.graph.insert_before(self.graph[0], node)
         self._read(readers, node.outputs[0])

@@ -4,10 +4,10 @@ Preparation folds them, since a layer needs its weight; what a plan makes of the
 float copy would be larger than the nodes that it came from. onnxruntime folds them again when it loads the model.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from qtool.core.records.plan import Plan
-from qtool.graph import edit, shapes
+from qtool.graph import compose, edit, shapes
 from qtool.graph.edit import Graph, Model, Value
 from qtool.graph.serialized import Serialized, consume
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
@@ -55,6 +55,7 @@ def unfold(model: Model, names: Container[str] | None = None) -> set[str]:
             if (names is None or name in names) and (origin := edit.origin_of(value)) is not None
             if value.uses() and not value.is_graph_output()
         ]
+        constants = constants if names is not None else _saving(model, constants)
         if not constants:
             return done
         # those that the float graph reads too come first, so that their nodes have the same names there
@@ -63,6 +64,20 @@ def unfold(model: Model, names: Container[str] | None = None) -> set[str]:
             done.add(str(value.name))
         edit.replace_uses(value, _make(model, origin.clone()))
         del model.graph.initializers[str(value.name)]
+
+
+def _saving(model: Model, constants: Sequence[tuple[Value, Graph]]) -> list[tuple[Value, Graph]]:
+    """Those that take more bytes than what makes them, all together that need the same of what the file lacks."""
+    together: dict[frozenset[str], list[tuple[Value, Graph]]] = {}
+    saved: dict[frozenset[str], int] = {}
+    for value, origin in constants:
+        nodes, lacking = compose.needed(model, origin)
+        key = frozenset(lacking)
+        assert value.const_value is not None
+        saved[key] = saved.get(key, -sum(lacking.values())) + value.const_value.nbytes - nodes
+        together.setdefault(key, []).append((value, origin))
+    worth = {value for key, found in together.items() if saved[key] > 0 for value, _ in found}
+    return [(value, origin) for value, origin in constants if value in worth]
 
 
 def _read_as_float(constant: tuple[Value, Graph]) -> bool:
