@@ -17,10 +17,7 @@ _BESIDE = {"DynamicQuantizeLSTM", "MatMulInteger", "FusedMatMul", "Attention", "
 def contents(model: Serialized) -> tuple[FilePart, ...]:
     """Return the parts of a written model, the largest first; they add up to its size."""
     graph = onnx.load_from_string(model.graph).graph
-    readers: dict[str, set[str]] = {}
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            readers.setdefault(name, set()).add("table" if node.op_type == "Gather" and index == 0 else node.op_type)
+    readers = _readers(graph)
     sizes: dict[str, dict[str, int]] = {}
     for tensor in graph.initializer:
         outside = model.tensors.get(tensor.name)
@@ -37,6 +34,27 @@ def contents(model: Serialized) -> tuple[FilePart, ...]:
     rest = model.size - sum(part.size for part in parts)
     parts.append(FilePart(f"{len(graph.node)} nodes with their names and scales", rest, ""))
     return tuple(sorted(parts, key=lambda part: -part.size))
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, set[str]]:
+    """The operators that read each value; those that read what is made of constants alone read these."""
+    known = {tensor.name for tensor in graph.initializer}
+    made = []
+    for node in graph.node:
+        if node.input and known.issuperset(name for name in node.input if name) and node.op_type != "DequantizeLinear":
+            known.update(node.output)
+            made.append(node)
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        if not node.output or node.output[0] not in known:
+            for index, name in enumerate(node.input):
+                table = node.op_type == "Gather" and index == 0
+                readers.setdefault(name, set()).add("table" if table else node.op_type)
+    for node in reversed(made):
+        found = set().union(*(readers.get(name, set()) for name in node.output))
+        for name in node.input:
+            readers.setdefault(name, set()).update(found)
+    return readers
 
 
 def _kind(tensor: onnx.TensorProto, readers: set[str]) -> str | None:

@@ -47,7 +47,7 @@ def _shrunk(result: Quantized) -> str:
 
 def _why_large(result: Quantized) -> str:
     """What most of the bytes are, besides what became smaller."""
-    reasons = ["what was float16 and stays float is float32"] if result.changes.get("widened") else []
+    reasons = []
     others = [p for p in result.parts if p.what != FilePart.IN_8_BITS and p.size >= _LARGE_PART * result.size]
     for part in others[:2] or result.parts[:1]:
         largest = f" ({part.largest} the largest)" if part.largest else ""
