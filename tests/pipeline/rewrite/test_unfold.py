@@ -64,6 +64,19 @@ def test_layers_of_all_kinds_run_in_integers_with_weights_that_are_computed(laye
     _near(source, tmp_path / "int8.onnx", net.samples(2))
 
 
+def test_a_layer_in_float_and_one_in_integers_that_read_one_constant(tmp_path):
+    net = Net(128)
+    steps = net("Range", *(net.const(n) for n in (0.0, 128.0, 1.0)))
+    waves = net("Cos", net("Mul", net("Reshape", steps, net.const([128, 1], dtype=np.int64)),
+                net.const(np.arange(128) * 0.05)))  # fmt: skip
+    parts = [net("MatMul", x, waves, name=name) for x, name in (("x", "real"), (net("Tanh", "x"), "whole"))]
+    source = net.save(tmp_path / "float.onnx", net("Add", *parts))
+    result = qtool.quantize(source, tmp_path / "int8.onnx", data=net.samples(), exclude=("real",), calibrator="max")
+    assert list(result.verification.float_layers) == ["real"] and result.verification.integer_layers == 1
+    assert result.size < 4000  # and 16 KiB with the integers
+    _near(source, result.output, net.samples())
+
+
 def test_a_constant_that_is_no_larger_than_what_it_is_made_of_is_stored(tmp_path):
     net = Net(64)
     doubled = net("Add", net.weight(64, 64, inputs=64), net.const(0.01))
