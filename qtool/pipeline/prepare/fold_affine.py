@@ -10,9 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node
+from qtool.graph import compose, edit
+from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer, per_channel
+
+_Folded = dict[tuple[Value, bytes, int | None, int], Value]
+"""What a weight becomes with the same factors: layers that share it go on sharing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class _Affine:
 def apply(model: Model) -> int:
     """Fold affine nodes into the layers in front of them, in place; return how many nodes were folded."""
     names = edit.Names(model.graph)
+    folded: _Folded = {}
     count = 0
     for node in list(model.graph):
         layer = Layer.of(node)
@@ -33,7 +37,7 @@ def apply(model: Model) -> int:
             continue
         while (follower := edit.single_consumer(node.outputs[0])) is not None:
             affine = _affine_of(follower, layer)
-            if affine is None or not _fold(model, layer, affine, names):
+            if affine is None or not _fold(model, layer, affine, names, folded):
                 break
             edit.replace_uses(follower.outputs[0], node.outputs[0])
             edit.take_origins(node, follower)
@@ -103,8 +107,8 @@ def _channel_vector(constant: Array, m: int, layer_rank: int) -> Array | None:
     return constant.reshape(-1).astype(np.float64)
 
 
-def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> bool:
-    """Returns False, and changes nothing, where the folded numbers are not finite."""
+def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names, known: _Folded) -> bool:
+    """Returns False, and changes nothing, where the folded numbers are not finite. `known` is added to."""
     weight = edit.constant(layer.weight).astype(np.float64, order="C")
     channels = layer.output_channels(weight)
     bias = np.zeros(affine.shift.size) if layer.bias is None else edit.constant(layer.bias).astype(np.float64)
@@ -114,8 +118,17 @@ def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> boo
         shift = (np.broadcast_to(bias, affine.shift.shape) * affine.factor + affine.shift).astype(np.float32)
     if not (np.isfinite(folded).all() and np.isfinite(shift).all()):
         return False
-    base = layer.node.name if layer.weight is None else layer.weight.name
-    new_weight = edit.add_initializer(model.graph, names.fresh(f"{base}_folded"), folded)
+    old = layer.weight
+    assert old is not None
+    group = int(edit.attribute(layer.node, "group", 1))
+    key = (old, affine.factor.tobytes(), layer.output_axis, group)
+    if key not in known:
+        shared = len(old.uses()) > 1 or any(weight is old for weight, *_ in known)
+        known[key] = edit.add_initializer(model.graph, names.fresh(f"{old.name}_folded"), folded)
+        if shared and (group == 1 or layer.output_axis == 0):
+            shape = [-1 if axis == layer.output_axis else 1 for axis in range(folded.ndim)]
+            edit.remember(known[key], compose.product_origin(old, affine.factor.astype(np.float32).reshape(shape)))
+    new_weight = known[key]
     new_bias = edit.add_initializer(model.graph, names.fresh(f"{layer.node.name}_bias"), shift)
     assert layer.operator.bias is not None
     edit.set_input(layer.node, layer.operator.weights[0], new_weight)
