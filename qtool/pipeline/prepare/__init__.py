@@ -12,6 +12,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
 from qtool.pipeline.prepare import (
+    channels_last,
     constant_branches,
     fold_affine,
     fold_constants,
@@ -96,6 +97,8 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
     while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
+        _tidy(model)
+    if _apply(model, changes, channels_last):
         _tidy(model)
     _apply(model, changes, plain_products, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head)
     _apply(model, changes, hard_swish, residual_sum, gemm_bias, resize_axes, merge_equal)
