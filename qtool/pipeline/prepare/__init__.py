@@ -16,6 +16,7 @@ from qtool.pipeline.prepare import (
     constant_branches,
     fold_affine,
     fold_constants,
+    fold_forward,
     fold_pad,
     gemm_bias,
     hard_swish,
@@ -101,7 +102,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     if _apply(model, changes, channels_last):
         _tidy(model)
     _apply(model, changes, plain_products, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head)
-    _apply(model, changes, hard_swish, residual_sum, gemm_bias, resize_axes, merge_equal)
+    _apply(model, changes, hard_swish, fold_forward, residual_sum, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
     shapes.declare(model, declared)
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())
