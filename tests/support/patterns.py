@@ -240,7 +240,14 @@ def _relu_beside(net: Net, h: str) -> str:
 
 def _conv_transpose(net: Net, h: str) -> str:
     skewed = np.logspace(-3, 0, 8).reshape(1, 8, 1, 1)
-    return net("ConvTranspose", h, net.const(net.rng.normal(size=(8, 8, 2, 2)) * skewed), net.bias(8), strides=[2, 2])
+    return net(
+        "ConvTranspose",
+        h,
+        net.const(net.rng.normal(size=(8, 8, 2, 2)) * skewed),
+        net.bias(8),
+        strides=[2, 2],
+        output_shape=[16, 16],
+    )
 
 
 def _unused_part(net: Net, h: str) -> str:

@@ -104,7 +104,9 @@ def test_a_final_softmax_stays_float(tmp_path):
 
 def test_nothing_is_quantised_behind_the_last_integer_layer(tmp_path):
     net = Net()
-    up = net("ConvTranspose", net.conv("x", 3, 8), net.weight(8, 3, 2, 2, inputs=8), strides=[2, 2])
+    up = net(
+        "ConvTranspose", net.conv("x", 3, 8), net.weight(8, 3, 2, 2, inputs=8), strides=[2, 2], output_shape=[16, 16]
+    )
     done = run(net, (net("Tanh", up),), tmp_path)
     assert {k: done.kernels[k] for k in ("QLinearConv", "ConvTranspose", "Tanh")} == dict.fromkeys(
         ("QLinearConv", "ConvTranspose", "Tanh"), 1

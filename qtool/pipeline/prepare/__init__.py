@@ -29,6 +29,7 @@ from qtool.pipeline.prepare import (
     residual_sum,
     resize_axes,
     spatial_mean,
+    sub_pixel,
 )
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
@@ -101,7 +102,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
         _tidy(model)
     if _apply(model, changes, channels_last):
         _tidy(model)
-    _apply(model, changes, plain_products, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head)
+    _apply(model, changes, plain_products, fold_affine, sub_pixel, fold_pad, matmul_add, spatial_mean, pointwise_head)
     _apply(model, changes, hard_swish, fold_forward, residual_sum, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
     shapes.declare(model, declared)

@@ -31,7 +31,7 @@ def plain(net: Net, x: str, after: int = 4, **attributes: object) -> str:
 
 
 def transposed(net: Net, x: str) -> str:
-    return net("ConvTranspose", x, net.weight(8, 3, 2, 2, inputs=8), strides=[2, 2])
+    return net("ConvTranspose", x, net.weight(8, 3, 2, 2, inputs=8), strides=[2, 2], output_shape=[16, 16])
 
 
 def channels(low: float, high: float) -> np.ndarray:

@@ -33,7 +33,7 @@ def batch_norm(net: Net, x: str, channels: int, **attributes: object) -> str:
 def conv_transpose(net: Net, x: str, group: int) -> str:
     """8 channels -> 6."""
     weight = net.weight(8, 6 // group, 2, 2, inputs=8 // group)
-    return net("ConvTranspose", x, weight, net.bias(6), group=group, strides=[2, 2])
+    return net("ConvTranspose", x, weight, net.bias(6), group=group, strides=[2, 2], output_shape=[16, 16])
 
 
 def after_conv(op: str, *shape: int, left: bool = False) -> Build:
