@@ -45,7 +45,7 @@ def network(layer: tuple[int, ...], *, free: bool, kept: bool) -> onnx.ModelProt
     rng = np.random.default_rng(0)
 
     def weight(*shape: int, inputs: int) -> np.ndarray:
-        return (rng.normal(size=shape) / np.sqrt(inputs)).astype(np.float32)
+        return np.asarray(rng.normal(size=shape) / np.sqrt(inputs), np.float32)
 
     length = (side - 1) * stride + kernel - 2 * pads + more
     attributes: dict[str, Any] = {"output_shape": [length] * 2} if kept else {"output_padding": [more] * 2}

@@ -396,6 +396,7 @@ BRIDGES: dict[str, Pattern] = {
     "softplus": _float("Softplus", _bridge("Softplus"), Softplus=1),
     "erf": _float("Erf", _bridge("Erf"), Erf=1),
     "gelu": _float("Gelu", _bridge("Gelu"), Gelu=1),
+    "reflecting pad": _float("Pad", lambda n, h: n("Pad", h, _ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), Pad=1),
     "mish": _float("Mish", _bridge("Mish"), Softplus=1, Tanh=1, Mul=1),
 }
 FLOAT: dict[str, Pattern] = {
@@ -403,7 +404,6 @@ FLOAT: dict[str, Pattern] = {
     "linear resize": _float(
         "Resize", lambda n, h: n("Resize", h, "", n.const([1, 1, 2, 2]), mode="linear"), Resize=1
     ),
-    "reflecting pad": _float("Pad", lambda n, h: n("Pad", h, _ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), Pad=1),
     "instance norm": _float(
         "InstanceNormalization", lambda n, h: n("InstanceNormalization", h, n.bias(8), n.bias(8)),
         InstanceNormalization=1,
