@@ -1,8 +1,9 @@
 """BatchNormalization, Mul, Div, Add and Sub with one constant per output channel go into the Conv or Gemm before them.
 
-The integer bias holds the shift, and the per-channel weight scale takes up the factor (the paper, section 3.2).
-Declines where the layer's output is read elsewhere, a constant varies along another axis, training outputs are used, or
-the folded numbers are not finite in float32 (a negative variance; factors that only together fit).
+The integer bias holds the shift, and the per-channel weight scale takes up the factor (the paper, section 3.2). A
+positive factor goes past a Relu or LeakyRelu, which keep it. Declines where the layer's output is read elsewhere, a
+constant varies along another axis, training outputs are used, or the folded numbers are not finite in float32 (a
+negative variance; factors that only together fit).
 """
 
 from collections.abc import Callable
@@ -25,6 +26,11 @@ class _Affine:
     factor: Array
     shift: Array
 
+    @property
+    def only_scales(self) -> bool:
+        """Whether it multiplies with positive numbers alone."""
+        return bool((self.factor > 0.0).all() and not self.shift.any())
+
 
 def apply(model: Model) -> int:
     """Fold affine nodes into the layers in front of them, in place; return how many nodes were folded."""
@@ -35,11 +41,19 @@ def apply(model: Model) -> int:
         layer = Layer.of(node)
         if layer is None or not _foldable(layer):
             continue
-        while (follower := edit.single_consumer(node.outputs[0])) is not None:
-            affine = _affine_of(follower, layer)
-            if affine is None or not _fold(model, layer, affine, names, folded):
+        last = node
+        while (follower := edit.single_consumer(last.outputs[0])) is not None:
+            if last is node and edit.is_main_op(follower, "Relu", "LeakyRelu"):
+                last = follower
+                continue
+            affine = _affine_of(follower, last.outputs[0], layer)
+            if (
+                affine is None
+                or (last is not node and not affine.only_scales)
+                or not _fold(model, layer, affine, names, folded)
+            ):
                 break
-            edit.replace_uses(follower.outputs[0], node.outputs[0])
+            edit.replace_uses(follower.outputs[0], last.outputs[0])
             edit.take_origins(node, follower)
             edit.remove_node(follower)
             count += 1
@@ -59,14 +73,14 @@ def _foldable(layer: Layer) -> bool:
     return bias is not None and bias.ndim <= 1 and bias.size in (1, layer.output_size(shape))
 
 
-def _affine_of(node: Node, layer: Layer) -> _Affine | None:
+def _affine_of(node: Node, x: Value, layer: Layer) -> _Affine | None:
     weight = edit.constant(layer.weight)
     m = layer.output_size(weight.shape)
     if edit.is_main_op(node, "BatchNormalization"):
         return _batch_norm(node, m)
     if not edit.is_main_op(node, "Mul", "Div", "Add", "Sub"):
         return None
-    position = 0 if node.inputs[0] is layer.node.outputs[0] else 1
+    position = 0 if node.inputs[0] is x else 1
     other = edit.constant_or_none(node.inputs[1 - position])
     if other is None or other.dtype != np.float32 or (position == 1 and node.op_type in ("Div", "Sub")):
         return None
