@@ -134,12 +134,11 @@ def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names, known:
         return False
     old = layer.weight
     assert old is not None
-    group = int(edit.attribute(layer.node, "group", 1))
-    key = (old, affine.factor.tobytes(), layer.output_axis, group)
+    key = (old, affine.factor.tobytes(), layer.output_axis, layer.groups)
     if key not in known:
         shared = len(old.uses()) > 1 or any(weight is old for weight, *_ in known)
         known[key] = edit.add_initializer(model.graph, names.fresh(f"{old.name}_folded"), folded)
-        if shared and (group == 1 or layer.output_axis == 0):
+        if shared and (layer.groups == 1 or layer.output_axis == 0):
             shape = [-1 if axis == layer.output_axis else 1 for axis in range(folded.ndim)]
             edit.remember(known[key], compose.product_origin(old, affine.factor.astype(np.float32).reshape(shape)))
     new_weight = known[key]
