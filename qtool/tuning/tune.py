@@ -308,7 +308,7 @@ class _Starts:
             prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, self.tensors, self.compute)
             half = halved(prepared, statistics)
             self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
-            original = replace(self.originals[steps], examples=half.choosing.examples)
+            original = replace(self.originals[steps], examples=half.few)
             soften = self.target.on_cpu and not steps
             self.known[steps] = observed_graph(
                 prepared, half.choosing, original, soften=soften, biases=True, needed=True
