@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from qtool.core.errors import DataError, UsageError
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import amount
 from qtool.feeds.batching import Batching, Chunk
+from qtool.feeds.boxes import moved, shifted_classes
 from qtool.feeds.checks import (
     Described,
     check_dtype,
@@ -47,6 +49,7 @@ class Fitter:
         pixels: the preprocessing of the image input, if any.
         encoder: makes inputs of texts, if any.
         outputs: the model's outputs, one of which may be what a missing input is fed from.
+        annotations: where the boxes or masks of a folder of pictures are, if these are its labels.
         fixed_batch: the batch size that the model fixes; None where it is free or the inputs have no common
             one.
         common_axis: whether the first axis of all inputs can be one batch axis.
@@ -62,12 +65,14 @@ class Fitter:
         settings: Preprocess | None,
         encoder: TextEncoder | None = None,
         outputs: Sequence[InputSpec] = (),
+        annotations: Path | None = None,
     ) -> None:
         if not inputs:
             raise DataError("the model has no inputs; there is nothing to feed it")
         self.inputs = self.known = list(inputs)
         self.encoder = encoder
         self.outputs = list(outputs)
+        self.annotations = annotations
         self.label_offset = settings.label_offset if settings else 0
         self.pixels = Pixels(settings, _image_input(self.inputs, settings)) if settings else None
         firsts = {spec.shape[0] for spec in self.inputs if spec.shape}
@@ -183,6 +188,10 @@ class Fitter:
             inputs[spec.name] = self.value(where, array, spec, start, samples=plan.divisible)
         used = set(plan.roles.values())
         labels = {n: _label(where, n, a, plan) for n, a in arrays.items() if n not in used}
+        if self.pixels is not None:
+            image = arrays[plan.roles[self.pixels.spec.name]]
+            height, width = self.pixels.images_shape(where, image, stacked=False)[1:3]
+            labels = moved(labels, self.pixels.geometry((height, width)))
         return Chunk(inputs, self.shifted(where, labels), plan.size, origin, plan.divisible)
 
     def value(
@@ -213,7 +222,7 @@ class Fitter:
         Raises:
             DataError: 64 bits do not hold the sum.
         """
-        labels = with_labels(arrays)
+        labels = shifted_classes(with_labels(arrays), self.label_offset)
         classes = labels.get(LABELS)
         if not self.label_offset or classes is None or classes.dtype.kind not in "iu":
             return labels

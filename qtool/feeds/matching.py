@@ -7,6 +7,7 @@ import numpy as np
 from qtool.core.errors import DataError, arg
 from qtool.core.state import may_feed_back
 from qtool.core.tensorspec import InputSpec, describe
+from qtool.feeds.boxes import BOXES, CLASSES
 from qtool.feeds.checks import Described, castable, closest, fits_dimensions, quoted
 
 LABELS = "labels"
@@ -65,9 +66,12 @@ def match_arrays(
 def with_labels(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return what is no input, with the only array that is called like labels under the name `labels` as well.
 
-    Floats are scores rather than classes, unless their name says classes.
+    Floats are scores rather than classes, unless their name says classes; the classes of boxes are those of no sample.
     """
+    boxes = arrays.get(BOXES)
     found = [name for name in _LABEL_NAMES if name in arrays]
+    if boxes is not None and found == [CLASSES] and arrays[CLASSES].shape == boxes.shape[:-1]:
+        return arrays
     if len(found) != 1 or LABELS in arrays:
         return arrays
     (name,) = found

@@ -14,6 +14,7 @@ from qtool.core.text import amount
 from qtool.feeds.batching import Feeds, Reader
 from qtool.feeds.checks import quoted
 from qtool.feeds.fitting import Fitter
+from qtool.feeds.formats.annotations import AUTO
 from qtool.feeds.formats.folders import ARRAY_SUFFIXES, onnx_sets_of, open_array_folder, open_test_sets
 from qtool.feeds.formats.functions import (
     arrays_of,
@@ -29,7 +30,7 @@ from qtool.feeds.formats.npz import ArrayTable, NpyTable, NpzTable, Table
 from qtool.feeds.formats.sequences import SequenceFitter, open_sequence_table
 from qtool.feeds.formats.tables import open_table
 from qtool.feeds.matching import state_remedy
-from qtool.feeds.reading import Reading, ReadOptions
+from qtool.feeds.reading import LabelledOptions, Reading
 from qtool.feeds.source import Source
 from qtool.feeds.texts import TextEncoder
 from qtool.feeds.trimming import Trim
@@ -49,7 +50,7 @@ def open_feeds(
     outputs: Sequence[InputSpec] = (),
     samples: int | None = None,
     batch_size: int = 1,
-    **options: Unpack[ReadOptions],
+    **options: Unpack[LabelledOptions],
 ) -> Feeds:
     """Open data as batches for a model.
 
@@ -62,8 +63,8 @@ def open_feeds(
         samples: take the first so many only.
         batch_size: how many samples of equal shape are stacked, where the model does not fix that; a batch
             that the data itself states (a dictionary, a file of a folder) is not taken apart.
-        options: preprocess, tokenizer, max_length, trim, state: see `ReadOptions`. With `state` every batch is one
-            sequence, see `qtool.feeds.formats.sequences`.
+        options: preprocess, tokenizer, max_length, trim, state, labels: see `LabelledOptions`. With `state` every batch
+            is one sequence, see `qtool.feeds.formats.sequences`.
 
     Raises:
         DataError: the data does not exist, or does not fit the model as far as that shows without reading it.
@@ -76,7 +77,7 @@ def open_feeds(
 
 
 def open_for_model(
-    model: Model, data: Data, *, samples: int | None = None, batch_size: int = 1, **options: Unpack[ReadOptions]
+    model: Model, data: Data, *, samples: int | None = None, batch_size: int = 1, **options: Unpack[LabelledOptions]
 ) -> Feeds:
     """Open data as batches for a model's graph: `open_feeds` with its inputs and outputs."""
     inputs, outputs = fed_specs(model), edit.output_specs(model)
@@ -118,9 +119,16 @@ def _opened(
     else:
         encoder = _encoder(data, inputs, reading)
         trim = None if reading.trim is None else Trim.of(reading.trim, inputs)
-        fitter = Fitter(inputs, reading.preprocess, encoder, outputs)
+        fitter = Fitter(inputs, reading.preprocess, encoder, outputs, reading.labels)
     reader = _reader(data, fitter, batch_size, samples)
+    if reading.labels not in (None, AUTO) and not _has_pictures(data):
+        raise UsageError(f"{arg('labels', reading.labels)}: is for a folder of pictures, which the data is not")
     return Feeds(reader, reading.states, trim, Source.of(data, samples, batch_size, reading, reader.samples))
+
+
+def _has_pictures(data: Data) -> bool:
+    folder = Path(data) if isinstance(data, str | Path) else None
+    return folder is not None and folder.is_dir() and bool(files_of(folder, IMAGE_SUFFIXES, recurse=True))
 
 
 def _encoder(data: Data, inputs: Sequence[InputSpec], reading: Reading) -> TextEncoder | None:

@@ -7,7 +7,8 @@ import numpy as np
 from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.checks import Described
-from qtool.feeds.preprocess import MOST_PIXELS, Preprocess
+from qtool.feeds.geometry import Geometry, check_sized, geometry_of, laid
+from qtool.feeds.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,7 +38,12 @@ class Pixels:
         self._scale = np.float32(settings.scale)
         self._mean = np.broadcast_to(np.array(settings.mean, np.float32), self.channels)
         self._std = np.broadcast_to(np.array(settings.std, np.float32), self.channels)
+        check_sized(settings, self.size)
         self._check_values()
+
+    def geometry(self, picture: tuple[int, int]) -> Geometry:
+        """Return how a picture of this height and width comes to lie in the input."""
+        return geometry_of(self.settings, self.size, picture)
 
     def _check_values(self) -> None:
         values = np.arange(256, dtype=np.float32)[:, None]
@@ -56,7 +62,7 @@ class Pixels:
 
     def output_shape(self, images: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that `apply` gives for images of shape (N, H, W, C)."""
-        height, width = self.size or images[1:3]
+        height, width = self.geometry((images[1], images[2])).outer
         if self.layout == "NCHW":
             return (images[0], self.channels, height, width)
         return (images[0], height, width, self.channels)
@@ -96,8 +102,10 @@ class Pixels:
         """Return whether an array of this shape is one image rather than a stack of them."""
         return len(shape) == 2 or (len(shape) == 3 and (self.channels != 1 or shape[-1] in (1, 3)))
 
-    def apply(self, where: str, images: np.ndarray) -> np.ndarray:
+    def apply(self, where: str, images: np.ndarray, laid_as: Geometry | None = None) -> np.ndarray:
         """Return the model's input for uint8 images of shape (N, H, W, C), colour images in RGB order.
+
+        `laid_as`: how each came to lie in these, where `fitted` made them.
 
         It is x = (u8 * scale - mean) / std in float32, operation by operation, so the bits are those of the plain NumPy
         formula.
@@ -105,11 +113,17 @@ class Pixels:
         Raises:
             DataError: a resize or a colour conversion is needed and Pillow is not there.
         """
-        if images.shape[3] != self.channels or (self.size is not None and images.shape[1:3] != self.size):
+        geometry = laid_as or self.geometry((images.shape[1], images.shape[2]))
+        if images.shape[3] != self.channels or (laid_as is None and geometry.moves):
             images = np.stack([self.fitted(where, _as_picture(where, image)) for image in images])
         if self.settings.color == "BGR":
             images = images[..., ::-1]
         result = self._planes(images) if self.layout == "NCHW" else self._rows(images)
+        if self.settings.pad is None and geometry.inner != geometry.outer:
+            kept = (..., *geometry.inside) if self.layout == "NCHW" else (slice(None), *geometry.inside)
+            picture = result[kept]
+            result = np.zeros_like(result)
+            result[kept] = picture
         return result.astype(self.spec.dtype, copy=False)
 
     def _planes(self, images: np.ndarray) -> np.ndarray:
@@ -142,9 +156,7 @@ class Pixels:
         mode = "L" if self.channels == 1 else "RGB"
         if picture.mode != mode:
             picture = picture.convert(mode)
-        if self.size is not None and (picture.height, picture.width) != self.size:
-            picture = _resized(where, picture, self.size, self.settings)
-        pixels = np.asarray(picture)
+        pixels = laid(where, picture, self.geometry((picture.height, picture.width)), self.settings)
         return pixels[..., None] if self.channels == 1 else pixels
 
 
@@ -200,25 +212,3 @@ def _as_picture(where: str, image: np.ndarray) -> "Image":
         raise DataError(f"{where}: converting images to the size and colour of the model {NO_PILLOW}") from error
     picture: Image = fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
     return picture
-
-
-def _resized(where: str, picture: "Image", size: tuple[int, int], settings: Preprocess) -> "Image":
-    """Bilinear; "center-crop" as torchvision's Resize followed by CenterCrop."""
-    from PIL.Image import Resampling
-
-    height, width = size
-    if settings.resize == "stretch":
-        return picture.resize((width, height), Resampling.BILINEAR)
-    cover_h, cover_w = round(height / settings.crop), round(width / settings.crop)
-    if cover_w * picture.height >= cover_h * picture.width:
-        covered = (cover_w, cover_w * picture.height // picture.width)
-    else:
-        covered = (cover_h * picture.width // picture.height, cover_h)
-    if covered[0] * covered[1] > MOST_PIXELS:
-        raise DataError(
-            f"{where}: {picture.width} x {picture.height} pixels take too much memory with resize center-crop; cut the "
-            "picture, or use resize stretch"
-        )
-    picture = picture.resize(covered, Resampling.BILINEAR)
-    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
-    return picture.crop((left, top, left + width, top + height))

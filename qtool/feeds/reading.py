@@ -28,6 +28,20 @@ class ReadOptions(TypedDict, total=False):
     state: StateSpec | None
 
 
+class LabelledOptions(ReadOptions, total=False):
+    """Keyword arguments of everything that reads DATA with its labels.
+
+    labels: where the labels of a folder of pictures are: a COCO .json, a folder of YOLO .txt files, or one of masks.
+    """
+
+    labels: str | Path | None
+
+
+def unlabelled(options: LabelledOptions) -> ReadOptions:
+    """Return the options for other data than the one that has its labels where `labels` says."""
+    return {name: value for name, value in options.items() if name != "labels"}  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The options of reading, checked. Raises `UsageError` where they contradict each other."""
@@ -37,6 +51,7 @@ class Reading:
     max_length: int | None = None
     trim: str | None = None
     states: tuple[State, ...] = ()
+    labels: Path | None = None
 
     def __post_init__(self) -> None:
         for option, value in (("preprocess", self.preprocess), ("tokenizer", self.tokenizer), ("trim", self.trim)):
@@ -55,9 +70,14 @@ class Reading:
 
     @classmethod
     def of(cls, options: ReadOptions) -> "Reading":
-        """Check options as given, and return them. Raises `UsageError`, and `TypeError` for an unknown name."""
+        """Check options as given, and return them.
+
+        Raises:
+            UsageError: they make no sense.
+            TypeError: a name is none of `LabelledOptions`.
+        """
         given: dict[str, Any] = dict(options)
-        for name, read in (("preprocess", load_preprocess), ("tokenizer", Path)):
+        for name, read in (("preprocess", load_preprocess), ("tokenizer", Path), ("labels", Path)):
             if given.get(name) is not None:
                 given[name] = read(given[name])
         given["states"] = parsed_states(given.pop("state", None) or ())

@@ -2,18 +2,21 @@
 
 import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from qtool.core.errors import DataError, QtoolError, arg
 from qtool.core.reading import open_file
 from qtool.feeds.batching import Chunk, Deferred, Reader
+from qtool.feeds.boxes import moved
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
+from qtool.feeds.formats.annotations import Annotated, find_annotations
 from qtool.feeds.formats.listing import files_of, read_labels, subfolders_of
+from qtool.feeds.geometry import Geometry
 from qtool.feeds.matching import LABELS
 from qtool.feeds.pixels import NO_PILLOW, Pixels
 from qtool.feeds.preprocess import MOST_PIXELS, Preprocess
@@ -25,6 +28,8 @@ _FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "GIF")
 """Of Pillow; others run programs, or have no place in a file of these names."""
 _SETS = {"train", "training", "val", "valid", "validation", "eval", "dev", "test", "testing", "calib", "calibration"}
 """Names of folders that are parts of a data set, and no classes."""
+_MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_T = TypeVar("_T")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -35,7 +40,8 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
     picture in the folder and below is taken, and where all of them lie in two or more sub-folders the label
     is the index of the sub-folder, sorted by name as text (as torchvision's ImageFolder and Keras do). A
     folder in which there is only another folder stands for that one, and folders called train and val are no
-    classes.
+    classes. Boxes and masks (`qtool.feeds.formats.annotations`) take the place of such labels where they are asked
+    for.
 
     Raises:
         DataError: Pillow is missing, the model's input takes no images, no preprocessing says how, or the folder
@@ -46,21 +52,52 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
     except ImportError as error:
         raise DataError(f"{folder}: reading images {NO_PILLOW}") from error
     pixels = _pixels(folder, fitter)
-    pictures = read_labels(folder) or _labelled_by_folder(folder, files_of(folder, IMAGE_SUFFIXES, recurse=True))
+    files = files_of(folder, IMAGE_SUFFIXES, recurse=True)
+    annotated = None if fitter.annotations is None else _annotated(fitter.annotations, folder, files, pixels)
+    if annotated is None:
+        pictures = read_labels(folder) or _labelled_by_folder(folder, files)
+    else:
+        pictures = [(path, None) for path in annotated.pictures]
 
     def load(path: Path, label: int | None) -> Chunk:
-        values = pixels.apply(str(path), _decoded(path, pixels)[None])
+        values, geometry = _decoded(path, pixels)
+        values = pixels.apply(str(path), values[None], geometry)
         if pixels.spec.shape is not None:
             expected = (None, *pixels.spec.shape[1:])
             check_shape(str(path), "the image", values, expected, pixels.spec)
-        labels = {} if label is None else fitter.shifted(str(path), {LABELS: np.array([label], np.int64)})
-        return Chunk({pixels.spec.name: values}, labels, 1, str(path))
+        labels: dict[str, np.ndarray] = {} if label is None else {LABELS: np.array([label], np.int64)}
+        if annotated is not None:
+            labels = moved(annotated.load(path, geometry.picture), geometry)
+        return Chunk({pixels.spec.name: values}, fitter.shifted(str(path), labels), 1, str(path))
 
     def read() -> Iterator[Deferred]:
         for path, label in pictures:
             yield Deferred(1, True, functools.partial(load, path, label), shape=pixels.size)
 
     return Reader(str(folder), read, available=len(pictures), batching=fitter.batching(batch_size, limit))
+
+
+def _annotated(labels: Path, folder: Path, files: list[Path], pixels: Pixels) -> Annotated | None:
+    """The pictures with their boxes or masks; what lies in the folder of labels is no picture."""
+    if labels.is_dir() and labels.resolve() != folder.resolve():
+        files = [path for path in files if not path.resolve().is_relative_to(labels.resolve())]
+        if not files:
+            raise DataError(f"{folder}: holds no pictures beside its labels; give the folder of the pictures")
+    return find_annotations(labels, folder, files, pixels.settings.categories, _read_mask)
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """The class of each pixel, [height, width]: what a picture in grey or with a palette holds."""
+
+    def values(picture: "Image") -> np.ndarray:
+        if picture.mode not in _MASK_MODES:
+            raise DataError(
+                f"{path}: is a colour picture ({picture.mode}); save masks as 8-bit grey or with a palette, the class "
+                "of each pixel as its value"
+            )
+        return np.asarray(picture)
+
+    return _opened(path, values, most_bits=16)
 
 
 def _pixels(folder: Path, fitter: Fitter) -> Pixels:
@@ -108,8 +145,20 @@ def _labelled_by_folder(folder: Path, paths: list[Path]) -> list[tuple[Path, int
     return [(path, classes[part[0]]) for path, part in zip(paths, parts, strict=True)]
 
 
-def _decoded(path: Path, pixels: Pixels) -> np.ndarray:
-    """uint8 (H, W, C) in the colour and the size of the model."""
+def _decoded(path: Path, pixels: Pixels) -> tuple[np.ndarray, Geometry]:
+    """uint8 (H, W, C) in the colour and the size of the model, and how the picture lies in it."""
+
+    def values(picture: "Image") -> tuple[np.ndarray, Geometry]:
+        geometry = pixels.geometry((picture.height, picture.width))
+        if picture.mode == "P" and "transparency" in picture.info:
+            picture = picture.convert("RGBA")
+        return pixels.fitted(str(path), picture), geometry
+
+    return _opened(path, values)
+
+
+def _opened(path: Path, values: Callable[["Image"], _T], *, most_bits: int = 8) -> _T:
+    """What `values` makes of the picture at a path; whatever Pillow raises is a `DataError`."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -117,10 +166,8 @@ def _decoded(path: Path, pixels: Pixels) -> np.ndarray:
             # of what is odd in a picture that can be read all the same
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
-                _check_picture(path, picture)
-                if picture.mode == "P" and "transparency" in picture.info:
-                    return pixels.fitted(str(path), picture.convert("RGBA"))
-                return pixels.fitted(str(path), picture)
+                _check_picture(path, picture, most_bits)
+                return values(picture)
     except (QtoolError, MemoryError):
         raise
     except OSError as error:
@@ -135,9 +182,9 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _check_picture(path: Path, picture: "Image") -> None:
+def _check_picture(path: Path, picture: "Image", most_bits: int) -> None:
     """Refuse, before its pixels are read, a picture that is not what it seems."""
-    if picture.mode[0] in "IF":
+    if picture.mode[0] in "IF" and (most_bits == 8 or picture.mode[0] == "F"):
         raise DataError(f"{path}: has more than 8 bits a channel ({picture.mode}); convert it to 8 bits")
     if picture.width * picture.height > MOST_PIXELS:
         size = f"{picture.width} x {picture.height} pixels"
