@@ -14,6 +14,7 @@ from qtool.cli.base import Helpful
 from qtool.cli.outputs import show
 from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
+from qtool.evaluation.decoding.decoders import DECODERS
 
 _BAR_DELAY_S = 1.0
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -162,6 +163,33 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         collecting = option(collecting)
     return collecting
+
+
+def labelled_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--decode`, `--labels` and what `reading_options` adds; return the command.
+
+    It takes `decode`, None unless given, and the others as one `reading`, a `qtool.feeds.LabelledOptions`.
+    """
+
+    @functools.wraps(function)
+    def collecting(*args: Any, labels: str | None, reading: dict[str, Any], **values: Any) -> Any:
+        return function(*args, reading={**reading, "labels": labels}, **values)
+
+    for option in (
+        click.option(
+            "--labels",
+            metavar="PATH",
+            help="Of a folder of pictures: a COCO .json, a folder of YOLO .txt files, or one of masks.  "
+            "[default: with --decode, boxes beside them]",
+        ),
+        click.option(
+            "--decode",
+            metavar="DECODER",
+            help=f"How outputs become boxes, for map: {', '.join(DECODERS)}, MODULE:FUNCTION or file.py:FUNCTION.",
+        ),
+    ):
+        collecting = option(collecting)
+    return reading_options(collecting)
 
 
 def executor_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,10 +11,10 @@ from qtool.cli.common import (
     executor_options,
     given,
     json_option,
+    labelled_options,
     progress_bar,
     provider_option,
     quiet_option,
-    reading_options,
     samples_option,
     threads_option,
 )
@@ -26,8 +26,15 @@ from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
 from qtool.evaluation.metrics.registry import NAMES
-from qtool.feeds import ReadOptions
-from qtool.report.evaluation import evaluation_markdown, evaluation_text, gate_line, nan_lines, quantized_lines
+from qtool.feeds import LabelledOptions
+from qtool.report.evaluation import (
+    evaluation_markdown,
+    evaluation_text,
+    gate_line,
+    nan_lines,
+    quantized_lines,
+    zero_lines,
+)
 from qtool.report.junit import evaluation_junit
 
 
@@ -41,7 +48,7 @@ from qtool.report.junit import evaluation_junit
     multiple=True,
     metavar="METRIC",
     help=f"{', '.join(NAMES)}, MODULE:FUNCTION or file.py:FUNCTION; may be repeated.  "
-    "[default: token_accuracy or top1 with labels, else sqnr]",
+    "[default: token_accuracy or top1 with labels, map with --decode, else sqnr]",
 )
 @click.option(
     "--max-drop",
@@ -52,7 +59,7 @@ from qtool.report.junit import evaluation_junit
 @click.option("--min-sqnr", type=float, metavar="DB", help="Fail where the SQNR of the outputs is less.")
 @samples_option
 @batch_size_option
-@reading_options
+@labelled_options
 @click.option("--latency", is_flag=True, help="Time the models too, one sample a run, interleaved.")
 @click.option(
     "--latency-runs",
@@ -78,11 +85,12 @@ def command(
     candidates: tuple[str, ...],
     data: str,
     metrics: tuple[str, ...],
+    decode: str | None,
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
     samples: int | None,
     batch_size: int,
-    reading: ReadOptions,
+    reading: LabelledOptions,
     latency: bool,
     latency_runs: int,
     threads: int,
@@ -113,6 +121,7 @@ def command(
                 candidates,
                 data,
                 metrics=metrics or None,
+                decode=decode,
                 max_drop=max_drop,
                 min_sqnr=min_sqnr,
                 samples=samples,
@@ -141,5 +150,5 @@ def command(
 def _complain(evaluation: Evaluation) -> None:
     """Where the table is not printed, what is wrong goes to stderr."""
     failed = [gate_line(gate) for gate in evaluation.gates if not gate.passed]
-    for text in quantized_lines(evaluation) + nan_lines(evaluation) + failed:
+    for text in zero_lines(evaluation) + quantized_lines(evaluation) + nan_lines(evaluation) + failed:
         remark(text)

@@ -19,9 +19,9 @@ from qtool.cli.common import (
     data_option,
     executor_options,
     json_option,
+    labelled_options,
     progress_bar,
     quiet_option,
-    reading_options,
     samples_option,
 )
 from qtool.cli.config import config_option
@@ -30,7 +30,7 @@ from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.sensitivity import VIEWS, View
-from qtool.feeds import ReadOptions
+from qtool.feeds import LabelledOptions
 from qtool.report.sensitivity import sensitivity_text
 from qtool.tuning.sensitivity.analyze import MEMORY, sensitivity
 
@@ -80,7 +80,7 @@ _MIB = 2**20
     help="What kept activations may take; less costs only time.",
 )
 @executor_options
-@reading_options
+@labelled_options
 @config_option
 @json_option
 @quiet_option
@@ -90,6 +90,7 @@ def command(
     calibration: str,
     data: str,
     metric: str | None,
+    decode: str | None,
     views: str,
     calibrator: Calibrator | str,
     scheme: str,
@@ -107,7 +108,7 @@ def command(
     threads: int | None,
     memory: int,
     executor: Executor | None,
-    reading: ReadOptions,
+    reading: LabelledOptions,
     json_path: str | None,
     quiet: bool,
 ) -> None:
@@ -132,6 +133,7 @@ def command(
                 data,
                 calibration=calibration,
                 metric=metric,
+                decode=decode,
                 calibrator=calibrator,
                 scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
                 form=form or "auto",

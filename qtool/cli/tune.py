@@ -12,10 +12,10 @@ from qtool.cli.common import (
     data_option,
     executor_options,
     json_option,
+    labelled_options,
     progress_bar,
     provider_option,
     quiet_option,
-    reading_options,
     samples_option,
     threads_option,
 )
@@ -27,7 +27,7 @@ from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
 from qtool.core.records.tuning import Step
-from qtool.feeds import ReadOptions
+from qtool.feeds import LabelledOptions
 from qtool.report.tune import missed_line, step_line, tuned_text
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
@@ -75,7 +75,7 @@ from qtool.tuning.tune import tune
 @threads_option
 @provider_option
 @executor_options
-@reading_options
+@labelled_options
 @config_option
 @json_option
 @quiet_option
@@ -87,6 +87,7 @@ def command(
     data: str,
     eval_data: str | None,
     metric: str | None,
+    decode: str | None,
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
     calibrators: tuple[Calibrator, ...],
@@ -104,7 +105,7 @@ def command(
     threads: int,
     provider: str,
     executor: Executor | None,
-    reading: ReadOptions,
+    reading: LabelledOptions,
     json_path: str | None,
     quiet: bool,
 ) -> int:
@@ -142,6 +143,7 @@ def command(
                 result_path,
                 eval_data=eval_data,
                 metric=metric,
+                decode=decode,
                 max_drop=max_drop,
                 min_sqnr=min_sqnr,
                 calibrators=calibrators,

@@ -28,17 +28,19 @@ from qtool.core.records.evaluation import (
 from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
+from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
-from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
+from qtool.evaluation.metrics.registry import Metric, MetricSpec, check_decode, resolve_metrics
 from qtool.evaluation.parts import float_parts
 from qtool.evaluation.run import BatchRun, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
-from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
+from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
+from qtool.feeds.formats.annotations import AUTO
 from qtool.graph.finite import fed_specs_of
 from qtool.graph.model_files import model_size
 from qtool.graph.quantizers import is_quantized
@@ -55,6 +57,7 @@ def evaluate(
     data: Data,
     *,
     metrics: MetricSpec | Sequence[MetricSpec] | None = None,
+    decode: DecodeSpec | None = None,
     max_drop: MaxDrop | str | float | None = None,
     min_sqnr: float | None = None,
     samples: int | None = None,
@@ -65,7 +68,7 @@ def evaluate(
     provider: str = "cpu",
     executor: Executor | None = None,
     progress: Progress = silent,
-    **reading: Unpack[ReadOptions],
+    **reading: Unpack[LabelledOptions],
 ) -> Evaluation:
     """Measure candidates beside the float model that they were made from, and return the figures of all.
 
@@ -78,7 +81,10 @@ def evaluate(
         metrics: one or several: names (`qtool.evaluation.metrics.registry.NAMES`), `wer:ctc=BLANK`, `wer:end=TOKEN`,
             `MODULE:NAME`, `file.py:NAME`, or functions and classes as in `qtool.evaluation.metrics.user`. None:
             token_accuracy or top1 if the labels are classes of tokens or samples that an output has scores for, else
-            sqnr.
+            sqnr. With `decode`: map, or without labelled boxes box_agreement.
+        decode: how the outputs become boxes, for the metrics that read these: a name of
+            `qtool.evaluation.decoding.decoders.DECODERS`, `MODULE:NAME`, `file.py:NAME`, or a function as in
+            `qtool.evaluation.decoding.user`.
         max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
         min_sqnr: gate on the SQNR of the worst output, dB.
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
@@ -90,7 +96,8 @@ def evaluate(
         executor: where the models run over the data; None is this process. The figures are the same, and times are
             always taken here. See `qtool.calibrate`.
         progress: told after every batch and every timed round.
-        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`.
+        reading: preprocess, tokenizer, max_length, trim, state, labels: see `qtool.feeds.LabelledOptions`. With
+            `decode` boxes are looked for beside pictures where `labels` does not say where they are.
 
     Raises:
         UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged, a provider that is
@@ -106,7 +113,9 @@ def evaluate(
     compute = Compute(threads, provider, executor, progress)
     drop = None if max_drop is None else MaxDrop.parse(max_drop)
     chosen = None if metrics is None else resolve_metrics(metrics)
+    check_decode(chosen or (), decode)
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
+    reading = with_boxes(decode, reading)
     paths = _existing(float_model, candidates)
     sessions = [Session(path, threads=threads, provider=provider) for path in paths]
     for session in sessions[1:]:
@@ -114,7 +123,7 @@ def evaluate(
     specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
-    comparison = _Comparison(sessions, chosen, drop, min_sqnr, parts)
+    comparison = _Comparison(sessions, chosen, drop, min_sqnr, decode, parts)
     comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
@@ -156,20 +165,34 @@ class Probed:
 
 
 def probe(
-    model: str | Path, data: Data, metric: MetricSpec | None, *, provider: str = "cpu", **reading: Unpack[ReadOptions]
+    model: str | Path,
+    data: Data,
+    metric: MetricSpec | None,
+    decode: DecodeSpec | None,
+    *,
+    provider: str = "cpu",
+    **reading: Unpack[LabelledOptions],
 ) -> Probed:
     """Run a model on the first batch of the data, as `evaluate` would; return what is measured.
 
     Raises:
         UsageError, ModelError, DataError: see `evaluate`.
     """
+    chosen = None if metric is None else resolve_metrics(metric)
+    check_decode(chosen or (), decode)
     session = Session(model, provider=provider)
     inputs = fed_specs_of(session.inputs, Path(model))
+    reading = with_boxes(decode, reading)
     feeds = open_feeds(data, inputs, outputs=session.output_specs, **reading)
-    comparison = _Comparison([session], None if metric is None else resolve_metrics(metric), None, None)
+    comparison = _Comparison([session], chosen, None, None, decode)
     comparison.add(run_here([session], islice(feeds, 1), feeds.states), feeds, silent)
     infos = tuple(found.info for found in comparison.metrics)
     return Probed(infos, comparison.heads.predicted is not None, comparison.numbers)
+
+
+def with_boxes(decode: DecodeSpec | None, reading: LabelledOptions) -> LabelledOptions:
+    """Return options of reading by which boxes are looked for where they are to be decoded."""
+    return {**reading, "labels": AUTO} if decode is not None and reading.get("labels") is None else reading
 
 
 @dataclass(slots=True)
@@ -180,6 +203,7 @@ class _Comparison:
     chosen: tuple[Metric, ...] | None
     max_drop: MaxDrop | None
     min_sqnr: float | None
+    decode: DecodeSpec | None
     parts: Mapping[str, Parts] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = ()
     heads: Heads = NO_HEADS
@@ -200,7 +224,8 @@ class _Comparison:
             for trial, outputs in zip(self.trials, batch.outputs, strict=True):
                 if not trial.is_float:
                     check_outputs(trial.session, outputs, reference)
-                trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
+                name = trial.session.name
+                trial.update(Observation(name, outputs, reference, labels, batch.start, batch.size, batch.shapes))
             add_spreads(self.spreads, batch.spreads)
             if self.labels is not None:
                 self.labels.update(reference, labels)
@@ -213,7 +238,8 @@ class _Comparison:
 
     def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
         self.numbers = bool(measured_outputs(reference))
-        self.heads = replace(find_heads(reference, batch.labels, batch.size, in_steps=in_steps), parts=self.parts)
+        heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps, decode=self.decode)
+        self.heads = replace(heads, parts=self.parts)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
         labelled = any(metric.info.kind is MetricKind.ACCURACY for metric in self.metrics)
@@ -235,13 +261,15 @@ class _Comparison:
         results: list[ModelResult] = []
         for index, (trial, path, name) in enumerate(zip(self.trials, paths, _display_names(paths), strict=True)):
             values = reference if trial.is_float else trial.values()
-            scores = tuple(scored_drop(m.info, values[m.name], reference[m.name]) for m in self.metrics)
+            scores = [scored_drop(m.info, values[m.name], reference[m.name]) for m in self.metrics]
+            if trial.is_float:
+                scores = scores_of({m.name: values[m.name] for m in self.metrics})
             results.append(
                 ModelResult(
                     name=name,
                     path=str(path),
                     size_bytes=model_size(path),
-                    scores=scores_of({m.name: values[m.name] for m in self.metrics}) if trial.is_float else scores,
+                    scores=tuple(replace(one, by_class=trial.by_class.get(one.metric, ())) for one in scores),
                     sqnr_db=trial.sqnr.measured() if trial.sqnr else None,
                     sqnr_db_by_output=trial.sqnr.by_output() if trial.sqnr else (),
                     agreement=trial.agreement.result() if trial.agreement else None,
@@ -292,7 +320,9 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _one_sample(feeds: Feeds, data: Data, inputs: Sequence[InputSpec], session: Session, reading: ReadOptions) -> Batch:
+def _one_sample(
+    feeds: Feeds, data: Data, inputs: Sequence[InputSpec], session: Session, reading: LabelledOptions
+) -> Batch:
     """Read the first sample, or the first batch where the model fixes its size; of a sequence, the first step."""
     if feeds.states:
         first = next(iter(feeds))

@@ -52,7 +52,7 @@ def _cannot_fail(metric: MetricInfo, max_drop: MaxDrop) -> bool:
 
 def scored_drop(metric: MetricInfo, value: float, reference: float) -> Score:
     """Return the score of a candidate beside float's; a positive drop is worse, whichever way the metric counts."""
-    if metric.kind is MetricKind.SIMILARITY:
+    if metric.kind is MetricKind.SIMILARITY and not metric.share:
         return Score(metric.name, value)
     drop = value - reference if metric.lower_is_better else reference - value
     return Score(metric.name, value, drop, drop / abs(reference) if reference else None)

@@ -35,7 +35,7 @@ _MODEL = "model "
 class BatchRun:
     """The outputs of all models for a batch, the first model's first, and what is asked of the batch itself.
 
-    spreads: of its inputs.
+    spreads, shapes: of its inputs, by name.
     """
 
     outputs: tuple[dict[str, np.ndarray], ...]
@@ -45,6 +45,7 @@ class BatchRun:
     steps: int
     origin: str
     spreads: dict[str, Spread]
+    shapes: dict[str, tuple[int, ...]]
 
 
 def run_models(
@@ -76,8 +77,9 @@ def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequ
             for session in sessions
         )
         steps = sequence_length(states, batch.inputs) if states else 0
+        shapes = {name: array.shape for name, array in batch.inputs.items()}
         spreads = spreads_of(batch.inputs)
-        yield BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads)
+        yield BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads, shapes)
 
 
 @dataclass(frozen=True, slots=True)

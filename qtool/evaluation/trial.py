@@ -12,7 +12,7 @@ from qtool.core.tensorspec import Dimensions
 from qtool.evaluation.metrics.classes import Agreement
 from qtool.evaluation.metrics.heads import Heads
 from qtool.evaluation.metrics.observation import Observation, rows
-from qtool.evaluation.metrics.registry import Metric
+from qtool.evaluation.metrics.registry import ByClass, Metric
 from qtool.evaluation.metrics.similarity import Sqnr
 from qtool.runtime.session import Session
 
@@ -30,6 +30,7 @@ class Measurement:
         predicted = heads.predicted
         self.agreement = None if is_float or predicted is None else Agreement(predicted, likely=heads.likely)
         self.nan: NanFound | None = None
+        self.by_class: dict[str, tuple[tuple[str, float], ...]] = {}
         self._perfect = {m.name: m.perfect for m in metrics if is_float and m.perfect is not None}
         self._accumulators = {m.name: m.start(heads) for m in metrics if m.name not in self._perfect}
 
@@ -49,6 +50,8 @@ class Measurement:
         values: dict[str, float] = dict(self._perfect)
         for name, accumulator in self._accumulators.items():
             values[name] = accumulator.result()
+            if isinstance(accumulator, ByClass):
+                self.by_class[name] = tuple(accumulator.by_class().items())
             if self.is_float and np.isnan(values[name]):
                 raise DataError(
                     f"{arg('metric', name)}: is NaN for {self.session.name}; correct the metric or the labels"
@@ -138,6 +141,6 @@ def _what(output: np.ndarray, reference: np.ndarray) -> str:
     return "NaN" if np.isnan(value) else "Inf" if np.isinf(value) else "a number for NaN or Inf"
 
 
-def scores_of(values: Mapping[str, float]) -> tuple[Score, ...]:
+def scores_of(values: Mapping[str, float]) -> list[Score]:
     """Return values as scores without a drop, as float has them."""
-    return tuple(Score(name, value) for name, value in values.items())
+    return [Score(name, value) for name, value in values.items()]

@@ -14,6 +14,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
 from qtool.core.state import State
+from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.evaluate import Probed, evaluate
 from qtool.evaluation.gates import ROUNDING
 from qtool.evaluation.metrics.registry import MetricSpec
@@ -56,15 +57,17 @@ class Reached:
 class Aim:
     """The target that tuning aims at.
 
-    metric: None is as in `evaluate`, and without labels agreement with the float model. asked_drop: of that metric;
+    metric: as in `evaluate`; without labels agreement with the float model. asked_drop: of that metric;
     None is 1 %, and nothing where there are no labels and an SQNR is asked for. min_sqnr: of the worst output, dB, or
     None. max_float_macs: the share of multiply-accumulates that may stay float.
+    decode: as in `evaluate`.
     """
 
     metric: MetricSpec | None
     asked_drop: MaxDrop | None
     min_sqnr: float | None
     max_float_macs: float
+    decode: DecodeSpec | None = None
 
     @property
     def max_drop(self) -> MaxDrop:
@@ -113,7 +116,7 @@ class Aim:
         Raises:
             UsageError: there are neither labels nor classes, and no SQNR is asked for; or one is that no output has.
         """
-        known = found.classes or found.metrics[0].kind is not MetricKind.SIMILARITY
+        known = found.classes or found.metrics[0].kind is not MetricKind.SIMILARITY or found.metrics[0].share
         if self.min_sqnr is not None and not found.numbers:
             raise self._no_sqnr("no output holds numbers", known=known)
         if self.min_sqnr is None and not known:
@@ -192,6 +195,7 @@ class Judge:
             files,
             records,
             metrics=metrics,
+            decode=self.aim.decode,
             threads=self.compute.threads,
             provider=self.compute.provider,
             executor=self.compute.executor,

@@ -17,10 +17,12 @@ from qtool.core.records.options import Names, Scheme, share
 from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.scratch import scratch_folder
-from qtool.evaluation.evaluate import evaluate, probe
+from qtool.evaluation.decoding.user import DecodeSpec
+from qtool.evaluation.evaluate import evaluate, probe, with_boxes
 from qtool.evaluation.gates import check_gates, check_max_drop
-from qtool.evaluation.metrics.registry import MetricSpec, resolve_metric
-from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.evaluation.metrics.registry import MetricSpec, check_decode, resolve_metric
+from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
+from qtool.feeds.reading import unlabelled
 from qtool.feeds.source import same_data
 from qtool.graph import model_io
 from qtool.pipeline.calibration.advice import advising
@@ -53,6 +55,7 @@ def tune(
     *,
     eval_data: Data | None = None,
     metric: MetricSpec | None = None,
+    decode: DecodeSpec | None = None,
     max_drop: MaxDrop | str | float | None = None,
     min_sqnr: float | None = None,
     calibrators: Calibrator | str | Sequence[Calibrator | str] = CANDIDATES,
@@ -70,7 +73,7 @@ def tune(
     executor: Executor | None = None,
     tell: Callable[[Step], None] | None = None,
     progress: Progress = silent,
-    **reading: Unpack[ReadOptions],
+    **reading: Unpack[LabelledOptions],
 ) -> Tuned:
     """Search for the best int8 model by the paper's workflow, and return what was tried and found.
 
@@ -79,12 +82,13 @@ def tune(
 
     Args:
         model, data, scheme, include_ops, exclude_ops, exclude, fix, target, samples, threads, reading: as in
-            `calibrate` and `quantize`.
+            `calibrate` and `quantize`; `labels` in `reading` are those of `eval_data`, where that is given.
         output: where the best model goes.
         eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
             one chooses, one reports.
         metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
+        decode: how the outputs become boxes, as in `evaluate`; without labelled boxes box_agreement is held.
         max_drop: of that metric, "1%" of float's value or 0.01 in its unit. None is 1%, and without labels, where
             `min_sqnr` is given, nothing.
         min_sqnr: asked for as well, in dB.
@@ -104,7 +108,8 @@ def tune(
     budget = Budget(time_budget)
     compute = Compute(threads, provider, executor, budget.watched(progress))
     tried = listed_calibrators(calibrators)
-    aim = Aim(metric, None if max_drop is None else MaxDrop.parse(max_drop), min_sqnr, _float_macs(max_float_macs))
+    drop = None if max_drop is None else MaxDrop.parse(max_drop)
+    aim = Aim(metric, drop, min_sqnr, _float_macs(max_float_macs), decode)
     _check_aim(aim)
     runs_on = _measurable(target, provider)
     if eval_data is not None and same_data(data, eval_data):
@@ -115,11 +120,12 @@ def tune(
     model_io.check_output(output, model)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     prepared = prepare(model_io.load(model), parse_fixed(fix))
-    with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **reading)):
+    plain = reading if eval_data is None else unlabelled(reading)
+    with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **plain)):
         placed = static_scheme(prepared.model, runs_on, wanted)
         place(prepared.model, runs_on, placed, name=prepared.name, folded=prepared.folded)
         tensors = find_tensors(prepared)
-    parts = _split(prepared, data, eval_data, samples, reading, budget)
+    parts = _split(prepared, data, eval_data, samples, with_boxes(decode, reading), budget)
     _check_data(model, aim, parts, provider)
     with scratch_folder() as folder:
         starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, budget, compute)
@@ -130,6 +136,7 @@ def tune(
             [output],
             parts.reporting,
             metrics=None if metric is None else [metric],
+            decode=decode,
             threads=threads,
             provider=provider,
             executor=executor,
@@ -172,7 +179,9 @@ def _float_macs(given: float | str) -> float:
 def _check_aim(aim: Aim) -> None:
     """Refuse a target that every model meets, or none can be measured by. Raises `UsageError`."""
     check_gates((), None, aim.min_sqnr)
-    chosen = None if aim.metric is None else resolve_metric(aim.metric).info
+    found = None if aim.metric is None else resolve_metric(aim.metric)
+    check_decode(() if found is None else (found,), aim.decode)
+    chosen = None if found is None else found.info
     if chosen is None or chosen.kind is MetricKind.SIMILARITY:
         # of what stands in for it, the share of equal predictions; the metrics by default have the same bounds
         chosen = MetricInfo("what is measured", MetricKind.ACCURACY, lower_is_better=False, worst=0.0)
@@ -194,9 +203,15 @@ class _Parts:
 
 
 def _split(
-    prepared: Prepared, data: Data, eval_data: Data | None, samples: int | None, reading: ReadOptions, budget: Budget
+    prepared: Prepared,
+    data: Data,
+    eval_data: Data | None,
+    samples: int | None,
+    reading: LabelledOptions,
+    budget: Budget,
 ) -> _Parts:
-    feeds = open_for_model(prepared.model, data, samples=samples, **reading)
+    plain = reading if eval_data is None else unlabelled(reading)
+    feeds = open_for_model(prepared.model, data, samples=samples, **plain)
     if eval_data is not None:
         other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
         (calibrating,) = subsets(feeds, 1, (0,))
@@ -225,7 +240,7 @@ def _ratio(choosing: Subset, reporting: Subset) -> float | None:
 def _check_data(model: PathLike, aim: Aim, parts: _Parts, provider: str) -> None:
     """Run the float model on a sample that chooses and on one that reports, so that what they lack is said at once."""
     for records in (parts.choosing.records, parts.reporting.records):
-        aim.check(probe(model, records, aim.metric, provider=provider, state=parts.feeds.states))
+        aim.check(probe(model, records, aim.metric, aim.decode, provider=provider, state=parts.feeds.states))
 
 
 @dataclass(slots=True)

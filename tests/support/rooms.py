@@ -76,7 +76,9 @@ ROOMS = {
     "pipeline.rewrite": _room("a plan applied to the prepared graph; no policy", f"{_CORE} graph"),
     "pipeline.verify": _room("what onnxruntime runs of it, and whether it computes the same", _BELOW),
     "evaluation": _room(
-        "metrics, latency, gates: models beside the float one", f"{_CORE} graph runtime execution feeds"
+        "metrics, decoders of boxes, latency, gates: models beside the float one",
+        f"{_CORE} graph runtime execution feeds",
+        "numpy faster_coco_eval",
     ),
     "quantization": _room(
         "`quantize`: the candidates for a plan, measured",

@@ -75,6 +75,7 @@ class MaxDrop:
 class MetricInfo:
     """A metric that was measured.
 
+    share: whether a similarity is the share of what both models say, so that what one alone says is a drop from 1.
     worst: the least value of a metric whose best is 1; None where there is none, or the metric is the user's.
     """
 
@@ -82,6 +83,7 @@ class MetricInfo:
     kind: MetricKind
     lower_is_better: bool
     worst: float | None = field(default=None, metadata=UNWRITTEN)
+    share: bool = field(default=False, metadata=UNWRITTEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ class Score:
 
     `drop` is how much worse than float it is, positive = worse, whichever way the metric counts;
     `relative_drop` is the same as a fraction of float's value. Both are None for float itself and for
-    similarity metrics, and `relative_drop` where float scores 0.
+    similarity metrics (unless these are shares), and `relative_drop` where float scores 0. `by_class` is the value of
+    each class by its number, empty for metrics that have none.
     """
 
     # documents have it as the key of the others
@@ -98,6 +101,7 @@ class Score:
     value: float
     drop: float | None = None
     relative_drop: float | None = None
+    by_class: tuple[tuple[str, float], ...] = field(default=(), metadata=UNWRITTEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +255,17 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.4g}%"
 
 
+def _score(score: Score) -> dict[str, Any]:
+    by_class = {"by_class": encoded(dict(score.by_class))} if score.by_class else {}
+    return {**encoded(score), **by_class}
+
+
 def _model(model: ModelResult) -> dict[str, Any]:
     return {
         "name": model.name,
         "path": model.path,
         "size_bytes": model.size_bytes,
-        "metrics": {score.metric: encoded(score) for score in model.scores},
+        "metrics": {score.metric: _score(score) for score in model.scores},
         "sqnr_db": json_number(model.sqnr_db),
         "sqnr_db_by_output": encoded(dict(model.sqnr_db_by_output)),
         "agreement": model.agreement,

@@ -163,7 +163,7 @@ def are_whole(labels: np.ndarray) -> bool:
     """Return whether labels are whole numbers that int64 holds, in whatever type."""
     if labels.dtype.kind != "f":
         return labels.dtype.kind in "iub"
-    return bool(np.all((labels == np.floor(labels)) & (np.abs(labels) < 2**63)))
+    return bool(np.all((labels == np.floor(labels)) & (np.abs(labels.astype(np.float64)) < 2**63)))
 
 
 def _check_range(labels: np.ndarray, seen: Observation, output: ClassOutput, metric: str) -> None:

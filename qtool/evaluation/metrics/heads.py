@@ -15,8 +15,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qtool.core.errors import DataError, arg
+from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.sqnr import Parts
+from qtool.evaluation.decoding.user import DecodeSpec, decoder_name, resolve_decoder
+from qtool.evaluation.metrics.detection import Detector
+from qtool.feeds.boxes import BOXES, CROWD, MASKS
 
 THRESHOLD = 0.5
 LABELS = "labels"
@@ -49,7 +52,8 @@ class Heads:
     classes: one class a sample. tokens: one class a token. score: the name of the output with one value a sample.
     token_labels: whether the labels are the tokens'. predicted: the output whose predictions are compared with float's;
     likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
-    output, those that differ in kind.
+    output, those that differ in kind. detector: finds boxes, where somebody says how the
+    outputs become boxes.
     """
 
     classes: ClassOutput | None = None
@@ -59,18 +63,36 @@ class Heads:
     predicted: ClassOutput | None = None
     likely: bool = False
     parts: Mapping[str, Parts] = field(default_factory=dict)
+    detector: Detector | None = None
 
 
 NO_HEADS = Heads()
 
 
 def find_heads(
-    outputs: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], size: int, *, in_steps: bool = False
+    outputs: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    size: int,
+    *,
+    in_steps: bool = False,
+    decode: DecodeSpec | None = None,
 ) -> Heads:
     """Return the heads of a model whose first batch has these outputs and labels, for `size` samples.
 
-    With `in_steps` a sample is a sequence of steps, its outputs are [size, steps, ...], and steps are the tokens.
+    With `in_steps` a sample is a sequence of steps, its outputs are [size, steps, ...], and steps are the tokens. With
+    `decode` the outputs are boxes, and say no classes of samples or tokens that could be compared with float's.
+
+    Raises:
+        UsageError: there is no such decoder, or there are steps, whose boxes are not decoded.
     """
+    if decode is not None:
+        if in_steps:
+            raise UsageError(f"{arg('decode', decoder_name(decode))}: does not go with {arg('state')}; leave one out")
+        return Heads(
+            classes=find_class_output(outputs, size),
+            tokens=_find_tokens(outputs, size),
+            detector=Detector(resolve_decoder(decode)),
+        )
     tokens = _labelled_tokens(outputs, labels, size)
     if in_steps:
         tokens_found = tokens or _find_steps(outputs)
@@ -175,7 +197,19 @@ def one_hot_classes(array: np.ndarray, columns: int) -> np.ndarray | None:
 
 
 def default_metric(heads: Heads, labels: Mapping[str, np.ndarray], size: int) -> str:
-    """Return the name of the metric that the labels ask for: token_accuracy, top1, else sqnr."""
+    """Return the name of the metric that the labels ask for: token_accuracy, top1, else sqnr.
+
+    Where boxes are decoded it is map, or without labelled boxes box_agreement; of masks miou.
+
+    Raises:
+        UsageError: boxes lie beside pictures, and are not decoded.
+    """
+    if heads.detector is not None:
+        return "map" if BOXES in labels else "box_agreement"
+    if MASKS in labels:
+        return "miou"
+    if CROWD in labels:
+        raise UsageError(f"{arg('labels')} are boxes; say how the outputs become boxes with {arg('decode')}")
     if heads.token_labels:
         return "token_accuracy"
     array = labels.get(LABELS)

@@ -1,8 +1,10 @@
 """The view that a metric has of a batch: one model's outputs, beside float's outputs and the labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+
+from qtool.core.numerics.sqnr import unlike
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +13,7 @@ class Observation:
 
     `outputs` and `reference` (the float model's outputs) have the same names and shapes; `labels` is
     everything in the data beside the inputs, first axis = samples. `start` is the index of the first sample,
-    `size` their number.
+    `size` their number. `shapes` are those of the inputs, by name.
     """
 
     model: str
@@ -20,6 +22,20 @@ class Observation:
     labels: dict[str, np.ndarray]
     start: int
     size: int
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def holds_nan(seen: Observation) -> bool:
+    """Return whether an output of the model holds NaN where float's does not."""
+    return any(_holds_nan(array, seen.reference[name]) for name, array in seen.outputs.items())
+
+
+def _holds_nan(output: np.ndarray, reference: np.ndarray) -> bool:
+    if output.dtype.kind != "f":
+        return False
+    if output.shape != reference.shape:
+        return bool(np.isnan(output).any())
+    return bool((np.isnan(output) & unlike(reference, output)).any())
 
 
 def rows(output: np.ndarray, size: int) -> np.ndarray:

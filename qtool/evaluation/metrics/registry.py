@@ -3,16 +3,21 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import MetricInfo, MetricKind
+from qtool.evaluation.decoding.decoders import DECODERS
+from qtool.evaluation.decoding.user import DecodeSpec, decoder_name
 from qtool.evaluation.metrics.auc import Auc
 from qtool.evaluation.metrics.classes import TopK, require_class_output
 from qtool.evaluation.metrics.confusion import F1, Matthews
 from qtool.evaluation.metrics.correlation import Pearson, Spearman
+from qtool.evaluation.metrics.detection import COCO_OVERLAPS, BoxAgreement, Detector, MeanAveragePrecision
 from qtool.evaluation.metrics.heads import ClassOutput, Heads
 from qtool.evaluation.metrics.observation import Observation
+from qtool.evaluation.metrics.pictures import Psnr, Ssim, peak_of
+from qtool.evaluation.metrics.pixels import PixelClasses
 from qtool.evaluation.metrics.similarity import Cosine, Mse, Sqnr
 from qtool.evaluation.metrics.tokens import TokenAccuracy, TokenAgreement, require_tokens
 from qtool.evaluation.metrics.user import UserAccumulator, UserMetric, check_user_metric, load_user_metric
@@ -31,13 +36,26 @@ class Accumulator(Protocol):
         """Return the metric over all batches. Raises `DataError`."""
 
 
+@runtime_checkable
+class ByClass(Protocol):
+    """An accumulator that gives the metric of each class too, by the class's number."""
+
+    def by_class(self) -> dict[str, float]:
+        """Return the value of each class, once `result` was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric that can be measured; `perfect` is float's own value where the metric compares with float."""
+    """A metric that can be measured.
+
+    perfect: float's own value where the metric compares with float. decodes: whether it reads boxes, so that the heads
+    must have a detector.
+    """
 
     info: MetricInfo
     start: Callable[[Heads], Accumulator]
     perfect: float | None = None
+    decodes: bool = False
 
     @property
     def name(self) -> str:
@@ -64,8 +82,8 @@ def resolve_metrics(specs: MetricSpec | Sequence[MetricSpec]) -> tuple[Metric, .
     given = [specs] if isinstance(specs, str) or callable(specs) else specs
     several = [name for spec in given for name in (_split(spec) if isinstance(spec, str) else [spec])]
     for spec in dict.fromkeys(several):
-        if isinstance(spec, str) and (spec in _BUILTIN or spec.partition(":")[0] == WER):
-            resolved[spec] = _BUILTIN[spec] if spec in _BUILTIN else _wer(spec)
+        if isinstance(spec, str) and (spec in _BUILTIN or spec.partition(":")[0] in _PARAMETERS):
+            resolved[spec] = _BUILTIN[spec] if spec in _BUILTIN else _PARAMETERS[spec.partition(":")[0]](spec)
             continue
         if isinstance(spec, str):
             short, full, found = spec.rpartition(":")[2], spec, load_user_metric(spec, _BUILTIN)
@@ -87,10 +105,29 @@ def resolve_metric(spec: MetricSpec) -> Metric:
     return found[0]
 
 
+def check_decode(metrics: Sequence[Metric], decode: DecodeSpec | None) -> None:
+    """Refuse a metric of boxes that nobody says how to decode, and a decoder whose boxes nothing reads.
+
+    Raises:
+        UsageError: it is so.
+    """
+    reading = [metric.name for metric in metrics if metric.decodes]
+    if reading and decode is None:
+        raise UsageError(
+            f"{arg('metric', reading[0])}: reads boxes; say how the outputs become boxes with {arg('decode')}: "
+            f"{', '.join(DECODERS)}, or file.py:FUNCTION"
+        )
+    if metrics and decode is not None and not reading:
+        raise UsageError(
+            f"{arg('decode', decoder_name(decode))}: says nothing to {', '.join(metric.name for metric in metrics)}; "
+            f"add {arg('metric', 'map')}, or leave it out"
+        )
+
+
 def _split(spec: str) -> list[str]:
     """Names of metrics with commas between them; what is no name stays as it is."""
     parts = [part.strip() for part in spec.split(",")]
-    return parts if all(part in _BUILTIN or part.partition(":")[0] == WER for part in parts) else [spec]
+    return parts if all(part in _BUILTIN or part.partition(":")[0] in _PARAMETERS for part in parts) else [spec]
 
 
 def _user(found: UserMetric, name: str) -> Metric:
@@ -114,6 +151,22 @@ def _wer(name: str) -> Metric:
     )
 
 
+def _boxes(name: str, overlaps: Sequence[float]) -> Metric:
+    info = MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False, worst=0.0)
+    return Metric(info, lambda heads: MeanAveragePrecision(name, _detector(heads), overlaps), decodes=True)
+
+
+def _detector(heads: Heads) -> Detector:
+    assert heads.detector is not None, "check_decode has seen to it"
+    return heads.detector
+
+
+def _picture(make: Callable[[str, float | None], Accumulator], spec: str, worst: float | None = None) -> Metric:
+    peak = peak_of(spec)
+    info = MetricInfo(spec, MetricKind.ACCURACY, lower_is_better=False, worst=worst)
+    return Metric(info, lambda _: make(spec.partition(":")[0], peak))
+
+
 def _similarity(
     name: str, start: Callable[[Heads], Accumulator], perfect: float, *, lower_is_better: bool = False
 ) -> Metric:
@@ -134,10 +187,28 @@ _BUILTIN = {
         _accuracy("token_accuracy", lambda heads: TokenAccuracy(require_tokens(heads, "token_accuracy"))),
         _wer(WER),
         _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
+        _boxes("map", COCO_OVERLAPS),
+        _boxes("map50", COCO_OVERLAPS[:1]),
+        Metric(
+            MetricInfo("box_agreement", MetricKind.SIMILARITY, lower_is_better=False, share=True),
+            lambda heads: BoxAgreement(_detector(heads)),
+            1.0,
+            decodes=True,
+        ),
+        _accuracy("miou", lambda _: PixelClasses("miou", mean=True)),
+        _accuracy("pixel_accuracy", lambda _: PixelClasses("pixel_accuracy", mean=False)),
+        _picture(Psnr, "psnr"),
+        _picture(Ssim, "ssim", -1.0),
         _similarity("cosine", lambda _: Cosine(), 1.0),
         _similarity("sqnr", lambda heads: Sqnr(heads.parts), math.inf),
         _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
     )
 }
+_PARAMETERS: dict[str, Callable[[str], Metric]] = {
+    WER: _wer,
+    "psnr": lambda spec: _picture(Psnr, spec),
+    "ssim": lambda spec: _picture(Ssim, spec, -1.0),
+}
+"""Those that take something behind a colon."""
 NAMES = tuple(_BUILTIN)
 """In the order of the documentation."""

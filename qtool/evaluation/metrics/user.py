@@ -15,8 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.core.numerics.sqnr import unlike
-from qtool.evaluation.metrics.observation import Observation
+from qtool.evaluation.metrics.observation import Observation, holds_nan
 from qtool.feeds import load_function, raised, refuse_to_stop
 
 ScoreFunction = Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], Any]
@@ -92,7 +91,7 @@ class UserAccumulator:
 
     def update(self, seen: Observation) -> None:
         """Hand one batch to the metric. Raises `DataError`."""
-        self._nan = self._nan or any(_holds_nan(array, seen.reference[n]) for n, array in seen.outputs.items())
+        self._nan = self._nan or holds_nan(seen)
         if self._nan:
             return
         where = f"failed on {seen.model}, samples {seen.start} to {seen.start + seen.size - 1}"
@@ -139,14 +138,6 @@ class UserAccumulator:
         except BaseException as error:
             refuse_to_stop(error)
             raise DataError(f"{arg('metric', self._name)}: {what}: {raised(error)}; correct the metric") from error
-
-
-def _holds_nan(output: np.ndarray, reference: np.ndarray) -> bool:
-    if output.dtype.kind != "f":
-        return False
-    if output.shape != reference.shape:
-        return bool(np.isnan(output).any())
-    return bool((np.isnan(output) & unlike(reference, output)).any())
 
 
 def _kind(value: object) -> str:

@@ -13,6 +13,7 @@ from qtool.core.errors import DataError, ModelError, UsageError, VerificationErr
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
 from qtool.core.state import State
+from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.gates import scored_drop
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
@@ -54,7 +55,7 @@ class Tally:
             return
         if self.states:
             outputs, reference = as_sequence(outputs, self.states), as_sequence(reference, self.states)
-        self._sums.update(Observation(name, outputs, reference, item.labels, item.start, item.size))
+        self._sums.update(Observation(name, outputs, reference, item.labels, item.start, item.size, item.shapes))
 
     def figures(self, reference: float | None) -> Figures:
         """Return the value of the metric, its drop from float's value `reference`, and the SQNR."""
@@ -90,6 +91,7 @@ class Analysis:
     path: Path | None
     found: dict[tuple[str, View], Found]
     states: tuple[State, ...] = ()
+    decode: DecodeSpec | None = None
     heads: Heads = NO_HEADS
     samples: int = 0
     data: str = ""
@@ -171,7 +173,7 @@ class Analysis:
             outputs = as_sequence(outputs, self.states)
         example = {name: array for (view, name, _), array in item.live.items() if view is None}
         parts = find_parts(self.prepared.model, example)
-        heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states))
+        heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states), decode=self.decode)
         self.heads = replace(heads, parts=parts)
         default = default_metric(self.heads, item.labels, item.size)
         if self.metric is None and default != "sqnr":

@@ -23,9 +23,10 @@ from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import VIEWS, Sensitivity, View
 from qtool.core.records.statistics import Statistics
-from qtool.evaluation.evaluate import probe
+from qtool.evaluation.decoding.user import DecodeSpec, decoder_name
+from qtool.evaluation.evaluate import probe, with_boxes
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
-from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
@@ -53,6 +54,7 @@ def sensitivity(
     *,
     calibration: PathLike | Statistics,
     metric: MetricSpec | None = None,
+    decode: DecodeSpec | None = None,
     calibrator: Calibrator | str | None = None,
     scheme: Scheme | None = None,
     target: str = "auto",
@@ -70,7 +72,7 @@ def sensitivity(
     output: PathLike | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
-    **reading: Unpack[ReadOptions],
+    **reading: Unpack[LabelledOptions],
 ) -> Sensitivity:
     """Measure every layer that `quantize` would quantise, alone and left out, and return them ranked.
 
@@ -81,6 +83,7 @@ def sensitivity(
         data: samples, and labels where the metric needs them; see `qtool.evaluate`, also for metric.
         calibration: a calibration file, or the statistics themselves.
         metric: one metric. None: as in `qtool.evaluate`, where that is not sqnr, else SQNR alone.
+        decode: how the outputs become boxes, as in `qtool.evaluate`.
         calibrator, scheme, target, form, bias_correction, smoothing, include_ops, exclude_ops, exclude: as for
             `qtool.quantize`.
         views: `alone`: one layer quantised; `without`: all quantised but one. The first one given ranks.
@@ -92,8 +95,8 @@ def sensitivity(
         executor: where layers are measured, a few in each piece of work, `threads` and `memory` each; None is this
             process. See `qtool.calibrate`.
         progress: is told of every layer.
-        reading: preprocess, tokenizer, max_length, trim, state: see `qtool.feeds.ReadOptions`. With `state` steps are
-            measured one by one, each from the float model's state.
+        reading: preprocess, tokenizer, max_length, trim, state, labels: see `qtool.feeds.LabelledOptions`. With `state`
+            steps are measured one by one, each from the float model's state.
 
     Raises:
         UsageError: options that make no sense, or an `output` that belongs to another analysis.
@@ -124,7 +127,7 @@ def sensitivity(
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
-    found = probe(model, data, metric, **reading)
+    found = probe(model, data, metric, decode, **reading)
     if found.metrics[0].name == "sqnr" and not found.numbers:
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
     half = halved(prepared, statistics)
@@ -135,7 +138,7 @@ def sensitivity(
             f"{prepared.name}: no layer is quantised with these options, and tables of rows are not ranked; leave more "
             "layers to quantise"
         )
-    feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
+    feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **with_boxes(decode, reading))
     return measure_layers(
         prepared,
         lambda floating: best.leaving(floating, settled=False),
@@ -143,6 +146,7 @@ def sensitivity(
         feeds,
         again=best.leaving,
         metric=metric,
+        decode=decode,
         views=views,
         compute=compute,
         memory=memory,
@@ -158,6 +162,7 @@ def measure_layers(
     *,
     again: PlanOf | None = None,
     metric: MetricSpec | None = None,
+    decode: DecodeSpec | None = None,
     views: View | Sequence[View] = VIEWS,
     compute: Compute = HERE,
     memory: int = MEMORY,
@@ -175,8 +180,10 @@ def measure_layers(
     path = None if output is None else Path(output)
     full = plan_of(())
     identity = _identity(full, chosen, asked)
+    if decode is not None:
+        identity["decode"] = decoder_name(decode)
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
-    analysis = Analysis(prepared, full, chosen, asked, identity, path, found, feeds.states)
+    analysis = Analysis(prepared, full, chosen, asked, identity, path, found, feeds.states, decode)
 
     def run(variants: Sequence[Variant]) -> None:
         if compute.executor is None:

@@ -55,7 +55,10 @@ def make_job(layer: str, view: View, base: Base, variant: Plan) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One batch. outputs: of each view's base; float's under `alone`. live: what was asked for of their inside."""
+    """One batch. outputs: of each view's base; float's under `alone`. live: what was asked for of their inside.
+
+    shapes: of the inputs, by name.
+    """
 
     start: int
     size: int
@@ -63,6 +66,7 @@ class Item:
     digest: bytes
     outputs: dict[View, dict[str, np.ndarray]]
     live: dict[Key, np.ndarray]
+    shapes: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,8 @@ class Bases:
         outputs: dict[View, dict[str, np.ndarray]] = {}
         live = self._live(batch, sessions, wanted, outputs)
         labels = {name: _read_only(array) for name, array in batch.labels.items()}
-        return Item(batch.start, batch.size, labels, _digest(batch), outputs, live)
+        shapes = {name: array.shape for name, array in batch.inputs.items()}
+        return Item(batch.start, batch.size, labels, _digest(batch), outputs, live, shapes)
 
     def _live(
         self,

@@ -56,6 +56,7 @@ _WORDS = {
     "model": "model",
     "plan": "calibration, calibrator, scheme, target or bias correction",
     "metric": "metric",
+    "decode": "decoder",
     "views": "choice of views",
     "data": "data or number of samples",
 }

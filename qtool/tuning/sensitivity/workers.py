@@ -7,6 +7,7 @@ from qtool.core.compute import Compute
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.sensitivity import View
+from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.metrics.registry import MetricSpec, resolve_metrics
 from qtool.execution import Missing, run, width
 from qtool.execution.running import Supplies
@@ -37,6 +38,7 @@ class _Work:
     full: Plan
     variants: tuple[Variant, ...]
     metric: MetricSpec | None
+    decode: DecodeSpec | None
     views: tuple[View, ...]
     source: Source
     data: str
@@ -78,6 +80,7 @@ def measure_elsewhere(
                 analysis.full,
                 tuple(variants[first : first + size]),
                 metric,
+                analysis.decode,
                 analysis.views,
                 feeds.source,
                 feeds.name,
@@ -120,6 +123,7 @@ def _measure(work: _Work, supplies: Supplies) -> _Measured | Missing:
         None,
         {},
         feeds.states,
+        work.decode,
     )
     measure(analysis, work.variants, TARGETS[work.full.target], feeds, work.compute, work.memory, {})
     return _Measured(analysis.overview(), analysis.found)

@@ -1,0 +1,1 @@
+"""Raw outputs of a detector -> the boxes that it finds in each picture."""
