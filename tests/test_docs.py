@@ -9,7 +9,9 @@ import pytest
 import qtool
 from qtool.core.numerics.calibrators import CALIBRATORS
 from qtool.core.records.recipe import ASKED
+from qtool.evaluation.decoding.decoders import DECODERS
 from qtool.evaluation.metrics.registry import NAMES as METRICS
+from qtool.feeds import PRESETS
 from qtool.targets.tables import TARGETS
 from tests.support import api_reference, cli_reference
 from tests.support.places import REPOSITORY
@@ -95,11 +97,13 @@ def test_a_page_on_adding_is_short_and_ends_with_what_is_touched(page):
     ("page", "names"),
     [
         ("metrics.md", METRICS),
+        ("detection.md", DECODERS),
+        ("data.md", PRESETS),
         ("quantization.md", [kind.method for kind in CALIBRATORS]),
         ("quantization.md", TARGETS),
         ("recovery.md", [f"--{argument.replace('_', '-')}" for argument in ASKED.values()]),
     ],
-    ids=["metrics", "calibrators", "targets", "steps of recovery"],
+    ids=["metrics", "decoders", "presets", "calibrators", "targets", "steps of recovery"],
 )
 def test_what_a_user_may_name_is_explained(page, names):
     text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ from qtool.core.errors import QtoolError
 from qtool.core.tensorspec import InputSpec
 from qtool.feeds import open_feeds
 from qtool.tuning.sensitivity.resume import load_found
+from tests.support.detectors import coco, masks_of, squares, write_masks, write_pictures, write_yolo
 
 NASTY: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2, 3, 127, 128, 255, 256, 2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400, 0.5,
@@ -315,6 +317,12 @@ class Preprocesses(Campaign):
             "layout": "NCHW", "color": "RGB", "scale": 0.00392, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.2, 0.2],
             "size": [8, 8], "resize": "center-crop", "crop": 0.875, "input_name": "x", "label_offset": 1,
         }  # fmt: skip
+        if rng.random() < 0.5:
+            del document["crop"]
+            document |= {
+                "preset": "yolo", "resize": "letterbox", "pad": [1, 2, 3], "interpolation": "linear", "edges": [8, 16],
+                "categories": "id",
+            }  # fmt: skip
         if rng.random() < 0.3:
             path = self.folder / "p.toml"
             text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in document.items())
@@ -323,6 +331,32 @@ class Preprocesses(Campaign):
             path = written(rng, self.folder / "p.json", document)
         spec = InputSpec("x", np.dtype(np.float32), ("N", 3, "H", "W"))
         return lambda: list(open_feeds(self.folder / "im", [spec], preprocess=path))
+
+
+class Annotations(Campaign):
+    """Labels beside pictures: COCO's annotations, YOLO's text files and masks, with the pictures that they are of."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        pictures, self.found = squares(2)
+        write_pictures(folder / "images", pictures)
+        self.document = coco(self.found)
+
+    def mutant(self, rng: random.Random) -> Callable[[], object]:
+        kind = rng.choice(("coco.json", "texts", "masks"))
+        labels = self.folder / kind
+        if kind == "coco.json":
+            written(rng, labels, self.document)
+        else:
+            shutil.rmtree(labels, ignore_errors=True)
+            if kind == "texts":
+                write_yolo(labels, self.found)
+            else:
+                write_masks(labels, masks_of(self.found))
+            spoilt = rng.choice(sorted(labels.iterdir()))
+            spoilt.write_bytes(changed_bytes(rng, spoilt.read_bytes()))
+        spec = InputSpec("x", np.dtype(np.float32), ("N", 3, 32, 48))
+        return lambda: list(open_feeds(self.folder / "images", [spec], preprocess="yolo", labels=labels))
 
 
 class Configs(Campaign):
@@ -437,7 +471,7 @@ class Analyses(Campaign):
 
 KINDS: dict[str, type[Campaign]] = {
     kind.__name__.lower(): kind
-    for kind in (Plans, Calibrations, Arrays, Pictures, Preprocesses, Configs, Texts, Tables, Analyses)
+    for kind in (Plans, Calibrations, Arrays, Pictures, Preprocesses, Annotations, Configs, Texts, Tables, Analyses)
 }
 
 
