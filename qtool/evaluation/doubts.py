@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from qtool.core.errors import QtoolError
+from qtool.core.records.evaluation import ModelResult
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, predictions
 from qtool.graph import edit, model_io
 
@@ -159,6 +160,16 @@ class LabelDoubts:
                 "classes; check that the labels are of this data and in its order, and the preprocessing"
             ]
         return []
+
+
+def nothing_right(model: ModelResult) -> list[str]:
+    """Return a line for each metric over classes of boxes or pixels of which float has nothing at all."""
+    return [
+        f"{model.name}: {score.metric} is 0 in float; check how pictures are preprocessed and outputs decoded, and "
+        "that classes of labels count from 0 as the model's"
+        for score in model.scores
+        if score.by_class and score.value == 0
+    ]
 
 
 def spreads_of(inputs: Mapping[str, np.ndarray]) -> dict[str, Spread]:

@@ -29,7 +29,7 @@ from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.evaluation.decoding.user import DecodeSpec
-from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids
+from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids, nothing_right
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -147,7 +147,7 @@ def evaluate(
         steps=comparison.steps if feeds.states else None,
         states=tuple(map(str, feeds.states)),
         provider=provider,
-        warnings=comparison.doubts(paths),
+        warnings=(*nothing_right(models[0]), *comparison.doubts(paths)),
     )
 
 

@@ -32,13 +32,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    notes = (
-        zero_lines(evaluation)
-        + quantized_lines(evaluation)
-        + node_lines(evaluation)
-        + output_lines(evaluation)
-        + nan_lines(evaluation)
-    )
+    notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
     return notes + [gate_line(gate) for gate in evaluation.gates]
 
 
@@ -65,17 +59,6 @@ def quantized_lines(evaluation: Evaluation) -> list[str]:
     """Return a line where the float model is quantised itself, which all others are compared with; else none."""
     model = evaluation.float_model
     return [f"{model.name}: is quantised itself; the others are compared with it, not with float"] * model.quantized
-
-
-def zero_lines(evaluation: Evaluation) -> list[str]:
-    """Return a line for each metric over classes of which float has nothing at all; else none."""
-    model = evaluation.float_model
-    return [
-        f"{model.name}: {score.metric} is 0 in float; check how pictures are preprocessed and outputs decoded, and "
-        "that classes of labels count from 0 as the model's"
-        for score in model.scores
-        if score.by_class and score.value == 0
-    ]
 
 
 def node_lines(evaluation: Evaluation) -> list[str]:
