@@ -45,13 +45,17 @@ _FEW, _KEPT = 4, 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
-    """A plan and where it comes from; `trial` says how it measured, None where there was nothing to compare it with."""
+    """A plan and where it comes from; `trial` says how it measured, None where there was nothing to compare it with.
+
+    floating: names of nodes that the plan leaves in float besides what the scheme excludes.
+    """
 
     graph: FloatGraph
     planner: Planner
     calibrator: Calibrator
     plan: Plan
     trial: Trial | None = None
+    floating: frozenset[str] = frozenset()
 
     @property
     def sqnr_db(self) -> float:
@@ -71,10 +75,15 @@ class Candidate:
             return self.plan
         return self.planner.plan(self.calibrator, floating=floating, corrected=bool(self.plan.shifts), settled=settled)
 
+    def by(self, calibrator: Calibrator, *, corrected: bool) -> "Candidate":
+        """Return the candidate with the ranges of another calibrator, biases corrected or not; it was not measured."""
+        plan = self.planner.plan(calibrator, floating=self.floating, corrected=corrected)
+        return replace(self, calibrator=calibrator, plan=plan, trial=None)
+
     def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
         """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
-        self.planner.reject(layers)
-        plan = self.planner.plan(self.calibrator, corrected=bool(self.plan.shifts))
+        self.planner.reject(layers, self.floating)
+        plan = self.planner.plan(self.calibrator, floating=self.floating, corrected=bool(self.plan.shifts))
         return replace(self, plan=plan)
 
 

@@ -47,7 +47,7 @@ def attempt(name, model, data, folder, **options):
     folder.mkdir()
     try:
         calibrated = qtool.calibrate(model, data, folder / "c.calib")
-        result = qtool.quantize(model, folder / "q.onnx", calibration=calibrated.output, **options)
+        result = qtool.quantize(model, folder / "q.onnx", calibration=calibrated.output, partial=False, **options)
     except QtoolError as error:
         text = str(error)
         assert text.count("\n") == 0, (name, text)
