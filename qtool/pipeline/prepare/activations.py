@@ -15,9 +15,8 @@ has more dimensions than x, x is not float32, or the numbers are others by more 
 """
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,8 @@ from qtool.graph.edit import Array, Model, Node, Value
 _POINTS = np.concatenate([np.linspace(-9.03, 8.97, 83), np.linspace(-1.9, 2.1, 29), [-60.0, 60.0]])
 _TOLERANCE = 2e-6
 _MOST_NODES = 14
+_GELU_SINCE = 20
+_OWN_GELU = {"none": "Gelu", "tanh": "FastGelu"}
 
 _erf: Callable[[Array], Array] = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -37,8 +38,8 @@ def _sigmoid(x: Array) -> Array:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def _clip(x: Array, low: Any = -np.inf, high: Any = np.inf) -> Array:
-    return np.clip(x, low, high)
+def _clip(x: Array, low: float | None = None, high: float | None = None) -> Array:
+    return np.clip(x, -np.inf if low is None else low, np.inf if high is None else high)
 
 
 def _hard_sigmoid(x: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
@@ -56,7 +57,7 @@ def _tanh_gelu(x: Array) -> Array:
 _COMPUTED: dict[str, Callable[..., Any]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power, "Neg": np.negative,
     "Min": np.minimum, "Max": np.maximum, "Clip": _clip, "Relu": lambda x: np.maximum(x, 0.0), "Exp": np.exp,
-    "Erf": lambda x: _erf(x), "Tanh": np.tanh, "Sigmoid": _sigmoid, "Reciprocal": np.reciprocal,
+    "Erf": _erf, "Tanh": np.tanh, "Sigmoid": _sigmoid, "Reciprocal": np.reciprocal,
     "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish,
 }  # fmt: skip
 
@@ -81,8 +82,6 @@ class _Run:
         known: dict[Value | None, Any] = {self.source: points, None: None}
         for node in self.nodes:
             arguments = [known[v] if v in known else _number(v) for v in node.inputs]
-            if node.op_type == "Clip":
-                arguments = [arguments[0], *(np.inf * s if a is None else a for s, a in zip((-1, 1), arguments[1:]))]
             known[node.outputs[0]] = _COMPUTED[node.op_type](*arguments, **edit.attribute_values(node))
         result: Array = known[self.nodes[-1].outputs[0]]
         return result
@@ -90,14 +89,28 @@ class _Run:
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """An activation function, and how it is written; `form`: the operators of that, which are left alone.
-
-    write: model, source, names, a name to begin with -> the nodes in order.
-    """
+    """An activation function, and the operator that it becomes; gated: the operator makes what x is multiplied by."""
 
     compute: Callable[[Array], Array]
-    form: tuple[str, ...]
-    write: Callable[[Model, Value, edit.Names, str], list[Node]]
+    operator: str
+    attributes: Mapping[str, object] = field(default_factory=dict)
+    gated: bool = False
+
+    @property
+    def form(self) -> tuple[str, ...]:
+        return (self.operator, "Mul") if self.gated else (self.operator,)
+
+
+# an attribute is float32: a longer number would not survive serialisation
+_SIXTH, _FIFTH = (float(np.float32(1.0 / n)) for n in (6.0, 5.0))
+_FUNCTIONS = (
+    _Function(lambda x: x * (1.0 + _erf(x / math.sqrt(2.0))) / 2.0, "Gelu", {"approximate": "none"}),
+    _Function(_tanh_gelu, "Gelu", {"approximate": "tanh"}),
+    _Function(lambda x: x * _sigmoid(x), "Sigmoid", gated=True),
+    _Function(_hard_swish, "HardSigmoid", {"alpha": _SIXTH, "beta": 0.5}, gated=True),
+    _Function(lambda x: _hard_sigmoid(x, 1.0 / 6.0), "HardSigmoid", {"alpha": _SIXTH, "beta": 0.5}),
+    _Function(_hard_sigmoid, "HardSigmoid", {"alpha": _FIFTH, "beta": 0.5}),
+)
 
 
 def apply(model: Model) -> int:
@@ -110,8 +123,7 @@ def apply(model: Model) -> int:
         for run in _runs_to(last, order):
             found = _recognized(run)
             if found is not None:
-                for node in _replace(model, run, found):
-                    order[node] = order[last]
+                order |= dict.fromkeys(_replace(model, run, found), order[last])
                 count += 1
                 break
     return count
@@ -166,7 +178,7 @@ def _number(value: Value | None) -> float:
 def _replace(model: Model, run: _Run, function: _Function) -> list[Node]:
     last = run.nodes[-1]
     old = last.outputs[0]
-    nodes = function.write(model, run.source, edit.Names(model.graph), str(old.name))
+    nodes = _written(model, run.source, function, last)
     for node in nodes:
         node.outputs[0].type, node.outputs[0].shape = old.type, old.shape
         edit.take_origins(node, *run.nodes)
@@ -177,41 +189,15 @@ def _replace(model: Model, run: _Run, function: _Function) -> list[Node]:
     return nodes
 
 
-def _node(op: str, inputs: list[Value], names: edit.Names, base: str, domain: str = "", **attributes: object) -> Node:
-    name = names.fresh(f"{base}_{op.lower()}")
-    return edit.new_node(
-        op, inputs, name, name=names.fresh(f"{base}_{op.lower()}_node"), attributes=attributes, domain=domain
-    )
+def _written(model: Model, x: Value, function: _Function, last: Node) -> list[Node]:
+    names = edit.Names(model.graph)
 
+    def made(operator: str, *inputs: Value, domain: str = "", **attributes: object) -> Node:
+        output, name = (names.fresh(f"{base}_{operator.lower()}") for base in (last.outputs[0].name, last.name))
+        return edit.new_node(operator, inputs, output, name=name, attributes=attributes, domain=domain)
 
-def _write_gelu(model: Model, x: Value, names: edit.Names, base: str, approximate: str) -> list[Node]:
-    if opset.opset_of(model) >= 20:
-        return [_node("Gelu", [x], names, base, approximate=approximate)]
-    edit.import_domain(model, contrib.DOMAIN, 1)
-    return [_node("Gelu" if approximate == "none" else "FastGelu", [x], names, base, contrib.DOMAIN)]
-
-
-def _write_gated(model: Model, x: Value, names: edit.Names, base: str, gate: str, **attributes: float) -> list[Node]:
-    first = _node(gate, [x], names, base, **attributes)
-    return [first, _node("Mul", [x, first.outputs[0]], names, base)]
-
-
-def _write_hard_sigmoid(model: Model, x: Value, names: edit.Names, base: str, alpha: float) -> list[Node]:
-    return [_node("HardSigmoid", [x], names, base, alpha=alpha, beta=0.5)]
-
-
-# an attribute is float32: a longer number would not survive serialisation
-_SIXTH, _FIFTH = (float(np.float32(1.0 / n)) for n in (6.0, 5.0))
-_FUNCTIONS = (
-    _Function(lambda x: x * (1.0 + _erf(x / math.sqrt(2.0))) / 2.0, ("Gelu",), partial(_write_gelu, approximate="none")),
-    _Function(_tanh_gelu, ("FastGelu",), partial(_write_gelu, approximate="tanh")),
-    _Function(lambda x: x * _sigmoid(x), ("Sigmoid", "Mul"), partial(_write_gated, gate="Sigmoid")),
-    _Function(
-        _hard_swish, ("HardSigmoid", "Mul"),
-        partial(_write_gated, gate="HardSigmoid", alpha=_SIXTH, beta=0.5),
-    ),
-    _Function(
-        lambda x: _hard_sigmoid(x, 1.0 / 6.0), ("HardSigmoid",), partial(_write_hard_sigmoid, alpha=_SIXTH)
-    ),
-    _Function(_hard_sigmoid, ("HardSigmoid",), partial(_write_hard_sigmoid, alpha=_FIFTH)),
-)  # fmt: skip
+    if function.operator == "Gelu" and opset.opset_of(model) < _GELU_SINCE:
+        edit.import_domain(model, contrib.DOMAIN, 1)
+        return [made(_OWN_GELU[str(function.attributes["approximate"])], x, domain=contrib.DOMAIN)]
+    first = made(function.operator, x, **function.attributes)
+    return [first, made("Mul", x, first.outputs[0])] if function.gated else [first]

@@ -22,32 +22,57 @@ from qtool.pipeline.prepare.fold_affine import fold_scalar
 
 def apply(model: Model) -> int:
     """Fold each gate behind a layer, in place; return how many gates were folded."""
-    names = edit.Names(model.graph)
-    count = 0
-    for gate in list(model.graph):
-        x = gate.inputs[0] if edit.is_main_op(gate, "HardSigmoid") else None
+    folder = _Folder(model)
+    return sum(folder.fold(gate) for gate in list(model.graph) if edit.is_main_op(gate, "HardSigmoid"))
+
+
+class _Folder:
+    """Changes `model`; equal numbers are one constant."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.names = model, edit.Names(model.graph)
+        self._numbers: dict[float, Value] = {}
+
+    def fold(self, gate: Node) -> bool:
+        """Fold one gate; return whether it could be folded."""
+        x = gate.inputs[0]
         layer = None if x is None else _layer_of(x, gate)
         if x is None or layer is None:
-            continue
+            return False
         alpha, beta = (float(edit.attribute(gate, k, v)) for k, v in (("alpha", 0.2), ("beta", 0.5)))
         readers = edit.consumers(x)
-        if readers == [gate] and alpha != 0.0 and fold_scalar(model, layer, alpha, beta, names):
-            _clip(model, gate, x, 1.0, names)
-            count += 1
-        elif _is_product(readers, gate, x) and alpha > 0.0:
-            root = math.sqrt(alpha)
-            if fold_scalar(model, layer, root, 0.0, names):
-                shift = edit.add_initializer(
-                    model.graph, names.fresh(f"{gate.name}_shift"), np.asarray(beta / root, np.float32)
-                )
-                base = f"{gate.outputs[0].name}_shifted"
-                moved = edit.new_node("Add", [x, shift], names.fresh(base), name=names.fresh(f"{base}_node"))
-                moved.outputs[0].type, moved.outputs[0].shape = x.type, x.shape
-                model.graph.insert_before(gate, moved)
-                edit.take_origins(moved, gate)
-                _clip(model, gate, moved.outputs[0], 1.0 / root, names)
-                count += 1
-    return count
+        if readers == [gate]:
+            if alpha == 0.0 or not fold_scalar(self.model, layer, alpha, beta, self.names):
+                return False
+            self._clip(gate, x, 1.0)
+            return True
+        root = math.sqrt(max(alpha, 0.0))
+        if (
+            not _is_product(readers, gate, x)
+            or root == 0.0
+            or not fold_scalar(self.model, layer, root, 0.0, self.names)
+        ):
+            return False
+        moved = self._insert("Add", gate, [x, self._number(beta / root)], "shifted")
+        moved.outputs[0].type, moved.outputs[0].shape = x.type, x.shape
+        edit.take_origins(moved, gate)
+        self._clip(gate, moved.outputs[0], 1.0 / root)
+        return True
+
+    def _clip(self, gate: Node, x: Value, high: float) -> None:
+        edit.replace_node(gate, self._insert("Clip", gate, [x, self._number(0.0), self._number(high)], "clip"))
+
+    def _insert(self, op: str, gate: Node, inputs: list[Value], suffix: str) -> Node:
+        output, name = (self.names.fresh(f"{base}_{suffix}") for base in (gate.outputs[0].name, gate.name))
+        node = edit.new_node(op, inputs, output, name=name)
+        self.model.graph.insert_before(gate, node)
+        return node
+
+    def _number(self, number: float) -> Value:
+        if number not in self._numbers:
+            array = np.asarray(number, np.float32)
+            self._numbers[number] = edit.add_initializer(self.model.graph, self.names.fresh("gate_bound"), array)
+        return self._numbers[number]
 
 
 def _layer_of(x: Value, gate: Node) -> Layer | None:
@@ -67,14 +92,3 @@ def _is_product(readers: list[Node], gate: Node, x: Value) -> bool:
         and set(product.inputs) == {x, gate.outputs[0]}
         and sorted(map(id, readers)) == sorted(map(id, (gate, product)))
     )
-
-
-def _clip(model: Model, gate: Node, x: Value, high: float, names: edit.Names) -> None:
-    bounds = [
-        edit.add_initializer(model.graph, names.fresh(f"{gate.name}_{end}"), np.asarray(bound, np.float32))
-        for end, bound in (("low", 0.0), ("high", high))
-    ]
-    name = names.fresh(f"{gate.name}_clip")
-    clip = edit.new_node("Clip", [x, *bounds], names.fresh(f"{gate.outputs[0].name}_clip"), name=name)
-    model.graph.insert_before(gate, clip)
-    edit.replace_node(gate, clip)

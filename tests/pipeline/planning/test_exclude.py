@@ -278,7 +278,7 @@ def _equal(net: Net) -> str:
 def _hard_swish(net: Net) -> str:
     h = net.conv("x", 3, 8)
     clipped = net("Clip", net("Add", h, net.const(3.0)), net.const(0.0), net.const(6.0), name="part")
-    return net("Div", net("Mul", h, clipped), net.const(6.0))
+    return net("Div", net("Mul", h, clipped), net.const(6.0), name="last")
 
 
 FOLDED = {
@@ -288,7 +288,7 @@ FOLDED = {
     "what computes a weight": (_computed_weight, {"layer"}),
     "an equal layer": (_equal, {"layer"}),
     "spatial mean": (_mean, {"part_pool"}),
-    "hard swish": (_hard_swish, {"part_hardswish"}),
+    "hard swish": (_hard_swish, {"last_hardsigmoid_shifted", "last_mul"}),
 }
 
 
