@@ -1,7 +1,7 @@
 """Small float models: one for each row of the CPU tables, and what onnxruntime must make of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -199,6 +199,10 @@ def _residual_relu(net: Net, h: str) -> str:
 
 def _silu(net: Net, h: str) -> str:
     return net("Mul", h, net("Sigmoid", h))
+
+
+def _mish(net: Net, h: str) -> str:
+    return net("Mul", h, net("Tanh", net("Softplus", h)))
 
 
 def _squeeze_excite(net: Net, h: str) -> str:
@@ -419,7 +423,9 @@ BRIDGES: dict[str, Pattern] = {
     "onnxruntime's gelu": _float("com.microsoft.Gelu", _bridge("Gelu", domain="com.microsoft"), Gelu=1),
     "fast gelu": _float("com.microsoft.FastGelu", _bridge("FastGelu", domain="com.microsoft"), FastGelu=1),
     "quick gelu": _float("com.microsoft.QuickGelu", _bridge("QuickGelu", domain="com.microsoft"), QuickGelu=1),
-    "mish": _float("Mish", _bridge("Mish"), Softplus=1, Tanh=1, Mul=1),
+    "softplus and tanh": _float("Tanh", _mish, Sigmoid=1, Sub=2, Mul=1, Div=1, QLinearMul=1),
+    # two nodes read the DQ
+    "mish": replace(_float("Mish", _bridge("Mish"), Sigmoid=1, Sub=2, Mul=2, Div=1), edges=(2, 3)),
 }
 FLOAT: dict[str, Pattern] = {
     "conv transpose": _float("ConvTranspose", _conv_transpose, ConvTranspose=1),
