@@ -2,9 +2,12 @@
 
 A layer reads through a *twin*: a second DQ whose scale is a vector of equal numbers. `WeightBiasQuantization`, which
 rounds the float weights of a Conv, ConvTranspose or Gemm behind a DQ with a scalar, leaves it alone, and so does the
-selector for a MatMul of two activations. Unary and pooling selectors do take a vector, and then the model does not
-load. So everything else, and a layer of whose input no dimension is known, reads through a *barrier*: a Max of one
-tensor, behind a DQ with a scalar, which computes nothing and which no selector knows.
+selector for a MatMul of two activations. Along channels it costs what a scalar one does; a bias behind a DQ would cost
+a Conv its blocked layout (docs/lab-notebook.md). Unary and pooling selectors do take a vector, and then the model does
+not load. So everything else, and a layer of whose input no dimension but the last is known, reads through a *barrier*:
+a Max of one tensor, behind a DQ with a scalar, which copies it and which no selector knows. It stands only where a
+selector would match, which wants a DQ on every input and a Q behind, and behind the smallest of the inputs; and where
+it lets several float nodes share a DQ.
 
 onnxruntime also moves a DQ forward and a Q backward through pass-throughs: one in front of such a node has the barrier
 in front of itself, and behind one that must stay float another barrier stands in front of the Q. So has one whose
@@ -81,6 +84,10 @@ def hidden_readers(model: Model, selection: Selection, quantized: Collection[Val
             # the selectors want a DQ on every input: one less is enough
             index, value = min(read, key=lambda item: _size(item[1]))
             result.barred_readers.setdefault(value, []).append((str(node.name), index))
+        elif node in selection.kept and not is_linear(node):
+            for index, value in read:
+                if finder.is_shared(value):
+                    result.barred_readers.setdefault(value, []).append((str(node.name), index))
     result.barred.update(value for value in quantized if _passed_on_in_float(value, selection))
     return result
 
@@ -115,6 +122,13 @@ class _Finder:
                 kept or any(reader.graph is node.graph and self.means(reader) for reader in readers)
             )
         return "barrier" if hidden else None
+
+    def is_shared(self, value: Value) -> bool:
+        """Whether several nodes read it in float: behind one barrier they fuse, as Sigmoid and Mul to QuickGelu.
+
+        onnxruntime gives each of them a DQ of its own otherwise (`EnsureUniqueDQForNodeUnit`).
+        """
+        return sum(node in self.selection.kept for node in edit.consumers(value)) > 1
 
     def _has_dq(self, value: Value | None) -> bool:
         """Whether a DQ stands in front of its readers, or is moved there; a constant of a float node has none."""
