@@ -43,11 +43,11 @@ def define(model: ir.Model) -> None:
     for op_type, steps in _BODIES.items():
         used = [node for node in model.graph if node.domain == DOMAIN and node.op_type == op_type]
         if used and all(len(node.inputs) == 1 for node in used) and used[0].op_identifier() not in model.functions:
-            model.functions[used[0].op_identifier()] = ir.from_proto(_function(op_type, steps))
+            model.functions[used[0].op_identifier()] = ir.serde.deserialize_function(_function(op_type, steps))
 
 
 def _function(op_type: str, steps: Sequence[_Step]) -> onnx.FunctionProto:
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     for op, inputs, output in steps:
         for number in inputs:
             if number[0].isdigit() and not any(number in node.output for node in nodes):

@@ -35,11 +35,11 @@ _erf: Callable[[Array], Array] = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: Array) -> Array:
-    return 1.0 / (1.0 + np.exp(-x))
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
 def _clip(x: Array, low: float | None = None, high: float | None = None) -> Array:
-    return np.clip(x, -np.inf if low is None else low, np.inf if high is None else high)
+    return np.asarray(np.clip(x, -np.inf if low is None else low, np.inf if high is None else high))
 
 
 def _hard_sigmoid(x: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
@@ -51,7 +51,7 @@ def _hard_swish(x: Array) -> Array:
 
 
 def _tanh_gelu(x: Array) -> Array:
-    return x * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+    return np.asarray(x * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))))
 
 
 _COMPUTED: dict[str, Callable[..., Any]] = {
@@ -116,6 +116,7 @@ _FUNCTIONS = (
 def apply(model: Model) -> int:
     """Rewrite each activation function that is recognised, in place; return how many were rewritten."""
     order = {node: float(i) for i, node in enumerate(model.graph)}
+    names = edit.Names(model.graph)
     count = 0
     for last in list(model.graph):
         if last.graph is None or not edit.is_main_op(last, *_COMPUTED):
@@ -123,7 +124,7 @@ def apply(model: Model) -> int:
         for run in _runs_to(last, order):
             found = _recognized(run)
             if found is not None:
-                order |= dict.fromkeys(_replace(model, run, found), order[last])
+                order |= dict.fromkeys(_replace(model, run, found, names), order[last])
                 count += 1
                 break
     return count
@@ -136,14 +137,17 @@ def _runs_to(last: Node, order: dict[Node, float]) -> Iterator[_Run]:
     while len(nodes) <= _MOST_NODES and waiting:
         if len(waiting) == 1:
             yield _Run(next(iter(waiting)), tuple(reversed(nodes)))
-        makers = {value: value.producer() for value in waiting}
-        value = max(makers, key=lambda v: order.get(makers[v], -1.0) if makers[v] is not None else -1.0)
-        maker = makers[value]
+        value = max(waiting, key=lambda value: _place(value.producer(), order))
+        maker = value.producer()
         inside = maker is not None and maker.graph is last.graph and edit.is_main_op(maker, *_COMPUTED)
         if maker is None or not inside or value.is_graph_output() or not set(edit.consumers(value)) <= set(nodes):
             return
         nodes.append(maker)
         waiting = (waiting - {value}) | {v for _, v in edit.activations(maker)}
+
+
+def _place(node: Node | None, order: Mapping[Node, float]) -> float:
+    return -1.0 if node is None else order.get(node, -1.0)
 
 
 def _recognized(run: _Run) -> _Function | None:
@@ -175,10 +179,10 @@ def _number(value: Value | None) -> float:
     return float(edit.constant(value).reshape(())[()])
 
 
-def _replace(model: Model, run: _Run, function: _Function) -> list[Node]:
+def _replace(model: Model, run: _Run, function: _Function, names: edit.Names) -> list[Node]:
     last = run.nodes[-1]
     old = last.outputs[0]
-    nodes = _written(model, run.source, function, last)
+    nodes = _written(model, run.source, function, last, names)
     for node in nodes:
         node.outputs[0].type, node.outputs[0].shape = old.type, old.shape
         edit.take_origins(node, *run.nodes)
@@ -189,15 +193,13 @@ def _replace(model: Model, run: _Run, function: _Function) -> list[Node]:
     return nodes
 
 
-def _written(model: Model, x: Value, function: _Function, last: Node) -> list[Node]:
-    names = edit.Names(model.graph)
-
-    def made(operator: str, *inputs: Value, domain: str = "", **attributes: object) -> Node:
+def _written(model: Model, x: Value, function: _Function, last: Node, names: edit.Names) -> list[Node]:
+    def made(operator: str, inputs: list[Value], attributes: Mapping[str, object], domain: str = "") -> Node:
         output, name = (names.fresh(f"{base}_{operator.lower()}") for base in (last.outputs[0].name, last.name))
-        return edit.new_node(operator, inputs, output, name=name, attributes=attributes, domain=domain)
+        return edit.new_node(operator, inputs, output, name=name, attributes=dict(attributes), domain=domain)
 
     if function.operator == "Gelu" and opset.opset_of(model) < _GELU_SINCE:
         edit.import_domain(model, contrib.DOMAIN, 1)
-        return [made(_OWN_GELU[str(function.attributes["approximate"])], x, domain=contrib.DOMAIN)]
-    first = made(function.operator, x, **function.attributes)
-    return [first, made("Mul", x, first.outputs[0])] if function.gated else [first]
+        return [made(_OWN_GELU[str(function.attributes["approximate"])], [x], {}, contrib.DOMAIN)]
+    first = made(function.operator, [x], function.attributes)
+    return [first, made("Mul", [x, first.outputs[0]], {})] if function.gated else [first]
