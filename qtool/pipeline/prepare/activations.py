@@ -47,7 +47,7 @@ def _hard_sigmoid(x: Array, alpha: float = 0.2, beta: float = 0.5) -> Array:
 
 
 def _hard_swish(x: Array) -> Array:
-    return x * _hard_sigmoid(x, 1.0 / 6.0)
+    return np.asarray(x * _hard_sigmoid(x, 1.0 / 6.0))
 
 
 def _tanh_gelu(x: Array) -> Array:
