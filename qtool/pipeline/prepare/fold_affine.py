@@ -68,7 +68,7 @@ def fold_scalar(model: Model, layer: Layer, factor: float, shift: float, names: 
     if not _foldable(layer):
         return False
     m = layer.output_size(edit.constant(layer.weight).shape)
-    return _fold(model, layer, _Affine(np.full(m, factor), np.full(m, shift)), names)
+    return _fold(model, layer, _Affine(np.full(m, factor), np.full(m, shift)), names, {})
 
 
 def _foldable(layer: Layer) -> bool:

@@ -79,8 +79,10 @@ def _layer_of(x: Value, gate: Node) -> Layer | None:
     """The layer that makes x, whose weight nothing else reads."""
     node = x.producer()
     layer = None if node is None or x.is_graph_output() or node.graph is not gate.graph else Layer.of(node)
-    shared = layer is None or layer.weight is None or len(list(layer.weight.uses())) != 1
-    return None if shared else layer
+    weight = None if layer is None else layer.weight
+    # a weight that others make is computed from theirs where it is written
+    alone = weight is not None and len(list(weight.uses())) == 1 and edit.origin_of(weight) is None
+    return layer if alone else None
 
 
 def _is_product(readers: list[Node], gate: Node, x: Value) -> bool:

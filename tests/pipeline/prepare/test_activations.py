@@ -37,12 +37,13 @@ def tanh(net: Net, x: str, order: str) -> str:
     return net("Mul", net("Mul", net.const(0.5), x), net("Add", net("Tanh", inner), one))
 
 
-def after(function: Build, x: str = "Relu") -> Build:
-    return lambda net: net("Relu", function(net, net(x, net.conv("x", 3, 8))))
+def after(function: Build) -> Build:
+    return lambda net: net("Relu", function(net, net("Abs", net.conv("x", 3, 8))))
 
 
-GELU, TANH = {"Conv": 1, "Relu": 2, "Gelu": 1}, {"Conv": 1, "Relu": 2, "FastGelu": 1}
-SIGMOID, GATED = {"Conv": 1, "Relu": 2, "HardSigmoid": 1}, {"Conv": 1, "Relu": 2, "Sigmoid": 1, "Mul": 1}
+AROUND = {"Conv": 1, "Abs": 1, "Relu": 1}
+GELU, TANH = AROUND | {"Gelu": 1}, AROUND | {"FastGelu": 1}
+SIGMOID, GATED = AROUND | {"HardSigmoid": 1}, AROUND | {"Sigmoid": 1, "Mul": 1}
 FORMS = {
     "erf, half last": (lambda n, x: erf(n, x, "half last"), GELU),
     "erf, times, x / 2": (lambda n, x: erf(n, x, "times, x / 2"), GELU),
