@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.tensorspec import InputSpec
+from qtool.graph import contrib
 from qtool.graph.protos import from_proto, to_proto
 from qtool.graph.subgraphs import subgraphs
 
@@ -137,6 +138,7 @@ def _light(model: ir.Model) -> ir.Model:
 
 
 def _inferred(light: ir.Model) -> ir.Model | None:
+    contrib.define(light)
     try:
         return from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
     except Exception:

@@ -144,7 +144,7 @@ class Planner:
     def _remedy(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
         """The cheapest form that was not tried: with a quantised output, with ranges of each run, in float."""
         node = next((node for node in self.prepared.model.graph if node.name == layer), None)
-        rule = None if node is None else self.target.rules.get(node.op_type)
+        rule = None if node is None else self.target.rule(node)
         if node is not None and rule is not None and rule.kind == "weighted" and self.scheme.form_of(layer) == "static":
             follower = edit.single_consumer(node.outputs[0])
             clipped = follower is not None and edit.is_main_op(follower, "Relu", "Clip")

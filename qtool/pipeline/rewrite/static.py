@@ -9,6 +9,7 @@ from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
+from qtool.pipeline.rewrite.float_forms import write_mish
 
 
 def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
@@ -25,6 +26,8 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
 def shift_biases(model: Model, plan: Plan) -> Model:
     """Return a copy of the prepared graph, still float, whose biases have the plan's shifts added.
 
+    Where onnxruntime runs it, Mish is written in operators that it computes fast.
+
     Raises:
         ModelError: the plan names a node that the graph does not hold, or a bias of another size.
     """
@@ -40,6 +43,8 @@ def shift_biases(model: Model, plan: Plan) -> Model:
         value = (exact.astype(np.float64) + np.asarray(shift.shift)).astype(np.float32)
         corrected = edit.add_initializer(shifted.graph, names.fresh(f"{bias.name}_{name}_corrected"), value)
         nodes[name].replace_input_with(index, corrected)
+    if any(plan.integer.values()) or plan.stored:
+        write_mish(shifted)
     return shifted
 
 
