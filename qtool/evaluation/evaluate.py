@@ -12,6 +12,7 @@ import numpy as np
 
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
+from qtool.core.concurrency import side_by_side
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.numerics.sqnr import measured_outputs
 from qtool.core.progress import Progress, silent
@@ -25,7 +26,7 @@ from qtool.core.records.evaluation import (
     MetricKind,
     ModelResult,
 )
-from qtool.core.state import rollout
+from qtool.core.state import State, rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.evaluation.gates import check_gates, judge, scored_drop
@@ -119,23 +120,32 @@ def evaluate(
         one = _one_sample(feeds, data, specs["inputs"], sessions[0], reading)
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
-    models = comparison.results(paths, timed)
-    infos = tuple(metric.info for metric in comparison.metrics)
-    return Evaluation(
-        data=feeds.name,
-        samples=comparison.samples,
-        batch_size=comparison.batch_size,
-        threads=threads,
-        metrics=infos,
-        float_model=models[0],
-        candidates=tuple(models[1:]),
-        gates=judge(models[0], models[1:], infos, drop, min_sqnr),
-        class_output=_class_output(comparison.heads, models[1:], infos),
-        latency=setup,
-        steps=comparison.steps if feeds.states else None,
-        states=tuple(map(str, feeds.states)),
-        provider=provider,
-    )
+    found = comparison.evaluation(paths, feeds, provider, timed)
+    gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr)
+    return replace(found, threads=threads, gates=gates, latency=setup)
+
+
+def compare(
+    float_model: str | Path,
+    candidates: Sequence[str | Path],
+    data: Data,
+    metric: MetricSpec | None,
+    compute: Compute,
+    states: Sequence[State],
+) -> Evaluation:
+    """Measure candidates beside the float model, a batch a thread, so that the figures are the same on any number.
+
+    Each model runs in one thread. Other arguments, and the errors, are those of `evaluate`.
+    """
+    paths = _existing(float_model, candidates)
+    sessions = list(side_by_side(lambda path: Session(path, provider=compute.provider), paths))
+    for session in sessions[1:]:
+        check_interface(sessions[0], session, 1)
+    inputs = fed_specs_of(sessions[0].inputs, paths[0])
+    feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
+    comparison = _Comparison(sessions, None if metric is None else resolve_metrics(metric), None, None)
+    comparison.add(run_models(sessions, paths, feeds, compute, beside=True), feeds, compute.progress)
+    return comparison.evaluation(paths, feeds, compute.provider)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +153,13 @@ class Probed:
     """The measures that can be taken of a model on data.
 
     metrics: those that `evaluate` takes. classes: whether an output says classes, so that predictions can be compared
-    with float's. numbers: whether an output has an SQNR.
+    with float's. numbers: whether an output has an SQNR. by_sample: whether these classes are of samples, not tokens.
     """
 
     metrics: tuple[MetricInfo, ...]
     classes: bool
     numbers: bool
+    by_sample: bool
 
 
 def probe(
@@ -165,7 +176,9 @@ def probe(
     comparison = _Comparison([session], None if metric is None else resolve_metrics(metric), None, None)
     comparison.add(run_here([session], islice(feeds, 1), feeds.states), feeds, silent)
     infos = tuple(found.info for found in comparison.metrics)
-    return Probed(infos, comparison.heads.predicted is not None, comparison.numbers)
+    heads = comparison.heads
+    classes = heads.predicted is not None
+    return Probed(infos, classes, comparison.numbers, classes and heads.predicted == heads.classes)
 
 
 @dataclass(slots=True)
@@ -209,6 +222,28 @@ class _Comparison:
         self.trials = tuple(
             Measurement(session, self.metrics, self.heads, is_float=index == 0)
             for index, session in enumerate(self.sessions)
+        )
+
+    def evaluation(
+        self, paths: Sequence[Path], feeds: Feeds, provider: str, timed: Sequence[Latency] | None = None
+    ) -> Evaluation:
+        """Return the figures of all models, which have run in one thread, without gates."""
+        models = self.results(paths, timed)
+        infos = tuple(metric.info for metric in self.metrics)
+        return Evaluation(
+            data=feeds.name,
+            samples=self.samples,
+            batch_size=self.batch_size,
+            threads=1,
+            metrics=infos,
+            float_model=models[0],
+            candidates=tuple(models[1:]),
+            gates=(),
+            class_output=_class_output(self.heads, models[1:], infos),
+            latency=None,
+            steps=self.steps if feeds.states else None,
+            states=tuple(map(str, feeds.states)),
+            provider=provider,
         )
 
     def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:

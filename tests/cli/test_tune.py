@@ -115,7 +115,7 @@ def test_an_interrupt_of_the_last_evaluation_leaves_the_model(place, monkeypatch
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qtool.tuning.tune.evaluate", interrupt)
+    monkeypatch.setattr("qtool.tuning.tune.compare", interrupt)
     with pytest.raises(SystemExit) as caught:
         main(["tune", "m.onnx", "--data", "d.npz", "--calibrators", "max", "--min-sqnr", "1", "-o", "q.onnx"])
     assert caught.value.code == 130
