@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qtool.core.errors import ModelError, VerificationError
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
 from qtool.core.records.tuning import FLOAT, Step
 from qtool.tuning.ranking import Rank
@@ -99,7 +100,7 @@ class Floating:
         for _ in range(_PROBES):
             middle = len(ranked) if best is None else (few + many) // 2
             step = self._tried(ranked[:middle], keep=False) if few < middle else None
-            if step is not None and aim.holds(step):
+            if step is not None and aim.holds(step) and loudness(step.sqnr_db) >= self.trail.demand_db:
                 many, best = middle, step
             elif best is None:
                 return
