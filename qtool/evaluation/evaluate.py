@@ -35,7 +35,7 @@ from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
-from qtool.evaluation.run import BatchRun, run_here, run_models
+from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
 from qtool.graph.finite import fed_specs_of
@@ -132,19 +132,25 @@ def compare(
     metric: MetricSpec | None,
     compute: Compute,
     states: Sequence[State],
+    reference: Reference | None = None,
 ) -> Evaluation:
     """Measure candidates beside the float model, a batch a thread, so that the figures are the same on any number.
 
-    Each model runs in one thread. Other arguments, and the errors, are those of `evaluate`.
+    Each model runs in one thread. `reference`: of the float model, where this data was run over before. Other
+    arguments, and the errors, are those of `evaluate`.
     """
     paths = _existing(float_model, candidates)
-    sessions = list(side_by_side(lambda path: Session(path, provider=compute.provider), paths))
+    made = paths if reference is None else paths[1:]
+    sessions = list(side_by_side(lambda path: Session(path, provider=compute.provider), made))
+    sessions = sessions if reference is None else [reference.session, *sessions]
     for session in sessions[1:]:
         check_interface(sessions[0], session, 1)
     inputs = fed_specs_of(sessions[0].inputs, paths[0])
     feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
     comparison = _Comparison(sessions, None if metric is None else resolve_metrics(metric), None, None)
-    comparison.add(run_models(sessions, paths, feeds, compute, beside=True), feeds, compute.progress)
+    comparison.add(
+        run_models(sessions, paths, feeds, compute, beside=True, reference=reference), feeds, compute.progress
+    )
     return comparison.evaluation(paths, feeds, compute.provider)
 
 

@@ -4,7 +4,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -43,8 +43,37 @@ class BatchRun:
     origin: str
 
 
+@dataclass(slots=True)
+class Reference:
+    """The first of the models, and what it computes on data that is run over again and again, as far as that fits.
+
+    room: bytes that are left for it.
+    """
+
+    session: Session
+    room: int
+    known: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def outputs(self, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
+        """Return the outputs for a batch of this data. Raises as `run_models` does."""
+        found = self.known.get(batch.start)
+        if found is None:
+            found = _outputs(self.session, batch, states)
+            size = sum(output.nbytes for output in found.values())
+            if size <= self.room:
+                self.room -= size
+                self.known[batch.start] = found
+        return found
+
+
 def run_models(
-    sessions: Sequence[Session], paths: Sequence[Path], feeds: Feeds, compute: Compute, *, beside: bool = False
+    sessions: Sequence[Session],
+    paths: Sequence[Path],
+    feeds: Feeds,
+    compute: Compute,
+    *,
+    beside: bool = False,
+    reference: Reference | None = None,
 ) -> Iterator[BatchRun]:
     """Run each batch through all models, where `compute` says; yields them in order.
 
@@ -53,6 +82,7 @@ def run_models(
         paths: their files, which workers load.
         beside: let the threads take a batch each, so that their number changes no figure, instead of all of them the
             same one; `sessions` have one thread then.
+        reference: of the first model, where it has one; workers do without.
 
     Raises:
         ModelError: an output is not a tensor of numbers.
@@ -60,12 +90,16 @@ def run_models(
         WorkerError: a worker failed.
     """
     if compute.executor is None:
-        return run_here(sessions, feeds, feeds.states, compute.threads if beside else 1)
+        return run_here(sessions, feeds, feeds.states, compute.threads if beside else 1, reference)
     return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker(), beside=beside)
 
 
 def run_here(
-    sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State], beside: int = 1
+    sessions: Sequence[Session],
+    batches: Iterable[Batch],
+    states: Sequence[State],
+    beside: int = 1,
+    reference: Reference | None = None,
 ) -> Iterator[BatchRun]:
     """Run each batch through all models in this process, so many batches at once; yields them in order.
 
@@ -75,10 +109,8 @@ def run_here(
     def run(batch: Batch) -> BatchRun:
         for session in sessions:
             check_fixed(batch.inputs, session.fixed, batch.origin, session.name)
-        outputs = tuple(
-            run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
-            for session in sessions
-        )
+        known = () if reference is None else (reference.outputs(batch, states),)
+        outputs = (*known, *(_outputs(session, batch, states) for session in sessions[len(known) :]))
         steps = sequence_length(states, batch.inputs) if states else 0
         return BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin)
 
@@ -87,6 +119,10 @@ def run_here(
         return
     with ThreadPoolExecutor(beside) as pool:
         yield from in_order(pool, beside + 1, run, batches)
+
+
+def _outputs(session: Session, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
+    return run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,7 +137,9 @@ def _inline(model: ir.Model, name: str) -> None:
         common.InlinePass()(model)
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ModelError(f"{name}: a function cannot be inlined ({reason}); export the model without functions") from error
+        raise ModelError(
+            f"{name}: a function cannot be inlined ({reason}); export the model without functions"
+        ) from error
     for node in model.graph.all_nodes():
         _check_inputs(node, opset_of(model), name)
 

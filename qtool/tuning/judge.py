@@ -15,6 +15,7 @@ from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
 from qtool.core.state import State
 from qtool.evaluation.evaluate import compare
+from qtool.evaluation.run import Reference
 from qtool.graph import external, model_io
 from qtool.graph.edit import Model
 from qtool.graph.model_files import model_files, model_size
@@ -39,7 +40,7 @@ class Judge:
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
     budget: is told what judging takes. states: what is fed back there. compute: where and how candidates are judged.
-    samples: how many there are to choose on, once that is known.
+    reference: of the float model, over the records. samples: how many there are to choose on, once that is known.
     """
 
     source: Path
@@ -51,6 +52,7 @@ class Judge:
     budget: Budget
     compute: Compute
     states: tuple[State, ...] = ()
+    reference: Reference | None = None
     macs: dict[str, int | None] = field(default_factory=dict)
     possible: frozenset[str] = frozenset()
     samples: int | None = None
@@ -85,7 +87,9 @@ class Judge:
 
     def _measured(self, files: Mapping[str, Path], plans: Mapping[str, Plan]) -> dict[str, Step]:
         begun = time.monotonic()
-        found = compare(self.source, list(files.values()), self.choosing, self.aim.metric, self.compute, self.states)
+        found = compare(
+            self.source, list(files.values()), self.choosing, self.aim.metric, self.compute, self.states, self.reference
+        )
         self.budget.judged(time.monotonic() - begun, 1 + len(files))
         self.samples = found.samples
         for file in files.values():

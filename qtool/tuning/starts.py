@@ -11,17 +11,19 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Scheme
 from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE
 from qtool.core.text import amount
+from qtool.evaluation.run import Reference
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
+from qtool.runtime.session import Session
 from qtool.targets.rules import Target
 from qtool.tuning.aim import Aim
 from qtool.tuning.budget import Budget
 from qtool.tuning.judge import Judge
-from qtool.tuning.parts import Parts
+from qtool.tuning.parts import KEPT, Parts
 from qtool.tuning.search import Attempt
 
 _PROOF_SHARE = 0.2
@@ -49,6 +51,7 @@ class Starts:
     compute: Compute
     originals: dict[tuple[str, ...], Original] = field(default_factory=dict)
     judges: list[Judge] = field(default_factory=list)
+    reference: Reference | None = None
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
 
     def attempts(self) -> list[Attempt]:
@@ -133,9 +136,16 @@ class Starts:
             self.budget,
             self.compute,
             self.parts.feeds.states,
+            self._shared(),
         )
         self.judges.append(judge)
         return judge
+
+    def _shared(self) -> Reference:
+        """What the float model computes on the data that chooses, which all judges compare with."""
+        if self.reference is None:
+            self.reference = Reference(Session(self.model, provider=self.compute.provider), KEPT)
+        return self.reference
 
     @property
     def chosen(self) -> int | None:
