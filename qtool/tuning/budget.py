@@ -16,9 +16,12 @@ SPENT = "the time budget"
 """Why something was not tried."""
 PROOF = "proof"
 """The name of the work that verifies and writes a model."""
+_PART = 0.15
+"""Of what is left: what calibration may take at most, the first trial, and running the examples."""
 _SHARE = 0.25
-"""Of the budget: what calibration may take at most, what the first trial may, and what the last evaluation is sure of.
-"""
+"""Of the budget: what is kept for the last evaluation at most."""
+_PASSES = 5.0
+"""Passes over the examples until the first model is proven, about."""
 _SLACK = 1.25
 """Times what the last evaluation is thought to take."""
 _END = (0.02, 0.3)
@@ -72,7 +75,16 @@ class Budget:
 
     def part(self) -> float:
         """Return the latest end of a part of the data that begins now, in time.monotonic."""
-        return float("inf") if self.seconds is None else time.monotonic() + self.seconds * _SHARE
+        return float("inf") if self.seconds is None else time.monotonic() + max(self.left, 0.0) * _PART
+
+    def examples(self, pace: float) -> int | None:
+        """Return how many examples may prove models and choose ranges; None: all. pace: seconds of one in calibration.
+
+        A model is run over them in several forms, before and in every proof.
+        """
+        if self.seconds is None:
+            return None
+        return max(1, int(max(self.left, 0.0) * _PART / _PASSES / max(pace, 1e-9)))
 
     def judged(self, seconds: float, models: int) -> None:
         """Record how long a pass over the data took for so many models, float counted, as the last evaluation will."""

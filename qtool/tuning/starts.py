@@ -26,11 +26,6 @@ from qtool.tuning.judge import Judge
 from qtool.tuning.parts import KEPT, Parts
 from qtool.tuning.search import Attempt
 
-_PROOF_SHARE = 0.2
-"""Of what is left of the budget: what one proof may take before it is done on fewer examples."""
-_PROOF_RUNS = 5.0
-"""Times what a run over the examples takes that a proof takes, about."""
-
 
 @dataclass(slots=True)
 class Starts:
@@ -52,6 +47,7 @@ class Starts:
     originals: dict[tuple[str, ...], Original] = field(default_factory=dict)
     judges: list[Judge] = field(default_factory=list)
     reference: Reference | None = None
+    examples: int | None = None
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
 
     def attempts(self) -> list[Attempt]:
@@ -110,19 +106,17 @@ class Starts:
 
     def _calibrated(self, *steps: str) -> FloatGraph | None:
         if steps not in self.known:
+            begun = time.monotonic()
             prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, self.tensors, self.compute)
+            most = self.budget.examples((time.monotonic() - begun) / max(statistics.samples, 1))
+            if most is not None and most < len(statistics.examples):
+                self.examples = most
+                statistics = replace(statistics, examples=statistics.examples[:most])
             original = Original(self.model, prepared.widened, statistics.examples)
-            soften, begun = self.target.on_cpu and not steps, time.monotonic()
+            soften = self.target.on_cpu and not steps
+            self.originals[steps] = original
             self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
-            self.originals[steps] = self._affordable(original, time.monotonic() - begun)
         return self.known[steps]
-
-    def _affordable(self, original: Original, seconds: float) -> Original:
-        """The examples that models are proven on: fewer where that would take much of the time budget."""
-        fit = self.budget.left * _PROOF_SHARE / max(seconds * _PROOF_RUNS, 1e-9)
-        if fit >= 1.0:
-            return original
-        return replace(original, examples=original.examples[: max(1, int(len(original.examples) * fit))])
 
     def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:
         judge = Judge(
@@ -157,5 +151,7 @@ class Starts:
         graph = self.known.get(())
         if self.parts.calibrating.cut is not None and graph is not None:
             yield f"the time budget let only {amount(graph.statistics.samples, 'sample')} calibrate"
+        if self.examples is not None:
+            yield f"the time budget let only {amount(self.examples, 'example')} prove models"
         if self.parts.choosing.cut is not None and self.chosen:
             yield f"the time budget let only {amount(self.chosen, 'sample')} choose"
