@@ -134,7 +134,7 @@ def compare(
     states: Sequence[State],
     reference: Reference | None = None,
 ) -> Evaluation:
-    """Measure candidates beside the float model, a batch a thread, so that the figures are the same on any number.
+    """Return the figures of candidates and the float model, measured a batch a thread: the same on any number of them.
 
     Each model runs in one thread. `reference`: of the float model, where this data was run over before. Other
     arguments, and the errors, are those of `evaluate`.

@@ -40,7 +40,7 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     if model.functions:
         # ONNX's converter loses the nodes that call them
         model = model.clone()
-        _inline(model)
+        _inline(model, name)
     light = model.clone()
     make_unique(light)
     old_operators.hide(light, version, name)
@@ -92,7 +92,7 @@ def _put_back(model: ir.Model, before: ir.Model, large: Mapping[str, ir.TensorPr
 def tidy(model: ir.Model, name: str) -> None:
     """Remove identities and dead nodes, inline functions, make constants initializers and sort the nodes; in place.
 
-    Names become unique in the whole model.
+    Names become unique in the whole model. `name`: what to call the model in messages.
 
     Raises:
         ModelError: a function cannot be inlined.

@@ -105,7 +105,7 @@ class Budget:
 
     @contextmanager
     def work(self, name: str) -> Iterator[None]:
-        """Do work that cannot be ended in the middle, unless as long as it took before would be too long.
+        """Time work that cannot be ended in the middle, and begin none that takes longer than is left; yields nothing.
 
         Raises:
             OutOfTimeError: it would be, and there is a model on disk.

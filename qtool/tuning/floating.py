@@ -18,6 +18,8 @@ _SHOWN = 3
 """Layers that are named in a line."""
 _RETURNED = 16
 """Layers that are tried in integers again at most."""
+_MOST = 64
+"""Layers that are left in float at most."""
 _PROBES = 6
 """Models that are judged at most to find out how much would have to stay in float."""
 
@@ -56,9 +58,13 @@ class Floating:
 
     def _within_limit(self, ranked: Sequence[str]) -> list[str]:
         """The layers that may be in float together, the worst first; one that is too large makes way for the next."""
-        judge, chosen, first = self.start.judge, [], None
+        judge = self.start.judge
+        chosen: list[str] = []
+        first: tuple[str, float] | None = None
         most, share = judge.aim.max_float_macs, judge.float_share(self.start.plan())
         for layer in ranked:
+            if len(chosen) == _MOST:
+                break
             if share + judge.share_of(layer) > most:
                 first = first or (layer, share + judge.share_of(layer))
                 continue

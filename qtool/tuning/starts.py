@@ -51,7 +51,7 @@ class Starts:
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
 
     def attempts(self) -> list[Attempt]:
-        """In the order in which they are tried: what mostly serves first."""
+        """Return them in the order in which they are tried: what mostly serves first."""
         result = []
         for label, graph in (("smoothed, ", self._smoothed), ("", self._plain)):
             result += [

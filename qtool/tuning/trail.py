@@ -68,7 +68,7 @@ class Trail:
         return enough(step, self.demand_db)
 
     def demand(self, decibels: float) -> None:
-        """Ask for this SQNR as well; the best of what was tried before is on disk then."""
+        """Raise the SQNR that is asked for beside the target; the best of what was tried before is on disk then."""
         self.demand_db = decibels
         for step in sorted((step for step in self.steps if step.what in self._tried), key=self._key):
             if self.best is not None and not better(step, self.best, decibels):
@@ -77,7 +77,7 @@ class Trail:
                 return
 
     def try_all(self, judge: Judge, makes: Makes, floating: Collection[str] = (), *, keep: bool = True) -> Step | None:
-        """Judge plans that leave `floating`, remember them, keep the best; return the best of these.
+        """Judge plans that leave `floating` in float, keep the best, and return the best of these.
 
         None where none could be judged. `keep`: whether they may be kept.
 
@@ -96,7 +96,7 @@ class Trail:
         return min(judged, key=self._key, default=None)
 
     def skip(self, what: str, error: Failure) -> None:
-        """Remember that something could not be tried, and why."""
+        """Record that something could not be tried, and why."""
         self.untried[what] = str(error)
         self.failure = self.failure or error
 
