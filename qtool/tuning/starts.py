@@ -29,7 +29,7 @@ from qtool.tuning.search import Attempt
 
 @dataclass(slots=True)
 class Starts:
-    """What `tune` starts from: the float graphs that `quantize` tries, and those with channels rescaled between layers.
+    """The float graphs that `quantize` tries, and those with channels rescaled between layers.
 
     Each is calibrated when it is first wanted.
     """
@@ -51,7 +51,7 @@ class Starts:
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
 
     def attempts(self) -> list[Attempt]:
-        """Return them in the order in which they are tried: what mostly serves first."""
+        """Return the attempts in the order in which they are tried: what mostly serves first."""
         result = []
         for label, graph in (("smoothed, ", self._smoothed), ("", self._plain)):
             result += [
@@ -143,7 +143,7 @@ class Starts:
 
     @property
     def chosen(self) -> int | None:
-        """How many samples choose, once a model was judged."""
+        """The number of samples that choose, None before a model was judged."""
         return next((judge.samples for judge in reversed(self.judges) if judge.samples is not None), None)
 
     def cut(self) -> Iterator[str]:
