@@ -3,16 +3,18 @@
 Source: the paper, section 6.2 (partial quantisation).
 """
 
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qtool.core.errors import ModelError, VerificationError
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
 from qtool.core.records.tuning import FLOAT, Step
+from qtool.core.text import amount
 from qtool.tuning.ranking import Rank
 from qtool.tuning.start import Start
-from qtool.tuning.trail import Trail
+from qtool.tuning.trail import Trail, better
 
 _SHOWN = 3
 """Layers that are named in a line."""
@@ -28,12 +30,14 @@ _PROBES = 6
 class Floating:
     """Leaves layers in float from one start, as few as meet what the trail asks for.
 
+    beside: starts of the same form, of which one may be better once the worst layers are in float.
     needed: the share of multiply-accumulates in float that meets the target on the choosing data, where more than may
     stay in float is needed; None where that is not known.
     """
 
     trail: Trail
     start: Start
+    beside: Sequence[Start]
     rank: Rank
     progress: Progress
     needed: float | None = None
@@ -52,9 +56,23 @@ class Floating:
         # with all of them in float there would be nothing to write
         ranked = list(self.rank(judge, self.start.plan, self.progress))[:-1]
         layers = self._within_limit(ranked)
-        while layers and self._fewest(layers):
+        while layers and (self._fewest(layers) or (self._changed(layers) and self._fewest(layers))):
             yield
         self._find_needed(ranked)
+
+    def _changed(self, layers: Sequence[str]) -> bool:
+        """Whether another start is better with these layers in float, whose noise hid it; it is the start then."""
+        own = self._tried(layers)
+        others = {f"{one.name}float: {amount(len(layers), 'layer')}": one for one in self.beside}
+        self.beside = ()
+        makes = {what: functools.partial(one.plan, layers) for what, one in others.items()}
+        best = self.trail.try_all(self.start.judge, makes, layers)
+        if best is None or (own is not None and not better(best, own, self.trail.demand_db)):
+            return False
+        start = others[best.what]
+        self.start = replace(start, label=start.name)
+        self._known = {frozenset(layers): best}
+        return True
 
     def _within_limit(self, ranked: Sequence[str]) -> list[str]:
         """The layers that may be in float together, the worst first; one that is too large makes way for the next."""

@@ -112,16 +112,17 @@ class Search:
         """Yield after each round."""
         trail = self.trail
         start, calibrator = None, calibrators[0]
+        beside: Sequence[Start] = ()
         self._ahead = [*(attempt.name for attempt in self.attempts), _MIXED, FLOAT]
         for attempt in self.attempts:
             before = trail.best
-            found = self._attempt(attempt, calibrators, calibrator)
-            if found is None:
+            starts = self._attempt(attempt, calibrators, calibrator)
+            if not starts:
                 continue
             if attempt.every:
-                calibrator = found.calibrator
+                calibrator = starts[0].calibrator
             if start is None or trail.best is not before:
-                start = found
+                start, *beside = starts
             yield
         if start is None:
             assert trail.failure is not None
@@ -132,11 +133,11 @@ class Search:
             trail.skip(_MIXED, error)
         self._ahead.remove(_MIXED)
         yield
-        self._floating = Floating(trail, start, self.rank, self.progress)
+        self._floating = Floating(trail, start, beside, self.rank, self.progress)
         yield from self._floating.rounds()
 
-    def _attempt(self, attempt: Attempt, calibrators: Sequence[Calibrator], best: Calibrator) -> Start | None:
-        """The best of the first round over one form of the graph; None where there is none, or none that works."""
+    def _attempt(self, attempt: Attempt, calibrators: Sequence[Calibrator], best: Calibrator) -> list[Start]:
+        """What the first round over one form of the graph tries, the best first; nothing where none works."""
         self.trail.budget.check()
         chosen = calibrators if attempt.every else (best,)
         judge = None
@@ -148,9 +149,9 @@ class Search:
         except (ModelError, VerificationError) as error:
             self.trail.skip(attempt.name, error)
         self._ahead.remove(attempt.name)
-        return None if judge is None else self._first_round(judge, attempt, chosen)
+        return [] if judge is None else self._first_round(judge, attempt, chosen)
 
-    def _first_round(self, judge: Judge, attempt: Attempt, calibrators: Sequence[Calibrator]) -> Start | None:
+    def _first_round(self, judge: Judge, attempt: Attempt, calibrators: Sequence[Calibrator]) -> list[Start]:
         """Every calibrator, with bias correction and without; one where no range is calibrated."""
         starts = {
             f"{attempt.label}{calibrator}{', corrected' if corrected else ''}": Start(
@@ -160,7 +161,7 @@ class Search:
             for corrected in (True, False)
         }
         first = self.trail.try_all(judge, {what: start.plan for what, start in starts.items()})
-        return None if first is None else starts[first.what]
+        return [] if first is None else [starts.pop(first.what), *starts.values()]
 
     def _mix(self, start: Start, calibrators: Sequence[Calibrator]) -> Start:
         judge, planner, trail = start.judge, start.judge.planner, self.trail

@@ -23,6 +23,11 @@ class Start:
     mixed: Ranges | None = None
 
     @property
+    def name(self) -> str:
+        """The label of steps that begin with it, by its calibrator."""
+        return f"{self.label}{self.calibrator}{', corrected' if self.corrected else ''}, "
+
+    @property
     def ranges(self) -> Ranges:
         """The range of each root tensor."""
         return self.judge.planner.ranges(self.calibrator) if self.mixed is None else self.mixed
