@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.calibration_cost import case_of
 from bench.machine import machine
 from bench.process import Outcome, demand
-from qtool.core.records.examples import EXAMPLES
+from qtool.pipeline.verify.original import CHECKED
 from qtool.report.text import markdown
 
 SAMPLES = {"mobilenetv2": 100, "bert": 48}
@@ -41,7 +41,7 @@ def main() -> None:
 
 def quantize_cost(model: str, folder: Path, rounds: int) -> list[str]:
     """The row of one model, under `HEAD`; `folder` takes what is made."""
-    case, few = case_of(model, folder, SAMPLES[model]), case_of(model, folder, EXAMPLES)
+    case, few = case_of(model, folder, SAMPLES[model]), case_of(model, folder, CHECKED)
     preprocess = [] if case.preprocess is None else ["--preprocess", case.preprocess]
     qtool, calibration = [sys.executable, "-m", "qtool"], folder / f"{model}.calib"
     demand([*qtool, "calibrate", case.model, "--data", case.data, *preprocess, "-o", calibration, "-q"])

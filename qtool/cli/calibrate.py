@@ -21,6 +21,7 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.streams import warn
 from qtool.feeds import ReadOptions
 from qtool.pipeline.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
 from qtool.report.quantize import calibrated_text
@@ -110,3 +111,4 @@ def command(
             written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
         show(calibrated_text(result))
+    warn(result.warnings)

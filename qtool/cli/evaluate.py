@@ -21,7 +21,7 @@ from qtool.cli.common import (
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Drop
-from qtool.cli.streams import remark
+from qtool.cli.streams import remark, warn
 from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
@@ -133,6 +133,7 @@ def command(
         _complain(evaluation)
     else:
         show(evaluation_text(evaluation), needed=not evaluation.gates and not any(paths.values()))
+    warn(evaluation.warnings)
     if not evaluation.passed:
         context.exit(1)
 

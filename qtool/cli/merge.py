@@ -5,6 +5,7 @@ import click
 from qtool.cli.common import Command, json_option, quiet_option
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.streams import warn
 from qtool.pipeline.calibration.calibrate import merge
 from qtool.report.quantize import calibrated_text
 
@@ -30,3 +31,4 @@ def command(*, calibrations: tuple[str, ...], output: str, json_path: str | None
             written.json(json_path, result.to_dict("merge"))
     if not quiet and json_path != STDOUT:
         show(calibrated_text(result))
+    warn(result.warnings)

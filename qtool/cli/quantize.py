@@ -28,6 +28,7 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.streams import warn
 from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
@@ -141,6 +142,7 @@ def command(
             written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
         show(quantized_text(result))
+    warn(result.warnings)
 
 
 def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -130,6 +130,12 @@ def say(text: str, *, needed: bool = False) -> str | None:
 def complain(text: str) -> None:
     """Print a line to standard error, which begins with `qtool: `; where that cannot be, the exit code says it all."""
     remark(f"qtool: {text}")
+
+
+def warn(texts: Iterable[str]) -> None:
+    """Print a line to standard error for each thing that is odd about the data."""
+    for text in texts:
+        remark(f"warning: {text}")
 
 
 def remark(text: str) -> None:

@@ -1,9 +1,9 @@
 """`evaluate`: every model over the same samples, which are streamed once."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Unpack
@@ -14,7 +14,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.concurrency import side_by_side
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
-from qtool.core.numerics.sqnr import measured_outputs
+from qtool.core.numerics.sqnr import Parts, measured_outputs
 from qtool.core.progress import Progress, silent
 from qtool.core.recognition import no_model
 from qtool.core.records.evaluation import (
@@ -29,12 +29,14 @@ from qtool.core.records.evaluation import (
 from qtool.core.state import State, rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
+from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metrics
+from qtool.evaluation.parts import float_parts
 from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, ReadOptions, open_feeds
@@ -112,7 +114,8 @@ def evaluate(
         check_interface(sessions[0], session, batch_size)
     specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
-    comparison = _Comparison(sessions, chosen, drop, min_sqnr)
+    parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
+    comparison = _Comparison(sessions, chosen, drop, min_sqnr, parts)
     comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
@@ -122,7 +125,7 @@ def evaluate(
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
     gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr)
-    return replace(found, threads=threads, gates=gates, latency=setup)
+    return replace(found, threads=threads, gates=gates, latency=setup, warnings=comparison.doubts(paths))
 
 
 def compare(
@@ -147,11 +150,18 @@ def compare(
         check_interface(sessions[0], session, 1)
     inputs = fed_specs_of(sessions[0].inputs, paths[0])
     feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
-    comparison = _Comparison(sessions, None if metric is None else resolve_metrics(metric), None, None)
-    comparison.add(
-        run_models(sessions, paths, feeds, compute, beside=True, reference=reference), feeds, compute.progress
-    )
-    return comparison.evaluation(paths, feeds, compute.provider)
+    if reference is None or reference.parts is None:
+        parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
+    else:
+        parts = reference.parts
+    comparison = _Comparison(sessions, None if metric is None else resolve_metrics(metric), None, None, parts)
+    batches = run_models(sessions, paths, feeds, compute, beside=True, reference=reference)
+    comparison.add(batches, feeds, compute.progress)
+    found = comparison.evaluation(paths, feeds, compute.provider)
+    if reference is None:
+        return replace(found, warnings=comparison.doubts(paths))
+    reference.parts = parts
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +205,7 @@ class _Comparison:
     chosen: tuple[Metric, ...] | None
     max_drop: MaxDrop | None
     min_sqnr: float | None
+    parts: Mapping[str, Parts] = field(default_factory=dict)
     metrics: tuple[Metric, ...] = ()
     heads: Heads = NO_HEADS
     numbers: bool = False
@@ -202,6 +213,8 @@ class _Comparison:
     samples: int = 0
     batch_size: int = 0
     steps: int = 0
+    spreads: dict[str, Spread] = field(default_factory=dict)
+    labels: LabelDoubts | None = None
 
     def add(self, batches: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
         for batch in batches:
@@ -213,6 +226,9 @@ class _Comparison:
                 if not trial.is_float:
                     check_outputs(trial.session, outputs, reference)
                 trial.update(Observation(trial.session.name, outputs, reference, labels, batch.start, batch.size))
+            add_spreads(self.spreads, batch.spreads)
+            if self.labels is not None:
+                self.labels.update(reference, labels)
             self.samples += batch.size
             self.steps += batch.steps
             self.batch_size = max(self.batch_size, batch.size)
@@ -222,9 +238,11 @@ class _Comparison:
 
     def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
         self.numbers = bool(measured_outputs(reference))
-        self.heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps)
+        self.heads = replace(find_heads(reference, batch.labels, batch.size, in_steps=in_steps), parts=self.parts)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
+        labelled = any(metric.info.kind is MetricKind.ACCURACY for metric in self.metrics)
+        self.labels = LabelDoubts(self.heads.classes) if labelled and self.heads.classes is not None else None
         self.trials = tuple(
             Measurement(session, self.metrics, self.heads, is_float=index == 0)
             for index, session in enumerate(self.sessions)
@@ -251,6 +269,12 @@ class _Comparison:
             states=tuple(map(str, feeds.states)),
             provider=provider,
         )
+
+    def doubts(self, paths: Sequence[Path]) -> tuple[str, ...]:
+        """Return what is odd about the data, for the labels and for each model beside the float one."""
+        names = _display_names(paths)
+        grids = ((name, input_grids(path)) for name, path in zip(names[1:], paths[1:], strict=True))
+        return all_doubts(grids, self.spreads, self.samples, self.labels.lines(names[0]) if self.labels else ())
 
     def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:
         """Return one result a model, float's first."""

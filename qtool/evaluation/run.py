@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,9 +12,11 @@ import numpy as np
 
 from qtool.core.compute import Compute
 from qtool.core.concurrency import in_order
+from qtool.core.numerics.sqnr import Parts
 from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import check_fixed
 from qtool.core.state import State, sequence_length
+from qtool.evaluation.doubts import Spread, spreads_of
 from qtool.evaluation.recurrence import run_sequence
 from qtool.evaluation.trial import run_numeric
 from qtool.execution import Missing, run
@@ -33,7 +35,10 @@ _MODEL = "model "
 
 @dataclass(frozen=True, slots=True)
 class BatchRun:
-    """The outputs of all models for a batch, the first model's first, and what metrics need of the batch."""
+    """The outputs of all models for a batch, the first model's first, and what is asked of the batch itself.
+
+    spreads: of its inputs.
+    """
 
     outputs: tuple[dict[str, np.ndarray], ...]
     labels: dict[str, np.ndarray]
@@ -41,17 +46,19 @@ class BatchRun:
     size: int
     steps: int
     origin: str
+    spreads: dict[str, Spread]
 
 
 @dataclass(slots=True)
 class Reference:
     """The first of the models, and what it computes on data that is run over again and again, as far as that fits.
 
-    room: bytes that are left for it.
+    room: bytes that are left for it. parts: of its outputs, once they are known.
     """
 
     session: Session
     room: int
+    parts: Mapping[str, Parts] | None = None
     known: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def outputs(self, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
@@ -112,7 +119,7 @@ def run_here(
         known = () if reference is None else (reference.outputs(batch, states),)
         outputs = (*known, *(_outputs(session, batch, states) for session in sessions[len(known) :]))
         steps = sequence_length(states, batch.inputs) if states else 0
-        return BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin)
+        return BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads_of(batch.inputs))
 
     if beside == 1:
         yield from map(run, batches)

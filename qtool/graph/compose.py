@@ -1,6 +1,6 @@
 """Models made of parts of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -41,6 +41,31 @@ def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -
     copy.graph.outputs.extend(values[name] for name in names)
     common.RemoveUnusedNodesPass()(copy)
     return consume(copy)
+
+
+def hand_out_reads(model: ir.Model, nodes: Mapping[str, str]) -> dict[str, str]:
+    """Let what some nodes read be outputs of a quantised model too, and return the names of these outputs.
+
+    Changes the model. `nodes`: node -> what to call what it reads, which is the key of what is returned. An 8-bit
+    tensor is dequantised once more for it: onnxruntime has a DequantizeLinear for each reader, so that the others fuse
+    as before.
+    """
+    result: dict[str, str] = {}
+    for node in [node for node in model.graph if node.name in nodes]:
+        called = nodes[str(node.name)]
+        value = node.inputs[0]
+        maker = None if value is None else value.producer()
+        if value is None or called in result:
+            continue
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            twin = edit.copy_node(maker, list(maker.inputs), f"{value.name}/read", name=f"{maker.name}/read")
+            model.graph.insert_after(maker, twin)
+            twin.outputs[0].type = value.type or ir.TensorType(ir.DataType.FLOAT)
+            value = twin.outputs[0]
+        if not value.is_graph_output():
+            model.graph.outputs.append(value)
+        result[called] = str(value.name)
+    return result
 
 
 def cut(model: ir.Model) -> tuple[Serialized, dict[str, str]]:

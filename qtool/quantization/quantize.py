@@ -14,6 +14,7 @@ from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.progress import Progress, silent
+from qtool.core.records.doubts import calibration_doubts, grid_doubts
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan, checked, load_plan
@@ -43,6 +44,7 @@ from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import Candidate, best_plan
 from qtool.quantization.graphs import look_at
+from qtool.quantization.halves import Halves, halved
 from qtool.quantization.request import Goal, Request
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
@@ -174,18 +176,20 @@ def quantize(
         if given is None:
             prepared = _as_calibrated(prepared, statistics, steps)
     _check_raised(prepared, statistics)
-    original = Original(Path(model), prepared.widened, statistics.examples, absent)
+    half = halved(prepared, statistics)
+    original = Original(Path(model), prepared.widened, half.reporting, absent)
     with advising(prepared, None):
-        decided = _decided(prepared, statistics, request, original) if given is None else _Decision(prepared, given)
+        decided = _decided(prepared, half, request, original) if given is None else _Decision(prepared, given)
     decided, proven, proof = _proven(decided, original)
     final, trials, prepared = decided.plan, decided.trials, decided.prepared
-    if blind:
-        proof = _arithmetic_alone(proof)
+    proof = _arithmetic_alone(proof) if blind else replace(proof, held_out=half.held_out)
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
         size = model_io.write(proven, output)
-    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model))
+    inputs = {str(v.name) for v in prepared.model.graph.inputs}
+    warnings = (*calibration_doubts(statistics), *grid_doubts(statistics, final, inputs)) if not blind else ()
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model), warnings)
 
 
 def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:
@@ -232,8 +236,8 @@ class _Decision:
         return replace(self, plan=make(settler.settle(Amendment(floating=layers))))
 
 
-def _decided(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> _Decision:
-    best, trials = best_plan(prepared, statistics, request, original)
+def _decided(prepared: Prepared, half: Halves, request: Request, original: Original) -> _Decision:
+    best, trials = best_plan(prepared, half.choosing, request, replace(original, examples=half.choosing.examples))
     return _Decision(best.graph.prepared, best.plan, trials, best)
 
 

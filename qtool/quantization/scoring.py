@@ -1,16 +1,18 @@
-"""The score of a plan: the SQNR of the outputs, as onnxruntime executes it, on a few samples."""
+"""The score of a plan: the SQNR of the outputs, as onnxruntime executes it, on the examples that choose."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
-from qtool.core.numerics.sqnr import SignalToNoise, loudness, measured_outputs, worst
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.plan import Plan
-from qtool.graph import edit, model_io
+from qtool.graph import compose, edit, model_io
 from qtool.graph.edit import Model
+from qtool.graph.parts import saturating_ends
 from qtool.pipeline.rewrite.static import rewrite
+from qtool.pipeline.verify.judged import OutputJudge
 from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
@@ -23,7 +25,8 @@ class Scorer:
         prepared: the prepared graph.
         examples: batches of inputs.
         config: session configuration of the target.
-        exact: the outputs of the float graph for each example, where they are known.
+        exact: the outputs of the float graph for each example, where they are known, with what the Sigmoids and
+            Softmaxes in `saturating_ends` read.
     """
 
     def __init__(
@@ -35,18 +38,21 @@ class Scorer:
     ) -> None:
         self._prepared, self._examples, self._config = prepared, examples, config
         if exact is None:
-            exact = list(side_by_side(Session(model_io.serialize(prepared), name="the prepared model").run, examples))
+            names = [str(v.name) for v in prepared.graph.outputs]
+            reads = [end.reads for end in saturating_ends(prepared)]
+            graph = compose.with_outputs(prepared, list(dict.fromkeys([*names, *reads])))
+            exact = list(side_by_side(Session(graph, name="the prepared model").run, examples))
         self._exact = exact
-        names = [str(v.name) for v in prepared.graph.outputs]
-        self._names = measured_outputs({name: self._exact[0][name] for name in names})
+        self._judge = OutputJudge(prepared, examples[0], exact[0])
 
     def sqnr_db(self, plan: Plan, prepared: Model | None = None, memo: WeightMemo | None = None) -> float | None:
         """Return the worst output's SQNR in dB over the examples; None where there is none to measure.
 
+        That of its worst part, and of what a saturated Sigmoid or Softmax reads: see `OutputJudge`.
+
         `prepared` is the graph of the plan where that is another form of the same function; `memo` is that graph's.
         """
-        session = self._session(plan, prepared, memo)
-        return self._figure(list(side_by_side(session.run, self._examples)))
+        return self._figure(list(side_by_side(self._runner(plan, prepared, memo), self._examples)))
 
     def compare(self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo) -> Iterator[float | None]:
         """Yield the figure that `sqnr_db` gives for each of several plans of one graph, in their order."""
@@ -56,21 +62,27 @@ class Scorer:
         quantize_ahead(prepared, plans, memo)
 
         def measure(plan: Plan) -> float | None:
-            session = self._session(plan, prepared, memo)
-            return self._figure([session.run(example) for example in self._examples])
+            run = self._runner(plan, prepared, memo)
+            return self._figure([run(example) for example in self._examples])
 
         yield from side_by_side(measure, plans)
 
-    def _session(self, plan: Plan, prepared: Model | None, memo: WeightMemo | None) -> Session:
+    def _runner(self, plan: Plan, prepared: Model | None, memo: WeightMemo | None) -> Callable[[Arrays], Arrays]:
         model = rewrite(self._prepared if prepared is None else prepared, plan, memo)
-        return Session(model_io.consume(model), config=self._config, name="the quantised model")
+        reads = compose.hand_out_reads(model, {end.node: end.reads for end in self._judge.ends})
+        session = Session(model_io.consume(model), config=self._config, name="the quantised model")
+
+        def run(example: Arrays) -> Arrays:
+            made = session.run(example)
+            return made | {name: made[output] for name, output in reads.items()}
+
+        return run
 
     def _figure(self, outputs: Sequence[Arrays]) -> float | None:
-        found = {name: SignalToNoise() for name in self._names}
+        judged = self._judge.start()
         for exact, made in zip(self._exact, outputs, strict=True):
-            for name, noise in found.items():
-                noise.add(exact[name], made[name])
-        figure = worst(noise.db for noise in found.values())
+            judged.add(exact, made)
+        figure = judged.figure()
         return None if figure is None else loudness(figure)
 
 

@@ -121,6 +121,8 @@ def _accuracy_line(proof: Verification) -> str:
     if not proof.examples:
         return "  accuracy    not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"
     samples = amount(proof.examples, "calibration sample")
+    if not proof.held_out:
+        samples += " that also chose: calibrate with more to know what new data gives"
     parts = [f"outputs {_outputs(proof)} SQNR against float on {samples}"]
     tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
     if tensors:
@@ -142,4 +144,6 @@ def _outputs(proof: Verification) -> str:
     """The worst output's figure, and each output's where they are not all the same."""
     if math.isnan(proof.output_sqnr_db) and not proof.unlike:
         return "without"
-    return f"{proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}"
+    before = [f"{db:.1f} dB in front of the saturated end of {name!r}" for name, db in proof.sqnr_db_before.items()]
+    also = f" ({', '.join(before[:_NAMED])})" if before else ""
+    return f"{proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}{also}"

@@ -18,6 +18,7 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
+from qtool.quantization.halves import halved
 from qtool.runtime.session import Session
 from qtool.targets.rules import Target
 from qtool.tuning.aim import Aim
@@ -112,10 +113,13 @@ class Starts:
             if most is not None and most < len(statistics.examples):
                 self.examples = most
                 statistics = replace(statistics, examples=statistics.examples[:most])
-            original = Original(self.model, prepared.widened, statistics.examples)
+            half = halved(prepared, statistics)
+            self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
+            original = replace(self.originals[steps], examples=half.choosing.examples)
             soften = self.target.on_cpu and not steps
-            self.originals[steps] = original
-            self.known[steps] = observed_graph(prepared, statistics, original, soften=soften, biases=True, needed=True)
+            self.known[steps] = observed_graph(
+                prepared, half.choosing, original, soften=soften, biases=True, needed=True
+            )
         return self.known[steps]
 
     def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:

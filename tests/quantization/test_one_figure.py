@@ -9,9 +9,14 @@ import pytest
 
 import qtool
 from qtool.cli import main
+from qtool.core.records.examples import chosen, halves, row_of
 from tests.support.patterns import Net
 
 SAMPLES = np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.float32)
+_PLACES = [run["place"] for run in chosen(row_of(i, ({"place": np.array(i)},)) for i in range(2 * len(SAMPLES)))]
+TWICE = np.empty((2 * len(SAMPLES), *SAMPLES.shape[1:]), np.float32)
+for half in halves(_PLACES):
+    TWICE[list(half)] = SAMPLES
 
 
 @pytest.fixture
@@ -22,12 +27,14 @@ def model(tmp_path, monkeypatch):
     hidden = net("Relu", net.conv("x", 3, 8, name="first"))
     loud = net.conv(hidden, 8, 4, name="loud")
     quiet = net("Mul", net.conv(net("Sigmoid", hidden), 8, 4), net.const(np.float32(1e-3)))
+    # the same twice: what chooses is what reports
+    np.savez("c.npz", x=TWICE)
     np.savez("d.npz", x=SAMPLES)
     return net.save(tmp_path / "m.onnx", loud, quiet)
 
 
 def test_all_say_the_same(model):
-    calibration = qtool.calibrate(model, "d.npz", "c.calib").statistics
+    calibration = qtool.calibrate(model, "c.npz", "c.calib").statistics
     result = qtool.quantize(model, "q.onnx", calibration=calibration)
     (candidate,) = qtool.evaluate(model, "q.onnx", "d.npz", min_sqnr=1.0).candidates
     by_output = dict(candidate.sqnr_db_by_output)
@@ -45,7 +52,7 @@ def test_all_say_the_same(model):
 
 def test_outputs_that_differ_are_named(model, capsys):
     with pytest.raises(SystemExit):
-        main(["quantize", "m.onnx", "--data", "d.npz", "--json", "j", "-o", "q.onnx"])
+        main(["quantize", "m.onnx", "--data", "c.npz", "--json", "j", "-o", "q.onnx"])
     line = next(line for line in capsys.readouterr().out.splitlines() if "accuracy" in line)
     found = json.loads(Path("j").read_text())["verification"]
     shown = sorted(found["sqnr_db_by_output"].items(), key=lambda pair: pair[1])
@@ -66,7 +73,7 @@ def test_tiny_outputs_are_not_exact(tmp_path, factor, capsys):
     weight = list(net.constants)[-2 if net.constants[list(net.constants)[-1]].ndim == 1 else -1]
     net.constants = {n: (a * factor if n == weight or a.shape == (4,) else a) for n, a in net.constants.items()}
     model = net.save(tmp_path / "m.onnx", last)
-    result = qtool.quantize(model, tmp_path / "q.onnx", data={"x": SAMPLES}, calibrator="max")
+    result = qtool.quantize(model, tmp_path / "q.onnx", data={"x": TWICE}, calibrator="max")
     (candidate,) = qtool.evaluate(model, tmp_path / "q.onnx", {"x": SAMPLES}).candidates
     assert np.isfinite([result.verification.output_sqnr_db, candidate.sqnr_db]).all()
     assert result.verification.output_sqnr_db == pytest.approx(candidate.sqnr_db, abs=1e-3)

@@ -102,6 +102,81 @@ class SignalToNoise:
         return self.signal.decibels - self.noise.decibels
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of an output that differ in kind, such as boxes and scores.
+
+    labels: the number of the part of each element, int64; of the output's rank, with length 1 on each axis along which
+    it is the same. faint: of each part, where only larger values say something; 0 where all do.
+    """
+
+    labels: Array
+    faint: tuple[float, ...]
+
+    def of(self, number: int, array: Array) -> Array:
+        """Return the elements of an array of the output that belong to a part."""
+        if len(self.faint) == 1:
+            return array
+        axes = [axis for axis, length in enumerate(self.labels.shape) if length > 1]
+        if len(axes) == 1:
+            return array.take(np.flatnonzero(self.labels == number), axis=axes[0])
+        return np.asarray(array[np.broadcast_to(self.labels == number, array.shape)])
+
+
+class OutputNoise:
+    """The SQNR of an output, of which arrays are added, and of each of its parts: the worst of these counts.
+
+    A part whose signal is 0 has no figure of its own: its noise is in that of the whole.
+    """
+
+    def __init__(self, parts: Parts | None = None) -> None:
+        self._whole = SignalToNoise()
+        self._parts = parts
+        self._by_part = [SignalToNoise() for _ in parts.faint] if parts is not None else []
+
+    def add(self, reference: Array, other: Array) -> None:
+        """Add an array of the float model, and the same of the other one; of another rank or size, it has no parts."""
+        self._whole.add(reference, other)
+        parts = self._parts
+        if parts is None or reference.shape != other.shape:
+            return
+        if not _fits(parts.labels, reference.shape):
+            self._parts, self._by_part = None, []
+            return
+        for number, noise in enumerate(self._by_part):
+            noise.add(*(parts.of(number, array) for array in (reference, other)))
+
+    @property
+    def unlike(self) -> int:
+        """The number of entries that are not finite in one alone, or differently so."""
+        return self._whole.unlike
+
+    @property
+    def db(self) -> float | None:
+        """The SQNR of the worst part in dB, as `SignalToNoise.db` has it."""
+        if self._whole.db is None:
+            return None
+        return worst([self._whole.db, *(noise.db for noise in self._by_part if noise.signal.total > 0.0)])
+
+    @property
+    def clear(self) -> bool:
+        """Whether some value is large enough to say something, in every part that can be too faint for that."""
+        faint = () if self._parts is None else self._parts.faint
+        return all(noise.signal.scale >= least for noise, least in zip(self._by_part, faint, strict=False))
+
+    @property
+    def db_of_clear(self) -> float | None:
+        """The SQNR of the worst part that is not too faint to say anything, in dB; None where none is left."""
+        if self.clear or self._parts is None or self._whole.db is None or self._whole.unlike:
+            return self.db
+        clear = [n.db for n, least in zip(self._by_part, self._parts.faint, strict=False) if n.signal.scale >= least]
+        return worst(clear)
+
+
+def _fits(labels: Array, shape: tuple[int, ...]) -> bool:
+    return labels.ndim == len(shape) and all(a in (1, b) for a, b in zip(labels.shape, shape, strict=True))
+
+
 def signal_to_noise(reference: Array, other: Array) -> float:
     """Return the SQNR in dB of one array; inf where they are equal, -inf where shapes differ."""
     found = SignalToNoise()

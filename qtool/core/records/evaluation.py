@@ -188,7 +188,7 @@ class Evaluation:
 
     With `states`, each as INPUT=OUTPUT, a sample is a sequence, and `steps` is how many there were in all.
     `class_output` names the output read as class scores of samples or tokens, None where none has their shape.
-    `provider` is where the models ran.
+    `provider` is where the models ran. `warnings` say what is odd about the data, and what to check.
     """
 
     data: str
@@ -204,6 +204,7 @@ class Evaluation:
     steps: int | None = None
     states: tuple[str, ...] = ()
     provider: str = "cpu"
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         models = (self.float_model, *self.candidates)
@@ -241,6 +242,7 @@ class Evaluation:
             "float_model": _model(self.float_model),
             "candidates": [_model(model) for model in self.candidates],
             "gates": encoded(self.gates),
+            "warnings": list(self.warnings),
         }
 
 

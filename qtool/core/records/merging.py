@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from qtool.core.errors import CalibrationError, arg
 from qtool.core.numerics.histogram import ChannelRange, Histogram, no_channels
-from qtool.core.records.examples import EXAMPLES, Runs, chosen, with_room
+from qtool.core.records.examples import chosen, in_turns, with_room
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.statistics import Flaw, Statistics
@@ -53,7 +53,7 @@ def merge(given: Sequence[Statistics]) -> Statistics:
     for other in given[1:]:
         _check_alike(first, other)
     if all(one.part is None for one in given):
-        return replace(_total(given), examples=_in_turns(given))
+        return replace(_total(given), examples=in_turns([one.examples for one in given]))
     for one in given:
         if one.part is None:
             raise CalibrationError(f"{one.name}: is a whole calibration, others are shards; merge the shards first")
@@ -139,13 +139,6 @@ def _add(
         if known.minimum.shape != row.minimum.shape:
             raise CalibrationError(f"{other.name}: tensor {name!r} has another number of channels; calibrate again")
         known.merge(row)
-
-
-def _in_turns(given: Sequence[Statistics]) -> Runs:
-    """As many examples as one calibration has, of each the next one."""
-    longest = max(len(one.examples) for one in given)
-    runs = [one.examples[i] for i in range(longest) for one in given if i < len(one.examples)]
-    return tuple(runs[: max(EXAMPLES, longest)])
 
 
 def _part_of(statistics: Statistics) -> Part:

@@ -17,13 +17,15 @@ from qtool.core.records.verification import Verification
 class Calibrated:
     """The result of `calibrate` or `merge`: the statistics, where they are (None: only in memory), the size in bytes.
 
-    resumed: of how many samples an earlier, interrupted run had counted.
+    resumed: of how many samples an earlier, interrupted run had counted. warnings: what is odd about the data, and what
+        to check.
     """
 
     statistics: Statistics
     output: Path | None
     size: int
     resumed: int = 0
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         where = "in memory" if self.output is None else shortened(self.output)
@@ -39,6 +41,7 @@ class Calibrated:
             "samples": self.statistics.samples,
             "shard": None if self.statistics.part is None else str(self.statistics.part.shard),
             "resumed": self.resumed,
+            "warnings": list(self.warnings),
             "tensors": [
                 {"name": name, "min": json_number(h.minimum), "max": json_number(h.maximum), "count": h.count}
                 for name, h in self.statistics.tensors.items()
@@ -69,6 +72,7 @@ class Quantized:
     trials: the calibrators tried, best first; empty where one was asked for.
     changes: what preparation did to the float graph, by pass.
     size, float_size: of the int8 and the float model in bytes.
+    warnings: what is odd about the data that calibrated, and what to check.
     """
 
     plan: Plan
@@ -78,6 +82,7 @@ class Quantized:
     output: Path
     size: int
     float_size: int
+    warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return summary(
@@ -97,6 +102,7 @@ class Quantized:
             "bytes": self.size,
             "float_bytes": self.float_size,
             "preparation": self.changes,
+            "warnings": list(self.warnings),
             "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),

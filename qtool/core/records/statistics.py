@@ -31,7 +31,9 @@ from qtool.core.records.statistics_header import PartHeader, StatisticsHeader, T
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
 
-VERSION = 2
+VERSION = 3
+_WITH_FIRST = 2
+"""The same, with the first samples as examples: parts of those and of these would not add up to one calibration."""
 _HEADER = "header.json"
 _EXAMPLES_ROOM, _EXAMPLES_SHARE = 2**26, 512
 """What the examples may take together: so many bytes, or so many for each value that was counted of some tensor."""
@@ -55,7 +57,7 @@ class Statistics:
     model_digest: SHA-256 of the model file they belong to.
     samples: how many samples were seen.
     tensors: tensor name -> histogram.
-    examples: the first few batches of inputs, for verification after the data has gone.
+    examples: some batches of inputs from all over the data, for what is measured after it has gone; see `halves`.
     recipe: what was done to the float graph before it was observed.
     channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
     ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
@@ -204,11 +206,13 @@ def _read(members: MemberReader, file: str, model_digest: str | None, model_name
     version, content = without_header(document, "calibration", former="qtool_calibration")
     if version is None and not content:
         raise ValueError("its header is another document's")
-    if version != VERSION:
+    if version not in (VERSION, _WITH_FIRST):
         raise CalibrationError(
             f"{file}: calibration format {str(version)[:12]!r}, this qtool reads {VERSION}; calibrate again"
         )
     known = decoded(StatisticsHeader, content)
+    if version == _WITH_FIRST and known.part is not None:
+        raise CalibrationError(f"{file}: is part of a calibration by an earlier qtool; calibrate all parts again")
     if model_digest is not None and known.model != model_digest:
         raise CalibrationError(
             f"{file}: made for another model than {model_name} "

@@ -56,10 +56,12 @@ class Verification:
     optimized_sqnr_db: unoptimised against optimised outputs of the whole quantised model (worst output). Single steps
         that differ early grow through a deep network, so this may be as low as the quantisation noise itself.
     output_sqnr_db: float against quantised outputs (worst output), on the examples; NaN where no output is measured.
-    sqnr_db_by_output: the same of each output; None where its shape depends on its values, and was
-        another, or where it holds no finite number.
+    sqnr_db_by_output: the same of each output, of its worst part where it has several; None where its shape depends on
+        its values, and was another, or where it holds no finite number.
+    sqnr_db_before: output -> the SQNR of what the Sigmoid or Softmax at its end reads, where that is saturated in the
+        examples, so that the output says little.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
-    examples: how many samples that was measured on.
+    examples: how many samples that was measured on. held_out: whether none of them chose what was done.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
@@ -84,6 +86,8 @@ class Verification:
     tensors: tuple[TensorCheck, ...]
     sqnr_db_by_output: dict[str, float | None] = field(default_factory=dict)
     unlike: dict[str, int] = field(default_factory=dict)
+    sqnr_db_before: dict[str, float] = field(default_factory=dict)
+    held_out: bool = True
 
     def __repr__(self) -> str:
         accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {amount(self.examples, 'sample')}"

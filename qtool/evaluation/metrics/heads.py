@@ -11,11 +11,12 @@ nothing. Labels of classes do; without them agreement with float needs evidence,
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from qtool.core.errors import DataError, arg
+from qtool.core.numerics.sqnr import Parts
 
 THRESHOLD = 0.5
 LABELS = "labels"
@@ -47,7 +48,8 @@ class Heads:
 
     classes: one class a sample. tokens: one class a token. score: the name of the output with one value a sample.
     token_labels: whether the labels are the tokens'. predicted: the output whose predictions are compared with float's;
-    likely: whether that is known by its shape alone, and its values must show that they are class scores.
+    likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
+    output, those that differ in kind.
     """
 
     classes: ClassOutput | None = None
@@ -56,6 +58,7 @@ class Heads:
     token_labels: bool = False
     predicted: ClassOutput | None = None
     likely: bool = False
+    parts: Mapping[str, Parts] = field(default_factory=dict)
 
 
 NO_HEADS = Heads()

@@ -135,7 +135,7 @@ _BUILTIN = {
         _wer(WER),
         _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
         _similarity("cosine", lambda _: Cosine(), 1.0),
-        _similarity("sqnr", lambda _: Sqnr(), math.inf),
+        _similarity("sqnr", lambda heads: Sqnr(heads.parts), math.inf),
         _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
     )
 }

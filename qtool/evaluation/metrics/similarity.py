@@ -4,26 +4,31 @@ Sums grow batch by batch, so memory does not depend on the number of samples.
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
-from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
+from qtool.core.numerics.sqnr import OutputNoise, Parts, measured_outputs, unlike, worst
 from qtool.evaluation.metrics.observation import Observation, rows
 
 
 class Sqnr:
     """The signal to quantisation noise ratio of the worst output in dB; see `qtool.core.numerics.sqnr`.
 
-    Of the outputs in `measured_outputs`. Identical outputs give inf; NaN or Inf unlike float's -inf.
+    Of the outputs in `measured_outputs`, and of one that has `parts` that of the worst of these. Identical outputs give
+    inf; NaN or Inf unlike float's -inf.
     """
 
-    def __init__(self) -> None:
-        self._outputs: dict[str, SignalToNoise] = {}
+    def __init__(self, parts: Mapping[str, Parts] | None = None) -> None:
+        self._parts = parts or {}
+        self._outputs: dict[str, OutputNoise] = {}
 
     def update(self, seen: Observation) -> None:
         """Add the signal and the noise of one batch, for each output."""
         for name in measured_outputs(seen.reference):
-            self._outputs.setdefault(name, SignalToNoise()).add(seen.reference[name], seen.outputs[name])
+            if name not in self._outputs:
+                self._outputs[name] = OutputNoise(self._parts.get(name))
+            self._outputs[name].add(seen.reference[name], seen.outputs[name])
 
     def result(self) -> float:
         """Return the SQNR in dB of the worst output; NaN where none is measured, or one holds NaN unlike float's."""
@@ -32,11 +37,12 @@ class Sqnr:
 
     def measured(self) -> float | None:
         """Return the SQNR in dB of the worst output; None where none is measured."""
-        return worst(found.db for found in self._outputs.values())
+        return worst(db for _, db in self.by_output())
 
     def by_output(self) -> tuple[tuple[str, float | None], ...]:
         """Return each output's own SQNR in dB, in the float model's order; None where its shape was another."""
-        return tuple((name, found.db) for name, found in self._outputs.items())
+        clear = [(name, found, found.db_of_clear) for name, found in self._outputs.items()]
+        return tuple((name, found.db if db is None else db) for name, found, db in clear)
 
 
 class Mse:

@@ -11,6 +11,7 @@ from qtool.core.compute import Compute
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.progress import Progress, silent
+from qtool.core.records.doubts import calibration_doubts
 from qtool.core.records.merging import merge as merged
 from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import ASKED
@@ -119,7 +120,9 @@ def calibrate(
         statistics = replace(statistics, name=str(output))
     if kept is not None:
         kept.remove()
-    return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed)
+    return Calibrated(
+        statistics, None if output is None else Path(output), size, counting.resumed, calibration_doubts(statistics)
+    )
 
 
 @checked_types
@@ -147,7 +150,9 @@ def merge(calibrations: PathLike | Sequence[PathLike], output: PathLike) -> Cali
             raise UsageError(f"{file}: is named twice; give each file once")
     statistics = merged([load_statistics(file) for file in calibrations])
     size = statistics.save(output)
-    return Calibrated(replace(statistics, name=str(output)), Path(output), size)
+    return Calibrated(
+        replace(statistics, name=str(output)), Path(output), size, warnings=calibration_doubts(statistics)
+    )
 
 
 def checkpoint_path(output: PathLike) -> Path:

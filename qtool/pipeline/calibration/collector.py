@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from qtool.core.compute import HERE, Compute
 from qtool.core.numerics.histogram import Histogram
-from qtool.core.records.examples import EXAMPLES, Row, row_of, with_room
+from qtool.core.records.examples import Row, joined, row_of
 from qtool.core.records.parts import BatchRange, Part, Shard
 from qtool.core.records.recipe import check_fixed
 from qtool.core.records.statistics import Statistics
@@ -73,8 +73,7 @@ class Collector:
         try:
             for batch, runs in count_all(counter, batches, self._threads):
                 check_fixed(batch.inputs, prepared.recipe.fixed, batch.origin)
-                if batch.start < EXAMPLES:
-                    rows = with_room((*rows, row_of(batch.start, runs)))
+                rows = joined(rows, row_of(batch.start, runs))
                 samples, stop = samples + batch.size, stop + 1
                 tell(samples)
         except NotFiniteDataError as error:

@@ -8,6 +8,7 @@ import numpy as np
 from qtool.core.concurrency import side_by_side
 from qtool.graph import compose
 from qtool.graph.edit import Array, Model
+from qtool.graph.parts import saturating_ends
 from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
 from qtool.pipeline.recovery.smoothing import divided_names, smoothable_tensors
 from qtool.runtime.session import Session
@@ -37,8 +38,8 @@ class Channels:
 class ExampleStatistics:
     """The outputs of the graph on the examples, and the means and channels of its tensors.
 
-    outputs: of each example, by name. means: layer with a bias -> the means of its input (`input_sums`). channels: of
-    the tensors that smoothing may serve.
+    outputs: of each example, by name, and beside them what `saturating_ends` read. means: layer with a bias -> the
+    means of its input (`input_sums`). channels: of the tensors that smoothing may serve.
     """
 
     outputs: tuple[Arrays, ...]
@@ -74,7 +75,8 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
     Raises:
         DataError: the graph cannot run on an example.
     """
-    outputs = [str(v.name) for v in model.graph.outputs]
+    ends = [end.reads for end in saturating_ends(model)]
+    outputs = list(dict.fromkeys([*(str(v.name) for v in model.graph.outputs), *ends]))
     inputs = input_names(model) if biases else {}
     layers = {name: layer for layer in biased_layers(model) if (name := str(layer.node.name)) in inputs}
     tensors = smoothable_tensors(model)

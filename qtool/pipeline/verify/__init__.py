@@ -13,7 +13,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
-from qtool.pipeline.verify.measure import Measured, by_name, measure, worst_of
+from qtool.pipeline.verify.measure import Measured, measure, worst_of
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
@@ -64,7 +64,8 @@ def _verified(
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     layers = tuple(dict.fromkeys([*plan.layers, *macs]))
-    output = worst(by_name(measured.shipped).values())
+    by_output = {} if measured.shipped is None else measured.shipped.by_output()
+    output = worst(by_output.values())
     return Verification(
         kernels=census.kernels,
         integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
@@ -80,8 +81,9 @@ def _verified(
         steps=max((steps.largest for steps in measured.steps.values()), default=None),
         optimized_sqnr_db=worst_of(measured.whole) if measured.whole else math.nan,
         output_sqnr_db=math.nan if output is None else output,
-        sqnr_db_by_output=by_name(measured.shipped),
-        unlike={name: noise.unlike for name, noise in measured.shipped.items() if noise.unlike},
+        sqnr_db_by_output=by_output,
+        sqnr_db_before={} if measured.shipped is None else measured.shipped.before(),
+        unlike={} if measured.shipped is None else measured.shipped.unlike(),
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
         census=target.on_cpu,

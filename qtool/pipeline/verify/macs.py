@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from qtool.graph import compose, products
+from qtool.graph import compose, edit, products
 from qtool.graph.edit import Model, Node
 from qtool.graph.layers import Shape
 from qtool.runtime.session import Session
@@ -23,8 +23,15 @@ def macs_of(model: Model, shapes: Mapping[str, Shape]) -> dict[str, int | None]:
 def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int | None]:
     """Return the multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs), by node.
 
-    The graph is run where its inferred shapes do not follow from those of its inputs. None for a node of which the
-    number is unknown.
+    None for a node of which the number is unknown.
+    """
+    return macs_of(model, shapes_of(model, example))
+
+
+def shapes_of(model: Model, example: Mapping[str, np.ndarray], names: Iterable[str] = ()) -> dict[str, Shape]:
+    """Return the shapes in a run on `example` (one batch of inputs) of what `macs_of` asks for, and of values `names`.
+
+    The graph is run where its inferred shapes do not follow from those of its inputs.
     """
     shapes: dict[str, Shape] = {name: array.shape for name, array in example.items()}
     sizes: dict[str | None, int] = {}
@@ -34,7 +41,9 @@ def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int
             sizes |= {d.value: n for d, n in known if not isinstance(d, int) and d.value}
     missing = []
     nodes = [node for node in _products(model) if node.graph is model.graph]
-    for value in [value for node in nodes for value in products.counted(node) if value.name]:
+    values = edit.named_values(model.graph)
+    counted = [value for node in nodes for value in products.counted(node) if value.name]
+    for value in [*counted, *(values[name] for name in names if name in values)]:
         name = str(value.name)
         dims = None if value.shape is None else [d if isinstance(d, int) else sizes.get(d.value) for d in value.shape]
         if dims is not None and all(d is not None and d >= 0 for d in dims):
@@ -44,7 +53,7 @@ def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int
     if missing:
         session = Session(compose.with_outputs(model, list(dict.fromkeys(missing))), name="the prepared model")
         shapes |= {name: array.shape for name, array in session.run(example).items()}
-    return macs_of(model, shapes)
+    return shapes
 
 
 def known_total(macs: Mapping[str, int | None]) -> int:

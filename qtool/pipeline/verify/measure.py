@@ -8,15 +8,17 @@ import numpy as np
 
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
-from qtool.core.numerics.affine import dequantize
+from qtool.core.numerics.affine import QParams, dequantize
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
 from qtool.graph import compose, edit
 from qtool.graph.edit import Model
+from qtool.graph.parts import saturating_ends
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
+from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.pipeline.verify.original import Original
 from qtool.runtime.session import Session
 
@@ -71,9 +73,9 @@ class Measured:
     """The differences that were found between the graphs that are compared.
 
     tensors: activation -> SQNR of the whole network up to there, and steps of its layer alone.
-    preparation, shipped, whole, tail: float output -> the model as it came against the prepared graph; the prepared
-    graph against the quantised model as shipped; the quantised model unoptimised against as shipped; the layers behind
-    the last 8-bit tensors, unoptimised against optimised.
+    preparation, whole, tail: float output -> the model as it came against the prepared graph; the quantised model
+    unoptimised against as shipped; the layers behind the last 8-bit tensors, unoptimised against optimised.
+    shipped: the outputs of the prepared graph against those of the quantised model as shipped; None without examples.
     widening: float output -> a float16 model as it came against itself in float32, which then is what `preparation`
     compares with; rounding_db: what float16 explains.
     """
@@ -81,7 +83,7 @@ class Measured:
     sqnr: dict[str, SignalToNoise] = field(default_factory=dict)
     steps: dict[str, _Steps] = field(default_factory=dict)
     preparation: dict[str, SignalToNoise] = field(default_factory=dict)
-    shipped: dict[str, SignalToNoise] = field(default_factory=dict)
+    shipped: Judged | None = None
     whole: dict[str, SignalToNoise] = field(default_factory=dict)
     tail: dict[str, SignalToNoise] = field(default_factory=dict)
     widening: dict[str, SignalToNoise] = field(default_factory=dict)
@@ -178,6 +180,7 @@ class _Sessions:
     """The graphs that are compared.
 
     stored: activation -> its 8-bit form. integers: the same, and the dynamic 8-bit tensors under their own names.
+    reads: what the ends of outputs read in the prepared graph -> in the quantised one, an activation where it is that.
     """
 
     def __init__(
@@ -192,10 +195,15 @@ class _Sessions:
         names = compose.stored_names(prepared, model)
         self.stored = {a.tensor: names[a.tensor] for a in plan.activations}
         fed = {v.name for v in prepared.graph.inputs}
-        wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs]))
+        ends = {end.node: end.reads for end in saturating_ends(prepared)}
+        wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs, *ends.values()]))
+        self.reads = self._reads(model, ends)
         pieces, self.cuts = compose.cut(model)
         self.integers = self.stored | {name: name for name in compose.dynamic_tensors(model)}
-        observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs])))
+        floats = [name for name in self.reads.values() if name not in self.stored]
+        observed = compose.with_outputs(
+            model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs, *floats]))
+        )
         makers: tuple[Callable[[], Session], ...] = (
             lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
             lambda: Session(observed, config=config, name="the quantised model"),
@@ -203,6 +211,27 @@ class _Sessions:
             lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),
         )
         self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)
+
+    def _reads(self, model: Model, ends: Mapping[str, str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        tensors = {stored: tensor for tensor, stored in self.stored.items()}
+        for node in model.graph:
+            value = node.inputs[0] if node.name in ends else None
+            if value is None:
+                continue
+            maker = value.producer()
+            source = maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
+            tensor = str(value.name) if source is None else tensors.get(str(source.name))
+            if tensor is not None and not value.is_graph_input():
+                found[ends[str(node.name)]] = tensor
+        return found
+
+    def read(self, ran: Arrays, grids: Mapping[str, QParams]) -> dict[str, np.ndarray]:
+        """What the ends of outputs read in a run of the quantised graph, by its name in the prepared one."""
+        return {
+            name: dequantize(ran[self.stored[t]], grids[t]) if t in self.stored else ran[t]
+            for name, t in self.reads.items()
+        }
 
     def run(self, example: Arrays, *, layers: bool) -> tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays] | None]:
         """What the prepared and the quantised graph compute, and where asked for the latter's layers: see `layers`."""
@@ -229,8 +258,8 @@ def measure(
 ) -> Measured:
     """Compare the graphs on the original's examples, and return the differences.
 
-    Layers run by themselves only on as many examples as are enough. `shipped` is what the quantised model gives in a
-    default session.
+    Tensors are compared on the checked ones, and layers by themselves on as many of those as are enough. `shipped` is
+    what the quantised model gives in a default session, for all.
 
     Models of which only the outputs are wanted are in memory one after another.
     """
@@ -239,19 +268,22 @@ def measure(
     result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
     for half, single in zip(halves, singles, strict=False):
         _add_widening(result, half, single)
+    grids = {row.tensor: row.params for row in plan.activations}
     compared = 0
-    for example, single, final in zip(original.examples, singles, shipped, strict=True):
+    for example, single, final in zip(original.checked, singles, shipped, strict=False):
         (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
             noise = result.sqnr.setdefault(tensor, SignalToNoise())
             noise.add(exact[tensor], dequantize(ran[stored], activation.params))
         _check_shapes(single, exact)
+        if result.shipped is None:
+            result.shipped = OutputJudge(prepared, example, exact).start()
+        result.shipped.add(exact, {**final, **sessions.read(ran, grids)})
         compared_outputs = measured_outputs({name: exact[name] for name in final})
         for name in compared_outputs:
             _check_finite(name, single[name], exact[name])
             result.preparation.setdefault(name, SignalToNoise()).add(single[name], exact[name])
-            result.shipped.setdefault(name, SignalToNoise()).add(exact[name], final[name])
         if layers is None:
             continue
         plain, alone = layers
@@ -261,6 +293,11 @@ def measure(
         for name in compared_outputs:
             result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
             result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
+    others = original.examples[len(singles) :]
+    for example, final in zip(others, shipped[len(singles) :], strict=True):
+        (exact, ran), _ = sessions.run(example, layers=False)
+        assert result.shipped is not None
+        result.shipped.add(exact, {**final, **sessions.read(ran, grids)})
     return result
 
 

@@ -15,16 +15,18 @@ from qtool.graph.edit import Model
 from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
+CHECKED = 8
+"""Of so many examples the model as it came, and all layers, are compared with what was made of them."""
 # relative: some last bits of a float32, as much as sums in another order differ
 _LITTLE = 2.0**-20
 
 
 @dataclass(frozen=True)
 class Original:
-    """A model as it came, and what it computes on the examples (batches of inputs): run once, when first asked for.
+    """A model as it came, and what it computes on the first examples (batches of inputs): run once, when asked for.
 
-    source: its path. widened: of a float16 model, the same in float32 as it was before all passes. absent: why there
-    are no examples, where there are none.
+    source: its path. widened: of a float16 model, the same in float32 as it was before all passes. examples: what is
+    quantised is compared with float on all of them. absent: why there are none, where there are none.
     """
 
     source: Path
@@ -32,15 +34,20 @@ class Original:
     examples: Sequence[Arrays]
     absent: str = "there are no examples"
 
+    @property
+    def checked(self) -> Sequence[Arrays]:
+        """The first examples, which are enough to find layers that compute something else."""
+        return self.examples[:CHECKED]
+
     @cached_property
     def halves(self) -> Sequence[Arrays]:
-        """The outputs of a float16 model in its own arithmetic, for each example; empty for another model."""
-        return _outputs(Session(self.source), self.examples) if self.widened is not None else ()
+        """The outputs of a float16 model in its own arithmetic, for each checked example; empty for another model."""
+        return _outputs(Session(self.source), self.checked) if self.widened is not None else ()
 
     @cached_property
     def outputs(self) -> Sequence[Arrays]:
-        """The outputs of the model in float32, for each example."""
-        return _outputs(self._session(), self.examples)
+        """The outputs of the model in float32, for each checked example."""
+        return _outputs(self._session(), self.checked)
 
     def rounding_db(self, prepared: Model) -> Mapping[str, float]:
         """Return the SQNR in dB of each output where float32 is rounded otherwise: the worst of three comparisons.
@@ -49,11 +56,11 @@ class Original:
         inputs that differ in their last bits. A function that loses much so, such as a probability that is 0 but for
         its last bits, loses it by any change.
         """
-        moved = [{name: _moved(array) for name, array in example.items()} for example in self.examples]
+        moved = [{name: _moved(array) for name, array in example.items()} for example in self.checked]
         serialized = model_io.serialize(prepared)
-        ready, plain = (_outputs(Session(serialized, optimize=o), self.examples) for o in (True, False))
+        ready, plain = (_outputs(Session(serialized, optimize=o), self.checked) for o in (True, False))
         pairs = (
-            (self.outputs, _outputs(self._session(optimize=False), self.examples)),
+            (self.outputs, _outputs(self._session(optimize=False), self.checked)),
             (self.outputs, _outputs(self._session(), moved)),
             (ready, plain),
         )

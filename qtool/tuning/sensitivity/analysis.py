@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from qtool.evaluation.recurrence import as_sequence
 from qtool.evaluation.trial import check_outputs
 from qtool.graph import model_io
 from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.verify.judged import find_parts
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.runtime.session import Session
 from qtool.tuning.sensitivity.bases import Item, Job
@@ -43,6 +44,7 @@ class Tally:
     _sqnr: Sqnr = field(default_factory=Sqnr)
 
     def __post_init__(self) -> None:
+        self._sqnr = Sqnr(self.heads.parts)
         self._sums = None if self.metric is None else self.metric.start(self.heads)
 
     def update(self, name: str, item: Item, outputs: dict[str, np.ndarray]) -> None:
@@ -168,11 +170,13 @@ class Analysis:
         check_outputs(Session(model_io.serialize(self.prepared.model)), item.outputs["without"], outputs)
         if self.states:
             outputs = as_sequence(outputs, self.states)
-        self.heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states))
+        example = {name: array for (view, name, _), array in item.live.items() if view is None}
+        parts = find_parts(self.prepared.model, example)
+        heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states))
+        self.heads = replace(heads, parts=parts)
         default = default_metric(self.heads, item.labels, item.size)
         if self.metric is None and default != "sqnr":
             (self.metric,) = resolve_metrics([default])
-        example = {name: array for (view, name, _), array in item.live.items() if view is None}
         self.macs = count_macs(self.prepared.model, example)
 
     def measure(

@@ -32,6 +32,7 @@ from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import best_plan
+from qtool.quantization.halves import halved
 from qtool.quantization.request import Request
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
@@ -126,7 +127,8 @@ def sensitivity(
     found = probe(model, data, metric, **reading)
     if found.metrics[0].name == "sqnr" and not found.numbers:
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
-    best, _ = best_plan(prepared, statistics, request, Original(Path(model), prepared.widened, statistics.examples))
+    choosing = halved(prepared, statistics).choosing
+    best, _ = best_plan(prepared, choosing, request, Original(Path(model), prepared.widened, choosing.examples))
     prepared = best.graph.prepared
     if not best.plan.quantized:
         raise NothingToQuantizeError(

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 import qtool
 from qtool.core.errors import DataError, ModelError, UsageError
-from qtool.core.records.examples import EXAMPLES, STEPS
+from qtool.core.records.examples import EXAMPLES
 from tests.support.recurrent_models import (
     LSTM_STATE,
     accumulator,
@@ -85,9 +85,7 @@ def test_any_number_of_threads_gives_the_same_bytes(model, tmp_path):
     assert all(other == first for other in others)
 
 
-@pytest.mark.parametrize(
-    ("count", "steps", "kept"), [(1, 100, STEPS), (4, 100, STEPS), (40, 3, 3 * EXAMPLES), (1, 2, 2)]
-)
+@pytest.mark.parametrize(("count", "steps", "kept"), [(1, 100, EXAMPLES), (4, 100, EXAMPLES), (40, 3, 64), (1, 2, 2)])
 def test_examples_are_steps_from_all_along_the_sequences(tmp_path, count, steps, kept):
     model = accumulator(tmp_path / "m.onnx")
     data = sequences(count, steps)
@@ -104,10 +102,12 @@ def test_examples_are_steps_from_all_along_the_sequences(tmp_path, count, steps,
 
 
 def test_large_steps_are_kept_where_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("qtool.core.records.examples._BYTES", 64 * 5)  # a step is 64 bytes
+    for name in ("BYTES", "_FEW_BYTES"):
+        monkeypatch.setattr(f"qtool.core.records.examples.{name}", 64 * 5)  # a step is 64 bytes
     model = accumulator(tmp_path / "m.onnx")
-    for count in (1, 3):
-        assert len(qtool.calibrate(model, {"x": X[:count]}, state=STATE).statistics.examples) == 5
+    # half of the room for each sequence, and for all together the room
+    for count, kept in ((1, 4), (3, 5)):
+        assert len(qtool.calibrate(model, {"x": X[:count]}, state=STATE).statistics.examples) == kept
 
 
 @pytest.mark.parametrize("calibrator", ["max", None])
@@ -115,7 +115,8 @@ def test_quantised_with_the_examples_and_compared_with_its_own_state(model, tmp_
     candidate = tmp_path / "q.onnx"
     result = qtool.quantize(model, candidate, data={"x": X}, state=LSTM_STATE, calibrator=calibrator)
     assert result.verification.integer_layers >= 2
-    assert result.verification.examples == STEPS
+    # the steps that did not choose
+    assert (result.verification.examples, result.verification.held_out) == (len(X) * 16 // 2, True)
     exact, quantised = outputs_of(model, candidate, {"x": X}, state=LSTM_STATE)
     for path, seen in ((model, exact), (candidate, quantised)):
         assert [set(outputs) for outputs in seen] == [{"scores"}] * 4

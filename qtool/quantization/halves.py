@@ -1,0 +1,59 @@
+"""The examples that choose among plans, and those that report what was chosen: no more than their runs may cost."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from qtool.core.records.examples import halves
+from qtool.core.records.statistics import Statistics
+from qtool.graph import edit
+from qtool.graph.edit import Array
+from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.verify.macs import known_total, macs_of, shapes_of
+
+Arrays = Mapping[str, Array]
+_REPEATED = 16
+"""How often a weight may be multiplied where nothing says it."""
+_ALWAYS = 8
+"""So many of each half, if there are as many, whatever they cost."""
+_MACS, _NUMBERS = 2**33, 2**25
+"""More of them while together they multiply so often, and their outputs hold no more numbers than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """choosing: the statistics with the examples that choose. reporting: batches of inputs, for the figures.
+
+    One that is alone does both.
+    """
+
+    choosing: Statistics
+    reporting: Sequence[Arrays]
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the examples that report did not choose."""
+        return len(self.choosing.examples) != 1 or self.reporting[0] is not self.choosing.examples[0]
+
+
+def halved(prepared: Prepared, statistics: Statistics) -> Halves:
+    """Return the halves of the examples: as many as the multiply-accumulates of the graph allow, whatever the clock."""
+    choosing, reporting = halves(statistics.examples)
+    if len(choosing) > _ALWAYS:
+        most = _affordable(prepared, choosing[0])
+        choosing, reporting = choosing[:most], reporting[:most]
+    return Halves(replace(statistics, examples=choosing), reporting)
+
+
+def _affordable(prepared: Prepared, example: Arrays) -> int:
+    model = prepared.model
+    outputs = [str(v.name) for v in model.graph.outputs if edit.is_tensor(v)]
+    shapes = shapes_of(model, example, outputs)
+    macs = macs_of(model, shapes)
+    total = known_total(macs)
+    if None in macs.values():
+        # in the body of an If or Loop
+        weights = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+        total += _REPEATED * sum(w.size for w in weights if w is not None)
+    numbers = sum(math.prod(shapes[name]) for name in outputs)
+    return max(_ALWAYS, min(_MACS // max(total, 1), _NUMBERS // max(numbers, 1)))
