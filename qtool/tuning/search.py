@@ -166,7 +166,7 @@ class Search:
     def _mix(self, start: Start, calibrators: Sequence[Calibrator]) -> Start:
         judge, planner, trail = start.judge, start.judge.planner, self.trail
         others = {str(c): planner.ranges(c) for c in calibrators if planner.placement().sites}
-        examples = judge.original.examples
+        examples = planner.statistics.examples
         scorer = Scorer(judge.model, examples[:: -(-len(examples) // _EXAMPLES)], planner.target.session)
 
         def plan_by(ranges: Ranges) -> Plan:
