@@ -460,7 +460,7 @@ def test_what_others_registered_is_done_at_the_end(tmp_path):
     """The process does not take itself apart, but exit handlers run and all output arrives."""
     (tmp_path / "mine.py").write_text(
         "import atexit\nimport numpy\n\natexit.register(lambda: print('handled', flush=True))\n\n\n"
-        "def feed():\n    yield {'x': numpy.ones((1, 3, 8, 8), 'float32')}\n"
+        "def feed():\n    for n in (1, 2):\n        yield {'x': numpy.full((1, 3, 8, 8), n, 'float32')}\n"
     )
     network(tmp_path / "m.onnx")
     command = ["calibrate", "m.onnx", "--data", "mine.py:feed", "-o", "m.calib"]
@@ -474,5 +474,5 @@ def test_what_others_registered_is_done_at_the_end(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "m.calib: 1 sample, 3 tensors" in done.stdout
+    assert "m.calib: 2 samples, 3 tensors" in done.stdout
     assert done.stdout.endswith("handled\n")
