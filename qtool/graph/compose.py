@@ -1,7 +1,8 @@
 """Models made of parts of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -9,22 +10,84 @@ from qtool.graph import edit
 from qtool.graph.serialized import Serialized, consume
 from qtool.graph.subgraphs import subgraphs
 
+_NODE_BYTES = 100
+"""About what a node with its names takes in a file."""
+
 
 def constant_part(model: ir.Model, wanted: list[ir.Value]) -> Serialized:
     """Return a serialised model without inputs that computes the values `wanted`, which depend only on initializers."""
     return consume(_extracted(model, [], wanted))
 
 
-def origin(model: ir.Model, value: ir.Value, *, smaller_than: int) -> ir.Graph | None:
+def origin(model: ir.Model, value: ir.Value, *, smaller_than: int, kept: Container[str] = ()) -> ir.Graph | None:
     """Return the nodes and initializers that make `value`, which depends on nothing else; None where they are larger.
 
-    `smaller_than`: in bytes. An initializer that remembers its own origin counts as nothing.
+    `smaller_than`: in bytes. `kept`: the initializers that others read as well, which count as nothing, and so does an
+    initializer that remembers its own origin.
     """
     graph = ir.convenience.extract(model.graph, [], [value])
     sizes = [
-        v.const_value.nbytes for v in graph.initializers.values() if v.const_value is not None and not edit.origin_of(v)
+        v.const_value.nbytes
+        for v in graph.initializers.values()
+        if v.const_value is not None and not edit.origin_of(v) and v.name not in kept
     ]
     return graph if sum(sizes) < smaller_than else None
+
+
+def needed(model: ir.Model, origin: ir.Graph) -> tuple[int, dict[str, int]]:
+    """Return what a model's file needs more with a constant made by `origin`.
+
+    That is the bytes of the nodes, and those of each initializer that nothing in the file reads yet, by name.
+    """
+    nodes = _NODE_BYTES * len(origin)
+    lacking: dict[str, int] = {}
+    for name, value in origin.initializers.items():
+        made, same = edit.origin_of(value), model.graph.initializers.get(name)
+        if same is not None and same.const_value is value.const_value and same.uses():
+            continue
+        if made is not None:
+            more, others = needed(model, made)
+            nodes += more
+            lacking |= others
+        elif value.const_value is not None:
+            lacking[name] = value.const_value.nbytes
+    return nodes, lacking
+
+
+def product_origin(constant: ir.Value, factor: np.ndarray) -> ir.Graph:
+    """Return the graph that makes the product of a constant, which goes on remembering what makes it, and another."""
+    name = f"{constant.name}_factor"
+    tensor = ir.tensor(factor, name=name)
+    inputs = [
+        ir.Value(name=constant.name, shape=constant.shape, type=constant.type, const_value=constant.const_value),
+        ir.Value(name=name, shape=ir.Shape(factor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor),
+    ]
+    edit.remember(inputs[0], edit.origin_of(constant))
+    node = edit.new_node("Mul", inputs, f"{constant.name}_product", name=f"{constant.name}_product_node")
+    return ir.Graph([], node.outputs, nodes=[node], initializers=inputs)
+
+
+def quantized_origin(
+    constant: ir.Value, scale: ir.Value, zero_point: ir.Value, axis: int | None, *, transposed: bool = False
+) -> ir.Graph:
+    """Return the graph that makes the integers of a constant, which goes on remembering what makes it.
+
+    `transposed`: of the matrix transposed.
+    """
+    inputs = [
+        ir.Value(name=v.name, shape=v.shape, type=v.type, const_value=v.const_value)
+        for v in (constant, scale, zero_point)
+    ]
+    edit.remember(inputs[0], edit.origin_of(constant))
+    attributes = {} if axis is None else {"axis": axis}
+    integers = f"{constant.name}_integers"
+    nodes = [edit.new_node("QuantizeLinear", inputs, integers, name=f"{integers}_node", attributes=attributes)]
+    if transposed:
+        turned = f"{constant.name}_turned"
+        nodes.append(
+            edit.new_node("Transpose", nodes[0].outputs, turned, name=f"{turned}_node", attributes={"perm": [1, 0]})
+        )
+    return ir.Graph([], nodes[-1].outputs, nodes=nodes, initializers=inputs)
 
 
 def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -> Serialized:
@@ -72,11 +135,17 @@ def cut(model: ir.Model) -> tuple[Serialized, dict[str, str]]:
     """Cut a quantised model at every QuantizeLinear and DynamicQuantizeLinear, so that each layer runs by itself.
 
     Returns the serialised model and, for each tensor where it was cut (now an output), the name of the input that feeds
-    its readers: 8-bit tensors, and the scales and zero points that were found in the run.
+    its readers: 8-bit tensors, and the scales and zero points that were found in the run. Weights that the model
+    computes are left as they are.
     """
     copy = model.clone()
     inputs: dict[str, str] = {}
+    known = set(copy.graph.initializers.values())
     for node in list(copy.graph):
+        if node.inputs and not subgraphs(node) and all(v is None or v in known for v in node.inputs):
+            # onnxruntime computes it when it loads the model
+            known.update(node.outputs)
+            continue
         for old, kind in zip(node.outputs, _cut_types(node), strict=False):
             assert old.name is not None
             fed = ir.Value(name=f"{old.name}/fed", type=kind)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir import Graph, Model, Node, Value
+from onnx_ir import Graph, Model, Node, Shape, Value
 
 from qtool.core.errors import ModelError, arg
 from qtool.core.tensorspec import InputSpec
@@ -19,6 +19,7 @@ __all__ = [
     "Model",
     "Names",
     "Node",
+    "Shape",
     "Value",
     "activations",
     "add_initializer",

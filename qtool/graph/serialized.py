@@ -110,6 +110,11 @@ def consume(model: ir.Model) -> Serialized:
         model.graph.initializers[name].const_value = ir.ExternalTensor(
             where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if not value.is_graph_input() and value.const_value is not None:
+                # onnx-ir would write them beside the tensor, which says the same
+                value.type = value.shape = None
     return Serialized(encode(to_proto(model)), tensors, folder)
 
 

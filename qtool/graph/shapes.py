@@ -74,6 +74,42 @@ def infer(model: ir.Model) -> None:
                 value.shape = value.shape if found.shape is None else found.shape
 
 
+def drop_inferable(model: ir.Model) -> None:
+    """Remove types and shapes of what the main graph computes where inference finds them again, in place.
+
+    Outputs of the model keep theirs. onnxruntime infers at least as much when it loads the model: `Graph::Resolve`
+    calls the same functions of ONNX's operators.
+    """
+    light = _light(model)
+    forget(light)
+    for node in light.graph.all_nodes():
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.type = None
+    try:
+        inferred = from_proto(onnx.shape_inference.infer_shapes(to_proto(light)))
+    except Exception:
+        return
+    known = {o.name: o for node in inferred.graph for o in node.outputs}
+    for node in model.graph:
+        for value in node.outputs:
+            found = known.get(value.name)
+            if found is not None and not value.is_graph_output() and _says(found, value):
+                value.type = value.shape = None
+
+
+def _says(found: ir.Value, value: ir.Value) -> bool:
+    """Whether all that is known of `value` is known of `found`."""
+    if value.type is not None and found.type != value.type:
+        return False
+    if value.shape is None:
+        return True
+    if found.shape is None or found.shape.rank() != value.shape.rank():
+        return False
+    dims = zip(value.shape, found.shape, strict=True)
+    return all(a == b or (not isinstance(a, int) and a.value is None) for a, b in dims)
+
+
 def most_numbers(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> int:
     """Return how many numbers the largest tensor holds that is computed from inputs of these shapes, by name.
 

@@ -11,6 +11,8 @@ _HALF, _FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 # INT attributes that name an element type, in the operators of ONNX and of onnxruntime
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype", "output_datatype", "precision", "softmax_precision", "stash_type")
 _DOMAINS = ("", "ai.onnx", "com.microsoft")
+_LARGE = 1024
+"""Bytes of a constant that is worth two nodes."""
 
 
 def name_of_type(model: Model, kind: str) -> str | None:
@@ -24,7 +26,8 @@ def float16_to_float32(model: Model) -> int:
 
     Types must be inferred. Inputs and outputs of the model keep their type: a Cast stands behind and before them, and
     around BitCast, which means the bits. What the casts between both types leave are Identity nodes. The result is
-    more exact than the model, and what overflowed to Inf in float16 no longer does.
+    more exact than the model, and what overflowed to Inf in float16 no longer does. Large constants remember what they
+    were, see `edit.remember`.
 
     Returns:
         How many values were changed.
@@ -69,9 +72,21 @@ def _widen(value: Value) -> bool:
         return False
     assert value.type is not None
     value.type = _wide(value.type)
-    if value.const_value is not None and value.const_value.dtype == _HALF:
-        value.const_value = _wide_tensor(value.const_value)
+    half = value.const_value
+    if half is not None and half.dtype == _HALF:
+        value.const_value = _wide_tensor(half)
+        if half.nbytes >= _LARGE:
+            edit.remember(value, _made_of(str(value.name), half))
     return True
+
+
+def _made_of(name: str, half: ir.TensorProtocol) -> Graph:
+    """What makes a constant in float32 of it, so that a file need not hold twice the bytes."""
+    kind = ir.TensorType(_HALF)
+    stored = Value(name=f"{name}_float16", shape=ir.Shape(half.shape.numpy()), type=kind, const_value=half)
+    wide = f"{name}_float32"
+    node = edit.new_node("Cast", [stored], wide, name=f"{wide}_node", attributes={"to": int(_FLOAT)})
+    return Graph([], node.outputs, nodes=[node], initializers=[stored])
 
 
 def _wide(kind: ir.TypeProtocol) -> ir.TypeProtocol:

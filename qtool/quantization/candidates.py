@@ -5,7 +5,7 @@ in common is found once: one pass of the float graph (`observe_examples`) serves
 of dynamic layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qtool.core.errors import NothingToQuantizeError
@@ -34,6 +34,13 @@ from qtool.targets.rules import Target
 _ROUNDS = 15
 _WITHIN_DB = 3.0
 """What comes close: for latency, a candidate may have this much less SQNR than the best."""
+_CHEAP = 10**11
+"""Multiply-accumulates that the search may take before it measures all candidates on a few examples, the best on all.
+
+A number of them and not of seconds, so that every machine searches alike.
+"""
+_FEW, _KEPT = 4, 3
+"""On how many examples candidates are measured at least, and how many of them are measured on all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,39 +91,58 @@ def best_plan(
     form = next(iter(planners))
     graphs = _graphs(base, planners[form], request)
     first = _candidates(graphs[0], planners[form].scheme, request, request.calibrators)
-    if len(planners) == len(graphs) == len(first) == 1 and request.correction != "auto":
+    both = len(planners) > 1
+    if not both and len(graphs) == len(first) == 1:
         return first[0], ()
     assert base.seen is not None
-    scorer = Scorer(base.model, statistics.examples, request.target.session, base.seen.outputs)
-    tries = {form: first}
-    # beside the form that was asked for there is none
-    both = len(planners) > 1
+    examples, outputs = statistics.examples, base.seen.outputs
+    few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
+    picked = [(2 * n + 1) * len(examples) // (2 * few) for n in range(few)]
+    config = request.target.session
+    sketch = Scorer(base.model, [examples[n] for n in picked], config, [outputs[n] for n in picked])
+    found: list[Candidate] = []
+    for graph in graphs:
+        same = first if graph is graphs[0] else _possible(graph, planners[form].scheme, request, request.calibrators)
+        if found and few < len(examples):
+            # what lost on one graph is not tried on the next
+            kept = {(c.calibrator, bool(c.plan.shifts)) for c in _finalists(found, request)}
+            same = [c for c in same if (c.calibrator, bool(c.plan.shifts)) in kept]
+        found += _on_graph(graph, same, planners, request, sketch, few)
+    sketched: list[Candidate] = []
+    scorer = sketch
+    if few < len(examples):
+        scorer, finalists = Scorer(base.model, examples, config, outputs), _finalists(found, request)
+        sketched = sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db)
+        found = _tried_again(finalists, request, scorer, len(examples))
     if both:
-        # calibrators matter little where layers find their own ranges
-        tries["dynamic"] = _possible(graphs[0], planners["dynamic"].scheme, request, request.calibrators[:1])
-    found = _tried(tries, request, scorer)
-    for graph in graphs[1:]:
-        found[0].graph.memo.weights.integers.clear()
-        # what is best on one graph is tried on the other, and dynamic layers where that comes close
-        best = _best(found, form)
-        same = _possible(graph, planners[form].scheme, request, (best.calibrator,))
-        other = _tried({form: same}, request, scorer)
-        if both and other and other[0].sqnr_db > best.sqnr_db - _WITHIN_DB:
-            dynamic = _possible(graph, planners["dynamic"].scheme, request, request.calibrators[:1])
-            other += _tried({"dynamic": dynamic}, request, scorer)
-        found += other
-        graph.memo.weights.integers.clear()
-    if both:
-        best = _best(found, form)
+        best = _best([c for c in (*found, *sketched) if c.trial is not None and c.trial.form == form])
         scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
-        if scheme is not None:
-            mixed = _possible(best.graph, scheme, request, (best.calibrator,))
-            found += _tried({"mixed": mixed}, request, scorer)
-    best = _best(found)
-    if request.correction == "auto" and best.plan.shifts:
-        assert best.trial is not None
-        found += _tried({best.trial.form: [replace(best, plan=replace(best.plan, shifts=()))]}, request, scorer)
-    return _ranked(found, request)
+        mixed = [] if scheme is None else _possible(best.graph, scheme, request, (best.calibrator,))
+        found += _tried({"mixed": mixed}, request, scorer, len(examples))
+    return _ranked(found, sketched, request)
+
+
+def _on_graph(
+    graph: FloatGraph, same: list[Candidate], planners: Mapping[str, Planner], request: Request, scorer: Scorer,
+    samples: int,
+) -> list[Candidate]:  # fmt: skip
+    """Those of the first planner's form, measured, and dynamic ones beside them where there is a planner for that."""
+    found = _tried({next(iter(planners)): same}, request, scorer, samples)
+    if len(planners) > 1:
+        # where layers find their own ranges, calibrators matter to the others alone
+        best = [_best(found).calibrator] if found else []
+        calibrators = tuple(dict.fromkeys((request.calibrators[0], *best)))
+        dynamic = _possible(graph, planners["dynamic"].scheme, request, calibrators)
+        found += _tried({"dynamic": dynamic}, request, scorer, samples)
+    graph.memo.weights.integers.clear()
+    return found
+
+
+def _affordable(macs: int, examples: int, candidates: int) -> int:
+    """How many of the examples, which take so many multiply-accumulates together, all candidates are measured on."""
+    if macs * candidates <= _CHEAP:
+        return examples
+    return min(examples, max(_FEW, int(_CHEAP / (macs / examples * candidates))))
 
 
 def _observed(prepared: Prepared, statistics: Statistics, request: Request, original: Original) -> FloatGraph:
@@ -186,11 +212,14 @@ def _graphs(base: FloatGraph, planner: Planner, request: Request) -> list[FloatG
 def _candidates(
     graph: FloatGraph, scheme: Scheme, request: Request, calibrators: Sequence[Calibrator]
 ) -> list[Candidate]:
-    """One by each calibrator, with biases corrected unless that is off; one where no range is calibrated."""
+    """By each calibrator, with biases corrected and not, as asked for; by one where no range is calibrated."""
     planner = _planner(graph, scheme, request)
     chosen = calibrators if planner.placement().sites else calibrators[:1]
     corrected = request.correction != "off" and graph.seen is not None
-    return [Candidate(graph, planner, c, planner.plan(c, corrected=corrected)) for c in chosen]
+    found = [Candidate(graph, planner, c, planner.plan(c, corrected=corrected)) for c in chosen]
+    if request.correction == "auto":
+        found += [replace(c, plan=replace(c.plan, shifts=())) for c in found if c.plan.shifts]
+    return found
 
 
 def _possible(
@@ -203,34 +232,76 @@ def _possible(
         return []
 
 
-def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer) -> list[Candidate]:
-    """The candidates of one graph by their form, measured, in their order."""
+def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, samples: int) -> list[Candidate]:
+    """The candidates of one graph by their form, measured on so many samples, in their order."""
     named = [(form, candidate) for form, candidates in tries.items() for candidate in candidates]
     if not named:
         return []
     graph, result = named[0][1].graph, []
-    figures = scorer.compare([candidate.plan for _, candidate in named], graph.model, graph.memo.weights)
-    for (form, candidate), figure in zip(named, figures, strict=True):
-        trial = Trial(candidate.calibrator, bool(candidate.plan.shifts), figure, form=form, smoothed=graph.smoothed)
+    # calibrators may agree in all ranges
+    unique = {_content(candidate.plan): candidate.plan for _, candidate in named}
+    figures = dict(zip(unique, scorer.compare(list(unique.values()), graph.model, graph.memo.weights), strict=True))
+    for form, candidate in named:
+        trial = Trial(
+            candidate.calibrator, bool(candidate.plan.shifts), figures[_content(candidate.plan)], form=form,
+            smoothed=graph.smoothed, samples=samples,
+        )  # fmt: skip
         result.append(replace(candidate, trial=trial))
         request.progress("try", len(result), len(named))
     return result
 
 
-def _best(found: Sequence[Candidate], form: str | None = None) -> Candidate:
+def _content(plan: Plan) -> Hashable:
+    """What plans for one graph that give the same model have in common."""
+    activations = tuple((row.tensor, row.params) for row in plan.activations)
+    weights = tuple((row.tensor, row.params) for row in (*plan.weights, *plan.dynamic, *plan.stored))
+    return activations, weights, plan.shifts
+
+
+def _tried_again(found: Sequence[Candidate], request: Request, scorer: Scorer, samples: int) -> list[Candidate]:
+    """The candidates, measured again, graph by graph."""
+    result = []
+    for graph in dict.fromkeys(candidate.graph for candidate in found):
+        tries: dict[str, list[Candidate]] = {}
+        for candidate in found:
+            if candidate.graph is graph and candidate.trial is not None:
+                tries.setdefault(candidate.trial.form, []).append(candidate)
+        result += _tried(tries, request, scorer, samples)
+        graph.memo.weights.integers.clear()
+    return result
+
+
+def _finalists(found: Sequence[Candidate], request: Request) -> list[Candidate]:
+    """The best few; for latency also the best of each kind."""
+    ranked = sorted(found, key=lambda c: -c.sqnr_db)
+    different = {(c.graph, _content(c.plan)): c for c in reversed(ranked)}
+    kept = [c for c in ranked if different[c.graph, _content(c.plan)] is c][:_KEPT]
+    return kept if request.goal == "accuracy" else [c for c in ranked if c in kept or c in _best_of_each(found)]
+
+
+def _best_of_each(found: Sequence[Candidate]) -> list[Candidate]:
+    """The best of each form and graph, in the order in which these were tried first."""
+    kinds: dict[tuple[str, bool], list[Candidate]] = {}
+    for candidate in found:
+        if candidate.trial is not None:
+            kinds.setdefault((candidate.trial.form, candidate.trial.smoothed), []).append(candidate)
+    return [_best(same) for same in kinds.values()]
+
+
+def _best(found: Sequence[Candidate]) -> Candidate:
     """By SQNR; of equal ones the first."""
-    return max((c for c in found if c.trial is not None and form in (None, c.trial.form)), key=lambda c: c.sqnr_db)
+    return max(found, key=lambda c: c.sqnr_db)
 
 
-def _ranked(found: Sequence[Candidate], request: Request) -> tuple[Candidate, tuple[Trial, ...]]:
-    """The chosen candidate, and all trials: first the best of each kind, from the chosen one on, then the others."""
+def _ranked(
+    found: Sequence[Candidate], sketched: Sequence[Candidate], request: Request
+) -> tuple[Candidate, tuple[Trial, ...]]:
+    """The chosen candidate, and all trials: first the best of each kind, from the chosen one on, then the others.
 
-    def kind(candidate: Candidate) -> tuple[str, bool]:
-        assert candidate.trial is not None
-        return candidate.trial.form, candidate.trial.smoothed
-
-    finalists = [_best([c for c in found if kind(c) == wanted]) for wanted in dict.fromkeys(map(kind, found))]
-    others = sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db)
+    `sketched`: what was measured on fewer samples alone.
+    """
+    finalists = _best_of_each(found)
+    others = [*sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db), *sketched]
     finalists = _chosen(finalists, request)
     return finalists[0], tuple(c.trial for c in (*finalists, *others) if c.trial is not None)
 

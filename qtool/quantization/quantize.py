@@ -19,13 +19,14 @@ from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED, text_of
-from qtool.core.records.results import Quantized, Trial
+from qtool.core.records.results import MUCH_SMALLER, Quantized, Trial
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import MADE_UP, Verification
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.reading import Reading
 from qtool.graph import edit, model_io, shapes
+from qtool.graph.contents import contents
 from qtool.graph.edit import Array
 from qtool.graph.model_files import model_size
 from qtool.graph.serialized import Serialized
@@ -189,7 +190,9 @@ def quantize(
         size = model_io.write(proven, output)
     inputs = {str(v.name) for v in prepared.model.graph.inputs}
     warnings = (*calibration_doubts(statistics), *grid_doubts(statistics, final, inputs)) if not blind else ()
-    return Quantized(final, proof, trials, prepared.changes, Path(output), size, model_size(model), warnings)
+    before = model_size(model)
+    parts = contents(proven) if before < MUCH_SMALLER * size else ()
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, before, warnings, parts)
 
 
 def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:

@@ -3,7 +3,7 @@
 import math
 
 from qtool.core.records.recipe import text_of
-from qtool.core.records.results import Calibrated, Quantized, Trial
+from qtool.core.records.results import MUCH_SMALLER, Calibrated, FilePart, Quantized, Trial
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.text import by_output, file_size
@@ -12,6 +12,8 @@ _NAMED = 3
 _SHOWN_TRIALS = 7
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
+_LARGE_PART = 0.15
+"""A part of a file is named as a reason where it is this share of it."""
 
 
 def calibrated_text(result: Calibrated) -> str:
@@ -37,17 +39,20 @@ def quantized_text(result: Quantized) -> str:
 
 
 def _shrunk(result: Quantized) -> str:
-    ratio = result.float_size / result.size
+    ratio, why = result.float_size / result.size, _why_large(result)
     if ratio >= _ALIKE:
-        return f"{ratio:.1f}x smaller"
-    if ratio > 1 / _ALIKE:
-        return "about as large"
-    why = "scales and Q/DQ nodes take more than its few weights give back"
-    if result.changes.get("computed from less"):
-        why = "what it computes from less is stored where it is quantised, and scales and Q/DQ nodes take room"
-    if result.changes.get("widened"):
-        why = "what was float16 and stays float is float32"
-    return f"{1 / ratio:.1f}x larger: {why}"
+        return f"{ratio:.1f}x smaller" if ratio >= MUCH_SMALLER else f"{ratio:.2f}x smaller{why}"
+    return f"about as large{why}" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger{why}"
+
+
+def _why_large(result: Quantized) -> str:
+    """What most of the bytes are, besides what became smaller."""
+    reasons = []
+    others = [p for p in result.parts if p.what != FilePart.IN_8_BITS and p.size >= _LARGE_PART * result.size]
+    for part in others[:2] or result.parts[:1]:
+        largest = f" ({part.largest} the largest)" if part.largest else ""
+        reasons.append(f"{percent(part.size / result.size)} of it are {part.what}{largest}")
+    return f": {', '.join(reasons)}" if reasons else ""
 
 
 def _calibrator(result: Quantized) -> str:
@@ -62,18 +67,20 @@ def _calibrator(result: Quantized) -> str:
         return chosen
     if all(trial.sqnr_db is None for trial in result.trials):
         return f"{chosen}, the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
-    shown = [_trial(t) for t in result.trials[:_SHOWN_TRIALS]]
+    most = max(trial.samples for trial in result.trials)
+    shown = [_trial(t, most) for t in result.trials[:_SHOWN_TRIALS]]
     more = len(result.trials) - len(shown)
     return f"{chosen}, the best of ({', '.join(shown)}{f', {more} more' if more else ''})"
 
 
-def _trial(trial: Trial) -> str:
+def _trial(trial: Trial, samples: int) -> str:
     words = {"dynamic": "dynamic", "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
     measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
-    return f"{words} {measured}{timed}"
+    fewer = f" on {trial.samples}" if trial.samples < samples else ""
+    return f"{words} {measured}{fewer}{timed}"
 
 
 def _integer_line(proof: Verification) -> str:

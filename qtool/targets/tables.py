@@ -91,6 +91,7 @@ _BRIDGES = {
         "Erf",
         "Gelu",
         "Mish",
+        "Pad",
     )
 }
 _CPU_RULES = _WEIGHTED | _ELEMENTWISE | _PASSTHROUGH | _BRIDGES

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import qtool
+from qtool.core.records.results import FilePart
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
 from tests.support.refusals import network
@@ -21,21 +23,37 @@ def test_the_line_of_integers_names_their_kernels_alone(tmp_path):
     assert proof["kernels"].keys() > {"QGemm", "QLinearConv", "QuantizeLinear"} and "integer_kernels" not in proof
 
 
+PARTS = (
+    FilePart(FilePart.IN_8_BITS, 600, "w"), FilePart("tables in float", 300, "t"), FilePart("9 nodes", 100, ""),
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("was", "now", "changes", "words"),
+    ("was", "now", "parts", "words"),
     [
-        (3000, 1000, {}, "(3.0x smaller)"),
-        (1000, 980, {}, "(about as large)"),
-        (1000, 1040, {}, "(about as large)"),
-        (1000, 2000, {}, "(2.0x larger: scales and Q/DQ nodes take more than its few weights give back)"),
-        (1000, 2000, {"computed from less": 1}, "(2.0x larger: what it computes from less is stored where it is quant"),
-        (1000, 1900, {"widened": 3}, "(1.9x larger: what was float16 and stays float is float32)"),
+        (3000, 1000, (), "(3.0x smaller)"),
+        (1150, 1000, PARTS, "(1.15x smaller: 30.0 % of it are tables in float (t the largest))"),
+        (980, 1000, PARTS[::2], "(about as large: 60.0 % of it are weights in 8 bits (w the largest))"),
+        (1000, 2000, PARTS, "(2.0x larger: 15.0 % of it are tables in float (t the largest))"),
     ],
 )
-def test_the_size_is_said_as_it_is(tmp_path, was, now, changes, words):
+def test_the_size_is_said_as_it_is(tmp_path, was, now, parts, words):
     made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
-    result = replace(made, float_size=was, size=now, changes=changes)
+    result = replace(made, float_size=was, size=now, parts=parts)
     assert words in quantized_text(result).splitlines()[0]
+
+
+def test_a_file_that_is_hardly_smaller_says_what_its_bytes_are(tmp_path):
+    net = Net(4, 64)
+    hidden = net("MatMul", "x", net.weight(64, 64, inputs=64), name="product")
+    net.const(net.rng.normal(size=(1, 4, 64, 80)), "offsets")
+    y = net("Add", net("Unsqueeze", hidden, net.const([-1], dtype=np.int64)), "offsets")
+    result = qtool.quantize(net.save(tmp_path / "m.onnx", y), tmp_path / "q.onnx", data=[net.samples(4)])
+    assert sum(part.size for part in result.parts) == pytest.approx(result.size, rel=0.01)
+    kinds = {part.what: part.size for part in result.parts}
+    assert kinds[FilePart.IN_8_BITS] == pytest.approx(64 * 64, rel=0.01)
+    assert "of it are constants that are no weights of layers (offsets the largest))" in quantized_text(result)
+    assert result.to_dict()["parts"][0]["largest"] == "offsets"
 
 
 def test_weights_alone_have_no_kernels_to_name(tmp_path):

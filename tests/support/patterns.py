@@ -240,7 +240,14 @@ def _relu_beside(net: Net, h: str) -> str:
 
 def _conv_transpose(net: Net, h: str) -> str:
     skewed = np.logspace(-3, 0, 8).reshape(1, 8, 1, 1)
-    return net("ConvTranspose", h, net.const(net.rng.normal(size=(8, 8, 2, 2)) * skewed), net.bias(8), strides=[2, 2])
+    return net(
+        "ConvTranspose",
+        h,
+        net.const(net.rng.normal(size=(8, 8, 2, 2)) * skewed),
+        net.bias(8),
+        strides=[2, 2],
+        output_shape=[16, 16],
+    )
 
 
 def _unused_part(net: Net, h: str) -> str:
@@ -389,6 +396,7 @@ BRIDGES: dict[str, Pattern] = {
     "softplus": _float("Softplus", _bridge("Softplus"), Softplus=1),
     "erf": _float("Erf", _bridge("Erf"), Erf=1),
     "gelu": _float("Gelu", _bridge("Gelu"), Gelu=1),
+    "reflecting pad": _float("Pad", lambda n, h: n("Pad", h, _ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), Pad=1),
     "mish": _float("Mish", _bridge("Mish"), Softplus=1, Tanh=1, Mul=1),
 }
 FLOAT: dict[str, Pattern] = {
@@ -396,7 +404,6 @@ FLOAT: dict[str, Pattern] = {
     "linear resize": _float(
         "Resize", lambda n, h: n("Resize", h, "", n.const([1, 1, 2, 2]), mode="linear"), Resize=1
     ),
-    "reflecting pad": _float("Pad", lambda n, h: n("Pad", h, _ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), Pad=1),
     "instance norm": _float(
         "InstanceNormalization", lambda n, h: n("InstanceNormalization", h, n.bias(8), n.bias(8)),
         InstanceNormalization=1,

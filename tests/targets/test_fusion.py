@@ -102,9 +102,28 @@ def test_a_final_softmax_stays_float(tmp_path):
     assert done.edges == (1, 0)
 
 
+def test_sums_behind_a_padded_shortcut_are_integer(tmp_path):
+    """The shortcut of CIFAR's ResNets without weights: every second pixel, and channels of zeros."""
+    net = Net()
+    h = net("Relu", net.conv("x", 3, 8))
+    ends, steps = (net.const([n, n], dtype=np.int64) for n in (99, 2))
+    start, axes, pads = (net.const(a, dtype=np.int64) for a in ([0, 0], [2, 3], [0, 4, 0, 0, 0, 4, 0, 0]))
+    shortcut = net("Pad", net("Slice", h, start, ends, axes, steps), pads)
+    half = net("Conv", h, net.weight(16, 8, 3, 3, inputs=72), net.bias(16), strides=[2, 2], pads=[1] * 4)
+    h = net("Relu", net("Add", net.conv(net("Relu", half), 16, 16), shortcut))
+    h = net("Relu", net("Add", net.conv(h, 16, 16), h))
+    done = run(net, (net.conv(h, 16, 4),), tmp_path)
+    assert {k: n for k, n in done.kernels.items() if k not in ("Transpose", "Slice")} == {
+        "QLinearConv": 5, "QLinearAdd": 2, "Pad": 1, "QuantizeLinear": 2, "DequantizeLinear": 2,
+    }  # fmt: skip
+    assert steps_apart(done) < 1.5
+
+
 def test_nothing_is_quantised_behind_the_last_integer_layer(tmp_path):
     net = Net()
-    up = net("ConvTranspose", net.conv("x", 3, 8), net.weight(8, 3, 2, 2, inputs=8), strides=[2, 2])
+    up = net(
+        "ConvTranspose", net.conv("x", 3, 8), net.weight(8, 3, 2, 2, inputs=8), strides=[2, 2], output_shape=[16, 16]
+    )
     done = run(net, (net("Tanh", up),), tmp_path)
     assert {k: done.kernels[k] for k in ("QLinearConv", "ConvTranspose", "Tanh")} == dict.fromkeys(
         ("QLinearConv", "ConvTranspose", "Tanh"), 1

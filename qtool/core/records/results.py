@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.codec import encoded, json_number
@@ -11,6 +11,9 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
+
+MUCH_SMALLER = 1.2
+"""A model that is not smaller than float's by this factor needs an explanation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Trial:
     """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
 
     sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
-    were migrated into weights. latency_ms: median of one run, where latency was asked for.
+    were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
+    examples it was measured on; where that is much work, only the best are measured on all.
     """
 
     calibrator: Calibrator
@@ -63,6 +67,18 @@ class Trial:
     form: str = "static"
     smoothed: bool = False
     latency_ms: float | None = None
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A part of a model's file: what it is, its bytes, and the name of its largest constant ("": it has none)."""
+
+    IN_8_BITS: ClassVar[str] = "weights in 8 bits"
+
+    what: str
+    size: int
+    largest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,7 @@ class Quantized:
     changes: what preparation did to the float graph, by pass.
     size, float_size: of the int8 and the float model in bytes.
     warnings: what is odd about the data that calibrated, and what to check.
+    parts: of the int8 model, the largest first, where it is not much smaller than the float one.
     """
 
     plan: Plan
@@ -83,6 +100,7 @@ class Quantized:
     size: int
     float_size: int
     warnings: tuple[str, ...] = ()
+    parts: tuple[FilePart, ...] = ()
 
     def __repr__(self) -> str:
         return summary(
@@ -101,6 +119,7 @@ class Quantized:
             "output": str(self.output),
             "bytes": self.size,
             "float_bytes": self.float_size,
+            "parts": [encoded(part) for part in self.parts],
             "preparation": self.changes,
             "warnings": list(self.warnings),
             "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],

@@ -9,6 +9,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.origins import Origin
 from qtool.targets.rules import Target
 
+_REWRITTEN = ("ConvTranspose",)
 Folded = Mapping[Origin, tuple[str, ...]]
 """Node of the model as it came -> the nodes that it has become a part of."""
 
@@ -17,7 +18,8 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
     """Find the nodes of the main graph and of those inside of it that the scheme leaves in float, and why.
 
     A name or glob that no node of the prepared graph answers to speaks of nodes that were folded into others: these
-    stay float then. An operator speaks of the nodes that are left. `name`: what to call the model in messages.
+    stay float then. An operator speaks of the nodes that are left, and a
+    ConvTranspose of what it was rewritten as. `name`: what to call the model in messages.
 
     Raises:
         UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
@@ -29,6 +31,10 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
             result[node] = "not among the included operators"
         if node.op_type in scheme.exclude_ops:
             result[node] = f"operator {node.op_type} is excluded"
+    for origin, into in folded.items():
+        if origin.op_type in scheme.exclude_ops and origin.op_type in _REWRITTEN:
+            wholes = {n: f"operator {origin.op_type} is excluded" for n in model.graph if n.name in into}
+            result |= wholes
     for pattern in scheme.exclude:
         result |= _matching(model, pattern, name, folded)
     return result
@@ -46,7 +52,7 @@ def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, fo
             for origin, into in folded.items()
             if origin.op_type == op and into
         }
-        if op not in present and parts:
+        if op not in present and parts and op not in _REWRITTEN:
             part, whole = next(iter(parts.items()))
             raise UsageError(
                 f"{name}: every {op} is folded into another node, as {part!r} into {whole!r}; leave these in float by "

@@ -12,9 +12,11 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
 from qtool.pipeline.prepare import (
+    channels_last,
     constant_branches,
     fold_affine,
     fold_constants,
+    fold_forward,
     fold_pad,
     gemm_bias,
     hard_swish,
@@ -27,6 +29,7 @@ from qtool.pipeline.prepare import (
     residual_sum,
     resize_axes,
     spatial_mean,
+    sub_pixel,
 )
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
@@ -97,8 +100,10 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     widened = _in_float32(model, loaded, changes)
     while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
         _tidy(model)
-    _apply(model, changes, plain_products, fold_affine, fold_pad, matmul_add, spatial_mean, pointwise_head)
-    _apply(model, changes, hard_swish, residual_sum, gemm_bias, resize_axes, merge_equal)
+    if _apply(model, changes, channels_last):
+        _tidy(model)
+    _apply(model, changes, plain_products, fold_affine, sub_pixel, fold_pad, matmul_add, spatial_mean, pointwise_head)
+    _apply(model, changes, hard_swish, fold_forward, residual_sum, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
     shapes.declare(model, declared)
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())

@@ -1,8 +1,9 @@
 """BatchNormalization, Mul, Div, Add and Sub with one constant per output channel go into the Conv or Gemm before them.
 
-The integer bias holds the shift, and the per-channel weight scale takes up the factor (the paper, section 3.2).
-Declines where the layer's output is read elsewhere, a constant varies along another axis, training outputs are used, or
-the folded numbers are not finite in float32 (a negative variance; factors that only together fit).
+The integer bias holds the shift, and the per-channel weight scale takes up the factor (the paper, section 3.2). A
+positive factor goes past a Relu or LeakyRelu, which keep it. Declines where the layer's output is read elsewhere, a
+constant varies along another axis, training outputs are used, or the folded numbers are not finite in float32 (a
+negative variance; factors that only together fit).
 """
 
 from collections.abc import Callable
@@ -10,9 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node
+from qtool.graph import compose, edit
+from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer, per_channel
+
+_Folded = dict[tuple[Value, bytes, int | None, int], Value]
+"""What a weight becomes with the same factors: layers that share it go on sharing it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +26,34 @@ class _Affine:
     factor: Array
     shift: Array
 
+    @property
+    def only_scales(self) -> bool:
+        """Whether it multiplies with positive numbers alone."""
+        return bool((self.factor > 0.0).all() and not self.shift.any())
+
 
 def apply(model: Model) -> int:
     """Fold affine nodes into the layers in front of them, in place; return how many nodes were folded."""
     names = edit.Names(model.graph)
+    folded: _Folded = {}
     count = 0
     for node in list(model.graph):
         layer = Layer.of(node)
         if layer is None or not _foldable(layer):
             continue
-        while (follower := edit.single_consumer(node.outputs[0])) is not None:
-            affine = _affine_of(follower, layer)
-            if affine is None or not _fold(model, layer, affine, names):
+        last = node
+        while (follower := edit.single_consumer(last.outputs[0])) is not None:
+            if last is node and edit.is_main_op(follower, "Relu", "LeakyRelu"):
+                last = follower
+                continue
+            affine = _affine_of(follower, last.outputs[0], layer)
+            if (
+                affine is None
+                or (last is not node and not affine.only_scales)
+                or not _fold(model, layer, affine, names, folded)
+            ):
                 break
-            edit.replace_uses(follower.outputs[0], node.outputs[0])
+            edit.replace_uses(follower.outputs[0], last.outputs[0])
             edit.take_origins(node, follower)
             edit.remove_node(follower)
             count += 1
@@ -55,14 +73,14 @@ def _foldable(layer: Layer) -> bool:
     return bias is not None and bias.ndim <= 1 and bias.size in (1, layer.output_size(shape))
 
 
-def _affine_of(node: Node, layer: Layer) -> _Affine | None:
+def _affine_of(node: Node, x: Value, layer: Layer) -> _Affine | None:
     weight = edit.constant(layer.weight)
     m = layer.output_size(weight.shape)
     if edit.is_main_op(node, "BatchNormalization"):
         return _batch_norm(node, m)
     if not edit.is_main_op(node, "Mul", "Div", "Add", "Sub"):
         return None
-    position = 0 if node.inputs[0] is layer.node.outputs[0] else 1
+    position = 0 if node.inputs[0] is x else 1
     other = edit.constant_or_none(node.inputs[1 - position])
     if other is None or other.dtype != np.float32 or (position == 1 and node.op_type in ("Div", "Sub")):
         return None
@@ -103,8 +121,8 @@ def _channel_vector(constant: Array, m: int, layer_rank: int) -> Array | None:
     return constant.reshape(-1).astype(np.float64)
 
 
-def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> bool:
-    """Returns False, and changes nothing, where the folded numbers are not finite."""
+def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names, known: _Folded) -> bool:
+    """Returns False, and changes nothing, where the folded numbers are not finite. `known` is added to."""
     weight = edit.constant(layer.weight).astype(np.float64, order="C")
     channels = layer.output_channels(weight)
     bias = np.zeros(affine.shift.size) if layer.bias is None else edit.constant(layer.bias).astype(np.float64)
@@ -114,8 +132,16 @@ def _fold(model: Model, layer: Layer, affine: _Affine, names: edit.Names) -> boo
         shift = (np.broadcast_to(bias, affine.shift.shape) * affine.factor + affine.shift).astype(np.float32)
     if not (np.isfinite(folded).all() and np.isfinite(shift).all()):
         return False
-    base = layer.node.name if layer.weight is None else layer.weight.name
-    new_weight = edit.add_initializer(model.graph, names.fresh(f"{base}_folded"), folded)
+    old = layer.weight
+    assert old is not None
+    key = (old, affine.factor.tobytes(), layer.output_axis, layer.groups)
+    if key not in known:
+        shared = len(old.uses()) > 1 or any(weight is old for weight, *_ in known)
+        known[key] = edit.add_initializer(model.graph, names.fresh(f"{old.name}_folded"), folded)
+        if shared and (layer.groups == 1 or layer.output_axis == 0):
+            shape = [-1 if axis == layer.output_axis else 1 for axis in range(folded.ndim)]
+            edit.remember(known[key], compose.product_origin(old, affine.factor.astype(np.float32).reshape(shape)))
+    new_weight = known[key]
     new_bias = edit.add_initializer(model.graph, names.fresh(f"{layer.node.name}_bias"), shift)
     assert layer.operator.bias is not None
     edit.set_input(layer.node, layer.operator.weights[0], new_weight)

@@ -1,8 +1,8 @@
 """Everything that depends on initializers alone is computed once, by onnxruntime itself.
 
 Declines for random operators, control flow, other domains, results of unknown size, and results over 64 MiB that are
-larger than what they are made of and are no layer's weight. A result that is larger than what it is made of remembers
-that, so that a file need not hold it (`qtool.pipeline.rewrite.unfold`).
+larger than what they are made of and are no layer's weight. A result that is larger than what it is made of, less what
+others read as well, remembers that, so that a file need not hold it (`qtool.pipeline.rewrite.unfold`).
 """
 
 import math
@@ -51,10 +51,14 @@ def apply(model: Model) -> int:
     except QtoolError:
         return 0
     names = edit.Names(model.graph)
+    kept = {
+        str(v.name) for node in folded for v in node.inputs
+        if v is not None and v.is_initializer() and any(reader not in inside for reader in edit.consumers(v))
+    }  # fmt: skip
     _hand_on(folded)
     for value, array in zip(frontier, arrays, strict=True):
         constant = edit.add_initializer(model.graph, names.fresh(f"{value.name}_folded"), array)
-        edit.remember(constant, compose.origin(model, value, smaller_than=array.nbytes - _SMALL_BYTES))
+        edit.remember(constant, compose.origin(model, value, smaller_than=array.nbytes - _SMALL_BYTES, kept=kept))
         edit.replace_uses(value, constant)
     count = 0
     for node in reversed(folded):

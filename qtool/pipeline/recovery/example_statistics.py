@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
-from qtool.graph import compose
+from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model
+from qtool.graph.layers import Layer
 from qtool.graph.parts import saturating_ends
 from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
-from qtool.pipeline.recovery.smoothing import divided_names, smoothable_tensors
+from qtool.pipeline.recovery.smoothing import divided_inputs, divided_names, smoothable_tensors
 from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
@@ -39,12 +40,14 @@ class ExampleStatistics:
     """The outputs of the graph on the examples, and the means and channels of its tensors.
 
     outputs: of each example, by name, and beside them what `saturating_ends` read. means: layer with a bias -> the
-    means of its input (`input_sums`). channels: of the tensors that smoothing may serve.
+    means of its input (`input_sums`). channels: of the tensors that smoothing may serve. macs: how many
+    multiply-accumulates the layers that read either took on all examples together.
     """
 
     outputs: tuple[Arrays, ...]
     means: dict[str, Array]
     channels: dict[str, Channels]
+    macs: int
 
     def smoothed(self, model: Model, scales: Mapping[str, tuple[float, ...]]) -> "ExampleStatistics":
         """Return the statistics of the graph that computes the same with tensors divided by `scales`.
@@ -101,7 +104,16 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
         / max(sum(s.sums[name][1] for s in seen), 1)
         for name in layers
     }
-    return ExampleStatistics(tuple(s.outputs for s in seen), means, {t: _joined(t, seen) for t in tensors})
+    macs = sum(_macs(model, s) for s in seen)
+    return ExampleStatistics(tuple(s.outputs for s in seen), means, {t: _joined(t, seen) for t in tensors}, macs)
+
+
+def _macs(model: Model, seen: _Seen) -> int:
+    """Of one example: each number of a weight is multiplied once a row or position."""
+    terms = {name: count for name, (_, count) in seen.sums.items()}
+    terms |= {name: seen.rows[tensor] for name, tensor in divided_inputs(model).items()}
+    layers = [Layer.of(node) for node in model.graph if node.name in terms]
+    return sum(terms[str(x.node.name)] * edit.constant(x.weight).size for x in layers if x is not None)
 
 
 def _of(rows: Array) -> Channels:

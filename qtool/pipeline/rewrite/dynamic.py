@@ -17,7 +17,7 @@ from qtool.core.numerics.affine import QParams
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import WeightPlan
-from qtool.graph import edit
+from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 
@@ -148,11 +148,16 @@ class _Emitter:
             whole = self.memo.quantized(tensor, edit.constant(layer.weight), weight.params)
             scale = np.asarray(weight.params.scale, np.float32)
             scale = scale if weight.params.axis is not None else scale.reshape(())
-            self.stored[key] = (
+            stored, factor, zero_point = self.stored[key] = (
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_quantized"), layer.matrix(whole)),
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_scale"), scale),
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_zero_point"), np.zeros(scale.shape, np.int8)),
             )
+            exact = graph.initializers[tensor]
+            if edit.origin_of(exact) is not None or len(exact.uses()) > len(weight.readers):
+                axis, turned = layer.output_axis if scale.ndim else None, layer.output_axis == 0
+                origin = compose.quantized_origin(exact, factor, zero_point, axis, transposed=turned)
+                edit.remember(stored, origin)
         return self.stored[key]
 
     def _quantized(self, value: Value, before: Node) -> Node:

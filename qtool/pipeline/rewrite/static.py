@@ -6,7 +6,7 @@ from qtool.core.errors import ModelError
 from qtool.core.numerics.affine import QParams, quantize
 from qtool.core.numerics.weights import WeightMemo, quantize_bias
 from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
-from qtool.graph import edit
+from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
 
@@ -44,12 +44,16 @@ def shift_biases(model: Model, plan: Plan) -> Model:
 
 
 class _Rewriter:
-    """Changes `model`."""
+    """Changes `model`.
+
+    zero_points: those that are stored, by type, shape and content.
+    """
 
     def __init__(self, model: Model, plan: Plan, memo: WeightMemo) -> None:
         self.model, self.plan, self.memo = model, plan, memo
         self.graph = model.graph
         self.names = edit.Names(self.graph)
+        self.zero_points: dict[tuple[np.dtype, tuple[int, ...], bytes], Value] = {}
         self._look_up()
 
     def _look_up(self) -> None:
@@ -93,10 +97,13 @@ class _Rewriter:
             scale, zero_point = np.repeat(scale, size), np.repeat(zero_point, size)
         elif params.axis is None:
             scale, zero_point = scale.reshape(()), zero_point.reshape(())
-        return (
-            edit.add_initializer(self.graph, self.names.fresh(f"{base}_scale"), scale),
-            edit.add_initializer(self.graph, self.names.fresh(f"{base}_zero_point"), zero_point),
-        )
+        factor = edit.add_initializer(self.graph, self.names.fresh(f"{base}_scale"), scale)
+        # few are different
+        known = (zero_point.dtype, zero_point.shape, zero_point.tobytes())
+        if known not in self.zero_points:
+            name = f"zero_point_{zero_point.dtype}" + (f"_{zero_point}" if zero_point.ndim == 0 else "s")
+            self.zero_points[known] = edit.add_initializer(self.graph, self.names.fresh(name), zero_point)
+        return factor, self.zero_points[known]
 
     def _new(self, op: str, inputs: list[Value], base: str, axis: int | None = None) -> Node:
         name = self.names.fresh(base)
@@ -128,6 +135,9 @@ class _Rewriter:
     def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], integers: Array) -> None:
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
         scale, zero_point = self._params(tensor, params)
+        exact = self.graph.initializers[tensor]
+        if edit.origin_of(exact) is not None or len(exact.uses()) > len(readers):
+            edit.remember(stored, compose.quantized_origin(exact, scale, zero_point, params.axis))
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
         self.graph.insert_before(self.graph[0], node)
         self._read(readers, node.outputs[0])

@@ -1,6 +1,7 @@
 """Takes back what `qtool.pipeline.rewrite` adds besides Q/DQ, for the comparison of structures.
 
-Barriers go, and what `qtool.pipeline.rewrite.dynamic` emits becomes one node of float again.
+Barriers go, weights that the model computes become constants, and what `qtool.pipeline.rewrite.dynamic` emits becomes
+one node of float again.
 
 What comes back reads its weights through DequantizeLinear, so that `structure` can hold them against the float ones.
 """
@@ -8,9 +9,10 @@ What comes back reads its weights through DequantizeLinear, so that `structure` 
 import numpy as np
 
 from qtool.core.errors import VerificationError
-from qtool.graph import edit
+from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
+from qtool.runtime.session import Session
 
 
 def undo_dynamic(prepared: Model, quantized: Model) -> None:
@@ -31,6 +33,36 @@ def undo_dynamic(prepared: Model, quantized: Model) -> None:
             _undo_lstm(quantized, old, node, names)
         elif node.op_type == "Gather" and edit.is_main_op(old, "Gather") and _is_table(node):
             _undo_table(quantized, old, node, names)
+
+
+def undo_computed(quantized: Model) -> None:
+    """Turn integers of weights that the model computes into constants, in place, in `quantized`.
+
+    Raises:
+        ModelError: onnxruntime cannot compute them.
+    """
+    known = set(quantized.graph.initializers.values())
+    weights = []
+    for node in quantized.graph:
+        if node.inputs and not edit.has_subgraph(node) and all(v is None or v in known for v in node.inputs):
+            known.update(node.outputs)
+            if edit.is_main_op(node, "QuantizeLinear"):
+                turned = edit.single_consumer(node.outputs[0])
+                last = turned if turned is not None and edit.is_main_op(turned, "Transpose") else node
+                weights.append(last.outputs[0])
+    if not weights:
+        return
+    session = Session(compose.constant_part(quantized, weights), optimize=False, name="the weights that it computes")
+    names = edit.Names(quantized.graph)
+    for value, integers in zip(weights, session.run_list({}, [str(v.name) for v in weights]), strict=True):
+        edit.replace_uses(value, edit.add_initializer(quantized.graph, names.fresh(f"{value.name}_undone"), integers))
+    _remove_unread(quantized, known)
+
+
+def _remove_unread(model: Model, values: set[Value]) -> None:
+    for node in reversed(model.graph):
+        if node.outputs[0] in values and not any(o.uses() or o.is_graph_output() for o in node.outputs):
+            edit.remove_node(node)
 
 
 def undo_barriers(prepared: Model, quantized: Model) -> None:

@@ -198,7 +198,7 @@ def tensorrt(tmp_path_factory) -> onnx.ModelProto:
     h = net("Relu", net.conv("x", 3, 8, name="first"))
     h = net("Relu", net("Add", net.conv(h, 8, 8, name="second"), h, name="sum"))
     weight = net.weight(8, 6, 2, 2, inputs=8, name="up_weight")
-    h = net("ConvTranspose", h, weight, net.bias(6), strides=[2, 2], name="up")
+    h = net("ConvTranspose", h, weight, net.bias(6), strides=[2, 2], output_shape=[16, 16], name="up")
     flat = net("Flatten", net("GlobalAveragePool", h))
     net("MatMul", net.gemm(flat, 6, 7, trans=1), net.weight(7, 5, inputs=7), name="head")
     folder: Path = tmp_path_factory.mktemp("tensorrt")

@@ -393,3 +393,18 @@ class TestZoo:
             evaluation = qtool.evaluate(source, tmp_path / "q.onnx", folder / "eval.npz", samples=20, batch_size=10)
             figures.append(evaluation.candidates[0])
         assert figures[1].sqnr_db == pytest.approx(figures[0].sqnr_db, abs=2.0)
+
+
+def test_what_stays_float_is_stored_in_float16(tmp_path):
+    net = Net(16, 8, 8)
+    hidden = net("Relu", net.conv("x", 16, 48, name="first"))
+    y = net.conv(net("Relu", net.conv(hidden, 48, 48, name="middle")), 48, 8)
+    source = halved(net.save(tmp_path / "float32.onnx", y), tmp_path / "float16.onnx", keep_io=True)
+    result = qtool.quantize(
+        source, tmp_path / "int8.onnx", data=[net.samples(2)], exclude=("middle",), calibrator="max"
+    )
+    assert list(result.verification.float_layers) == ["middle"]
+    assert result.size < result.float_size
+    stored = {i.data_type for i in onnx.load(result.output).graph.initializer if np.prod(i.dims) == 48 * 48 * 9}
+    assert stored == {TensorProto.FLOAT16}
+    assert "weights of layers in float" in {part.what for part in result.parts}

@@ -33,7 +33,7 @@ def batch_norm(net: Net, x: str, channels: int, **attributes: object) -> str:
 def conv_transpose(net: Net, x: str, group: int) -> str:
     """8 channels -> 6."""
     weight = net.weight(8, 6 // group, 2, 2, inputs=8 // group)
-    return net("ConvTranspose", x, weight, net.bias(6), group=group, strides=[2, 2])
+    return net("ConvTranspose", x, weight, net.bias(6), group=group, strides=[2, 2], output_shape=[16, 16])
 
 
 def after_conv(op: str, *shape: int, left: bool = False) -> Build:
@@ -186,6 +186,10 @@ def computed_pads(net: Net) -> str:
     return net("Concat", ints(net, 0, 0), batch, ints(net, 1, 0, 0, 1, 1), axis=0)
 
 
+def pooled(net: Net, x: str, *, kernel: int = 4, value: float = 0.0, **attributes: object) -> str:
+    return net("MaxPool", pad(net, x, *SPATIAL, value=value), kernel_shape=[kernel] * 2, strides=[2, 2], **attributes)
+
+
 SPATIAL = (0, 0, 1, 2, 0, 0, 3, 0)
 PADS: dict[str, tuple[Build, bool]] = {
     "zeros": (lambda n: padded_conv(n, pad(n, "x", *SPATIAL)), True),
@@ -194,6 +198,16 @@ PADS: dict[str, tuple[Build, bool]] = {
     "valid": (lambda n: padded_conv(n, pad(n, "x", *SPATIAL), auto_pad="VALID"), True),
     "axes": (lambda n: padded_conv(n, pad(n, "x", 1, 2, 3, 4, axes=(-1, 2))), True),
     "two readers": (lambda n: [p := pad(n, "x", *SPATIAL), n("Add", padded_conv(n, p), padded_conv(n, p))][1], True),
+    "a pool behind Relu": (lambda n: pooled(n, n("Relu", "x")), True),
+    "a pool with pads of its own": (lambda n: pooled(n, n("Relu", "x"), kernel=6, pads=[1, 0, 2, 3]), True),
+    "a pool behind Clip": (lambda n: pooled(n, n("Clip", "x", n.const(0.5), n.const(0.9))), True),
+    "a pool behind another": (lambda n: pooled(n, n("MaxPool", n("Relu", "x"), kernel_shape=[2, 2])), True),
+    "a pool of negative numbers": (lambda n: pooled(n, n("Clip", "x", n.const(-9.0), n.const(-0.5))), False),
+    "a pool of anything": (lambda n: pooled(n, "x"), False),
+    "a window in the padding": (lambda n: pooled(n, n("Relu", "x"), kernel=3), False),
+    "a pool, another value": (lambda n: pooled(n, n("Relu", "x"), value=9.0), False),
+    "a pool that rounds up": (lambda n: pooled(n, n("Relu", "x"), ceil_mode=1), False),
+    "a dilated pool": (lambda n: pooled(n, n("Relu", "x"), dilations=[2, 1]), False),
     "another value": (lambda n: padded_conv(n, pad(n, "x", *SPATIAL, value=0.5)), False),
     "reflect": (lambda n: padded_conv(n, pad(n, "x", *SPATIAL, mode="reflect")), False),
     "edge": (lambda n: padded_conv(n, pad(n, "x", *SPATIAL, mode="edge")), False),

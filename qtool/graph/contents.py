@@ -1,0 +1,80 @@
+"""Returns what the bytes of a written model are: its constants, by what reads them, and the rest."""
+
+from collections.abc import Iterator
+
+import onnx
+
+from qtool.core.records.results import FilePart
+from qtool.graph.layers import OPERATORS
+from qtool.graph.serialized import Serialized
+
+_INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
+_SMALL = 256
+"""Constants of fewer bytes count among the nodes that read them."""
+_BESIDE = {"DynamicQuantizeLSTM", "MatMulInteger", "FusedMatMul", "Attention", "Einsum"}
+
+
+def contents(model: Serialized) -> tuple[FilePart, ...]:
+    """Return the parts of a written model, the largest first; they add up to its size."""
+    graph = onnx.load_from_string(model.graph).graph
+    readers = _readers(graph)
+    sizes: dict[str, dict[str, int]] = {}
+    for tensor in graph.initializer:
+        outside = model.tensors.get(tensor.name)
+        size = tensor.ByteSize() if outside is None else outside.nbytes
+        kind = _kind(tensor, readers.get(tensor.name, set()))
+        if size >= _SMALL and kind is not None:
+            sizes.setdefault(kind, {})[tensor.name] = size
+    inside = {name: size for node in graph.node for name, size in _in_bodies(node)}
+    if inside:
+        sizes["constants inside of If, Loop and Scan"] = inside
+    parts = [
+        FilePart(what, sum(found.values()), max(found, key=lambda name: found[name])) for what, found in sizes.items()
+    ]
+    rest = model.size - sum(part.size for part in parts)
+    parts.append(FilePart(f"{len(graph.node)} nodes with their names and scales", rest, ""))
+    return tuple(sorted(parts, key=lambda part: -part.size))
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, set[str]]:
+    """The operators that read each value; those that read what is made of constants alone read these."""
+    known = {tensor.name for tensor in graph.initializer}
+    made = []
+    for node in graph.node:
+        if node.input and known.issuperset(name for name in node.input if name) and node.op_type != "DequantizeLinear":
+            known.update(node.output)
+            made.append(node)
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        if not node.output or node.output[0] not in known:
+            for index, name in enumerate(node.input):
+                table = node.op_type == "Gather" and index == 0
+                readers.setdefault(name, set()).add("table" if table else node.op_type)
+    for node in reversed(made):
+        found = set().union(*(readers.get(name, set()) for name in node.output))
+        for name in node.input:
+            readers.setdefault(name, set()).update(found)
+    return readers
+
+
+def _kind(tensor: onnx.TensorProto, readers: set[str]) -> str | None:
+    """None for scales and integer biases."""
+    if tensor.data_type in _INTEGERS and readers & {"DequantizeLinear", "table", *_BESIDE}:
+        return FilePart.IN_8_BITS
+    if readers <= {"QuantizeLinear", "DequantizeLinear"}:
+        return None
+    if readers & {*OPERATORS, *_BESIDE}:
+        return "weights of layers in float"
+    return "tables in float" if "table" in readers else "constants that are no weights of layers"
+
+
+def _in_bodies(node: onnx.NodeProto) -> Iterator[tuple[str, int]]:
+    for attribute in node.attribute:
+        for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            for tensor in body.initializer:
+                if tensor.ByteSize() >= _SMALL:
+                    yield tensor.name, tensor.ByteSize()
+            for inner in body.node:
+                yield from _in_bodies(inner)
+        if attribute.HasField("t") and node.op_type == "Constant" and attribute.t.ByteSize() >= _SMALL:
+            yield node.output[0], attribute.t.ByteSize()
