@@ -24,8 +24,8 @@ from qtool.targets.rules import Target
 from qtool.tuning.aim import Aim
 from qtool.tuning.budget import Budget
 from qtool.tuning.judge import Judge
-from qtool.tuning.parts import KEPT, Parts
 from qtool.tuning.search import Attempt
+from qtool.tuning.shares import KEPT, Shares
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Starts:
     target: Target
     scheme: Scheme
     aim: Aim
-    parts: Parts
+    parts: Shares
     folder: Path
     budget: Budget
     compute: Compute

@@ -34,8 +34,8 @@ from qtool.targets.rules import Target
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.aim import Aim
 from qtool.tuning.budget import Budget
-from qtool.tuning.parts import Parts, part_data
 from qtool.tuning.search import Search
+from qtool.tuning.shares import Shares, part_data
 from qtool.tuning.starts import Starts
 from qtool.tuning.trail import Trail
 
@@ -205,7 +205,7 @@ def _check_aim(aim: Aim) -> None:
     check_max_drop(chosen, aim.max_drop)
 
 
-def _check_data(model: PathLike, aim: Aim, parts: Parts, provider: str) -> bool:
+def _check_data(model: PathLike, aim: Aim, parts: Shares, provider: str) -> bool:
     """Run the float model on a sample that chooses and on one that reports, so that what they lack is said at once.
 
     Returns whether the classes that it says are those of samples.

@@ -12,7 +12,7 @@ KEPT = 2**28
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Shares:
     """The data by what it is for. feeds: what calibrates, which is `calibrating` where that is a part of more.
 
     words: who does what.
@@ -33,7 +33,7 @@ def part_data(
     reading: ReadOptions,
     budget: Budget,
     threads: int,
-) -> Parts:
+) -> Shares:
     """Open the data and let its samples take turns. Raises `DataError`, see `open_for_model`."""
     feeds = open_for_model(prepared.model, data, samples=samples, **reading)
     if eval_data is not None:
@@ -44,7 +44,7 @@ def part_data(
         calibrating, choosing, reporting, words = parts(feeds)
     budget.ratio = _ratio(choosing, reporting)
     timed = Portion(calibrating, budget.part)
-    return Parts(
+    return Shares(
         # all of it is read as it is, and where workers can, by them
         open_for_model(prepared.model, timed, state=feeds.states) if eval_data is None or budget.seconds else feeds,
         timed,
