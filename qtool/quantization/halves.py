@@ -12,10 +12,11 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.macs import known_total, macs_of, shapes_of
 
 Arrays = Mapping[str, Array]
-_REPEATED = 16
-"""How often a weight may be multiplied where nothing says it."""
+_SMALL = 2**25
+"""A graph of fewer weights may be run once to find out its shapes."""
 _ALWAYS = 8
 """So many of each half, if there are as many, whatever they cost."""
+_FEW = 2
 _MACS, _NUMBERS = 2**33, 2**25
 """More of them while together they multiply so often, and their outputs hold no more numbers than that."""
 
@@ -29,6 +30,11 @@ class Halves:
 
     choosing: Statistics
     reporting: Sequence[Arrays]
+
+    @property
+    def few(self) -> Sequence[Arrays]:
+        """The first examples that choose: enough to see whether a graph computes what the model as it came does."""
+        return self.choosing.examples[:_FEW]
 
     @property
     def held_out(self) -> bool:
@@ -48,12 +54,13 @@ def halved(prepared: Prepared, statistics: Statistics) -> Halves:
 def _affordable(prepared: Prepared, example: Arrays) -> int:
     model = prepared.model
     outputs = [str(v.name) for v in model.graph.outputs if edit.is_tensor(v)]
-    shapes = shapes_of(model, example, outputs)
+    constants = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
+    weights = sum(constant.size for constant in constants if constant is not None)
+    shapes = shapes_of(model, example, outputs, run=weights < _SMALL)
     macs = macs_of(model, shapes)
     total = known_total(macs)
     if None in macs.values():
-        # in the body of an If or Loop
-        weights = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
-        total += _REPEATED * sum(w.size for w in weights if w is not None)
-    numbers = sum(math.prod(shapes[name]) for name in outputs)
+        # in the body of an If or Loop, or of a large model whose shapes only a run would tell: by its tokens
+        total += weights * max(array.size for array in example.values())
+    numbers = sum(math.prod(shapes.get(name, ())) for name in outputs)
     return max(_ALWAYS, min(_MACS // max(total, 1), _NUMBERS // max(numbers, 1)))

@@ -240,7 +240,7 @@ class _Decision:
 
 
 def _decided(prepared: Prepared, half: Halves, request: Request, original: Original) -> _Decision:
-    best, trials = best_plan(prepared, half.choosing, request, replace(original, examples=half.choosing.examples))
+    best, trials = best_plan(prepared, half.choosing, request, replace(original, examples=half.few))
     return _Decision(best.graph.prepared, best.plan, trials, best)
 
 

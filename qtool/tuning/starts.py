@@ -115,7 +115,7 @@ class Starts:
                 statistics = replace(statistics, examples=statistics.examples[:most])
             half = halved(prepared, statistics)
             self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
-            original = replace(self.originals[steps], examples=half.choosing.examples)
+            original = replace(self.originals[steps], examples=half.few)
             soften = self.target.on_cpu and not steps
             self.known[steps] = observed_graph(
                 prepared, half.choosing, original, soften=soften, biases=True, needed=True

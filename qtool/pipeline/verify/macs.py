@@ -28,10 +28,12 @@ def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int
     return macs_of(model, shapes_of(model, example))
 
 
-def shapes_of(model: Model, example: Mapping[str, np.ndarray], names: Iterable[str] = ()) -> dict[str, Shape]:
+def shapes_of(
+    model: Model, example: Mapping[str, np.ndarray], names: Iterable[str] = (), *, run: bool = True
+) -> dict[str, Shape]:
     """Return the shapes in a run on `example` (one batch of inputs) of what `macs_of` asks for, and of values `names`.
 
-    The graph is run where its inferred shapes do not follow from those of its inputs.
+    The graph is run where its inferred shapes do not follow from those of its inputs; without `run` these are left out.
     """
     shapes: dict[str, Shape] = {name: array.shape for name, array in example.items()}
     sizes: dict[str | None, int] = {}
@@ -50,7 +52,7 @@ def shapes_of(model: Model, example: Mapping[str, np.ndarray], names: Iterable[s
             shapes.setdefault(name, tuple(d for d in dims if d is not None))
         elif name not in shapes:
             missing.append(name)
-    if missing:
+    if missing and run:
         session = Session(compose.with_outputs(model, list(dict.fromkeys(missing))), name="the prepared model")
         shapes |= {name: array.shape for name, array in session.run(example).items()}
     return shapes

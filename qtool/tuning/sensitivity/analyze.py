@@ -127,8 +127,8 @@ def sensitivity(
     found = probe(model, data, metric, **reading)
     if found.metrics[0].name == "sqnr" and not found.numbers:
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
-    choosing = halved(prepared, statistics).choosing
-    best, _ = best_plan(prepared, choosing, request, Original(Path(model), prepared.widened, choosing.examples))
+    half = halved(prepared, statistics)
+    best, _ = best_plan(prepared, half.choosing, request, Original(Path(model), prepared.widened, half.few))
     prepared = best.graph.prepared
     if not best.plan.quantized:
         raise NothingToQuantizeError(

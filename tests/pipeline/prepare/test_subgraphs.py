@@ -357,7 +357,7 @@ FUNCTIONS = {
     "that hold branches, twice": (
         """g (float[N,3,8,8] x) => (float[N,4,8,8] y) { h = a.F(x, w1)  i = a.F(h, w2)  y = Conv(i, w3) }
         <domain: "a", opset_import: ["":17]> F (i, w) => (o) {
-        t = Conv(i, w)  m = ReduceMean<keepdims=0>(t)  z = Constant<value_float=0.0>()  k = Greater(m, z)
+        t = Conv(i, w)  m = ReduceMean<keepdims=0>(t)  z = Constant<value_float=-0.07>()  k = Greater(m, z)
         o = If(k)<then_branch = th () => (float[N,8,8,8] tt) { tt = Relu(t) },
                   else_branch = el () => (float[N,8,8,8] tt) { q = Neg(t)  tt = Relu(q) }> }""", 3,
     ),
