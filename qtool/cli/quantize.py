@@ -48,7 +48,7 @@ from qtool.targets.tables import find_target
 @click.option("--data", metavar="DATA", help="Calibrate with this first; see `qtool calibrate --help`.")
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @calibrator_option
-@form_options
+@form_options(without_data=True)
 @smoothing_option
 @click.option(
     "--optimize-for",

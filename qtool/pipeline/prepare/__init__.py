@@ -95,7 +95,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     fix_inputs(model, fixed, name)
     origins = mark_origins(model)
     declared = shapes.forget(model)
-    _tidy(model)
+    _tidy(model, name)
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
@@ -140,8 +140,8 @@ def _refuse_bfloat16(model: Model, loaded: LoadedModel, tensor: str) -> None:
     )
 
 
-def _tidy(model: Model) -> None:
-    opset.tidy(model)
+def _tidy(model: Model, name: str = "the model") -> None:
+    opset.tidy(model, name)
     shapes.infer(model)
 
 
