@@ -47,6 +47,7 @@ from qtool.quantization.candidates import Candidate, best_plan
 from qtool.quantization.graphs import look_at
 from qtool.quantization.halves import Halves, halved
 from qtool.quantization.request import Goal, Request
+from qtool.quantization.timing import timed
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS, find_target
@@ -184,6 +185,7 @@ def quantize(
     decided, proven, proof = _proven(decided, original)
     final, trials, prepared = decided.plan, decided.trials, decided.prepared
     proof = _arithmetic_alone(proof) if blind else replace(proof, held_out=half.held_out)
+    timing = timed(original, prepared.model, final, proven, blind=blind)
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
@@ -192,7 +194,7 @@ def quantize(
     warnings = (*calibration_doubts(statistics), *grid_doubts(statistics, final, inputs)) if not blind else ()
     before = model_size(model)
     parts = contents(proven) if before < MUCH_SMALLER * size else ()
-    return Quantized(final, proof, trials, prepared.changes, Path(output), size, before, warnings, parts)
+    return Quantized(final, proof, trials, prepared.changes, Path(output), size, before, warnings, parts, timing)
 
 
 def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:
