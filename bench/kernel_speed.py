@@ -283,7 +283,7 @@ def main() -> None:
     FILE.write_text(f"{HEAD}TIMES: dict[str, dict[str, dict[str, float]]] = {body}\n", encoding="utf-8")
 
 
-HEAD = '''"""The times of kernels, measured by `python -m bench.kernel_speed`: target -> row -> unit -> ns; do not edit."""
+HEAD = '''"""The times of kernels, by `python -m bench.kernel_speed`: target -> row -> unit -> ns; do not edit."""
 
 # fmt: off
 '''

@@ -111,7 +111,9 @@ def quantize(
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
             layers over tokens allow both, and takes what is better.
         smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
-        optimize_for: `latency` times the candidates on this machine, and takes the fastest of those near the best SQNR.
+        optimize_for: `latency` times the candidates on this machine, takes the fastest of those near the best SQNR, and
+            lets a profile decide what stays float. `size` leaves nothing in float for speed; by default, what is faster
+            there by the target's table of times stays float, which is the same on any machine.
 
     Raises:
         UsageError: options that contradict each other.

@@ -1,7 +1,6 @@
 """The times of single nodes, from onnxruntime's profiler."""
 
 import json
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,5 +45,5 @@ def node_times(
     for name, times in taken.items():
         before = own.before(name)
         before = before.removesuffix(_BLOCKED) if before == name else before
-        result[before] = result.get(before, 0.0) + statistics.median(times)
+        result[before] = result.get(before, 0.0) + float(np.median(times))
     return result

@@ -1,4 +1,4 @@
-"""The times of kernels, measured by `python -m bench.kernel_speed`: target -> row -> unit -> ns; do not edit."""
+"""The times of kernels, by `python -m bench.kernel_speed`: target -> row -> unit -> ns; do not edit."""
 
 # fmt: off
 TIMES: dict[str, dict[str, dict[str, float]]] = {'x86': {'float Add': {'call': 877.0, 'element': 0.239},

@@ -28,14 +28,14 @@ CAUSES = ("QLinearConv first takes 30 us, float 10",)
             Timing(0.8, 2.0, 1.6, 90, CAUSES),
             True,
             "WARNING: slower than float on this machine: 0.80x (2 ms, float 1.6 ms, one thread), though 3.0x smaller; "
-            "because: QLinearConv first takes 30 us, float 10; nothing to gain here: keep the float model where speed is "
-            "what counts",
+            "because: QLinearConv first takes 30 us, float 10; nothing to gain here: keep the float model where speed "
+            "is what counts",
         ),
         (
             Timing(1.01, 1.0, 1.01, 90),
             False,
-            "as fast as float on this machine: 1.01x (1 ms, float 1.01 ms, one thread); 3.0x smaller; because: its layers "
-            "are so small that calls and moves between float and integers take what integers give",
+            "as fast as float on this machine: 1.01x (1 ms, float 1.01 ms, one thread); 3.0x smaller; because: its "
+            "layers are so small that calls and moves between float and integers take what integers give",
         ),
         (Timing(absent="no data was given"), False, "not measured: no data was given"),
     ],
