@@ -194,9 +194,10 @@ def quantize(
         size = model_io.write(proven, output)
     inputs = {str(v.name) for v in prepared.model.graph.inputs}
     warnings = (*calibration_doubts(statistics), *grid_doubts(statistics, final, inputs)) if not blind else ()
-    before = model_size(model)
-    parts = contents(proven) if before < MUCH_SMALLER * size else ()
-    return Quantized(final, proof, trials, prepared.changes, Path(output), size, before, warnings, parts, timing)
+    parts = contents(proven) if model_size(model) < MUCH_SMALLER * size else ()
+    return Quantized(
+        final, proof, trials, prepared.changes, Path(output), size, model_size(model), warnings, parts, timing
+    )
 
 
 def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:
