@@ -55,7 +55,8 @@ from qtool.targets.tables import find_target
     type=click.Choice(GOALS),
     default="accuracy",
     show_default=True,
-    help="latency: time the candidates on this machine, keep the fastest of those within 3 dB of the best.",
+    help="accuracy: the best SQNR; what the target's table of times says is slower in integers stays float. latency: "
+    "this machine's clock decides, among what is within 3 dB of the best. size: nothing stays float for speed.",
 )
 @click.option(
     "--min-sqnr",

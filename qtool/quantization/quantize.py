@@ -37,6 +37,7 @@ from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.halves import halved
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Goal, Request
+from qtool.quantization.timing import timed
 from qtool.runtime.providers import find_provider
 from qtool.targets.tables import TARGETS, find_target
 
@@ -104,7 +105,9 @@ def quantize(
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
             layers over tokens allow both, and takes what is better.
         smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
-        optimize_for: `latency` times the candidates on this machine, and takes the fastest of those near the best SQNR.
+        optimize_for: `latency` times the candidates on this machine, takes the fastest of those near the best SQNR, and
+            lets a profile decide what stays float. `size` leaves nothing in float for speed; by default, what is faster
+            there by the target's table of times stays float, which is the same on any machine.
 
     Raises:
         UsageError: options that contradict each other.
@@ -181,24 +184,25 @@ def quantize(
     with advising(prepared, None):
         decided = decide(prepared, half, request, original) if given is None else Decision(prepared, given)
     proven = mend(prove(decided, original), aim if partial and not blind else None, request, original)
-    final, changes = proven.decision.plan, proven.decision.prepared.changes
+    final, prepared = proven.decision.plan, proven.decision.prepared
+    timing = timed(original, prepared.model, final, proven.model, blind=blind)
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
         size = model_io.write(proven.model, output)
     before = model_size(model)
-    parts = contents(proven.model) if before < MUCH_SMALLER * size else ()
     return Quantized(
         final,
         arithmetic_alone(proven.proof) if blind else replace(proven.proof, held_out=half.held_out),
         decided.trials,
-        changes,
+        prepared.changes,
         Path(output),
         size,
         before,
         warnings=() if blind else _doubts(statistics, final, prepared),
-        parts=parts,
+        parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
+        timing=timing,
     )
 
 

@@ -7,6 +7,7 @@ from qtool.core.records.results import MUCH_SMALLER, Calibrated, FilePart, LeftF
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.text import by_output, file_size
+from qtool.report.timing import timing_line
 
 _NAMED = 3
 _SHOWN_TRIALS = 7
@@ -28,13 +29,15 @@ def calibrated_text(result: Calibrated) -> str:
 
 
 def quantized_text(result: Quantized) -> str:
-    """Return what was made in one line, the proof in four, and the verdict on the accuracy, where there is one."""
+    """Return what was made in one line, the proof in four, the speed, and the verdict on the accuracy."""
     plan, proof = result.plan, result.verification
     head = (
         f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({_shrunk(result)}); "
         f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
     )
     lines = [head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)]
+    by_clock = any(trial.latency_ms is not None for trial in result.trials)
+    lines.append(timing_line(result.timing, _shrunk(result), by_clock=by_clock))
     if result.verdict is not None and proof.examples:
         lines += [f"  left float  {_left(result.verdict)}"] if result.verdict.left else []
         lines.append(f"  verdict     {_judged(result, result.verdict)}")
@@ -133,6 +136,7 @@ def _trial(trial: Trial, samples: int) -> str:
     words = {"dynamic": "dynamic", "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
+    words += f", {trial.floats}," if trial.floats else ""
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
     measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
     fewer = f" on {trial.samples}" if trial.samples < samples else ""

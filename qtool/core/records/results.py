@@ -1,6 +1,6 @@
 """The results of `calibrate` and `quantize`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
+from qtool.core.records.timing import Timing
 from qtool.core.records.verification import Verification
 
 MUCH_SMALLER = 1.2
@@ -58,7 +59,8 @@ class Trial:
 
     sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
     were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
-    examples it was measured on; where that is much work, only the best are measured on all.
+    examples it was measured on; where that is much work, only the best are measured on all. floats: how it was decided
+    what is left in float for speed, where that was not by the target's table.
     """
 
     calibrator: Calibrator
@@ -68,6 +70,7 @@ class Trial:
     smoothed: bool = False
     latency_ms: float | None = None
     samples: int = 0
+    floats: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class Quantized:
     size, float_size: of the int8 and the float model in bytes.
     warnings: what is odd about the data that calibrated, and what to check.
     parts: of the int8 model, the largest first, where it is not much smaller than the float one.
+    timing: how fast it is beside float on this machine.
     """
 
     plan: Plan
@@ -149,6 +153,7 @@ class Quantized:
     warnings: tuple[str, ...] = ()
     parts: tuple[FilePart, ...] = ()
     verdict: Verdict | None = None
+    timing: Timing = field(default_factory=Timing)
 
     def __repr__(self) -> str:
         return summary(
@@ -172,6 +177,7 @@ class Quantized:
             "warnings": list(self.warnings),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
+            "timing": self.timing.to_dict(),
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

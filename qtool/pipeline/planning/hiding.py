@@ -10,7 +10,8 @@ selector would match, which wants a DQ on every input and a Q behind, and behind
 it lets several float nodes share a DQ.
 
 onnxruntime also moves a DQ forward and a Q backward through pass-throughs: one in front of such a node has the barrier
-in front of itself, and behind one that must stay float another barrier stands in front of the Q. So has one whose
+in front of itself, and behind one that must stay float the Q has a vector, with which it is not moved; where no
+dimension is known, another barrier stands in front of the Q. So has one whose
 result a graph inside of another node reads: moving a DQ to there, onnxruntime asks that node for an input that it does
 not have, and the process ends.
 
@@ -38,7 +39,7 @@ _PROPAGATED = ("MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze
 class HiddenReaders:
     """The (node, input index) that read a value through a twin, those that read it through a barrier, and more.
 
-    barred: the values with a barrier in front of their Q.
+    barred: the values whose Q must not be moved to where they come from.
     """
 
     twins: dict[Value, list[Reader]] = field(default_factory=dict)
@@ -48,7 +49,10 @@ class HiddenReaders:
     def of(self, value: Value) -> dict[str, Any]:
         """Return the fields of the value's `Site` that say it."""
         twins, barred = self.twins.get(value, []), self.barred_readers.get(value, [])
-        return {**twin_fields(value, twins, barred), "barred": value in self.barred}
+        fields = {**twin_fields(value, twins, barred), "barred": value in self.barred}
+        # no integer node makes it, so that nobody reads a twin of it
+        axis = _twin_axis(value) if fields["barred"] else None
+        return fields if axis is None else {**fields, **_vector(value, axis)}
 
 
 def twin_fields(value: Value, twins: Collection[Reader], barred: Collection[Reader]) -> dict[str, Any]:
@@ -61,10 +65,13 @@ def twin_fields(value: Value, twins: Collection[Reader], barred: Collection[Read
         twins, barred = (), {*twins, *barred}
     return {
         "float_readers": tuple(sorted(twins)),
-        "twin_axis": axis,
-        "twin_size": None if axis is None else edit.static_dim(value, axis),
+        **_vector(value, axis),
         "barred_readers": tuple(sorted(barred)),
     }
+
+
+def _vector(value: Value, axis: int | None) -> dict[str, Any]:
+    return {"twin_axis": axis, "twin_size": None if axis is None else edit.static_dim(value, axis)}
 
 
 def hidden_readers(model: Model, selection: Selection, quantized: Collection[Value]) -> HiddenReaders:

@@ -184,9 +184,14 @@ class _Rewriter:
             )
         others = list(value.uses())
         base = activation.tensor
-        source = self._barrier(value, f"{base}_passed").outputs[0] if activation.barred else value
+        source, axis = value, activation.twin_axis if activation.barred else None
+        if activation.barred and axis is None:
+            source = self._barrier(value, f"{base}_passed").outputs[0]
         scale, zero_point = self._params(base, activation.params)
-        q = self._new("QuantizeLinear", [source, scale, zero_point], f"{base}_quantized")
+        grid = (scale, zero_point)
+        if axis is not None:
+            grid = self._params(f"{base}_unmoved", activation.params, activation.twin_size)
+        q = self._new("QuantizeLinear", [source, *grid], f"{base}_quantized", axis)
         self._insert_behind(source, q)
         dq = self._new("DequantizeLinear", [q.outputs[0], scale, zero_point], f"{base}_dequantized")
         twins = {*activation.float_readers, *activation.barred_readers}
