@@ -104,7 +104,11 @@ def test_the_users_day(folder):
         outs.append(done.stdout)
     assert re.fullmatch(r"digits\.calib: 200 samples, \d+ tensors, .*; serves every calibrator and target\n", outs[0])
     proof = outs[1].splitlines()
+<<<<<<< HEAD
     assert [line.split()[0] for line in proof[1:]] == ["integer", "float", "arithmetic", "accuracy", "verdict"]
+=======
+    assert [line.split()[0] for line in proof[1:]] == ["integer", "float", "arithmetic", "accuracy", "speed"]
+>>>>>>> 2ab6b4a (The lines of quantize are six, with the speed)
     assert "100.0 % of multiply-accumulates" in proof[1]
     assert proof[2].split(None, 1)[1] == "no layer"
     table = [line.split() for line in outs[2].splitlines() if line]
