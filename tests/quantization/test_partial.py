@@ -15,7 +15,7 @@ from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
 
-FAST = {"calibrator": "max", "bias_correction": "off", "smoothing": "off"}
+FAST = {"calibrator": "max", "bias_correction": "off", "smoothing": "off", "optimize_for": "size"}
 LOUD = (np.random.default_rng(4).normal(size=(6, 3, 8, 8)) * np.logspace(-2, 1, 6)[:, None, None, None]).astype(
     np.float32
 )

@@ -17,6 +17,7 @@ has more dimensions than x, x is not float32, or the numbers are others by more 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,11 @@ def _sigmoid(x: Array) -> Array:
     return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
+def _folded(two: Callable[[Any, Any], Any], *numbers: Any) -> Any:
+    """What ONNX computes of any number of inputs, from the function of two."""
+    return reduce(two, numbers)
+
+
 def _clip(x: Array, low: float | None = None, high: float | None = None) -> Array:
     return np.asarray(np.clip(x, -np.inf if low is None else low, np.inf if high is None else high))
 
@@ -56,7 +62,8 @@ def _tanh_gelu(x: Array) -> Array:
 
 _COMPUTED: dict[str, Callable[..., Any]] = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Pow": np.power, "Neg": np.negative,
-    "Min": np.minimum, "Max": np.maximum, "Clip": _clip, "Relu": lambda x: np.maximum(x, 0.0), "Exp": np.exp,
+    "Min": partial(_folded, np.minimum), "Max": partial(_folded, np.maximum), "Clip": _clip,
+    "Relu": lambda x: np.maximum(x, 0.0), "Exp": np.exp,
     "Erf": _erf, "Tanh": np.tanh, "Sigmoid": _sigmoid, "Reciprocal": np.reciprocal,
     "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish,
 }  # fmt: skip
