@@ -1,6 +1,7 @@
 """The command line: parse, call one function, render. click and tqdm live only here."""
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -15,6 +16,14 @@ COMMANDS = {
     "tune": "Find an int8 model within a target of accuracy: the whole workflow.",
     "eval": "Compare the accuracy, size and latency of models with the float one.",
 }
+
+
+_begun: list[float] = []
+
+
+def since_start() -> float:
+    """Return the seconds since this program began, 0 where it is not `run` as one."""
+    return time.monotonic() - _begun[0] if _begun else 0.0
 
 
 def __getattr__(name: str) -> object:
@@ -65,6 +74,7 @@ def debugging(words: Sequence[str]) -> bool:
 
 def run() -> NoReturn:
     """Run the command line as a program: `main` with the signals and streams of the process, and its end."""
+    _begun.append(time.monotonic())
     run_program(_program)
 
 

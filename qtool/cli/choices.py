@@ -150,24 +150,28 @@ def correction_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def form_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--dynamic`, `--static` and `--weight-only`; return the command.
+def form_options(*, without_data: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return what adds `--dynamic`, `--static` and `--weight-only` to a command.
 
-    It takes them as one `form`, None without them.
+    It takes them as one `form`, None without them. `without_data`: whether two of them let the command do without data.
     """
+    free = "; needs no data" if without_data else ""
 
-    @functools.wraps(function)
-    def choosing(*args: Any, **values: Any) -> Any:
-        flags = {form: values.pop(form.replace("-", "_")) for form in FORMS}
-        return function(*args, form=_one_form([form for form, on in flags.items() if on]), **values)
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def choosing(*args: Any, **values: Any) -> Any:
+            flags = {form: values.pop(form.replace("-", "_")) for form in FORMS}
+            return function(*args, form=_one_form([form for form, on in flags.items() if on]), **values)
 
-    for option in (
-        click.option("--weight-only", is_flag=True, help="8-bit weights, float arithmetic; needs no data."),
-        click.option("--static", is_flag=True, help="Only calibrated ranges."),
-        click.option("--dynamic", is_flag=True, help="Ranges are found in each run; needs no data."),
-    ):
-        choosing = option(choosing)
-    return choosing
+        for option in (
+            click.option("--weight-only", is_flag=True, help=f"8-bit weights, float arithmetic{free}."),
+            click.option("--static", is_flag=True, help="Only calibrated ranges."),
+            click.option("--dynamic", is_flag=True, help=f"Ranges are found in each run{free}."),
+        ):
+            choosing = option(choosing)
+        return choosing
+
+    return decorate
 
 
 def _one_form(asked: list[str]) -> str | None:

@@ -28,7 +28,8 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
-from qtool.cli.streams import warn
+from qtool.cli.parameters import Share
+from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
@@ -37,7 +38,7 @@ from qtool.core.records.recipe import ASKED
 from qtool.feeds import ReadOptions
 from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
-from qtool.report.quantize import quantized_text
+from qtool.report.quantize import quantized_text, verdict_line
 from qtool.targets.tables import find_target
 
 
@@ -47,14 +48,35 @@ from qtool.targets.tables import find_target
 @click.option("--data", metavar="DATA", help="Calibrate with this first; see `qtool calibrate --help`.")
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @calibrator_option
-@form_options
+@form_options(without_data=True)
 @smoothing_option
 @click.option(
     "--optimize-for",
     type=click.Choice(GOALS),
     default="accuracy",
     show_default=True,
-    help="latency: time the candidates on this machine, keep the fastest of those within 3 dB of the best.",
+    help="accuracy: the best SQNR; what the target's table of times says is slower in integers stays float. latency: "
+    "this machine's clock decides, among what is within 3 dB of the best. size: nothing stays float for speed.",
+)
+@click.option(
+    "--min-sqnr",
+    type=float,
+    metavar="DB",
+    help="Fail where the SQNR of the outputs is less; leave layers in float for it.  [default: 20, as a warning]",
+)
+@click.option(
+    "--max-float-macs",
+    type=Share(),
+    metavar="SHARE",
+    help="How much of the multiply-accumulates may stay in float for it.  [default: 10%]",
+)
+@click.option(
+    "--no-partial",
+    "partial",
+    flag_value=False,
+    type=bool,
+    default=True,
+    help="Leave no layer in float for accuracy.",
 )
 @grid_options
 @correction_option
@@ -87,6 +109,9 @@ def command(
     form: Form | None,
     smoothing: Correction,
     optimize_for: Goal,
+    min_sqnr: float | None,
+    max_float_macs: float | None,
+    partial: bool,
     bias_correction: Correction,
     equalize: bool,
     absorb_biases: bool,
@@ -109,6 +134,8 @@ def command(
     \b
     Example:
       qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
+
+    Exits with 1 where --min-sqnr is asked for and missed; the model is written then too.
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
@@ -126,6 +153,9 @@ def command(
                 form=form or "auto",
                 smoothing=smoothing,
                 optimize_for=optimize_for,
+                min_sqnr=min_sqnr,
+                max_float_macs=max_float_macs,
+                partial=partial,
                 bias_correction=bias_correction,
                 equalize=equalize,
                 absorb_biases=absorb_biases,
@@ -140,9 +170,14 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+    verdict = result.verdict
     if not quiet and json_path != STDOUT:
         show(quantized_text(result))
+    elif verdict is not None and not verdict.met and (verdict.asked or verdict.met is False):
+        remark(verdict_line(result))
     warn(result.warnings)
+    if verdict is not None and verdict.failed:
+        context.exit(1)
 
 
 def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:
@@ -153,7 +188,7 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
         (planned, _DECIDED, "says nothing to --plan, which has decided it; leave one of them out"),
         (
             blind and (planned or form is not None),
-            _OF_DATA | _CALIBRATED | _MEASURED,
+            _OF_DATA | _CALIBRATED | _MEASURED | _JUDGED,
             "says nothing without data; give --data or --calibration",
         ),
         (calibration is not None, _OF_DATA - _STEPS, "needs --data; with --calibration no data is read"),
@@ -172,7 +207,19 @@ _STEPS = set(ASKED.values())
 _OF_DATA = {"samples", "batch_size", "threads", "provider", *_STEPS, *READING}
 _CALIBRATED = {"calibrator", "percentile", "scheme"}
 _MEASURED = {"bias_correction", "smoothing", "optimize_for"}
+_JUDGED = {"min_sqnr", "max_float_macs", "partial"}
 _FORMS = {"dynamic", "static", "weight_only"}
 _SELECTED = {"include_ops", "exclude_ops", "exclude"}
-_DECIDED = {"fix", *_CALIBRATED, *_MEASURED, *_FORMS, *_SELECTED, *_STEPS, "granularity", "target"}
+_DECIDED = {
+    "fix",
+    "max_float_macs",
+    "partial",
+    *_CALIBRATED,
+    *_MEASURED,
+    *_FORMS,
+    *_SELECTED,
+    *_STEPS,
+    "granularity",
+    "target",
+}
 """What a plan has decided."""

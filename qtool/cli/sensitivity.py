@@ -56,7 +56,7 @@ _MIB = 2**20
 )
 @calibrator_option
 @grid_options
-@form_options
+@form_options(without_data=False)
 @smoothing_option
 @correction_option
 @selection_options

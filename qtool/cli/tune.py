@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from qtool.cli import since_start
 from qtool.cli.choices import check_grid, fix_option, grid_options, selection_options
 from qtool.cli.common import (
     Command,
@@ -17,7 +18,6 @@ from qtool.cli.common import (
     provider_option,
     quiet_option,
     samples_option,
-    threads_option,
 )
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
@@ -31,6 +31,9 @@ from qtool.feeds import LabelledOptions
 from qtool.report.tune import missed_line, step_line, tuned_text
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
+
+_LEAST_S = 0.001
+"""A time budget that the start alone has used up."""
 
 
 @click.command("tune", cls=Command)
@@ -68,11 +71,17 @@ from qtool.tuning.tune import tune
     help="90s, 30m or 2h; then the best found so far stands.  [default: none]",
 )
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
+@click.option("--save-plan", metavar="FILE", help="Write the plan of the best model as JSON, for `quantize --plan`.")
 @grid_options
 @selection_options
 @fix_option
 @samples_option
-@threads_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="T",
+    help="How much is done side by side; the result is the same.  [default: all cores; 1 a worker]",
+)
 @provider_option
 @executor_options
 @labelled_options
@@ -94,6 +103,7 @@ def command(
     max_float_macs: float,
     time_budget: float | None,
     output: str | None,
+    save_plan: str | None,
     scheme: str,
     granularity: str,
     target: str,
@@ -102,7 +112,7 @@ def command(
     exclude: tuple[str, ...],
     fix: tuple[str, ...],
     samples: int | None,
-    threads: int,
+    threads: int | None,
     provider: str,
     executor: Executor | None,
     reading: LabelledOptions,
@@ -127,9 +137,9 @@ def command(
 
     with outputs(
         {"--json": json_path},
-        growing={"--output": result_path},
+        growing={"--output": result_path, "--save-plan": save_plan},
         stands=stands,
-        restored=(result_path, f"{result_path}.data"),
+        restored=(result_path, f"{result_path}.data", *([] if save_plan is None else [save_plan])),
     ) as written:
         with progress_bar(silent) as progress:
 
@@ -148,10 +158,11 @@ def command(
                 min_sqnr=min_sqnr,
                 calibrators=calibrators,
                 max_float_macs=max_float_macs,
-                time_budget=time_budget,
+                time_budget=None if time_budget is None else max(time_budget - since_start(), _LEAST_S),
                 scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
                 fix=fix,
                 target=target,
+                save_plan=save_plan,
                 samples=samples,
                 threads=threads,
                 provider=provider,

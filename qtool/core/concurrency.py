@@ -1,14 +1,19 @@
 """Independent pieces of work on the cores that there are; the results are the same on any number of cores."""
 
 import os
+import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 _MOST = 2
 """What is at work at once is in memory at once."""
+_allowed = ContextVar("_allowed", default=sys.maxsize)
 
 
 def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
@@ -25,6 +30,19 @@ def side_by_side(function: Callable[[_Item], _Result], items: Iterable[_Item]) -
         yield from pool.map(function, waiting)
 
 
+def in_order(
+    pool: ThreadPoolExecutor, ahead: int, function: Callable[[_Item], _Result], items: Iterable[_Item]
+) -> Iterator[_Result]:
+    """Yield what `function` makes of each item, in order; `pool` holds no more than `ahead` results at once."""
+    waiting: deque[Future[_Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
 def both(first: Callable[[], _Item], second: Callable[[], _Result]) -> tuple[_Item, _Result]:
     """Run two functions, side by side where there are two cores; return both results.
 
@@ -38,5 +56,16 @@ def both(first: Callable[[], _Item], second: Callable[[], _Result]) -> tuple[_It
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that may be used here: those of this process, or what `limited` says."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, _allowed.get())
+
+
+@contextmanager
+def limited(threads: int) -> Iterator[None]:
+    """Let what is called within use at most so many cores; yields nothing."""
+    token = _allowed.set(threads)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)

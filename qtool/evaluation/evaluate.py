@@ -12,6 +12,7 @@ import numpy as np
 
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
+from qtool.core.concurrency import side_by_side
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.numerics.sqnr import Parts, measured_outputs
 from qtool.core.progress import Progress, silent
@@ -25,7 +26,7 @@ from qtool.core.records.evaluation import (
     MetricKind,
     ModelResult,
 )
-from qtool.core.state import rollout
+from qtool.core.state import State, rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.evaluation.decoding.user import DecodeSpec
@@ -37,7 +38,7 @@ from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, check_decode, resolve_metrics
 from qtool.evaluation.parts import float_parts
-from qtool.evaluation.run import BatchRun, run_here, run_models
+from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
 from qtool.feeds.formats.annotations import AUTO
@@ -131,24 +132,48 @@ def evaluate(
         one = _one_sample(feeds, data, specs["inputs"], sessions[0], reading)
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
-    models = comparison.results(paths, timed)
-    infos = tuple(metric.info for metric in comparison.metrics)
-    return Evaluation(
-        data=feeds.name,
-        samples=comparison.samples,
-        batch_size=comparison.batch_size,
-        threads=threads,
-        metrics=infos,
-        float_model=models[0],
-        candidates=tuple(models[1:]),
-        gates=judge(models[0], models[1:], infos, drop, min_sqnr),
-        class_output=_class_output(comparison.heads, models[1:], infos),
-        latency=setup,
-        steps=comparison.steps if feeds.states else None,
-        states=tuple(map(str, feeds.states)),
-        provider=provider,
-        warnings=(*nothing_right(models[0]), *comparison.doubts(paths)),
-    )
+    found = comparison.evaluation(paths, feeds, provider, timed)
+    gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr)
+    doubts = comparison.doubts(found.float_model, paths)
+    return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts)
+
+
+def compare(
+    float_model: str | Path,
+    candidates: Sequence[str | Path],
+    data: Data,
+    metric: MetricSpec | None,
+    decode: DecodeSpec | None,
+    compute: Compute,
+    states: Sequence[State],
+    reference: Reference | None = None,
+) -> Evaluation:
+    """Return the figures of candidates and the float model, measured a batch a thread: the same on any number of them.
+
+    Each model runs in one thread. `reference`: of the float model, where this data was run over before. Other
+    arguments, and the errors, are those of `evaluate`.
+    """
+    paths = _existing(float_model, candidates)
+    made = paths if reference is None else paths[1:]
+    sessions = list(side_by_side(lambda path: Session(path, provider=compute.provider), made))
+    sessions = sessions if reference is None else [reference.session, *sessions]
+    for session in sessions[1:]:
+        check_interface(sessions[0], session, 1)
+    inputs = fed_specs_of(sessions[0].inputs, paths[0])
+    feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
+    if reference is None or reference.parts is None:
+        parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
+    else:
+        parts = reference.parts
+    chosen = None if metric is None else resolve_metrics(metric)
+    comparison = _Comparison(sessions, chosen, None, None, decode, parts)
+    batches = run_models(sessions, paths, feeds, compute, beside=True, reference=reference)
+    comparison.add(batches, feeds, compute.progress)
+    found = comparison.evaluation(paths, feeds, compute.provider)
+    if reference is None:
+        return replace(found, warnings=comparison.doubts(found.float_model, paths))
+    reference.parts = parts
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +181,13 @@ class Probed:
     """The measures that can be taken of a model on data.
 
     metrics: those that `evaluate` takes. classes: whether an output says classes, so that predictions can be compared
-    with float's. numbers: whether an output has an SQNR.
+    with float's. numbers: whether an output has an SQNR. by_sample: whether these classes are of samples, not tokens.
     """
 
     metrics: tuple[MetricInfo, ...]
     classes: bool
     numbers: bool
+    by_sample: bool
 
 
 def probe(
@@ -187,7 +213,9 @@ def probe(
     comparison = _Comparison([session], chosen, None, None, decode)
     comparison.add(run_here([session], islice(feeds, 1), feeds.states), feeds, silent)
     infos = tuple(found.info for found in comparison.metrics)
-    return Probed(infos, comparison.heads.predicted is not None, comparison.numbers)
+    heads = comparison.heads
+    classes = heads.predicted is not None
+    return Probed(infos, classes, comparison.numbers, classes and heads.predicted == heads.classes)
 
 
 def with_boxes(decode: DecodeSpec | None, reading: LabelledOptions) -> LabelledOptions:
@@ -249,11 +277,34 @@ class _Comparison:
             for index, session in enumerate(self.sessions)
         )
 
-    def doubts(self, paths: Sequence[Path]) -> tuple[str, ...]:
-        """Return what is odd about the data, for the labels and for each model beside the float one."""
+    def evaluation(
+        self, paths: Sequence[Path], feeds: Feeds, provider: str, timed: Sequence[Latency] | None = None
+    ) -> Evaluation:
+        """Return the figures of all models, which have run in one thread, without gates."""
+        models = self.results(paths, timed)
+        infos = tuple(metric.info for metric in self.metrics)
+        return Evaluation(
+            data=feeds.name,
+            samples=self.samples,
+            batch_size=self.batch_size,
+            threads=1,
+            metrics=infos,
+            float_model=models[0],
+            candidates=tuple(models[1:]),
+            gates=(),
+            class_output=_class_output(self.heads, models[1:], infos),
+            latency=None,
+            steps=self.steps if feeds.states else None,
+            states=tuple(map(str, feeds.states)),
+            provider=provider,
+        )
+
+    def doubts(self, reference: ModelResult, paths: Sequence[Path]) -> tuple[str, ...]:
+        """Return what is odd about float's figures and the data, for the labels and for each model beside float's."""
         names = _display_names(paths)
         grids = ((name, input_grids(path)) for name, path in zip(names[1:], paths[1:], strict=True))
-        return all_doubts(grids, self.spreads, self.samples, self.labels.lines(names[0]) if self.labels else ())
+        labels = self.labels.lines(names[0]) if self.labels else ()
+        return (*nothing_right(reference), *all_doubts(grids, self.spreads, self.samples, labels))
 
     def results(self, paths: Sequence[Path], timed: Sequence[Latency] | None) -> list[ModelResult]:
         """Return one result a model, float's first."""

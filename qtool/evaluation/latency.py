@@ -4,6 +4,7 @@ Each round runs every model once, A B C A B C: whatever slows the machine down f
 and the ratio is taken within each round before the median over rounds.
 """
 
+import random
 import time
 from collections.abc import Mapping, Sequence
 
@@ -39,6 +40,40 @@ def measure_latency(
             taken.append(time.perf_counter_ns() - begin)
         progress(step, done + 1, WARMUP_ROUNDS + runs)
     return summarize_rounds([taken[WARMUP_ROUNDS:] for taken in times])
+
+
+def measure_speed(
+    sessions: Sequence[Session], examples: Sequence[Mapping[str, np.ndarray]], seconds: float, rounds: int
+) -> tuple[tuple[Latency, ...], int]:
+    """Time sessions of one thread side by side, each round on the next example, and in another order.
+
+    The time is the processor's, so that what else runs on the machine counts little.
+
+    Args:
+        sessions: the first is the one that the speed-ups are against.
+        examples: batches of inputs.
+        seconds: after as long, the last round begins; there are three at least.
+        rounds: the most that count.
+
+    Returns:
+        One `Latency` a session, in their order, and how many rounds there were.
+
+    Raises:
+        DataError: a model does not run on an example.
+    """
+    times: list[list[int]] = [[] for _ in sessions]
+    order, numbers = random.Random(0), list(range(len(sessions)))
+    for session in sessions:
+        session.run_list(examples[0], session.outputs)
+    end = time.perf_counter() + seconds
+    while len(times[0]) < 3 or (len(times[0]) < rounds and time.perf_counter() < end):
+        example = examples[len(times[0]) % len(examples)]
+        order.shuffle(numbers)
+        for number in numbers:
+            begin = time.thread_time_ns()
+            sessions[number].run_list(example, sessions[number].outputs)
+            times[number].append(time.thread_time_ns() - begin)
+    return summarize_rounds(times), len(times[0])
 
 
 def summarize_rounds(times: Sequence[Sequence[int]]) -> tuple[Latency, ...]:

@@ -2,15 +2,17 @@
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from qtool.core.compute import Compute
+from qtool.core.concurrency import in_order
+from qtool.core.numerics.sqnr import Parts
 from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import check_fixed
 from qtool.core.state import State, sequence_length
@@ -48,14 +50,47 @@ class BatchRun:
     shapes: dict[str, tuple[int, ...]]
 
 
+@dataclass(slots=True)
+class Reference:
+    """The first of the models, and what it computes on data that is run over again and again, as far as that fits.
+
+    room: bytes that are left for it. parts: of its outputs, once they are known.
+    """
+
+    session: Session
+    room: int
+    parts: Mapping[str, Parts] | None = None
+    known: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def outputs(self, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
+        """Return the outputs for a batch of this data. Raises as `run_models` does."""
+        found = self.known.get(batch.start)
+        if found is None:
+            found = _outputs(self.session, batch, states)
+            size = sum(output.nbytes for output in found.values())
+            if size <= self.room:
+                self.room -= size
+                self.known[batch.start] = found
+        return found
+
+
 def run_models(
-    sessions: Sequence[Session], paths: Sequence[Path], feeds: Feeds, compute: Compute
+    sessions: Sequence[Session],
+    paths: Sequence[Path],
+    feeds: Feeds,
+    compute: Compute,
+    *,
+    beside: bool = False,
+    reference: Reference | None = None,
 ) -> Iterator[BatchRun]:
     """Run each batch through all models, where `compute` says; yields them in order.
 
     Args:
         sessions: the models in this process.
         paths: their files, which workers load.
+        beside: let the threads take a batch each, so that their number changes no figure, instead of all of them the
+            same one; `sessions` have one thread then.
+        reference: of the first model, where it has one; workers do without.
 
     Raises:
         ModelError: an output is not a tensor of numbers.
@@ -63,30 +98,49 @@ def run_models(
         WorkerError: a worker failed.
     """
     if compute.executor is None:
-        return run_here(sessions, feeds, feeds.states)
-    return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker())
+        return run_here(sessions, feeds, feeds.states, compute.threads if beside else 1, reference)
+    return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker(), beside=beside)
 
 
-def run_here(sessions: Sequence[Session], batches: Iterable[Batch], states: Sequence[State]) -> Iterator[BatchRun]:
-    """Run each batch through all models in this process; yields them in order. Raises as `run_models` does."""
-    for batch in batches:
+def run_here(
+    sessions: Sequence[Session],
+    batches: Iterable[Batch],
+    states: Sequence[State],
+    beside: int = 1,
+    reference: Reference | None = None,
+) -> Iterator[BatchRun]:
+    """Run each batch through all models in this process, so many batches at once; yields them in order.
+
+    Raises as `run_models` does.
+    """
+
+    def run(batch: Batch) -> BatchRun:
         for session in sessions:
             check_fixed(batch.inputs, session.fixed, batch.origin, session.name)
-        outputs = tuple(
-            run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
-            for session in sessions
-        )
+        known = () if reference is None else (reference.outputs(batch, states),)
+        outputs = (*known, *(_outputs(session, batch, states) for session in sessions[len(known) :]))
         steps = sequence_length(states, batch.inputs) if states else 0
         shapes = {name: array.shape for name, array in batch.inputs.items()}
         spreads = spreads_of(batch.inputs)
-        yield BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads, shapes)
+        return BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads, shapes)
+
+    if beside == 1:
+        yield from map(run, batches)
+        return
+    with ThreadPoolExecutor(beside) as pool:
+        yield from in_order(pool, beside + 1, run, batches)
+
+
+def _outputs(session: Session, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
+    return run_sequence(session, batch.inputs, states) if states else run_numeric(session, batch.inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class _Block:
     """The batches `first` to before `stop` through the models; `batches` where the data cannot be opened elsewhere.
 
-    key: of this one evaluation, since the data may be another by the next. compute: of one worker.
+    key: of this one evaluation, since the data may be another by the next. compute: of one worker. beside: as for
+    `run_models`.
     """
 
     key: str
@@ -94,18 +148,21 @@ class _Block:
     source: Source
     states: tuple[State, ...]
     compute: Compute
+    beside: bool
     first: int
     stop: int
     batches: tuple[Batch, ...] | None = None
 
 
-def _run_elsewhere(executor: Executor, paths: Sequence[Path], feeds: Feeds, compute: Compute) -> Iterator[BatchRun]:
+def _run_elsewhere(
+    executor: Executor, paths: Sequence[Path], feeds: Feeds, compute: Compute, *, beside: bool
+) -> Iterator[BatchRun]:
     models = tuple(ModelFile.of(path) for path in paths)
     key = uuid.uuid4().hex
     ended = False
 
     def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:
-        return _Block(key, models, feeds.source, feeds.states, compute, first, first + _BLOCK, batches)
+        return _Block(key, models, feeds.source, feeds.states, compute, beside, first, first + _BLOCK, batches)
 
     def blocks() -> Iterator[_Block]:
         first, given = 0, iter(feeds)
@@ -154,13 +211,14 @@ def _run_block(block: _Block, supplies: Supplies) -> list[BatchRun] | Missing:
         if runner.feeds is None:
             return Missing((_BATCHES,))
         batches = runner.feeds.part(Shard(), block.first, block.stop)
-    return list(run_here(runner.sessions, batches, block.states))
+    threads = block.compute.threads if block.beside else 1
+    return list(run_here(runner.sessions, batches, block.states, threads))
 
 
 def _block_runner(block: _Block, paths: Sequence[Path]) -> _BlockRunner:
     compute = block.compute
     sessions = tuple(
-        Session(path, threads=compute.threads, provider=compute.provider, name=model.path)
+        Session(path, threads=1 if block.beside else compute.threads, provider=compute.provider, name=model.path)
         for path, model in zip(paths, block.models, strict=True)
     )
     inputs = fed_specs_of(sessions[0].inputs, paths[0])

@@ -40,7 +40,7 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     if model.functions:
         # ONNX's converter loses the nodes that call them
         model = model.clone()
-        _inline(model)
+        _inline(model, name)
     light = model.clone()
     make_unique(light)
     old_operators.hide(light, version, name)
@@ -89,16 +89,16 @@ def _put_back(model: ir.Model, before: ir.Model, large: Mapping[str, ir.TensorPr
             initializers.add(initializers.pop(name))
 
 
-def tidy(model: ir.Model) -> None:
+def tidy(model: ir.Model, name: str) -> None:
     """Remove identities and dead nodes, inline functions, make constants initializers and sort the nodes; in place.
 
-    Names become unique in the whole model.
+    Names become unique in the whole model. `name`: what to call the model in messages.
 
     Raises:
         ModelError: a function cannot be inlined.
     """
     if model.functions:
-        _inline(model)
+        _inline(model, name)
     _remove_identities(model)
     kept = [value for value in model.graph.inputs if not value.is_initializer()]
     model.graph.inputs.clear()
@@ -122,7 +122,7 @@ def _plain_constants(model: ir.Model) -> None:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
 
 
-def _inline(model: ir.Model) -> None:
+def _inline(model: ir.Model, name: str) -> None:
     """In place. A function may import an older opset than the model, if its operators are the same in both.
 
     Source: ONNX, checker.cc, `check_opset_compatibility`, which a model has passed when it is loaded.
@@ -137,20 +137,22 @@ def _inline(model: ir.Model) -> None:
         common.InlinePass()(model)
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise ModelError(f"a function cannot be inlined ({reason}); export the model without functions") from error
+        raise ModelError(
+            f"{name}: a function cannot be inlined ({reason}); export the model without functions"
+        ) from error
     for node in model.graph.all_nodes():
-        _check_inputs(node, opset_of(model))
+        _check_inputs(node, opset_of(model), name)
 
 
-def _check_inputs(node: ir.Node, version: int) -> None:
+def _check_inputs(node: ir.Node, version: int, name: str) -> None:
     """Refuse a node that lacks an input, since the call of the function that it was in left one out."""
     if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
         return
     needed = onnx.defs.get_schema(node.op_type, version).min_input
     if len([value for value in node.inputs[:needed] if value is not None]) < needed:
         raise ModelError(
-            f"node {node.name!r} ({node.op_type}) lacks an input, since a function is called with too few; export the "
-            "model without functions"
+            f"{name}: node {node.name!r} ({node.op_type}) lacks an input, since a function is called with too few; "
+            "export the model without functions"
         )
 
 

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from qtool.core.tensorspec import InputSpec
+from qtool.graph import contrib
 from qtool.graph.protos import from_proto, to_proto
 from qtool.graph.subgraphs import subgraphs
 
@@ -115,15 +116,26 @@ def most_numbers(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> int:
 
     Only tensors whose shape inference knows count; 0 where there is none.
     """
+    computed = {str(output.name) for node in model.graph for output in node.outputs}
+    return max((math.prod(shape) for name, shape in known_shapes(model, fed).items() if name in computed), default=0)
+
+
+def known_shapes(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of tensors, by name, where inputs have these shapes: of all whose shape inference knows."""
     light = _light(model)
     forget(light)
     for value in light.graph.inputs:
         if str(value.name) in fed:
             value.shape = ir.Shape(list(fed[str(value.name)]))
     inferred = _inferred(light)
-    values = [] if inferred is None else [output for node in inferred.graph for output in node.outputs]
-    shapes = [value.shape.numpy() for value in values if value.shape is not None and value.shape.is_static()]
-    return max((math.prod(shape) for shape in shapes), default=0)
+    if inferred is None:
+        return {}
+    values = [*inferred.graph.inputs, *(output for node in inferred.graph for output in node.outputs)]
+    return {
+        str(value.name): tuple(value.shape.numpy())
+        for value in values
+        if value.shape is not None and value.shape.is_static()
+    }
 
 
 def _light(model: ir.Model) -> ir.Model:
@@ -137,6 +149,7 @@ def _light(model: ir.Model) -> ir.Model:
 
 
 def _inferred(light: ir.Model) -> ir.Model | None:
+    contrib.define(light)
     try:
         return from_proto(onnx.shape_inference.infer_shapes(to_proto(light), data_prop=True))
     except Exception:

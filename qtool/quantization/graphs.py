@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.options import Scheme
+from qtool.core.records.placement import Placement
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
-from qtool.graph import model_io
+from qtool.graph import compose, edit, model_io, shapes
 from qtool.graph.edit import Array, Model
 from qtool.pipeline.planning.planner import PlanMemo, Planner
 from qtool.pipeline.planning.settle import Look
+from qtool.pipeline.planning.speed import Measured, Speed, faster_in_float
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.refining import agree, smoothed, with_mild_masks
@@ -19,6 +21,8 @@ from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.scoring import quantize_ahead
 from qtool.runtime.census import take_census
+from qtool.runtime.session import Session
+from qtool.targets.costs import MEASURED, costs_of
 from qtool.targets.rules import Target
 
 
@@ -27,6 +31,7 @@ class FloatGraph:
     """A float graph, its statistics, and what all plans for it share.
 
     seen: what was found on the examples; None where nothing is to be measured.
+    everything: make integer what can be, also where float is faster.
     """
 
     prepared: Prepared
@@ -34,6 +39,7 @@ class FloatGraph:
     seen: ExampleStatistics | None
     smoothed: bool = False
     memo: PlanMemo = field(default_factory=PlanMemo)
+    everything: bool = False
 
     @property
     def model(self) -> Model:
@@ -46,7 +52,37 @@ class FloatGraph:
         `dynamic`: whether layers that onnxruntime does not run in integers otherwise may be dynamic.
         """
         look = self.look(target) if target.on_cpu else None
-        return Planner(self.prepared, self.statistics, target, scheme, self.memo, look, dynamic)
+        speed = None if look is None or self.everything else self.speed(target)
+        return Planner(self.prepared, self.statistics, target, scheme, self.memo, look, dynamic, speed)
+
+    def speed(self, target: Target, measured: Measured | None = None, doubt: float | None = None) -> Speed | None:
+        """Return what finds the layers that are faster in float; None where nothing is known about that.
+
+        It goes by the target's table, and by the shapes that tensors have where the first example is fed; or, with
+        `measured` and `doubt`, by a clock, for which see `faster_in_float`.
+        """
+        costs, examples = costs_of(target.name if measured is None else MEASURED), self.statistics.examples
+        if costs is None or not examples:
+            return None
+        clock = {} if measured is None else {"measured": measured, "doubt": doubt or 1.0}
+
+        def speed(placement: Placement) -> Mapping[str, str]:
+            open_ended = {op for op, rule in target.rules.items() if not rule.needs_output}
+            found = self._shapes(placement, examples[0])
+            return faster_in_float(self.model, placement, found, costs, open_ended, **clock)  # type: ignore[arg-type]
+
+        return speed
+
+    def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
+        """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""
+        found = shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
+        nodes = [node for node in self.model.graph if node.name in placement.integer]
+        ends = dict.fromkeys(v for node in nodes for v in (*node.outputs, *(v for _, v in edit.activations(node))))
+        missing = [str(value.name) for value in ends if value.name and value.name not in found]
+        if missing:
+            session = Session(compose.with_outputs(self.model, missing), name="the prepared model")
+            found |= {name: array.shape for name, array in session.run(example).items()}
+        return found
 
     def look(self, target: Target) -> Look:
         """Return what finds out which layers of a plan for this graph do not run as it says."""
@@ -108,4 +144,4 @@ def migrated(base: FloatGraph, layers: Sequence[str]) -> FloatGraph | None:
     seen = base.seen and base.seen.smoothed(base.model, prepared.recipe.smoothing)
     known = base.memo.means is not None and seen is not None
     memo = PlanMemo(ranges=base.memo.ranges, means=seen.means if known and seen is not None else None)
-    return FloatGraph(prepared, statistics, seen, smoothed=True, memo=memo)
+    return FloatGraph(prepared, statistics, seen, smoothed=True, memo=memo, everything=base.everything)

@@ -9,8 +9,8 @@ from qtool.core.progress import Progress, silent
 from qtool.core.records.options import CORRECTIONS, FORMS, Correction, Form, Scheme
 from qtool.targets.rules import Target
 
-Goal = Literal["accuracy", "latency"]
-GOALS: tuple[Goal, ...] = ("accuracy", "latency")
+Goal = Literal["accuracy", "latency", "size"]
+GOALS: tuple[Goal, ...] = ("accuracy", "latency", "size")
 
 
 @dataclass(frozen=True, slots=True)

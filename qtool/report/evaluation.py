@@ -116,7 +116,9 @@ def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
         figure = model.score(name).value
         # of outputs that are sound, NaN says that there was nothing to measure
         unmeasured = math.isnan(figure) and metric.kind is MetricKind.SIMILARITY and model.nan is None
-        return number(None if unmeasured else figure, digits)
+        # nor is float compared with itself
+        itself = figure == math.inf and model.sqnr_db is None
+        return number(None if unmeasured or itself else figure, digits)
 
     value = _Column("SQNR dB" if name == "sqnr" else name, found)
     if metric.kind is MetricKind.SIMILARITY:

@@ -3,10 +3,11 @@
 import math
 
 from qtool.core.records.recipe import text_of
-from qtool.core.records.results import MUCH_SMALLER, Calibrated, FilePart, Quantized, Trial
+from qtool.core.records.results import MUCH_SMALLER, Calibrated, FilePart, LeftFloat, Quantized, Trial, Verdict
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.text import by_output, file_size
+from qtool.report.timing import timing_line
 
 _NAMED = 3
 _SHOWN_TRIALS = 7
@@ -28,14 +29,72 @@ def calibrated_text(result: Calibrated) -> str:
 
 
 def quantized_text(result: Quantized) -> str:
-    """Return what was made in one line, then the proof in four."""
+    """Return what was made in one line, the proof in four, the speed, and the verdict on the accuracy."""
     plan, proof = result.plan, result.verification
     head = (
         f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({_shrunk(result)}); "
         f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
     )
     lines = [head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)]
+    by_clock = any(trial.latency_ms is not None for trial in result.trials)
+    lines.append(timing_line(result.timing, _shrunk(result), by_clock=by_clock))
+    if result.verdict is not None and proof.examples:
+        lines += [f"  left float  {_left(result.verdict)}"] if result.verdict.left else []
+        lines.append(f"  verdict     {_judged(result, result.verdict)}")
     return "\n".join(map(line, lines))
+
+
+def verdict_line(result: Quantized) -> str:
+    """Return the verdict as a line by itself; the result must have one."""
+    assert result.verdict is not None
+    return line(f"{result.output}: {_judged(result, result.verdict)}")
+
+
+def _judged(result: Quantized, verdict: Verdict) -> str:
+    """Whether the outputs are as accurate as wanted, and what to do where they are not."""
+    figure, wanted = result.verification.output_sqnr_db, f"{verdict.min_sqnr:.4g} dB"
+    asked = "asked for" if verdict.asked else "wanted"
+    if verdict.met is None:
+        return (
+            f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels: "
+            "`qtool eval MODEL MODEL.int8.onnx --data DATA --metric METRIC`"
+        )
+    if verdict.met:
+        return f"accurate: outputs {figure:.1f} dB SQNR, at least {wanted} {asked}"
+    words = f"NOT ACCURATE: outputs {figure:.1f} dB SQNR, at least {wanted} {asked}"
+    if verdict.max_float_macs is not None:
+        most = f"{100 * verdict.max_float_macs:.4g} %"
+        found = "as much float as helps" if verdict.left else "no layer in float helps enough"
+        words += f"; {found} within {most} of multiply-accumulates"
+    return f"{words}; next: {_next(verdict)}"
+
+
+def _next(verdict: Verdict) -> str:
+    commands = [
+        f"`qtool tune MODEL --data DATA --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        "`qtool sensitivity MODEL --data DATA` shows which layers",
+    ]
+    if verdict.max_float_macs is not None and verdict.max_float_macs < 1.0:
+        more = min(1.0, 2.0 * verdict.max_float_macs or 0.1)
+        commands.append(f"`--max-float-macs {100 * more:.4g}%` lets more be float")
+    return ", ".join(commands)
+
+
+def _left(verdict: Verdict) -> str:
+    """What was left in float for the accuracy, what that is of the work, and what each part gained."""
+    count = amount(sum(len(one.nodes) for one in verdict.left), "node")
+    ranked = sorted(verdict.left, key=lambda one: -(one.gain_db or 0.0))
+    shown = [_region(one) for one in ranked[:_NAMED]]
+    more = [f"{len(ranked) - _NAMED} more"] if len(ranked) > _NAMED else []
+    before = "" if verdict.before_db is None else f", outputs {verdict.before_db:.1f} dB before"
+    share = f"{percent(verdict.float_macs)} of multiply-accumulates"
+    return f"{count} for accuracy, {share}{before}: {', '.join(shown + more)}"
+
+
+def _region(one: LeftFloat) -> str:
+    last = f" to {one.nodes[-1]}" if len(one.nodes) > 1 else ""
+    gain = "" if one.gain_db is None else f" ({one.gain_db:+.1f} dB)"
+    return f"{one.nodes[0]}{last}{gain}"
 
 
 def _shrunk(result: Quantized) -> str:
@@ -77,6 +136,7 @@ def _trial(trial: Trial, samples: int) -> str:
     words = {"dynamic": "dynamic", "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
+    words += f", {trial.floats}," if trial.floats else ""
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
     measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
     fewer = f" on {trial.samples}" if trial.samples < samples else ""

@@ -2,7 +2,7 @@
 
 import math
 
-from qtool.core.records.tuning import Step, Tuned
+from qtool.core.records.tuning import FLOAT, Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
@@ -29,15 +29,56 @@ def _figure(value: float, digits: int = 4) -> str:
 
 
 def tuned_text(result: Tuned) -> str:
-    """Return the verdict, and the table of the part of the data that reports."""
+    """Return the verdict, what to do next, and the table of the part of the data that reports."""
     planned = "" if result.verification.census else "planned "
     head = (
         f"{_verdict(result)}; kept: {result.best.what}; "
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
     floating = [float_line(result.verification)] if result.verification.float_layers else []
-    lines = [head, *floating, f"  data: {result.split}", *_untried_lines(result)]
+    lines = [head, *floating, f"  data: {result.split}", *_sample_lines(result), *_untried_lines(result)]
+    advice = _next(result)
+    lines += [] if advice is None else [f"  next: {advice}"]
     return "\n".join([*map(line, lines), evaluation_text(result.evaluation)])
+
+
+def _sample_lines(result: Tuned) -> list[str]:
+    """What one sample is worth, and how often what reports was asked."""
+    lines = []
+    if result.reports > 1:
+        lines.append(f"  the data that reports was asked about {result.reports} models, since it missed the target")
+    if result.one_sample is not None and result.max_drop is not None:
+        relative = result.best.relative
+        worth = [f"one sample that reports is worth {_worth(result.one_sample, relative=relative)}"]
+        if result.one_chosen is not None:
+            worth.append(f"one that chooses {_worth(result.one_chosen, relative=relative)}")
+        lines.append(f"  {', '.join(worth)}; the target is {result.max_drop}")
+    return lines
+
+
+def _worth(value: float, *, relative: bool) -> str:
+    return f"{100 * value:.2f} %" if relative else number(value)
+
+
+def _next(result: Tuned) -> str | None:
+    """What to do where the target is not met."""
+    if result.met:
+        return None
+    if not result.complete or (result.stopped is not None and "time budget" in result.stopped):
+        return "give more time with --time-budget"
+    if result.stopped is not None:
+        return "run it again, to the end"
+    if result.float_needed is not None:
+        share = math.ceil(1000 * result.float_needed) / 10
+        return f"--max-float-macs {share:g}% meets the target on the data that chooses"
+    if result.best.met:
+        return "the data that chooses meets the target: give more data, so that both parts agree, or ask for less"
+    return (
+        "no share of layers in float meets the target on the data that chooses: ask for less; `qtool sensitivity` says "
+        "what each layer costs"
+        if result.untried.get(FLOAT) is None
+        else "more layers in float, with --max-float-macs, or ask for less"
+    )
 
 
 def missed_line(result: Tuned) -> str:

@@ -56,6 +56,7 @@ class Session:
         config: session configuration entries.
         name: what to call the model in messages.
         provider: where it runs, see `qtool.runtime.providers`.
+        profile_to: how the path of a profile begins, which `end_profile` writes.
 
     `nodes` counts the nodes that each execution provider took, where that is not the CPU's alone to do. `fixed` holds
     the inputs for one value of which alone the model was made, with that value.
@@ -76,6 +77,7 @@ class Session:
         config: Mapping[str, str] | None = None,
         name: str | None = None,
         provider: str = "cpu",
+        profile_to: Path | None = None,
     ) -> None:
         external.let_go()
         runs_on = find_provider(provider)
@@ -85,6 +87,8 @@ class Session:
         options.log_severity_level = _FATAL_ONLY
         if not optimize:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if profile_to is not None:
+            options.enable_profiling, options.profile_file_prefix = True, in_utf8(profile_to)
         if save_optimized is not None:
             options.optimized_model_filepath = in_utf8(save_optimized)
         if save_weights is not None:
@@ -115,6 +119,10 @@ class Session:
         self.output_specs = [_spec(argument) for argument in self._session.get_outputs()]
         self.outputs: list[str] = [spec.name for spec in self.output_specs]
         self.fixed = _fixed(self._session)
+
+    def end_profile(self) -> str:
+        """Write the profile, and return its path."""
+        return str(self._session.end_profiling())
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the model once on `feeds`, arrays by input name, and return arrays by output name.

@@ -66,6 +66,14 @@ class Target:
     provider: str = "cpu"
     session: dict[str, str] = field(default_factory=dict)
 
+    def rule(self, node: Node) -> OpRule | None:
+        """Return what the target does with the operator of a node; None where it knows no such operator.
+
+        Operators of another domain than ONNX's are in the table with its name: `com.microsoft.Gelu`.
+        """
+        own = node.domain in ("", "ai.onnx")
+        return self.rules.get(node.op_type if own else f"{node.domain}.{node.op_type}")
+
     @property
     def on_cpu(self) -> bool:
         """Whether onnxruntime's CPU provider runs the result in integers, so that the census can see it."""

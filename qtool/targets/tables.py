@@ -81,7 +81,6 @@ _BRIDGES = {
     name: OpRule("bridge", inputs=(0,))
     for name in (
         "HardSigmoid",
-        "HardSwish",
         "Tanh",
         "Relu",
         "Clip",
@@ -92,6 +91,10 @@ _BRIDGES = {
         "Gelu",
         "Mish",
         "Pad",
+        # of onnxruntime's own domain
+        "com.microsoft.Gelu",
+        "com.microsoft.FastGelu",
+        "com.microsoft.QuickGelu",
     )
 }
 _CPU_RULES = _WEIGHTED | _ELEMENTWISE | _PASSTHROUGH | _BRIDGES

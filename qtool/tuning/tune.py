@@ -1,50 +1,51 @@
 """`tune`: the paper's workflow end to end, from a float model and data to the best int8 model found."""
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
+from qtool.core.concurrency import cores, limited
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
 from qtool.core.progress import Progress, silent
-from qtool.core.records.evaluation import MaxDrop, MetricInfo, MetricKind
+from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, MetricKind
 from qtool.core.records.options import Names, Scheme, share
-from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.scratch import scratch_folder
 from qtool.evaluation.decoding.user import DecodeSpec
-from qtool.evaluation.evaluate import evaluate, probe, with_boxes
+from qtool.evaluation.evaluate import compare, probe, with_boxes
 from qtool.evaluation.gates import check_gates, check_max_drop
 from qtool.evaluation.metrics.registry import MetricSpec, check_decode, resolve_metric
-from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
+from qtool.feeds import Data, LabelledOptions, open_for_model
 from qtool.feeds.reading import unlabelled
 from qtool.feeds.source import same_data
 from qtool.graph import model_io
 from qtool.pipeline.calibration.advice import advising
-from qtool.pipeline.calibration.run import count_prepared
-from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
+from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.selection import static_scheme
-from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare import prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
-from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import mixed_scheme, schemes_by_form
-from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
-from qtool.quantization.halves import halved
 from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target, target_of
-from qtool.tuning.budget import Budget, Portion
-from qtool.tuning.judge import Aim, Judge
-from qtool.tuning.search import Attempt, Search
-from qtool.tuning.split import Subset, evaluation_subsets, parts, subsets
+from qtool.tuning.aim import Aim
+from qtool.tuning.budget import Budget
+from qtool.tuning.search import Search
+from qtool.tuning.shares import Shares, part_data
+from qtool.tuning.starts import Starts
+from qtool.tuning.trail import Trail
 
 PathLike = str | Path
+_REPORTS = 4
+"""Models that the data which reports is asked about at most, where it misses the target."""
+_STEP_DB = 1.0
+"""How much more SQNR is asked for then, at least."""
 
 
 @checked_types
@@ -67,8 +68,9 @@ def tune(
     exclude: Names = (),
     fix: Fixing = (),
     target: str = "auto",
+    save_plan: PathLike | None = None,
     samples: int | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     provider: str = "cpu",
     executor: Executor | None = None,
     tell: Callable[[Step], None] | None = None,
@@ -77,13 +79,15 @@ def tune(
 ) -> Tuned:
     """Search for the best int8 model by the paper's workflow, and return what was tried and found.
 
-    Calibrates once, tries plans, and leaves in float what has to be. The best model so far is on disk from the first
-    trial on, also when this is interrupted or out of time.
+    Calibrates once, tries plans, and leaves in float what has to be. Where the data that reports misses the target all
+    the same, the search goes on for a model with a higher SQNR, a few times. The best model so far is on disk from the
+    first trial on, also when this is interrupted or out of time.
 
     Args:
-        model, data, scheme, include_ops, exclude_ops, exclude, fix, target, samples, threads, reading: as in
-            `calibrate` and `quantize`; `labels` in `reading` are those of `eval_data`, where that is given.
+        model, data, scheme, include_ops, exclude_ops, exclude, fix, target, samples, reading: as in `calibrate` and
+            `quantize`; `labels` in `reading` are those of `eval_data`, where that is given.
         output: where the best model goes.
+        save_plan: where the plan of the best model goes, whenever that is written.
         eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
             other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
             one chooses, one reports.
@@ -99,6 +103,8 @@ def tune(
             not tried is in `Tuned.untried`.
         provider: where the float model is calibrated, and every model judged: cpu, cuda or tensorrt, which alone runs
             target tensorrt and is then what `auto` means. What ranks, and the verification, run on the CPU.
+        threads: how much is done side by side, None for all cores, and one a worker; the result is the same at any
+            number. Every model runs in one thread.
         executor: where data is calibrated, models are judged and layers are ranked; see `calibrate`.
         tell: is told of every model that was tried.
 
@@ -106,7 +112,9 @@ def tune(
         UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
     """
     budget = Budget(time_budget)
-    compute = Compute(threads, provider, executor, budget.watched(progress))
+    # within a worker a single thread, which has the others beside it
+    every = 1 if executor is not None else cores()
+    compute = Compute(every if threads is None else threads, provider, executor, budget.watched(progress))
     tried = listed_calibrators(calibrators)
     drop = None if max_drop is None else MaxDrop.parse(max_drop)
     aim = Aim(metric, drop, min_sqnr, _float_macs(max_float_macs), decode)
@@ -118,55 +126,71 @@ def tune(
             "other samples report then"
         )
     model_io.check_output(output, model)
+    if save_plan is not None:
+        _check_plan(save_plan, model, output)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
-    prepared = prepare(model_io.load(model), parse_fixed(fix))
-    plain = reading if eval_data is None else unlabelled(reading)
-    with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **plain)):
-        placed = static_scheme(prepared.model, runs_on, wanted)
-        place(prepared.model, runs_on, placed, name=prepared.name, folded=prepared.folded)
-        tensors = find_tensors(prepared)
-    parts = _split(prepared, data, eval_data, samples, with_boxes(decode, reading), budget)
-    _check_data(model, aim, parts, provider)
-    with scratch_folder() as folder:
-        starts = _Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, budget, compute)
-        search = Search(starts.attempts(), Path(output), budget, tell or (lambda _: None), compute.progress)
-        stopped = search.complete(tried)
-        evaluation = evaluate(
-            model,
-            [output],
-            parts.reporting,
-            metrics=None if metric is None else [metric],
-            decode=decode,
-            threads=threads,
-            provider=provider,
-            executor=executor,
-            progress=progress,
-            state=parts.feeds.states,
-        )
-    best, plan, proof = search.found()
+    with limited(compute.threads), scratch_folder() as folder:
+        prepared = prepare(model_io.load(model), parse_fixed(fix))
+        plain = reading if eval_data is None else unlabelled(reading)
+        with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **plain)):
+            placed = static_scheme(prepared.model, runs_on, wanted)
+            place(prepared.model, runs_on, placed, name=prepared.name, folded=prepared.folded)
+            tensors = find_tensors(prepared)
+        parts = part_data(prepared, data, eval_data, samples, with_boxes(decode, reading), budget, compute.threads)
+        by_sample = _check_data(model, aim, parts, provider)
+        starts = Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, budget, compute)
+        trail = Trail(Path(output), None if save_plan is None else Path(save_plan), budget, tell or (lambda _: None))
+        search = Search(starts.attempts(), trail, compute.progress)
+
+        def report() -> Evaluation:
+            told = replace(compute, progress=progress)
+            return compare(model, [output], parts.reporting, metric, decode, told, parts.feeds.states)
+
+        search.complete(tried)
+        evaluation, reports = report(), 1
+        while not search.ended and reports < _REPORTS and aim.misses(evaluation.candidates[0]):
+            before, _, _ = trail.found()
+            if not math.isfinite(before.sqnr_db):
+                break
+            search.go_on(before.sqnr_db + max(_STEP_DB, aim.short_db(evaluation.candidates[0])))
+            if trail.best is not before:
+                evaluation, reports = report(), reports + 1
+    best, plan, proof = trail.found()
     found = evaluation.candidates[0]
     missed, complete = aim.misses(found), parts.reporting.cut is None
     if best.float_macs > aim.max_float_macs:
         most = f"asked at most {100 * aim.max_float_macs:.4g} %"
         missed = (*missed, f"{100 * best.float_macs:.1f} % of multiply-accumulates in float, {most}")
     reached = aim.reached(found)
+    one = aim.one_sample(evaluation, by_sample=by_sample)
     return Tuned(
         output=Path(output),
         met=not missed and complete,
         best=best,
-        steps=tuple(search.steps),
-        stopped=stopped,
-        untried=search.untried,
+        steps=tuple(trail.steps),
+        stopped=search.stopped,
+        untried=trail.untried,
         split="; ".join((parts.words, *starts.cut())),
         metric=reached.name,
         max_drop=None if reached.drop is None else str(aim.max_drop),
         min_sqnr=min_sqnr,
         missed=missed,
         complete=complete,
+        reports=reports,
+        one_sample=one,
+        one_chosen=None if one is None or not starts.chosen else one * evaluation.samples / starts.chosen,
+        float_needed=search.needed,
         evaluation=evaluation,
         verification=proof,
         plan=plan,
     )
+
+
+def _check_plan(save_plan: PathLike, model: PathLike, output: PathLike) -> None:
+    """Refuse a file for the plan that cannot be written or is another's. Raises `UsageError`, `OutputError`."""
+    model_io.check_output(save_plan, model)
+    if Path(save_plan).resolve() == Path(output).resolve():
+        raise UsageError(f"{arg('save_plan', save_plan)}: is {arg('output')} already; name another file")
 
 
 def _float_macs(given: float | str) -> float:
@@ -188,176 +212,18 @@ def _check_aim(aim: Aim) -> None:
     check_max_drop(chosen, aim.max_drop)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """The data by what it is for. feeds: what calibrates, which is `calibrating` where that is a part of more.
+def _check_data(model: PathLike, aim: Aim, parts: Shares, provider: str) -> bool:
+    """Run the float model on a sample that chooses and on one that reports, so that what they lack is said at once.
 
-    words: who does what.
+    Returns whether the classes that it says are those of samples.
     """
-
-    feeds: Feeds
-    calibrating: Portion
-    choosing: Portion
-    reporting: Portion
-    words: str
-
-
-def _split(
-    prepared: Prepared,
-    data: Data,
-    eval_data: Data | None,
-    samples: int | None,
-    reading: LabelledOptions,
-    budget: Budget,
-) -> _Parts:
-    plain = reading if eval_data is None else unlabelled(reading)
-    feeds = open_for_model(prepared.model, data, samples=samples, **plain)
-    if eval_data is not None:
-        other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
-        (calibrating,) = subsets(feeds, 1, (0,))
-        choosing, reporting, words = evaluation_subsets(feeds, other)
-    else:
-        calibrating, choosing, reporting, words = parts(feeds)
-    budget.ratio = _ratio(choosing, reporting)
-    timed = Portion(calibrating, budget.part)
-    return _Parts(
-        # all of it is read as it is, and where workers can, by them
-        open_for_model(prepared.model, timed, state=feeds.states) if eval_data is None or budget.seconds else feeds,
-        timed,
-        Portion(choosing, budget.part),
-        Portion(reporting, lambda: budget.end),
-        words,
-    )
-
-
-def _ratio(choosing: Subset, reporting: Subset) -> float | None:
-    if choosing.feeds is reporting.feeds:
-        return len(reporting.turns) / len(choosing.turns)
-    known = (choosing.feeds.samples, reporting.feeds.samples)
-    return None if None in known else (known[1] or 0) / (known[0] or 1)
-
-
-def _check_data(model: PathLike, aim: Aim, parts: _Parts, provider: str) -> None:
-    """Run the float model on a sample that chooses and on one that reports, so that what they lack is said at once."""
-    for records in (parts.choosing.records, parts.reporting.records):
-        aim.check(probe(model, records, aim.metric, aim.decode, provider=provider, state=parts.feeds.states))
-
-
-@dataclass(slots=True)
-class _Starts:
-    """What `tune` starts from: the float graphs that `quantize` tries, and those with channels rescaled between layers.
-
-    Each is calibrated when it is first wanted.
-    """
-
-    model: Path
-    prepared: Prepared
-    tensors: CalibratedTensors
-    target: Target
-    scheme: Scheme
-    aim: Aim
-    parts: _Parts
-    folder: Path
-    budget: Budget
-    compute: Compute
-    originals: dict[tuple[str, ...], Original] = field(default_factory=dict)
-    judges: list[Judge] = field(default_factory=list)
-    known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
-
-    def attempts(self) -> list[Attempt]:
-        """In the order in which they are tried: what mostly serves first."""
-        result = []
-        for label, graph in (("smoothed, ", self._smoothed), ("", self._plain)):
-            result += [
-                Attempt(label, self._by_form(graph, "static")),
-                Attempt(f"{label}dynamic, ", self._by_form(graph, "dynamic"), every=False),
-                Attempt(f"{label}mixed, ", self._mixed(graph), every=False),
-            ]
-        for label, steps in (("equalised", (EQUALIZE,)), ("equalised and biases absorbed", (EQUALIZE, ABSORB_BIASES))):
-            result.append(Attempt(f"{label}, ", self._by_form(functools.partial(self._stepped, *steps), "static")))
-        return result
-
-    def _by_form(self, graph: Callable[[], FloatGraph | None], form: str) -> Callable[[Calibrator], Judge | None]:
-        def make(_: Calibrator) -> Judge | None:
-            found = graph()
-            scheme = None if found is None else schemes_by_form(found.model, self.target, self.scheme).get(form)
-            return None if found is None or scheme is None else self._judge(found, scheme)
-
-        return make
-
-    def _mixed(self, graph: Callable[[], FloatGraph | None]) -> Callable[[Calibrator], Judge | None]:
-        def make(calibrator: Calibrator) -> Judge | None:
-            found = graph()
-            if found is None:
-                return None
-            schemes = schemes_by_form(found.model, self.target, self.scheme)
-            if "dynamic" not in schemes:
-                return None
-            scheme = mixed_scheme(found, schemes["static"], self.target, calibrator)
-            return None if scheme is None else self._judge(found, scheme)
-
-        return make
-
-    def _plain(self) -> FloatGraph:
-        found = self._calibrated()
-        assert found is not None
-        return found
-
-    def _smoothed(self) -> FloatGraph | None:
-        base = self._plain()
-        if not self.target.on_cpu:
-            return None
-        static = schemes_by_form(base.model, self.target, self.scheme)["static"]
-        if ("smoothed",) not in self.known:
-            integer = base.planner(self.target, static, dynamic=True).placement().integer
-            self.known["smoothed",] = migrated(base, tuple(integer))
-        return self.known["smoothed",]
-
-    def _stepped(self, *steps: str) -> FloatGraph | None:
-        found = self._calibrated(*steps)
-        assert found is not None
-        return None if found.prepared.recipe.idle else found
-
-    def _calibrated(self, *steps: str) -> FloatGraph | None:
-        if steps not in self.known:
-            prepared, statistics = count_prepared(self.prepared, steps, self.parts.feeds, self.tensors, self.compute)
-            half = halved(prepared, statistics)
-            self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
-            original = replace(self.originals[steps], examples=half.few)
-            soften = self.target.on_cpu and not steps
-            self.known[steps] = observed_graph(
-                prepared, half.choosing, original, soften=soften, biases=True, needed=True
-            )
-        return self.known[steps]
-
-    def _judge(self, graph: FloatGraph, scheme: Scheme) -> Judge:
-        judge = Judge(
-            self.model,
-            graph.planner(self.target, scheme, dynamic=True),
-            # what masks are made mild of and outliers migrated in has the examples of the graph as it came
-            self.originals[tuple(step for step in graph.prepared.recipe.steps if step in ASKED)],
-            self.aim,
-            self.parts.choosing,
-            self.folder,
-            self.budget,
-            self.compute,
-            self.parts.feeds.states,
-        )
-        self.judges.append(judge)
-        return judge
-
-    def cut(self) -> Iterator[str]:
-        """Yield how much of the data the time budget let calibrate and choose, where that is not all of it."""
-        graph = self.known.get(())
-        if self.parts.calibrating.cut is not None and graph is not None:
-            yield f"the time budget let only {_samples(graph.statistics.samples)} calibrate"
-        chosen = [judge.samples for judge in self.judges if judge.samples is not None]
-        if self.parts.choosing.cut is not None and chosen:
-            yield f"the time budget let only {_samples(chosen[-1])} choose"
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'' if count == 1 else 's'}"
+    found = [
+        probe(model, records, aim.metric, aim.decode, provider=provider, state=parts.feeds.states)
+        for records in (parts.choosing.records, parts.reporting.records)
+    ]
+    for one in found:
+        aim.check(one)
+    return all(one.by_sample for one in found)
 
 
 def _measurable(target: str, provider: str) -> Target:

@@ -104,7 +104,8 @@ def test_the_users_day(folder):
         outs.append(done.stdout)
     assert re.fullmatch(r"digits\.calib: 200 samples, \d+ tensors, .*; serves every calibrator and target\n", outs[0])
     proof = outs[1].splitlines()
-    assert [line.split()[0] for line in proof[1:]] == ["integer", "float", "arithmetic", "accuracy"]
+    kinds = ["integer", "float", "arithmetic", "accuracy", "speed", "verdict"]
+    assert [line.split()[0] for line in proof[1:]] == kinds
     assert "100.0 % of multiply-accumulates" in proof[1]
     assert proof[2].split(None, 1)[1] == "no layer"
     table = [line.split() for line in outs[2].splitlines() if line]
@@ -184,7 +185,7 @@ def test_quantize_prints_json_alone(run):
 def test_json_into_a_file_leaves_the_lines(folder, run):
     code, out, _ = run("quantize", MODEL, "--calibration", "digits.calib", "--calibrator", "max", "--json", "r.json")
     assert code == 0
-    assert len(out.splitlines()) == 5
+    assert len(out.splitlines()) == 7
     assert strict_json((folder / "r.json").read_text())["schema"] == "qtool.quantize"
 
 

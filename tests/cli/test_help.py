@@ -88,3 +88,8 @@ def test_importing_the_package_costs_nothing():
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert done.stdout == "[]\n"
+
+
+def test_only_quantize_does_without_data(run):
+    assert "needs no data" in run("quantize", "--help")[1]
+    assert "needs no data" not in run("sensitivity", "--help")[1]

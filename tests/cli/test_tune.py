@@ -9,6 +9,7 @@ import pytest
 
 from qtool.cli import main
 from qtool.cli.common import progress_bar
+from qtool.tuning.budget import Budget
 from tests.support.refusals import SAMPLES, classifier, network
 
 
@@ -80,6 +81,7 @@ def test_a_missed_target_is_named(place, run):
     assert (report["min_sqnr"], report["max_drop"], report["met"]) == (80.0, None, False)
     assert f"q.onnx: target missed (SQNR at least 80 dB): {report['missed'][0]}; kept: " in out
     assert "  not tried: layers in float (the worst layer, " in out
+    assert "  next: more layers in float, with --max-float-macs, or ask for less\n" in out
     assert "metric" not in out and "drop" not in out
 
 
@@ -105,6 +107,7 @@ def test_a_budget_that_is_too_short_has_a_clear_end(run):
     assert code == 1
     assert "the time budget let only 1 sample report; stopped early: the time budget is used up" in out
     assert "the time budget let only 1 sample calibrate" in out
+    assert "  next: give more time with --time-budget\n" in out
     assert "equalised; equalised and biases absorbed; ranges mixed; layers in float (the time budget)" in out
     code, out, _ = run("--min-sqnr", 1, "--time-budget", "0.001s")
     assert code == 1  # met by one sample is not shown
@@ -115,9 +118,27 @@ def test_an_interrupt_of_the_last_evaluation_leaves_the_model(place, monkeypatch
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qtool.tuning.tune.evaluate", interrupt)
+    monkeypatch.setattr("qtool.tuning.tune.compare", interrupt)
     with pytest.raises(SystemExit) as caught:
         main(["tune", "m.onnx", "--data", "d.npz", "--calibrators", "max", "--min-sqnr", "1", "-o", "q.onnx"])
     assert caught.value.code == 130
     assert capsys.readouterr().err == "\nqtool: interrupted; the best model so far stands in q.onnx\n"
     assert (place / "q.onnx").exists()
+
+
+def test_the_start_of_the_program_counts(run, monkeypatch):
+    """What is left of the budget once the command begins is what the search is given."""
+    given = []
+    monkeypatch.setattr("qtool.cli.tune.since_start", lambda: 20.0)
+    monkeypatch.setattr("qtool.tuning.tune.Budget", lambda seconds: given.append(seconds) or Budget(seconds))
+    assert run("--min-sqnr", 1, "--time-budget", "60s")[0] == 0
+    assert given == [40.0]
+    run("--min-sqnr", 1, "--time-budget", "15s")
+    assert given[1:] == [0.001]
+
+
+def test_the_plan_is_written_with_the_model(place, run):
+    assert run("--min-sqnr", 1, "--save-plan", "p.json", "-q") == (0, "", "")
+    assert json.loads((place / "p.json").read_text())["schema"] == "qtool.plan"
+    code, _, err = run("--min-sqnr", 1, "--save-plan", "q.onnx")
+    assert (code, err) == (2, "qtool: --save-plan q.onnx: is --output already; name another file\n")

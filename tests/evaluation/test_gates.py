@@ -15,7 +15,7 @@ from qtool.core.records.tuning import Step
 from qtool.evaluation.metrics.heads import find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import NAMES, resolve_metrics
-from qtool.tuning.judge import Aim
+from qtool.tuning.aim import Aim
 from tests.support.evaluation_models import linear, per_token
 
 RNG = np.random.default_rng(11)

@@ -187,10 +187,16 @@ def test_what_is_wrong_with_the_data_is_told_in_one_line(refused, folder):
 
 
 @pytest.mark.parametrize(
-    "options", [("--workers", "0"), ("--workers", "513"), ("--workers", "1", "--cluster", "tcp://127.0.0.1:1")]
+    "options",
+    [
+        ("--workers", "0"),
+        ("--workers", "513"),
+        ("--workers", "1", "--cluster", "tcp://127.0.0.1:1"),
+        ("--threads", "513"),
+    ],
 )
 def test_impossible_options(refused, options):
-    refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "c", *options, says=["--workers"])
+    refused("calibrate", "m.onnx", "--data", "good.npz", "-o", "c", *options, says=[options[0]])
 
 
 def test_the_commands(labelled, capsys):

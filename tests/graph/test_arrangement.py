@@ -125,8 +125,8 @@ FUNCTIONS = {
     "unsorted": ([node("Relu", "c", "o"), node("MatMul", "i v", "c")], "x w", None),
     "reads what it does not get": ([node("MatMul", "i zzz", "c"), node("Relu", "c", "o")], "x w", "reads 'zzz'"),
     "makes no output": ([node("MatMul", "i v", "c")], "x w", "nothing makes output 'o'"),
-    "called with too few": ([node("MatMul", "i v", "o")], "x", "lacks an input"),
-    "called with too many": ([node("MatMul", "i v", "o")], "x w b", "cannot be inlined"),
+    "called with too few": ([node("MatMul", "i v", "o")], "x", r"m\.onnx: node .* lacks an input"),
+    "called with too many": ([node("MatMul", "i v", "o")], "x w b", r"m\.onnx: a function cannot be inlined"),
 }
 
 

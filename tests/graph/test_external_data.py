@@ -142,15 +142,15 @@ class TestEveryCommand:
         assert (tmp_path / "plain.tuned").read_bytes() == (tmp_path / "split.tuned").read_bytes()
 
     def test_tune_measures_few_at_a_time_where_the_model_is_large(self, split, data, tmp_path, monkeypatch):
-        found, together, right = [], [], Judge.evaluate
+        found, together, right = [], [], Judge._measured
 
-        def evaluate(self, files, records):
+        def measured(self, files, plans):
             together.append(len(files))
-            assert all(file.exists() for file in files)
+            assert all(file.exists() for file in files.values())
             assert sum(file.suffix == ".onnx" for file in self.folder.iterdir()) <= len(files) + 1
-            return right(self, files, records)
+            return right(self, files, plans)
 
-        monkeypatch.setattr(Judge, "evaluate", evaluate)
+        monkeypatch.setattr(Judge, "_measured", measured)
         for at_once in (2**28, 0):
             monkeypatch.setattr(judge, "_AT_ONCE", at_once)
             found.append(qtool.tune(split, data, tmp_path / "t", metric="top1", max_drop="99%"))

@@ -47,7 +47,7 @@ def attempt(name, model, data, folder, **options):
     folder.mkdir()
     try:
         calibrated = qtool.calibrate(model, data, folder / "c.calib")
-        result = qtool.quantize(model, folder / "q.onnx", calibration=calibrated.output, **options)
+        result = qtool.quantize(model, folder / "q.onnx", calibration=calibrated.output, partial=False, **options)
     except QtoolError as error:
         text = str(error)
         assert text.count("\n") == 0, (name, text)
@@ -71,8 +71,7 @@ def summary(outcomes):
 def check_quantised(outcomes):
     for outcome in outcomes:
         if outcome.error is None:
-            assert np.isfinite(outcome.sqnr_db), outcome
-            assert outcome.sqnr_db > MIN_DB, outcome
+            assert outcome.sqnr_db is not None and outcome.sqnr_db > MIN_DB, outcome
             assert outcome.integer_share == 1.0, outcome
 
 
@@ -123,7 +122,7 @@ def test_whole_networks(name, tmp_path):
     fed = next(value for value in graph.input if value.name not in {i.name for i in graph.initializer})
     shape = [dim.dim_value for dim in fed.type.tensor_type.shape.dim]
     data = [{fed.name: np.random.default_rng(1).random(shape, np.float32)}]
-    outcome = attempt(name, path, data, tmp_path / "out", calibrator="max")
+    outcome = attempt(name, path, data, tmp_path / "out", calibrator="max", optimize_for="size")
     assert outcome.error is None, outcome.error
     assert outcome.sqnr_db > MIN_DB
     assert outcome.integer_share == 1.0

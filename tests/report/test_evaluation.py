@@ -197,3 +197,12 @@ def test_numbers_and_sizes():
         "-inf",
     ]
     assert [file_size(v) for v in (512, 1536, 3 << 20, 5 << 30)] == ["512 B", "1.5 KiB", "3.0 MiB", "5.0 GiB"]
+
+
+def test_float_has_no_noise_of_its_own():
+    sqnr = MetricInfo("sqnr", MetricKind.SIMILARITY, lower_is_better=False)
+    same = replace(GOOD, scores=(Score("sqnr", math.inf),))
+    reference = replace(FLOAT, scores=(Score("sqnr", math.inf),))
+    text = evaluation_text(replace(evaluation(), metrics=(sqnr,), float_model=reference, candidates=(same,)))
+    cells = [line.split()[1] for line in text.splitlines()[1:3]]
+    assert cells == ["-", "inf"]

@@ -84,7 +84,7 @@ def tried(case: RandomCase, form: TriedForm, folder: Path, *, excluding: bool = 
             warnings.simplefilter("error")
             given: dict[str, Any] = {
                 "form": form,
-                **({"data": case.data} if form in ("static", "auto") else {}),
+                **({"data": case.data, "partial": False} if form in ("static", "auto") else {}),
                 **options,
             }
             plan = qtool.quantize(source, result, **given).plan

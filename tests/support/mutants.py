@@ -292,7 +292,7 @@ def attempt(source: Path, form: str, samples: dict[str, np.ndarray]) -> str:
     output = source.with_suffix(".out")
     try:
         if form == "static":
-            qtool.quantize(source, output, data=samples, calibrator="max", form="static", target="x86")
+            qtool.quantize(source, output, data=samples, calibrator="max", form="static", target="x86", partial=False)
         else:
             qtool.quantize(source, output, form="weight-only", target="x86")
     except qtool.QtoolError as error:

@@ -1,7 +1,7 @@
 """Small float models: one for each row of the CPU tables, and what onnxruntime must make of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -81,9 +81,17 @@ class Net:
                 helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
                 for n, a in self.constants.items()
             ]
-        results = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        domains = sorted({node.domain for node in self.nodes} - {""})
+        # inference ends at what has no schema; then they have the rank of the input
+        results = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * (1 + len(self.shape)))
+            if domains
+            else helper.make_empty_tensor_value_info(name)
+            for name in outputs
+        ]
         graph = helper.make_graph(self.nodes, "g", fed, results, initializers)
         opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in domains]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         del model.graph.value_info[:]
@@ -193,9 +201,18 @@ def _silu(net: Net, h: str) -> str:
     return net("Mul", h, net("Sigmoid", h))
 
 
+def _mish(net: Net, h: str) -> str:
+    return net("Mul", h, net("Tanh", net("Softplus", h)))
+
+
 def _squeeze_excite(net: Net, h: str) -> str:
     gate = net("Relu", net.conv(net("GlobalAveragePool", h), 8, 4, kernel=(1, 1)))
     return net("Mul", h, net("Sigmoid", net.conv(gate, 4, 8, kernel=(1, 1))))
+
+
+def _hard_squeeze_excite(net: Net, h: str) -> str:
+    gate = net("Relu", net.conv(net("GlobalAveragePool", h), 8, 4, kernel=(1, 1)))
+    return net("Mul", h, net("HardSigmoid", net.conv(gate, 4, 8, kernel=(1, 1))))
 
 
 def _split(net: Net, h: str) -> str:
@@ -299,6 +316,10 @@ PATTERNS: dict[str, Pattern] = {
         {"QLinearConv": 4, "QLinearGlobalAveragePool": 1, "QLinearSigmoid": 1, "QLinearMul": 1},
     ),
     "silu": Pattern("Sigmoid", between(_silu), CONV2 | {"QLinearSigmoid": 1, "QLinearMul": 1}),
+    "hard swish": Pattern("Mul", between(_bridge("HardSwish")), CONV2 | {"QLinearAdd": 1, "QLinearMul": 1}),
+    "hard squeeze and excite": Pattern(
+        "Mul", between(_hard_squeeze_excite), {"QLinearConv": 4, "QLinearGlobalAveragePool": 1, "QLinearMul": 1}
+    ),
     "leaky relu": Pattern("LeakyRelu", between(_bridge("LeakyRelu", alpha=0.1)), CONV2 | {"QLinearLeakyRelu": 1}),
     "softmax": Pattern("Softmax", between(_bridge("Softmax", axis=1)), CONV2 | {"QLinearSoftmax": 1}),
     "global average pool": Pattern(
@@ -385,8 +406,10 @@ def _float(op: str, middle: Callable[[Net, str], str], **others: int) -> Pattern
 
 
 BRIDGES: dict[str, Pattern] = {
-    "hard sigmoid": _float("HardSigmoid", _bridge("HardSigmoid", alpha=0.2), HardSigmoid=1),
-    "hard swish": _float("HardSwish", _bridge("HardSwish"), HardSigmoid=1, Mul=1),
+    # directly behind a layer it would be a Clip
+    "hard sigmoid": _float(
+        "HardSigmoid", lambda n, h: n("HardSigmoid", n("Sigmoid", h)), QLinearSigmoid=1, HardSigmoid=1
+    ),
     "tanh": _float("Tanh", _bridge("Tanh"), Tanh=1),
     # the Relu goes into the saturation of the Q behind it
     "relu beside": _float("Relu", _relu_beside, QLinearAdd=1),
@@ -397,7 +420,12 @@ BRIDGES: dict[str, Pattern] = {
     "erf": _float("Erf", _bridge("Erf"), Erf=1),
     "gelu": _float("Gelu", _bridge("Gelu"), Gelu=1),
     "reflecting pad": _float("Pad", lambda n, h: n("Pad", h, _ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), Pad=1),
-    "mish": _float("Mish", _bridge("Mish"), Softplus=1, Tanh=1, Mul=1),
+    "onnxruntime's gelu": _float("com.microsoft.Gelu", _bridge("Gelu", domain="com.microsoft"), Gelu=1),
+    "fast gelu": _float("com.microsoft.FastGelu", _bridge("FastGelu", domain="com.microsoft"), FastGelu=1),
+    "quick gelu": _float("com.microsoft.QuickGelu", _bridge("QuickGelu", domain="com.microsoft"), QuickGelu=1),
+    "softplus and tanh": _float("Tanh", _mish, Sigmoid=1, Sub=2, Mul=1, Div=1, QLinearMul=1),
+    # two nodes read the DQ
+    "mish": replace(_float("Mish", _bridge("Mish"), Sigmoid=1, Sub=2, Mul=2, Div=1), edges=(2, 3)),
 }
 FLOAT: dict[str, Pattern] = {
     "conv transpose": _float("ConvTranspose", _conv_transpose, ConvTranspose=1),

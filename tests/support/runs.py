@@ -62,6 +62,8 @@ def run(net: Net, outputs: tuple[str, ...], folder: Path, target: str = "x86", s
         calibrator="max",
         bias_correction="off",
         smoothing="off",
+        optimize_for="size",
+        partial=False,
     )
     session, census = take_census(quantized.read_bytes(), TARGETS[target].session)
     fed = net.samples()

@@ -38,12 +38,19 @@ def test_room_follows_what_a_pass_has_taken(clock):
     assert budget.room(10) == 1  # nothing is known yet
     clock[0] += 20.0
     budget.judged(8.0, 2)
+    budget.tried(8.0, 2)
     budget.binding = True
     assert (budget.per_model, budget.kept) == (4.0, 10.0)  # float and the last model, and a quarter more
-    assert budget.left == 70.0
+    assert budget.left == pytest.approx(69.7)  # and a little for what comes after the last evaluation
     assert budget.room(10) == 10
     assert budget.room(30) == 16  # and float
-    clock[0] += 63.0
+    with budget.work("proof"):
+        clock[0] += 20.0
+    assert budget.room(10) == 6  # and a proof
+    clock[0] += 30.0
+    with pytest.raises(OutOfTimeError), budget.work("proof"):  # 19.7 s are left
+        pytest.fail("as long a one as before ends too late")
+    clock[0] += 13.0
     assert budget.room(10) == 0
     clock[0] += 7.0
     with pytest.raises(OutOfTimeError):
@@ -82,4 +89,25 @@ def test_one_record_there_always_is_and_none_is_cut_with_time_enough(clock):
     late, early = Portion(whole, lambda: clock[0] - 1.0), Portion(whole, lambda: float("inf"))
     assert (len(list(late())), late.cut) == (1, 1)
     assert (len(list(early())), early.cut) == (3, None)
+    assert len(list(Portion(whole, lambda: clock[0] + 1.0, kept=2**20)())) == 3
     next(iter(Portion(whole, lambda: clock[0])()))  # a pass that is not taken to its end decides nothing
+
+
+def test_what_threads_have_not_worked_off_yet_counts(clock):
+    """Where two records are at work while a third is read, it ends two earlier."""
+    (whole,) = subsets(open_feeds(rows(6), [X]), 1, (0,))
+    portion = Portion(whole, lambda: 105.5, ahead=2)
+    for _ in portion():
+        clock[0] += 1.0
+    assert portion.cut == 4
+
+
+@pytest.mark.parametrize(("kept", "reads"), [(0, 2), (2**20, 1)])
+def test_records_that_fit_are_read_once(monkeypatch, kept, reads):
+    (whole,) = subsets(open_feeds(rows(6), [X]), 1, (0,))
+    read, call = [], type(whole).__call__
+    monkeypatch.setattr(type(whole), "__call__", lambda self: read.append(1) or call(self))
+    portion = Portion(whole, lambda: float("inf"), kept=kept)
+    first, second = ([record["x"] for record in portion()] for _ in range(2))
+    assert len(first) == 6 and all((a == b).all() for a, b in zip(first, second, strict=True))
+    assert len(read) == reads

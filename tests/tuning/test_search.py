@@ -9,6 +9,7 @@ import qtool
 from qtool.core.errors import DataError, ModelError, UsageError, VerificationError
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.verify.original import Original
+from qtool.report.tune import tuned_text
 from qtool.runtime.session import Session
 from qtool.tuning.judge import Judge
 from qtool.tuning.tune import tune
@@ -49,11 +50,11 @@ def test_a_layer_that_cannot_be_left_in_float_is_skipped_and_said(model, tmp_pat
 def test_a_plan_that_fails_ends_no_search(model, tmp_path, monkeypatch, error):
     wrote, tries = Judge.write, []
 
-    def write(self, plan, output):
+    def write(self, plan, output, save_plan):
         tries.append(plan)
         if len(tries) == 1:
             raise error("not as planned")
-        return wrote(self, plan, output)
+        return wrote(self, plan, output, save_plan)
 
     monkeypatch.setattr(Judge, "write", write)
     result = tuned(model, tmp_path / "q.onnx", min_sqnr=10.0)
@@ -104,7 +105,7 @@ def test_one_sample_calibrates_chooses_and_reports(model, tmp_path):
 
 
 def test_what_the_data_lacks_is_said_before_any_work(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("qtool.tuning.tune.count_prepared", None)
+    monkeypatch.setattr("qtool.tuning.starts.count_prepared", None)
     labelled = {**DATA, "labels": np.zeros(len(SAMPLES), np.int64)}
     with pytest.raises(UsageError, match="neither labels nor class scores to aim at; give min_sqnr"):
         tune(model, DATA, tmp_path / "q.onnx")
@@ -114,9 +115,9 @@ def test_what_the_data_lacks_is_said_before_any_work(model, tmp_path, monkeypatc
 
 def test_the_float_model_runs_once_for_a_form(model, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr("qtool.tuning.tune.Original", lambda *a: made.append(Original(*a)) or made[-1])
+    monkeypatch.setattr("qtool.tuning.starts.Original", lambda *a: made.append(Original(*a)) or made[-1])
     result = tuned(model, tmp_path / "q.onnx")
-    assert [step.what for step in result.steps][::2] == ["max, corrected", "equalised, max, corrected"]
+    assert [step.what for step in result.steps][:4:2] == ["max, corrected", "equalised, max, corrected"]
     assert len(made) == 3  # as it came, equalised, and with biases absorbed, which found nothing to do
 
 
@@ -173,3 +174,56 @@ def test_no_two_trials_have_one_name(tmp_path):
     assert len(set(names)) == len(names)
     assert sum("float: " in name for name in names) > 3
     assert tuple(steps) == result.steps
+
+
+@pytest.fixture(scope="module")
+def louder():
+    """Samples that choose in turn with the same ones, louder than what calibrates, which report."""
+    return {"x": np.stack([SAMPLES, 1.3 * SAMPLES], 1).reshape(-1, *SAMPLES.shape[1:])}
+
+
+def test_it_goes_on_where_the_data_that_reports_misses_the_target(model, louder, tmp_path):
+    aim = {"eval_data": louder, "max_float_macs": 0.6}
+    first = tuned(model, tmp_path / "first.onnx", min_sqnr=20.0, **aim)
+    assert (first.met, first.reports, len(first.steps)) == (True, 1, 2)
+    asked = first.evaluation.candidates[0].sqnr_db + 0.5
+    result = tuned(model, tmp_path / "q.onnx", min_sqnr=asked, **aim)
+    assert all(step.met for step in result.steps)  # on the data that chooses, from the first on
+    assert result.met and result.reports == 2 and len(result.steps) > 2
+    assert result.evaluation.candidates[0].sqnr_db >= asked
+    assert result.best.sqnr_db >= first.best.sqnr_db + 1.0
+
+
+def test_what_would_have_to_stay_in_float_is_said(model, tmp_path):
+    """The second convolution has 57 % of the multiply-accumulates; with it in float the noise is much less."""
+    few = tuned(model, tmp_path / "q.onnx", min_sqnr=33.0)
+    assert few.float_needed == pytest.approx(0.571, abs=0.03)
+    assert not any(step.met for step in few.steps) and few.best.float_layers == 0
+    more = tuned(model, tmp_path / "q.onnx", min_sqnr=33.0, max_float_macs=few.float_needed)
+    assert more.best.met and more.float_needed is None
+
+
+def test_the_plan_of_the_best_is_saved_with_it(model, tmp_path):
+    result = tuned(model, tmp_path / "q.onnx", min_sqnr=10.0, save_plan=tmp_path / "q.json")
+    again = qtool.quantize(model, tmp_path / "again.onnx", plan=tmp_path / "q.json")
+    assert again.plan == result.plan
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
+    with pytest.raises(UsageError, match="is output already"):
+        tuned(model, tmp_path / "q.onnx", save_plan=tmp_path / "q.onnx")
+
+
+def test_any_number_of_threads_gives_the_same(model, louder, tmp_path):
+    found = []
+    for threads in (1, 3):
+        result = tuned(model, tmp_path / "q.onnx", min_sqnr=36.0, eval_data=louder, threads=threads)
+        found.append((result.steps, result.evaluation, result.plan, (tmp_path / "q.onnx").read_bytes()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("drop", "worth"), [("10%", 1 / 3 / 1.0), (0.1, 1 / 3)])
+def test_what_one_sample_is_worth(tmp_path, drop, worth):
+    result = tuned(classifier(tmp_path / "m.onnx"), tmp_path / "q.onnx", min_sqnr=None, max_drop=drop)
+    assert (result.one_sample, result.one_chosen) == (pytest.approx(worth), pytest.approx(worth))
+    report = tuned_text(result)
+    shown = "33.33 %" if isinstance(drop, str) else "0.3333"
+    assert f"one sample that reports is worth {shown}, one that chooses {shown}; the target is {drop}" in report

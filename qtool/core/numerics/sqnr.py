@@ -197,6 +197,11 @@ def loudness(db: float | None) -> float:
     return -math.inf if db is None or math.isnan(db) else db
 
 
+def noise_share(db: float | None) -> float:
+    """Return the power of noise as a share of the signal's, of an SQNR in dB; inf for NaN and what was not measured."""
+    return 10.0 ** min(-loudness(db) / 10.0, 300.0) if loudness(db) > -math.inf else math.inf
+
+
 def measured_outputs(outputs: Mapping[str, Array]) -> tuple[str, ...]:
     """Return the names of the outputs whose SQNR is taken: those of real numbers, else those of whole ones.
 

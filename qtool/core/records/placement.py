@@ -24,7 +24,8 @@ class Site:
     produced: an integer kernel makes it, so that everyone, graph outputs too, reads it through DQ.
     origins: the tensors that it is passed through from, the nearest first: they hold its numbers, and more.
     barred_readers: inputs of other nodes that must stay float; a barrier stands between the DQ and them.
-    barred: the node that makes it must stay float, and passes on its numbers: a barrier stands in front of the Q.
+    barred: the node that makes it must stay float, and passes on its numbers: the scale of the Q is a vector as a
+        twin's, or, where `twin_axis` is None, a barrier stands in front of it.
     """
 
     tensor: str

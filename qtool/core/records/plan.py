@@ -192,7 +192,7 @@ class Plan:
         for row in self.activations:
             readers, twins = _own(row.readers, nodes), _own(row.float_readers, nodes)
             if row.tensor in tensors and (row.produced or readers):
-                axis, size = (row.twin_axis, row.twin_size) if twins else (None, None)
+                axis, size = (row.twin_axis, row.twin_size) if twins or row.barred else (None, None)
                 part = replace(row, readers=readers, float_readers=twins, twin_axis=axis, twin_size=size)
                 activations.append(replace(part, barred_readers=_own(row.barred_readers, nodes)))
         return replace(self.read_by(nodes), activations=tuple(activations))

@@ -1,6 +1,6 @@
 """The results of `calibrate` and `quantize`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +10,7 @@ from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
+from qtool.core.records.timing import Timing
 from qtool.core.records.verification import Verification
 
 MUCH_SMALLER = 1.2
@@ -58,7 +59,8 @@ class Trial:
 
     sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
     were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
-    examples it was measured on; where that is much work, only the best are measured on all.
+    examples it was measured on; where that is much work, only the best are measured on all. floats: how it was decided
+    what is left in float for speed, where that was not by the target's table.
     """
 
     calibrator: Calibrator
@@ -68,6 +70,7 @@ class Trial:
     smoothed: bool = False
     latency_ms: float | None = None
     samples: int = 0
+    floats: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +85,62 @@ class FilePart:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftFloat:
+    """Nodes that follow each other and are left in float since they put noise into the outputs.
+
+    macs_share: of the multiply-accumulates, 0 to 1. gain_db: how much less SQNR the outputs have on the examples with
+    these in integers; None where it was not measured.
+    """
+
+    nodes: tuple[str, ...]
+    macs_share: float
+    gain_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of the accuracy of the outputs on the examples, and what was done for it.
+
+    min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan with every
+    layer in integers measured where layers were to be left in float, else None. left: what was left in float for it.
+    max_float_macs: the share of multiply-accumulates that might be; None where none might.
+    met: None where no output has an SQNR.
+    """
+
+    min_sqnr: float
+    asked: bool
+    met: bool | None
+    before_db: float | None = None
+    left: tuple[LeftFloat, ...] = ()
+    max_float_macs: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether a gate that was asked for was missed."""
+        return self.asked and not self.met
+
+    @property
+    def float_macs(self) -> float:
+        """The share of multiply-accumulates that was left in float, 0 to 1."""
+        return sum(one.macs_share for one in self.left)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as strict JSON."""
+        result: dict[str, Any] = {**encoded(self), "float_macs": self.float_macs}
+        return result
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized:
     """The result of `quantize`: the model that was written, its plan, and what was verified.
 
     trials: the calibrators tried, best first; empty where one was asked for.
+    verdict: on its accuracy; None where there was no data to measure it on.
     changes: what preparation did to the float graph, by pass.
     size, float_size: of the int8 and the float model in bytes.
     warnings: what is odd about the data that calibrated, and what to check.
     parts: of the int8 model, the largest first, where it is not much smaller than the float one.
+    timing: how fast it is beside float on this machine.
     """
 
     plan: Plan
@@ -101,6 +152,8 @@ class Quantized:
     float_size: int
     warnings: tuple[str, ...] = ()
     parts: tuple[FilePart, ...] = ()
+    verdict: Verdict | None = None
+    timing: Timing = field(default_factory=Timing)
 
     def __repr__(self) -> str:
         return summary(
@@ -122,7 +175,9 @@ class Quantized:
             "parts": [encoded(part) for part in self.parts],
             "preparation": self.changes,
             "warnings": list(self.warnings),
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
+            "timing": self.timing.to_dict(),
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

@@ -12,6 +12,9 @@ from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 from qtool.core.text import amount
 
+FLOAT = "layers in float"
+"""What partial quantisation is called in `Tuned.untried`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -49,7 +52,11 @@ class Tuned:
     is not, in words. complete: whether all of that part was measured, for which the time budget may be too short.
     best: the step that was kept. steps: the trail, in order. stopped: why it ended before all was tried, or None.
     untried: what was not tried or could not be, and why. metric: the name of what is held, see `Step`. max_drop: of
-    it, None where it cannot drop. min_sqnr: asked for as well, dB. evaluation: of the model written, on the reporting
+    it, None where it cannot drop. min_sqnr: asked for as well, dB. reports: how many models the reporting part was
+    asked about, since the search goes on where it misses the target. one_sample, one_chosen: how much one sample of the
+    reporting and of the choosing part counts in the metric, as a share or in its unit, as max_drop is; None where the
+    metric is no share of samples. float_needed: the share of multiply-accumulates in float with which the target is met
+    on the choosing part, where that is more than may stay in float. evaluation: of the model written, on the reporting
     part. split: the parts of the data, in words.
     """
 
@@ -65,6 +72,10 @@ class Tuned:
     min_sqnr: float | None
     missed: tuple[str, ...]
     complete: bool
+    reports: int
+    one_sample: float | None
+    one_chosen: float | None
+    float_needed: float | None
     evaluation: Evaluation
     verification: Verification
     plan: Plan
@@ -99,6 +110,10 @@ class Tuned:
             "min_sqnr": self.min_sqnr,
             "missed": list(self.missed),
             "complete": self.complete,
+            "reports": self.reports,
+            "one_sample": self.one_sample,
+            "one_chosen": self.one_chosen,
+            "float_needed": self.float_needed,
             "stopped": self.stopped,
             "untried": self.untried,
             "split": self.split,

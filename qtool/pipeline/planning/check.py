@@ -59,7 +59,7 @@ def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
 
 
 def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, *, dynamic: bool) -> None:
-    rule = target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    rule = target.rule(node)
     if rule is None or rule.kind == "bridge":
         raise MisfitError(f"integer: node {node.name!r} ({node.op_type}) has no integer kernel on target {target.name}")
     known = rule.dynamic if dynamic else rule.kernels

@@ -1,6 +1,6 @@
 """leave_float: a plan that was given, with some layers in float. What comes of statistics is placed again instead."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from qtool.core.errors import NothingToQuantizeError
@@ -21,8 +21,17 @@ def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str
     """
     if not nodes:
         return plan
+    result = replace(without(model, plan, nodes), skipped={**plan.skipped, **nodes})
+    if not result.quantized:
+        why = "; ".join(sorted({f"{node}: {reason}" for node, reason in nodes.items()})[:3])
+        raise NothingToQuantizeError(f"{name}: nothing to quantise is left of the plan ({why}); use it as it is")
+    return result
+
+
+def without(model: Model, plan: Plan, nodes: Collection[str]) -> Plan:
+    """Return the plan without nodes of the prepared graph, by name; what is left may be nothing."""
     values = edit.named_values(model.graph)
-    kept = {str(node.name) for node in model.graph} - nodes.keys()
+    kept = {str(node.name) for node in model.graph} - set(nodes)
     activations = []
     for row in plan.activations:
         value = values[row.tensor]
@@ -34,16 +43,11 @@ def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str
         if readers or produced:
             hidden = twin_fields(value, twins, barred) if produced else twin_fields(value, (), ())
             activations.append(replace(row, readers=readers, produced=produced, **hidden))
-    result = replace(
+    return replace(
         plan.read_by(kept),
         activations=tuple(activations),
         integer={name: kernels for name, kernels in plan.integer.items() if name in kept},
-        skipped={**plan.skipped, **nodes},
     )
-    if not result.quantized:
-        why = "; ".join(sorted({f"{node}: {reason}" for node, reason in nodes.items()})[:3])
-        raise NothingToQuantizeError(f"{name}: nothing to quantise is left of the plan ({why}); use it as it is")
-    return result
 
 
 def maker(value: Value) -> str | None:

@@ -18,6 +18,7 @@ from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.plan import make_plan
 from qtool.pipeline.planning.ranges import RangeMemo, choose
 from qtool.pipeline.planning.settle import Look, Settler
+from qtool.pipeline.planning.speed import Speed
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.bias_correction import correct_biases
 from qtool.pipeline.recovery.example_statistics import observe_examples
@@ -50,6 +51,7 @@ class Planner:
 
     look: finds layers that onnxruntime would not run as a plan says; what it finds is placed again. None: nobody looks.
     dynamic: whether such a layer may be dynamic instead.
+    speed: finds what is faster in float; that is left in float. None: nothing is, for that.
 
     Raises (all methods):
         NothingToQuantizeError: no layer has an integer form on the target.
@@ -65,6 +67,7 @@ class Planner:
     memo: PlanMemo = field(default_factory=PlanMemo)
     look: Look | None = None
     dynamic: bool = False
+    speed: Speed | None = None
 
     def placement(self, floating: Collection[str] = (), *, settled: bool = True) -> Placement:
         """Decide where Q/DQ go; `floating` are names of nodes that stay float besides what the scheme excludes.
@@ -122,10 +125,15 @@ class Planner:
         known = self.memo.amendments.get((self.scheme, floating))
         if known is not None or self.look is None:
             return known or NOTHING_AMENDED
-        start = self._amendment(frozenset(), settled=True) if floating else NOTHING_AMENDED
+        start = self._amendment(frozenset(), settled=True) if floating else self._fast()
         if not settled:
             return start
         return self.memo.amendments.setdefault((self.scheme, floating), self._settled(floating, start))
+
+    def _fast(self) -> Amendment:
+        if self.speed is None:
+            return NOTHING_AMENDED
+        return NOTHING_AMENDED.leaving(self.speed(self._placed((), NOTHING_AMENDED)))
 
     def _settled(self, floating: frozenset[str], start: Amendment) -> Amendment:
         if self.look is None:
@@ -139,12 +147,15 @@ class Planner:
         except NothingToQuantizeError:
             if floating:
                 return start
-            raise
+            if start == NOTHING_AMENDED:
+                raise
+            # it runs none of what was to be left in integers
+            return self._settled(floating, NOTHING_AMENDED)
 
     def _remedy(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
         """The cheapest form that was not tried: with a quantised output, with ranges of each run, in float."""
         node = next((node for node in self.prepared.model.graph if node.name == layer), None)
-        rule = None if node is None else self.target.rules.get(node.op_type)
+        rule = None if node is None else self.target.rule(node)
         if node is not None and rule is not None and rule.kind == "weighted" and self.scheme.form_of(layer) == "static":
             follower = edit.single_consumer(node.outputs[0])
             clipped = follower is not None and edit.is_main_op(follower, "Relu", "Clip")

@@ -44,8 +44,7 @@ class PlanRows:
 
     def rule(self, node: str) -> OpRule | None:
         """Return what the target does with the node; None where it knows no such operator."""
-        found = self.nodes[node]
-        return self._target.rules.get(found.op_type) if found.domain in ("", "ai.onnx") else None
+        return self._target.rule(self.nodes[node])
 
     def activation(self, where: str, row: ActivationPlan) -> None:
         """Check a row of `activations`: a computed float32 tensor with a grid of the target's.

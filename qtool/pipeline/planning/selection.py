@@ -41,7 +41,7 @@ class Selection:
 
     def rule(self, node: Node) -> OpRule | None:
         """Return what the target does with the operator of a node; None where it knows no such operator."""
-        return self.target.rules.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        return self.target.rule(node)
 
     def reasons(self) -> list[tuple[str, str]]:
         """Return (operator, reason) for the weighted nodes that are float."""
@@ -75,8 +75,8 @@ class Selection:
 
 def is_layer(node: Node, target: Target) -> bool:
     """Return whether the target has a rule for a node that makes it a layer with weights."""
-    rule = target.rules.get(node.op_type)
-    return rule is not None and rule.kind == "weighted" and node.domain in ("", "ai.onnx")
+    rule = target.rule(node)
+    return rule is not None and rule.kind == "weighted"
 
 
 def static_scheme(model: Model, target: Target, scheme: Scheme) -> Scheme:
@@ -238,7 +238,7 @@ def _prune(selection: Selection, nodes: list[Node]) -> None:
         return
     useful: set[Node] = set()
     for node in reversed(nodes):
-        rule = selection.integer.get(node) or selection.target.rules.get(node.op_type)
+        rule = selection.integer.get(node) or selection.target.rule(node)
         if node in selection.weighted:
             useful.add(node)
         elif rule is not None and (node in selection.integer or rule.kind == "bridge"):

@@ -12,14 +12,15 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
 from qtool.pipeline.prepare import (
+    activations,
     channels_last,
     constant_branches,
     fold_affine,
     fold_constants,
     fold_forward,
+    fold_gates,
     fold_pad,
     gemm_bias,
-    hard_swish,
     known_shapes,
     matmul_add,
     merge_equal,
@@ -94,7 +95,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     fix_inputs(model, fixed, name)
     origins = mark_origins(model)
     declared = shapes.forget(model)
-    _tidy(model)
+    _tidy(model, name)
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
@@ -103,7 +104,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     if _apply(model, changes, channels_last):
         _tidy(model)
     _apply(model, changes, plain_products, fold_affine, sub_pixel, fold_pad, matmul_add, spatial_mean, pointwise_head)
-    _apply(model, changes, hard_swish, fold_forward, residual_sum, gemm_bias, resize_axes, merge_equal)
+    _apply(model, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
     _tidy(model)
     shapes.declare(model, declared)
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())
@@ -139,8 +140,8 @@ def _refuse_bfloat16(model: Model, loaded: LoadedModel, tensor: str) -> None:
     )
 
 
-def _tidy(model: Model) -> None:
-    opset.tidy(model)
+def _tidy(model: Model, name: str = "the model") -> None:
+    opset.tidy(model, name)
     shapes.infer(model)
 
 

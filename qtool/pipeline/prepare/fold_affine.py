@@ -60,6 +60,17 @@ def apply(model: Model) -> int:
     return count
 
 
+def fold_scalar(model: Model, layer: Layer, factor: float, shift: float, names: edit.Names) -> bool:
+    """Let a layer make `factor` times what it made, plus `shift`, in place; return whether it could be folded.
+
+    Nothing is changed where the layer takes no such bias, or the folded numbers are not finite.
+    """
+    if not _foldable(layer):
+        return False
+    m = layer.output_size(edit.constant(layer.weight).shape)
+    return _fold(model, layer, _Affine(np.full(m, factor), np.full(m, shift)), names, {})
+
+
 def _foldable(layer: Layer) -> bool:
     """Whether it has a constant weight, and takes a constant bias of one number an output channel."""
     if layer.operator.bias is None or layer.beta != 1.0 or not edit.weight_like(layer.weight):

@@ -1,6 +1,7 @@
-"""A ReduceMean over all spatial axes becomes GlobalAveragePool, which has an integer kernel.
+"""A mean over all of an image becomes GlobalAveragePool, whose integer kernel is faster than that of AveragePool.
 
-Declines for other axes, ranks other than 4, types other than float32, and computed axes.
+It may be a ReduceMean over the spatial axes, or an AveragePool whose kernel is as large as the image. Declines for
+other axes, ranks other than 4, types other than float32, computed axes, images of unknown size, and padding.
 """
 
 from qtool.graph import edit
@@ -8,13 +9,11 @@ from qtool.graph.edit import Model, Node
 
 
 def apply(model: Model) -> int:
-    """Rewrite each spatial ReduceMean as GlobalAveragePool, in place; return how many nodes were rewritten."""
+    """Rewrite each mean over an image as GlobalAveragePool, in place; return how many nodes were rewritten."""
     count = 0
     for node in list(model.graph):
         x = node.inputs[0] if node.inputs else None
-        if not edit.is_main_op(node, "ReduceMean") or x is None or not edit.is_float32(x):
-            continue
-        if edit.rank(x) != 4 or not _spatial(node):
+        if x is None or edit.rank(x) != 4 or not edit.is_float32(x) or not (_spatial(node) or _whole(node)):
             continue
         old = node.outputs[0]
         names = edit.Names(model.graph)
@@ -39,7 +38,20 @@ def apply(model: Model) -> int:
     return count
 
 
+def _whole(node: Node) -> bool:
+    size = [edit.static_dim(node.inputs[0], axis) for axis in (2, 3)]
+    return (
+        edit.is_main_op(node, "AveragePool")
+        and list(edit.attribute(node, "kernel_shape", ())) == size
+        and not any(edit.attribute(node, "pads", ()))
+        and edit.attribute(node, "auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        and all(step == 1 for step in edit.attribute(node, "dilations", ()))
+    )
+
+
 def _spatial(node: Node) -> bool:
+    if not edit.is_main_op(node, "ReduceMean"):
+        return False
     axes = edit.attribute(node, "axes")
     if axes is None and len(node.inputs) > 1:
         found = edit.constant_or_none(node.inputs[1])

@@ -9,6 +9,7 @@ from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
+from qtool.pipeline.rewrite.float_forms import write_mish
 
 
 def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
@@ -25,6 +26,8 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
 def shift_biases(model: Model, plan: Plan) -> Model:
     """Return a copy of the prepared graph, still float, whose biases have the plan's shifts added.
 
+    Where onnxruntime runs it, Mish is written in operators that it computes fast.
+
     Raises:
         ModelError: the plan names a node that the graph does not hold, or a bias of another size.
     """
@@ -40,6 +43,8 @@ def shift_biases(model: Model, plan: Plan) -> Model:
         value = (exact.astype(np.float64) + np.asarray(shift.shift)).astype(np.float32)
         corrected = edit.add_initializer(shifted.graph, names.fresh(f"{bias.name}_{name}_corrected"), value)
         nodes[name].replace_input_with(index, corrected)
+    if any(plan.integer.values()) or plan.stored:
+        write_mish(shifted)
     return shifted
 
 
@@ -179,9 +184,14 @@ class _Rewriter:
             )
         others = list(value.uses())
         base = activation.tensor
-        source = self._barrier(value, f"{base}_passed").outputs[0] if activation.barred else value
+        source, axis = value, activation.twin_axis if activation.barred else None
+        if activation.barred and axis is None:
+            source = self._barrier(value, f"{base}_passed").outputs[0]
         scale, zero_point = self._params(base, activation.params)
-        q = self._new("QuantizeLinear", [source, scale, zero_point], f"{base}_quantized")
+        grid = (scale, zero_point)
+        if axis is not None:
+            grid = self._params(f"{base}_unmoved", activation.params, activation.twin_size)
+        q = self._new("QuantizeLinear", [source, *grid], f"{base}_quantized", axis)
         self._insert_behind(source, q)
         dq = self._new("DequantizeLinear", [q.outputs[0], scale, zero_point], f"{base}_dequantized")
         twins = {*activation.float_readers, *activation.barred_readers}

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import Plan
-from qtool.graph import compose, edit, shapes
+from qtool.graph import compose, contrib, edit, shapes
 from qtool.graph.edit import Graph, Model, Value
 from qtool.graph.serialized import Serialized, consume
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
@@ -19,6 +19,8 @@ _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 def rewritten(model: Model, plan: Plan) -> tuple[Serialized, Model]:
     """Return the model to be written, and the float one that it is without Q/DQ; see `rewrite` and `shift_biases`.
 
+    What onnxruntime's own operators in it compute is written beside them.
+
     Raises:
         ModelError: the plan names what the graph does not hold.
     """
@@ -26,6 +28,7 @@ def rewritten(model: Model, plan: Plan) -> tuple[Serialized, Model]:
     readers = unfold(result)
     unfold(shifted, readers)
     lighten(result)
+    contrib.define(result)
     return consume(result), shifted
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qtool.core.concurrency import in_order
 from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
@@ -26,7 +27,7 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.judged import find_parts
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.runtime.session import Session
-from qtool.tuning.sensitivity.bases import Item, Job, in_order
+from qtool.tuning.sensitivity.bases import Item, Job
 from qtool.tuning.sensitivity.chain import PieceChain
 from qtool.tuning.sensitivity.resume import Found, check_identity, save
 

@@ -1,14 +1,13 @@
 """The base networks over the data, and what they hand to the parts that run again, within a memory budget."""
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
+from qtool.core.concurrency import in_order
 from qtool.core.errors import VerificationError
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import check_fixed
@@ -26,8 +25,6 @@ Key = tuple[View | None, str, bool]
 """A tensor: of the base of which view (None: an input of the model), its name, and whether in 8 bits."""
 _STREAMED = 8
 """Jobs that are measured side by side where nothing can be kept."""
-_Thing = TypeVar("_Thing")
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,16 +202,3 @@ def _digest(batch: Batch) -> bytes:
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data)
     return digest.digest()
-
-
-def in_order(
-    pool: ThreadPoolExecutor, ahead: int, function: Callable[[_Thing], _Result], things: Iterable[_Thing]
-) -> Iterator[_Result]:
-    """Yield what `function` makes of each of `things`, in order; `pool` holds no more than `ahead` results at once."""
-    waiting: deque[Future[_Result]] = deque()
-    for thing in things:
-        waiting.append(pool.submit(function, thing))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -93,7 +93,8 @@ def test_within_takes_the_rows_of_a_part_of_the_graph():
         if field.name not in FACTS | {"integer"}:
             assert set(readers(getattr(part, field.name))) <= {"b", "d"}, field.name
     assert [row.tensor for row in part.activations] == ["x", "of a", "of b"]
-    assert part.activations[0].twin_axis is None
+    # the first has no twin left, but a vector for its Q
+    assert part.activations[0].float_readers == () and part.activations[0].twin_axis == 1
     assert [row.tensor for row in PLAN.within({"float", "a"}, {"x"}).activations] == ["x"]
     assert PLAN.within({"float", "a"}, {"x"}).activations[0].twin_axis == 1
     assert PLAN.within({"b"}, set()).activations == ()

@@ -20,7 +20,7 @@ def lab(net: Net, x: str, factor: object = 0.02, shift: object = -0.7) -> str:
 
 
 def act(net: Net, x: str = "x") -> str:
-    return net("HardSwish", net.conv(x, 3, 8))
+    return net("Elu", net.conv(x, 3, 8))
 
 
 def plain(net: Net, x: str, after: int = 4, **attributes: object) -> str:
@@ -74,30 +74,30 @@ def gelu(net: Net) -> str:
 
 
 FOLDED: dict[str, tuple[Build, dict[str, int]]] = {
-    "scale and shift": (lambda n: plain(n, lab(n, act(n))), {"Conv": 2, "HardSwish": 1}),
-    "a padded layer": (lambda n: n.conv(lab(n, act(n)), 8, 4), {"Conv": 2, "HardSwish": 1, "Add": 1}),
-    "negative": (lambda n: plain(n, lab(n, act(n), -3.0, 0.1)), {"Conv": 2, "HardSwish": 1}),
+    "scale and shift": (lambda n: plain(n, lab(n, act(n))), {"Conv": 2, "Elu": 1}),
+    "a padded layer": (lambda n: n.conv(lab(n, act(n)), 8, 4), {"Conv": 2, "Elu": 1, "Add": 1}),
+    "negative": (lambda n: plain(n, lab(n, act(n), -3.0, 0.1)), {"Conv": 2, "Elu": 1}),
     "Div, Sub": (
         lambda n: n.conv(n("Sub", n("Div", act(n), n.const(-0.4)), n.const([[2.0]])), 8, 4),
-        {"Conv": 2, "HardSwish": 1, "Sub": 1},
+        {"Conv": 2, "Elu": 1, "Sub": 1},
     ),
     "a shift, then a scale": (
-        lambda n: plain(n, n("Mul", n("Add", act(n), n.const(0.3)), n.const(2.0))), {"Conv": 2, "HardSwish": 1}
+        lambda n: plain(n, n("Mul", n("Add", act(n), n.const(0.3)), n.const(2.0))), {"Conv": 2, "Elu": 1}
     ),
     "a number a channel": (
-        lambda n: plain(n, lab(n, act(n), channels(1.0, 1.9), channels(-3, 3))), {"Conv": 2, "HardSwish": 1}
+        lambda n: plain(n, lab(n, act(n), channels(1.0, 1.9), channels(-3, 3))), {"Conv": 2, "Elu": 1}
     ),
     "groups": (
-        lambda n: plain(n, lab(n, act(n), channels(1.0, 1.9), channels(-3, 3)), 6, group=2), {"Conv": 2, "HardSwish": 1}
+        lambda n: plain(n, lab(n, act(n), channels(1.0, 1.9), channels(-3, 3)), 6, group=2), {"Conv": 2, "Elu": 1}
     ),
-    "depthwise, valid": (lambda n: plain(n, lab(n, act(n)), 8, group=8, auto_pad="VALID"), {"Conv": 2, "HardSwish": 1}),
+    "depthwise, valid": (lambda n: plain(n, lab(n, act(n)), 8, group=8, auto_pad="VALID"), {"Conv": 2, "Elu": 1}),
     "depthwise, same": (
         lambda n: plain(n, lab(n, act(n), channels(1.9, 1.0)), 8, group=8, auto_pad="SAME_UPPER"),
-        {"Conv": 2, "HardSwish": 1, "Add": 1},
+        {"Conv": 2, "Elu": 1, "Add": 1},
     ),
-    "two layers": (two_layers, {"Conv": 3, "HardSwish": 1, "Concat": 1}),
-    "two layers, one weight": (same_weight, {"Conv": 3, "HardSwish": 1, "Concat": 1}),
-    "transposed": (lambda n: transposed(n, lab(n, act(n))), {"Conv": 1, "HardSwish": 1, "ConvTranspose": 1, "Add": 1}),
+    "two layers": (two_layers, {"Conv": 3, "Elu": 1, "Concat": 1}),
+    "two layers, one weight": (same_weight, {"Conv": 3, "Elu": 1, "Concat": 1}),
+    "transposed": (lambda n: transposed(n, lab(n, act(n))), {"Conv": 1, "Elu": 1, "ConvTranspose": 1, "Add": 1}),
     "a Gemm": (
         lambda n: n.gemm(lab(n, headed(n, n("Relu", n.conv("x", 3, 8)))), 8, 4, trans=1, alpha=0.5),
         {"Conv": 1, "Relu": 1, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1},
@@ -123,7 +123,7 @@ LEFT: dict[str, tuple[Build, str, int]] = {
     "a number a place": (lambda n: plain(n, n("Mul", act(n), n.const(n.rng.uniform(1, 2, (8, 8))))), "Mul", 1),
     "a channel that is nothing": (lambda n: plain(n, n("Mul", act(n), n.const(channels(0, 1)))), "Mul", 1),
     "channels far apart": (lambda n: plain(n, n("Mul", act(n), n.const(channels(1, 9)))), "Mul", 1),
-    "GELU": (gelu, "Mul", 2),
+    "GELU": (gelu, "Gelu", 1),
     "negative, past a Relu": (lambda n: n("Tanh", n("Mul", n("Relu", n.conv("x", 3, 8)), n.const(-1.5))), "Mul", 1),
     "a shift past a Relu": (lambda n: n("Tanh", n("Add", n("Relu", n.conv("x", 3, 8)), n.const(1.5))), "Add", 1),
     "a Relu that is read twice": (

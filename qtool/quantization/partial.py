@@ -1,0 +1,276 @@
+"""Partial quantisation: where the outputs are too noisy, the fewest and cheapest nodes that mend it stay in float.
+
+Source: the paper, section 6.2. What a candidate costs is measured as onnxruntime executes it, on the examples that the
+statistics keep. How much is measured depends on multiply-accumulates and weights, and never on a clock: the same inputs
+and options give the same model on any machine.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
+from qtool.core.numerics.sqnr import loudness, noise_share
+from qtool.core.records.options import share
+from qtool.core.records.plan import Plan
+from qtool.core.records.results import LeftFloat
+from qtool.evaluation.gates import check_gates
+from qtool.graph import edit
+from qtool.pipeline.verify.macs import count_macs, known_total
+from qtool.quantization.candidates import Candidate
+from qtool.quantization.ranking import Region, integer_nodes, rank_regions
+from qtool.quantization.request import Request
+from qtool.quantization.scoring import Arrays, Scorer
+
+MIN_SQNR = 20.0
+"""The SQNR of the outputs that is wanted where none is asked for, in dB."""
+MAX_FLOAT_MACS = 0.1
+"""The share of multiply-accumulates that may be left in float for it."""
+_MARGIN_DB = 1.0
+"""So much more than asked for is aimed at, as examples that have chosen look better than new data."""
+_WORTH_DB = 1.0
+"""What falls short of the target all the same is kept where it gains this much."""
+_FLAT_DB = 0.25
+"""A node that costs no more than this stays an integer where the target is out of reach."""
+_NODE_SHARE = 0.002
+"""A node in float among integers converts what it reads and writes: as much as this share of multiply-accumulates."""
+_RANKING_WORK, _CHOOSING_WORK = 12 * 10**11, 16 * 10**11
+"""Of all measurements that rank, and of those that choose, in multiply-accumulates of a convolution."""
+_PER_NUMBER, _PER_NODE, _PER_WEIGHT = 200, 10**8, 500
+"""What computing a number takes besides, and what loading a node and a weight takes, in the same."""
+_RANKING, _CHOOSING = range(2, 5), range(8, 33)
+"""The least and the most examples that rank, and that choose."""
+_TRIES = range(12, 49)
+"""The least and the most measurements."""
+_EXPLAINED = 8
+"""Of so many regions, the noisiest, it is measured what they gain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The SQNR of the outputs that is wanted, in dB, and the share of multiply-accumulates that may be float for it."""
+
+    min_sqnr: float
+    max_float_macs: float
+
+    @classmethod
+    def of(cls, min_sqnr: float | None, max_float_macs: float | str | None) -> "Wanted":
+        """Return what the arguments of a public function say; None is what is wanted where nothing is asked for.
+
+        Raises:
+            UsageError: no finite number, or no share.
+        """
+        check_gates((), None, min_sqnr)
+        try:
+            most = MAX_FLOAT_MACS if max_float_macs is None else share(max_float_macs)
+        except UsageError as error:
+            raise UsageError(f"{arg('max_float_macs')}: {error.marked}") from error
+        return cls(MIN_SQNR if min_sqnr is None else min_sqnr, most)
+
+
+@dataclass(slots=True)
+class PartialSearch:
+    """Looks for the fewest and cheapest nodes of a candidate to be left in float.
+
+    exact: the outputs of float on the examples, where they are known. figure: the SQNR in dB of the candidate's outputs
+    on those examples that choose.
+
+    Raises:
+        DataError: onnxruntime refuses an example.
+    """
+
+    candidate: Candidate
+    wanted: Wanted
+    exact: Sequence[Arrays] | None
+    request: Request
+    macs: Mapping[str, int | None] = field(init=False)
+    total: int = field(init=False)
+    nodes: tuple[str, ...] = field(init=False)
+    tries: int = field(init=False)
+    figure: float = field(init=False)
+    known: dict[frozenset[str], float] = field(default_factory=dict)
+    _scorer: Scorer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.macs = count_macs(self.candidate.graph.model, self._examples[0])
+        self.total = known_total(self.macs)
+        self.nodes = integer_nodes(self.candidate.graph.model, self.candidate.plan)
+        self._scorer, self.tries = self._measuring(_CHOOSING_WORK, _CHOOSING)
+        self.figure = self._measured(frozenset())
+
+    @property
+    def _examples(self) -> Sequence[Arrays]:
+        return self.candidate.graph.statistics.examples
+
+    def _measuring(self, work: int, counts: range) -> tuple[Scorer, int]:
+        """What measures on so many examples, spread over all of them, and how often it may for so much work."""
+        model, statistics = self.candidate.graph.model, self.candidate.graph.statistics
+        numbers = sum(histogram.count for histogram in statistics.tensors.values()) // max(statistics.samples, 1)
+        weights = sum(math.prod(edit.static_shape(v) or ()) for v in model.graph.initializers.values())
+        loading = _PER_NODE * len(self.nodes) + _PER_WEIGHT * weights
+        run = max(self.total + _PER_NUMBER * numbers, 1)
+        count = (work // _TRIES[-1] - loading) // run
+        count = min(max(counts[0], min(counts[-1], count)), len(self._examples))
+        picked = [(2 * n + 1) * len(self._examples) // (2 * count) for n in range(count)]
+        exact = None if self.exact is None else [self.exact[n] for n in picked]
+        scorer = Scorer(model, [self._examples[n] for n in picked], self.request.target.session, exact)
+        tries = work // (count * run + loading)
+        return scorer, max(_TRIES[0], min(_TRIES[-1], tries))
+
+    def found(self, reported: float) -> tuple[Candidate, tuple[LeftFloat, ...]]:
+        """Return the candidate with nodes in float, and what these are; itself, where nothing gains enough.
+
+        reported: the SQNR in dB that reports for the candidate, which examples that choose may be far from.
+        """
+        chosen = self._chosen(self.wanted.min_sqnr + _MARGIN_DB + max(0.0, self.figure - reported))
+        if not chosen:
+            return self.candidate, ()
+        floating = _names(chosen)
+        left = self._explained(chosen)
+        return replace(self.candidate, plan=self.candidate.leaving(floating), floating=floating), left
+
+    def _chosen(self, aim: float) -> list[Region]:
+        """The regions to be left in float: none where that gains too little."""
+        ranked, order = self._order(noise_share(aim))
+        if not order:
+            return []
+        if self._meets(order, aim) or (self._other_ranges(order) and self._meets(order, aim)):
+            return self._pruned(self._fewest(order, noise_share(aim), aim), aim)
+        found = self._climbed(order, ranked, aim)
+        figure = self._measured(_names(found))
+        # another calibrator has begun anew
+        if figure < max(self.figure, self._measured(frozenset())) + _WORTH_DB:
+            return []
+        wanted = self.wanted.min_sqnr
+        return self._pruned(found, min(figure, aim) if figure >= wanted else figure - _FLAT_DB)
+
+    def _climbed(self, regions: Sequence[Region], ranked: Sequence[Region], aim: float) -> list[Region]:
+        """The regions without those that do nothing, and with others for which that makes room, as far as it helps."""
+        kept = list(regions)
+        figure = self._measured(_names(kept))
+        free = [region for region in kept if not region.share]
+        for group in (free, *([one] for one in sorted(kept, key=lambda one: (-one.share, one.noise)))):
+            others = [one for one in kept if one not in group]
+            found = self._measured(_names(others)) if others and len(others) < len(kept) else -math.inf
+            if found > figure - _FLAT_DB / 2:
+                kept, figure = others, max(figure, found)
+        share = sum(one.share for one in kept)
+        for region in ranked:
+            if figure >= aim:
+                break
+            if region in kept or share + region.share > self.wanted.max_float_macs:
+                continue
+            found = self._measured(_names([*kept, region]))
+            if found > figure + _FLAT_DB / 2:
+                kept, figure, share = [*kept, region], found, share + region.share
+        return kept
+
+    def _order(self, allowed: float) -> tuple[tuple[Region, ...], list[Region]]:
+        """All regions, and those that may be float together, the most noise for the least work first."""
+        model, memo = self.candidate.graph.model, self.candidate.graph.memo.weights
+        scorer, tries = self._measuring(_RANKING_WORK, _RANKING)
+        done = 0
+
+        def measure(plan: Plan) -> float | None:
+            nonlocal done
+            done += 1
+            self.request.progress("rank layers", done, tries)
+            return scorer.sqnr_db(plan, model, memo)
+
+        ranked = rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
+        result, share = [], 0.0
+        for region in sorted(ranked, key=lambda r: -r.noise / (r.share + _NODE_SHARE * len(r.nodes))):
+            if share + region.share <= self.wanted.max_float_macs:
+                share += region.share
+                result.append(region)
+        # something is to be left in integers
+        return ranked, result[: len(ranked) - 1]
+
+    def _fewest(self, order: Sequence[Region], allowed: float, aim: float) -> Sequence[Region]:
+        """The fewest of the first regions, which together are enough for the aim, that are: by bisection."""
+        few, many = 0, len(order)
+        middle = 1 + sum(sum(one.noise for one in order[n:]) > allowed for n in range(1, len(order)))
+        while many - few > 1:
+            few, many = (few, middle) if self._meets(order[:middle], aim) else (middle, many)
+            middle = (few + many) // 2
+        return order[:many]
+
+    def _other_ranges(self, order: Sequence[Region]) -> bool:
+        """Whether another calibrator is better once all these are in float; the candidate is one by that then.
+
+        Which one is best was hidden by their noise.
+        """
+        floating, before, own = _names(order), self.candidate, self.known
+        best, found = before, self.known.get(_names(order), -math.inf) + _FLAT_DB
+        ways = (True, False) if self.request.correction == "auto" else (bool(before.plan.shifts),)
+        for calibrator in self.request.calibrators if before.plan.activations else ():
+            for corrected in ways:
+                other = before.by(calibrator, corrected=corrected)
+                self.candidate, self.known = other, {}
+                figure = self._measured(floating)
+                if figure > found:
+                    best, found, own = other, figure, self.known
+        self.candidate, self.known = best, own
+        return best is not before
+
+    def _pruned(self, regions: Sequence[Region], floor: float) -> list[Region]:
+        """What is left where each part is tried in integers again, the largest first, down to single nodes."""
+        kept = list(regions)
+        costly = [region for region in kept if region.share]
+        if costly and len(costly) < len(kept) and self._meets(costly, floor):
+            kept = costly
+        waiting = sorted(kept, key=lambda region: (-region.share, region.noise))
+        while waiting:
+            region = waiting.pop(0)
+            others = [one for one in kept if one is not region]
+            if others and self._meets(others, floor):
+                kept = others
+            elif len(region.nodes) > 1:
+                halves = self._halves(region)
+                kept = [*others, *halves]
+                waiting = [*halves, *waiting]
+        return kept
+
+    def _halves(self, region: Region) -> list[Region]:
+        middle = len(region.nodes) // 2
+        return [
+            Region(part, region.noise, self._share(part)) for part in (region.nodes[:middle], region.nodes[middle:])
+        ]
+
+    def _share(self, nodes: Collection[str]) -> float:
+        return known_total({n: self.macs.get(n) for n in nodes}) / self.total if self.total else 0.0
+
+    def _meets(self, regions: Sequence[Region], aim: float) -> bool:
+        return self._measured(_names(regions)) >= aim
+
+    def _measured(self, floating: frozenset[str]) -> float:
+        """The SQNR in dB with nodes in float; -inf where such a model does not run, or where enough was measured."""
+        if floating not in self.known:
+            if len(self.known) >= self.tries:
+                return -math.inf
+            self.request.progress("leave layers in float", len(self.known), self.tries)
+            graph = self.candidate.graph
+            try:
+                plan = self.candidate.leaving(floating, settled=False)
+                figure = self._scorer.sqnr_db(plan, graph.model, graph.memo.weights) if plan.quantized else None
+                self.known[floating] = loudness(figure)
+            except (ModelError, DataError, VerificationError):
+                self.known[floating] = -math.inf
+        return self.known[floating]
+
+    def _explained(self, chosen: Sequence[Region]) -> tuple[LeftFloat, ...]:
+        """What each region gains beside the others, in the order of the graph; of the noisiest it is measured."""
+        position = {name: i for i, name in enumerate(self.nodes)}
+        noisiest = sorted(chosen, key=lambda one: -one.noise)[:_EXPLAINED]
+        figure, self.tries = self._measured(_names(chosen)), self.tries + len(noisiest)
+        result = []
+        for region in sorted(chosen, key=lambda one: position[one.nodes[0]]):
+            others = _names(one for one in chosen if one is not region)
+            known = region in noisiest or others in self.known
+            gain = figure - self._measured(others) if known else math.nan
+            result.append(LeftFloat(region.nodes, region.share, gain if math.isfinite(gain) else None))
+        return tuple(result)
+
+
+def _names(regions: Iterable[Region]) -> frozenset[str]:
+    return frozenset(name for region in regions for name in region.nodes)

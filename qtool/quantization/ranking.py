@@ -1,0 +1,71 @@
+"""Regions of a graph by the noise that their integers put into the outputs, found by halving what is loudest.
+
+A region is measured alone: it computes in integers, all else in float, as onnxruntime executes it. Noise of different
+origin adds up, so that a half of the graph without noise needs no further look, and a few measurements find the nodes
+that most of it comes from, whatever their operator.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from qtool.core.numerics.sqnr import noise_share
+from qtool.core.records.plan import Plan
+from qtool.graph.edit import Model
+from qtool.pipeline.planning.leave import without
+from qtool.pipeline.verify.macs import known_total
+
+Measure = Callable[[Plan], float | None]
+"""The SQNR of the outputs in dB under a plan; None where there is none."""
+_HUSHED = 0.02
+"""A region whose noise is below this share of what is allowed is not looked into any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Integer nodes that follow each other in the order of the graph.
+
+    noise: the power that they alone put into the outputs, as a share of the signal's. share: of the
+    multiply-accumulates, 0 to 1.
+    """
+
+    nodes: tuple[str, ...]
+    noise: float
+    share: float
+
+
+def integer_nodes(model: Model, plan: Plan) -> tuple[str, ...]:
+    """Return the names of the nodes that a plan does not leave in float throughout, in the order of the graph."""
+    chosen = {*plan.integer, *plan.quantized}
+    return tuple(str(node.name) for node in model.graph if node.name in chosen)
+
+
+def rank_regions(
+    model: Model, plan: Plan, measure: Measure, macs: Mapping[str, int | None], allowed: float, tries: int
+) -> tuple[Region, ...]:
+    """Return the regions of a plan of a prepared graph, which together are all its integer nodes, the loudest first.
+
+    Args:
+        measure: of plans of this graph.
+        macs: multiply-accumulates by node.
+        allowed: the noise that all of them may put into the outputs; much quieter regions are not halved.
+        tries: how often `measure` may be called.
+
+    Raises:
+        ModelError, DataError: onnxruntime does not run a part of the plan.
+    """
+    nodes = integer_nodes(model, plan)
+    total = known_total(macs)
+
+    def region(part: tuple[str, ...]) -> Region:
+        noise = noise_share(measure(without(model, plan, set(nodes).difference(part))))
+        return Region(part, noise, known_total({n: macs.get(n) for n in part}) / total if total else 0.0)
+
+    found = [Region(nodes, float("inf"), 1.0)]
+    for _ in range(tries // 2):
+        loudest = max(found, key=lambda one: (len(one.nodes) > 1, one.noise))
+        if len(loudest.nodes) < 2 or loudest.noise < _HUSHED * allowed:
+            break
+        middle = len(loudest.nodes) // 2
+        found.remove(loudest)
+        found += [region(loudest.nodes[:middle]), region(loudest.nodes[middle:])]
+    return tuple(sorted(found, key=lambda one: -one.noise))

@@ -1,0 +1,185 @@
+"""The time that an operator takes in integers and in float, by its shape: sums of terms whose factors were measured.
+
+A row of `qtool.targets.times` holds the nanoseconds of each unit that the terms here count: a call, an output pixel, a
+product of the padded matrices. `python -m bench.kernel_speed` measures kernels between their like and writes the rows.
+The units follow from how the kernels work: onnxruntime's float convolutions run in blocks of 16 channels (NCHWc), the
+integer ones channels last, on rows that are copied out of the image first (`core/mlas/lib/snchwc.cpp`, `qdwconv.cpp`,
+`core/util/math_cpu.cc`: Im2col).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qtool.graph import edit
+from qtool.graph.edit import Node
+from qtool.graph.layers import Layer
+from qtool.targets.times import TIMES
+
+Shape = Sequence[int]
+Terms = Mapping[str, float]
+Times = Mapping[str, Terms]
+"""Row -> unit -> nanoseconds; a row is a form and a kind, as "integer depthwise"."""
+_BLOCK = 16
+_NEAR, _NEAR_SUMS = 2**18, 2**17
+"""The numbers of 4 bytes that a cache holds: of a float output; of int32 sums, beside what they are made of."""
+BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Concat")
+"""The operators that onnxruntime runs in blocks of channels in float (`core/optimizer/nchwc_transformer.cc`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units that a node takes: its kind, and how many of each in integers and in float."""
+
+    kind: str
+    integer: Terms
+    floating: Terms
+
+
+def terms_of(node: Node, shapes: Mapping[str, Shape]) -> Units | None:
+    """Return the units of a node between others of its form; None where a shape or the operator is not known.
+
+    `shapes`: of all computed tensors, by name.
+    """
+    output = shapes.get(str(node.outputs[0].name))
+    first = shapes.get(str(node.inputs[0].name)) if node.inputs and node.inputs[0] is not None else None
+    if output is None or first is None or 0 in (*output, *first):
+        return None
+    layer = Layer.of(node)
+    if layer is None:
+        return _other(node, first, output, shapes)
+    weight = edit.constant_or_none(layer.weight)
+    if weight is None:
+        return None
+    if node.op_type == "Conv" and len(weight.shape) == 4:
+        return _convolution(weight.shape, output, layer.groups, strided=_strided(node))
+    if layer.is_product and weight.ndim == 2:
+        return _product(math.prod(output[:-1]), *weight.shape)
+    return None
+
+
+def _strided(node: Node) -> bool:
+    return any(step != 1 for step in edit.attribute(node, "strides", None) or ())
+
+
+def _convolution(weight: Shape, output: Shape, groups: int, *, strided: bool) -> Units:
+    channels, own, taps = weight[0], weight[1], math.prod(weight[2:])
+    pixels = output[0] * math.prod(output[2:])
+    blocks = _up(channels) // _BLOCK
+    if groups > 1 and own == 1 and groups == channels:
+        return Units(
+            "depthwise",
+            {
+                "call": 1,
+                "pixel": pixels,
+                "tap": pixels * taps,
+                "block": pixels * taps * (channels // _BLOCK),
+                "rest": pixels * taps * (channels % _BLOCK),
+                "sum": pixels * channels,
+            },
+            {"call": 1, "block": pixels * blocks, "tap": pixels * taps * blocks, "far": _far(pixels * _up(channels))},
+        )
+    part = channels // groups
+    integer = {
+        "call": 1,
+        "pixel": pixels * groups,
+        "product": pixels * groups * _up(own * taps, 4) * _up(part),
+        "sum": pixels * _up(part) * groups,
+        "ragged": pixels * groups * (part % _BLOCK != 0),
+        "far": max(pixels * groups * _up(part) - _NEAR_SUMS, 0),
+    }
+    floating = {
+        "call": 1,
+        "pixel": pixels * groups,
+        "product": pixels * groups * own * taps * _up(part),
+        "sum": pixels * groups * _up(part),
+        "far": _far(pixels * groups * _up(part)),
+    }
+    if groups > 1:
+        return Units("grouped", integer, {**floating, "copy": pixels * groups * own * taps})
+    if taps == 1 and not strided:
+        return Units("pointwise", integer, floating)
+    # rows are copied out of the image: short ones cost a call each, whatever they hold
+    rows, length = pixels * weight[2], weight[3] * own
+    return Units("full" if length >= _BLOCK else "narrow", {**integer, "row": rows, "copy": rows * length}, floating)
+
+
+def _product(rows: int, inner: int, columns: int) -> Units:
+    integer = {
+        "call": 1,
+        "read": rows * inner,
+        "product": rows * _up(inner, 4) * _up(columns),
+        "sum": rows * _up(columns),
+    }
+    floating = {"call": 1, "read": rows * inner, "product": rows * inner * _up(columns), "sum": rows * _up(columns)}
+    return Units("product", integer, floating)
+
+
+def _other(node: Node, image: Shape, output: Shape, shapes: Mapping[str, Shape]) -> Units:
+    """By its elements; where an operand is spread over an image, integers are read a pixel at a time."""
+    operands = [shapes.get(str(v.name)) for v in node.inputs if v is not None and not v.is_initializer()]
+    elements = max(math.prod(shape) for shape in (image, output))
+    spread = len(operands) > 1 and any(s is not None and math.prod(s) < elements for s in operands)
+    kind = f"{node.op_type} spread" if spread and node.op_type in ("Add", "Mul") else node.op_type
+    pixels = elements // output[1] if spread and len(output) == 4 else 0
+    units = {"call": 1, "element": elements}
+    return Units(kind, {**units, "pixel": pixels}, units)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The times of one target's kernels, in nanoseconds."""
+
+    times: Times
+
+    def integer(self, terms: Units) -> float | None:
+        """Return the time of a node in integers between integer ones; None where its kind was not measured."""
+        return self._sum(f"integer {terms.kind}", terms.integer)
+
+    def floating(self, terms: Units) -> float | None:
+        """Return the time of a node in float between blocks of channels; None where its kind was not measured."""
+        return self._sum(f"float {terms.kind}", terms.floating)
+
+    def quantized(self, shape: Shape) -> float:
+        """Return the time from a float tensor to the integers that a kernel reads: QuantizeLinear, and Transpose."""
+        return self._moved(shape, "QuantizeLinear", "Transpose")
+
+    def dequantized(self, shape: Shape) -> float:
+        """Return the time from integers to the float tensor that a kernel reads: DequantizeLinear, and Transpose."""
+        return self._moved(shape, "DequantizeLinear", "Transpose")
+
+    def unblocked(self, shape: Shape) -> float:
+        """Return the time from blocks of channels to a tensor as it is."""
+        return self._moved(shape, "ReorderOutput")
+
+    def blocked(self, shape: Shape) -> float:
+        """Return the time from a tensor as it is to blocks of channels."""
+        return self._moved(shape, "ReorderInput")
+
+    def _moved(self, shape: Shape, *kinds: str) -> float:
+        image = len(shape) == 4 and math.prod(shape[2:]) > 1
+        units = {"call": 1, "element": math.prod(shape)}
+        wanted = kinds if image else [kind for kind in kinds if kind.endswith("Linear")]
+        return sum(self._sum(f"move {kind}", units) or 0.0 for kind in wanted)
+
+    def _sum(self, row: str, units: Terms) -> float | None:
+        known = self.times.get(row)
+        return None if known is None else sum(known.get(unit, 0.0) * count for unit, count in units.items())
+
+
+MEASURED = next(iter(TIMES))
+"""The target whose times stand for those of others where only a guess is needed."""
+
+
+def costs_of(target: str) -> Costs | None:
+    """Return what was measured for a target, by its name; None where nothing was."""
+    known = TIMES.get(target)
+    return None if known is None else Costs(known)
+
+
+def _far(numbers: int) -> int:
+    return max(numbers - _NEAR, 0)
+
+
+def _up(number: int, step: int = _BLOCK) -> int:
+    return -(-number // step) * step

@@ -1,0 +1,63 @@
+"""The data of a search by what it is for: what calibrates, what chooses, and what reports."""
+
+from dataclasses import dataclass
+
+from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
+from qtool.feeds.reading import unlabelled
+from qtool.pipeline.prepare import Prepared
+from qtool.tuning.budget import Budget, Portion
+from qtool.tuning.split import Subset, evaluation_subsets, parts, subsets
+
+KEPT = 2**28
+"""Bytes of the data that chooses that are kept, since every model is judged on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The data by what it is for. feeds: what calibrates, which is `calibrating` where that is a part of more.
+
+    words: who does what.
+    """
+
+    feeds: Feeds
+    calibrating: Portion
+    choosing: Portion
+    reporting: Portion
+    words: str
+
+
+def part_data(
+    prepared: Prepared,
+    data: Data,
+    eval_data: Data | None,
+    samples: int | None,
+    reading: LabelledOptions,
+    budget: Budget,
+    threads: int,
+) -> Shares:
+    """Open the data and let its samples take turns. Raises `DataError`, see `open_for_model`."""
+    plain = reading if eval_data is None else unlabelled(reading)
+    feeds = open_for_model(prepared.model, data, samples=samples, **plain)
+    if eval_data is not None:
+        other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
+        (calibrating,) = subsets(feeds, 1, (0,))
+        choosing, reporting, words = evaluation_subsets(feeds, other)
+    else:
+        calibrating, choosing, reporting, words = parts(feeds)
+    budget.ratio = _ratio(choosing, reporting)
+    timed = Portion(calibrating, budget.part)
+    return Shares(
+        # all of it is read as it is, and where workers can, by them
+        open_for_model(prepared.model, timed, state=feeds.states) if eval_data is None or budget.seconds else feeds,
+        timed,
+        Portion(choosing, budget.part, kept=KEPT),
+        Portion(reporting, lambda: budget.end, ahead=threads + 1),
+        words,
+    )
+
+
+def _ratio(choosing: Subset, reporting: Subset) -> float | None:
+    if choosing.feeds is reporting.feeds:
+        return len(reporting.turns) / len(choosing.turns)
+    known = (choosing.feeds.samples, reporting.feeds.samples)
+    return None if None in known else (known[1] or 0) / (known[0] or 1)

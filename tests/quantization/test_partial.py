@@ -1,0 +1,177 @@
+"""Outputs that would be too noisy: the fewest and cheapest layers stay in float, and the verdict says so."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+import qtool
+from qtool.cli import main
+from qtool.core.errors import UsageError
+from qtool.core.numerics.sqnr import signal_to_noise
+from qtool.report.quantize import quantized_text
+from tests.support.patterns import Net
+
+FAST = {"calibrator": "max", "bias_correction": "off", "smoothing": "off", "optimize_for": "size"}
+LOUD = (np.random.default_rng(4).normal(size=(6, 3, 8, 8)) * np.logspace(-2, 1, 6)[:, None, None, None]).astype(
+    np.float32
+)
+
+
+def spectrogram(path: Path) -> Path:
+    """The logarithm of a power, which makes of small numbers large ones, and a network behind it."""
+    net = Net(3, 8, 8)
+    wave = net.conv("x", 3, 4, bias=False, name="filters")
+    power = net("Add", net("Mul", wave, wave, name="power"), net.const(np.float32(1e-6)), name="floor")
+    hidden = net("Relu", net.conv(net("Log", power, name="log"), 4, 16, name="first"))
+    hidden = net("Relu", net.conv(hidden, 16, 16, name="second"))
+    return net.save(path, net.conv(hidden, 16, 4, name="last"))
+
+
+def outlier(path: Path, layers: int = 1) -> Path:
+    """In `layers` of three tensors one channel is 2000 times as large as the others, and counts for as much."""
+    net = Net(3, 8, 8)
+    hidden = "x"
+    channels = (3, 8, 8, 8)
+    for i in range(3):
+        hidden = net("Relu", net.conv(hidden, channels[i], channels[i + 1], bias=False, name=f"conv{i}"))
+        if 0 < i <= layers:
+            net.constants[f"c{i - 1}"][0] *= 2000.0
+            net.constants[f"c{i}"][:, 0] /= 2000.0
+    return net.save(path, net.conv(hidden, 8, 4, bias=False, name="last"))
+
+
+@pytest.mark.parametrize(
+    ("build", "samples", "named"), [(spectrogram, LOUD, {"filters"}), (outlier, LOUD[3:], {"conv0", "conv1"})]
+)
+def test_what_makes_the_noise_stays_in_float(tmp_path, build, samples, named):
+    model, output = build(tmp_path / "m.onnx"), tmp_path / "q.onnx"
+    result = qtool.quantize(model, output, data={"x": samples}, max_float_macs=0.5, **FAST)
+    verdict = result.verdict
+    assert verdict.met and not verdict.asked and not verdict.failed and verdict.min_sqnr == 20.0
+    assert {name for one in verdict.left for name in one.nodes} == named
+    figure = result.verification.output_sqnr_db
+    assert verdict.before_db < 10.0 and figure > 20.0
+    assert all(one.gain_db > 10.0 for one in verdict.left)
+    assert verdict.float_macs == pytest.approx(1.0 - result.verification.integer_share)
+    # onnxruntime alone says the same, and runs all the rest in integers
+    sessions = [ort.InferenceSession(path) for path in (model, output)]
+    exact, ours = (session.run(None, {"x": samples})[0] for session in sessions)
+    assert signal_to_noise(exact, ours) == pytest.approx(figure, abs=8.0)
+    assert set(result.plan.layers) - set(result.plan.integer) == named
+    lines = quantized_text(result).splitlines()
+    assert lines[-1] == f"  verdict     accurate: outputs {figure:.1f} dB SQNR, at least 20 dB wanted"
+    gains = {one.nodes[0]: f"{one.nodes[0]} ({one.gain_db:+.1f} dB)" for one in verdict.left}
+    assert lines[-2].startswith(f"  left float  {len(named)} node") and all(gains[name] in lines[-2] for name in named)
+    assert f"outputs {verdict.before_db:.1f} dB before" in lines[-2]
+
+
+def test_the_same_file_at_any_number_of_threads(tmp_path):
+    model = spectrogram(tmp_path / "m.onnx")
+    for name, threads in (("a", 1), ("b", 2)):
+        qtool.quantize(model, tmp_path / name, data={"x": LOUD}, threads=threads, **FAST)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_an_accurate_model_is_left_as_it_is(tmp_path):
+    net = Net(3, 8, 8)
+    model = net.save(tmp_path / "m.onnx", net.conv(net("Relu", net.conv("x", 3, 8)), 8, 4))
+    result = qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), **FAST)
+    assert (result.verdict.met, result.verdict.left, result.verdict.before_db) == (True, (), None)
+    assert result.verification.integer_share == 1.0
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch, capsys):
+    """Runs `qtool quantize m.onnx --data d.npz -o q.onnx ...` on a model with outliers; gives code, out and err."""
+    monkeypatch.chdir(tmp_path)
+    outlier(Path("m.onnx"))
+    np.savez("d.npz", x=LOUD[3:])
+
+    def call(*words):
+        with pytest.raises(SystemExit) as caught:
+            main(["quantize", "m.onnx", "-o", "q.onnx", "--calibrator", "max", "--bias-correction", "off", *words])
+        return caught.value.code, *capsys.readouterr()
+
+    return call
+
+
+DATA = ["--data", "d.npz"]
+
+
+def test_a_gate_that_is_missed(ran):
+    """Exit 1; the model is there, as good as it gets."""
+    code, out, err = ran(*DATA, "--min-sqnr", "90", "--max-float-macs", "50%")
+    assert (code, err) == (1, "")
+    assert Path("q.onnx").exists()
+    last = out.splitlines()[-1]
+    assert re.search(r"NOT ACCURATE: outputs \d\d\.\d dB SQNR, at least 90 dB asked for; as much float as helps", last)
+    assert "`qtool tune MODEL --data DATA --min-sqnr 90`" in last and "`--max-float-macs 100%`" in last
+    code, out, err = ran(*DATA, "--min-sqnr", "90", "--no-partial", "--json", "-")
+    found = json.loads(out)["verdict"]
+    assert (code, found["met"], found["asked"], found["min_sqnr"], found["left"]) == (1, False, True, 90.0, [])
+    assert err.startswith("q.onnx: NOT ACCURATE: outputs ") and err.count("\n") == 1
+
+
+def test_a_default_that_is_missed_is_a_warning(ran):
+    code, out, err = ran(*DATA, "--no-partial")
+    assert (code, err) == (0, "")
+    assert re.search(r"NOT ACCURATE: outputs -?0\.\d dB SQNR, at least 20 dB wanted; next: `qtool tune", out)
+    code, out, err = ran(*DATA, "--max-float-macs", "1%", "-q")
+    assert (code, out) == (0, "")
+    assert "no layer in float helps enough within 1 % of multiply-accumulates; next: " in err
+
+
+def test_a_gate_that_is_met(ran):
+    code, out, _ = ran(*DATA, "--min-sqnr", "25", "--max-float-macs", "0.5", "--json", "-")
+    found = json.loads(out)
+    assert (code, found["verdict"]["met"], found["verdict"]["max_float_macs"]) == (0, True, 0.5)
+    assert [one["nodes"] for one in found["verdict"]["left"]] == [["conv0"], ["conv1"]]
+    assert found["verdict"]["float_macs"] == pytest.approx(1.0 - found["verification"]["integer_share"])
+
+
+def test_a_gate_on_a_plan_measures_alone(ran):
+    assert ran(*DATA, "--no-partial", "--save-plan", "p.json")[0] == 0
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", "m.onnx", "--data", "d.npz", "--plan", "p.json", "--min-sqnr", "5", "-o", "r.onnx"])
+    assert caught.value.code == 1
+    assert Path("r.onnx").read_bytes() == Path("q.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--min-sqnr", "20"], "--min-sqnr says nothing without data"),
+        (["--no-partial"], "--no-partial says nothing without data"),
+        ([*DATA, "--no-partial", "--max-float-macs", "5%"], "--max-float-macs says nothing to --no-partial"),
+        ([*DATA, "--plan", "d.npz", "--no-partial"], "--no-partial says nothing to --plan, which has decided it"),
+        ([*DATA, "--plan", "d.npz", "--max-float-macs", "5%"], "--max-float-macs says nothing to --plan"),
+    ],
+)
+def test_what_contradicts_is_refused(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        form = [] if "--data" in words else ["--dynamic"]
+        main(["quantize", "m.onnx", "-o", "q.onnx", *form, *words])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_python_refuses_the_same(tmp_path):
+    model = outlier(tmp_path / "m.onnx")
+    for given, words in (
+        ({"min_sqnr": 20.0}, "min_sqnr says nothing without data"),
+        ({"partial": False}, "partial says nothing without data"),
+        (
+            {"data": {"x": LOUD}, "partial": False, "max_float_macs": "5%"},
+            "max_float_macs says nothing to partial=False",
+        ),
+        ({"data": {"x": LOUD}, "max_float_macs": "lots"}, "max_float_macs: a share of 'lots' makes no sense"),
+    ):
+        form = {} if "data" in given else {"form": "weight-only"}
+        with pytest.raises(UsageError, match=words):
+            qtool.quantize(model, tmp_path / "q.onnx", **given, **form)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
