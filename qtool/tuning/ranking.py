@@ -31,6 +31,7 @@ def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Se
             judge.planner.target,
             feeds,
             metric=judge.aim.metric,
+            decode=judge.aim.decode,
             views=("alone",),
             compute=replace(judge.compute, provider="cpu", progress=progress),
         )

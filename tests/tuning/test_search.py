@@ -13,6 +13,7 @@ from qtool.report.tune import tuned_text
 from qtool.runtime.session import Session
 from qtool.tuning.judge import Judge
 from qtool.tuning.tune import tune
+from tests.support.detectors import detector, squares
 from tests.support.patterns import Net
 from tests.support.refusals import SAMPLES, classifier, network
 
@@ -74,6 +75,18 @@ def test_no_room_for_float_is_said(model, tmp_path):
     result = tuned(model, tmp_path / "q.onnx", max_float_macs=0.1)
     assert result.untried["layers in float"].startswith("the worst layer, ")
     assert result.untried["layers in float"].endswith(" of the multiply-accumulates, and 10 % may stay in float")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_layers_are_ranked_by_the_boxes_that_outputs_are_decoded_to(tmp_path, threads):
+    data = {"x": (squares(6)[0].transpose(0, 3, 1, 2) / 255).astype(np.float32)}
+    target = {"metric": "box_agreement", "decode": "yolov8", "min_sqnr": 200.0}
+    result = tune(
+        detector(tmp_path / "m.onnx"), data, tmp_path / "q.onnx", calibrators="max", threads=threads, **target
+    )
+    assert [step.metric for step in result.steps] == [1.0] * len(result.steps)
+    assert result.evaluation.candidates[0].scores[0].metric == "box_agreement"
+    assert result.untried == {"layers in float": "no layer can be, while another is quantised"}
 
 
 def test_the_decibels_are_named(model, tmp_path):
