@@ -194,7 +194,7 @@ class _Walk:
         elif not edit.is_main_op(node, *_MOVED):
             kinds = self._renamed(kinds, lambda kind: (kind[0], False))
         try:
-            arrays = [_as_moved(node, value, array, shape, self._shapes) for array in (kinds, made.channels)]
+            arrays = [_as_moved(node, value, array, shape) for array in (kinds, made.channels)]
         except (ValueError, IndexError, TypeError):
             return None
         return _Traced(arrays[0], arrays[1], self._form(node.op_type, made.form))
@@ -238,7 +238,7 @@ def _channel_axis(node: Node, rank: int) -> int | None:
     return None if layer is None or rank < 2 else axes.get(layer.operator.kind)
 
 
-def _as_moved(node: Node, value: Value, array: Array, shape: tuple[int, ...], shapes: Mapping[str, Shape]) -> Array:
+def _as_moved(node: Node, value: Value, array: Array, shape: tuple[int, ...]) -> Array:
     """What a node makes of an array of the shape of its first input."""
     kind = node.op_type
     if kind in _RESHAPED:
@@ -247,7 +247,11 @@ def _as_moved(node: Node, value: Value, array: Array, shape: tuple[int, ...], sh
         return array.transpose(edit.attribute(node, "perm", None))
     if kind == "Split":
         axis = int(edit.attribute(node, "axis", 0))
-        before = sum(shapes[str(o.name)][axis] for o in node.outputs[: value.index()])
+        index = value.index() or 0
+        sizes = edit.attribute(node, "split", None)
+        if len(node.inputs) > 1 and node.inputs[1] is not None:
+            sizes = _content(node.inputs[1]).tolist()
+        before = index * -(-array.shape[axis] // len(node.outputs)) if sizes is None else sum(sizes[:index])
         return array.take(range(before, before + shape[axis]), axis=axis)
     if kind == "Slice":
         return array[_slices(node, array.ndim)]

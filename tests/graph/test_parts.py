@@ -32,6 +32,12 @@ def boxes_and_scores(net):
     return net("Concat", net("Mul", boxes, net.const(np.float32(320))), net("Sigmoid", scores), axis=1)
 
 
+def halves(net):
+    """The first third of a tensor is read by nothing."""
+    _, boxes, scores = net("Split", net.conv("x", 3, 6), outputs=3, axis=1)
+    return net("Concat", net("Exp", boxes), net("Sigmoid", scores), axis=1)
+
+
 def sliced(net):
     """One layer gives all; what is sliced out of it is bent in other ways."""
     raw = net.conv("x", 3, 6)
@@ -61,6 +67,7 @@ def positions(net):
     [
         (levels, [0, 0, 0, 0, 1, 2], (1, 1, 6), [False, True, True]),
         (boxes_and_scores, [0, 0, 0, 0, 1, 1], (1, 6, 1), [False, True]),
+        (halves, [0, 0, 1, 1], (1, 4, 1, 1), [False, True]),
         (sliced, [0, 0, 1, 1, 1, 1], (1, 6, 1, 1), [False, True]),
         (two_heads, [0, 0, 0, 1, 1, 1], (1, 6), [False, False]),
     ],
