@@ -22,7 +22,7 @@ from qtool.cli.common import (
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Calibrators, Drop, Duration, Share
-from qtool.cli.streams import remark
+from qtool.cli.streams import remark, warn
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
@@ -177,6 +177,7 @@ def command(
         show(tuned_text(result))
     elif not result.met:
         remark(missed_line(result))
+    warn(result.evaluation.warnings)
     return 0 if result.met else 1
 
 
