@@ -36,7 +36,7 @@ def test_names_that_end_as_those_that_onnxruntime_makes(tmp_path):
     net, made = chain(NAMES, last="fc_token_0")
     source = net.save(tmp_path / "m.onnx", made)
     excluded = ["conv_nchwc", "conv_token_1", "conv|3|"]
-    options = {"calibrator": "max", "bias_correction": "off", "smoothing": "off"}
+    options = {"calibrator": "max", "bias_correction": "off", "smoothing": "off", "optimize_for": "size"}
     all_of_it = qtool.quantize(source, tmp_path / "q.onnx", data=net.samples(), target="x86", **options)
     part = qtool.quantize(source, tmp_path / "p.onnx", data=net.samples(), target="x86", exclude=excluded, **options)
     assert (all_of_it.verification.integer_layers, all_of_it.verification.layers) == (16, 16)

@@ -31,7 +31,8 @@ def figures(source, name, folder, granularity, *, samples=200, **steps):
     model = MODELS[name]
     result = qtool.quantize(
         source, folder / "q.onnx", data=model.calibration, samples=64, preprocess=model.preprocess,
-        scheme=qtool.Scheme(granularity=granularity), calibrator="percentile", target="x86", **steps,
+        scheme=qtool.Scheme(granularity=granularity), calibrator="percentile", target="x86", optimize_for="size",
+        partial=False, **steps,
     )  # fmt: skip
     assert result.verification.fallbacks == ()
     assert result.verification.preparation_sqnr_db > 90.0
