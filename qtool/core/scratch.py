@@ -61,8 +61,11 @@ def make_scratch() -> Path:
 
 
 def drop_scratch(folder: Path) -> None:
-    """Remove a folder that `make_scratch` has made, and what is in it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder that `make_scratch` has made, and what is in it; what fails is tried once more."""
+    for _ in range(2):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            break
     handle = _folders.pop(folder, -1)
     if handle >= 0:
         os.close(handle)
