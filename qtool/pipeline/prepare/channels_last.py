@@ -7,15 +7,19 @@ Pad in front of it. Declines where no Transpose goes and nothing can be folded, 
 cannot be permuted (qtool/graph/permute.py), as a mean over the last axis.
 """
 
+import math
 from collections.abc import Hashable, Iterator
 
-from qtool.core.numerics.min_cut import NEVER, Edge, first_part
+from qtool.core.partition import Division
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.graph.permute import Perm, Permutable, inverse, perm_of, permuted
 
-_TRANSPOSE, _FOLDED = 2, 1
+_TRANSPOSE, _FOLDED, _NEVER = 2.0, 1.0, math.inf
+_PERMUTED, _KEPT = "permuted", "kept"
+_Edge = tuple[Hashable, Hashable, float]
+"""What it costs that the first is permuted and the second kept."""
 _ROUNDS = 4
 
 
@@ -98,10 +102,18 @@ class _Region:
         """Return the nodes to permute, in order; none where that gains nothing."""
         if not self._rules:
             return []
-        part = first_part(self._edges(), "permuted", "kept")
+        division = Division()
+        for start, end, cost in self._edges():
+            if start == _PERMUTED:
+                division.stand(end, left=cost, right=0.0)
+            elif end == _KEPT:
+                division.stand(start, left=0.0, right=cost)
+            else:
+                division.border(end, start, cost)
+        _, part = division.cheapest()
         return [node for node in self._graph if node in part]
 
-    def _edges(self) -> Iterator[Edge]:
+    def _edges(self) -> Iterator[_Edge]:
         made = self._made()
         values = dict.fromkeys(made)
         for node, rule in self._rules.items():
@@ -111,9 +123,9 @@ class _Region:
                 yield from self._edges_of(value, made.get(value))
         for node in self._rules:
             if self._folds(node):
-                yield "permuted", node, _FOLDED
+                yield _PERMUTED, node, _FOLDED
 
-    def _edges_of(self, value: Value, maker: Node | None) -> Iterator[Edge]:
+    def _edges_of(self, value: Value, maker: Node | None) -> Iterator[_Edge]:
         """One Transpose serves all readers that want the other layout than the one in which a value is made."""
         readers = [node for node in edit.consumers(value) if self._permutes(node, value)]
         kept = self._read_as_it_is(value)
@@ -121,15 +133,15 @@ class _Region:
         kept_node: Hashable = ("kept", value)
         moved_node: Hashable = ("permuted", value)
         if maker is not None or value in self._entering:
-            yield "permuted" if maker is None else maker, kept_node, _TRANSPOSE
-            yield from ((kept_node, reader, NEVER) for reader in readers)
+            yield _PERMUTED if maker is None else maker, kept_node, _TRANSPOSE
+            yield from ((kept_node, reader, _NEVER) for reader in readers)
             if kept:
-                yield kept_node, "kept", NEVER
+                yield kept_node, _KEPT, _NEVER
         if value not in self._entering and (maker is not None or self._permuted_copy(value) is None):
-            yield moved_node, "kept" if maker is None else maker, _TRANSPOSE
-            yield from ((reader, moved_node, NEVER) for reader in readers)
+            yield moved_node, _KEPT if maker is None else maker, _TRANSPOSE
+            yield from ((reader, moved_node, _NEVER) for reader in readers)
             if moved:
-                yield "permuted", moved_node, NEVER
+                yield _PERMUTED, moved_node, _NEVER
 
     def _permutes(self, node: Node, value: Value) -> bool:
         rule = self._rules.get(node)

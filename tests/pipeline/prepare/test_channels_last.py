@@ -7,7 +7,6 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from qtool.core.numerics.min_cut import first_part
 from qtool.graph import model_io
 from tests.support.patterns import Net
 from tests.support.runs import operators, prepared, run, sqnr, steps_apart
@@ -260,10 +259,3 @@ def test_random_layouts(seed, tmp_path):
     found = ReferenceEvaluator(onnx.load_from_string(model_io.to_bytes(result.model))).run(None, fed)
     for a, b in zip(wanted, found, strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
-
-
-def test_the_cheapest_part():
-    edges = [("s", "a", 3), ("a", "b", 1), ("b", "t", 3), ("s", "b", 1), ("a", "t", 1)]
-    assert first_part(edges, "s", "t") == {"s", "a"}
-    # where all cuts cost the same, the fewest
-    assert first_part([("s", "a", 2), ("a", "t", 2)], "s", "t") == {"s"}
