@@ -13,14 +13,15 @@ from qtool.evaluation.metrics.heads import LABELS, ClassOutput, predictions
 from qtool.graph import edit, model_io
 
 _LEAST = 8
-"""Fewer samples say nothing of their range."""
+"""Fewer samples say nothing of their range, and nothing of their labels."""
 _UNUSED = 0.4
 """At one end of the grid of an input, as a share of it."""
 _OUTSIDE = 0.5
 """Of the grid beyond which the bulk of the values (two standard deviations about their mean) may reach."""
 _CHANCE_LEAST = 30
-_SHIFTED = 0.25
-"""By so much more labels must be right when they are one higher or lower than they are."""
+_SHIFTED, _FEW_SHIFTED = 0.25, 0.5
+"""By so much more labels must be right when they are one higher or lower than they are; of fewer than `_CHANCE_LEAST`,
+by the second."""
 _LARGE = 1e12
 """Squares of larger ones may not fit into float32."""
 Grid = tuple[float, float]
@@ -142,19 +143,20 @@ class LabelDoubts:
     def lines(self, name: str) -> list[str]:
         """Return what the labels say against themselves, of the float model called `name`."""
         classes = self._output.classes
-        if classes is None or self._count < _CHANCE_LEAST:
+        if classes is None or self._count < _LEAST:
             return []
         right, count = self._right[0] / self._count, self._count
+        many = count >= _CHANCE_LEAST
         for shift in (1, -1):
             shifted = self._right[shift] / count
-            if classes > 2 and shifted > right + _SHIFTED and shifted > 2 * right:
+            if classes > 2 and shifted > right + (_SHIFTED if many else _FEW_SHIFTED) and shifted > 2 * right:
                 more = "more" if shift == 1 else "less"
                 return [
                     f"{name} is right on {100 * right:.1f} % of the labels, and on {100 * shifted:.1f} % if each is "
                     f"one {more}: its classes are counted from another number; correct the labels"
                 ]
         chance = 1.0 / classes
-        if right <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
+        if many and right <= chance + 2 * math.sqrt(chance * (1 - chance) / count):
             return [
                 f"{name} is right on {100 * right:.1f} % of the labels, no better than guessing among {classes} "
                 "classes; check that the labels are of this data and in its order, and the preprocessing"

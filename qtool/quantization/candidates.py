@@ -139,7 +139,7 @@ def _hastened(
     chosen: Candidate, trials: tuple[Trial, ...], request: Request, scorer: Scorer
 ) -> tuple[Candidate, tuple[Trial, ...]]:
     """The candidate with more or less in float, as this machine's clock says; it comes first among the trials."""
-    graph, least = chosen.graph, chosen.sqnr_db - _WITHIN_DB
+    graph = chosen.graph
     variants = by_clock(graph, chosen.planner, chosen.calibrator, chosen.plan, request.target)
     tried = []
     for variant in variants:
@@ -149,7 +149,7 @@ def _hastened(
             figure = scorer.sqnr_db(variant.plan, graph.model, graph.memo.weights)
         trial = replace(chosen.trial, sqnr_db=figure, latency_ms=variant.latency_ms, floats=variant.label)
         tried.append(replace(chosen, planner=variant.planner, plan=variant.plan, trial=trial))
-    # one that is as planned is near enough
+    least = max(one.sqnr_db for one in tried) - _WITHIN_DB
     best = next(one for one in tried if one.sqnr_db >= least)
     shown = [best, *(one for one in tried if one is not best)]
     return best, (*(one.trial for one in shown if one.trial is not None), *trials[1:])
@@ -310,7 +310,7 @@ def _finalists(found: Sequence[Candidate], request: Request) -> list[Candidate]:
     ranked = sorted(found, key=lambda c: -c.sqnr_db)
     different = {(c.graph, _content(c.plan)): c for c in reversed(ranked)}
     kept = [c for c in ranked if different[c.graph, _content(c.plan)] is c][:_KEPT]
-    return kept if request.goal == "accuracy" else [c for c in ranked if c in kept or c in _best_of_each(found)]
+    return kept if request.goal != "latency" else [c for c in ranked if c in kept or c in _best_of_each(found)]
 
 
 def _best_of_each(found: Sequence[Candidate]) -> list[Candidate]:
@@ -343,7 +343,7 @@ def _ranked(
 def _chosen(finalists: Sequence[Candidate], request: Request) -> list[Candidate]:
     """The candidates, best first: by SQNR, or by latency among those within `_WITHIN_DB` of the best."""
     ranked = sorted(finalists, key=lambda c: -c.sqnr_db)
-    if request.goal == "accuracy":
+    if request.goal != "latency":
         return ranked
     sessions = [
         Session(model_io.consume(rewrite(c.graph.model, c.plan)), config=request.target.session, name="a candidate")

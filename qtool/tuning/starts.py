@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qtool.core.compute import Compute
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.doubts import calibration_doubts
 from qtool.core.records.options import Scheme
 from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE
 from qtool.core.text import amount
@@ -32,7 +33,7 @@ from qtool.tuning.shares import KEPT, Shares
 class Starts:
     """The float graphs that `quantize` tries, and those with channels rescaled between layers.
 
-    Each is calibrated when it is first wanted.
+    Each is calibrated when it is first wanted. doubts: what is odd about the data that calibrates.
     """
 
     model: Path
@@ -50,6 +51,7 @@ class Starts:
     reference: Reference | None = None
     examples: int | None = None
     known: dict[tuple[str, ...], FloatGraph | None] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     def attempts(self) -> list[Attempt]:
         """Return the attempts in the order in which they are tried: what mostly serves first."""
@@ -113,6 +115,8 @@ class Starts:
             if most is not None and most < len(statistics.examples):
                 self.examples = most
                 statistics = replace(statistics, examples=statistics.examples[:most])
+            if not steps:
+                self.doubts = calibration_doubts(statistics)
             half = halved(prepared, statistics)
             self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
             original = replace(self.originals[steps], examples=half.few)

@@ -180,7 +180,7 @@ def tune(
         one_sample=one,
         one_chosen=None if one is None or not starts.chosen else one * evaluation.samples / starts.chosen,
         float_needed=search.needed,
-        evaluation=evaluation,
+        evaluation=replace(evaluation, warnings=(*starts.doubts, *evaluation.warnings)),
         verification=proof,
         plan=plan,
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import qtool
+from qtool.core.numerics.calibrators import Max
 from qtool.cli import main
 from qtool.evaluation.doubts import Spread, input_grids
 from tests.support.evaluation_models import linear
@@ -97,6 +98,17 @@ def test_labels_that_are_off_by_one(tmp_path, shift, word):
         return
     (line,) = found
     assert f"if each is one {word}: its classes are counted from another number; correct the labels" in line
+    (few,) = qtool.evaluate(model, model, {"x": x[:10], "labels": labels[:10]}, metrics=["top1"]).warnings
+    assert few.endswith("correct the labels")
+    assert qtool.evaluate(model, model, {"x": x[:7], "labels": labels[:7]}, metrics=["top1"]).warnings == ()
+
+
+def test_tune_says_what_is_odd_about_the_data_that_calibrates(tmp_path):
+    model, x, labels = labelled(tmp_path, 10, 1)
+    odd = {"x": np.repeat(x[:1], 40, axis=0), "labels": np.repeat(labels[:1], 40)}
+    found = qtool.tune(model, odd, tmp_path / "q.onnx", calibrators=[Max()]).evaluation.warnings
+    assert "all 20 examples of the 20 samples are identical" in found[0]
+    assert found[1].endswith("correct the labels") and len(found) == 2
 
 
 @pytest.mark.parametrize("classes", [2, 10])

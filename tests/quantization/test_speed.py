@@ -7,9 +7,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qtool
+from qtool.core.numerics.calibrators import Max
 from qtool.graph import model_io
+from qtool.quantization import candidates
+from qtool.quantization.by_clock import AS_PLANNED, NOTHING, TimedPlan
 from qtool.runtime.profile import node_times
 from qtool.targets.tables import find_target
+from tests.support.patterns import Net
 
 R = np.random.default_rng(3)
 FAST = {"calibrator": "max", "bias_correction": "off", "smoothing": "off", "target": "x86"}
@@ -106,6 +110,33 @@ def test_the_clock_says_what_it_tried(grey, tmp_path):
     assert {"", "nothing in float for speed"} <= set(tried)
     assert all(trial.latency_ms > 0 for trial in result.trials)
     assert all(trial.sqnr_db > result.trials[0].sqnr_db - 60 for trial in result.trials)
+
+
+def test_the_fastest_is_taken_of_those_near_the_best(grey, tmp_path, monkeypatch):
+    """Not of those near the plan that leaves in float what the tables say, which may be far behind."""
+
+    def timed(_, planner, __, plan, ___):
+        better = planner.plan(Max(), corrected=False)
+        return [TimedPlan(AS_PLANNED, planner, plan, 1.0), TimedPlan(NOTHING, planner, better, 2.0)]
+
+    monkeypatch.setattr(candidates, "by_clock", timed)
+    options = FAST | {"calibrator": "percentile:60", "optimize_for": "latency"}
+    result = qtool.quantize(grey, tmp_path / "q.onnx", data=MAPS, **options)
+    best, other = result.trials
+    assert (best.floats, other.floats) == (NOTHING, AS_PLANNED)
+    assert best.sqnr_db > other.sqnr_db + 3.0
+
+
+def test_only_latency_asks_the_clock(tmp_path):
+    """Of the graph with outliers migrated and the one as it is, the better one is taken for size."""
+    net = Net(4, 64)
+    hidden = net("Relu", net("MatMul", "x", net.weight(64, 64, inputs=64)))
+    model = net.save(tmp_path / "m.onnx", net("MatMul", hidden, net.weight(64, 16, inputs=64)))
+    samples = np.float32(R.normal(size=(4, 1, 4, 64)) * np.where(np.arange(64) % 16, 1.0, 60.0))
+    result = qtool.quantize(model, tmp_path / "q.onnx", data=[{"x": x} for x in samples], optimize_for="size")
+    assert {trial.smoothed for trial in result.trials} == {True, False}
+    assert {trial.latency_ms for trial in result.trials} == {None}
+    assert result.trials[0].sqnr_db == max(trial.sqnr_db for trial in result.trials)
 
 
 def test_the_profile_names_the_nodes(grey):

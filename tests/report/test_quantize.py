@@ -1,15 +1,19 @@
 """What `quantize` prints of its proof."""
 
+import re
+import shlex
 from dataclasses import replace
 
+import click
 import numpy as np
 import pytest
 
 import qtool
-from qtool.core.records.results import FilePart
+from qtool.cli.group import app
+from qtool.core.records.results import FilePart, Verdict
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
-from tests.support.refusals import network
+from tests.support.refusals import SAMPLES, network
 
 
 def test_the_line_of_integers_names_their_kernels_alone(tmp_path):
@@ -60,3 +64,17 @@ def test_weights_alone_have_no_kernels_to_name(tmp_path):
     model = network(tmp_path / "m.onnx")
     result = qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")
     assert ", run in integer kernels: none\n" in quantized_text(result)
+
+
+def test_the_commands_of_the_verdict_have_all_that_they_require(tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES})
+    missed = Verdict(90.0, asked=False, met=False, before_db=None, left=(), max_float_macs=0.1)
+    for verdict in (missed, replace(missed, met=None)):
+        last = quantized_text(replace(result, verdict=verdict)).splitlines()[-1]
+        named = re.findall(r"`qtool (\w+) (.*?)`", last)
+        assert named
+        for command, words in named:
+            context = click.Context(app)
+            parameters = app.get_command(context, command).params
+            needed = [p.opts for p in parameters if isinstance(p, click.Option) and p.required]
+            assert all(set(shlex.split(words)) & set(names) for names in needed), words
