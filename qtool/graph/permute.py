@@ -215,12 +215,32 @@ def _permute_numbers(index: int) -> Edit:
 def _resize(node: Node, perm: Perm) -> Permutable | None:
     region = _input(node, 1)
     found = edit.constant_or_none(region)
-    if region is not None and (found is None or found.size):
+    if region is not None and (found is None or found.size) or not _interpolates(node, perm):
         return None
     if "axes" in node.attributes:
         return Permutable(node, (0,), True, _set_axes(len(node.inputs)))
     scales = edit.constant_or_none(_input(node, 2))
     return _vector(2 if scales is not None and scales.size else 3)(node, perm)
+
+
+def _interpolates(node: Node, perm: Perm) -> bool:
+    """Whether onnxruntime interpolates along the axes where those that change are then.
+
+    Source: `ScalesValidation` in onnxruntime/core/providers/cpu/tensor/upsamplebase.h.
+    """
+    n = len(perm)
+    if edit.attribute(node, "mode", "nearest") == "nearest":
+        return True
+    given = edit.attribute(node, "axes", None)
+    axes = list(range(n)) if given is None else [int(axis) % n for axis in given]
+    scales, sizes = (edit.constant_or_none(_input(node, index)) for index in (2, 3))
+    changes = set(axes)
+    if scales is not None and scales.size == len(axes):
+        changes = {axis for axis, scale in zip(axes, scales, strict=True) if scale != 1.0}
+    elif sizes is not None and sizes.size == len(axes):
+        changes = {axis for axis, size in zip(axes, sizes, strict=True) if edit.static_dim(node.inputs[0], axis) != size}
+    now = {perm.index(axis) for axis in changes}
+    return n == 3 or now <= set(range(2, n)) or (n == 4 and now <= {1, 2})
 
 
 def _squeeze(node: Node, perm: Perm) -> Permutable | None:

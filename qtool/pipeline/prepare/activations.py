@@ -25,8 +25,10 @@ import numpy as np
 from qtool.graph import contrib, edit, opset
 from qtool.graph.edit import Array, Model, Node, Value
 
-# where functions are held against each other; an irregular step, so that no period fits
-_POINTS = np.concatenate([np.linspace(-9.03, 8.97, 83), np.linspace(-1.9, 2.1, 29), [-60.0, 60.0]])
+# where functions are held against each other; an irregular step, so that no period fits, and so far out that a bound
+# which no number of a network reaches is still seen
+_FAR = [60.0, 1e3, 1e6, 1e30]
+_POINTS = np.concatenate([np.linspace(-9.03, 8.97, 83), np.linspace(-1.9, 2.1, 29), _FAR, np.negative(_FAR)])
 _TOLERANCE = 2e-6
 _MOST_NODES = 14
 _GELU_SINCE = 20
@@ -36,7 +38,8 @@ _erf: Callable[[Array], Array] = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _sigmoid(x: Array) -> Array:
-    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+    with np.errstate(over="ignore"):
+        return np.asarray(1.0 / (1.0 + np.exp(-x)))
 
 
 def _folded(two: Callable[[Any, Any], Any], *numbers: Any) -> Any:

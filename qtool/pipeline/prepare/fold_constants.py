@@ -36,7 +36,8 @@ def apply(model: Model) -> int:
             known.update(node.outputs)
     if not folded:
         return 0
-    inside = set(folded)
+    # what makes a graph output has to stay, and reads constants then
+    inside = {node for node in folded if not any(output.is_graph_output() for output in node.outputs)}
     frontier = [
         output
         for node in folded

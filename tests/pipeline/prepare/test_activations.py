@@ -97,6 +97,13 @@ def test_what_only_looks_like_gelu(name, tmp_path):
     assert ("Erf" in found) == (name != "another half")
 
 
+@pytest.mark.parametrize("op", ["Sigmoid", "HardSigmoid"])
+def test_a_bound_far_out_stays_in_front_of_a_function(op, tmp_path):
+    net = Net()
+    x = net("Clip", net("Mul", "x", net.const(500.0)), net.const(-100.0), net.const(100.0))
+    assert operators(prepared(net, net("Mul", x, net(op, x)), tmp_path)) == {"Mul": 2, "Clip": 1, op: 1}
+
+
 def test_a_function_whose_middle_is_read_elsewhere(tmp_path):
     net = Net()
     x = net.conv("x", 3, 8)

@@ -167,6 +167,21 @@ def test_transposes_stay(name, tmp_path):
     assert operators(result)["Transpose"] == count
 
 
+@pytest.mark.parametrize(
+    ("shape", "perm", "scales", "count"),
+    [
+        ((4, 5, 3), [0, 3, 1, 2], [1, 1, 2, 2], 0),
+        ((4, 5, 3), [0, 2, 1, 3], [1, 1, 2, 2], 2),
+        ((2, 4, 5, 3), [0, 4, 1, 2, 3], [1, 1, 2, 2, 2], 2),
+    ],
+)
+def test_interpolation_stays_on_axes_that_onnxruntime_has(shape, perm, scales, count, tmp_path):
+    net = Net(*shape)
+    larger = net("Resize", net("Transpose", "x", perm=perm), "", net.const(scales), mode="linear")
+    last = net("Relu", net("Transpose", larger, perm=np.argsort(perm).tolist()))
+    assert operators(prepared(net, last, tmp_path)).get("Transpose", 0) == count
+
+
 @pytest.mark.parametrize(("shape", "perm"), [((9, 3), [0, 2, 1]), ((4, 5, 6, 3), [0, 4, 1, 2, 3])])
 def test_other_ranks(shape, perm, tmp_path):
     net = Net(*shape)

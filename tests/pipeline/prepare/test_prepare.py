@@ -343,6 +343,14 @@ def test_constants_are_folded_into_weights(tmp_path):
     assert operators(result) == {"Conv": 1}
 
 
+def test_what_makes_a_constant_output_stays(tmp_path):
+    net = Net()
+    fixed = net("Relu", net.conv(net.conv(net.const(net.rng.normal(size=(1, 3, 4, 4))), 3, 8), 8, 4), name="last")
+    result = prepared(net, (net.conv("x", 3, 4), fixed), tmp_path)
+    assert operators(result) == {"Conv": 1, "Relu": 1}
+    assert result.changes == {"fold_constants": 2}
+
+
 def test_random_constants_are_not_folded(tmp_path):
     net = Net()
     noise = net("RandomNormalLike", net.const(np.zeros((1, 3, 8, 8))), seed=1.0)
