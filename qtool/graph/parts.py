@@ -21,6 +21,7 @@ _MOST = 32
 _FAINT = 2.0**-5
 """Scores behind a Sigmoid that stay below, a few steps of 8 bits, are none."""
 _RESHAPED = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
+_FEW_NODES = 256
 _MOVED = {*_RESHAPED, "Transpose", "Split", "Slice", "Gather", "Expand"}
 _SATURATING = {"Sigmoid", "Softmax"}
 _UNARY = {
@@ -124,10 +125,20 @@ def _followed(node: Node) -> list[Value]:
 
 
 def _fixed(value: Value) -> bool:
-    node = value.producer()
-    if node is None:
-        return value.is_initializer()
-    return node.op_type == "Constant" or (bool(node.inputs) and all(v is None or _fixed(v) for v in node.inputs))
+    """Whether a few nodes make it of constants alone."""
+    seen, waiting = set(), [value]
+    while waiting:
+        one = waiting.pop()
+        node = one.producer()
+        if node is None:
+            if not one.is_initializer():
+                return False
+        elif node.op_type != "Constant" and node not in seen:
+            seen.add(node)
+            if not node.inputs or len(seen) > _FEW_NODES:
+                return False
+            waiting += [v for v in node.inputs if v is not None]
+    return True
 
 
 _Kind = tuple[object, bool]
@@ -159,8 +170,18 @@ class _Walk:
         self._kinds: dict[_Kind, int] = {}
 
     def of(self, value: Value) -> _Traced:
-        if value not in self._made:
-            self._made[value] = self._find(value)
+        waiting = [value]
+        while waiting:
+            one = waiting[-1]
+            node = one.producer()
+            before = [] if node is None or node.op_type == "If" else _followed(node)
+            missing = [v for v in before if v not in self._made]
+            if missing and one not in self._made:
+                waiting += missing
+                continue
+            if one not in self._made:
+                self._made[one] = self._find(one)
+            waiting.pop()
         return self._made[value]
 
     @property

@@ -8,7 +8,7 @@ from qtool.core.numerics.sqnr import loudness
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.placement import Amendment
 from qtool.core.records.plan import Plan
-from qtool.core.records.results import LeftFloat, Trial
+from qtool.core.records.results import LeftFloat, NoisyRegion, Trial
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Array
 from qtool.graph.serialized import Serialized
@@ -57,7 +57,7 @@ class Proven:
     """A decision that was proven: the model that it makes, and the proof.
 
     left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None where
-    nothing was looked for.
+    nothing was looked for. noisiest: what is in integers and puts the most noise into them, where it was looked for.
     """
 
     decision: Decision
@@ -65,6 +65,7 @@ class Proven:
     proof: Verification
     left: tuple[LeftFloat, ...] = ()
     before_db: float | None = None
+    noisiest: tuple[NoisyRegion, ...] = ()
 
 
 def decide(prepared: Prepared, half: Halves, request: Request, original: Original) -> Decision:
@@ -112,12 +113,13 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     seen = candidate.graph.seen
     search = PartialSearch(candidate, wanted, None if seen is None else seen.outputs, request)
     found, left = search.found(before)
+    proven = replace(proven, before_db=before, noisiest=search.noisiest(()))
     if left:
         try:
             other = prove(replace(proven.decision, plan=found.plan, candidate=found), original)
         except (ModelError, DataError, VerificationError):
             # it was proven without
-            return replace(proven, before_db=before)
+            return proven
         if loudness(other.proof.output_sqnr_db) > loudness(before):
-            return replace(other, left=left, before_db=before)
-    return replace(proven, before_db=before)
+            return replace(other, left=left, before_db=before, noisiest=search.noisiest(found.floating))
+    return proven

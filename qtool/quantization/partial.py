@@ -13,7 +13,7 @@ from qtool.core.errors import DataError, ModelError, UsageError, VerificationErr
 from qtool.core.numerics.sqnr import loudness, noise_share
 from qtool.core.records.options import share
 from qtool.core.records.plan import Plan
-from qtool.core.records.results import LeftFloat
+from qtool.core.records.results import LeftFloat, NoisyRegion
 from qtool.evaluation.gates import check_gates
 from qtool.graph import edit
 from qtool.pipeline.verify.macs import count_macs, known_total
@@ -42,6 +42,7 @@ _RANKING, _CHOOSING = range(2, 5), range(8, 33)
 """The least and the most examples that rank, and that choose."""
 _TRIES = range(12, 49)
 """The least and the most measurements."""
+_NOISIEST = 3
 _EXPLAINED = 8
 """Of so many regions, the noisiest, it is measured what they gain."""
 
@@ -89,6 +90,7 @@ class PartialSearch:
     tries: int = field(init=False)
     figure: float = field(init=False)
     known: dict[frozenset[str], float] = field(default_factory=dict)
+    ranked: tuple[Region, ...] = ()
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -128,6 +130,11 @@ class PartialSearch:
         floating = _names(chosen)
         left = self._explained(chosen)
         return replace(self.candidate, plan=self.candidate.leaving(floating), floating=floating), left
+
+    def noisiest(self, floating: Collection[str]) -> tuple[NoisyRegion, ...]:
+        """Return what puts the most noise into the outputs, once it was ranked, beside the nodes `floating`."""
+        loud = [one for one in self.ranked if 0.0 < one.noise < math.inf and not set(one.nodes) & set(floating)]
+        return tuple(NoisyRegion(one.nodes, one.share, -10.0 * math.log10(one.noise)) for one in loud[:_NOISIEST])
 
     def _chosen(self, aim: float) -> list[Region]:
         """The regions to be left in float: none where that gains too little."""
@@ -177,7 +184,7 @@ class PartialSearch:
             self.request.progress("rank layers", done, tries)
             return scorer.sqnr_db(plan, model, memo)
 
-        ranked = rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
+        self.ranked = ranked = rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
         result, share = [], 0.0
         for region in sorted(ranked, key=lambda r: -r.noise / (r.share + _NODE_SHARE * len(r.nodes))):
             if share + region.share <= self.wanted.max_float_macs:

@@ -245,7 +245,7 @@ def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> V
     measured = [db for db in proven.proof.sqnr_db_by_output.values() if db is not None]
     met = loudness(proven.proof.output_sqnr_db) >= wanted.min_sqnr if measured else None
     most = wanted.max_float_macs if partial else None
-    return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most)
+    return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most, proven.noisiest)
 
 
 def _refuse_decided(**given: bool) -> None:

@@ -1,9 +1,19 @@
 """The lines that `quantize` and `calibrate` print."""
 
 import math
+from collections.abc import Sequence
 
 from qtool.core.records.recipe import text_of
-from qtool.core.records.results import MUCH_SMALLER, Calibrated, FilePart, LeftFloat, Quantized, Trial, Verdict
+from qtool.core.records.results import (
+    MUCH_SMALLER,
+    Calibrated,
+    FilePart,
+    LeftFloat,
+    NoisyRegion,
+    Quantized,
+    Trial,
+    Verdict,
+)  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.text import by_output, file_size
@@ -66,6 +76,8 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
         most = f"{100 * verdict.max_float_macs:.4g} %"
         found = "as much float as helps" if verdict.left else "no layer in float helps enough"
         words += f"; {found} within {most} of multiply-accumulates"
+    if verdict.noisiest:
+        words += f"; most noise is of {', '.join(map(_noisy, verdict.noisiest))}"
     return f"{words}; next: {_next(verdict)}"
 
 
@@ -92,9 +104,16 @@ def _left(verdict: Verdict) -> str:
 
 
 def _region(one: LeftFloat) -> str:
-    last = f" to {one.nodes[-1]}" if len(one.nodes) > 1 else ""
-    gain = "" if one.gain_db is None else f" ({one.gain_db:+.1f} dB)"
-    return f"{one.nodes[0]}{last}{gain}"
+    return _span(one.nodes) + ("" if one.gain_db is None else f" ({one.gain_db:+.1f} dB)")
+
+
+def _noisy(one: NoisyRegion) -> str:
+    share = f"{percent(one.macs_share)} of multiply-accumulates"
+    return f"{_span(one.nodes)} ({one.alone_db:.1f} dB with it alone in integers, {share})"
+
+
+def _span(nodes: Sequence[str]) -> str:
+    return nodes[0] + (f" to {nodes[-1]}" if len(nodes) > 1 else "")
 
 
 def _shrunk(result: Quantized) -> str:

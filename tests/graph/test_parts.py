@@ -136,3 +136,15 @@ def test_a_part_without_signal_or_of_another_shape_is_left_to_the_whole():
     faint = OutputNoise(Parts(np.zeros((1, 1), int), (2.0**-5,)))
     faint.add(exact * 1e-9, exact * 2e-9)
     assert faint.db == pytest.approx(0.0) and faint.db_of_clear is None
+
+
+def test_a_deep_graph_is_no_deep_recursion(tmp_path):
+    """More nodes in a row than Python calls itself."""
+    net = Net(3, 4, 4)
+    score = net.conv("x", 3, 2)
+    for _ in range(600):
+        score = net("Add", score, net("Tanh", score))
+    y = net("Concat", net.conv("x", 3, 4), net("Mul", score, net.const(np.float32(0.5))), axis=1)
+    model = model_io.load(net.save(tmp_path / "m.onnx", y)).model
+    assert y in parted_tensors(model) and saturating_ends(model) == ()
+    assert output_parts(model, {y: (1, 6, 4, 4)}) == {}

@@ -98,13 +98,26 @@ class LeftFloat:
 
 
 @dataclass(frozen=True, slots=True)
+class NoisyRegion:
+    """Nodes that follow each other, and the SQNR of the outputs in dB with these alone in integers.
+
+    macs_share: of the multiply-accumulates, 0 to 1.
+    """
+
+    nodes: tuple[str, ...]
+    macs_share: float
+    alone_db: float
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The judgement of the accuracy of the outputs on the examples, and what was done for it.
 
     min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan with every
     layer in integers measured where layers were to be left in float, else None. left: what was left in float for it.
     max_float_macs: the share of multiply-accumulates that might be; None where none might.
-    met: None where no output has an SQNR.
+    met: None where no output has an SQNR. noisiest: what is in integers and puts the most noise into the outputs, the
+    worst first, where layers were to be left in float.
     """
 
     min_sqnr: float
@@ -113,6 +126,7 @@ class Verdict:
     before_db: float | None = None
     left: tuple[LeftFloat, ...] = ()
     max_float_macs: float | None = None
+    noisiest: tuple[NoisyRegion, ...] = ()
 
     @property
     def failed(self) -> bool:
