@@ -72,7 +72,7 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
 def _next(verdict: Verdict) -> str:
     commands = [
         f"`qtool tune MODEL --data DATA --min-sqnr {verdict.min_sqnr:.4g}` tries more",
-        "`qtool sensitivity MODEL --data DATA` shows which layers",
+        "`qtool sensitivity MODEL --calibration CALIB --data DATA` shows which layers",
     ]
     if verdict.max_float_macs is not None and verdict.max_float_macs < 1.0:
         more = min(1.0, 2.0 * verdict.max_float_macs or 0.1)
