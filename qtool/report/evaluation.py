@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qtool.core.records.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
 from qtool.core.text import amount, line
-from qtool.report.text import ABSENT, aligned, by_output, file_size, in_markdown, markdown, number
+from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size, in_markdown, markdown, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     for metric in evaluation.metrics:
         columns += _metric_columns(metric, alone=len(evaluation.metrics) == 1)
     if all(metric.name != "sqnr" for metric in evaluation.metrics):
-        columns.append(_Column("SQNR dB", lambda model: number(model.sqnr_db, 1)))
+        columns.append(_Column("SQNR dB", lambda model: decibels(model.sqnr_db)))
     if any(model.agreement is not None for model in evaluation.candidates):
         columns.append(
             _Column("agreement", lambda model: ABSENT if model.agreement is None else f"{model.agreement:.4f}")

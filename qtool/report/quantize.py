@@ -47,7 +47,7 @@ def quantized_text(result: Quantized) -> str:
     )
     lines = [head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    lines.append(timing_line(result.timing, _shrunk(result), by_clock=by_clock))
+    lines.append(timing_line(result.timing, _ratio(result), by_clock=by_clock))
     if result.verdict is not None and proof.examples:
         lines += [f"  left float  {_left(result.verdict)}"] if result.verdict.left else []
         lines.append(f"  verdict     {_judged(result, result.verdict)}")
@@ -117,10 +117,15 @@ def _span(nodes: Sequence[str]) -> str:
 
 
 def _shrunk(result: Quantized) -> str:
-    ratio, why = result.float_size / result.size, _why_large(result)
+    """How the sizes compare, and where little is gained, why."""
+    return _ratio(result) + ("" if result.float_size / result.size >= MUCH_SMALLER else _why_large(result))
+
+
+def _ratio(result: Quantized) -> str:
+    ratio = result.float_size / result.size
     if ratio >= _ALIKE:
-        return f"{ratio:.1f}x smaller" if ratio >= MUCH_SMALLER else f"{ratio:.2f}x smaller{why}"
-    return f"about as large{why}" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger{why}"
+        return f"{ratio:.1f}x smaller" if ratio >= MUCH_SMALLER else f"{ratio:.2f}x smaller"
+    return "about as large" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger"
 
 
 def _why_large(result: Quantized) -> str:
@@ -146,16 +151,26 @@ def _calibrator(result: Quantized) -> str:
     if all(trial.sqnr_db is None for trial in result.trials):
         return f"{chosen}, the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
     most = max(trial.samples for trial in result.trials)
-    shown = [_trial(t, most) for t in result.trials[:_SHOWN_TRIALS]]
+    kinds = [_kind(trial, "") for trial in result.trials]
+    tried = zip(result.trials[:_SHOWN_TRIALS], kinds, strict=False)
+    shown = [_trial(t, _kind(t, str(t.calibrator)) if kinds.count(kind) > 1 else kind, most) for t, kind in tried]
     more = len(result.trials) - len(shown)
-    return f"{chosen}, the best of ({', '.join(shown)}{f', {more} more' if more else ''})"
+    listed = f"({', '.join(shown)}{f', {more} more' if more else ''})"
+    if result.verdict is not None and result.verdict.left:
+        return f"{chosen}; before layers were left in float for accuracy, the best was the first of {listed}"
+    return f"{chosen}, the best of {listed}"
 
 
-def _trial(trial: Trial, samples: int) -> str:
-    words = {"dynamic": "dynamic", "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
+def _kind(trial: Trial, calibrator: str) -> str:
+    """What was tried, in words; a dynamic form names `calibrator`, which its static layers have, where there is one."""
+    dynamic = f"dynamic {calibrator}".rstrip()
+    words = {"dynamic": dynamic, "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
-    words += f", {trial.floats}," if trial.floats else ""
+    return words + (f", {trial.floats}," if trial.floats else "")
+
+
+def _trial(trial: Trial, words: str, samples: int) -> str:
     timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
     measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
     fewer = f" on {trial.samples}" if trial.samples < samples else ""

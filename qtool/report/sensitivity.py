@@ -3,7 +3,7 @@
 from qtool.core.records.evaluation import MetricInfo
 from qtool.core.records.sensitivity import Figures, Sensitivity, View
 from qtool.core.text import amount, line
-from qtool.report.text import ABSENT, aligned, number
+from qtool.report.text import ABSENT, aligned, decibels, number
 
 _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
 
@@ -32,7 +32,7 @@ def _head(result: Sensitivity) -> list[str]:
         f"{result.scheme}, weights {result.granularity}, calibrator {result.calibrator}{corrected}"
     )
     every = "the only layer" if len(result.layers) == 1 else f"all {len(result.layers)} layers"
-    whole = f"{every} quantised: SQNR {number(result.quantized.sqnr_db, 1)} dB"
+    whole = f"{every} quantised: SQNR {decibels(result.quantized.sqnr_db)} dB"
     if result.metric is not None:
         whole += f", {result.metric.name} {number(result.quantized.value)}"
         if result.quantized.drop is not None:
@@ -49,7 +49,7 @@ def _titles(view: View, metric: MetricInfo | None) -> list[str]:
 
 def _cells(figures: Figures | None, metric: MetricInfo | None) -> list[str]:
     if metric is None or metric.name == "sqnr":
-        return [ABSENT if figures is None else number(figures.sqnr_db, 2)]
+        return [ABSENT if figures is None else decibels(figures.sqnr_db, 2)]
     if figures is None:
         return [ABSENT] * 3
-    return [number(figures.value), number(figures.drop), number(figures.sqnr_db, 2)]
+    return [number(figures.value), number(figures.drop), decibels(figures.sqnr_db, 2)]

@@ -55,6 +55,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{digits}f}"
 
 
+def decibels(value: float | None, digits: int = 1) -> str:
+    """Return decibels with `digits` decimals, however near to 0 they are; "-" for None."""
+    return ABSENT if value is None else f"{value:.{digits}f}"
+
+
 def by_output(figures: Mapping[str, float | None]) -> str:
     """Return the SQNR of each of several outputs, in brackets and in front of it a space; nothing where all are alike.
 

@@ -25,12 +25,11 @@ def timing_line(timing: Timing, shrunk: str, *, by_clock: bool) -> str:
         remedy = "nothing to gain here: keep the float model where speed is what counts"
     else:
         remedy = "next: --optimize-for latency, which lets this machine's clock choose what stays float"
+    times = f"float on this machine: {timing.speedup:.2f}x ({figures})"
     if timing.speedup > 1 / ALIKE:
-        return f"  speed       as fast as float on this machine: {timing.speedup:.2f}x ({figures}); {shrunk}{why}"
-    return (
-        f"  speed       WARNING: slower than float on this machine: {timing.speedup:.2f}x ({figures}), though {shrunk}"
-        f"{why}; {remedy}"
-    )
+        return f"  speed       as fast as {times}; {shrunk}{why}; {remedy}"
+    also = "though" if shrunk.endswith("smaller") else "and"
+    return f"  speed       WARNING: slower than {times}, {also} {shrunk}{why}; {remedy}"
 
 
 def _ms(time: float) -> str:

@@ -7,25 +7,25 @@ from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
 from qtool.report.quantize import float_line
-from qtool.report.text import number
+from qtool.report.text import decibels, number
 
 
 def step_line(step: Step) -> str:
     """Return the line of one model that was tried."""
+    sqnr = None if math.isnan(step.sqnr_db) else step.sqnr_db
     mark = "ok  " if step.met else "    "
-    share = f"{100 * step.float_macs:.1f} % of MACs"
     held = "" if step.measured == "sqnr" else f"{step.measured} {_figure(step.metric)}  "
     drop = "" if step.drop is None else f"drop {_drop(step)}  "
-    floating = f", {amount(step.float_layers, 'layer')} float ({share})" if step.float_layers else ""
-    return line(f"{mark}{held}{drop}SQNR {_figure(step.sqnr_db, 1):>5} dB  {step.what}{floating}")
+    floating = f" ({100 * step.float_macs:.1f} % of MACs in float)" if step.float_layers else ""
+    return line(f"{mark}{held}{drop}SQNR {decibels(sqnr):>5} dB  {step.what}{floating}")
 
 
 def _drop(step: Step) -> str:
     return f"{100 * (step.drop or 0.0):6.2f} %" if step.relative else number(step.drop)
 
 
-def _figure(value: float, digits: int = 4) -> str:
-    return number(None if math.isnan(value) else value, digits)
+def _figure(value: float) -> str:
+    return number(None if math.isnan(value) else value)
 
 
 def tuned_text(result: Tuned) -> str:

@@ -10,7 +10,9 @@ import pytest
 
 import qtool
 from qtool.cli.group import app
-from qtool.core.records.results import FilePart, Verdict
+from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.results import FilePart, LeftFloat, Trial, Verdict
+from qtool.core.records.timing import Timing
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
 from tests.support.refusals import SAMPLES, network
@@ -45,6 +47,26 @@ def test_the_size_is_said_as_it_is(tmp_path, was, now, parts, words):
     made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
     result = replace(made, float_size=was, size=now, parts=parts)
     assert words in quantized_text(result).splitlines()[0]
+
+
+def test_what_was_tried_is_told_apart_and_is_not_what_was_written_with_layers_in_float(tmp_path):
+    made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
+    largest, clipped = Calibrator.parse("max"), Calibrator.parse("entropy")
+    trials = (
+        Trial(largest, False, 9.0, "dynamic"), Trial(clipped, False, 8.0, "dynamic"), Trial(clipped, True, 7.0),
+        Trial(largest, True, 6.0, "dynamic"),
+    )  # fmt: skip
+    listed = "(dynamic max 9.0 dB, dynamic entropy 8.0 dB, entropy corrected 7.0 dB, dynamic corrected 6.0 dB)"
+    assert f", the best of {listed}" in quantized_text(replace(made, trials=trials))
+    verdict = Verdict(20.0, asked=False, met=True, left=(LeftFloat(("n",), 0.1, 6.0),))
+    head = quantized_text(replace(made, trials=trials, verdict=verdict)).splitlines()[0]
+    assert f"; before layers were left in float for accuracy, the best was the first of {listed}" in head
+
+
+def test_a_size_that_is_no_gain_is_not_set_against_the_speed(tmp_path):
+    made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
+    result = replace(made, float_size=1000, size=2000, parts=PARTS, timing=Timing(0.5, 2.0, 1.0, 90))
+    assert "one thread), and 2.0x larger; because: " in quantized_text(result)
 
 
 def test_a_file_that_is_hardly_smaller_says_what_its_bytes_are(tmp_path):

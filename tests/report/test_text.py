@@ -7,7 +7,7 @@ import pytest
 
 from qtool.report.evaluation import evaluation_markdown, evaluation_text
 from qtool.report.junit import evaluation_junit
-from qtool.report.text import aligned, in_markdown
+from qtool.report.text import aligned, decibels, in_markdown
 from tests.report.test_evaluation import GOOD, evaluation
 
 AWKWARD = "a\n|`<b>\x1b[31m\u202e[x](y)*z*\ufffe\udcff.onnx"
@@ -21,6 +21,11 @@ def test_a_table_has_a_line_a_row():
         "a\\nb",
         "x" * 80 + "… (1000000 characters)",
     ]
+
+
+def test_decibels_near_zero_are_shown_as_others_are():
+    figures = (-0.04, 0.08, 20.04, float("inf"), float("nan"), None)
+    assert [decibels(value) for value in figures] == ["-0.0", "0.1", "20.0", "inf", "nan", "-"]
 
 
 def test_an_evaluation_shows_names_and_does_not_obey_them():
