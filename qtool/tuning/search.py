@@ -27,6 +27,8 @@ _MIXING_SHARE = 0.25
 """Of the time that is left."""
 _EXAMPLES = 8
 """Batches that mixed ranges are measured on at most."""
+_HEADS = 3
+"""Forms of the graph beside the best whose layers are left in float too."""
 _MIXED = "ranges mixed"
 _GRAPH = "another graph"
 """The name of what a form of the graph takes before its first plan: calibration, and a run over the examples."""
@@ -112,6 +114,7 @@ class Search:
         """Yield after each round."""
         trail = self.trail
         start, calibrator = None, calibrators[0]
+        heads: list[Start] = []
         beside: Sequence[Start] = ()
         self._ahead = [*(attempt.name for attempt in self.attempts), _MIXED, FLOAT]
         for attempt in self.attempts:
@@ -121,6 +124,7 @@ class Search:
                 continue
             if attempt.every:
                 calibrator = starts[0].calibrator
+            heads.append(starts[0])
             if start is None or trail.best is not before:
                 start, *beside = starts
             yield
@@ -133,7 +137,8 @@ class Search:
             trail.skip(_MIXED, error)
         self._ahead.remove(_MIXED)
         yield
-        self._floating = Floating(trail, start, beside, self.rank, self.progress)
+        others = [one for one in heads if one.judge is not start.judge][:_HEADS]
+        self._floating = Floating(trail, start, beside, self.rank, self.progress, heads=others, calibrators=calibrators)
         yield from self._floating.rounds()
 
     def _attempt(self, attempt: Attempt, calibrators: Sequence[Calibrator], best: Calibrator) -> list[Start]:
