@@ -8,16 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from qtool.core.errors import ModelError, VerificationError
-from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
 from qtool.core.records.tuning import FLOAT, Step
 from qtool.core.text import amount
-from qtool.quantization.candidates import Candidate
-from qtool.quantization.graphs import FloatGraph
-from qtool.quantization.partial import MIN_SQNR, PartialSearch, Wanted
-from qtool.quantization.request import Request
 from qtool.tuning.ranking import Rank
+from qtool.tuning.regions import Regions
 from qtool.tuning.start import Start
 from qtool.tuning.trail import Trail, better
 
@@ -38,7 +34,8 @@ class Floating:
     """Leaves layers in float from one start, as few as meet what the trail asks for.
 
     beside: starts of the same form, of which one may be better once the worst layers are in float.
-    heads: the best starts of other forms, which may be better with other layers in float. calibrators: all of them.
+    heads: the best starts of other forms, which may be better with other layers in float. regions: what finds the
+    regions to be tried first, None for none.
     needed: the share of multiply-accumulates in float that meets the target on the choosing data, where more than may
     stay in float is needed; None where that is not known.
     """
@@ -50,7 +47,7 @@ class Floating:
     progress: Progress
     needed: float | None = None
     heads: Sequence[Start] = ()
-    calibrators: Sequence[Calibrator] = ()
+    regions: Regions | None = None
     _known: dict[frozenset[str], Step | None] = field(default_factory=dict)
 
     def rounds(self) -> Iterator[None]:
@@ -74,25 +71,17 @@ class Floating:
         self._find_needed(ranked)
 
     def _regions(self, start: Start) -> bool:
-        """Try what `quantize` would leave in float from a start; returns whether that is enough."""
+        """Try the regions that are to be left in float from a start; returns whether that is enough."""
         trail = self.trail
-        planner, aim = start.judge.planner, start.judge.aim
-        if trail.budget.seconds is not None and trail.budget.left < _REGIONS_S:
+        if self.regions is None or (trail.budget.seconds is not None and trail.budget.left < _REGIONS_S):
             return False
-        graph = FloatGraph(planner.prepared, planner.statistics, None, memo=planner.memo)
-        least = max(MIN_SQNR if aim.min_sqnr is None else aim.min_sqnr, trail.demand_db)
-        ways = tuple(self.calibrators) or (start.calibrator,)
-        request = Request(planner.scheme, planner.target, None, ways, "auto", "off", "accuracy", self.progress)
         try:
             with trail.budget.work(_REGIONS):
-                plan = planner.plan(start.calibrator, corrected=start.corrected)
-                candidate = Candidate(graph, planner, start.calibrator, plan)
-                search = PartialSearch(candidate, Wanted(least, aim.max_float_macs), None, request)
-                found, left = search.found(search.figure)
+                found = self.regions(start, trail.demand_db)
         except (ModelError, VerificationError) as error:
             trail.skip(_REGIONS, error)
             return False
-        if not left:
+        if found is None:
             return False
         what = f"{start.label}{found.calibrator}, float as by `quantize`: {amount(len(found.floating), 'node')}"
         step = trail.try_all(start.judge, {what: lambda: found.plan}, found.floating)

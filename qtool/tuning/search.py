@@ -3,6 +3,7 @@
 Source: the paper, section 6 (post-training quantisation, sensitivity analysis, partial quantisation).
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from qtool.tuning.floating import Floating
 from qtool.tuning.judge import Judge
 from qtool.tuning.mixing import mix_ranges
 from qtool.tuning.ranking import Rank, UnrankedError, rank_by_sensitivity
+from qtool.tuning.regions import regions_by_quantize
 from qtool.tuning.start import Start
 from qtool.tuning.trail import Trail
 
@@ -138,7 +140,8 @@ class Search:
         self._ahead.remove(_MIXED)
         yield
         others = [one for one in heads if one.judge is not start.judge][:_HEADS]
-        self._floating = Floating(trail, start, beside, self.rank, self.progress, heads=others, calibrators=calibrators)
+        regions = functools.partial(regions_by_quantize, calibrators=calibrators, progress=self.progress)
+        self._floating = Floating(trail, start, beside, self.rank, self.progress, heads=others, regions=regions)
         yield from self._floating.rounds()
 
     def _attempt(self, attempt: Attempt, calibrators: Sequence[Calibrator], best: Calibrator) -> list[Start]:
