@@ -215,7 +215,7 @@ def _permute_numbers(index: int) -> Edit:
 def _resize(node: Node, perm: Perm) -> Permutable | None:
     region = _input(node, 1)
     found = edit.constant_or_none(region)
-    if region is not None and (found is None or found.size) or not _interpolates(node, perm):
+    if (region is not None and (found is None or found.size)) or not _interpolates(node, perm):
         return None
     if "axes" in node.attributes:
         return Permutable(node, (0,), True, _set_axes(len(node.inputs)))
@@ -238,7 +238,9 @@ def _interpolates(node: Node, perm: Perm) -> bool:
     if scales is not None and scales.size == len(axes):
         changes = {axis for axis, scale in zip(axes, scales, strict=True) if scale != 1.0}
     elif sizes is not None and sizes.size == len(axes):
-        changes = {axis for axis, size in zip(axes, sizes, strict=True) if edit.static_dim(node.inputs[0], axis) != size}
+        changes = {
+            axis for axis, size in zip(axes, sizes, strict=True) if edit.static_dim(node.inputs[0], axis) != size
+        }
     now = {perm.index(axis) for axis in changes}
     return n == 3 or now <= set(range(2, n)) or (n == 4 and now <= {1, 2})
 
