@@ -180,7 +180,9 @@ def _weights(nodes: dict[Node, OpRule], scheme: Scheme) -> tuple[WeightSite, ...
     """The weights that the nodes read."""
     readers: dict[tuple[str, int | None], list[Reader]] = {}
     for layer in _layers(nodes):
-        axis = layer.output_axis if scheme.granularity == "per-channel" else None
+        # the groups of a transposed convolution lie along the other axis: a scale would be of a channel in each of them
+        by_channel = scheme.granularity == "per-channel" and (layer.output_axis == 0 or layer.groups == 1)
+        axis = layer.output_axis if by_channel else None
         for index, weight in zip(layer.operator.weights, layer.weights, strict=True):
             assert weight is not None and weight.name
             readers.setdefault((weight.name, axis), []).append((_name(layer.node), index))
