@@ -105,7 +105,7 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
 
     `wanted`: None leaves no layer in float.
     """
-    candidate, before = proven.decision.candidate, proven.proof.output_sqnr_db
+    candidate, before = proven.decision.candidate, proven.proof.judged_db
     figures = proven.proof.sqnr_db_by_output.values()
     if wanted is None or candidate is None or loudness(before) >= wanted.min_sqnr or all(db is None for db in figures):
         return proven
@@ -118,6 +118,6 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
         except (ModelError, DataError, VerificationError):
             # it was proven without
             return replace(proven, before_db=before)
-        if loudness(other.proof.output_sqnr_db) > loudness(before):
+        if loudness(other.proof.judged_db) > loudness(before):
             return replace(other, left=left, before_db=before)
     return replace(proven, before_db=before)

@@ -52,7 +52,7 @@ def verdict_line(result: Quantized) -> str:
 
 def _judged(result: Quantized, verdict: Verdict) -> str:
     """Whether the outputs are as accurate as wanted, and what to do where they are not."""
-    figure, wanted = result.verification.output_sqnr_db, f"{verdict.min_sqnr:.4g} dB"
+    figure, wanted = _figure(result.verification), f"{verdict.min_sqnr:.4g} dB"
     asked = "asked for" if verdict.asked else "wanted"
     if verdict.met is None:
         return (
@@ -60,13 +60,21 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
             "`qtool eval MODEL MODEL.int8.onnx --data DATA --metric METRIC`"
         )
     if verdict.met:
-        return f"accurate: outputs {figure:.1f} dB SQNR, at least {wanted} {asked}"
-    words = f"NOT ACCURATE: outputs {figure:.1f} dB SQNR, at least {wanted} {asked}"
+        return f"accurate: outputs {figure}, at least {wanted} {asked}"
+    words = f"NOT ACCURATE: outputs {figure}, at least {wanted} {asked}"
     if verdict.max_float_macs is not None:
         most = f"{100 * verdict.max_float_macs:.4g} %"
         found = "as much float as helps" if verdict.left else "no layer in float helps enough"
         words += f"; {found} within {most} of multiply-accumulates"
     return f"{words}; next: {_next(verdict)}"
+
+
+def _figure(proof: Verification) -> str:
+    """The SQNR of the outputs, and the worst one in front of a saturated end where that is less."""
+    figure = f"{proof.output_sqnr_db:.1f} dB SQNR"
+    if not proof.judged_db < proof.output_sqnr_db:
+        return figure
+    return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
 
 
 def _next(verdict: Verdict) -> str:

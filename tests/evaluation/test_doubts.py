@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import qtool
-from qtool.core.numerics.calibrators import Max
 from qtool.cli import main
+from qtool.core.numerics.calibrators import Max
 from qtool.evaluation.doubts import Spread, input_grids
 from tests.support.evaluation_models import linear
 from tests.support.patterns import Net
