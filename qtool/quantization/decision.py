@@ -57,7 +57,7 @@ class Proven:
     """A decision that was proven: the model that it makes, and the proof.
 
     left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None where
-    nothing was looked for.
+    nothing was looked for. float_needed: as `PartialSearch.needed` has it.
     """
 
     decision: Decision
@@ -65,6 +65,7 @@ class Proven:
     proof: Verification
     left: tuple[LeftFloat, ...] = ()
     before_db: float | None = None
+    float_needed: float | None = None
 
 
 def decide(prepared: Prepared, half: Halves, request: Request, original: Original) -> Decision:
@@ -117,7 +118,7 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
             other = prove(replace(proven.decision, plan=found.plan, candidate=found), original)
         except (ModelError, DataError, VerificationError):
             # it was proven without
-            return replace(proven, before_db=before)
+            return replace(proven, before_db=before, float_needed=search.needed)
         if loudness(other.proof.judged_db) > loudness(before):
-            return replace(other, left=left, before_db=before)
-    return replace(proven, before_db=before)
+            return replace(other, left=left, before_db=before, float_needed=search.needed)
+    return replace(proven, before_db=before, float_needed=search.needed)

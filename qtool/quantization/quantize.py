@@ -245,7 +245,8 @@ def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> V
     measured = [db for db in proven.proof.sqnr_db_by_output.values() if db is not None]
     met = loudness(proven.proof.judged_db) >= wanted.min_sqnr if measured else None
     most = wanted.max_float_macs if partial else None
-    return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most)
+    needed = proven.float_needed if met is False else None
+    return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most, needed)
 
 
 def _refuse_decided(**given: bool) -> None:

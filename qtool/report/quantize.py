@@ -82,9 +82,9 @@ def _next(verdict: Verdict) -> str:
         f"`qtool tune MODEL --data DATA --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         "`qtool sensitivity MODEL --calibration FILE --data DATA` shows which layers (FILE is of `qtool calibrate`)",
     ]
-    if verdict.max_float_macs is not None and verdict.max_float_macs < 1.0:
-        more = min(1.0, 2.0 * verdict.max_float_macs or 0.1)
-        commands.append(f"`--max-float-macs {100 * more:.4g}%` lets more be float")
+    if verdict.float_needed is not None:
+        share = math.ceil(1000 * verdict.float_needed) / 10
+        commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
     return ", ".join(commands)
 
 
