@@ -25,7 +25,7 @@ def origin(model: ir.Model, value: ir.Value, *, smaller_than: int, kept: Contain
     `smaller_than`: in bytes. `kept`: the initializers that others read as well, which count as nothing, and so does an
     initializer that remembers its own origin.
     """
-    graph = ir.convenience.extract(model.graph, [], [value])
+    graph = _part_of(model.graph, [], [value])
     sizes = [
         v.const_value.nbytes
         for v in graph.initializers.values()
@@ -191,8 +191,17 @@ def part(model: ir.Model, fed: list[str], outputs: list[str]) -> ir.Model:
 
 
 def _extracted(model: ir.Model, inputs: Sequence[str], outputs: Sequence[ir.Value | str]) -> ir.Model:
-    graph = ir.convenience.extract(model.graph, inputs, outputs)
-    return ir.Model(graph, ir_version=model.ir_version)
+    return ir.Model(_part_of(model.graph, inputs, outputs), ir_version=model.ir_version)
+
+
+def _part_of(graph: ir.Graph, inputs: Sequence[str], outputs: Sequence[ir.Value | str]) -> ir.Graph:
+    """The nodes that compute the outputs, as a graph, whose initializers are in the order that they had."""
+    part = ir.convenience.extract(graph, inputs, outputs)
+    # these came from a set, whose order is that of addresses in memory
+    taken = dict(part.initializers)
+    part.initializers.clear()
+    part.initializers.update({name: taken[name] for name in graph.initializers if name in taken})
+    return part
 
 
 def feed_stored(model: ir.Model, tensors: list[str]) -> dict[str, str]:

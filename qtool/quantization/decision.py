@@ -57,7 +57,8 @@ class Proven:
     """A decision that was proven: the model that it makes, and the proof.
 
     left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None where
-    nothing was looked for. noisiest: what is in integers and puts the most noise into them, where it was looked for.
+    nothing was looked for. float_needed: as `PartialSearch.needed` has it. noisiest: what is in integers and puts the
+    most noise into them, where it was looked for.
     """
 
     decision: Decision
@@ -65,6 +66,7 @@ class Proven:
     proof: Verification
     left: tuple[LeftFloat, ...] = ()
     before_db: float | None = None
+    float_needed: float | None = None
     noisiest: tuple[NoisyRegion, ...] = ()
 
 
@@ -106,7 +108,7 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
 
     `wanted`: None leaves no layer in float.
     """
-    candidate, before = proven.decision.candidate, proven.proof.output_sqnr_db
+    candidate, before = proven.decision.candidate, proven.proof.judged_db
     figures = proven.proof.sqnr_db_by_output.values()
     if wanted is None or candidate is None or loudness(before) >= wanted.min_sqnr or all(db is None for db in figures):
         return proven
@@ -119,7 +121,8 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
             other = prove(replace(proven.decision, plan=found.plan, candidate=found), original)
         except (ModelError, DataError, VerificationError):
             # it was proven without
-            return proven
-        if loudness(other.proof.output_sqnr_db) > loudness(before):
-            return replace(other, left=left, before_db=before, noisiest=search.noisiest(found.floating))
-    return proven
+            return replace(proven, float_needed=search.needed)
+        if loudness(other.proof.judged_db) > loudness(before):
+            noisiest = search.noisiest(found.floating)
+            return replace(other, left=left, before_db=before, float_needed=search.needed, noisiest=noisiest)
+    return replace(proven, float_needed=search.needed)

@@ -43,6 +43,8 @@ _RANKING, _CHOOSING = range(2, 5), range(8, 33)
 _TRIES = range(12, 49)
 """The least and the most measurements."""
 _NOISIEST = 3
+_ENOUGH = 8
+"""So many measurements say how much float would be enough."""
 _EXPLAINED = 8
 """Of so many regions, the noisiest, it is measured what they gain."""
 
@@ -74,7 +76,8 @@ class PartialSearch:
     """Looks for the fewest and cheapest nodes of a candidate to be left in float.
 
     exact: the outputs of float on the examples, where they are known. figure: the SQNR in dB of the candidate's outputs
-    on those examples that choose.
+    on those examples that choose. needed: the share of multiply-accumulates that would have to be float, where `found`
+    has missed what is wanted for want of that; None where more would not help.
 
     Raises:
         DataError: onnxruntime refuses an example.
@@ -91,6 +94,7 @@ class PartialSearch:
     figure: float = field(init=False)
     known: dict[frozenset[str], float] = field(default_factory=dict)
     ranked: tuple[Region, ...] = ()
+    needed: float | None = None
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,11 +144,14 @@ class PartialSearch:
         """The regions to be left in float: none where that gains too little."""
         ranked, order = self._order(noise_share(aim))
         if not order:
+            self.needed = self._enough(ranked, aim)
             return []
         if self._meets(order, aim) or (self._other_ranges(order) and self._meets(order, aim)):
             return self._pruned(self._fewest(order, noise_share(aim), aim), aim)
         found = self._climbed(order, ranked, aim)
         figure = self._measured(_names(found))
+        if figure < aim:
+            self.needed = self._enough(ranked, aim)
         # another calibrator has begun anew
         if figure < max(self.figure, self._measured(frozenset())) + _WORTH_DB:
             return []
@@ -186,12 +193,22 @@ class PartialSearch:
 
         self.ranked = ranked = rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
         result, share = [], 0.0
-        for region in sorted(ranked, key=lambda r: -r.noise / (r.share + _NODE_SHARE * len(r.nodes))):
+        for region in _by_worth(ranked):
             if share + region.share <= self.wanted.max_float_macs:
                 share += region.share
                 result.append(region)
         # something is to be left in integers
         return ranked, result[: len(ranked) - 1]
+
+    def _enough(self, ranked: Sequence[Region], aim: float) -> float | None:
+        """The share of multiply-accumulates with which the aim is met, however large; None where it is not."""
+        order = _by_worth(ranked)[: len(ranked) - 1]
+        begun, allowed = len(self.known), self.tries
+        self.tries = begun + _ENOUGH
+        found = self._fewest(order, noise_share(aim), aim) if order and self._meets(order, aim) else ()
+        self.tries = allowed + len(self.known) - begun
+        share = sum(region.share for region in found)
+        return share if share > self.wanted.max_float_macs else None
 
     def _fewest(self, order: Sequence[Region], allowed: float, aim: float) -> Sequence[Region]:
         """The fewest of the first regions, which together are enough for the aim, that are: by bisection."""
@@ -277,6 +294,11 @@ class PartialSearch:
             gain = figure - self._measured(others) if known else math.nan
             result.append(LeftFloat(region.nodes, region.share, gain if math.isfinite(gain) else None))
         return tuple(result)
+
+
+def _by_worth(regions: Iterable[Region]) -> list[Region]:
+    """The most noise for the least work first."""
+    return sorted(regions, key=lambda one: -one.noise / (one.share + _NODE_SHARE * len(one.nodes)))
 
 
 def _names(regions: Iterable[Region]) -> frozenset[str]:

@@ -243,9 +243,10 @@ def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool) -> None:
 def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> Verdict:
     """What the proof says of the accuracy that is wanted."""
     measured = [db for db in proven.proof.sqnr_db_by_output.values() if db is not None]
-    met = loudness(proven.proof.output_sqnr_db) >= wanted.min_sqnr if measured else None
+    met = loudness(proven.proof.judged_db) >= wanted.min_sqnr if measured else None
     most = wanted.max_float_macs if partial else None
-    return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most, proven.noisiest)
+    needed = proven.float_needed if met is False else None
+    return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most, needed, proven.noisiest)
 
 
 def _refuse_decided(**given: bool) -> None:

@@ -62,7 +62,7 @@ def verdict_line(result: Quantized) -> str:
 
 def _judged(result: Quantized, verdict: Verdict) -> str:
     """Whether the outputs are as accurate as wanted, and what to do where they are not."""
-    figure, wanted = result.verification.output_sqnr_db, f"{verdict.min_sqnr:.4g} dB"
+    figure, wanted = _figure(result.verification), f"{verdict.min_sqnr:.4g} dB"
     asked = "asked for" if verdict.asked else "wanted"
     if verdict.met is None:
         return (
@@ -70,8 +70,8 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
             "`qtool eval MODEL MODEL.int8.onnx --data DATA --metric METRIC`"
         )
     if verdict.met:
-        return f"accurate: outputs {figure:.1f} dB SQNR, at least {wanted} {asked}"
-    words = f"NOT ACCURATE: outputs {figure:.1f} dB SQNR, at least {wanted} {asked}"
+        return f"accurate: outputs {figure}, at least {wanted} {asked}"
+    words = f"NOT ACCURATE: outputs {figure}, at least {wanted} {asked}"
     if verdict.max_float_macs is not None:
         most = f"{100 * verdict.max_float_macs:.4g} %"
         found = "as much float as helps" if verdict.left else "no layer in float helps enough"
@@ -81,14 +81,22 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
     return f"{words}; next: {_next(verdict)}"
 
 
+def _figure(proof: Verification) -> str:
+    """The SQNR of the outputs, and the worst one in front of a saturated end where that is less."""
+    figure = f"{proof.output_sqnr_db:.1f} dB SQNR"
+    if not proof.judged_db < proof.output_sqnr_db:
+        return figure
+    return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
+
+
 def _next(verdict: Verdict) -> str:
     commands = [
         f"`qtool tune MODEL --data DATA --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         "`qtool sensitivity MODEL --calibration FILE --data DATA` shows which layers (FILE is of `qtool calibrate`)",
     ]
-    if verdict.max_float_macs is not None and verdict.max_float_macs < 1.0:
-        more = min(1.0, 2.0 * verdict.max_float_macs or 0.1)
-        commands.append(f"`--max-float-macs {100 * more:.4g}%` lets more be float")
+    if verdict.float_needed is not None:
+        share = math.ceil(1000 * verdict.float_needed) / 10
+        commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
     return ", ".join(commands)
 
 

@@ -41,10 +41,25 @@ def test_a_part_brings_what_graphs_inside_of_its_nodes_read(b, y):
     before = model_io.to_bytes(model)
     part = compose.part(model, ["b"], ["y"])
     assert [node.name for node in part.graph] == ["scale", "sum", "compare", "choose"]
-    assert set(part.graph.initializers) == {"w", "one", "zero"}
+    assert list(part.graph.initializers) == ["w", "one", "zero"]
     found = Session(model_io.to_bytes(part)).run({"b": np.array(b, np.float32)})
     assert found["y"].tolist() == y
     assert model_io.to_bytes(model) == before
+
+
+def test_a_part_has_its_constants_in_the_order_of_the_model():
+    """Not in that of their addresses in memory, which would be that of the bytes that are written."""
+    model = branching()
+    names = [f"c{i}" for i in range(40)]
+    values = [edit.add_initializer(model.graph, name, np.full(2, 1.0, np.float32)) for name in names]
+    last = model.graph.initializers["w"]
+    for name, value in zip(names, reversed(values), strict=True):
+        node = edit.new_node("Add", [last, value], f"{name}_sum", name=f"add_{name}")
+        model.graph.insert_before(model.graph[0], node)
+        last = node.outputs[0]
+    model.graph.sort()
+    origin = compose.origin(model, last, smaller_than=10**6)
+    assert list(origin.initializers) == ["w", *names]
 
 
 def test_a_part_is_refused_where_its_outputs_depend_on_more():

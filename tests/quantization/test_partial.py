@@ -109,11 +109,24 @@ def test_a_gate_that_is_missed(ran):
     assert Path("q.onnx").exists()
     last = out.splitlines()[-1]
     assert re.search(r"NOT ACCURATE: outputs \d\d\.\d dB SQNR, at least 90 dB asked for; as much float as helps", last)
-    assert "`qtool tune MODEL --data DATA --min-sqnr 90`" in last and "`--max-float-macs 100%`" in last
+    assert "`qtool tune MODEL --data DATA --min-sqnr 90`" in last and "`--max-float-macs" not in last
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--no-partial", "--json", "-")
     found = json.loads(out)["verdict"]
     assert (code, found["met"], found["asked"], found["min_sqnr"], found["left"]) == (1, False, True, 90.0, [])
     assert err.startswith("q.onnx: NOT ACCURATE: outputs ") and err.count("\n") == 1
+
+
+def test_the_share_that_is_enough_is_named_and_is_enough(ran, tmp_path):
+    spectrogram(tmp_path / "m.onnx")
+    np.savez("loud.npz", x=LOUD)
+    words = ["--data", "loud.npz", "--smoothing", "off", "--optimize-for", "size"]
+    code, out, _ = ran(*words, "--max-float-macs", "1%")
+    (share,) = re.findall(r"next: `--max-float-macs ([0-9.]+%)` is enough", out.splitlines()[-1])
+    assert code == 0 and 1.0 < float(share[:-1]) < 90.0
+    code, out, _ = ran(*words, "--max-float-macs", share, "--min-sqnr", "20", "--json", "-")
+    found = json.loads(out)["verdict"]
+    assert (code, found["met"], found["float_needed"]) == (0, True, None)
+    assert found["float_macs"] <= float(share[:-1]) / 100
 
 
 def test_a_default_that_is_missed_is_a_warning(ran):

@@ -181,11 +181,11 @@ def test_no_two_trials_have_one_name(tmp_path):
     model = net.save(tmp_path / "m.onnx", last)
     steps = []
     data = {"x": net.samples(8)["x"]}
-    aim = {"min_sqnr": 60, "max_float_macs": 1.0}
+    aim = {"min_sqnr": 90, "max_float_macs": 1.0}
     result = tune(model, data, tmp_path / "q.onnx", calibrators="max", tell=steps.append, **aim)
     names = [step.what for step in result.steps]
     assert len(set(names)) == len(names)
-    assert sum("float: " in name for name in names) > 3
+    assert sum("float" in name for name in names) > 1
     assert tuple(steps) == result.steps
 
 

@@ -115,7 +115,8 @@ class Verdict:
 
     min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan with every
     layer in integers measured where layers were to be left in float, else None. left: what was left in float for it.
-    max_float_macs: the share of multiply-accumulates that might be; None where none might.
+    max_float_macs: the share of multiply-accumulates that might be; None where none might. float_needed: the share with
+    which the examples that choose meet what is wanted, where that is more; None where no share does, or none is needed.
     met: None where no output has an SQNR. noisiest: what is in integers and puts the most noise into the outputs, the
     worst first, where layers were to be left in float.
     """
@@ -126,6 +127,7 @@ class Verdict:
     before_db: float | None = None
     left: tuple[LeftFloat, ...] = ()
     max_float_macs: float | None = None
+    float_needed: float | None = None
     noisiest: tuple[NoisyRegion, ...] = ()
 
     @property

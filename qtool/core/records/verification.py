@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from qtool.core.numerics.sqnr import worst
 from qtool.core.records.codec import encoded
 from qtool.core.records.summary import summary
 from qtool.core.text import amount
@@ -88,6 +89,12 @@ class Verification:
     unlike: dict[str, int] = field(default_factory=dict)
     sqnr_db_before: dict[str, float] = field(default_factory=dict)
     held_out: bool = True
+
+    @property
+    def judged_db(self) -> float:
+        """The SQNR of the outputs, or in front of a saturated end of one where that is worse; NaN: none is measured."""
+        found = worst([self.output_sqnr_db, *self.sqnr_db_before.values()])
+        return math.nan if found is None else found
 
     def __repr__(self) -> str:
         accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {amount(self.examples, 'sample')}"

@@ -72,7 +72,7 @@ def apply(model: Model) -> int:
 def _hand_on(folded: list[Node]) -> None:
     """Let who reads a constant stand for the nodes that computed it; in place."""
     for node in folded:
-        for reader in {reader for output in node.outputs for reader in edit.consumers(output)}:
+        for reader in dict.fromkeys(reader for output in node.outputs for reader in edit.consumers(output)):
             edit.take_origins(reader, node)
 
 

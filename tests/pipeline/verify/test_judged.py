@@ -13,6 +13,7 @@ from qtool.pipeline.prepare import prepare
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.judged import OutputJudge
 from qtool.quantization.scoring import Scorer
+from qtool.report.quantize import quantized_text
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS
@@ -93,6 +94,20 @@ def test_a_softmax_is_judged_without_what_it_does_not_see(tmp_path):
         judged.add(exact, exact | {end.reads: exact[end.reads] + noise + more})
         figures.append(judged.before()[names[0]])
     assert figures[0] == pytest.approx(figures[1], abs=1e-3) and 20.0 < figures[0] < 60.0
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_the_verdict_is_also_on_what_a_saturated_end_reads(tmp_path, partial):
+    net = Net(3, 8, 8)
+    logits = net("Mul", net.gemm(net("Flatten", "x"), 192, 5), net.const(np.float32(40)))
+    source = net.save(tmp_path / "m.onnx", net("Softmax", net("Mul", logits, net.const(np.ones(1))), axis=-1))
+    options = {"calibrator": "percentile:95", "bias_correction": "off", "optimize_for": "size"}
+    result = qtool.quantize(source, tmp_path / "q.onnx", data={"x": net.samples(24)["x"]}, partial=partial, **options)
+    proof = result.verification
+    (before,) = proof.sqnr_db_before.values()
+    assert before < 20.0 < proof.output_sqnr_db and not result.verdict.met
+    words = f"NOT ACCURATE: outputs {proof.output_sqnr_db:.1f} dB SQNR, {before:.1f} dB in front of a saturated end, at"
+    assert words in quantized_text(result).splitlines()[-1]
 
 
 def test_the_scorer_sees_a_dead_score_beside_a_good_box(tmp_path):
