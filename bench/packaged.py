@@ -136,7 +136,16 @@ def _row(model: Packaged, folder: Path, work: Path) -> tuple[list[str], str]:
     speed = _figure((result["latency"] or {}).get("speedup"), ".2f")
     agreement = _figure(result["agreement"], ".4f")
     row = [model.name, _figure(printed), _figure(result["sqnr_db"]), agreement, speed, size, left, seconds]
-    return row, shortened(warned)
+    return row, _short_of(made["verdict"]) or shortened(warned)
+
+
+def _short_of(verdict: Mapping[str, Any] | None) -> str:
+    """The nodes that put the most noise into outputs that are not as accurate as wanted."""
+    if verdict is None or verdict["met"] is not False:
+        return ""
+    regions = verdict["noisiest"] or verdict["left"]
+    named = [f"{one['nodes'][0]} ({100 * one['macs_share']:.1f} % of multiply-accumulates)" for one in regions]
+    return f"not accurate; most noise is of {', '.join(named) or 'all layers alike'}"
 
 
 def _qtool(*words: object) -> tuple[Mapping[str, Any] | None, str]:
