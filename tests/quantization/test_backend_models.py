@@ -22,7 +22,14 @@ pytestmark = pytest.mark.fast(0)
 DATA = Path(onnx.__file__).parent / "backend" / "test" / "data"
 GROUPS = ("pytorch-converted", "pytorch-operator", "simple")
 # gigabytes of memory and most of a minute
-LARGE = {"light_vgg19", "light_zfnet512", "light_densenet121", "light_bvlc_alexnet"}
+LARGE = {
+    "light_inception_v2",
+    "light_resnet50",
+    "light_vgg19",
+    "light_zfnet512",
+    "light_densenet121",
+    "light_bvlc_alexnet",
+}
 LIGHT = [
     pytest.param(path.stem, marks=[pytest.mark.slow] if path.stem in LARGE else [])
     for path in sorted((DATA / "light").glob("*.onnx"))

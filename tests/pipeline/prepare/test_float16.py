@@ -366,6 +366,7 @@ class TestZoo:
 
     pytestmark = zoo
 
+    @pytest.mark.slow
     def test_mobilenet(self, tmp_path):
         model = {m.name: m for m in vision_models(ZOO)}["mobilenetv2"]
         figures = []
