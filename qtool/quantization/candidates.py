@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
+from qtool.core.records.examples import spread
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import Trial
@@ -107,7 +108,7 @@ def best_plan(
     assert base.seen is not None
     examples, outputs = statistics.examples, base.seen.outputs
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
-    picked = [(2 * n + 1) * len(examples) // (2 * few) for n in range(few)]
+    picked = spread(few, len(examples))
     config = request.target.session
     sketch = Scorer(base.model, [examples[n] for n in picked], config, [outputs[n] for n in picked])
     found: list[Candidate] = []

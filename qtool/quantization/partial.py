@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
 from qtool.core.numerics.sqnr import loudness, noise_share
+from qtool.core.records.examples import spread
 from qtool.core.records.options import share
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import LeftFloat, NoisyRegion
@@ -117,7 +118,7 @@ class PartialSearch:
         run = max(self.total + _PER_NUMBER * numbers, 1)
         count = (work // _TRIES[-1] - loading) // run
         count = min(max(counts[0], min(counts[-1], count)), len(self._examples))
-        picked = [(2 * n + 1) * len(self._examples) // (2 * count) for n in range(count)]
+        picked = spread(count, len(self._examples))
         exact = None if self.exact is None else [self.exact[n] for n in picked]
         scorer = Scorer(model, [self._examples[n] for n in picked], self.request.target.session, exact)
         tries = work // (count * run + loading)

@@ -125,3 +125,10 @@ def _prose(file):
 def test_the_library_names_no_options(file):
     options = [f"{line}: {text}" for line, text in _prose(file) if re.search(r"(?<![\w:-])--(?=[a-z{]|$)", text)]
     assert not options
+
+
+def test_the_commands_that_are_printed_have_the_options_that_they_name():
+    known = {name for command in CALLED.values() for option in command.params for name in option.opts}
+    reports = [file for file in FILES if file.relative_to(PACKAGE).parts[0] == "report"]
+    named = {name for file in reports for _, text in _prose(file) for name in re.findall(r"--[a-z][a-z-]*", text)}
+    assert len(named) > 4 and named <= known

@@ -37,6 +37,8 @@ LIGHT = [
 FLOAT = onnx.TensorProto.FLOAT
 # ONNX's small random weights and inputs: the worst of them was measured at 38.4 dB
 MIN_DB = 35.0
+# whole numbers that 8 bits hold
+EXACT = "test_convtranspose"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ def summary(outcomes):
 def check_quantised(outcomes):
     for outcome in outcomes:
         if outcome.error is None:
-            assert outcome.sqnr_db is not None and outcome.sqnr_db > MIN_DB, outcome
+            assert np.isfinite(outcome.sqnr_db) or outcome.name.startswith(EXACT), outcome
+            assert outcome.sqnr_db > MIN_DB, outcome
             assert outcome.integer_share == 1.0, outcome
 
 

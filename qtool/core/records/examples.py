@@ -32,7 +32,12 @@ def candidates(steps: int, size: int) -> list[int]:
     There are as many as `EXAMPLES`, or as half of the room holds; sequences that are shorter repeat some.
     """
     count = max(1, min(EXAMPLES, BYTES // _LEAST // max(size, 1)))
-    return [(2 * share + 1) * steps // (2 * count) for share in range(count)]
+    return spread(count, steps)
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Return `count` numbers below `total`, each in the middle of its share; where there are fewer, some twice."""
+    return [(2 * share + 1) * total // (2 * count) for share in range(count)]
 
 
 @dataclass(frozen=True, slots=True)
