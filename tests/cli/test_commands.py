@@ -212,6 +212,17 @@ def test_an_edited_plan_is_applied(folder, run, quantize):
     assert scales[1] == 2 * scales[0]
 
 
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory, calibration):
+    """A plan of the shipped model, as text."""
+    out = tmp_path_factory.mktemp("plan")
+    line = ["quantize", str(SHIPPED / MODEL), "--calibration", str(calibration), "--calibrator", "max", "-q"]
+    with pytest.raises(SystemExit) as caught:
+        main([*line, "-o", str(out / "a.onnx"), "--save-plan", str(out / "plan.json")])
+    assert caught.value.code == 0
+    return (out / "plan.json").read_text()
+
+
 def _row(rows, tensor):
     return next(row for row in rows if row["tensor"] == tensor)
 
@@ -235,9 +246,8 @@ def _row(rows, tensor):
         (lambda p: p["activations"].clear(), "its operands are float"),
     ],
 )
-def test_a_spoilt_plan_is_refused(folder, quantize, refused, edit, says):
-    quantize("-o", "a.onnx", "--save-plan", "plan.json")
-    plan = json.loads((folder / "plan.json").read_text())
+def test_a_spoilt_plan_is_refused(folder, plan, refused, edit, says):
+    plan = json.loads(plan)
     edit(plan)
     (folder / "plan.json").write_text(json.dumps(plan))
     line = refused("quantize", MODEL, "--calibration", "digits.calib", "--plan", "plan.json", "-o", "b.onnx")

@@ -51,6 +51,12 @@ def on_digits(**options) -> Sensitivity:
     return sensitivity(DIGITS, data, calibration=statistics, calibrator="max", bias_correction="off", **options)
 
 
+@functools.cache
+def found_on_digits() -> Sensitivity:
+    """What the default options find."""
+    return on_digits()
+
+
 def plans(prepared, statistics, calibrator, *, corrected):
     """Layers that stay float -> the plan of the others, as `measure_layers` wants it."""
     planner = Planner(prepared, statistics, TARGETS["x86"], Scheme())
@@ -161,7 +167,7 @@ def test_the_layer_made_bad_is_first_in_both_views(bad_net):
 
 
 def test_ties_of_the_metric_are_broken_by_sqnr():
-    found = on_digits()
+    found = found_on_digits()
     assert found.metric.name == "top1"
     for view, sign in (("alone", 1.0), ("without", -1.0)):
         figures = {layer.name: layer.figures(view) for layer in found.layers}
@@ -184,7 +190,7 @@ def test_a_network_of_one_layer_is_float_without_it(tmp_path):
 
 @pytest.mark.parametrize("options", [{"memory": 1}, {"memory": 1_500_000}, {"threads": 1}, {"threads": 3}])
 def test_memory_and_threads_change_nothing(options):
-    assert on_digits(**options).to_dict() == on_digits().to_dict()
+    assert on_digits(**options).to_dict() == found_on_digits().to_dict()
 
 
 def test_a_small_budget_makes_several_groups(monkeypatch):
