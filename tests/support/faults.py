@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -28,6 +29,8 @@ from tests.support.places import REPOSITORY
 from tests.support.refusals import SAMPLES, contents, network
 
 OLD = b"what was there before"
+PATIENCE_S = 600
+"""Of a command of a second, beside whatever else the machine does."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 CODES = {0, 1, 2, 129, 130, 143, -signal.SIGKILL}
 FAILING = """
@@ -168,7 +171,7 @@ class House:
         """Run a command to its end."""
         words = [sys.executable, *program, *command.words]
         settings = {"env": self.environment, "stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, **named}
-        done = subprocess.run(words, cwd=self.folder, check=False, timeout=120, **settings)  # type: ignore[call-overload]
+        done = subprocess.run(words, cwd=self.folder, check=False, timeout=PATIENCE_S, **settings)  # type: ignore[call-overload]
         return Ended(done.returncode, (done.stderr or b"").decode(errors="replace"), done.stderr is not None)
 
 
@@ -187,10 +190,11 @@ def killed(house: House, command: Command) -> tuple[str, Ended]:
         _, err = process.communicate(timeout=after)
     except subprocess.TimeoutExpired:
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE_S)
     text = err.decode(errors="replace")
-    # before the program has begun, Python and the system answer for it
-    early = process.returncode == -number and "qtool" not in text.replace("-m qtool", "")
+    # before the program has begun, while its first modules are read, Python and the system answer for it
+    functions = re.findall(r'/qtool/\S+", line \d+, in (\S+)', text)
+    early = process.returncode == -number and set(functions) <= {"<module>"} and "qtool: " not in text
     code = 128 + number if early else process.returncode
     code = -signal.SIGKILL if code == 128 + signal.SIGKILL else code
     return f"{signal.Signals(number).name} after {after:.3f} s", Ended(code, "qtool:" if early else text, stopped=True)
@@ -221,7 +225,12 @@ def bad_streams(house: House, command: Command) -> tuple[str, Ended]:
     line = subprocess.list2cmdline([sys.executable, "-m", "qtool", *command.words])
     script = f"set -o pipefail; {line} {' '.join(ways)}{pipe}"
     done = subprocess.run(
-        ["bash", "-c", script], cwd=house.folder, env=house.environment, check=False, capture_output=True, timeout=120
+        ["bash", "-c", script],
+        cwd=house.folder,
+        env=house.environment,
+        check=False,
+        capture_output=True,
+        timeout=PATIENCE_S,
     )
     return f"streams{pipe} {ways}", Ended(done.returncode, done.stderr.decode(errors="replace"), not ways[1])
 
