@@ -49,7 +49,7 @@ def decoding_layers(model: Model) -> tuple[str, ...]:
     return tuple(str(node.name) for node in fixed)
 
 
-def find_heads(model: Model) -> tuple[Head, ...]:
+def heads_of(model: Model) -> tuple[Head, ...]:
     """Find the heads of a graph, in the order of its outputs; those that share a layer are one.
 
     Outputs that no layer leads to have none. The parts of an output that differ in kind are heads of their own where no
