@@ -44,9 +44,9 @@ def decoding_layers(model: Model) -> tuple[str, ...]:
     candidates = [node for node in model.graph if _decodes(node)]
     if not candidates:
         return ()
-    behind = _behind(model, [node for node in model.graph if _learns(node) and node not in candidates])
-    fixed = [node for node in candidates if node not in behind.before and node in behind.after]
-    return tuple(str(node.name) for node in fixed)
+    learning = [node for node in model.graph if _learns(node) and node not in candidates]
+    before, behind = nodes_before(model, learning), _nodes_behind(model, learning)
+    return tuple(str(node.name) for node in candidates if node in behind and node not in before)
 
 
 def heads_of(model: Model) -> tuple[Head, ...]:
@@ -80,23 +80,21 @@ class _Found:
     nodes: set[Node]
 
 
-@dataclass(frozen=True, slots=True)
-class _Behind:
-    """The nodes that lead to some nodes, and those that these lead to."""
-
-    before: set[Node]
-    after: set[Node]
-
-
-def _behind(model: Model, nodes: Collection[Node]) -> _Behind:
-    wanted, before, after = set(nodes), set[Node](), set[Node]()
+def nodes_before(model: Model, nodes: Collection[Node]) -> set[Node]:
+    """Return the nodes of the main graph that lead to some of its nodes."""
+    wanted, result = set(nodes), set[Node]()
     for node in reversed(model.graph):
-        if any(reader in wanted or reader in before for reader in _readers(node)):
-            before.add(node)
+        if any(reader in wanted or reader in result for reader in _readers(node)):
+            result.add(node)
+    return result
+
+
+def _nodes_behind(model: Model, nodes: Collection[Node]) -> set[Node]:
+    wanted, result = set(nodes), set[Node]()
     for node in model.graph:
-        if any(maker in wanted or maker in after for maker in _makers(node)):
-            after.add(node)
-    return _Behind(before, after)
+        if any(maker in wanted or maker in result for maker in _makers(node)):
+            result.add(node)
+    return result
 
 
 def _readers(node: Node) -> Iterator[Node]:
