@@ -48,7 +48,7 @@ def saturating_ends(model: Model) -> tuple[Saturating, ...]:
     """Return the Sigmoids and Softmaxes that end the outputs of a graph."""
     found: dict[tuple[str, str], Saturating] = {}
     for output in model.graph.outputs:
-        for value in _tail(output):
+        for value in tail(output):
             node = value.producer()
             if node is not None and node.graph is model.graph and edit.is_main_op(node, *_SATURATING):
                 reads = node.inputs[0]
@@ -62,10 +62,10 @@ def saturating_ends(model: Model) -> tuple[Saturating, ...]:
 
 def parted_tensors(model: Model) -> tuple[str, ...]:
     """Return the tensors whose shapes `output_parts` needs; none where no output may have parts."""
-    tails = [list(_tail(output)) for output in model.graph.outputs if edit.is_tensor(output)]
+    tails = [list(tail(output)) for output in model.graph.outputs if edit.is_tensor(output)]
     ends = ("Concat", "Sigmoid")
-    parted = [tail for tail in tails if any((n := v.producer()) and edit.is_main_op(n, *ends) for v in tail)]
-    return tuple(dict.fromkeys(str(value.name) for tail in parted for value in tail if value.name))
+    parted = [values for values in tails if any((n := v.producer()) and edit.is_main_op(n, *ends) for v in values)]
+    return tuple(dict.fromkeys(str(value.name) for values in parted for value in values if value.name))
 
 
 def output_parts(model: Model, shapes: Mapping[str, Shape]) -> dict[str, Parts]:
@@ -96,8 +96,8 @@ def _compact(labels: Array) -> Array:
     return labels
 
 
-def _tail(output: Value) -> Iterable[Value]:
-    """Each tensor that is only moved, scaled or bent on its way to an output, and those where that begins."""
+def tail(output: Value) -> Iterable[Value]:
+    """Yield each tensor that is only moved, scaled or bent on its way to an output, and those where that begins."""
     seen, waiting = set(), [output]
     while waiting:
         value = waiting.pop()
@@ -106,11 +106,19 @@ def _tail(output: Value) -> Iterable[Value]:
         seen.add(value)
         yield value
         node = value.producer()
-        waiting += [] if node is None else _followed(node)
+        waiting += [] if node is None else followed(node)
 
 
-def _followed(node: Node) -> list[Value]:
-    """The inputs whose values an output of the node holds, in whatever order and scale; none where it computes."""
+def is_moved(node: Node) -> bool:
+    """Return whether the outputs of a node hold the values of its first input, in whatever order."""
+    return edit.is_main_op(node, *_MOVED)
+
+
+def followed(node: Node) -> list[Value]:
+    """Return the inputs whose values an output of the node holds, in whatever order and scale.
+
+    None of them where it computes.
+    """
     inputs = [v for v in node.inputs if v is not None]
     if edit.is_main_op(node, "Concat"):
         return inputs
@@ -174,7 +182,7 @@ class _Walk:
         while waiting:
             one = waiting[-1]
             node = one.producer()
-            before = [] if node is None or node.op_type == "If" else _followed(node)
+            before = [] if node is None or node.op_type == "If" else followed(node)
             missing = [v for v in before if v not in self._made]
             if missing and one not in self._made:
                 waiting += missing
@@ -195,7 +203,7 @@ class _Walk:
     def _find(self, value: Value) -> _Traced:
         node = value.producer()
         shape = tuple(self._shapes.get(str(value.name)) or edit.static_shape(value) or ())
-        if node is not None and node.op_type != "If" and _followed(node):
+        if node is not None and node.op_type != "If" and followed(node):
             found = self._concatenated(node) if node.op_type == "Concat" else self._moved(node, value, shape)
             if found is not None and found.kinds.shape == shape:
                 return found
@@ -207,7 +215,7 @@ class _Walk:
         return _Traced(np.full(shape, kind), channels, self._form("none" if node is None else node.op_type))
 
     def _moved(self, node: Node, value: Value, shape: tuple[int, ...]) -> _Traced | None:
-        (source,) = _followed(node)
+        (source,) = followed(node)
         made = self.of(source)
         kinds = made.kinds
         if edit.is_main_op(node, "Sigmoid"):

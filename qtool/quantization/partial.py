@@ -19,7 +19,7 @@ from qtool.evaluation.gates import check_gates
 from qtool.graph import edit
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.quantization.candidates import Candidate
-from qtool.quantization.ranking import Region, integer_nodes, rank_regions
+from qtool.quantization.ranking import Region, integer_nodes, quantized_heads, rank_regions
 from qtool.quantization.request import Request
 from qtool.quantization.scoring import Arrays, Scorer
 
@@ -142,14 +142,35 @@ class PartialSearch:
         return tuple(NoisyRegion(one.nodes, one.share, -10.0 * math.log10(one.noise)) for one in loud[:_NOISIEST])
 
     def _chosen(self, aim: float) -> list[Region]:
-        """The regions to be left in float: none where that gains too little."""
+        """The regions to be left in float: none where that gains too little; of a head, where that is less."""
+        heads = self._heads()
+        enough = [head for head in heads if self._meets([head], aim)]
+        found = self._by_noise(aim, heads)
+        if enough:
+            head = self._pruned([min(enough, key=lambda one: one.share)], aim)
+            missed = not found or not self._meets(found, aim)
+            if missed or self._share(_names(head)) < self._share(_names(found)):
+                self.needed = None
+                return head
+        return found
+
+    def _heads(self) -> list[Region]:
+        """What is in integers of the heads, of each one that may be float and of all of them."""
+        nodes = [head.nodes for head in quantized_heads(self.candidate.graph.model, self.candidate.plan)]
+        heads = [Region(part, 0.0, self._share(part)) for part in nodes]
+        allowed = [head for head in heads if head.share <= self.wanted.max_float_macs]
+        self.tries += len(allowed)
+        return allowed
+
+    def _by_noise(self, aim: float, heads: Sequence[Region]) -> list[Region]:
+        """The regions that make the most noise for their work, and what of the heads still helps where they miss it."""
         ranked, order = self._order(noise_share(aim))
         if not order:
             self.needed = self._enough(ranked, aim)
             return []
         if self._meets(order, aim) or (self._other_ranges(order) and self._meets(order, aim)):
             return self._pruned(self._fewest(order, noise_share(aim), aim), aim)
-        found = self._climbed(order, ranked, aim)
+        found = self._climbed(order, [*ranked, *heads], aim)
         figure = self._measured(_names(found))
         if figure < aim:
             self.needed = self._enough(ranked, aim)
@@ -169,15 +190,16 @@ class PartialSearch:
             found = self._measured(_names(others)) if others and len(others) < len(kept) else -math.inf
             if found > figure - _FLAT_DB / 2:
                 kept, figure = others, max(figure, found)
-        share = sum(one.share for one in kept)
         for region in ranked:
             if figure >= aim:
                 break
-            if region in kept or share + region.share > self.wanted.max_float_macs:
+            floating = _names(kept)
+            rest = tuple(name for name in region.nodes if name not in floating)
+            if not rest or self._share([*floating, *rest]) > self.wanted.max_float_macs:
                 continue
-            found = self._measured(_names([*kept, region]))
+            found = self._measured(floating.union(rest))
             if found > figure + _FLAT_DB / 2:
-                kept, figure, share = [*kept, region], found, share + region.share
+                kept, figure = [*kept, Region(rest, region.noise, self._share(rest))], found
         return kept
 
     def _order(self, allowed: float) -> tuple[tuple[Region, ...], list[Region]]:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from qtool.core.numerics.sqnr import noise_share
 from qtool.core.records.plan import Plan
 from qtool.graph.edit import Model
+from qtool.graph.heads import Head, heads_of
 from qtool.pipeline.planning.leave import without
 from qtool.pipeline.verify.macs import known_total
 
 Measure = Callable[[Plan], float | None]
 """The SQNR of the outputs in dB under a plan; None where there is none."""
+ALL_HEADS = "all heads"
 _HUSHED = 0.02
 """A region whose noise is below this share of what is allowed is not looked into any more."""
 
@@ -37,6 +39,28 @@ def integer_nodes(model: Model, plan: Plan) -> tuple[str, ...]:
     """Return the names of the nodes that a plan does not leave in float throughout, in the order of the graph."""
     chosen = {*plan.integer, *plan.quantized}
     return tuple(str(node.name) for node in model.graph if node.name in chosen)
+
+
+def quantized_heads(model: Model, plan: Plan) -> tuple[Head, ...]:
+    """Return what a plan quantises of the heads of a prepared graph: of each one, then of all of them.
+
+    Their layers and nodes are those that are not float throughout. Those of one layer are left out, as that layer speaks
+    for them, and what is all that the plan quantises.
+    """
+    integer, layers = set(integer_nodes(model, plan)), set(plan.quantized)
+
+    def restricted(head: Head) -> Head:
+        kept = tuple(name for name in head.layers if name in layers)
+        return Head(head.name, head.outputs, kept, tuple(name for name in head.nodes if name in integer))
+
+    heads = [restricted(head) for head in heads_of(model)]
+    heads = [head for head in heads if head.layers]
+    if len(heads) > 1:
+        nodes = {name for head in heads for name in head.nodes}
+        outputs = dict.fromkeys(name for head in heads for name in head.outputs)
+        ordered = tuple(str(node.name) for node in model.graph if node.name in nodes)
+        heads.append(Head(ALL_HEADS, tuple(outputs), tuple(n for n in ordered if n in layers), ordered))
+    return tuple(head for head in heads if 1 < len(head.layers) < len(layers))
 
 
 def rank_regions(

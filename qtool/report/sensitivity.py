@@ -1,7 +1,7 @@
 """A sensitivity analysis as a text table."""
 
 from qtool.core.records.evaluation import MetricInfo
-from qtool.core.records.sensitivity import Figures, Sensitivity, View
+from qtool.core.records.sensitivity import Figures, HeadSensitivity, LayerSensitivity, Sensitivity, View
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, decibels, number
 
@@ -9,23 +9,26 @@ _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
 
 
 def sensitivity_text(result: Sensitivity) -> str:
-    """Return what was measured, the table with the most sensitive layer first, and what was not measured."""
-    header = ["layer", "op", "MACs %", *(title for view in result.views for title in _titles(view, result.metric))]
-    rows = [
-        [
-            layer.name,
-            layer.op,
-            ABSENT if layer.share is None else f"{100 * layer.share:.2f}",
-            *(cell for view in result.views for cell in _cells(layer.figures(view), result.metric)),
-        ]
-        for layer in result.layers
-    ]
-    notes = [f"{layer.name}: not measured ({why})" for layer in result.layers for why in layer.unmeasured.values()]
+    """Return what was measured, a table of layers and one of heads, the most sensitive first, and what was not measured."""
+    titles = [title for view in result.views for title in _titles(view, result.metric)]
+    rows = [_row(result, layer, layer.op) for layer in result.layers]
+    parts = [*map(line, _setup(result)), "", aligned(["layer", "op", "MACs %", *titles], rows, left=(0, 1))]
+    if result.heads:
+        rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
+        parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
+        parts += [line(f"{head.name} in float: {head.exclude}") for head in result.heads]
+    every = (*result.layers, *result.heads)
+    notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
-    return "\n".join([*map(line, _head(result)), "", aligned(header, rows, left=(0, 1)), *map(line, notes)])
+    return "\n".join([*parts, *map(line, notes)])
 
 
-def _head(result: Sensitivity) -> list[str]:
+def _row(result: Sensitivity, one: LayerSensitivity | HeadSensitivity, what: str) -> list[str]:
+    share = ABSENT if one.share is None else f"{100 * one.share:.2f}"
+    return [one.name, what, share, *(cell for view in result.views for cell in _cells(one.figures(view), result.metric))]
+
+
+def _setup(result: Sensitivity) -> list[str]:
     corrected = " with bias correction" if result.bias_correction else ""
     setup = (
         f"{result.model}: {amount(result.samples, 'sample')} of {result.data}; target {result.target}, "

@@ -34,7 +34,7 @@ class Floating:
     """Leaves layers in float from one start, as few as meet what the trail asks for.
 
     beside: starts of the same form, of which one may be better once the worst layers are in float.
-    heads: the best starts of other forms, which may be better with other layers in float. regions: what finds the
+    others: the best starts of other forms, which may be better with other layers in float. regions: what finds the
     regions to be tried first, None for none.
     needed: the share of multiply-accumulates in float that meets the target on the choosing data, where more than may
     stay in float is needed; None where that is not known.
@@ -46,8 +46,9 @@ class Floating:
     rank: Rank
     progress: Progress
     needed: float | None = None
-    heads: Sequence[Start] = ()
+    others: Sequence[Start] = ()
     regions: Regions | None = None
+    _names: dict[frozenset[str], str] = field(default_factory=dict)
     _known: dict[frozenset[str], Step | None] = field(default_factory=dict)
 
     def rounds(self) -> Iterator[None]:
@@ -60,11 +61,16 @@ class Floating:
             OutOfTimeError: the time is up.
         """
         judge = self.start.judge
-        for start in (self.start, *self.heads):
+        for start in (self.start, *self.others):
             if self._regions(start):
                 yield
+        ranking = self.rank(judge, self.start.plan, self.progress)
+        for name, head in ranking.heads.items():
+            self._names[frozenset(head)] = name
+            if self._fits(head) and self._fewest([layer for layer in ranking.layers if layer in head]):
+                yield
         # with all of them in float there would be nothing to write
-        ranked = list(self.rank(judge, self.start.plan, self.progress))[:-1]
+        ranked = list(ranking.layers)[:-1]
         layers = self._within_limit(ranked)
         while layers and (self._fewest(layers) or (self._changed(layers) and self._fewest(layers))):
             yield
@@ -160,6 +166,11 @@ class Floating:
         if best is not None and best.float_macs > aim.max_float_macs:
             self.needed = best.float_macs
 
+    def _fits(self, layers: Sequence[str]) -> bool:
+        """Whether layers may be in float together."""
+        share = self._share(layers)
+        return share is not None and share <= self.start.judge.aim.max_float_macs
+
     def _share(self, layers: Sequence[str]) -> float | None:
         """The float share of multiply-accumulates with these layers in float; None where the last one cannot be."""
         self.trail.budget.check()
@@ -184,6 +195,9 @@ class Floating:
     def _called(self, layers: Sequence[str]) -> str:
         """What the step is called that leaves these layers in float: as no other one is."""
         taken = {step.what for step in self.trail.steps} | set(self.trail.untried)
+        head = f"{self.start.label}float: {self._names.get(frozenset(layers), '')}"
+        if frozenset(layers) in self._names and head not in taken:
+            return head
         for shown in range(min(_SHOWN, len(layers)), len(layers) + 1):
             more = f" and {len(layers) - shown} more" if len(layers) > shown else ""
             name = f"{self.start.label}float: {', '.join(layers[:shown])}{more}"

@@ -29,7 +29,7 @@ _MIXING_SHARE = 0.25
 """Of the time that is left."""
 _EXAMPLES = 8
 """Batches that mixed ranges are measured on at most."""
-_HEADS = 3
+_OTHERS = 3
 """Forms of the graph beside the best whose layers are left in float too."""
 _MIXED = "ranges mixed"
 _GRAPH = "another graph"
@@ -116,7 +116,7 @@ class Search:
         """Yield after each round."""
         trail = self.trail
         start, calibrator = None, calibrators[0]
-        heads: list[Start] = []
+        firsts: list[Start] = []
         beside: Sequence[Start] = ()
         self._ahead = [*(attempt.name for attempt in self.attempts), _MIXED, FLOAT]
         for attempt in self.attempts:
@@ -126,7 +126,7 @@ class Search:
                 continue
             if attempt.every:
                 calibrator = starts[0].calibrator
-            heads.append(starts[0])
+            firsts.append(starts[0])
             if start is None or trail.best is not before:
                 start, *beside = starts
             yield
@@ -139,9 +139,9 @@ class Search:
             trail.skip(_MIXED, error)
         self._ahead.remove(_MIXED)
         yield
-        others = [one for one in heads if one.judge is not start.judge][:_HEADS]
+        others = [one for one in firsts if one.judge is not start.judge][:_OTHERS]
         regions = functools.partial(regions_by_quantize, calibrators=calibrators, progress=self.progress)
-        self._floating = Floating(trail, start, beside, self.rank, self.progress, heads=others, regions=regions)
+        self._floating = Floating(trail, start, beside, self.rank, self.progress, others=others, regions=regions)
         yield from self._floating.rounds()
 
     def _attempt(self, attempt: Attempt, calibrators: Sequence[Calibrator], best: Calibrator) -> list[Start]:

@@ -10,6 +10,7 @@ from qtool.core.records.tuning import Step
 from qtool.tuning.aim import Aim
 from qtool.tuning.budget import Budget
 from qtool.tuning.floating import Floating
+from qtool.tuning.ranking import Ranking
 from qtool.tuning.trail import Trail
 
 MACS = {"a": 5, "b": 30, "c": 4, "d": 1, "e": 60}
@@ -64,10 +65,10 @@ class Started:
         return self.label.rstrip("!"), tuple(floating)
 
 
-def searched(judge, tmp_path, *, rounds=1):
+def searched(judge, tmp_path, *, rounds=1, heads=None):
     trail = Trail(tmp_path / "q.onnx", None, Budget(None), lambda _: None)
     starts = [Started(judge, name) for name in judge.noise if name not in MACS]
-    floating = Floating(trail, starts[0], starts[1:], lambda *_: (*LAYERS, "last"), silent)
+    floating = Floating(trail, starts[0], starts[1:], lambda *_: Ranking((*LAYERS, "last"), heads or {}), silent)
     for _, _ in zip(range(rounds), chain(floating.rounds(), [None]), strict=False):
         pass
     return trail, floating
@@ -93,3 +94,13 @@ def test_what_would_do_it_is_found_and_not_kept(tmp_path, limit, needed):
     trail, floating = searched(judge, tmp_path, rounds=9)
     assert floating.needed == (None if needed is None else pytest.approx(needed))
     assert trail.best is None or trail.best.float_macs <= limit
+
+
+@pytest.mark.parametrize(("least", "floating"), [(32.0, ("c", "d")), (30.0, ("c",)), (38.0, ("a", "c"))])
+def test_a_head_is_left_in_float_at_once_and_then_as_little_of_it_as_does(tmp_path, least, floating):
+    """One that is too large is not tried, and where one that fits does not do it, layers are searched as without it."""
+    judge = Judged({"max": 0, "a": 8, "c": 2, "d": 2}, least=least)
+    trail, _ = searched(judge, tmp_path, heads={"large": ("b", "e"), "head of y": ("c", "d")})
+    assert {"b", "e"} not in judge.asked and judge.asked[0] == {"c", "d"}
+    assert trail.steps[0].what.endswith("float: head of y")
+    assert trail.met and set(trail.plan[1]) == set(floating)

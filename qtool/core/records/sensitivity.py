@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.codec import Real, called, decoded, encoded, json_number
@@ -52,8 +52,31 @@ class LayerSensitivity:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadSensitivity:
+    """The sensitivity of a head, all of it at once: the figures are as those of a layer.
+
+    name: what it is called. outputs: of the graph, by name. layers: that the plan quantises of it, by name. macs, share:
+    of these. exclude: the options of `qtool quantize` that leave it in float.
+    """
+
+    name: str
+    outputs: tuple[str, ...]
+    layers: tuple[str, ...]
+    macs: int | None
+    share: float | None = field(metadata=called("macs_share"))
+    alone: Figures | None
+    without: Figures | None
+    unmeasured: dict[str, str]
+    exclude: str
+
+    def figures(self, view: View) -> Figures | None:
+        """Return the figures of one view."""
+        return self.alone if view == "alone" else self.without
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Layers, the most sensitive first.
+    """Layers, the most sensitive first, and heads of several layers in the same order.
 
     identity: what the figures belong to; a run goes on from a file only where all of it is the same.
     quantized: all layers quantised. float_value: the metric of the float model.
@@ -76,6 +99,7 @@ class Sensitivity:
     layers: tuple[LayerSensitivity, ...]
     unranked: dict[str, str] = field(default_factory=dict)
     complete: bool = True
+    heads: tuple[HeadSensitivity, ...] = ()
 
     def __repr__(self) -> str:
         return summary(
@@ -111,6 +135,7 @@ class Sensitivity:
             "float": {"value": json_number(self.float_value)},
             "quantized": encoded(self.quantized),
             "layers": encoded(self.layers),
+            "heads": encoded(self.heads),
             "unranked": self.unranked,
         }
 
@@ -121,6 +146,7 @@ class Finished:
 
     identity: dict[str, str]
     layers: tuple[LayerSensitivity, ...]
+    heads: tuple[HeadSensitivity, ...]
 
 
 def read_finished(document: Any) -> Finished:
@@ -132,18 +158,23 @@ def read_finished(document: Any) -> Finished:
     version, content = without_header(document, "sensitivity")
     if version != SCHEMA_VERSION:
         raise ValueError("another kind of document, or another version")
-    return decoded(Finished, {key: content[key] for key in ("identity", "layers") if key in content})
+    # older files have no heads
+    return decoded(Finished, {"heads": []} | {key: content[key] for key in _GONE_ON_FROM if key in content})
 
 
-def ranked(layers: tuple[LayerSensitivity, ...], view: View, metric: MetricInfo | None) -> tuple[LayerSensitivity, ...]:
-    """Return the layers, the most sensitive first: by the metric, then by SQNR, then in the order given.
+_GONE_ON_FROM = ("identity", "layers", "heads")
+_Row = TypeVar("_Row", LayerSensitivity, HeadSensitivity)
+
+
+def ranked(layers: tuple[_Row, ...], view: View, metric: MetricInfo | None) -> tuple[_Row, ...]:
+    """Return the layers, or heads, the most sensitive first: by the metric, then by SQNR, then in the order given.
 
     Unmeasured ones come last. Alone, the worse the figures the more sensitive the layer is; left out, the better they
     are.
     """
     sign = 1.0 if view == "alone" else -1.0
 
-    def key(layer: LayerSensitivity) -> tuple[bool, float, float]:
+    def key(layer: _Row) -> tuple[bool, float, float]:
         found = layer.figures(view)
         if found is None:
             return True, 0.0, 0.0

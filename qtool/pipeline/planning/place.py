@@ -7,11 +7,14 @@ from qtool.core.errors import NothingToQuantizeError, arg
 from qtool.core.records.options import FORMS, Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement
 from qtool.graph.edit import Model, Node
+from qtool.graph.heads import decoding_layers
 from qtool.graph.origins import Origin
 from qtool.pipeline.planning.exclusion import excluded_nodes
 from qtool.pipeline.planning.selection import select
 from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
+
+_DECODES = "it decodes what the last layers give, and 8 bits of a coordinate are few"
 
 
 def place(
@@ -38,7 +41,9 @@ def place(
     """
     scheme = replace(scheme, dynamic=tuple(dict.fromkeys([*scheme.dynamic, *sorted(amendment.dynamic)])))
     why_float = {**dict.fromkeys(floating, "left in float"), **amendment.floating}
-    kept = excluded_nodes(model, target, scheme, name, folded or {})
+    decoding = set(decoding_layers(model))
+    kept = {node: _DECODES for node in model.graph if node.name in decoding}
+    kept |= excluded_nodes(model, target, scheme, name, folded or {})
     kept |= {node: why_float[str(node.name)] for node in model.graph if node.name in why_float}
     selection = select(model, target, scheme, kept)
     # a table in 8 bits by itself is what only those get who ask for it

@@ -14,6 +14,7 @@ from qtool.core.records.statistics import Statistics
 from qtool.graph import edit
 from qtool.graph.edit import Array
 from qtool.graph.layers import Layer
+from qtool.pipeline.planning.apart import joined_apart
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.plan import make_plan
 from qtool.pipeline.planning.ranges import RangeMemo, choose
@@ -125,7 +126,7 @@ class Planner:
         known = self.memo.amendments.get((self.scheme, floating))
         if known is not None or self.look is None:
             return known or NOTHING_AMENDED
-        start = self._amendment(frozenset(), settled=True) if floating else self._fast()
+        start = self._amendment(frozenset(), settled=True) if floating else self._apart(self._fast())
         if not settled:
             return start
         return self.memo.amendments.setdefault((self.scheme, floating), self._settled(floating, start))
@@ -134,6 +135,17 @@ class Planner:
         if self.speed is None:
             return NOTHING_AMENDED
         return NOTHING_AMENDED.leaving(self.speed(self._placed((), NOTHING_AMENDED)))
+
+    def _apart(self, start: Amendment) -> Amendment:
+        try:
+            placement = self._placed((), start)
+        except NothingToQuantizeError:
+            # `_settled` says what to do then
+            return start
+        if not any(site.union for site in placement.sites):
+            return start
+        ranges = choose(placement, self.statistics, Max(), self.memo.ranges)
+        return start.leaving(joined_apart(self.prepared.model, placement, ranges, self.target))
 
     def _settled(self, floating: frozenset[str], start: Amendment) -> Amendment:
         if self.look is None:

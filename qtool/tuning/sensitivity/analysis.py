@@ -1,7 +1,8 @@
 """The findings of a sensitivity analysis so far: metrics over batches, and the result in memory and on disk."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,14 @@ import numpy as np
 from qtool.core.concurrency import in_order
 from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
 from qtool.core.records.plan import Plan
-from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity, View, ranked
+from qtool.core.records.sensitivity import (
+    Figures,
+    HeadSensitivity,
+    LayerSensitivity,
+    Sensitivity,
+    View,
+    ranked,
+)
 from qtool.core.state import State
 from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.gates import scored_drop
@@ -23,6 +31,7 @@ from qtool.evaluation.metrics.similarity import Sqnr
 from qtool.evaluation.recurrence import as_sequence
 from qtool.evaluation.trial import check_outputs
 from qtool.graph import model_io
+from qtool.graph.heads import Head
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.judged import find_parts
 from qtool.pipeline.verify.macs import count_macs, known_total
@@ -82,7 +91,11 @@ class Overview:
 
 @dataclass(slots=True)
 class Analysis:
-    """The findings of an analysis so far, and what it still has to measure."""
+    """The findings of an analysis so far, and what it still has to measure.
+
+    regions: the heads of several layers, with what the full plan quantises of each, and the names that `--exclude` wants
+    for each.
+    """
 
     prepared: Prepared
     full: Plan
@@ -93,6 +106,7 @@ class Analysis:
     found: dict[tuple[str, View], Found]
     states: tuple[State, ...] = ()
     decode: DecodeSpec | None = None
+    regions: Mapping[Head, tuple[str, ...]] = field(default_factory=dict)
     heads: Heads = NO_HEADS
     samples: int = 0
     data: str = ""
@@ -106,14 +120,19 @@ class Analysis:
         return list(self.full.quantized)
 
     @property
+    def names(self) -> list[str]:
+        """What is to be measured: the layers, and the heads."""
+        return [*self.layers, *(head.name for head in self.regions)]
+
+    @property
     def done(self) -> int:
-        """The number of layers measured, counted once for each view."""
-        return sum((layer, view) in self.found for layer in self.layers for view in self.views)
+        """The number of layers and heads measured, counted once for each view."""
+        return sum((name, view) in self.found for name in self.names for view in self.views)
 
     @property
     def total(self) -> int:
-        """The number of layers to measure, counted once for each view."""
-        return len(self.layers) * len(self.views)
+        """The number of layers and heads to measure, counted once for each view."""
+        return len(self.names) * len(self.views)
 
     def overall(self, items: Iterator[Item], data: str, earlier: dict[str, str]) -> None:
         """Measure the float network and the fully quantised one; check that the data is that of the earlier run.
@@ -243,23 +262,11 @@ class Analysis:
     def result(self, *, complete: bool) -> Sensitivity:
         """Return what was measured, with the layers ranked by the first view."""
         operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
-        total = None if None in self.macs.values() else known_total(self.macs)
-        layers = []
-        for name in self.layers:
-            found = {view: self.found[name, view] for view in self.views if (name, view) in self.found}
-            figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
-            macs = self.macs.get(name)
-            layers.append(
-                LayerSensitivity(
-                    name,
-                    operators[name],
-                    macs,
-                    macs / total if total and macs is not None else None,
-                    figures.get("alone"),
-                    figures.get("without"),
-                    {view: f for view, f in found.items() if isinstance(f, str)},
-                )
-            )
+        layers = [LayerSensitivity(name, operators[name], *self._measured(name, [name])) for name in self.layers]
+        heads = [
+            HeadSensitivity(head.name, head.outputs, head.layers, *self._measured(head.name, head.layers), options(names))
+            for head, names in self.regions.items()
+        ]
         info = None if self.metric is None else self.metric.info
         return Sensitivity(
             model=self.prepared.name,
@@ -278,4 +285,23 @@ class Analysis:
             layers=ranked(tuple(layers), self.views[0], info),
             unranked={n: self.full.skipped.get(n, "not planned") for n in self.full.layers if n not in self.layers},
             complete=complete,
+            heads=ranked(tuple(heads), self.views[0], info),
         )
+
+    def _measured(
+        self, name: str, layers: Collection[str]
+    ) -> tuple[int | None, float | None, Figures | None, Figures | None, dict[str, str]]:
+        """The multiply-accumulates of layers, their share, the figures of what is called `name`, and why it has none."""
+        total = None if None in self.macs.values() else known_total(self.macs)
+        every = [self.macs.get(layer) for layer in layers]
+        macs = None if None in every else sum(n for n in every if n is not None)
+        share = macs / total if total and macs is not None else None
+        found = {view: self.found[name, view] for view in self.views if (name, view) in self.found}
+        figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
+        why = {view: f for view, f in found.items() if isinstance(f, str)}
+        return macs, share, figures.get("alone"), figures.get("without"), why
+
+
+def options(names: Iterable[str]) -> str:
+    """Return the options of `qtool quantize` that leave nodes in float, as a shell takes them."""
+    return " ".join(f"--exclude {shlex.quote(name)}" for name in names)

@@ -34,13 +34,14 @@ from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import best_plan
 from qtool.quantization.halves import halved
+from qtool.quantization.ranking import quantized_heads
 from qtool.quantization.request import Request
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity.analysis import LABELLED, Analysis
 from qtool.tuning.sensitivity.resume import load_found
 from qtool.tuning.sensitivity.run import measure
-from qtool.tuning.sensitivity.variants import PlanOf, Variant, variant_of
+from qtool.tuning.sensitivity.variants import PlanOf, Variant, excluded_names, variant_of, variant_of_head
 from qtool.tuning.sensitivity.workers import measure_elsewhere
 
 PathLike = str | Path
@@ -74,7 +75,7 @@ def sensitivity(
     progress: Progress = silent,
     **reading: Unpack[LabelledOptions],
 ) -> Sensitivity:
-    """Measure every layer that `quantize` would quantise, alone and left out, and return them ranked.
+    """Measure every layer that `quantize` would quantise, and every head, alone and left out; return them ranked.
 
     The plan, and the float graph that it is for, are those that `qtool.quantize` chooses with the same calibration.
 
@@ -168,7 +169,7 @@ def measure_layers(
     memory: int = MEMORY,
     output: PathLike | None = None,
 ) -> Sensitivity:
-    """Measure every layer of the full plan, alone and left out, and return them ranked.
+    """Measure every layer of the full plan, and every head of several layers, alone and left out; return them ranked.
 
     `plan_of` makes the plans: `plan_of(())` is the full one, `plan_of((layer,))` leaves a layer out. `again` makes them
     where onnxruntime does not run the others as planned. Other arguments and the errors are those of `sensitivity`.
@@ -183,7 +184,8 @@ def measure_layers(
     if decode is not None:
         identity["decode"] = decoder_name(decode)
     found, earlier = load_found(path, identity) if path is not None else ({}, {})
-    analysis = Analysis(prepared, full, chosen, asked, identity, path, found, feeds.states, decode)
+    regions = {head: excluded_names(plan_of, head) for head in quantized_heads(prepared.model, full)}
+    analysis = Analysis(prepared, full, chosen, asked, identity, path, found, feeds.states, decode, regions)
 
     def run(variants: Sequence[Variant]) -> None:
         if compute.executor is None:
@@ -211,16 +213,23 @@ def _variants(
     analysis: Analysis,
     odd: Collection[tuple[str, View]] = (),
 ) -> list[Variant]:
-    """What is still to be measured, in graph order; `odd`: only these, in another form: they did not run as planned."""
+    """What is still to be measured, layers in graph order, then heads.
+
+    `odd`: only these, in another form: they did not run as planned.
+    """
+    heads = {head.name: head for head in analysis.regions}
     variants: list[Variant] = []
-    for layer in full.quantized:
+    for name in analysis.names:
         for view in views:
-            if ((layer, view) not in odd) if odd else ((layer, view) in analysis.found):
+            if ((name, view) not in odd) if odd else ((name, view) in analysis.found):
                 continue
             try:
-                variants.append(variant_of(model, full, plan_of, target, layer, view, closed=bool(odd)))
+                if name in heads:
+                    variants.append(variant_of_head(model, full, plan_of, heads[name], view))
+                else:
+                    variants.append(variant_of(model, full, plan_of, target, name, view, closed=bool(odd)))
             except ModelError as error:
-                analysis.found[layer, view] = str(error)
+                analysis.found[name, view] = str(error)
     return variants
 
 

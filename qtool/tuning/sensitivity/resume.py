@@ -1,4 +1,4 @@
-"""The file of a sensitivity analysis: every finished layer is in it, and an interrupted run goes on from it."""
+"""The file of a sensitivity analysis: every finished layer and head is in it, and an interrupted run goes on from it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,7 +9,15 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.files import check_writable, write_text
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import json_text, parsed
-from qtool.core.records.sensitivity import VIEWS, Figures, LayerSensitivity, Sensitivity, View, read_finished
+from qtool.core.records.sensitivity import (
+    VIEWS,
+    Figures,
+    HeadSensitivity,
+    LayerSensitivity,
+    Sensitivity,
+    View,
+    read_finished,
+)
 
 _CHECKSUM = "checksum"
 Found = Figures | str
@@ -39,7 +47,7 @@ def load_found(path: Path, identity: dict[str, str]) -> tuple[dict[tuple[str, Vi
             f"{arg('output')}"
         ) from error
     check_identity(path, earlier.identity, identity)
-    return {pair: found for layer in earlier.layers for pair, found in _found(layer)}, earlier.identity
+    return {pair: found for one in (*earlier.layers, *earlier.heads) for pair, found in _found(one)}, earlier.identity
 
 
 def check_identity(path: Path, earlier: dict[str, str], identity: dict[str, str]) -> None:
@@ -73,7 +81,7 @@ def _checksum(document: dict[str, Any]) -> str:
     return hashlib.sha256(json_text(document).encode()).hexdigest()
 
 
-def _found(layer: LayerSensitivity) -> Iterator[tuple[tuple[str, View], Found]]:
+def _found(layer: LayerSensitivity | HeadSensitivity) -> Iterator[tuple[tuple[str, View], Found]]:
     for view in VIEWS:
         found = layer.figures(view) or layer.unmeasured.get(view)
         if found is not None:

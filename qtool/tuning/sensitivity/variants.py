@@ -1,4 +1,4 @@
-"""The plans of a sensitivity analysis: all layers, one layer alone, and all but one."""
+"""The plans of a sensitivity analysis: all layers, one layer or head alone, and all but it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
 from qtool.graph import edit
 from qtool.graph.edit import Model, Value
-from qtool.pipeline.planning.leave import maker
+from qtool.graph.heads import Head
+from qtool.pipeline.planning.leave import maker, without
 from qtool.targets.rules import Target
 
 PlanOf = Callable[[tuple[str, ...]], Plan]
@@ -16,7 +17,7 @@ PlanOf = Callable[[tuple[str, ...]], Plan]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """The plan in which one layer is quantised alone, or left out alone."""
+    """The plan in which one layer, or one head by its name, is quantised alone, or left out alone."""
 
     layer: str
     view: View
@@ -32,6 +33,22 @@ def variant_of(
     """
     single = view == "alone"
     return Variant(layer, view, alone(model, full, layer, target, closed=closed) if single else plan_of((layer,)))
+
+
+def variant_of_head(model: Model, full: Plan, plan_of: PlanOf, head: Head, view: View) -> Variant:
+    """Return the plan of what is quantised of a head in one view."""
+    others = {*full.integer, *full.quantized}.difference(head.nodes)
+    return Variant(head.name, view, without(model, full, others) if view == "alone" else plan_of(head.nodes))
+
+
+def excluded_names(plan_of: PlanOf, head: Head) -> tuple[str, ...]:
+    """Return the names of nodes that are to be excluded so that all of a head is float: of its layers, where these do.
+
+    Raises:
+        ModelError: see `make_plan`.
+    """
+    left = plan_of(head.layers).integer
+    return head.nodes if any(name in left for name in head.nodes) else head.layers
 
 
 def alone(model: Model, plan: Plan, layer: str, target: Target, *, closed: bool = False) -> Plan:

@@ -1,0 +1,67 @@
+"""The Concats that stay float since what they join differs in range, and an output holds it.
+
+On the grid of all of it the parts of a small range are left a few steps: scores of 0 to 1 beside boxes in pixels. A layer
+that reads the whole wants one grid, and has it behind the Concat; outputs hold each part as its own grid has it then, at
+the price of a copy in float.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from qtool.core.records.placement import Placement
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.graph.heads import nodes_before
+from qtool.targets.rules import Target
+
+_TIMES = 8.0
+"""A range that so many times as wide costs a part three of its bits."""
+_WHY = "its inputs differ in range, and the outputs hold each on its own grid"
+
+
+def joined_apart(
+    model: Model, placement: Placement, ranges: Mapping[str, tuple[float, float]], target: Target
+) -> dict[str, str]:
+    """Return the Concats that are to stay float, with what only moves their numbers on, by name, and why.
+
+    Args:
+        model: the prepared graph.
+        placement: with these in integers.
+        ranges: of its root tensors, by name.
+        target: that of the placement.
+    """
+    values = edit.named_values(model.graph)
+    wide = []
+    for site in placement.sites:
+        own = min((_width(ranges[part]) for part in site.union), default=0.0)
+        if site.tensor == site.root and 0.0 < own * _TIMES <= _width(ranges[site.root]):
+            wide.append(values[site.tensor])
+    if not wide:
+        return {}
+    leading = nodes_before(model, [node for node in model.graph if node.name in placement.integer])
+    result: dict[str, str] = {}
+    for value in wide:
+        moves = list(_moves(value, target))
+        carried = [value, *(output for node in moves for output in node.outputs)]
+        readers = {reader for one in carried for reader in edit.consumers(one)}.difference(moves)
+        floats = [reader for reader in readers if reader.name not in placement.integer and reader not in leading]
+        maker = value.producer()
+        if maker is not None and (floats or any(one.is_graph_output() for one in carried)):
+            result.update((str(node.name), _WHY) for node in (maker, *moves) if node.name in placement.integer)
+    return result
+
+
+def _width(low_high: tuple[float, float]) -> float:
+    low, high = low_high
+    return max(high, 0.0) - min(low, 0.0)
+
+
+def _moves(value: Value, target: Target) -> Iterator[Node]:
+    """The nodes that only move the numbers of a value on, in whatever number of steps."""
+    waiting, seen = [value], set[Node]()
+    while waiting:
+        for node, index in waiting.pop().uses():
+            rule = target.rule(node)
+            if rule is not None and rule.kind == "passthrough" and index == 0 and node not in seen:
+                seen.add(node)
+                yield node
+                waiting += node.outputs
