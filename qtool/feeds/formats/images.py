@@ -10,7 +10,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, QtoolError, arg
 from qtool.core.reading import open_file
-from qtool.feeds.batching import Chunk, Deferred, Reader
+from qtool.feeds.batching import Chunk, Deferred, Place, Reader
 from qtool.feeds.boxes import moved
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
@@ -68,7 +68,8 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
         labels: dict[str, np.ndarray] = {} if label is None else {LABELS: np.array([label], np.int64)}
         if annotated is not None:
             labels = moved(annotated.load(path, geometry.picture), geometry)
-        return Chunk({pixels.spec.name: values}, fitter.shifted(str(path), labels), 1, str(path))
+        labels = fitter.shifted(str(path), labels)
+        return Chunk({pixels.spec.name: values}, labels, 1, str(path), places=(Place(str(path), geometry),))
 
     def read() -> Iterator[Deferred]:
         for path, label in pictures:
