@@ -43,6 +43,7 @@ from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.evaluation.worst.keep import Keeper, worst_folder
 from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
 from qtool.feeds.formats.annotations import AUTO
+from qtool.feeds.preprocess import DETECTORS, preset_of
 from qtool.feeds.shown import PictureInput
 from qtool.graph.finite import fed_specs_of
 from qtool.graph.model_files import model_size
@@ -144,7 +145,8 @@ def evaluate(
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
     gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr)
-    doubts = comparison.doubts(found.float_model, paths)
+    hints = undecoded(found, metrics, decode, reading)
+    doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints)
     worst = None if comparison.worst is None else comparison.worst.save()
     return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts, worst=worst)
 
@@ -239,6 +241,22 @@ def probe(
 def with_boxes(decode: DecodeSpec | None, reading: LabelledOptions) -> LabelledOptions:
     """Return options of reading by which boxes are looked for where they are to be decoded."""
     return {**reading, "labels": AUTO} if decode is not None and reading.get("labels") is None else reading
+
+
+def undecoded(found: Evaluation, asked: object, decode: DecodeSpec | None, reading: LabelledOptions) -> tuple[str, ...]:
+    """Return a line where pictures are preprocessed as for a detector, and nothing says how its boxes are read.
+
+    asked: the metrics that were, None for none. What was measured with labels needs no such line.
+    """
+    name = preset_of(reading.get("preprocess"))
+    decoders = DETECTORS.get(name or "", ())
+    labelled = any(metric.kind is MetricKind.ACCURACY for metric in found.metrics)
+    if asked is not None or decode is not None or labelled or not decoders:
+        return ()
+    return (
+        f"preprocess {name} is for detectors, of whose boxes SQNR says little; compare what they detect with --decode "
+        f"{', '.join(decoders)} or a function of your own",
+    )
 
 
 @dataclass(slots=True)

@@ -93,7 +93,8 @@ class Reader:
     """A data set that is read in chunks, and the batches that they go into; each format has a function that makes one.
 
     name: what to call the data in messages. read: begins with the first chunk whenever it is called. available: the
-    number of samples in the data, or None where only reading everything would tell.
+    number of samples in the data, or None where only reading everything would tell. notes: what of the data is not
+    among them, in words.
 
     Raises:
         DataError: the samples do not fill the batches that the model fixes.
@@ -103,6 +104,7 @@ class Reader:
     read: Callable[[], Iterator[Chunk | Deferred]]
     available: int | None
     batching: Batching
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         samples, size = self.samples, self.batching.size
@@ -140,6 +142,11 @@ class Feeds:
     def name(self) -> str:
         """The name of the data in messages."""
         return self.reader.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the data is left out, in words."""
+        return self.reader.notes
 
     @property
     def samples(self) -> int | None:

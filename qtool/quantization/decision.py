@@ -56,9 +56,9 @@ class Decision:
 class Proven:
     """A decision that was proven: the model that it makes, and the proof.
 
-    left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None where
-    there is none, or the plan was given. float_needed: as `PartialSearch.needed` has it. noisiest: what is in integers and puts the
-    most noise into them, where it was looked for.
+    left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None
+    where there is none, or the plan was given. float_needed: as `PartialSearch.needed` has it. noisiest: what is in
+    integers and puts the most noise into them, where it was looked for.
     """
 
     decision: Decision

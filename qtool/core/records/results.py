@@ -113,12 +113,12 @@ class NoisyRegion:
 class Verdict:
     """The judgement of the accuracy of the outputs on the examples, and what was done for it.
 
-    min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan measured
-    before any layer was left in float for it; None where no output has an SQNR, and of a plan that was given. left: what was left in float for it.
-    max_float_macs: the share of multiply-accumulates that might be; None where none might. float_needed: the share with
-    which the examples that choose meet what is wanted, where that is more; None where no share does, or none is needed.
-    met: None where no output has an SQNR. noisiest: what is in integers and puts the most noise into the outputs, the
-    worst first, where layers were to be left in float.
+    min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan
+    measured before any layer was left in float for it; None where no output has an SQNR, and of a plan that was
+    given. left: what was left in float for it. max_float_macs: the share of multiply-accumulates that might be;
+    None where none might. float_needed: the share with which the examples that choose meet what is wanted, where
+    that is more; None where no share does, or none is needed. met: None where no output has an SQNR. noisiest: what
+    is in integers and puts the most noise into the outputs, the worst first, where layers were to be left in float.
     """
 
     min_sqnr: float
