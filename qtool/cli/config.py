@@ -3,7 +3,7 @@
 import datetime
 import difflib
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import click
@@ -69,11 +69,10 @@ def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[
             raise UsageError(
                 f"{path}: unknown key {key!r} in [{context.info_name}]{hint}; the keys are {', '.join(options)}"
             )
-        several = options[key].multiple
+        several = options[key].multiple or options[key].nargs > 1
         if isinstance(value, dict) or isinstance(value, list) != several:
             raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
-        kinds, wanted = _kinds(options[key])
-        for item in value if several else [value]:
+        for item, (kinds, wanted) in _items(options[key], value):
             if isinstance(item, bool) != (bool in kinds) or not isinstance(item, kinds):
                 raise UsageError(f"{path}: {key} must be {wanted}, not {_shown(item)}")
             if isinstance(item, str) and "\0" in item:
@@ -82,20 +81,29 @@ def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[
     return defaults
 
 
+def _items(option: click.Option, value: Any) -> Iterator[tuple[Any, tuple[tuple[type, ...], str]]]:
+    """The items of a value, and what each may be, as `_kinds` says it."""
+    if isinstance(option.type, click.Tuple):
+        yield from zip(value, (_kinds(option, one) for one in option.type.types), strict=False)
+        return
+    for item in value if option.multiple else [value]:
+        yield item, _kinds(option, option.type)
+
+
 def _shown(value: Any) -> str:
     """The value as TOML writes it, cut where it is long."""
     return str(value).lower() if isinstance(value, bool | datetime.date | datetime.time) else reprlib.repr(value)
 
 
-def _kinds(option: click.Option) -> tuple[tuple[type, ...], str]:
+def _kinds(option: click.Option, kind: Any) -> tuple[tuple[type, ...], str]:
     """The types that TOML may give a value of the option, and what to call them; of a list, those of its items."""
     if option.is_flag:
         return (bool,), "true or false"
-    if isinstance(option.type, click.types.IntParamType):
+    if isinstance(kind, click.types.IntParamType):
         return (int,), "a whole number"
-    if isinstance(option.type, click.types.FloatParamType):
+    if isinstance(kind, click.types.FloatParamType):
         return (int, float), "a number"
-    if isinstance(option.type, Drop | Share):
+    if isinstance(kind, Drop | Share):
         return (str, int, float), "a number, or a text such as '1%'"
     return (str,), "texts" if option.multiple else "a text"
 

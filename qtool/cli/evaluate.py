@@ -26,6 +26,7 @@ from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
 from qtool.evaluation.metrics.registry import NAMES
+from qtool.evaluation.worst.keep import reserved_index
 from qtool.feeds import LabelledOptions
 from qtool.report.evaluation import (
     evaluation_markdown,
@@ -59,6 +60,12 @@ from qtool.report.junit import evaluation_junit
 @samples_option
 @batch_size_option
 @labelled_options
+@click.option(
+    "--save-worst",
+    type=(click.IntRange(min=1), str),
+    metavar="N FOLDER",
+    help="Draw what float and the models say of the N samples where they differ most: boxes, masks, pictures, classes.",
+)
 @click.option("--latency", is_flag=True, help="Time the models too, one sample a run, interleaved.")
 @click.option(
     "--latency-runs",
@@ -90,6 +97,7 @@ def command(
     samples: int | None,
     batch_size: int,
     reading: LabelledOptions,
+    save_worst: tuple[int, str] | None,
     latency: bool,
     latency_runs: int,
     threads: int,
@@ -113,7 +121,8 @@ def command(
     if not latency and "latency_runs" in given(context):
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
     paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
-    with outputs(paths) as written:
+    read = (data, reading.get("labels"))
+    with reserved_index(save_worst, read) as index, outputs(paths, replaced={"--save-worst": index}) as written:
         with progress_bar(quiet) as progress:
             evaluation = evaluate(
                 float_model,
@@ -125,6 +134,7 @@ def command(
                 min_sqnr=min_sqnr,
                 samples=samples,
                 batch_size=batch_size,
+                save_worst=save_worst,
                 latency=latency,
                 latency_runs=latency_runs,
                 threads=threads,

@@ -91,6 +91,7 @@ def what_was_written() -> str:
 def outputs(
     written: Mapping[str, str | None],
     *,
+    replaced: Mapping[str, str | None] | None = None,
     growing: Mapping[str, str | None] | None = None,
     stands: Callable[[], str | None] | None = None,
     restored: Sequence[str] = (),
@@ -99,6 +100,7 @@ def outputs(
 
     Args:
         written: option to path, None where it was not given; `-` is standard output.
+        replaced: the same, for what an earlier run of the command may have written, and this one may read.
         growing: the same, for what is written while the work goes on.
         stands: says, where the command is stopped, what of the work is kept; None where nothing is.
         restored: paths of `growing` that get back what was there before if the command fails.
@@ -108,15 +110,16 @@ def outputs(
         UsageError: two outputs are one file, an output is or was read, two go to standard output, or one that is no
             text goes there.
     """
-    given = {option: path for option, path in {**written, **(growing or {})}.items() if path is not None}
+    appearing = {**written, **(replaced or {})}
+    given = {option: path for option, path in {**appearing, **(growing or {})}.items() if path is not None}
     there = any(path != STDOUT and os.path.exists(path) for path in given.values())  # noqa: PTH110
     check_outputs(given, _read(click.get_current_context()) if there else {})
-    appearing = [path for option, path in given.items() if option in written and path != STDOUT]
+    files = [path for option, path in given.items() if option in appearing and path != STDOUT]
     _made.appeared, _made.stands = (), stands
     with (
         restored_on_error(*restored),
         reserved_stdout(STDOUT in given.values()),
-        together(*reversed(appearing)) as appeared,
+        together(*reversed(files)) as appeared,
     ):
         _made.appeared = appeared
         made = Outputs({option: path for option, path in given.items() if path != STDOUT})

@@ -199,6 +199,9 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
         ),
     ):
         asked = given(context) & ignored
+        if not planned and context.params["optimize_for"] == "size":
+            # the target's table says what that leaves out, without any data
+            asked -= {"optimize_for"}
         if applies and asked:
             raise UsageError(f"{option_of(context.command, min(asked))} {why}")
 

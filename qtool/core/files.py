@@ -8,7 +8,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,58 @@ def check_writable(path: str | Path) -> Path:
     if not os.access(place.parent, os.W_OK):
         raise OutputError(f"{target}:{linked} the folder {shown} is not writable; choose another output")
     return target
+
+
+def check_folder(path: str | Path, owned: Callable[[Path], Collection[str]]) -> Path:
+    """Refuse, before any work is done for it, a folder that outputs cannot be written into; return its path.
+
+    Args:
+        path: the folder; it need not be there, but the one that it is in.
+        owned: names the files in a folder that are there that an earlier run wrote; they may be replaced.
+
+    Raises:
+        OutputError: it holds other files, is no folder, or cannot be written or made.
+    """
+    target = Path(path)
+    try:
+        if not target.exists():
+            check_writable(place_of(target))
+            return target
+        there = sorted(entry.name for entry in target.iterdir()) if target.is_dir() else None
+    except (OSError, ValueError) as error:
+        raise _unwritable(target, error) from error
+    if there is None:
+        raise OutputError(f"{target}: is a file; name a folder")
+    if not os.access(target, os.W_OK):
+        raise OutputError(f"{target}: is not writable; choose another folder")
+    known = owned(target)
+    others = [name for name in there if name not in known and not _OURS.fullmatch(name)]
+    if others:
+        raise OutputError(f"{target}: holds other files (such as {others[0]}); name a new or an empty folder")
+    return target
+
+
+@contextmanager
+def made_folder(path: str | Path) -> Iterator[None]:
+    """Make a folder for outputs where there is none; take it away where the block fails. Yields nothing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    target = Path(path)
+    made = not target.exists()
+    try:
+        if made:
+            target.mkdir()
+    except OSError as error:
+        raise _unwritable(target, error) from error
+    try:
+        yield
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                target.rmdir()
+        raise
 
 
 def place_of(path: str | Path) -> Path:
@@ -176,6 +228,12 @@ def remove_with_outputs(path: Path) -> None:
         _groups[0].gone.append(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write `content` to `path` atomically. Raises `OutputError`."""
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -40,8 +40,11 @@ from qtool.evaluation.metrics.registry import Metric, MetricSpec, check_decode, 
 from qtool.evaluation.parts import float_parts
 from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
+from qtool.evaluation.worst.keep import Keeper, worst_folder
 from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
 from qtool.feeds.formats.annotations import AUTO
+from qtool.feeds.preprocess import DETECTORS, preset_of
+from qtool.feeds.shown import PictureInput
 from qtool.graph.finite import fed_specs_of
 from qtool.graph.model_files import model_size
 from qtool.graph.quantizers import is_quantized
@@ -63,6 +66,7 @@ def evaluate(
     min_sqnr: float | None = None,
     samples: int | None = None,
     batch_size: int = 1,
+    save_worst: tuple[int, str | Path] | None = None,
     latency: bool = False,
     latency_runs: int = DEFAULT_LATENCY_RUNS,
     threads: int = 1,
@@ -91,6 +95,9 @@ def evaluate(
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
             model feeds back its own state, and a time is of one step.
         batch_size: samples a run, where the model's batch is dynamic.
+        save_worst: (N, FOLDER): draw the N samples of each candidate on which it differs most from float, into a folder
+            that is made where it is not there; `Evaluation.worst` lists the pictures. For models of pictures whose
+            outputs are boxes, masks, pictures or classes; needs the extra `images`.
         latency: also time the models, one sample a run, `latency_runs` interleaved rounds.
         threads: intra-op threads of every model.
         provider: where every model runs, and is timed: cpu, cuda or tensorrt.
@@ -103,6 +110,7 @@ def evaluate(
     Raises:
         UsageError: arguments that make no sense, an unknown metric, a gate that cannot be judged, a provider that is
             not there.
+        OutputError: `save_worst` names a folder with other files, or one that cannot be written.
         ModelError: a file that is no model, or candidates whose inputs or outputs differ from float's.
         DataError: data that cannot be fed, labels missing or out of range, a metric that is NaN for the float model,
             a user's metric that fails.
@@ -117,6 +125,7 @@ def evaluate(
     check_decode(chosen or (), decode)
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
     reading = with_boxes(decode, reading)
+    folder = None if save_worst is None else worst_folder(*save_worst, (data, reading.get("labels")))
     paths = _existing(float_model, candidates)
     sessions = [Session(path, threads=threads, provider=provider) for path in paths]
     for session in sessions[1:]:
@@ -125,7 +134,9 @@ def evaluate(
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
     parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr, decode, parts)
-    comparison.add(run_models(sessions, paths, feeds, compute), feeds, progress)
+    if save_worst is not None and folder is not None:
+        comparison.worst = _keeper(save_worst[0], folder, paths, feeds, specs["inputs"])
+    comparison.add(run_models(sessions, paths, feeds, compute, inputs=folder is not None), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
     if latency:
@@ -134,8 +145,17 @@ def evaluate(
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
     gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr)
-    doubts = comparison.doubts(found.float_model, paths)
-    return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts)
+    hints = undecoded(found, metrics, decode, reading)
+    doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints)
+    worst = None if comparison.worst is None else comparison.worst.save()
+    return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts, worst=worst)
+
+
+def _keeper(number: int, folder: Path, paths: Sequence[Path], feeds: Feeds, inputs: Sequence[InputSpec]) -> Keeper:
+    """What keeps the worst samples. Raises `UsageError` where the inputs are no pictures."""
+    if feeds.states:
+        raise UsageError(f"{arg('save_worst')}: does not go with {arg('state')}; leave one out")
+    return Keeper(number, folder, _display_names(paths)[1:], PictureInput(inputs, feeds.source.reading.preprocess))
 
 
 def compare(
@@ -223,6 +243,22 @@ def with_boxes(decode: DecodeSpec | None, reading: LabelledOptions) -> LabelledO
     return {**reading, "labels": AUTO} if decode is not None and reading.get("labels") is None else reading
 
 
+def undecoded(found: Evaluation, asked: object, decode: DecodeSpec | None, reading: LabelledOptions) -> tuple[str, ...]:
+    """Return a line where pictures are preprocessed as for a detector, and nothing says how its boxes are read.
+
+    asked: the metrics that were, None for none. What was measured with labels needs no such line.
+    """
+    name = preset_of(reading.get("preprocess"))
+    decoders = DETECTORS.get(name or "", ())
+    labelled = any(metric.kind is MetricKind.ACCURACY for metric in found.metrics)
+    if asked is not None or decode is not None or labelled or not decoders:
+        return ()
+    return (
+        f"preprocess {name} is for detectors, of whose boxes SQNR says little; compare what they detect with --decode "
+        f"{', '.join(decoders)} or a function of your own",
+    )
+
+
 @dataclass(slots=True)
 class _Comparison:
     """What the models make of the data; which metrics there are is known once float has run one batch."""
@@ -242,6 +278,7 @@ class _Comparison:
     steps: int = 0
     spreads: dict[str, Spread] = field(default_factory=dict)
     labels: LabelDoubts | None = None
+    worst: Keeper | None = None
 
     def add(self, batches: Iterable[BatchRun], feeds: Feeds, progress: Progress) -> None:
         for batch in batches:
@@ -249,11 +286,17 @@ class _Comparison:
             if not self.trials:
                 self._begin(reference, batch, in_steps=bool(feeds.states))
             labels = {name: _read_only(array) for name, array in batch.labels.items()}
+            seen = []
             for trial, outputs in zip(self.trials, batch.outputs, strict=True):
                 if not trial.is_float:
                     check_outputs(trial.session, outputs, reference)
-                name = trial.session.name
-                trial.update(Observation(name, outputs, reference, labels, batch.start, batch.size, batch.shapes))
+                name, of_batch = trial.session.name, (labels, batch.start, batch.size, batch.shapes)
+                seen.append(Observation(name, outputs, reference, *of_batch))
+                trial.update(seen[-1])
+            if self.worst is not None and batch.inputs is not None:
+                if not self.samples:
+                    self.worst.begin(self.metrics, self.heads, seen[0], batch.inputs)
+                self.worst.update(seen[0], seen[1:], batch.inputs, batch.places)
             add_spreads(self.spreads, batch.spreads)
             if self.labels is not None:
                 self.labels.update(reference, labels)

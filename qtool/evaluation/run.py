@@ -4,7 +4,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from qtool.execution import Missing, run
 from qtool.execution.running import Supplies
 from qtool.execution.supplies import ModelFile
 from qtool.feeds import Batch, Feeds, open_source
+from qtool.feeds.batching import Place
 from qtool.feeds.source import Source
 from qtool.graph.finite import fed_specs_of
 from qtool.runtime.session import Session
@@ -37,7 +38,8 @@ _MODEL = "model "
 class BatchRun:
     """The outputs of all models for a batch, the first model's first, and what is asked of the batch itself.
 
-    spreads, shapes: of its inputs, by name.
+    spreads, shapes: of its inputs, by name. inputs: themselves, None where workers were not asked for them. places: of
+    its samples.
     """
 
     outputs: tuple[dict[str, np.ndarray], ...]
@@ -48,6 +50,8 @@ class BatchRun:
     origin: str
     spreads: dict[str, Spread]
     shapes: dict[str, tuple[int, ...]]
+    inputs: dict[str, np.ndarray] | None
+    places: tuple[Place, ...]
 
 
 @dataclass(slots=True)
@@ -82,6 +86,7 @@ def run_models(
     *,
     beside: bool = False,
     reference: Reference | None = None,
+    inputs: bool = False,
 ) -> Iterator[BatchRun]:
     """Run each batch through all models, where `compute` says; yields them in order.
 
@@ -91,6 +96,7 @@ def run_models(
         beside: let the threads take a batch each, so that their number changes no figure, instead of all of them the
             same one; `sessions` have one thread then.
         reference: of the first model, where it has one; workers do without.
+        inputs: whether what the models were fed is wanted back from workers.
 
     Raises:
         ModelError: an output is not a tensor of numbers.
@@ -99,7 +105,7 @@ def run_models(
     """
     if compute.executor is None:
         return run_here(sessions, feeds, feeds.states, compute.threads if beside else 1, reference)
-    return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker(), beside=beside)
+    return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker(), beside=beside, inputs=inputs)
 
 
 def run_here(
@@ -122,7 +128,8 @@ def run_here(
         steps = sequence_length(states, batch.inputs) if states else 0
         shapes = {name: array.shape for name, array in batch.inputs.items()}
         spreads = spreads_of(batch.inputs)
-        return BatchRun(outputs, batch.labels, batch.start, batch.size, steps, batch.origin, spreads, shapes)
+        of_batch = (batch.labels, batch.start, batch.size, steps, batch.origin)
+        return BatchRun(outputs, *of_batch, spreads, shapes, batch.inputs, batch.places)
 
     if beside == 1:
         yield from map(run, batches)
@@ -139,8 +146,8 @@ def _outputs(session: Session, batch: Batch, states: Sequence[State]) -> dict[st
 class _Block:
     """The batches `first` to before `stop` through the models; `batches` where the data cannot be opened elsewhere.
 
-    key: of this one evaluation, since the data may be another by the next. compute: of one worker. beside: as for
-    `run_models`.
+    key: of this one evaluation, since the data may be another by the next. compute: of one worker. beside, inputs: as
+    for `run_models`.
     """
 
     key: str
@@ -149,20 +156,22 @@ class _Block:
     states: tuple[State, ...]
     compute: Compute
     beside: bool
+    inputs: bool
     first: int
     stop: int
     batches: tuple[Batch, ...] | None = None
 
 
 def _run_elsewhere(
-    executor: Executor, paths: Sequence[Path], feeds: Feeds, compute: Compute, *, beside: bool
+    executor: Executor, paths: Sequence[Path], feeds: Feeds, compute: Compute, *, beside: bool, inputs: bool
 ) -> Iterator[BatchRun]:
     models = tuple(ModelFile.of(path) for path in paths)
     key = uuid.uuid4().hex
     ended = False
 
     def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:
-        return _Block(key, models, feeds.source, feeds.states, compute, beside, first, first + _BLOCK, batches)
+        stop = first + _BLOCK
+        return _Block(key, models, feeds.source, feeds.states, compute, beside, inputs, first, stop, batches)
 
     def blocks() -> Iterator[_Block]:
         first, given = 0, iter(feeds)
@@ -212,7 +221,8 @@ def _run_block(block: _Block, supplies: Supplies) -> list[BatchRun] | Missing:
             return Missing((_BATCHES,))
         batches = runner.feeds.part(Shard(), block.first, block.stop)
     threads = block.compute.threads if block.beside else 1
-    return list(run_here(runner.sessions, batches, block.states, threads))
+    found = run_here(runner.sessions, batches, block.states, threads)
+    return [run if block.inputs else replace(run, inputs=None) for run in found]
 
 
 def _block_runner(block: _Block, paths: Sequence[Path]) -> _BlockRunner:

@@ -10,7 +10,16 @@ from qtool.core.errors import DataError, arg
 from qtool.core.records.parts import Shard
 from qtool.core.state import State
 from qtool.core.text import amount
+from qtool.feeds.geometry import Geometry
 from qtool.feeds.source import NOWHERE, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The origin of a sample: its file, if it has one, and how its picture came to lie in the input, if it did."""
+
+    file: str | None = None
+    laid: Geometry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +28,8 @@ class Batch:
 
     `inputs` maps input name to a C-contiguous array of the input's type. `labels` maps name to an array whose
     first axis counts samples. `start` is the index of the first sample in the data set and `size` the number
-    of samples. `origin` names the batch in messages: "images.npz, samples 3 to 6" or "calib/0004.jpg".
+    of samples. `origin` names the batch in messages: "images.npz, samples 3 to 6" or "calib/0004.jpg". `places` are
+    the samples', empty where nothing is known of them.
     """
 
     inputs: dict[str, np.ndarray]
@@ -27,6 +37,7 @@ class Batch:
     start: int
     size: int
     origin: str
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,7 @@ class Chunk:
 
     `divisible` says that the first axis of every array (rank 0 apart) counts samples, so that the chunk may
     be cut and joined; otherwise it is one run of the model as it stands. `origin` is the file, or None where
-    the index says it better.
+    the index says it better. `places` are as in `Batch`.
     """
 
     inputs: dict[str, np.ndarray]
@@ -43,6 +54,7 @@ class Chunk:
     size: int
     origin: str | None
     divisible: bool = True
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,8 @@ class Reader:
     """A data set that is read in chunks, and the batches that they go into; each format has a function that makes one.
 
     name: what to call the data in messages. read: begins with the first chunk whenever it is called. available: the
-    number of samples in the data, or None where only reading everything would tell.
+    number of samples in the data, or None where only reading everything would tell. notes: what of the data is not
+    among them, in words.
 
     Raises:
         DataError: the samples do not fill the batches that the model fixes.
@@ -91,6 +104,7 @@ class Reader:
     read: Callable[[], Iterator[Chunk | Deferred]]
     available: int | None
     batching: Batching
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         samples, size = self.samples, self.batching.size
@@ -128,6 +142,11 @@ class Feeds:
     def name(self) -> str:
         """The name of the data in messages."""
         return self.reader.name
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What of the data is left out, in words."""
+        return self.reader.notes
 
     @property
     def samples(self) -> int | None:
@@ -174,6 +193,7 @@ class Feeds:
             start=start,
             size=chunk.size,
             origin=chunk.origin or f"{self.name}, {span(start, chunk.size)}",
+            places=chunk.places,
         )
 
 
@@ -182,7 +202,7 @@ def given_feeds(name: str, batches: Sequence[Batch], states: tuple[State, ...]) 
 
     def read() -> Iterator[Chunk]:
         for batch in batches:
-            yield Chunk(batch.inputs, batch.labels, batch.size, batch.origin, divisible=False)
+            yield Chunk(batch.inputs, batch.labels, batch.size, batch.origin, divisible=False, places=batch.places)
 
     return Feeds(Reader(name, read, sum(batch.size for batch in batches), Batching()), states)
 
@@ -280,6 +300,7 @@ def _cut(chunk: Chunk, first: int, stop: int) -> Chunk:
         inputs={name: array[first:stop] if array.ndim else array for name, array in chunk.inputs.items()},
         labels={name: array[first:stop] for name, array in chunk.labels.items()},
         size=stop - first,
+        places=chunk.places[first:stop],
     )
 
 
@@ -305,4 +326,5 @@ def _joined(chunks: list[Chunk]) -> Chunk:
         labels={name: np.concatenate([chunk.labels[name] for chunk in chunks]) for name in first.labels},
         size=sum(chunk.size for chunk in chunks),
         origin=origin,
+        places=tuple(place for chunk in chunks for place in chunk.places),
     )

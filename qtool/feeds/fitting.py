@@ -9,7 +9,7 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import amount
-from qtool.feeds.batching import Batching, Chunk
+from qtool.feeds.batching import Batching, Chunk, Place
 from qtool.feeds.boxes import moved, shifted_classes
 from qtool.feeds.checks import (
     Described,
@@ -74,7 +74,7 @@ class Fitter:
         self.outputs = list(outputs)
         self.annotations = annotations
         self.label_offset = settings.label_offset if settings else 0
-        self.pixels = Pixels(settings, _image_input(self.inputs, settings)) if settings else None
+        self.pixels = Pixels(settings, image_input(self.inputs, settings)) if settings else None
         firsts = {spec.shape[0] for spec in self.inputs if spec.shape}
         fixed = [dim for dim in firsts if isinstance(dim, int) and dim > 0]
         self.common_axis = len(fixed) <= 1
@@ -188,11 +188,14 @@ class Fitter:
             inputs[spec.name] = self.value(where, array, spec, start, samples=plan.divisible)
         used = set(plan.roles.values())
         labels = {n: _label(where, n, a, plan) for n, a in arrays.items() if n not in used}
+        geometry = None
         if self.pixels is not None:
             image = arrays[plan.roles[self.pixels.spec.name]]
             height, width = self.pixels.images_shape(where, image, stacked=False)[1:3]
-            labels = moved(labels, self.pixels.geometry((height, width)))
-        return Chunk(inputs, self.shifted(where, labels), plan.size, origin, plan.divisible)
+            geometry = self.pixels.geometry((height, width))
+            labels = moved(labels, geometry)
+        places = (Place(origin, geometry),) * plan.size
+        return Chunk(inputs, self.shifted(where, labels), plan.size, origin, plan.divisible, places)
 
     def value(
         self,
@@ -238,7 +241,8 @@ class _Shaped:
     dtype: np.dtype
 
 
-def _image_input(inputs: Sequence[InputSpec], settings: Preprocess) -> InputSpec:
+def image_input(inputs: Sequence[InputSpec], settings: Preprocess) -> InputSpec:
+    """Return the input that takes the pictures. Raises `UsageError` where the settings do not tell which that is."""
     names = [spec.name for spec in inputs]
     if settings.input_name is not None:
         if settings.input_name not in names:

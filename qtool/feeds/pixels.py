@@ -147,6 +147,15 @@ class Pixels:
         rows /= np.tile(self._std, width)
         return out
 
+    def undone(self, values: np.ndarray) -> np.ndarray:
+        """Return the picture that `apply` made one sample of: uint8 [height, width, 3], in RGB, with its padding."""
+        planes = values.astype(np.float64)
+        planes = np.moveaxis(planes, 0, -1) if self.layout == "NCHW" else planes
+        pixels = np.rint((planes * self._std + self._mean) / self._scale).clip(0, 255).astype(np.uint8)
+        if self.channels == 1:
+            return np.repeat(pixels, 3, axis=2)
+        return pixels[..., ::-1] if self.settings.color == "BGR" else pixels
+
     def fitted(self, where: str, picture: "Image") -> np.ndarray:
         """Return a picture in the settings' colour and size: uint8 (H, W, C); `where` is what to call it in messages.
 

@@ -179,6 +179,14 @@ PRESETS: dict[str, Preprocess] = {
 | deeplab | DeepLab's (TensorFlow): -1..1, the longer side fits (513 where the size is free), 0 behind it |
 | unet | Pytorch-UNet's: stretched (bicubic), 0..1, RGB |
 """
+DETECTORS: dict[str, tuple[str, ...]] = {
+    "yolo": ("yolov8", "yolov5", "yolo-nms"),
+    "yolox": ("yolox", "yolov5"),
+    "ssd": ("ssd", "boxes"),
+    "ssd-mobilenet": ("ssd", "boxes"),
+    "detr": ("detr",),
+}
+"""The presets of detectors, and the decoders that read what these say."""
 _PRESET = "preset"
 """The key of a file or mapping that names what it starts from."""
 
@@ -203,6 +211,19 @@ def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Prep
             f"{arg('preprocess', text)}: no such preset{hint}; use {', '.join(PRESETS)}, or a .json or .toml file"
         )
     return _from_mapping(text, _read(path))
+
+
+def preset_of(spec: "Preprocess | str | Path | Mapping[str, Any] | None") -> str | None:
+    """Return the name of the preset that settings are, or start from; None where there is none, or it is not known.
+
+    Raises:
+        UsageError: as `load_preprocess`.
+    """
+    if spec is None or isinstance(spec, Preprocess):
+        return next((name for name, preset in PRESETS.items() if preset == spec), None)
+    content = spec if isinstance(spec, Mapping) else {_PRESET: spec} if spec in PRESETS else _read(Path(spec))
+    found = content.get(_PRESET)
+    return found if isinstance(found, str) else None
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -57,10 +57,27 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
         _check_schemas(_light(proto))
     except Exception as error:
         raise ModelError(f"{file}: not a valid ONNX model ({one_line(error)}); export it again") from error
+    _check_named(proto, file)
+    _check_sizes(proto, file)
+
+
+def check_survivable(file: Path) -> None:
+    """Refuse a model that would end the process when onnxruntime loads it; what is no ONNX model is left to that.
+
+    Raises:
+        ModelError: it is one.
+    """
+    try:
+        proto = read_proto(file)
+    except ModelError:
+        return
+    _check_named(proto, file)
+
+
+def _check_named(proto: onnx.ModelProto, file: Path) -> None:
     unnamed = unnamed_output(proto)
     if unnamed is not None:
         raise ModelError(f"{file}: {unnamed} has an output without a name, which onnxruntime does not survive; name it")
-    _check_sizes(proto, file)
 
 
 def _check_schemas(proto: onnx.ModelProto) -> None:

@@ -56,9 +56,9 @@ class Decision:
 class Proven:
     """A decision that was proven: the model that it makes, and the proof.
 
-    left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None where
-    nothing was looked for. float_needed: as `PartialSearch.needed` has it. noisiest: what is in integers and puts the
-    most noise into them, where it was looked for.
+    left: what was left in float since the outputs were too noisy; before_db: their SQNR in dB without that, None
+    where there is none, or the plan was given. float_needed: as `PartialSearch.needed` has it. noisiest: what is in
+    integers and puts the most noise into them, where it was looked for.
     """
 
     decision: Decision
@@ -110,12 +110,15 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     """
     candidate, before = proven.decision.candidate, proven.proof.judged_db
     figures = proven.proof.sqnr_db_by_output.values()
-    if wanted is None or candidate is None or loudness(before) >= wanted.min_sqnr or all(db is None for db in figures):
+    if candidate is None or all(db is None for db in figures):
+        return proven
+    proven = replace(proven, before_db=before)
+    if wanted is None or loudness(before) >= wanted.min_sqnr:
         return proven
     seen = candidate.graph.seen
     search = PartialSearch(candidate, wanted, None if seen is None else seen.outputs, request)
     found, left = search.found(before)
-    proven = replace(proven, before_db=before, noisiest=search.noisiest(()))
+    proven = replace(proven, noisiest=search.noisiest(()))
     if left:
         try:
             other = prove(replace(proven.decision, plan=found.plan, candidate=found), original)

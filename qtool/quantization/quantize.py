@@ -17,7 +17,7 @@ from qtool.core.records.doubts import calibration_doubts, grid_doubts
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED, text_of
-from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
+from qtool.core.records.results import MUCH_SMALLER, Asked, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.graph import model_io
@@ -120,7 +120,7 @@ def quantize(
         raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
     compute = Compute(threads, provider, progress=progress)
     find_provider(provider)
-    if blind and ("on" in (bias_correction, smoothing) or optimize_for != "accuracy"):
+    if blind and ("on" in (bias_correction, smoothing) or optimize_for == "latency"):
         raise UsageError(
             f"bias correction, smoothing and latency are measured on data; give {arg('data')} or "
             f"{arg('calibration')}, or leave them out"
@@ -203,7 +203,20 @@ def quantize(
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
         timing=timing,
+        asked=_asked(model, data, calibration, reading),
     )
+
+
+def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[str, object]) -> Asked:
+    """The names of what was given, as they were given."""
+    named = [str(one) if isinstance(one, str | Path) else None for one in (data, calibration)]
+    options = [
+        (name, str(one))
+        for name, value in reading.items()
+        for one in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(one, str | Path | int)
+    ]
+    return Asked(str(model), *named, tuple(options))
 
 
 def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str, ...]:

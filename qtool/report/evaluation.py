@@ -33,7 +33,7 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 def _notes(evaluation: Evaluation) -> list[str]:
     notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
-    return notes + [gate_line(gate) for gate in evaluation.gates]
+    return notes + worst_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
 
 
 def setup_line(evaluation: Evaluation) -> str:
@@ -90,6 +90,25 @@ def output_lines(evaluation: Evaluation) -> list[str]:
 def nan_lines(evaluation: Evaluation) -> list[str]:
     """Return a line for each candidate whose outputs hold NaN or Inf unlike float's."""
     return [f"{model.name}: {model.nan}" for model in evaluation.candidates if model.nan is not None]
+
+
+def worst_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line on the pictures of the worst samples, and one for each candidate on the worst of all; else none."""
+    worst = evaluation.worst
+    if worst is None:
+        return []
+    stretched = any(one.pixels.startswith("stretched") for one in worst.samples)
+    doubt = "; without preprocessing their values are stretched to what can be seen" if stretched else ""
+    lines = [
+        f"{worst.folder}: {amount(len(worst.samples), 'picture')} of the worst samples, worst.json lists them{doubt}"
+    ]
+    for one in worst.samples:
+        if one.rank == 1:
+            name = "" if one.source is None else f" ({one.source})"
+            scored = one.float_score is not None and one.score is not None
+            said = f"{number(one.score)}, float {number(one.float_score)}; " if scored else ""
+            lines.append(f"{one.model}: worst is sample {one.sample}{name}: {said}SQNR {decibels(one.sqnr_db)} dB")
+    return lines
 
 
 def _table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:

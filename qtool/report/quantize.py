@@ -1,11 +1,13 @@
 """The lines that `quantize` and `calibrate` print."""
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
     MUCH_SMALLER,
+    Asked,
     Calibrated,
     FilePart,
     LeftFloat,
@@ -66,8 +68,8 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
     asked = "asked for" if verdict.asked else "wanted"
     if verdict.met is None:
         return (
-            f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels: "
-            "`qtool eval MODEL MODEL.int8.onnx --data DATA --metric METRIC`"
+            f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels: `qtool eval "
+            f"{_word(result.asked.model)} {_word(str(result.output))} {_data(result.asked)} --metric METRIC`"
         )
     if verdict.met:
         return f"accurate: outputs {figure}, at least {wanted} {asked}"
@@ -78,7 +80,7 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
         words += f"; {found} within {most} of multiply-accumulates"
     if verdict.noisiest:
         words += f"; most noise is of {', '.join(map(_noisy, verdict.noisiest))}"
-    return f"{words}; next: {_next(verdict)}"
+    return f"{words}; next: {_next(verdict, result.asked)}"
 
 
 def _figure(proof: Verification) -> str:
@@ -89,15 +91,29 @@ def _figure(proof: Verification) -> str:
     return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
 
 
-def _next(verdict: Verdict) -> str:
+def _next(verdict: Verdict, asked: Asked) -> str:
+    model, data = _word(asked.model), _data(asked)
+    calibration = "FILE" if asked.calibration is None else _word(asked.calibration)
+    explained = " (FILE is of `qtool calibrate`)" if asked.calibration is None else ""
     commands = [
-        f"`qtool tune MODEL --data DATA --min-sqnr {verdict.min_sqnr:.4g}` tries more",
-        "`qtool sensitivity MODEL --calibration FILE --data DATA` shows which layers (FILE is of `qtool calibrate`)",
+        f"`qtool tune {model} {data} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        f"`qtool sensitivity {model} --calibration {calibration} {data}` shows which layers{explained}",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
     return ", ".join(commands)
+
+
+def _data(asked: Asked) -> str:
+    """The data as it was given, with how it is read."""
+    data = "DATA" if asked.data is None else _word(asked.data)
+    return " ".join([f"--data {data}", *(f"--{name.replace('_', '-')} {_word(text)}" for name, text in asked.reading)])
+
+
+def _word(name: str) -> str:
+    """A name as a shell takes it."""
+    return shlex.quote(name)
 
 
 def _left(verdict: Verdict) -> str:

@@ -16,7 +16,7 @@ KEPT = 2**28
 class Shares:
     """The data by what it is for. feeds: what calibrates, which is `calibrating` where that is a part of more.
 
-    words: who does what.
+    words: who does what. notes: what of the data that has labels is left out.
     """
 
     feeds: Feeds
@@ -24,6 +24,7 @@ class Shares:
     choosing: Portion
     reporting: Portion
     words: str
+    notes: tuple[str, ...] = ()
 
 
 def part_data(
@@ -53,6 +54,7 @@ def part_data(
         Portion(choosing, budget.part, kept=KEPT),
         Portion(reporting, lambda: budget.end, ahead=threads + 1),
         words,
+        choosing.feeds.notes,
     )
 
 

@@ -18,7 +18,7 @@ from qtool.core.records.options import Names, Scheme, share
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.scratch import scratch_folder
 from qtool.evaluation.decoding.user import DecodeSpec
-from qtool.evaluation.evaluate import compare, probe, with_boxes
+from qtool.evaluation.evaluate import compare, probe, undecoded, with_boxes
 from qtool.evaluation.gates import check_gates, check_max_drop
 from qtool.evaluation.metrics.registry import MetricSpec, check_decode, resolve_metric
 from qtool.feeds import Data, LabelledOptions, open_for_model
@@ -156,6 +156,7 @@ def tune(
             if trail.best is not before:
                 evaluation, reports = report(), reports + 1
     best, plan, proof = trail.found()
+    hints = undecoded(evaluation, metric, decode, reading)
     found = evaluation.candidates[0]
     missed, complete = aim.misses(found), parts.reporting.cut is None
     if best.float_macs > aim.max_float_macs:
@@ -180,7 +181,7 @@ def tune(
         one_sample=one,
         one_chosen=None if one is None or not starts.chosen else one * evaluation.samples / starts.chosen,
         float_needed=search.needed,
-        evaluation=replace(evaluation, warnings=(*starts.doubts, *evaluation.warnings)),
+        evaluation=replace(evaluation, warnings=(*parts.notes, *starts.doubts, *evaluation.warnings, *hints)),
         verification=proof,
         plan=plan,
     )

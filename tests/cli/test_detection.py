@@ -160,6 +160,24 @@ def test_what_is_wrong_is_one_line(words, message, run):
     assert message in err
 
 
+def test_what_is_left_out_and_what_is_not_decoded_are_told(made, run):
+    document = detectors.coco(FOUND)
+    document["images"] = [image for image in document["images"] if image["id"] != 103]
+    document["annotations"] = [one for one in document["annotations"] if one["image_id"] != 103]
+    (made / "fewer.json").write_text(json.dumps(document))
+    code, out, err = run("eval", "float.onnx", "float.onnx", *READ, "--labels", "fewer.json", "--json", "-")
+    line = "images: 1 of 10 pictures has no labels and is left out: 003.png"
+    assert (code, err, json.loads(out)["warnings"]) == (0, f"warning: {line}\n", [line])
+    words = ["--data", "unlabelled", "--preprocess", "yolo"]
+    _, _, err = run("eval", "float.onnx", "float.onnx", *words)
+    assert err.startswith("warning: preprocess yolo is for detectors") and "--decode yolov8, yolov5, yolo-nms" in err
+    assert run("eval", "float.onnx", "float.onnx", *words, "--metric", "sqnr")[2] == ""
+    code, _, err = run("tune", "float.onnx", *words, "--max-drop", "5%", "-o", "t.onnx")
+    assert code == 2 and "give --min-sqnr, --decode where the outputs are boxes, or labels and --metric" in err
+    _, _, err = run("tune", "float.onnx", *words, "--calibrators", "max", "--min-sqnr", "5", "-o", "t.onnx")
+    assert "warning: preprocess yolo is for detectors" in err
+
+
 def test_labels_are_for_pictures(run):
     code, _, err = run(
         "eval", "float.onnx", "bad.onnx", "--data", "fed.npz", "--labels", "coco.json", "--decode", "yolov8"

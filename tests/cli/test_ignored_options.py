@@ -138,3 +138,15 @@ def test_the_plan_names_the_grids_that_it_has(tmp_path):
             MODEL, tmp_path / "q.onnx", data=CALIB, samples=4, target=target, calibrator="max", bias_correction="off"
         )
         assert result.plan.scheme == scheme
+
+
+def test_a_size_that_is_asked_for_needs_no_data(tmp_path, capsys):
+    """No dynamic layer stays float for speed, so that what is asked for is what is made."""
+    for name, more in (("plain", []), ("size", ["--optimize-for", "size"])):
+        with pytest.raises(SystemExit) as caught:
+            main(["quantize", MODEL, "--dynamic", *more, "-o", str(tmp_path / name)])
+        assert (caught.value.code, capsys.readouterr().err) == (0, "")
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "size").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["quantize", MODEL, "--dynamic", "--optimize-for", "latency", "-o", str(tmp_path / "q")])
+    assert "--optimize-for says nothing without data" in capsys.readouterr().err

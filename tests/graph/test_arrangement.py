@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import qtool
 from qtool.core.errors import ModelError
+from qtool.evaluation.evaluate import evaluate
 from qtool.graph import model_io
 from qtool.pipeline.prepare import prepare
 from qtool.runtime.session import Session
@@ -96,6 +97,8 @@ def test_one_of_any_number_of_outputs_needs_a_name(op, tmp_path):
 
     with pytest.raises(ModelError, match=rf"m\.onnx: {op} node 'odd' has an output without a name, .*; name it"):
         model_io.load(model(""))
+    with pytest.raises(ModelError, match="has an output without a name"):
+        evaluate(tmp_path / "m.onnx", tmp_path / "m.onnx", tmp_path / "data.npz")
     computes_the_same(model("unused"))
 
 

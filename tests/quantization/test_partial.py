@@ -80,7 +80,8 @@ def test_an_accurate_model_is_left_as_it_is(tmp_path):
     net = Net(3, 8, 8)
     model = net.save(tmp_path / "m.onnx", net.conv(net("Relu", net.conv("x", 3, 8)), 8, 4))
     result = qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), **FAST)
-    assert (result.verdict.met, result.verdict.left, result.verdict.before_db) == (True, (), None)
+    assert (result.verdict.met, result.verdict.left) == (True, ())
+    assert result.verdict.before_db == result.verification.judged_db
     assert result.verification.integer_share == 1.0
 
 
@@ -109,10 +110,12 @@ def test_a_gate_that_is_missed(ran):
     assert Path("q.onnx").exists()
     last = out.splitlines()[-1]
     assert re.search(r"NOT ACCURATE: outputs \d\d\.\d dB SQNR, at least 90 dB asked for; as much float as helps", last)
-    assert "`qtool tune MODEL --data DATA --min-sqnr 90`" in last and "`--max-float-macs" not in last
+    assert "`qtool tune m.onnx --data d.npz --min-sqnr 90`" in last and "`--max-float-macs" not in last
+    assert "`qtool sensitivity m.onnx --calibration FILE --data d.npz` shows which layers (FILE is of" in last
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--no-partial", "--json", "-")
     found = json.loads(out)["verdict"]
     assert (code, found["met"], found["asked"], found["min_sqnr"], found["left"]) == (1, False, True, 90.0, [])
+    assert f"outputs {found['before_db']:.1f} dB SQNR" in err
     assert err.startswith("q.onnx: NOT ACCURATE: outputs ") and err.count("\n") == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import qtool
 from qtool.cli.group import app
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.records.results import FilePart, LeftFloat, Trial, Verdict
+from qtool.core.records.results import Asked, FilePart, LeftFloat, Trial, Verdict
 from qtool.core.records.timing import Timing
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
@@ -86,6 +86,19 @@ def test_weights_alone_have_no_kernels_to_name(tmp_path):
     model = network(tmp_path / "m.onnx")
     result = qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")
     assert ", run in integer kernels: none\n" in quantized_text(result)
+
+
+def test_the_commands_of_the_verdict_name_what_was_given(tmp_path):
+    """What a shell would take apart is quoted; how data is read goes with it."""
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES})
+    assert (result.asked.model, result.asked.data) == (str(tmp_path / "m.onnx"), None)
+    asked = Asked("a b.onnx", "pictures", "c.calib", (("preprocess", "yolo"), ("max_length", "9")))
+    missed = Verdict(90.0, asked=True, met=False)
+    last = quantized_text(replace(result, asked=asked, verdict=missed)).splitlines()[-1]
+    assert "`qtool tune 'a b.onnx' --data pictures --preprocess yolo --max-length 9 --min-sqnr 90`" in last
+    assert "`qtool sensitivity 'a b.onnx' --calibration c.calib --data pictures --preprocess yolo --max" in last
+    last = quantized_text(replace(result, asked=asked, verdict=replace(missed, met=None))).splitlines()[-1]
+    assert f"`qtool eval 'a b.onnx' {tmp_path / 'q.onnx'} --data pictures --preprocess yolo" in last
 
 
 def test_the_commands_of_the_verdict_have_all_that_they_require(tmp_path):

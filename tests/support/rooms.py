@@ -76,9 +76,9 @@ ROOMS = {
     "pipeline.rewrite": _room("a plan applied to the prepared graph; no policy", f"{_CORE} graph"),
     "pipeline.verify": _room("what onnxruntime runs of it, and whether it computes the same", _BELOW),
     "evaluation": _room(
-        "metrics, decoders of boxes, latency, gates: models beside the float one",
+        "metrics, decoders of boxes, latency, gates: models beside the float one; pictures of the worst samples",
         f"{_CORE} graph runtime execution feeds",
-        "numpy faster_coco_eval",
+        "numpy PIL faster_coco_eval",
     ),
     "quantization": _room(
         "`quantize`: the candidates for a plan, measured",

@@ -10,7 +10,7 @@ from typing import Any
 
 from qtool.core.arguments import check_type
 from qtool.core.errors import UsageError
-from qtool.core.records.codec import UNWRITTEN, encoded, json_number
+from qtool.core.records.codec import UNWRITTEN, Real, encoded, json_number
 from qtool.core.records.header import header
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
@@ -187,12 +187,42 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class WorstSample:
+    """A sample on which a model differs much from float, and the picture of it.
+
+    rank: 1 is the worst. sample: its index in the data. source: its own file, where it has one. picture: the name of
+    the PNG file. float_score, score: of float and of the model, None where there is none; see `WorstSamples.measure`.
+    sqnr_db: of the model's outputs for it. pixels: how what was fed became pixels.
+    """
+
+    model: str
+    rank: int
+    sample: int
+    source: str | None
+    picture: str
+    float_score: Real | None
+    score: Real | None
+    sqnr_db: Real | None
+    pixels: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorstSamples:
+    """The pictures that were written. measure: what the scores of a sample are, in words."""
+
+    folder: str
+    measure: str
+    samples: tuple[WorstSample, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Models compared on the same samples.
 
     With `states`, each as INPUT=OUTPUT, a sample is a sequence, and `steps` is how many there were in all.
     `class_output` names the output read as class scores of samples or tokens, None where none has their shape.
-    `provider` is where the models ran. `warnings` say what is odd about the data, and what to check.
+    `provider` is where the models ran. `warnings` say what is odd about the data, and what to check. `worst` are the
+    pictures that were asked for, None where none were.
     """
 
     data: str
@@ -209,6 +239,7 @@ class Evaluation:
     states: tuple[str, ...] = ()
     provider: str = "cpu"
     warnings: tuple[str, ...] = ()
+    worst: WorstSamples | None = None
 
     def __repr__(self) -> str:
         models = (self.float_model, *self.candidates)
@@ -247,6 +278,7 @@ class Evaluation:
             "candidates": [_model(model) for model in self.candidates],
             "gates": encoded(self.gates),
             "warnings": list(self.warnings),
+            "worst": encoded(self.worst),
         }
 
 

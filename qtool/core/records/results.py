@@ -113,12 +113,12 @@ class NoisyRegion:
 class Verdict:
     """The judgement of the accuracy of the outputs on the examples, and what was done for it.
 
-    min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan with every
-    layer in integers measured where layers were to be left in float, else None. left: what was left in float for it.
-    max_float_macs: the share of multiply-accumulates that might be; None where none might. float_needed: the share with
-    which the examples that choose meet what is wanted, where that is more; None where no share does, or none is needed.
-    met: None where no output has an SQNR. noisiest: what is in integers and puts the most noise into the outputs, the
-    worst first, where layers were to be left in float.
+    min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan
+    measured before any layer was left in float for it; None where no output has an SQNR, and of a plan that was
+    given. left: what was left in float for it. max_float_macs: the share of multiply-accumulates that might be;
+    None where none might. float_needed: the share with which the examples that choose meet what is wanted, where
+    that is more; None where no share does, or none is needed. met: None where no output has an SQNR. noisiest: what
+    is in integers and puts the most noise into the outputs, the worst first, where layers were to be left in float.
     """
 
     min_sqnr: float
@@ -147,6 +147,19 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """The names of what `quantize` was given to read, for the commands that a report proposes; None: it has none.
+
+    reading: the options that say how the data is read, with their values.
+    """
+
+    model: str = "MODEL"
+    data: str | None = None
+    calibration: str | None = None
+    reading: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized:
     """The result of `quantize`: the model that was written, its plan, and what was verified.
 
@@ -157,6 +170,7 @@ class Quantized:
     warnings: what is odd about the data that calibrated, and what to check.
     parts: of the int8 model, the largest first, where it is not much smaller than the float one.
     timing: how fast it is beside float on this machine.
+    asked: what it was given to read.
     """
 
     plan: Plan
@@ -170,6 +184,7 @@ class Quantized:
     parts: tuple[FilePart, ...] = ()
     verdict: Verdict | None = None
     timing: Timing = field(default_factory=Timing)
+    asked: Asked = field(default_factory=Asked)
 
     def __repr__(self) -> str:
         return summary(

@@ -129,8 +129,8 @@ class BoxAgreement:
             seen.model, seen.reference, seen.reference, seen.labels, seen.start, seen.size, seen.shapes
         )
         for one, other in zip(self._detector.found(seen), self._reference.found(wanted), strict=True):
-            found, exact = _certain(one), _certain(other)
-            self._pairs += _pairs(found, exact)
+            found, exact = certain(one), certain(other)
+            self._pairs += pairs(found, exact)
             self._detections += len(found.scores) + len(exact.scores)
 
     def result(self) -> float:
@@ -140,12 +140,16 @@ class BoxAgreement:
         return 2 * self._pairs / self._detections if self._detections else 1.0
 
 
-def _certain(found: Detections) -> Detections:
+def certain(found: Detections) -> Detections:
+    """Return the detections of a score of 0.25 and more, the best of each class."""
     return _few_of_each(found.among(np.flatnonzero(found.scores >= _CERTAIN)))
 
 
-def _pairs(found: Detections, exact: Detections) -> int:
-    """How many detections have one of the other's for themselves, those of the highest scores first."""
+def pairs(found: Detections, exact: Detections) -> int:
+    """Return how many detections have one of the other's for themselves, those of the highest scores first.
+
+    Both are of one class then, and overlap by half or more (intersection over union).
+    """
     free = np.ones(len(exact.scores), bool)
     areas = _areas(exact.boxes)
     for index in np.argsort(-found.scores, kind="stable"):

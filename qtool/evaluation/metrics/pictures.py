@@ -35,8 +35,8 @@ class PictureQuality:
 
     def update(self, seen: Observation) -> None:
         """Measure the pictures of one batch. Raises `UsageError` and `DataError`."""
-        wanted, output = self._pair(seen)
-        peak = self._peak or _PEAKS.get(wanted.dtype.str[1:], 1.0)
+        wanted, output = target_pair(seen, self._name)
+        peak = self._peak or default_peak(wanted)
         wanted, output = wanted.astype(np.float64), output.astype(np.float64)
         if np.abs(wanted).max(initial=0.0) > peak:
             raise DataError(
@@ -51,32 +51,44 @@ class PictureQuality:
         """Return the mean over the samples."""
         return self._sum / self._samples
 
-    def _pair(self, seen: Observation) -> tuple[np.ndarray, np.ndarray]:
-        about = arg("metric", self._name)
-        found = [name for name in TARGETS if name in seen.labels]
-        # of another name where nothing else can be meant
-        others = [name for name, array in seen.labels.items() if array.ndim > 2 and array.dtype.kind in "uif"]
-        found = found or (others if len(others) == 1 else [])
-        wanted = seen.labels[found[0]] if found else None
-        if wanted is None or wanted.ndim < 3 or wanted.dtype.kind not in "uif":
-            raise DataError(
-                f"{about}: {arg('data')} has no target pictures; add an array 'target' with the shape of the output, "
-                f"or compare with float's own by {arg('metric', 'sqnr')}"
-            )
-        for name, reference in seen.reference.items():
-            output = seen.outputs[name]
-            same = _sides(reference.shape) == _sides(wanted.shape) and len(reference) == seen.size
-            if same and output.ndim > 2 and output.size == wanted.size > 0 and reference.dtype.kind in "uif":
-                return wanted.reshape(output.shape), output
-        shapes = ", ".join(f"'{name}' {list(array.shape)}" for name, array in seen.reference.items())
-        raise UsageError(
-            f"{about}: no output has the shape of '{found[0]}', {list(wanted.shape)} for "
-            f"{amount(seen.size, 'sample')}; found {shapes}; give targets as the model makes them"
-        )
-
     def _measure(self, output: np.ndarray, wanted: np.ndarray, peak: float) -> float:
         """Return the measure of one picture."""
         raise NotImplementedError
+
+
+def target_pair(seen: Observation, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the targets of a batch, and the output that is compared with them, of one shape.
+
+    Raises:
+        UsageError: no output has the shape of the targets.
+        DataError: there are no targets.
+    """
+    about = arg("metric", metric)
+    found = [name for name in TARGETS if name in seen.labels]
+    # of another name where nothing else can be meant
+    others = [name for name, array in seen.labels.items() if array.ndim > 2 and array.dtype.kind in "uif"]
+    found = found or (others if len(others) == 1 else [])
+    wanted = seen.labels[found[0]] if found else None
+    if wanted is None or wanted.ndim < 3 or wanted.dtype.kind not in "uif":
+        raise DataError(
+            f"{about}: {arg('data')} has no target pictures; add an array 'target' with the shape of the output, "
+            f"or compare with float's own by {arg('metric', 'sqnr')}"
+        )
+    for name, reference in seen.reference.items():
+        output = seen.outputs[name]
+        same = _sides(reference.shape) == _sides(wanted.shape) and len(reference) == seen.size
+        if same and output.ndim > 2 and output.size == wanted.size > 0 and reference.dtype.kind in "uif":
+            return wanted.reshape(output.shape), output
+    shapes = ", ".join(f"'{name}' {list(array.shape)}" for name, array in seen.reference.items())
+    raise UsageError(
+        f"{about}: no output has the shape of '{found[0]}', {list(wanted.shape)} for "
+        f"{amount(seen.size, 'sample')}; found {shapes}; give targets as the model makes them"
+    )
+
+
+def default_peak(targets: np.ndarray) -> float:
+    """Return the largest value that a pixel of such targets can have."""
+    return _PEAKS.get(targets.dtype.str[1:], 1.0)
 
 
 def _sides(shape: tuple[int, ...]) -> list[int]:
@@ -105,7 +117,7 @@ class Ssim(PictureQuality):
     """
 
     def _measure(self, output: np.ndarray, wanted: np.ndarray, peak: float) -> float:
-        x, y = _planes(output), _planes(wanted)
+        x, y = planes_of(output), planes_of(wanted)
         if min(x.shape[1:]) <= 2 * _RADIUS:
             raise DataError(
                 f"{arg('metric', self._name)}: the pictures are {list(x.shape[1:])}, smaller than the window of 11 x "
@@ -119,8 +131,8 @@ class Ssim(PictureQuality):
         return float((likeness / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).mean())
 
 
-def _planes(picture: np.ndarray) -> np.ndarray:
-    """[channels, height, width]; a last axis of up to 4 is that of the channels."""
+def planes_of(picture: np.ndarray) -> np.ndarray:
+    """Return a picture as [channels, height, width]; a last axis of up to 4 is that of the channels."""
     if picture.ndim == 2:
         return picture[None]
     picture = picture.reshape(-1, *picture.shape[-3:])[0] if picture.ndim > 3 else picture

@@ -54,28 +54,28 @@ class PixelClasses:
 
     Negative classes in a mask stand for none, as 255 does, unless the model has a class 255. Of two classes 255 is
     class 1 where no pixel is called 1. An output of other size than the masks is compared at its own pixels, with the
-    nearest of the mask. A pixel with NaN among its scores is wrong.
+    nearest of the mask. A pixel with NaN among its scores is wrong. `output`: where it is known already.
 
     Raises:
         UsageError: from `update`: no output says classes of pixels.
         DataError: from `update` and `result`: masks are missing or do not fit.
     """
 
-    def __init__(self, name: str, *, mean: bool) -> None:
+    def __init__(self, name: str, *, mean: bool, output: PixelOutput | None = None) -> None:
         self._name = name
         self._mean = mean
-        self._output: PixelOutput | None = None
+        self._output = output
         self._counts: dict[tuple[int, int], int] = {}
         self._by_class: dict[str, float] = {}
 
     def update(self, seen: Observation) -> None:
         """Count the pixels of one batch. Raises `UsageError` and `DataError`."""
-        masks = _masks(seen, self._name)
+        masks = labelled_masks(seen, self._name)
         if self._output is None:
-            self._output = find_pixel_output(seen, masks, self._name)
+            self._output = find_pixel_output(seen, masks.shape, self._name)
         output = seen.outputs[self._output.name]
         said = self._output.said(output)
-        masks = _at(masks, said.shape[1:])
+        masks = masks_at(masks, said.shape[1:])
         classes = self._output.classes
         wrong = (masks >= (classes or math.inf)) & (masks != VOID)
         if wrong.any():
@@ -122,8 +122,8 @@ class PixelClasses:
         return {pair: n for pair, n in self._counts.items() if pair[0] != VOID}
 
 
-def _masks(seen: Observation, metric: str) -> np.ndarray:
-    """The class of each pixel, int64 [N, height, width]."""
+def labelled_masks(seen: Observation, metric: str) -> np.ndarray:
+    """Return the class of each pixel, int64 [N, height, width]. Raises `DataError` where there are no such labels."""
     named = [seen.labels[name] for name in (MASKS, "mask", LABELS) if name in seen.labels]
     masks = named[0] if named else None
     about = arg("metric", metric)
@@ -144,15 +144,15 @@ def _masks(seen: Observation, metric: str) -> np.ndarray:
     return masks.astype(np.int64)
 
 
-def _at(masks: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """The masks at the centres of the pixels of another size."""
+def masks_at(masks: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """Return masks [N, height, width] at the centres of the pixels of another size."""
     for axis, (have, want) in enumerate(zip(masks.shape[1:], size, strict=True), 1):
         if have != want:
             masks = masks.take(((np.arange(want) + 0.5) * (have / want)).astype(np.int64), axis=axis)
     return masks
 
 
-def find_pixel_output(seen: Observation, masks: np.ndarray, metric: str) -> PixelOutput:
+def find_pixel_output(seen: Observation, masks: tuple[int, ...], metric: str) -> PixelOutput:
     """Return the first output of float that says a class for each pixel.
 
     Classes are the axis behind the samples, or the last one, whichever leaves the proportions of the masks; whole
@@ -166,7 +166,7 @@ def find_pixel_output(seen: Observation, masks: np.ndarray, metric: str) -> Pixe
         if output.dtype.kind not in "fiub" or output.ndim not in (3, 4) or len(output) != seen.size or not output.size:
             continue
         single = output.ndim == 3 or 1 in (output.shape[1], output.shape[3])
-        if single and _proportional(_squeezed(output), masks.shape[1:]):
+        if single and _proportional(_squeezed(output), masks[1:]):
             if output.dtype.kind != "f":
                 return PixelOutput(name, None, None)
             known = output[np.isfinite(output)]
@@ -174,11 +174,11 @@ def find_pixel_output(seen: Observation, masks: np.ndarray, metric: str) -> Pixe
             return PixelOutput(name, None, 2, 0.0 if logits else THRESHOLD)
         for axis in (1, 3) if output.ndim == 4 and output.dtype.kind == "f" else ():
             sides = [side for place, side in enumerate(output.shape) if place not in (0, axis)]
-            if _proportional((sides[0], sides[1]), masks.shape[1:]):
+            if _proportional((sides[0], sides[1]), masks[1:]):
                 return PixelOutput(name, axis, output.shape[axis])
     found = ", ".join(f"'{name}' {list(array.shape)}" for name, array in seen.reference.items())
     raise UsageError(
-        f"{arg('metric', metric)}: no output says classes of pixels for masks of {list(masks.shape)}; expected "
+        f"{arg('metric', metric)}: no output says classes of pixels for masks of {list(masks)}; expected "
         f"[N, classes, height, width], [N, height, width, classes] or [N, height, width]; found {found}; use another "
         "metric, or one of your own as file.py:FUNCTION"
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol, runtime_checkable
 
 from qtool.core.errors import UsageError, arg
@@ -44,23 +45,36 @@ class ByClass(Protocol):
         """Return the value of each class, once `result` was asked for."""
 
 
+class Content(Enum):
+    """The things that a metric reads outputs as, where they can be drawn into a picture."""
+
+    BOXES = "boxes"
+    MASKS = "masks"
+    PICTURES = "pictures"
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """A metric that can be measured.
 
-    perfect: float's own value where the metric compares with float. decodes: whether it reads boxes, so that the heads
-    must have a detector.
+    perfect: float's own value where the metric compares with float. content: what it reads; of boxes the heads must
+    have a detector.
     """
 
     info: MetricInfo
     start: Callable[[Heads], Accumulator]
     perfect: float | None = None
-    decodes: bool = False
+    content: Content | None = None
 
     @property
     def name(self) -> str:
         """The name by which users ask for it, and reports show it."""
         return self.info.name
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it reads boxes."""
+        return self.content is Content.BOXES
 
     @property
     def is_accuracy(self) -> bool:
@@ -135,8 +149,10 @@ def _user(found: UserMetric, name: str) -> Metric:
     return Metric(MetricInfo(name, MetricKind.ACCURACY, lower), lambda _: UserAccumulator(found, name))
 
 
-def _accuracy(name: str, start: Callable[[Heads], Accumulator], worst: float = 0.0) -> Metric:
-    return Metric(MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False, worst=worst), start)
+def _accuracy(
+    name: str, start: Callable[[Heads], Accumulator], worst: float = 0.0, content: Content | None = None
+) -> Metric:
+    return Metric(MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False, worst=worst), start, content=content)
 
 
 def _of_classes(name: str, start: Callable[[ClassOutput], Accumulator], worst: float = 0.0, k: int = 1) -> Metric:
@@ -152,8 +168,7 @@ def _wer(name: str) -> Metric:
 
 
 def _boxes(name: str, overlaps: Sequence[float]) -> Metric:
-    info = MetricInfo(name, MetricKind.ACCURACY, lower_is_better=False, worst=0.0)
-    return Metric(info, lambda heads: MeanAveragePrecision(name, _detector(heads), overlaps), decodes=True)
+    return _accuracy(name, lambda heads: MeanAveragePrecision(name, _detector(heads), overlaps), content=Content.BOXES)
 
 
 def _detector(heads: Heads) -> Detector:
@@ -164,7 +179,7 @@ def _detector(heads: Heads) -> Detector:
 def _picture(make: Callable[[str, float | None], Accumulator], spec: str, worst: float | None = None) -> Metric:
     peak = peak_of(spec)
     info = MetricInfo(spec, MetricKind.ACCURACY, lower_is_better=False, worst=worst)
-    return Metric(info, lambda _: make(spec.partition(":")[0], peak))
+    return Metric(info, lambda _: make(spec.partition(":")[0], peak), content=Content.PICTURES)
 
 
 def _similarity(
@@ -193,10 +208,10 @@ _BUILTIN = {
             MetricInfo("box_agreement", MetricKind.SIMILARITY, lower_is_better=False, share=True),
             lambda heads: BoxAgreement(_detector(heads)),
             1.0,
-            decodes=True,
+            Content.BOXES,
         ),
-        _accuracy("miou", lambda _: PixelClasses("miou", mean=True)),
-        _accuracy("pixel_accuracy", lambda _: PixelClasses("pixel_accuracy", mean=False)),
+        _accuracy("miou", lambda _: PixelClasses("miou", mean=True), content=Content.MASKS),
+        _accuracy("pixel_accuracy", lambda _: PixelClasses("pixel_accuracy", mean=False), content=Content.MASKS),
         _picture(Psnr, "psnr"),
         _picture(Ssim, "ssim", -1.0),
         _similarity("cosine", lambda _: Cosine(), 1.0),

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from qtool.core.errors import DataError, QtoolError, arg
 from qtool.core.reading import open_file
-from qtool.feeds.batching import Chunk, Deferred, Reader
+from qtool.core.text import amount
+from qtool.feeds.batching import Chunk, Deferred, Place, Reader
 from qtool.feeds.boxes import moved
 from qtool.feeds.checks import check_shape, quoted
 from qtool.feeds.fitting import Fitter
-from qtool.feeds.formats.annotations import Annotated, find_annotations
+from qtool.feeds.formats.annotations import find_annotations
 from qtool.feeds.formats.listing import files_of, read_labels, subfolders_of
 from qtool.feeds.geometry import Geometry
 from qtool.feeds.matching import LABELS
@@ -30,11 +31,12 @@ _SETS = {"train", "training", "val", "valid", "validation", "eval", "dev", "test
 """Names of folders that are parts of a data set, and no classes."""
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _T = TypeVar("_T")
+_NAMED = 3
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None) -> Reader:
-    """Open a folder of pictures, which are read as 8-bit RGB.
+    """Open a folder of pictures, which are read as 8-bit RGB, upright as EXIF says.
 
     A labels.csv (columns file, label) names the pictures, their order and their labels. Otherwise every
     picture in the folder and below is taken, and where all of them lie in two or more sub-folders the label
@@ -53,7 +55,11 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
         raise DataError(f"{folder}: reading images {NO_PILLOW}") from error
     pixels = _pixels(folder, fitter)
     files = files_of(folder, IMAGE_SUFFIXES, recurse=True)
-    annotated = None if fitter.annotations is None else _annotated(fitter.annotations, folder, files, pixels)
+    annotated, notes = None, ()
+    if fitter.annotations is not None:
+        files = _beside_labels(fitter.annotations, folder, files)
+        annotated = find_annotations(fitter.annotations, folder, files, pixels.settings.categories, _read_mask)
+        notes = () if annotated is None else _left_out(folder, files, annotated.pictures)
     if annotated is None:
         pictures = read_labels(folder) or _labelled_by_folder(folder, files)
     else:
@@ -68,22 +74,34 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
         labels: dict[str, np.ndarray] = {} if label is None else {LABELS: np.array([label], np.int64)}
         if annotated is not None:
             labels = moved(annotated.load(path, geometry.picture), geometry)
-        return Chunk({pixels.spec.name: values}, fitter.shifted(str(path), labels), 1, str(path))
+        labels = fitter.shifted(str(path), labels)
+        return Chunk({pixels.spec.name: values}, labels, 1, str(path), places=(Place(str(path), geometry),))
 
     def read() -> Iterator[Deferred]:
         for path, label in pictures:
             yield Deferred(1, True, functools.partial(load, path, label), shape=pixels.size)
 
-    return Reader(str(folder), read, available=len(pictures), batching=fitter.batching(batch_size, limit))
+    return Reader(str(folder), read, len(pictures), fitter.batching(batch_size, limit), notes)
 
 
-def _annotated(labels: Path, folder: Path, files: list[Path], pixels: Pixels) -> Annotated | None:
-    """The pictures with their boxes or masks; what lies in the folder of labels is no picture."""
+def _beside_labels(labels: Path, folder: Path, files: list[Path]) -> list[Path]:
+    """The pictures; what lies in the folder of labels is none."""
     if labels.is_dir() and labels.resolve() != folder.resolve():
         files = [path for path in files if not path.resolve().is_relative_to(labels.resolve())]
         if not files:
             raise DataError(f"{folder}: holds no pictures beside its labels; give the folder of the pictures")
-    return find_annotations(labels, folder, files, pixels.settings.categories, _read_mask)
+    return files
+
+
+def _left_out(folder: Path, files: Sequence[Path], labelled: Collection[Path]) -> tuple[str, ...]:
+    """A line on the pictures that have no labels, where there are such."""
+    known = set(labelled)
+    others = [path.relative_to(folder).as_posix() for path in files if path not in known]
+    if not others:
+        return ()
+    named = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+    have = "has no labels and is" if len(others) == 1 else "have no labels and are"
+    return (f"{folder}: {len(others)} of {amount(len(files), 'picture')} {have} left out: {named}",)
 
 
 def _read_mask(path: Path) -> np.ndarray:
@@ -167,6 +185,7 @@ def _opened(path: Path, values: Callable[["Image"], _T], *, most_bits: int = 8) 
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
                 _check_picture(path, picture, most_bits)
+                _turn_upright(picture)
                 return values(picture)
     except (QtoolError, MemoryError):
         raise
@@ -176,6 +195,18 @@ def _opened(path: Path, values: Callable[["Image"], _T], *, most_bits: int = 8) 
         raise DataError(f"{path}: is damaged or no image ({reason}); replace it or remove it") from error
     except Exception as error:  # Pillow raises a dozen types on damaged pictures
         raise DataError(f"{path}: is damaged or no image ({_words(error)}); replace it or remove it") from error
+
+
+def _turn_upright(picture: "Image") -> None:
+    """Turn a picture as its camera was held (EXIF), which labels and every viewer go by."""
+    from PIL import ImageOps
+
+    try:
+        ImageOps.exif_transpose(picture, in_place=True)
+    except OSError:
+        raise
+    except Exception:  # what says how it was held is damaged, which the picture need not be
+        picture.load()
 
 
 def _words(error: Exception) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.tensorspec import InputSpec
-from qtool.feeds.batching import Batching, Chunk, Deferred, Reader
+from qtool.feeds.batching import Batching, Chunk, Deferred, Place, Reader
 from qtool.feeds.boxes import moved
 from qtool.feeds.checks import check_dtype, check_shape, fits_dimensions, shape_error
 from qtool.feeds.fitting import Fitter, check_label
@@ -152,10 +152,12 @@ class _StreamedTable:
                 self._table.name, values, spec, start, samples=by_sample, stacked=True
             )
         labels = {name: rows[name].read(size) for name in self._labels}
-        pixels = self._fitter.pixels
+        pixels, geometry = self._fitter.pixels, None
         if pixels is not None:
             images = self._table.headers[self._roles[pixels.spec.name]]
             height, width = pixels.images_shape(self._table.name, images, stacked=True)[1:3]
-            labels = moved(labels, pixels.geometry((height, width)))
+            geometry = pixels.geometry((height, width))
+            labels = moved(labels, geometry)
         labels = self._fitter.shifted(self._table.name, labels)
-        return Chunk(inputs, labels, size, None, divisible=not self.whole)
+        places = (Place(laid=geometry),) * size
+        return Chunk(inputs, labels, size, None, divisible=not self.whole, places=places)

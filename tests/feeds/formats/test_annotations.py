@@ -93,6 +93,17 @@ def test_pictures_that_are_not_listed_are_left_out(pictures, tmp_path):
     found, batches = read(pictures, tmp_path / "some.json")
     assert [len(found["boxes"]), batches[0].origin] == [2, "images/001.png to images/002.png"] or batches[0].size == 2
     np.testing.assert_array_equal(np.sort(found["classes"][0]), np.sort(WANTED["classes"][1]))
+    feeds = open_feeds(pictures, [SPEC], preprocess="yolo", labels=tmp_path / "some.json")
+    assert feeds.notes == (f"{pictures}: 3 of 5 pictures have no labels and are left out: 000.png, 003.png, 004.png",)
+    # of YOLO's a picture without a file has no objects
+    write_yolo(tmp_path / "labels", FOUND)
+    assert open_feeds(pictures, [SPEC], preprocess="yolo", labels=tmp_path / "labels").notes == ()
+
+
+def test_masks_that_are_missing_are_told(pictures, tmp_path):
+    write_masks(tmp_path / "masks", masks_of(FOUND)[:1])
+    (note,) = open_feeds(pictures, [SPEC], preprocess="yolo", labels=tmp_path / "masks").notes
+    assert note.endswith("4 of 5 pictures have no labels and are left out: 001.png, 002.png, 003.png and 1 more")
 
 
 def test_categories_by_identifier_and_by_place(pictures, tmp_path):

@@ -301,3 +301,30 @@ def test_a_label_and_its_offset_have_64_bits(tmp_path):
     save(tmp_path / "a.png", picture(0))
     (tmp_path / "labels.csv").write_text(f"file,label\na.png,{2**63 - 1}\n")
     assert "64 bits do not hold" in refused(tmp_path, preprocess={"label_offset": 1})
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_lies_as_its_camera_was_held(tmp_path, orientation):
+    """EXIF 2.32, tag 0x0112: which side of the picture the first row and the first column are."""
+    upright = picture(1)
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(tmp_path / "a.png", np.ascontiguousarray(stored), exif=exif)
+    (batch,) = open_feeds(tmp_path, [X], preprocess="raw")
+    np.testing.assert_array_equal(batch.inputs["x"][0], upright)
+
+
+def test_a_picture_is_read_although_its_exif_is_damaged(tmp_path):
+    save(tmp_path / "a.png", picture(1), exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
+    (batch,) = open_feeds(tmp_path, [X], preprocess="raw")
+    np.testing.assert_array_equal(batch.inputs["x"][0], picture(1))
