@@ -93,9 +93,9 @@ class Interpreter:
     ) -> dict[str, Tensor]:
         """Run the graph once, and return the tensors `wanted` by name: the outputs, if not given.
 
-        feeds: the inputs by name; only those that are needed. parameters: what stands for some `constants`. on_input: is
-        shown each tensor that a node reads, constants too, and returns what it reads instead; on_output likewise what a
-        node makes. start: tensors that are not computed but given.
+        feeds: the inputs by name; only those that are needed. parameters: what stands for some `constants`. on_input:
+        is shown each tensor that a node reads, constants too, and returns what it reads instead; on_output likewise
+        what a node makes. start: tensors that are not computed but given.
 
         Raises:
             DataError: an input is missing, or a node cannot be computed from what it reads.

@@ -1,7 +1,7 @@
 """The one table from an operator to the function of torch that computes it.
 
-A new operator is a row here and its cases in tests/support/operator_cases.py, which hold it against onnxruntime. What has
-no row, or whose row refuses a node by its `check`, is a border (`qtool.finetuning.interpreter`).
+A new operator is a row here and its cases in tests/support/operator_cases.py, which hold it against onnxruntime. What
+has no row, or whose row refuses a node by its `check`, is a border (`qtool.finetuning.borders`).
 """
 
 from collections.abc import Callable

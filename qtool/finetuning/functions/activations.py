@@ -134,7 +134,8 @@ def log_softmax(call: Call, x: Tensor) -> Tensor:
 
 
 def _old_axis(call: Call, x: Tensor) -> int:
-    return int(call.get("axis", 1)) % x.ndim
+    axis: int = call.get("axis", 1)
+    return axis % x.ndim
 
 
 def hardmax(call: Call, x: Tensor) -> Tensor:

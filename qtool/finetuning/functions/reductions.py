@@ -98,7 +98,7 @@ def _index(call: Call, x: Tensor) -> Tensor:
 
 
 def top_k(call: Call, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest or smallest elements along an axis in their order, and where they were; of equals the first."""
+    """Return the largest or smallest elements along an axis in order, and where they were; of equals the first."""
     axis, descending = int(call.get("axis", -1)), bool(call.get("largest", 1))
-    order = torch.argsort(x, axis, descending=descending, stable=True).narrow(axis, 0, int(k))
+    order = torch.argsort(x, dim=axis, descending=descending, stable=True).narrow(axis, 0, int(k))
     return x.gather(axis, order), order

@@ -202,7 +202,7 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
 
 
 def _replaces(call: Call) -> bool:
-    return call.get("reduction", "none") == "none"
+    return bool(call.get("reduction", "none") == "none")
 
 
 def scatters(call: Call) -> str | None:
