@@ -197,9 +197,11 @@ def _arithmetic() -> Iterator[Case]:
         yield _case(op, x)
     for op in ("Sqrt", "Log", "Reciprocal"):
         yield _case(op, positive)
-    for op in ("Floor", "Ceil", "Round", "Sign", "IsNaN", "IsInf"):
-        yield _case(op, np.append(x.reshape(-1) * 3, np.array([0.5, 1.5, -2.5, np.nan, np.inf, -np.inf], np.float32))
-                    if op.startswith("Is") else np.append(x.reshape(-1) * 3, np.array([0.5, 1.5, -2.5], np.float32)))  # fmt: skip
+    halves = np.append(x.reshape(-1) * 3, np.array([0.5, 1.5, -2.5], np.float32))
+    for op in ("Floor", "Ceil", "Round", "Sign"):
+        yield _case(op, halves)
+    for op in ("IsNaN", "IsInf"):
+        yield _case(op, np.array([1, np.nan, np.inf, -np.inf], np.float32))
     yield _case("IsInf", np.array([np.inf, -np.inf, 1], np.float32), detect_negative=0)
     yield _case("Not", x > 0)
     for op in ("And", "Or", "Xor"):
@@ -293,7 +295,7 @@ def _normalizations() -> Iterator[Case]:
     yield _case("LRN", x, size=5, alpha=0.1, beta=0.6, bias=2.0)
 
 
-def _places() -> Iterator[Case]:
+def _shapes() -> Iterator[Case]:
     x = _x(2, 3, 4, 5)
     yield _case("Identity", x)
     yield _case("Dropout", x)
@@ -320,6 +322,10 @@ def _places() -> Iterator[Case]:
     yield _case("Split", x, _i(1, 3, 1), outputs=3, axis=-1)
     yield _case("Split", x, outputs=2, axis=3, num_outputs=2, opset=18)
     yield _case("Split", x, outputs=2, axis=1, split=[1, 2], opset=11)
+
+
+def _places() -> Iterator[Case]:
+    x = _x(2, 3, 4, 5)
     yield _case("Slice", x, _i(1), _i(3), _i(2))
     yield _case("Slice", x, _i(0, 1), _i(-1, _LARGE), _i(2, 3), _i(1, 2))
     yield _case("Slice", x, _i(-1), _i(-_LARGE), _i(3), _i(-2))
@@ -351,6 +357,10 @@ def _places() -> Iterator[Case]:
     yield _case("SpaceToDepth", _x(2, 3, 4, 6), blocksize=2)
     yield _case("Trilu", x)
     yield _case("Trilu", x, _n(-1, np.int64), upper=0)
+
+
+def _made() -> Iterator[Case]:
+    x = _x(2, 3, 4, 5)
     for value in (np.array([2.5], np.float32), np.array([3], np.int64)):
         yield _case("Constant", value=numpy_helper.from_array(value))
         yield _case("ConstantOfShape", _i(2, 3), value=numpy_helper.from_array(value))
@@ -393,6 +403,6 @@ def _resizes() -> Iterator[Case]:
 
 
 CASES = [
-    *_layers(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(), *_places(),
-    *_resizes(),
+    *_layers(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(), *_shapes(),
+    *_places(), *_made(), *_resizes(),
 ]  # fmt: skip
