@@ -13,7 +13,7 @@ import torch
 from qtool.finetuning.calls import TYPES, Call
 from qtool.finetuning.functions import activations as act
 from qtool.finetuning.functions import arithmetic as math
-from qtool.finetuning.functions import layers, normalization, pooling, resizing, shaping
+from qtool.finetuning.functions import layers, normalization, pooling, recurrence, resizing, shaping
 from qtool.finetuning.functions import reductions as red
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
@@ -47,6 +47,9 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "Gemm"): TorchOperator(layers.gemm),
     ("", "MatMul"): TorchOperator(layers.matmul),
     ("", "Einsum"): TorchOperator(layers.einsum),
+    ("", "LSTM"): TorchOperator(recurrence.lstm, outputs=3, check=recurrence.runs),
+    ("", "GRU"): TorchOperator(recurrence.gru, outputs=2, check=recurrence.runs),
+    ("", "RNN"): TorchOperator(recurrence.rnn, outputs=2, check=recurrence.runs),
     # activations
     ("", "Relu"): TorchOperator(act.relu),
     ("", "LeakyRelu"): TorchOperator(act.leaky_relu),

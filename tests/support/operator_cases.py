@@ -402,7 +402,28 @@ def _resizes() -> Iterator[Case]:
     yield _case("Resize", _x(1, 2, 3, 4, 5), none, np.array([1, 1, 2, 1, 2], np.float32), mode="linear")
 
 
+def _recurrences() -> Iterator[Case]:
+    steps, samples, width, size = 5, 3, 4, 6
+    x, lengths = _x(steps, samples, width), np.array([5, 2, 4], np.int32)
+    for op, gates, states in (("LSTM", 4, 2), ("GRU", 3, 1), ("RNN", 1, 1)):
+        named = {"hidden_size": size, "outputs": 1 + states, "opset": 14}
+        for directions, direction in ((1, "forward"), (1, "reverse"), (2, "bidirectional")):
+            w, r = _x(directions, gates * size, width), _x(directions, gates * size, size)
+            bias, start = _x(directions, 2 * gates * size), [_x(directions, samples, size) for _ in range(states)]
+            yield _case(op, x, w, r, direction=direction, **named)
+            yield _case(op, x, w, r, bias, None, *start, direction=direction, **named)
+            yield _case(op, x, w, r, bias, lengths, *start, direction=direction, **named)
+        w, r, bias = w[:1], r[:1], bias[:1]
+        others = {"LSTM": ["Sigmoid", "Softsign", "Relu"], "GRU": ["Sigmoid", "Softsign"], "RNN": ["Relu"]}[op]
+        yield _case(op, x, w, r, bias, activations=others, **named)
+        if op == "GRU":
+            yield _case(op, x, w, r, bias, linear_before_reset=1, **named)
+        if op == "LSTM":
+            yield _case(op, x, w, r, bias, None, None, None, _x(1, 3 * size), **named)
+            yield _case(op, x, w, r, bias, input_forget=1, **named)
+
+
 CASES = [
-    *_layers(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(), *_shapes(),
+    *_layers(), *_recurrences(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(), *_shapes(),
     *_places(), *_made(), *_resizes(),
 ]  # fmt: skip
