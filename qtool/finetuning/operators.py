@@ -100,6 +100,11 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "Atan"): TorchOperator(math.unary(torch.atan)),
     ("", "Sinh"): TorchOperator(math.unary(torch.sinh)),
     ("", "Cosh"): TorchOperator(math.unary(torch.cosh)),
+    ("", "Asin"): TorchOperator(math.unary(torch.asin)),
+    ("", "Acos"): TorchOperator(math.unary(torch.acos)),
+    ("", "Asinh"): TorchOperator(math.unary(torch.asinh)),
+    ("", "Acosh"): TorchOperator(math.unary(torch.acosh)),
+    ("", "Atanh"): TorchOperator(math.unary(torch.atanh)),
     ("", "Where"): TorchOperator(math.where),
     ("", "CumSum"): TorchOperator(math.cumsum),
     ("", "Cast"): TorchOperator(math.cast, check=math.has_type),
@@ -179,7 +184,7 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "Shape"): _steps(shaping.shape_of),
     ("", "Size"): _steps(shaping.size_of),
     ("", "Range"): _steps(shaping.arange),
-    ("", "EyeLike"): _steps(shaping.eye_like),
+    ("", "EyeLike"): _steps(shaping.eye_like, check=math.has_type),
     ("", "OneHot"): _steps(shaping.one_hot),
 }
 

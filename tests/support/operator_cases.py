@@ -193,8 +193,11 @@ def _arithmetic() -> Iterator[Case]:
     for op in ("Max", "Min", "Sum", "Mean"):
         yield _case(op, x)
         yield _case(op, x, _x(3, 1), _x(4))
-    for op in ("Neg", "Abs", "Erf", "Sin", "Cos", "Tan", "Atan", "Sinh", "Cosh", "Exp"):
+    for op in ("Neg", "Abs", "Erf", "Sin", "Cos", "Tan", "Atan", "Sinh", "Cosh", "Asinh", "Exp"):
         yield _case(op, x)
+    for op in ("Asin", "Acos", "Atanh"):
+        yield _case(op, np.tanh(x))
+    yield _case("Acosh", positive + 1)
     for op in ("Sqrt", "Log", "Reciprocal"):
         yield _case(op, positive)
     halves = np.append(x.reshape(-1) * 3, np.array([0.5, 1.5, -2.5], np.float32))
@@ -373,6 +376,7 @@ def _made() -> Iterator[Case]:
     yield _case("Range", _n(1, np.int64), _n(8, np.int64), _n(3, np.int64))
     yield _case("Range", _n(5, np.float32), _n(1, np.float32), _n(-1.5, np.float32))
     yield _case("EyeLike", _x(3, 5), k=1)
+    yield _case("EyeLike", _x(3, 5), k=-1, dtype=TensorProto.INT64)
     yield _case("OneHot", _i(1, -1, 7), _n(4, np.int64), np.array([-1, 2], np.float32))
     yield _case("OneHot", _i(1, 3), _n(4, np.int64), np.array([0, 1], np.float32), axis=0)
 
@@ -424,6 +428,6 @@ def _recurrences() -> Iterator[Case]:
 
 
 CASES = [
-    *_layers(), *_recurrences(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(), *_shapes(),
-    *_places(), *_made(), *_resizes(),
+    *_layers(), *_recurrences(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(),
+    *_shapes(), *_places(), *_made(), *_resizes(),
 ]  # fmt: skip

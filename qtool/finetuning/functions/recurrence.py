@@ -50,7 +50,7 @@ class _Direction:
 
 
 _Step = Callable[[int, _Direction, Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
-"""Of a direction with its number, the inputs of a step and the states: the next states, the first of which is the output."""
+"""Of a direction with its number, the inputs of a step and the states: the next states, the first the output."""
 
 
 def lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, bias: _Optional = None, *others: _Optional) -> tuple[Tensor, ...]:

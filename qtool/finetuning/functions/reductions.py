@@ -40,13 +40,30 @@ def _mean_of_integers(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def largest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return largest elements."""
-    return x.amax(axes, keepdim=keep)
+    """Return largest elements, of nothing the least number there is."""
+    return _extreme(x, axes, keep, torch.amax, largest=True)
 
 
 def smallest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return smallest elements."""
-    return x.amin(axes, keepdim=keep)
+    """Return smallest elements, of nothing the largest number there is."""
+    return _extreme(x, axes, keep, torch.amin, largest=False)
+
+
+def _extreme(x: Tensor, axes: list[int], keep: bool, function: Callable[..., Tensor], *, largest: bool) -> Tensor:
+    if all(x.shape[axis] for axis in axes):
+        return function(x, axes, keepdim=keep)
+    if x.is_floating_point():
+        nothing = -torch.inf if largest else torch.inf
+    else:
+        nothing = int(not largest) if x.dtype == torch.bool else _bounds(x.dtype)[0 if largest else 1]
+    # one element stands for none
+    more = [size if i not in {axis % x.ndim for axis in axes} else 1 for i, size in enumerate(x.shape)]
+    return function(torch.full(more, nothing, dtype=x.dtype, device=x.device), axes, keepdim=keep)
+
+
+def _bounds(kind: torch.dtype) -> tuple[int, int]:
+    info = torch.iinfo(kind)
+    return info.min, info.max
 
 
 def product(x: Tensor, axes: list[int], keep: bool) -> Tensor:

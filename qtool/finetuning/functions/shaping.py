@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qtool.finetuning.calls import Call, listed, numbers, tensor_of
+from qtool.finetuning.calls import NUMBERS, TYPES, Call, listed, numbers, tensor_of
 from qtool.finetuning.functions.layers import padded
 
 
@@ -70,8 +70,8 @@ def arange(_call: Call, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
 def eye_like(call: Call, x: Tensor) -> Tensor:
     """Return ones on a diagonal."""
     ones = torch.ones(x.shape, device=x.device)
-    offset = int(call.get("k", 0))
-    return (torch.triu(ones, offset) * torch.tril(ones, offset)).to(x.dtype)
+    offset, kind = int(call.get("k", 0)), call.get("dtype")
+    return (torch.triu(ones, offset) * torch.tril(ones, offset)).to(x.dtype if kind is None else TYPES[NUMBERS[kind]])
 
 
 def reshape(call: Call, x: Tensor, shape: Tensor) -> Tensor:
@@ -262,7 +262,8 @@ def space_to_depth(call: Call, x: Tensor) -> Tensor:
     """Return blocks of space laid out in channels."""
     n, c, h, w = x.shape
     b = int(call.get("blocksize"))
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b * b, h // b, w // b)
 
 
 def trilu(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
