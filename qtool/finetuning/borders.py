@@ -72,7 +72,11 @@ def _call(node: Node, model: Model) -> Call:
 
 
 def _passes(node: Node, calls: Calls) -> bool:
-    return calls[node] is not None and OPERATORS[key_of(node)].gradient
+    return (
+        calls[node] is not None
+        and OPERATORS[key_of(node)].gradient
+        and any(_in_floats(value) for value in node.outputs)
+    )
 
 
 def _reached(calls: Calls) -> set[Node]:
