@@ -54,8 +54,9 @@ def detectors(folder: Path, packages: Path | None) -> str:
         "onnxruntime's `quantize_static` behind its own preparation: with its defaults (signed activations, per "
         "tensor, min-max, every operator); with unsigned activations and weights per channel, as in the sections "
         f"above; and as exporters of detectors call it today (its defaults, {', '.join(EXPORTER.operators or ())} "
-        "alone). `box_agreement` is the share of float's detections that are kept. Speed-up: processor time, batch 1, "
-        f"one thread, all of a table in one process, in another order each round; medians of up to {ROUNDS} rounds.",
+        "alone). `box_agreement` is the share of detections that float and the model have in common; `drop` is that of "
+        "the first column, as a share of float's. Speed-up: processor time, batch 1, one thread, all of a table in "
+        f"one process, in another order each round; medians of up to {ROUNDS} rounds.",
         "",
     ]
     for case in _cases(folder, packages):
