@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bench.accuracy import accuracy
 from bench.cost import calibration_section, quantize_section
+from bench.detectors import detectors
 from bench.document import replaced, signed
 from bench.environments import OPTIONAL
 from bench.language import language
@@ -50,6 +51,7 @@ def main() -> None:
             "Accuracy and speed": lambda: accuracy(models, folder),
             "Language": lambda: language(zoo, folder),
             "Recurrent": lambda: recurrent(zoo, folder),
+            "Detectors and segmenters": lambda: detectors(folder, packaged_folder()),
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
             "Tuning": lambda: tuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),

@@ -3,12 +3,13 @@
 import contextlib
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import qtool
-from bench.incumbent import quantize_incumbent
+from bench.incumbent import U8S8, quantize_incumbent
 from bench.zoo_models import ZooModel
 from qtool.core.numerics.calibrators import CANDIDATES
 from qtool.core.records.evaluation import Evaluation, ModelResult
@@ -47,9 +48,10 @@ def _compare(model: ZooModel, folder: Path) -> tuple[str, Evaluation]:
         model.model, str(model.calibration), samples=min(SAMPLES, _count(model)), preprocess=model.preprocess, threads=2
     )
     files = []
-    for name, percentile in (("onnxruntime min-max", None), ("onnxruntime percentile 99.999", 99.999)):
+    wide, cut = U8S8, replace(U8S8, percentile=99.999)
+    for name, settings in (("onnxruntime min-max", wide), ("onnxruntime percentile 99.999", cut)):
         with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            files.append(quantize_incumbent(model, home / f"{name}.onnx", percentile=percentile, samples=SAMPLES))
+            files.append(quantize_incumbent(model, home / f"{name}.onnx", settings, samples=SAMPLES))
     statistics = calibrated.statistics
     result = qtool.quantize(model.model, home / "qtool auto.onnx", calibration=statistics)
     files.append(result.output)

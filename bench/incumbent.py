@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,25 @@ class _Reader(CalibrationDataReader):
         return None if batch is None else batch.inputs
 
 
-def quantize_incumbent(model: ZooModel, output: Path, *, percentile: float | None = None, samples: int = 64) -> Path:
-    """U8S8, per channel, QDQ; min-max or a percentile."""
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `quantize_static` is asked for; without arguments, what it does when it is not asked.
+
+    percentile: None takes the smallest and largest value. operators: None is every operator that it can quantise.
+    """
+
+    activations: QuantType = QuantType.QInt8
+    per_channel: bool = False
+    percentile: float | None = None
+    operators: tuple[str, ...] | None = None
+
+
+U8S8 = Settings(QuantType.QUInt8, per_channel=True)
+"""The form that onnxruntime computes fastest on x86, with a scale a channel: what qtool is held against elsewhere."""
+
+
+def quantize_incumbent(model: ZooModel, output: Path, settings: Settings = U8S8, *, samples: int = 64) -> Path:
+    """Quantise with int8 weights and Q/DQ pairs, behind onnxruntime's own preparation; return `output`."""
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         proto = onnx.load(str(model.model))
@@ -46,14 +63,16 @@ def quantize_incumbent(model: ZooModel, output: Path, *, percentile: float | Non
         onnxruntime.set_default_logger_severity(4)
         logging.getLogger().setLevel(logging.ERROR)
         quant_pre_process(str(model.model), str(prepared), skip_symbolic_shape=True)
+        percentile = settings.percentile
         extra = {} if percentile is None else {"CalibPercentile": percentile}
         quantize_static(
             str(prepared),
             str(output),
             _Reader(model, samples),
             quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
+            op_types_to_quantize=settings.operators,
+            per_channel=settings.per_channel,
+            activation_type=settings.activations,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax if percentile is None else CalibrationMethod.Percentile,
             extra_options=extra,

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 OPSET = 17
 IR_VERSION = 8
 
+ValueShape = tuple[str, list[str | int]]
+"""A value's name, and its axes."""
+
 
 @dataclass
 class GraphWriter:
@@ -29,15 +32,44 @@ class GraphWriter:
         self.initializers.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
+    def integers(self, name: str, values: list[int]) -> str:
+        """Add an initializer of int64 (shapes, sizes, starts) and return its name."""
+        self.initializers.setdefault(name, numpy_helper.from_array(np.array(values, np.int64), name))
+        return name
+
     def node(self, op: str, name: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """Add a node and return the name of its output."""
         output = output or f"{name}_out"
         self.nodes.append(helper.make_node(op, inputs, [output], name=name, **attributes))
         return output
 
+    def split(self, name: str, x: str, sizes: list[int]) -> list[str]:
+        """Add a Split along the channels and return the names of its outputs."""
+        outputs = [f"{name}_out{number}" for number in range(len(sizes))]
+        inputs = [x, self.integers(f"{name}_sizes", sizes)]
+        self.nodes.append(helper.make_node("Split", inputs, outputs, name=name, axis=1))
+        return outputs
+
+    def model(self, name: str, inp: ValueShape, out: ValueShape, producer: str) -> onnx.ModelProto:
+        """The nodes so far as a checked model from input `inp` to output `out`, each a name and a shape."""
+        model = helper.make_model(
+            helper.make_graph(
+                self.nodes,
+                name,
+                [helper.make_tensor_value_info(inp[0], TensorProto.FLOAT, inp[1])],
+                [helper.make_tensor_value_info(out[0], TensorProto.FLOAT, out[1])],
+                list(self.initializers.values()),
+            ),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name=producer,
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
 
 class Activation(nn.Module):
-    """ReLU or ReLU6."""
+    """ReLU, ReLU6 or SiLU."""
 
     def __init__(self, op: str) -> None:
         super().__init__()
@@ -45,10 +77,13 @@ class Activation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        return nn.functional.relu6(x) if self.op == "relu6" else nn.functional.relu(x)
+        y: Tensor = {"relu": nn.functional.relu, "relu6": nn.functional.relu6, "silu": nn.functional.silu}[self.op](x)
+        return y
 
     def write(self, graph: GraphWriter, name: str, x: str) -> str:
-        """Relu, or the Clip that ONNX has for ReLU6."""
+        """Relu, the Clip that ONNX has for ReLU6, or the Sigmoid and Mul that it has for SiLU."""
+        if self.op == "silu":
+            return graph.node("Mul", name, [x, graph.node("Sigmoid", f"{name}_sigmoid", [x])])
         if self.op == "relu6":
             return graph.node("Clip", name, [x, graph.constant("relu6_min", 0.0), graph.constant("relu6_max", 6.0)])
         return graph.node("Relu", name, [x])
@@ -190,20 +225,7 @@ class DigitsNet(nn.Module):
         weight = graph.constant("classifier_weight", self.classifier.weight)
         bias = graph.constant("classifier_bias", self.classifier.bias)
         graph.node("Gemm", "classifier", [x, weight, bias], output="logits", transB=1)
-        model = helper.make_model(
-            helper.make_graph(
-                graph.nodes,
-                "digits_cnn",
-                [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1, 8, 8])],
-                [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
-                list(graph.initializers.values()),
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="calib_data/train_digits.py",
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model
+        return graph.model("digits_cnn", ("input", ["N", 1, 8, 8]), ("logits", ["N", 10]), "calib_data/train_digits.py")
 
 
 def initial_network(seed: int) -> DigitsNet:

@@ -1,6 +1,7 @@
 """The bench's own parts: what it says of runs, and that it says it where a tool fails or is better than qtool."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from onnxruntime.quantization import quantize_dynamic
 
 from bench import environments
 from bench.contenders import CONTENDERS, contenders, plain_command
+from bench.detectors import EXPORTER, RECIPES, Case, compared
 from bench.document import replaced, signed
 from bench.environments import OPTIONAL, REQUIREMENTS, Environment, digest, environment
+from bench.incumbent import U8S8, Settings, quantize_incumbent
 from bench.judging import judged
 from bench.kernels import integer_layers
 from bench.peers.samples import Samples, raised
@@ -221,6 +224,39 @@ def test_the_peer_of_onnxruntime_is_a_process_that_makes_an_int8_model(small, tm
     (line,) = judged(small, [Line("q", OWN.cost, None)], {"q": tmp_path / "q.onnx"})
     assert line.quality.sqnr > 20
     assert (line.quality.integer, line.quality.layers) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "zero", "scales", "tensors"),
+    [
+        (Settings(), onnx.TensorProto.INT8, 1, 4),
+        (U8S8, onnx.TensorProto.UINT8, 4, 4),
+        (EXPORTER, onnx.TensorProto.INT8, 1, 2),
+    ],
+    ids=["defaults", "uint8, per channel", "exporter"],
+)
+def test_a_recipe_does_what_it_says(settings, zero, scales, tensors, small, tmp_path):
+    """Of a convolution with SiLU, x and three results are quantised, or x and the convolution's alone."""
+    net = Net(4, 8, 8, batch=1)
+    conv = net.conv("x", 4, 4)
+    model = net.save(tmp_path / "silu.onnx", net("Mul", conv, net("Sigmoid", conv)))
+    graph = onnx.load(quantize_incumbent(replace(small, model=model), tmp_path / "q.onnx", settings)).graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producers = {node.output[0]: node for node in graph.node}
+    quantised = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert [constants[node.input[2]].data_type for node in quantised] == [zero] * tensors
+    weights = producers[next(node for node in graph.node if node.op_type == "Conv").input[1]]
+    assert np.prod(constants[weights.input[1]].dims) == scales
+
+
+def test_a_detector_is_compared_under_every_recipe(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.detectors.SECONDS", 0.0)
+    sentence, table = compared(Case(small, ("sqnr", "cosine")), tmp_path / "home")
+    header, _, *rows = table.splitlines()
+    assert header == "|  | sqnr | cosine | drop | SQNR dB | speed-up | MB |"
+    assert [row.split(" | ")[0] for row in rows] == [f"| {name}" for name in ("float", "qtool", *RECIPES)]
+    assert rows[0].split(" | ")[3:6] == ["-", "-", "1.00"]
+    assert sentence.startswith("qtool: calibrator ")
 
 
 def test_layers_are_counted_in_what_onnxruntime_runs(tmp_path):

@@ -1,13 +1,14 @@
 """A detector and a segmenter from pictures to figures: the commands with `--decode` and `--labels`."""
 
 import json
+import runpy
 
 import numpy as np
 import pytest
 
 from qtool.cli import main
 from tests.support import detectors
-from tests.support.places import REPOSITORY
+from tests.support.places import REPOSITORY, SHIPPED
 
 pytest.importorskip("faster_coco_eval", reason="pip install 'qtool[detection]'")
 PICTURES, FOUND = detectors.squares(10)
@@ -189,13 +190,19 @@ def test_labels_are_for_pictures(run):
 
 @pytest.mark.slow
 def test_what_the_page_shows_works(tmp_path, monkeypatch, capsys):
+    """Every command of the how-to, as it stands."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "calib_data").symlink_to(SHIPPED)
     page = (REPOSITORY / "docs" / "detection.md").read_text(encoding="utf-8")
-    code, commands = page.partition("## To try it")[2].partition("```python\n")[2].split("```", 1)
-    exec(compile(code, "detection.md", "exec"), {})
-    for line in commands.splitlines():
-        if line.startswith("    qtool "):
-            with pytest.raises(SystemExit) as caught:
-                main([*line.split()[1:], *(["--calibrators", "max"] if " tune " in line else [])])
-            assert caught.value.code == 0, line
+    section = page.partition("## To try it")[2].partition("\n## ")[0].replace("\\\n", "")
+    commands = [line.split() for line in section.splitlines() if line.startswith("    ")]
+    assert [words[:2] for words in commands[:2]] == [["pip", "install"], ["python", "calib_data/scenes_data.py"]]
+    monkeypatch.setattr("sys.argv", commands[1][1:])
+    runpy.run_path(commands[1][1], run_name="__main__")
+    for name, command, *words in commands[2:]:
+        assert name == "qtool"
+        with pytest.raises(SystemExit) as caught:
+            main([command, *words])
+        assert caught.value.code == 0, (command, words)
+    assert {words[1] for words in commands[2:]} == {"calibrate", "quantize", "eval", "sensitivity", "tune"}
     assert "target met (map drop at most 1%)" in capsys.readouterr().out
