@@ -255,7 +255,8 @@ def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool) -> None:
 
 def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> Verdict:
     """What the proof says of the accuracy that is wanted."""
-    measured = [db for db in proven.proof.sqnr_db_by_output.values() if db is not None]
+    proof = proven.proof
+    measured = [db for db in (*proof.sqnr_db_by_output.values(), *proof.sqnr_db_before.values()) if db is not None]
     met = loudness(proven.proof.judged_db) >= wanted.min_sqnr if measured else None
     most = wanted.max_float_macs if partial else None
     needed = proven.float_needed if met is False else None
