@@ -13,7 +13,7 @@ from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, silent
-from qtool.core.records.doubts import calibration_doubts, grid_doubts
+from qtool.core.records.doubts import calibrated_ranges, calibration_doubts, grid_doubts
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED, text_of
@@ -189,7 +189,7 @@ def quantize(
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
-        size = model_io.write(proven.model, output)
+        size = model_io.write(proven.model.noting(_ranges(statistics, final, prepared)), output)
     before = model_size(model)
     return Quantized(
         final,
@@ -217,6 +217,11 @@ def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[
         if isinstance(one, str | Path | int)
     ]
     return Asked(str(model), *named, tuple(options))
+
+
+def _ranges(statistics: Statistics, plan: Plan, prepared: Prepared) -> Mapping[str, str]:
+    """What the model's metadata say of calibration."""
+    return calibrated_ranges(statistics, plan, {str(v.name) for v in prepared.model.graph.inputs})
 
 
 def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str, ...]:
