@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 from qtool.core.errors import DataError, UsageError, VerificationError, arg
 from qtool.core.records.statistics import Statistics
@@ -85,5 +84,5 @@ def check_raised(prepared: Prepared, statistics: Statistics) -> None:
 def arithmetic_alone(proof: Verification) -> Verification:
     """Return the proof without what inputs that were made up say of accuracy."""
     tensors = tuple(replace(tensor, sqnr_db=math.nan) for tensor in proof.tensors)
-    nothing: dict[str, dict[str, Any]] = {"sqnr_db_by_output": {}, "sqnr_db_before": {}, "agreement_by_output": {}}
-    return replace(proof, examples=0, output_sqnr_db=math.nan, unlike={}, tensors=tensors, **nothing)
+    proof = replace(proof, sqnr_db_by_output={}, sqnr_db_before={}, agreement_by_output={}, unlike={})
+    return replace(proof, examples=0, output_sqnr_db=math.nan, tensors=tensors)

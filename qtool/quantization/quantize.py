@@ -209,14 +209,17 @@ def quantize(
 
 def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[str, object]) -> Asked:
     """The names of what was given, as they were given."""
-    named = [str(one) if isinstance(one, str | Path) else None for one in (data, calibration)]
+
+    def name(one: object) -> str | None:
+        return str(one) if isinstance(one, str | Path) else None
+
     options = [
-        (name, str(one))
-        for name, value in reading.items()
+        (option, str(one))
+        for option, value in reading.items()
         for one in (value if isinstance(value, list | tuple) else (value,))
         if isinstance(one, str | Path | int)
     ]
-    return Asked(str(model), *named, tuple(options))
+    return Asked(str(model), name(data), name(calibration), tuple(options))
 
 
 def _ranges(statistics: Statistics, plan: Plan, prepared: Prepared) -> Mapping[str, str]:
