@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from qtool.core.errors import QtoolError
 from qtool.core.records.evaluation import ModelResult
+from qtool.core.records.recipe import CALIBRATED
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, predictions
 from qtool.graph import edit, model_io
 
@@ -66,13 +68,20 @@ class Spread:
 
 
 def input_grids(path: Path) -> dict[str, Grid]:
-    """Return the least and the greatest value that a quantised model knows of each input that it quantises at once."""
+    """Return the least and the greatest value that a model knows of each of its inputs.
+
+    Of one that it quantises at once by the grid, of others by what `quantize` noted of calibration.
+    """
     try:
-        graph = model_io.load(path).model.graph
+        model = model_io.load(path).model
     except QtoolError:
         return {}
     found: dict[str, Grid] = {}
-    for value in graph.inputs:
+    for value in model.graph.inputs:
+        with suppress(KeyError, ValueError):
+            low, high = map(float, model.metadata_props[f"{CALIBRATED}{value.name}"].split(","))
+            if math.isfinite(low) and math.isfinite(high):
+                found[str(value.name)] = low, high
         for node in edit.consumers(value):
             if not edit.is_main_op(node, "QuantizeLinear") or len(node.inputs) < 3:
                 continue

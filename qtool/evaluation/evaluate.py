@@ -1,7 +1,7 @@
 """`evaluate`: every model over the same samples, which are streamed once."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -14,7 +14,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.concurrency import side_by_side
 from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
-from qtool.core.numerics.sqnr import Parts, measured_outputs
+from qtool.core.numerics.sqnr import measured_outputs
 from qtool.core.progress import Progress, silent
 from qtool.core.recognition import no_model
 from qtool.core.records.evaluation import (
@@ -37,7 +37,7 @@ from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, check_decode, resolve_metrics
-from qtool.evaluation.parts import float_parts
+from qtool.evaluation.parts import FloatOutputs, float_outputs
 from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.evaluation.worst.keep import Keeper, worst_folder
@@ -132,8 +132,8 @@ def evaluate(
         check_interface(sessions[0], session, batch_size)
     specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
-    parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
-    comparison = _Comparison(sessions, chosen, drop, min_sqnr, decode, parts)
+    judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs)
+    comparison = _Comparison(sessions, chosen, drop, min_sqnr, decode, judged)
     if save_worst is not None and folder is not None:
         comparison.worst = _keeper(save_worst[0], folder, paths, feeds, specs["inputs"])
     comparison.add(run_models(sessions, paths, feeds, compute, inputs=folder is not None), feeds, progress)
@@ -144,7 +144,7 @@ def evaluate(
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
-    gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr)
+    gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr, judged.ended)
     hints = undecoded(found, metrics, decode, reading)
     doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints)
     worst = None if comparison.worst is None else comparison.worst.save()
@@ -181,18 +181,17 @@ def compare(
         check_interface(sessions[0], session, 1)
     inputs = fed_specs_of(sessions[0].inputs, paths[0])
     feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
-    if reference is None or reference.parts is None:
-        parts = {} if feeds.states else float_parts(paths[0], lambda: next(iter(feeds)).inputs)
-    else:
-        parts = reference.parts
+    judged = None if reference is None else reference.judged
+    if judged is None:
+        judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs)
     chosen = None if metric is None else resolve_metrics(metric)
-    comparison = _Comparison(sessions, chosen, None, None, decode, parts)
+    comparison = _Comparison(sessions, chosen, None, None, decode, judged)
     batches = run_models(sessions, paths, feeds, compute, beside=True, reference=reference)
     comparison.add(batches, feeds, compute.progress)
     found = comparison.evaluation(paths, feeds, compute.provider)
     if reference is None:
         return replace(found, warnings=comparison.doubts(found.float_model, paths))
-    reference.parts = parts
+    reference.judged = judged
     return found
 
 
@@ -202,12 +201,14 @@ class Probed:
 
     metrics: those that `evaluate` takes. classes: whether an output says classes, so that predictions can be compared
     with float's. numbers: whether an output has an SQNR. by_sample: whether these classes are of samples, not tokens.
+    places: whether an output says places or classes, of which differences have no size, but may be ranked by.
     """
 
     metrics: tuple[MetricInfo, ...]
     classes: bool
     numbers: bool
     by_sample: bool
+    places: bool
 
 
 def probe(
@@ -230,12 +231,13 @@ def probe(
     inputs = fed_specs_of(session.inputs, Path(model))
     reading = with_boxes(decode, reading)
     feeds = open_feeds(data, inputs, outputs=session.output_specs, **reading)
-    comparison = _Comparison([session], chosen, None, None, decode)
+    comparison = _Comparison([session], chosen, None, None, decode, float_outputs(Path(model), None))
     comparison.add(run_here([session], islice(feeds, 1), feeds.states), feeds, silent)
     infos = tuple(found.info for found in comparison.metrics)
     heads = comparison.heads
     classes = heads.predicted is not None
-    return Probed(infos, classes, comparison.numbers, classes and heads.predicted == heads.classes)
+    by_sample = classes and heads.predicted == heads.classes
+    return Probed(infos, classes, comparison.numbers, by_sample, bool(heads.places))
 
 
 def with_boxes(decode: DecodeSpec | None, reading: LabelledOptions) -> LabelledOptions:
@@ -268,7 +270,7 @@ class _Comparison:
     max_drop: MaxDrop | None
     min_sqnr: float | None
     decode: DecodeSpec | None
-    parts: Mapping[str, Parts] = field(default_factory=dict)
+    judged: FloatOutputs = field(default_factory=FloatOutputs)
     metrics: tuple[Metric, ...] = ()
     heads: Heads = NO_HEADS
     numbers: bool = False
@@ -308,9 +310,9 @@ class _Comparison:
             raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
 
     def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
-        self.numbers = bool(measured_outputs(reference))
+        self.numbers = bool(set(measured_outputs(reference)) - self.judged.places)
         heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps, decode=self.decode)
-        self.heads = replace(heads, parts=self.parts)
+        self.heads = replace(heads.with_places(self.judged.places.intersection(reference)), parts=self.judged.parts)
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
         labelled = any(metric.info.kind is MetricKind.ACCURACY for metric in self.metrics)

@@ -64,8 +64,13 @@ def judge(
     metrics: Sequence[MetricInfo],
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
+    ended: Sequence[str] = (),
 ) -> tuple[Gate, ...]:
-    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on the worst output."""
+    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on the worst output.
+
+    `ended`: the outputs of which `quantize` also judges what the Sigmoid or Softmax at their end reads; a message on
+    the SQNR says that here it is not.
+    """
     gates: list[Gate] = []
     for model in candidates:
         if max_drop is not None:
@@ -73,7 +78,7 @@ def judge(
                 if metric.kind is MetricKind.ACCURACY:
                     gates.append(_drop_gate(float_model, model, metric, max_drop))
         if min_sqnr is not None:
-            gates.append(_sqnr_gate(model, min_sqnr))
+            gates.append(_sqnr_gate(model, min_sqnr, ended))
     return tuple(gates)
 
 
@@ -109,7 +114,7 @@ def _drop_found(metric: MetricInfo, score: Score, max_drop: MaxDrop) -> float | 
     return None
 
 
-def _sqnr_gate(model: ModelResult, min_sqnr: float) -> Gate:
+def _sqnr_gate(model: ModelResult, min_sqnr: float, ended: Sequence[str]) -> Gate:
     found, asked = model.sqnr_db, f"asked at least {min_sqnr:.4g} dB"
     if model.nan is not None:
         found, said = None, f": {model.nan}; {asked}"
@@ -117,6 +122,9 @@ def _sqnr_gate(model: ModelResult, min_sqnr: float) -> Gate:
         said = f" cannot be measured, since no output of numbers keeps its shape; {asked}; ask for a metric instead"
     else:
         said = f" is {found:.4g} dB, {asked}"
+        if ended:
+            more = f" and {len(ended) - 1} more" if len(ended) > 1 else ""
+            said += f" (outputs as they are; quantize judges in front of the end of '{ended[0]}'{more} too)"
     return Gate(
         model=model.name,
         rule=GateRule.MIN_SQNR,

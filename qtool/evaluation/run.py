@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -12,11 +12,11 @@ import numpy as np
 
 from qtool.core.compute import Compute
 from qtool.core.concurrency import in_order
-from qtool.core.numerics.sqnr import Parts
 from qtool.core.records.parts import Shard
 from qtool.core.records.recipe import check_fixed
 from qtool.core.state import State, sequence_length
 from qtool.evaluation.doubts import Spread, spreads_of
+from qtool.evaluation.parts import FloatOutputs
 from qtool.evaluation.recurrence import run_sequence
 from qtool.evaluation.trial import run_numeric
 from qtool.execution import Missing, run
@@ -58,12 +58,12 @@ class BatchRun:
 class Reference:
     """The first of the models, and what it computes on data that is run over again and again, as far as that fits.
 
-    room: bytes that are left for it. parts: of its outputs, once they are known.
+    room: bytes that are left for it. judged: how its outputs are, once that is known.
     """
 
     session: Session
     room: int
-    parts: Mapping[str, Parts] | None = None
+    judged: FloatOutputs | None = None
     known: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
 
     def outputs(self, batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:

@@ -24,6 +24,9 @@ _RESHAPED = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"
 _FEW_NODES = 256
 _MOVED = {*_RESHAPED, "Transpose", "Split", "Slice", "Gather", "Expand"}
 _SATURATING = {"Sigmoid", "Softmax"}
+_CHOOSING = {"ArgMax": 0, "ArgMin": 0, "TopK": 1}
+"""Operators of which an output says places of what they read, and which output that is."""
+_PLACING = {"NonZero", "NonMaxSuppression"}
 _UNARY = {
     *_SATURATING, "LogSoftmax", "Tanh", "Relu", "LeakyRelu", "Clip", "Exp", "Log", "Sqrt", "Neg", "Abs", "Softplus",
     "HardSigmoid", "HardSwish", "Elu",
@@ -35,29 +38,56 @@ _BINARY = {"Mul", "Add", "Sub", "Div", "Pow", "Min", "Max"}
 class Saturating:
     """A Sigmoid or Softmax behind which only values are moved and scaled up to an output: the node and what it reads.
 
-    axis: of a Softmax, to whose sum of exponents a constant says nothing; None of a Sigmoid.
+    axis: of a Softmax, to whose sum of exponents a constant says nothing; None of a Sigmoid. chooses: whether it is an
+    ArgMax instead, or another that says places along the axis.
     """
 
     output: str
     node: str
     reads: str
     axis: int | None
+    chooses: bool = False
 
 
 def saturating_ends(model: Model) -> tuple[Saturating, ...]:
-    """Return the Sigmoids and Softmaxes that end the outputs of a graph."""
+    """Return the Sigmoids, Softmaxes and ArgMaxes that end the outputs of a graph."""
     found: dict[tuple[str, str], Saturating] = {}
     for output in model.graph.outputs:
         for value in tail(output):
             node = value.producer()
-            if node is not None and node.graph is model.graph and edit.is_main_op(node, *_SATURATING):
+            if node is None or node.graph is not model.graph:
+                continue
+            chooses = _says_places(value) and node.op_type in _CHOOSING
+            if chooses or edit.is_main_op(node, *_SATURATING):
                 reads = node.inputs[0]
                 if reads is None or reads.producer() is None:
                     continue
-                axis = int(edit.attribute(node, "axis", -1)) if node.op_type == "Softmax" else None
+                first = 0 if node.op_type in ("ArgMax", "ArgMin") else -1
+                axis = None if node.op_type == "Sigmoid" else int(edit.attribute(node, "axis", first))
                 name = str(output.name)
-                found.setdefault((name, str(node.name)), Saturating(name, str(node.name), str(reads.name), axis))
+                end = Saturating(name, str(node.name), str(reads.name), axis, chooses)
+                found.setdefault((name, str(node.name)), end)
     return tuple(found.values())
+
+
+def place_outputs(model: Model) -> frozenset[str]:
+    """Return the outputs that say places or classes and nothing else, of which a difference has no size.
+
+    An ArgMax, a TopK, a NonZero or a NonMaxSuppression makes all of their values, in whatever type and order.
+    """
+    found = set()
+    for output in model.graph.outputs:
+        ends = [v for v in tail(output) if (n := v.producer()) is None or not followed(n)]
+        if ends and all(map(_says_places, ends)):
+            found.add(str(output.name))
+    return frozenset(found)
+
+
+def _says_places(value: Value) -> bool:
+    node = value.producer()
+    if node is None or not edit.is_main_op(node, *_CHOOSING, *_PLACING):
+        return False
+    return node.op_type in _PLACING or value.index() == _CHOOSING[node.op_type]
 
 
 def parted_tensors(model: Model) -> tuple[str, ...]:

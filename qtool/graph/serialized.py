@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import google.protobuf.message
@@ -56,6 +56,15 @@ class Serialized:
     def size(self) -> int:
         """The size of the model in bytes; as a single file it takes a few less, as two files a few more."""
         return len(self.graph) + sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def noting(self, notes: Mapping[str, str]) -> "Serialized":
+        """Return the model with these entries in its metadata, before those that it has."""
+        if not notes:
+            return self
+        proto = onnx.load_from_string(self.graph)
+        for key, text in notes.items():
+            proto.metadata_props.add(key=key, value=text)
+        return replace(self, graph=encode(proto))
 
     def joined(self) -> bytes:
         """Return one protocol buffer that holds the whole model.

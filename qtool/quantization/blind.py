@@ -84,4 +84,5 @@ def check_raised(prepared: Prepared, statistics: Statistics) -> None:
 def arithmetic_alone(proof: Verification) -> Verification:
     """Return the proof without what inputs that were made up say of accuracy."""
     tensors = tuple(replace(tensor, sqnr_db=math.nan) for tensor in proof.tensors)
-    return replace(proof, examples=0, output_sqnr_db=math.nan, sqnr_db_by_output={}, unlike={}, tensors=tensors)
+    proof = replace(proof, sqnr_db_by_output={}, sqnr_db_before={}, agreement_by_output={}, unlike={})
+    return replace(proof, examples=0, output_sqnr_db=math.nan, tensors=tensors)

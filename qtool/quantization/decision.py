@@ -109,7 +109,7 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     `wanted`: None leaves no layer in float.
     """
     candidate, before = proven.decision.candidate, proven.proof.judged_db
-    figures = proven.proof.sqnr_db_by_output.values()
+    figures = [*proven.proof.sqnr_db_by_output.values(), *proven.proof.sqnr_db_before.values()]
     if candidate is None or all(db is None for db in figures):
         return proven
     proven = replace(proven, before_db=before)

@@ -13,7 +13,7 @@ from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, silent
-from qtool.core.records.doubts import calibration_doubts, grid_doubts
+from qtool.core.records.doubts import calibrated_ranges, calibration_doubts, grid_doubts
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED, text_of
@@ -189,7 +189,7 @@ def quantize(
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
-        size = model_io.write(proven.model, output)
+        size = model_io.write(proven.model.noting(_ranges(statistics, final, prepared)), output)
     before = model_size(model)
     return Quantized(
         final,
@@ -209,14 +209,22 @@ def quantize(
 
 def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[str, object]) -> Asked:
     """The names of what was given, as they were given."""
-    named = [str(one) if isinstance(one, str | Path) else None for one in (data, calibration)]
+
+    def name(one: object) -> str | None:
+        return str(one) if isinstance(one, str | Path) else None
+
     options = [
-        (name, str(one))
-        for name, value in reading.items()
+        (option, str(one))
+        for option, value in reading.items()
         for one in (value if isinstance(value, list | tuple) else (value,))
         if isinstance(one, str | Path | int)
     ]
-    return Asked(str(model), *named, tuple(options))
+    return Asked(str(model), name(data), name(calibration), tuple(options))
+
+
+def _ranges(statistics: Statistics, plan: Plan, prepared: Prepared) -> Mapping[str, str]:
+    """What the model's metadata say of calibration."""
+    return calibrated_ranges(statistics, plan, {str(v.name) for v in prepared.model.graph.inputs})
 
 
 def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str, ...]:
@@ -255,7 +263,8 @@ def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool) -> None:
 
 def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> Verdict:
     """What the proof says of the accuracy that is wanted."""
-    measured = [db for db in proven.proof.sqnr_db_by_output.values() if db is not None]
+    proof = proven.proof
+    measured = [db for db in (*proof.sqnr_db_by_output.values(), *proof.sqnr_db_before.values()) if db is not None]
     met = loudness(proven.proof.judged_db) >= wanted.min_sqnr if measured else None
     most = wanted.max_float_macs if partial else None
     needed = proven.float_needed if met is False else None

@@ -85,6 +85,8 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
 
 def _figure(proof: Verification) -> str:
     """The SQNR of the outputs, and the worst one in front of a saturated end where that is less."""
+    if proof.sqnr_db_before and not any(db is not None for db in proof.sqnr_db_by_output.values()) and not proof.unlike:
+        return f"{proof.judged_db:.1f} dB SQNR in front of what chooses them"
     figure = f"{proof.output_sqnr_db:.1f} dB SQNR"
     if not proof.judged_db < proof.output_sqnr_db:
         return figure
@@ -248,7 +250,7 @@ def _accuracy_line(proof: Verification) -> str:
     samples = amount(proof.examples, "calibration sample")
     if not proof.held_out:
         samples += " that also chose: calibrate with more to know what new data gives"
-    parts = [f"outputs {_outputs(proof)} SQNR against float on {samples}"]
+    parts = [f"{_outputs(proof)} SQNR against float on {samples}"]
     tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
     if tensors:
         figure, name = min(tensors, key=lambda pair: pair[0])
@@ -257,7 +259,12 @@ def _accuracy_line(proof: Verification) -> str:
         f"{amount(count, 'entry', 'entries')} of output {name!r} NaN or Inf unlike float's"
         for name, count in proof.unlike.items()
     ]
-    unmeasured = [repr(name) for name, db in proof.sqnr_db_by_output.items() if db is None]
+    parts += [
+        f"{100 * share:.4g} % of {name!r} equal float's, not measured in dB (places or classes)"
+        for name, share in proof.agreement_by_output.items()
+    ]
+    by_output = proof.sqnr_db_by_output
+    unmeasured = [repr(name) for name, db in by_output.items() if db is None and name not in proof.agreement_by_output]
     if unmeasured:
         parts.append(
             f"not measured: {', '.join(unmeasured[:_NAMED])} (no finite number, or another shape than float's)"
@@ -265,10 +272,15 @@ def _accuracy_line(proof: Verification) -> str:
     return f"  accuracy    {'; '.join(parts)}"
 
 
+def _before(proof: Verification, name: str, db: float) -> str:
+    end = "what chooses" if name in proof.agreement_by_output else "the saturated end of"
+    return f"{db:.1f} dB in front of {end} {name!r}"
+
+
 def _outputs(proof: Verification) -> str:
     """The worst output's figure, and each output's where they are not all the same."""
-    if math.isnan(proof.output_sqnr_db) and not proof.unlike:
-        return "without"
-    before = [f"{db:.1f} dB in front of the saturated end of {name!r}" for name, db in proof.sqnr_db_before.items()]
+    before = [_before(proof, name, db) for name, db in proof.sqnr_db_before.items()]
     also = f" ({', '.join(before[:_NAMED])})" if before else ""
-    return f"{proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}{also}"
+    if math.isnan(proof.output_sqnr_db) and not proof.unlike:
+        return f"{', '.join(before[:_NAMED])}," if before else "outputs without"
+    return f"outputs {proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}{also}"

@@ -16,8 +16,8 @@ DEFAULT_DROP = MaxDrop(0.01, relative=True)
 AGREEMENT = "agreement"
 """The share of predictions that are float's: the measure where there are no labels."""
 _NOTHING = (
-    f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, {arg('decode')} where the outputs are "
-    f"boxes, or labels and {arg('metric')}"
+    f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, {arg('decode')} where the outputs "
+    f"are boxes, or labels and {arg('metric')}"
 )
 _NO_NUMBERS = f"there are neither labels, class scores nor numbers to aim at; give labels and {arg('metric')}"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from qtool.core.compute import Compute
 from qtool.core.concurrency import in_order
 from qtool.core.files import together
+from qtool.core.records.doubts import calibrated_ranges
 from qtool.core.records.evaluation import ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
@@ -152,5 +153,6 @@ class Judge:
             with together(*([] if save_plan is None else [save_plan]), output):
                 if save_plan is not None:
                     plan.save(save_plan)
-                model_io.write(data, output)
+                inputs = {str(v.name) for v in self.model.graph.inputs}
+                model_io.write(data.noting(calibrated_ranges(self.planner.statistics, plan, inputs)), output)
         return proof

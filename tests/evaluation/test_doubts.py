@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import onnx
 import pytest
 
 import qtool
@@ -160,3 +161,29 @@ def test_they_are_printed_on_standard_error_also_when_quiet(quantised, tmp_path,
     found = capsys.readouterr()
     assert "on 1 calibration sample that also chose" in found.out
     assert found.err.startswith("warning: one sample calibrated")
+
+
+@pytest.mark.parametrize("command", ["quantize", "tune"])
+def test_an_input_that_stays_float_is_known_too(tmp_path, command):
+    """What calibration saw is in the metadata of the model, which computes the same; with a grid there is no need."""
+    net = Net(3, 8, 8)
+    hidden = net("Relu", net.conv("x", 3, 8, name="first"))
+    net.save(tmp_path / "m.onnx", net.conv(hidden, 8, 4, name="last"))
+    data = {"x": PICTURES[:20]}
+    if command == "quantize":
+        qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data=data, calibrator="max", exclude=["first"])
+        seen = PICTURES[:20]
+    else:
+        words = {"min_sqnr": 5.0, "exclude": ["first"]}
+        qtool.tune(tmp_path / "m.onnx", data, tmp_path / "q.onnx", calibrators="max", **words)
+        seen = None
+    noted = {entry.key: entry.value for entry in onnx.load(tmp_path / "q.onnx").metadata_props}
+    assert list(noted) == ["qtool.calibrated.x"]
+    low, high = map(float, noted["qtool.calibrated.x"].split(","))
+    assert input_grids(tmp_path / "q.onnx") == {"x": (low, high)}
+    assert seen is None or (low, high) == (seen.min(), seen.max())
+    assert warnings(tmp_path, "q", PICTURES[20:]) == ()
+    (line,) = warnings(tmp_path, "q", 255 * PICTURES[20:])
+    assert f"q.onnx: input 'x' was calibrated for {low:.4g} to {high:.4g}" in line
+    qtool.quantize(tmp_path / "m.onnx", tmp_path / "grid.onnx", data=data, calibrator="max")
+    assert not onnx.load(tmp_path / "grid.onnx").metadata_props

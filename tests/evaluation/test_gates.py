@@ -171,3 +171,13 @@ def test_sensitivity_ranks_by_them(metric):
     assert result.metric is not None and result.metric.name == wanted
     direct = qtool.evaluate("float.onnx", "float.onnx", "d.npz", metrics=[wanted]).float_model.score(wanted).value
     assert result.float_value == pytest.approx(direct)
+
+
+@pytest.mark.parametrize("activation", ["Sigmoid", None])
+def test_the_line_says_where_quantize_judges_more(tmp_path, activation):
+    weights = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    models = [linear(tmp_path / f"{i}.onnx", weights * (1 + i / 50), activation=activation) for i in range(2)]
+    found = qtool.evaluate(models[0], models[1], {"x": np.ones((3, 6), np.float32)}, min_sqnr=5)
+    (gate,) = found.gates
+    more = " (outputs as they are; quantize judges in front of the end of 'scores' too)"
+    assert gate.passed and gate.message.endswith("asked at least 5 dB" + (more if activation else ""))

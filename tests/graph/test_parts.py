@@ -5,7 +5,7 @@ import pytest
 
 from qtool.core.numerics.sqnr import OutputNoise, Parts
 from qtool.graph import model_io
-from qtool.graph.parts import output_parts, parted_tensors, saturating_ends
+from qtool.graph.parts import output_parts, parted_tensors, place_outputs, saturating_ends
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.verify.judged import find_parts
 from tests.support.patterns import Net
@@ -148,3 +148,21 @@ def test_a_deep_graph_is_no_deep_recursion(tmp_path):
     model = model_io.load(net.save(tmp_path / "m.onnx", y)).model
     assert y in parted_tensors(model) and saturating_ends(model) == ()
     assert output_parts(model, {y: (1, 6, 4, 4)}) == {}
+
+
+def test_outputs_that_say_places(tmp_path):
+    """An ArgMax through whatever moves or scales it; not the values of a TopK, nor what stands beside real numbers."""
+
+    def found(build):
+        net = Net(3, 8, 8)
+        logits = net("Flatten", net("GlobalAveragePool", net.conv("x", 3, 6)))
+        return bool(place_outputs(model_io.load(net.save(tmp_path / "m.onnx", build(net, logits))).model))
+
+    def top(net, logits, which):
+        return net("TopK", logits, net.const([2], dtype=np.int64), axis=1, outputs=2)[which]
+
+    assert found(lambda net, h: net("ArgMax", h, axis=1))
+    assert found(lambda net, h: net("Add", net("Cast", net("ArgMin", h, axis=1), to=1), net.const([1.0])))
+    assert found(lambda net, h: top(net, h, 1)) and not found(lambda net, h: top(net, h, 0))
+    assert not found(lambda net, h: net("Concat", net("Cast", net("ArgMax", h, axis=1), to=1), h, axis=1))
+    assert not found(lambda net, h: net("Relu", h))

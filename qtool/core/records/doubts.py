@@ -6,6 +6,7 @@ import numpy as np
 
 from qtool.core.numerics.histogram import Distribution
 from qtool.core.records.plan import Plan
+from qtool.core.records.recipe import CALIBRATED
 from qtool.core.records.statistics import Statistics
 from qtool.core.text import amount
 
@@ -62,6 +63,20 @@ def grid_doubts(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> 
                 "the others, and that the input is scaled as the model wants it"
             )
     return tuple(result)
+
+
+def calibrated_ranges(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> dict[str, str]:
+    """Return what to note in a model's metadata of the inputs that it does not quantise: their range in calibration.
+
+    By the entry's key; "low,high". Whoever evaluates the model can tell then that its data is preprocessed otherwise.
+    """
+    gridded = {row.tensor for row in plan.activations}
+    found = {name: statistics.tensors.get(name) for name in inputs if name not in gridded}
+    return {
+        f"{CALIBRATED}{name}": f"{histogram.minimum!r},{histogram.maximum!r}"
+        for name, histogram in sorted(found.items())
+        if histogram is not None and histogram.count
+    }
 
 
 def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:

@@ -25,6 +25,8 @@ NUMBERS = {EQUALIZE: "scales", ABSORB_BIASES: "shifts", SMOOTH: "smoothing"}
 _MAY_BE_ZERO = {"shifts"}
 FIXED = "qtool.fixed."
 """What the metadata of a model call the value of an input that it is made for, with the input's name behind it."""
+CALIBRATED = "qtool.calibrated."
+"""What the metadata of a model call the range that an input had in calibration, where no grid of its own says that."""
 # elements of an input, in messages
 _SHOWN = 8
 

@@ -60,7 +60,9 @@ class Verification:
     sqnr_db_by_output: the same of each output, of its worst part where it has several; None where its shape depends on
         its values, and was another, or where it holds no finite number.
     sqnr_db_before: output -> the SQNR of what the Sigmoid or Softmax at its end reads, where that is saturated in the
-        examples, so that the output says little.
+        examples, so that the output says little; or of what the ArgMax there reads.
+    agreement_by_output: of the outputs that say places or classes, of which a difference has no size, the share of
+        entries that are float's, 0 to 1.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
     examples: how many samples that was measured on. held_out: whether none of them chose what was done.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
@@ -88,12 +90,15 @@ class Verification:
     sqnr_db_by_output: dict[str, float | None] = field(default_factory=dict)
     unlike: dict[str, int] = field(default_factory=dict)
     sqnr_db_before: dict[str, float] = field(default_factory=dict)
+    agreement_by_output: dict[str, float] = field(default_factory=dict)
     held_out: bool = True
 
     @property
     def judged_db(self) -> float:
-        """The SQNR of the outputs, or in front of a saturated end of one where that is worse; NaN: none is measured."""
-        found = worst([self.output_sqnr_db, *self.sqnr_db_before.values()])
+        """The SQNR of the outputs, or in front of the end of one where that is worse; NaN: none is measured."""
+        measured = any(db is not None for db in self.sqnr_db_by_output.values()) or bool(self.unlike)
+        outputs = [self.output_sqnr_db] if measured or not self.sqnr_db_before else []
+        found = worst([*outputs, *self.sqnr_db_before.values()])
         return math.nan if found is None else found
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ nothing. Labels of classes do; without them agreement with float needs evidence,
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -52,8 +52,8 @@ class Heads:
     classes: one class a sample. tokens: one class a token. score: the name of the output with one value a sample.
     token_labels: whether the labels are the tokens'. predicted: the output whose predictions are compared with float's;
     likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
-    output, those that differ in kind. detector: finds boxes, where somebody says how the
-    outputs become boxes.
+    output, those that differ in kind. places: outputs that say places or classes and nothing else. detector: finds
+    boxes, where somebody says how the outputs become boxes.
     """
 
     classes: ClassOutput | None = None
@@ -63,7 +63,22 @@ class Heads:
     predicted: ClassOutput | None = None
     likely: bool = False
     parts: Mapping[str, Parts] = field(default_factory=dict)
+    places: frozenset[str] = frozenset()
     detector: Detector | None = None
+
+    def with_places(self, places: frozenset[str]) -> "Heads":
+        """Return the heads where the graph says that these outputs hold places or classes, whatever their type is."""
+
+        def known(output: ClassOutput | None) -> ClassOutput | None:
+            held = output is None or output.name not in places or output.columns > 1
+            return output if output is None or held else ClassOutput(output.name, 1, holds_class=True)
+
+        predicted = self.predicted
+        if self.detector is None and places and (predicted is None or (self.likely and predicted.name in places)):
+            predicted = ClassOutput(min(places), 1, holds_class=True)
+        likely = self.likely and predicted == self.predicted
+        found = known(predicted)
+        return replace(self, classes=known(self.classes), predicted=found, likely=likely, places=places)
 
 
 NO_HEADS = Heads()

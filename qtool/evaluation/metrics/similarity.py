@@ -4,7 +4,7 @@ Sums grow batch by batch, so memory does not depend on the number of samples.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
@@ -15,17 +15,20 @@ from qtool.evaluation.metrics.observation import Observation, rows
 class Sqnr:
     """The signal to quantisation noise ratio of the worst output in dB; see `qtool.core.numerics.sqnr`.
 
-    Of the outputs in `measured_outputs`, and of one that has `parts` that of the worst of these. Identical outputs give
-    inf; NaN or Inf unlike float's -inf.
+    Of the outputs in `measured_outputs` that are none of `places`, and of one that has `parts` that of the worst of
+    these. Identical outputs give inf; NaN or Inf unlike float's -inf.
     """
 
-    def __init__(self, parts: Mapping[str, Parts] | None = None) -> None:
+    def __init__(self, parts: Mapping[str, Parts] | None = None, places: Collection[str] = ()) -> None:
         self._parts = parts or {}
+        self._places = places
         self._outputs: dict[str, OutputNoise] = {}
 
     def update(self, seen: Observation) -> None:
         """Add the signal and the noise of one batch, for each output."""
         for name in measured_outputs(seen.reference):
+            if name in self._places:
+                continue
             if name not in self._outputs:
                 self._outputs[name] = OutputNoise(self._parts.get(name))
             self._outputs[name].add(seen.reference[name], seen.outputs[name])

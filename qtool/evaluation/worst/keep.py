@@ -173,7 +173,7 @@ class Keeper:
         place: Place,
     ) -> None:
         assert self._view is not None and self._heads is not None
-        noise = Sqnr(self._heads.parts)
+        noise = Sqnr(self._heads.parts, self._heads.places)
         noise.update(sample_of(seen, sample))
         db = noise.measured()
         order = (-_fallen(scores), math.inf if db is None else loudness(db), seen.start + sample)

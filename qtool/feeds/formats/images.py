@@ -55,7 +55,7 @@ def open_images(folder: Path, fitter: Fitter, batch_size: int, limit: int | None
         raise DataError(f"{folder}: reading images {NO_PILLOW}") from error
     pixels = _pixels(folder, fitter)
     files = files_of(folder, IMAGE_SUFFIXES, recurse=True)
-    annotated, notes = None, ()
+    annotated, notes = None, tuple[str, ...]()
     if fitter.annotations is not None:
         files = _beside_labels(fitter.annotations, folder, files)
         annotated = find_annotations(fitter.annotations, folder, files, pixels.settings.categories, _read_mask)

@@ -83,6 +83,7 @@ def _verified(
         output_sqnr_db=math.nan if output is None else output,
         sqnr_db_by_output=by_output,
         sqnr_db_before={} if measured.shipped is None else measured.shipped.before(),
+        agreement_by_output={} if measured.shipped is None else measured.shipped.agreement(),
         unlike={} if measured.shipped is None else measured.shipped.unlike(),
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),

@@ -5,13 +5,13 @@ of its differences come from one place in a thousand. What the Sigmoid reads is 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from qtool.core.numerics.sqnr import OutputNoise, Parts, measured_outputs, worst
 from qtool.graph.edit import Array, Model
-from qtool.graph.parts import Saturating, output_parts, parted_tensors, saturating_ends
+from qtool.graph.parts import Saturating, output_parts, parted_tensors, place_outputs, saturating_ends
 from qtool.pipeline.verify.macs import shapes_of
 
 Arrays = Mapping[str, Array]
@@ -35,12 +35,13 @@ class OutputJudge:
 
     def __init__(self, prepared: Model, example: Arrays, outputs: Arrays) -> None:
         self.names = measured_outputs({str(v.name): outputs[str(v.name)] for v in prepared.graph.outputs})
+        self.places = place_outputs(prepared)
         self.ends = tuple(end for end in saturating_ends(prepared) if end.output in self.names)
         self.parts = find_parts(prepared, example)
 
     def start(self) -> "Judged":
         """Return sums that hold nothing yet, for one model."""
-        return Judged(self.names, self.parts, self.ends)
+        return Judged(self.names, self.parts, self.ends, self.places)
 
 
 def find_parts(prepared: Model, example: Arrays) -> dict[str, Parts]:
@@ -52,12 +53,19 @@ def find_parts(prepared: Model, example: Arrays) -> dict[str, Parts]:
 class Judged:
     """The sums of one model's differences, of which `add` adds those of an example."""
 
-    def __init__(self, names: Sequence[str], parts: Mapping[str, Parts], ends: Sequence[Saturating]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        parts: Mapping[str, Parts],
+        ends: Sequence[Saturating],
+        places: Collection[str] = (),
+    ) -> None:
         self.outputs = {name: OutputNoise(parts.get(name)) for name in names}
         # those of several levels of a detector are of one kind
-        kinds = dict.fromkeys((end.output, end.axis) for end in ends)
-        self._reads = {(output, axis): _Reads(axis) for output, axis in kinds}
+        kinds = dict.fromkeys((end.output, end.axis, end.chooses) for end in ends)
+        self._reads = {kind: _Reads(kind[1]) for kind in kinds}
         self._ends = ends
+        self._same = {name: _Same() for name in names if name in places}
 
     def add(self, exact: Arrays, made: Arrays) -> None:
         """Add the outputs of the float graph, and those of the model; of both what a Sigmoid reads, where it is known.
@@ -66,27 +74,42 @@ class Judged:
         """
         for name, output in self.outputs.items():
             output.add(exact[name], made[name])
+        for name, same in self._same.items():
+            same.add(exact[name], made[name])
         for end in self._ends:
             one, other = exact.get(end.reads), made.get(end.reads)
             if one is not None and other is not None and one.shape == other.shape:
-                self._reads[end.output, end.axis].add(one.astype(np.float64), other.astype(np.float64))
+                self._reads[end.output, end.axis, end.chooses].add(one.astype(np.float64), other.astype(np.float64))
 
     def before(self) -> dict[str, float]:
-        """Return the SQNR in dB of what the saturated Sigmoids and Softmaxes read, the worst of each output."""
+        """Return the SQNR in dB of what saturated Sigmoids and Softmaxes, and ArgMaxes read, the worst of each output.
+
+        Where an ArgMax reads the same as in float it is inf.
+        """
         result: dict[str, float] = {}
-        for (output, _), reads in self._reads.items():
-            clear = self.outputs[output].clear
+        for (output, _, chooses), reads in self._reads.items():
+            clear = self.outputs[output].clear and not chooses
             db = reads.db(clear=clear)
+            if db is None and chooses and reads.equal:
+                db = math.inf
             if db is not None and (reads.flat or not clear):
                 result[output] = min(db, result.get(output, db))
         return result
 
     def by_output(self) -> dict[str, float | None]:
-        """Return each output's SQNR in dB: of its worst part, or in front of its end where all is too faint to say."""
+        """Return each output's SQNR in dB: of its worst part, or in front of its end where all is too faint to say.
+
+        None of one that says places.
+        """
         before = self.before()
-        found = {name: noise.db_of_clear for name, noise in self.outputs.items()}
+        found = {name: noise.db_of_clear for name, noise in self.outputs.items() if name not in self._same}
         faint = {name for name, db in found.items() if db is None or (db == np.inf and name in before)}
-        return found | {name: before.get(name, self.outputs[name].db) for name in faint}
+        found |= {name: before.get(name, self.outputs[name].db) for name in faint}
+        return {name: found.get(name) for name in self.outputs}
+
+    def agreement(self) -> dict[str, float]:
+        """Return of each output that says places which share of them is float's, 0 to 1."""
+        return {name: same.share for name, same in self._same.items() if same.share is not None}
 
     def unlike(self) -> dict[str, int]:
         """Return how many entries of an output are NaN or Inf in one alone, or differently so, where any is."""
@@ -95,6 +118,21 @@ class Judged:
     def figure(self) -> float | None:
         """Return what models are compared by: the worst of all in dB; None where nothing is measured."""
         return worst([*self.by_output().values(), *self.before().values()])
+
+
+class _Same:
+    """Counts the entries of an output that are equal; where its shape is another none is."""
+
+    def __init__(self) -> None:
+        self._equal, self._all = 0, 0
+
+    def add(self, exact: Array, made: Array) -> None:
+        self._all += exact.size
+        self._equal += int((exact == made).sum()) if exact.shape == made.shape else 0
+
+    @property
+    def share(self) -> float | None:
+        return self._equal / self._all if self._all else None
 
 
 class _Reads:
@@ -129,6 +167,11 @@ class _Reads:
         """Whether it is saturated nearly everywhere."""
         return self._slopes < _FLAT * self._places
 
+    @property
+    def equal(self) -> bool:
+        """Whether there is a signal and no noise."""
+        return self._all.signal > 0.0 and self._all.noise == 0.0
+
     def db(self, *, clear: bool) -> float | None:
         """The SQNR in dB; None where there is no signal, or no noise.
 
@@ -151,6 +194,10 @@ class _Variation:
         self._sum += float(x.sum())
         self._squares += float(x @ x)
         self._noise += float(wrong @ wrong)
+
+    @property
+    def noise(self) -> float:
+        return self._noise
 
     @property
     def signal(self) -> float:

@@ -129,7 +129,7 @@ def sensitivity(
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
     found = probe(model, data, metric, decode, **reading)
-    if found.metrics[0].name == "sqnr" and not found.numbers:
+    if found.metrics[0].name == "sqnr" and not (found.numbers or found.places):
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
     half = halved(prepared, statistics)
     best, _ = best_plan(prepared, half.choosing, request, Original(Path(model), prepared.widened, half.few))

@@ -122,3 +122,33 @@ def test_the_scorer_sees_a_dead_score_beside_a_good_box(tmp_path):
     assert scorer.sqnr_db(result.plan) == pytest.approx(min(both), abs=1e-3)
     (candidate,) = qtool.evaluate(source, tmp_path / "q.onnx", net.samples(8)).candidates
     assert candidate.sqnr_db == pytest.approx(min(both), abs=1e-3)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+def test_what_an_argmax_says_is_not_measured_in_decibels(tmp_path, cast):
+    """Classes of pixels: their agreement is shown, and what the ArgMax reads is judged; also as real numbers."""
+    net = Net(3, 8, 8)
+    hidden = net.conv(net("Relu", net.conv("x", 3, 8)), 8, 5, name="last")
+    chosen = net("ArgMax", hidden, axis=1, keepdims=0)
+    model = net.save(tmp_path / "m.onnx", net("Cast", chosen, to=1) if cast else chosen)
+    x = np.random.default_rng(0).normal(size=(8, 3, 8, 8)).astype(np.float32)
+    result = qtool.quantize(model, tmp_path / "q.onnx", data={"x": x}, calibrator="max", bias_correction="off")
+    proof = result.verification
+    (name,) = proof.sqnr_db_by_output
+    assert proof.sqnr_db_by_output == {name: None} and math.isnan(proof.output_sqnr_db)
+    # onnxruntime alone: the last four samples report, and the float model cut in front of its end
+    prepared = prepare(model_io.load(model))
+    reads = saturating_ends(prepared.model)[0].reads
+    graphs = [Session(compose.with_outputs(prepared.model, [reads, name])), Session(tmp_path / "q.onnx")]
+    runs = [[graph.run({"x": one[None]})[name] for one in x] for graph in graphs]
+    same = [float((a == b).mean()) for a, b in zip(*runs, strict=True)]
+    shares = {np.mean(same[::2]).item(), np.mean(same[1::2]).item()}
+    assert any(proof.agreement_by_output[name] == pytest.approx(share) for share in shares)
+    assert 20.0 < proof.judged_db == proof.sqnr_db_before[name] < 60.0
+    assert result.verdict.met and result.verdict.before_db == proof.judged_db
+    text = quantized_text(result)
+    assert f"accuracy    {proof.judged_db:.1f} dB in front of what chooses '{name}', SQNR against float" in text
+    assert f" of '{name}' equal float's, not measured in dB" in text and "inf dB" not in text
+    found = qtool.evaluate(model, tmp_path / "q.onnx", {"x": x})
+    assert found.candidates[0].sqnr_db is None
+    assert found.candidates[0].agreement == pytest.approx(np.mean(same))
