@@ -1,6 +1,7 @@
 """The heads of a graph: the last layers of each output, what decodes, and what is no head."""
 
 import numpy as np
+import onnx
 import pytest
 
 import qtool
@@ -48,7 +49,9 @@ def yolov8(net, decode="Conv"):
         mean = net("MatMul", soft, net.const(DISTANCES.reshape(shape)), name="mean")
         sides = net("Reshape", mean, net.const([0, 4, -1], dtype=np.int64))
     near, far = net("Split", sides, net.const([2, 2], dtype=np.int64), outputs=2, axis=1)
-    corners = net("Concat", net("Sub", net.const(np.float32(0.5)), near), net("Add", far, net.const(np.float32(0.5))), axis=1)
+    corners = net(
+        "Concat", net("Sub", net.const(np.float32(0.5)), near), net("Add", far, net.const(np.float32(0.5))), axis=1
+    )
     return net("Concat", corners, net("Sigmoid", scores), axis=1)
 
 
@@ -109,7 +112,9 @@ def test_the_last_layers_of_each_output(tmp_path, make, heads):
     model = prepare(model_io.load(net.save(tmp_path / "m.onnx", *outputs))).model
     letters = dict(zip(outputs, "yz", strict=False))
     found = heads_of(model)
-    assert {head.name.replace(f"head of {o}", letters[o]): list(head.layers) for head in found for o in head.outputs} == heads
+    assert {
+        head.name.replace(f"head of {o}", letters[o]): list(head.layers) for head in found for o in head.outputs
+    } == heads
     for head in found:
         assert set(head.layers) <= set(head.nodes) and "body" not in set(head.nodes) - set(head.layers)
 
@@ -155,3 +160,21 @@ def test_what_a_plan_quantises_of_heads(tmp_path):
         residual: [],
         yolov8: [(False, every)],
     }
+
+
+def test_a_layer_inside_of_an_if_reads_what_leads_to_it(tmp_path):
+    """So the layer in front is followed by nothing that is known, and what decodes behind the If decodes."""
+    net = Net(3, 8, 8)
+    soft = net("Softmax", body(net), axis=1)
+    mean = net("Conv", soft, net.const(np.arange(8).reshape(1, 8, 1, 1)), name="mean")
+    branches = []
+    for name in ("then", "else"):
+        made = onnx.helper.make_tensor_value_info(f"{name}_y", onnx.TensorProto.FLOAT, None)
+        node = onnx.helper.make_node("Identity" if name == "then" else "Neg", [mean], [f"{name}_y"], f"{name}_node")
+        branches.append(onnx.helper.make_graph([node], name, [], [made]))
+    condition = net.const([True], dtype=np.bool_)
+    y = net("If", condition, then_branch=branches[0], else_branch=branches[1])
+    model = model_io.load(net.save(tmp_path / "m.onnx", y)).model
+    assert decoding_layers(model) == ("mean",)
+    (head,) = heads_of(model)
+    assert head.layers == ("body", "mean")

@@ -1,8 +1,8 @@
 """The Concats that stay float since what they join differs in range, and is read apart again, or by an output.
 
-On the grid of all of it the parts of a small range are left a few steps: scores of 0 to 1 beside boxes in pixels. A layer
-that reads the whole wants one grid, and has it behind the Concat. What is cut out again has its own, and outputs hold each
-part as it was made, at the price of a copy in float.
+On the grid of all of it the parts of a small range are left a few steps: scores of 0 to 1 beside boxes in pixels. A
+layer that reads the whole wants one grid, and has it behind the Concat. What is cut out again has its own, and outputs
+hold each part as it was made, at the price of a copy in float.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,11 @@ _WHY = "its inputs differ in range, and what reads them apart has a grid for eac
 
 
 def joined_apart(
-    model: Model, placement: Placement, ranges: Mapping[str, tuple[float, float]], statistics: Statistics, target: Target
+    model: Model,
+    placement: Placement,
+    ranges: Mapping[str, tuple[float, float]],
+    statistics: Statistics,
+    target: Target,
 ) -> dict[str, str]:
     """Return the Concats that are to stay float, with what only moves their numbers on, by name, and why.
 

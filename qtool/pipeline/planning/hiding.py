@@ -175,9 +175,10 @@ def _passed_on_in_float(value: Value, selection: Selection) -> bool:
 
 
 def _is_pooled(value: Value) -> bool:
-    """Whether a pooling makes it; onnxruntime may move a Transpose past others, and a vector along the last axis is slow.
+    """Whether a pooling makes it.
 
-    That is a Q for each number: `MlasQuantizeLinear` is called for blocks behind the axis.
+    Past others onnxruntime may move a Transpose, behind which the vector lies along the last axis: each number is then
+    quantised by a call of its own.
     """
     node = value.producer()
     return node is not None and edit.is_main_op(node, "MaxPool")
