@@ -84,8 +84,8 @@ def nodes_before(model: Model, nodes: Collection[Node]) -> set[Node]:
     """Return the nodes of the main graph that lead to some of its nodes."""
     wanted, result = set(nodes), set[Node]()
     for node in reversed(model.graph):
-        if any(reader in wanted or reader in result for reader in _readers(node)):
-            result.add(node)
+        if node in wanted or node in result:
+            result.update(_makers(node))
     return result
 
 
@@ -97,18 +97,8 @@ def _nodes_behind(model: Model, nodes: Collection[Node]) -> set[Node]:
     return result
 
 
-def _readers(node: Node) -> Iterator[Node]:
-    """The nodes of the same graph that read what a node makes, themselves or in a graph inside of them."""
-    for output in node.outputs:
-        for reader in edit.consumers(output):
-            outer: Node | None = reader
-            while outer is not None and outer.graph is not node.graph:
-                outer = None if outer.graph is None else outer.graph.parent_node
-            if outer is not None:
-                yield outer
-
-
 def _makers(node: Node) -> list[Node]:
+    """The nodes of the same graph that make what a node, or a graph inside of it, reads."""
     makers = (value.producer() for value in compose.reads(node))
     return [maker for maker in makers if maker is not None and maker.graph is node.graph]
 
@@ -153,17 +143,18 @@ def _kinds(model: Model, output: Value) -> list[list[Value]]:
     channels.
     """
     values = set(tail(output))
-    forms: dict[Value, object] = {}
+    forms: dict[Value, int] = {}
     known: dict[object, int] = {}
     for node in model.graph:
         for value in values.intersection(node.outputs):
-            sources = [forms.get(source, -1) for source in followed(node)]
-            forms[value] = known.setdefault((node.op_type, tuple(sources)), len(known))
+            made_of = tuple(forms.get(source) for source in followed(node))
+            forms[value] = known.setdefault((node.op_type, made_of), len(known))
     kinds: dict[Value, set[tuple[int, ...]]] = {output: {()}}
     found: dict[tuple[int, ...], list[Value]] = {}
     for value in [output, *(v for node in reversed(model.graph) for v in node.outputs if v in values)]:
         maker = value.producer()
-        sources = [] if maker is None or maker.graph is not model.graph else followed(maker)
+        # what an If gives comes of other graphs
+        sources = [] if maker is None or maker.op_type == "If" else followed(maker)
         own = kinds.pop(value, set())
         if maker is None or not sources:
             for kind in sorted(own):

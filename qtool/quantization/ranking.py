@@ -44,8 +44,8 @@ def integer_nodes(model: Model, plan: Plan) -> tuple[str, ...]:
 def quantized_heads(model: Model, plan: Plan) -> tuple[Head, ...]:
     """Return what a plan quantises of the heads of a prepared graph: of each one, then of all of them.
 
-    Their layers and nodes are those that are not float throughout. Those of one layer are left out, as that layer speaks
-    for them, and what is all that the plan quantises.
+    Their layers and nodes are those that are not float throughout. Those of one layer are left out, as that layer
+    speaks for them, and what is all that the plan quantises.
     """
     integer, layers = set(integer_nodes(model, plan)), set(plan.quantized)
 

@@ -9,7 +9,7 @@ _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
 
 
 def sensitivity_text(result: Sensitivity) -> str:
-    """Return what was measured, a table of layers and one of heads, the most sensitive first, and what was not measured."""
+    """Return what was measured, a table of layers and one of heads, the worst first, and what was not measured."""
     titles = [title for view in result.views for title in _titles(view, result.metric)]
     rows = [_row(result, layer, layer.op) for layer in result.layers]
     parts = [*map(line, _setup(result)), "", aligned(["layer", "op", "MACs %", *titles], rows, left=(0, 1))]
@@ -17,7 +17,7 @@ def sensitivity_text(result: Sensitivity) -> str:
         rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
         parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
         parts += [line(f"{head.name} in float: {head.exclude}") for head in result.heads]
-    every = (*result.layers, *result.heads)
+    every: list[LayerSensitivity | HeadSensitivity] = [*result.layers, *result.heads]
     notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
     return "\n".join([*parts, *map(line, notes)])
@@ -25,7 +25,12 @@ def sensitivity_text(result: Sensitivity) -> str:
 
 def _row(result: Sensitivity, one: LayerSensitivity | HeadSensitivity, what: str) -> list[str]:
     share = ABSENT if one.share is None else f"{100 * one.share:.2f}"
-    return [one.name, what, share, *(cell for view in result.views for cell in _cells(one.figures(view), result.metric))]
+    return [
+        one.name,
+        what,
+        share,
+        *(cell for view in result.views for cell in _cells(one.figures(view), result.metric)),
+    ]
 
 
 def _setup(result: Sensitivity) -> list[str]:

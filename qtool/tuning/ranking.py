@@ -12,7 +12,6 @@ from qtool.tuning.sensitivity.analyze import measure_layers
 from qtool.tuning.sensitivity.variants import PlanOf
 
 
-
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """The quantised layers, the most sensitive first, and what is quantised of the heads, by what each is called.

@@ -1,6 +1,7 @@
 """Outputs that would be too noisy: the fewest and cheapest layers stay in float, and the verdict says so."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import qtool
 from qtool.cli import main
 from qtool.core.errors import UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
+from qtool.quantization import partial
+from qtool.quantization.ranking import Region, integer_nodes
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
 
@@ -67,6 +70,28 @@ def test_what_makes_the_noise_stays_in_float(tmp_path, build, samples, named):
     gains = {one.nodes[0]: f"{one.nodes[0]} ({one.gain_db:+.1f} dB)" for one in verdict.left}
     assert lines[-2].startswith(f"  left float  {len(named)} node") and all(gains[name] in lines[-2] for name in named)
     assert f"outputs {verdict.before_db:.1f} dB before" in lines[-2]
+
+
+def test_a_head_is_a_region_by_itself(tmp_path, monkeypatch):
+    """Where halving the graph finds nothing that may be float; its layers write numbers of different size."""
+    net = Net(3, 8, 8)
+    h = net("Relu", net.conv("x", 3, 16, name="body"))
+    parts = []
+    for name in ("near", "far"):
+        parts.append(net.conv(h, 16, 4, kernel=(1, 1), bias=False, name=name))
+        net.constants[list(net.constants)[-1]][0] *= 5000.0
+    large, small = net("Split", net("Add", *parts), net.const([1, 3], dtype=np.int64), outputs=2, axis=1)
+    model = net.save(tmp_path / "m.onnx", large, small)
+
+    def unparted(model, plan, *_):
+        return (Region(integer_nodes(model, plan), math.inf, 1.0),)
+
+    monkeypatch.setattr(partial, "rank_regions", unparted)
+    result = qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), max_float_macs=0.5, **FAST)
+    assert result.verdict.met and result.verdict.before_db < 10.0
+    assert {name for one in result.verdict.left for name in one.nodes} == {"near", "far"}
+    missed = qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), max_float_macs=0.1, **FAST)
+    assert not missed.verdict.met and not missed.verdict.left
 
 
 def test_the_same_file_at_any_number_of_threads(tmp_path):

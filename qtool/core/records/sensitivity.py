@@ -55,8 +55,8 @@ class LayerSensitivity:
 class HeadSensitivity:
     """The sensitivity of a head, all of it at once: the figures are as those of a layer.
 
-    name: what it is called. outputs: of the graph, by name. layers: that the plan quantises of it, by name. macs, share:
-    of these. exclude: the options of `qtool quantize` that leave it in float.
+    name: what it is called. outputs: of the graph, by name. layers: that the plan quantises of it, by name. macs,
+    share: of these. exclude: the options of `qtool quantize` that leave it in float.
     """
 
     name: str

@@ -10,8 +10,8 @@ selector would match, which wants a DQ on every input and a Q behind, and behind
 it lets several float nodes share a DQ.
 
 onnxruntime also moves a DQ forward and a Q backward through pass-throughs: one in front of such a node has the barrier
-in front of itself, and behind one that must stay float the Q has a vector, with which it is not moved; where no
-dimension is known, another barrier stands in front of the Q. So has one whose
+in front of itself, and behind one that must stay float another barrier stands in front of the Q; behind a pooling the Q
+has a vector instead, with which it is not moved, where a dimension is known. So has one whose
 result a graph inside of another node reads: moving a DQ to there, onnxruntime asks that node for an input that it does
 not have, and the process ends.
 
@@ -51,7 +51,7 @@ class HiddenReaders:
         twins, barred = self.twins.get(value, []), self.barred_readers.get(value, [])
         fields = {**twin_fields(value, twins, barred), "barred": value in self.barred}
         # no integer node makes it, so that nobody reads a twin of it
-        axis = _twin_axis(value) if fields["barred"] else None
+        axis = _twin_axis(value) if fields["barred"] and _is_pooled(value) else None
         return fields if axis is None else {**fields, **_vector(value, axis)}
 
 
@@ -172,6 +172,16 @@ def _passed_on_in_float(value: Value, selection: Selection) -> bool:
             return False
         node = None if node.inputs[0] is None else node.inputs[0].producer()
     return False
+
+
+def _is_pooled(value: Value) -> bool:
+    """Whether a pooling makes it.
+
+    Past others onnxruntime may move a Transpose, behind which the vector lies along the last axis: each number is then
+    quantised by a call of its own.
+    """
+    node = value.producer()
+    return node is not None and edit.is_main_op(node, "MaxPool")
 
 
 def _twin_axis(value: Value) -> int | None:

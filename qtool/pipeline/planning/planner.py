@@ -145,7 +145,7 @@ class Planner:
         if not any(site.union for site in placement.sites):
             return start
         ranges = choose(placement, self.statistics, Max(), self.memo.ranges)
-        return start.leaving(joined_apart(self.prepared.model, placement, ranges, self.target))
+        return start.leaving(joined_apart(self.prepared.model, placement, ranges, self.statistics, self.target))
 
     def _settled(self, floating: frozenset[str], start: Amendment) -> Amendment:
         if self.look is None:

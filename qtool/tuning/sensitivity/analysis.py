@@ -40,6 +40,7 @@ from qtool.tuning.sensitivity.bases import Item, Job
 from qtool.tuning.sensitivity.chain import PieceChain
 from qtool.tuning.sensitivity.resume import Found, check_identity, save
 
+_Measured = tuple[int | None, float | None, Figures | None, Figures | None, dict[str, str]]
 LABELLED = f"give labels and {arg('metric')}"
 
 
@@ -93,8 +94,8 @@ class Overview:
 class Analysis:
     """The findings of an analysis so far, and what it still has to measure.
 
-    regions: the heads of several layers, with what the full plan quantises of each, and the names that `--exclude` wants
-    for each.
+    regions: the heads of several layers, with what the full plan quantises of each, and the names that `--exclude`
+    wants for each.
     """
 
     prepared: Prepared
@@ -121,7 +122,7 @@ class Analysis:
 
     @property
     def names(self) -> list[str]:
-        """What is to be measured: the layers, and the heads."""
+        """The names of what is to be measured: the layers, and the heads."""
         return [*self.layers, *(head.name for head in self.regions)]
 
     @property
@@ -264,7 +265,9 @@ class Analysis:
         operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
         layers = [LayerSensitivity(name, operators[name], *self._measured(name, [name])) for name in self.layers]
         heads = [
-            HeadSensitivity(head.name, head.outputs, head.layers, *self._measured(head.name, head.layers), options(names))
+            HeadSensitivity(
+                head.name, head.outputs, head.layers, *self._measured(head.name, head.layers), options(names)
+            )
             for head, names in self.regions.items()
         ]
         info = None if self.metric is None else self.metric.info
@@ -288,17 +291,15 @@ class Analysis:
             heads=ranked(tuple(heads), self.views[0], info),
         )
 
-    def _measured(
-        self, name: str, layers: Collection[str]
-    ) -> tuple[int | None, float | None, Figures | None, Figures | None, dict[str, str]]:
-        """The multiply-accumulates of layers, their share, the figures of what is called `name`, and why it has none."""
+    def _measured(self, name: str, layers: Collection[str]) -> _Measured:
+        """The multiply-accumulates of layers, their share, the figures of what has a name, and why it has none."""
         total = None if None in self.macs.values() else known_total(self.macs)
         every = [self.macs.get(layer) for layer in layers]
         macs = None if None in every else sum(n for n in every if n is not None)
         share = macs / total if total and macs is not None else None
         found = {view: self.found[name, view] for view in self.views if (name, view) in self.found}
         figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
-        why = {view: f for view, f in found.items() if isinstance(f, str)}
+        why: dict[str, str] = {view: f for view, f in found.items() if isinstance(f, str)}
         return macs, share, figures.get("alone"), figures.get("without"), why
 
 

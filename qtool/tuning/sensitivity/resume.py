@@ -1,4 +1,4 @@
-"""The file of a sensitivity analysis: every finished layer and head is in it, and an interrupted run goes on from it."""
+"""The file of a sensitivity analysis: what is finished is in it, and an interrupted run goes on from it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -47,7 +47,8 @@ def load_found(path: Path, identity: dict[str, str]) -> tuple[dict[tuple[str, Vi
             f"{arg('output')}"
         ) from error
     check_identity(path, earlier.identity, identity)
-    return {pair: found for one in (*earlier.layers, *earlier.heads) for pair, found in _found(one)}, earlier.identity
+    every: list[LayerSensitivity | HeadSensitivity] = [*earlier.layers, *earlier.heads]
+    return {pair: found for one in every for pair, found in _found(one)}, earlier.identity
 
 
 def check_identity(path: Path, earlier: dict[str, str], identity: dict[str, str]) -> None:

@@ -15,12 +15,15 @@ from qtool.core.errors import UsageError, VerificationError
 from qtool.core.numerics.calibrators import Entropy, Max
 from qtool.core.records.options import Scheme
 from qtool.core.records.sensitivity import VIEWS, Sensitivity
+from qtool.evaluation.metrics.observation import Observation
+from qtool.evaluation.metrics.similarity import Sqnr
 from qtool.feeds import open_feeds
 from qtool.graph import edit, model_io
 from qtool.graph.serialized import Serialized
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.rewrite.static import rewrite
+from qtool.report.sensitivity import sensitivity_text
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.targets.kernels import INTEGER_KERNELS
@@ -361,3 +364,39 @@ def test_what_does_not_run_as_planned_is_measured_in_another_form(view, mends, m
     layer = next(row for row in found.layers if row.name == "first")
     assert (layer.figures(view) is not None) == mends
     assert layer.unmeasured == ({} if mends else {view: "onnxruntime runs it in float here"})
+
+
+def test_heads_are_measured_with_all_their_layers_at_once(tmp_path):
+    """What is printed leaves just this in float; a head of one layer has no row of its own beside all of them."""
+    net = Net(3, 8, 8)
+    h = net("Relu", net.conv("x", 3, 8, name="body"))
+    boxes = [net.conv(h, 8, 4, kernel=(1, 1), name=name) for name in ("near it", "far")]
+    scores = net("Sigmoid", net.conv(h, 8, 4, kernel=(1, 1), name="score"))
+    source = net.save(tmp_path / "f.onnx", net("Add", *boxes), scores)
+    prepared, plan_of, target, feeds = setup(source, net.samples())
+    out = tmp_path / "s.json"
+    found = measure_layers(prepared, plan_of, target, feeds, output=out)
+    (output, _) = (str(value.name) for value in prepared.model.graph.outputs)
+    heads = {head.name: head for head in found.heads}
+    assert set(heads) == {f"head of {output}", "all heads"} and not any(head.unmeasured for head in found.heads)
+    one, every = heads[f"head of {output}"], heads["all heads"]
+    assert one.layers == ("near it", "far") and every.layers == ("near it", "far", "score")
+    assert one.exclude == "--exclude 'near it' --exclude far" and one.share == pytest.approx(2 * 32 / (8 * 27 + 96))
+    batches = list(feeds)
+    for head in found.heads:
+        sums = Sqnr()
+        model = Session(model_io.serialize(rewrite(prepared.model, plan_of(head.layers))))
+        exact = Session(model_io.serialize(prepared.model))
+        for n, batch in enumerate(batches):
+            sums.update(Observation("q", model.run(batch.inputs), exact.run(batch.inputs), {}, n, batch.size))
+        assert head.without.sqnr_db == pytest.approx(sums.measured(), abs=FLOAT_ROUNDING_DB)
+        quiet = min(layer.alone.sqnr_db for layer in found.layers if layer.name in head.layers)
+        assert head.alone.sqnr_db == pytest.approx(quiet, abs=6.0)
+    text = sensitivity_text(found)
+    assert f"head of {output} in float: {one.exclude}" in text and "head  " in text
+    # what stands in the file is not measured again
+    document = json.loads(out.read_text())
+    assert [head["name"] for head in document["heads"]] == [head.name for head in found.heads]
+    out.write_text(json.dumps(document | {"heads": document["heads"][:1], "checksum": None}))
+    again = measure_layers(prepared, plan_of, target, feeds, output=out)
+    assert again == found
