@@ -16,7 +16,7 @@ MOST = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class LearnedBlock:
     """A stretch of a graph's nodes, and the tensors at both ends.
 
     starts: what it reads of the blocks before; nothing else behind a layer is read, and what no layer makes (a mask of
@@ -30,7 +30,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Boundary:
     """Behind a node: the layers up to there, and the tensors behind layers that later nodes read, floats first."""
 
     layers: int
@@ -38,7 +38,7 @@ class _Place:
     floats: int
 
 
-def divide(model: Model, most: int = MOST) -> tuple[Block, ...]:
+def divide(model: Model, most: int = MOST) -> tuple[LearnedBlock, ...]:
     """Return the blocks of a graph in their order, each of at most so many layers with weights; none without layers.
 
     A block ends at the last place within reach that a single tensor crosses; where there is none, at the last of those
@@ -46,7 +46,7 @@ def divide(model: Model, most: int = MOST) -> tuple[Block, ...]:
     """
     nodes = list(model.graph)
     places = _places(nodes)
-    blocks: list[Block] = []
+    blocks: list[LearnedBlock] = []
     begin = -1 if any(place.layers for place in places) else len(nodes) - 1
     while begin < len(nodes) - 1:
         end = _end(places, begin, most)
@@ -55,7 +55,7 @@ def divide(model: Model, most: int = MOST) -> tuple[Block, ...]:
     return tuple(blocks)
 
 
-def _end(places: Sequence[_Place], begin: int, most: int) -> int:
+def _end(places: Sequence[_Boundary], begin: int, most: int) -> int:
     """The place at which the block that begins behind another place ends."""
     before = 0 if begin < 0 else places[begin].layers
     total = places[-1].layers
@@ -70,7 +70,7 @@ def _end(places: Sequence[_Place], begin: int, most: int) -> int:
     return max(i for i in late if places[i].floats == fewest)
 
 
-def _places(nodes: Sequence[Node]) -> list[_Place]:
+def _places(nodes: Sequence[Node]) -> list[_Boundary]:
     read = [compose.reads(node) for node in nodes]
     last = {value: i for i, values in enumerate(read) for value in values}
     behind: set[Value] = set()
@@ -85,17 +85,17 @@ def _places(nodes: Sequence[Node]) -> list[_Place]:
         for value in read[i]:
             if last[value] == i:
                 crossing.pop(value, None)
-        places.append(_Place(layers, tuple(crossing), sum(map(_in_floats, crossing))))
+        places.append(_Boundary(layers, tuple(crossing), sum(map(_in_floats, crossing))))
     return places
 
 
-def _block(nodes: Sequence[Node], places: Sequence[_Place], begin: int, end: int) -> Block:
+def _block(nodes: Sequence[Node], places: Sequence[_Boundary], begin: int, end: int) -> LearnedBlock:
     inside = nodes[begin + 1 : end + 1]
     starts = () if begin < 0 else tuple(str(value.name) for value in places[begin].crossing)
     left = set(places[end].crossing)
     made = (value for node in inside for value in node.outputs if value in left or value.is_graph_output())
     ends = tuple(str(value.name) for value in made if _in_floats(value))
-    return Block(starts, ends, tuple(str(node.name) for node in inside if is_weighted(node)))
+    return LearnedBlock(starts, ends, tuple(str(node.name) for node in inside if is_weighted(node)))
 
 
 def is_weighted(node: Node) -> bool:

@@ -23,7 +23,7 @@ _ORT = "com.microsoft"
 
 @dataclass(frozen=True, slots=True)
 class TorchOperator:
-    """How torch computes an operator.
+    """A row: the function that computes an operator.
 
     function: of a `Call` and the inputs, returns a tensor or a tuple of them. outputs: how many it gives at most, None:
     as many as there are. gradient: whether one passes; none does through integers, comparisons and steps.

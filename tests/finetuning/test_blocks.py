@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from qtool.finetuning.blocks import Block, divide
+from qtool.finetuning.blocks import LearnedBlock, divide
 from qtool.graph import shapes
 from qtool.graph.model_io import from_bytes
 from tests.support.patterns import Net
@@ -43,18 +43,18 @@ def skips(depth):
 def test_blocks_end_behind_the_sums():
     _, model = residual(4)
     assert divide(graph_of(model), 4) == (
-        Block((), ("sum0_out",), ("stem", "a0", "b0")),
-        Block(("sum0_out",), ("sum2_out",), ("a1", "b1", "a2", "b2")),
-        Block(("sum2_out",), ("mean_out",), ("a3", "b3")),
+        LearnedBlock((), ("sum0_out",), ("stem", "a0", "b0")),
+        LearnedBlock(("sum0_out",), ("sum2_out",), ("a1", "b1", "a2", "b2")),
+        LearnedBlock(("sum2_out",), ("mean_out",), ("a3", "b3")),
     )
 
 
 def test_a_block_is_no_larger_than_asked_for_where_more_than_one_tensor_has_to_cross():
     _, model = skips(4)
     assert divide(graph_of(model), 3) == (
-        Block((), ("down0_out",), ("down0",)),
-        Block(("down0_out",), ("down1_out", "join0_out"), ("down1", "down2", "down3")),
-        Block(("down0_out", "down1_out", "join0_out"), ("up2_out",), ("up0", "up1", "up2")),
+        LearnedBlock((), ("down0_out",), ("down0",)),
+        LearnedBlock(("down0_out",), ("down1_out", "join0_out"), ("down1", "down2", "down3")),
+        LearnedBlock(("down0_out", "down1_out", "join0_out"), ("up2_out",), ("up0", "up1", "up2")),
     )
 
 
@@ -73,7 +73,7 @@ def test_an_output_on_the_way_is_an_end():
     net.gemm(first, 6, 2, name="aside")
     net.gemm(first, 6, 3, name="last")
     (block,) = divide(graph_of(net.model("aside_out", "last_out")))
-    assert block == Block((), ("aside_out", "last_out"), ("first", "aside", "last"))
+    assert block == LearnedBlock((), ("aside_out", "last_out"), ("first", "aside", "last"))
 
 
 def test_a_graph_without_layers_has_no_blocks():

@@ -47,25 +47,17 @@ class Case:
         """The inputs by name."""
         return {f"i{n}": array for n, array in enumerate(self.inputs) if array is not None}
 
-    def model(self, constants: frozenset[int] = frozenset()) -> onnx.ModelProto:
-        """A model of this node; the inputs `constants` are initializers."""
+    def model(self) -> onnx.ModelProto:
+        """A model of this node."""
         names = ["" if array is None else f"i{n}" for n, array in enumerate(self.inputs)]
         outputs = [f"o{n}" for n in range(self.outputs)]
         node = helper.make_node(self.op, names, outputs, name="node", domain=self.domain, **self.attributes)
-        feeds = self.feeds()
-        held = {f"i{n}" for n in constants}
         fed = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in feeds.items()
-            if name not in held
+            for name, array in self.feeds().items()
         ]
-        graph = helper.make_graph(
-            [node],
-            "g",
-            fed,
-            [helper.make_empty_tensor_value_info(name) for name in outputs],
-            [numpy_helper.from_array(array, name) for name, array in feeds.items() if name in held],
-        )
+        made = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        graph = helper.make_graph([node], "g", fed, made)
         opsets = [helper.make_opsetid("", self.opset)]
         if self.domain:
             opsets.append(helper.make_opsetid(self.domain, 1))
@@ -97,9 +89,10 @@ def _n(number: float, dtype: Any = np.float32) -> Array:
     return np.array(number, dtype)
 
 
-def _case(op: str, *inputs: Array | None, opset: int = 17, domain: str = "", outputs: int = 1, smooth: bool = True,
-          **attributes: Any) -> Case:  # fmt: skip
-    return Case(op, inputs, attributes, opset, domain, outputs, smooth)
+def _case(op: str, *inputs: Array | None, **named: Any) -> Case:
+    """Of attributes, and of what else a `Case` says."""
+    fields = {name: named.pop(name) for name in ("opset", "domain", "outputs", "smooth") if name in named}
+    return Case(op, inputs, named, **fields)
 
 
 def _layers() -> Iterator[Case]:
@@ -159,7 +152,8 @@ def _activations() -> Iterator[Case]:
     yield _case("Clip", x, _n(0.5), _n(-0.5))
     yield _case("Clip", x, opset=10, min=-0.5, max=0.75)
     yield _case("Clip", _i(3, -4, 9), _n(0, np.int64), _n(5, np.int64))
-    for op, attributes in (("Swish", {"alpha": 1.5}), ("Gelu", {"approximate": "tanh"})):
+    others: dict[str, dict[str, Any]] = {"Swish": {"alpha": 1.5}, "Gelu": {"approximate": "tanh"}}
+    for op, attributes in others.items():
         opset = 24 if op == "Swish" else 20
         yield _case(op, x, opset=opset)
         yield _case(op, x, opset=opset, **attributes)

@@ -1,4 +1,4 @@
-"""What bends each element. Source: the operators' pages of ONNX; onnxruntime docs/ContribOperators.md."""
+"""Functions that bend each element. Source: the operators' pages of ONNX; onnxruntime docs/ContribOperators.md."""
 
 import torch
 from torch import Tensor
@@ -135,7 +135,8 @@ def log_softmax(call: Call, x: Tensor) -> Tensor:
 
 def _old_axis(call: Call, x: Tensor) -> int:
     axis: int = call.get("axis", 1)
-    return axis % x.ndim
+    rank: int = x.ndim
+    return axis % rank
 
 
 def hardmax(call: Call, x: Tensor) -> Tensor:
