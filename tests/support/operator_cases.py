@@ -149,6 +149,7 @@ def _activations() -> Iterator[Case]:
     yield _case("Clip", x, _n(-0.5), _n(0.75))
     yield _case("Clip", x, None, _n(0.75))
     yield _case("Clip", x, _n(-0.5))
+    yield _case("Clip", x)
     yield _case("Clip", x, _n(0.5), _n(-0.5))
     yield _case("Clip", x, opset=10, min=-0.5, max=0.75)
     yield _case("Clip", _i(3, -4, 9), _n(0, np.int64), _n(5, np.int64))
