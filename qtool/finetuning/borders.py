@@ -1,4 +1,4 @@
-"""Where gradients end: nodes that onnxruntime computes, or that no gradient passes; and the layers behind them."""
+"""The borders of the gradients: nodes that onnxruntime computes or that none passes, and the layers behind them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Border:
 
 
 def calls_of(model: Model) -> dict[Node, Call | None]:
-    """Return for each node of the main graph, in order, how torch computes it; None where it does not."""
+    """Return how torch computes each node of the main graph, in order; None where it does not."""
     result: dict[Node, Call | None] = {}
     for node in model.graph:
         call = _call(node, model)
@@ -97,7 +97,8 @@ def _in_floats(value: Value) -> bool:
 
 def _first_ends(node: Node, calls: Calls, readers: Mapping[Value, list[Node]]) -> list[Node]:
     """The first nodes behind one that pass no gradient."""
-    seen, waiting, found = {node}, [node], []
+    seen, waiting = {node}, [node]
+    found: list[Node] = []
     while waiting:
         for value in waiting.pop().outputs:
             for user in readers.get(value, ()):

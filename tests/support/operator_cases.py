@@ -47,25 +47,17 @@ class Case:
         """The inputs by name."""
         return {f"i{n}": array for n, array in enumerate(self.inputs) if array is not None}
 
-    def model(self, constants: frozenset[int] = frozenset()) -> onnx.ModelProto:
-        """A model of this node; the inputs `constants` are initializers."""
+    def model(self) -> onnx.ModelProto:
+        """A model of this node."""
         names = ["" if array is None else f"i{n}" for n, array in enumerate(self.inputs)]
         outputs = [f"o{n}" for n in range(self.outputs)]
         node = helper.make_node(self.op, names, outputs, name="node", domain=self.domain, **self.attributes)
-        feeds = self.feeds()
-        held = {f"i{n}" for n in constants}
         fed = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-            for name, array in feeds.items()
-            if name not in held
+            for name, array in self.feeds().items()
         ]
-        graph = helper.make_graph(
-            [node],
-            "g",
-            fed,
-            [helper.make_empty_tensor_value_info(name) for name in outputs],
-            [numpy_helper.from_array(array, name) for name, array in feeds.items() if name in held],
-        )
+        made = [helper.make_empty_tensor_value_info(name) for name in outputs]
+        graph = helper.make_graph([node], "g", fed, made)
         opsets = [helper.make_opsetid("", self.opset)]
         if self.domain:
             opsets.append(helper.make_opsetid(self.domain, 1))
@@ -97,9 +89,10 @@ def _n(number: float, dtype: Any = np.float32) -> Array:
     return np.array(number, dtype)
 
 
-def _case(op: str, *inputs: Array | None, opset: int = 17, domain: str = "", outputs: int = 1, smooth: bool = True,
-          **attributes: Any) -> Case:  # fmt: skip
-    return Case(op, inputs, attributes, opset, domain, outputs, smooth)
+def _case(op: str, *inputs: Array | None, **named: Any) -> Case:
+    """Of attributes, and of what else a `Case` says."""
+    fields = {name: named.pop(name) for name in ("opset", "domain", "outputs", "smooth") if name in named}
+    return Case(op, inputs, named, **fields)
 
 
 def _layers() -> Iterator[Case]:
@@ -131,8 +124,31 @@ def _layers() -> Iterator[Case]:
     yield _case("MatMul", _x(3, 5), _x(5, 4))
     yield _case("MatMul", _x(2, 1, 3, 5), _x(4, 5, 2))
     yield _case("MatMul", _x(2, 3, 5), _x(5))
+    yield _case("FusedMatMul", _x(2, 3, 5), _x(2, 5, 4), domain=_ORT)
+    yield _case("FusedMatMul", _x(2, 5, 3), _x(2, 4, 5), domain=_ORT, transA=1, transB=1, alpha=0.25)
     yield _case("Einsum", _x(2, 3, 4), _x(2, 4, 5), equation="bij,bjk->bik")
     yield _case("Einsum", _x(2, 3, 4), equation="...ij->...ji")
+
+
+def _attentions() -> Iterator[Case]:
+    q, k, v = _x(2, 3, 8), _x(2, 5, 8), _x(2, 5, 12)
+    heads = {"q_num_heads": 2, "kv_num_heads": 2, "opset": 23}
+    yield _case("Attention", q, k, v, **heads)
+    yield _case("Attention", q, k, v, _x(3, 5), scale=0.3, **heads)
+    yield _case("Attention", q, k, v, _x(2, 1, 3, 5) > -1, is_causal=1, **heads)
+    yield _case("Attention", _x(2, 4, 3, 6), _x(2, 2, 5, 6), _x(2, 2, 5, 6), opset=23)
+    yield _case("Attention", q, k, v, None, _x(2, 2, 4, 4), _x(2, 2, 4, 6), outputs=3, **heads)
+    x, weight, bias = _x(2, 5, 8), _x(8, 24), _x(24)
+    named = {"domain": _ORT, "num_heads": 2}
+    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.int32)
+    yield _case("Attention", x, weight, bias, **named)
+    yield _case("Attention", x, weight, bias, mask, **named)
+    yield _case("Attention", x, weight, bias, mask.sum(1, dtype=np.int32), unidirectional=1, **named)
+    yield _case("Attention", x, _x(8, 28), _x(28), qkv_hidden_sizes=[8, 8, 12], scale=0.2, **named)
+    yield _case("MultiHeadAttention", q, k, v, **named)
+    yield _case("MultiHeadAttention", q, k, v, _x(28), mask, **named)
+    yield _case("MultiHeadAttention", q, k, v, None, None, _x(2, 2, 3, 5), scale=0.4, **named)
+    yield _case("MultiHeadAttention", x, x, x, unidirectional=1, **named)
 
 
 def _activations() -> Iterator[Case]:
@@ -156,10 +172,12 @@ def _activations() -> Iterator[Case]:
     yield _case("Clip", x, _n(-0.5), _n(0.75))
     yield _case("Clip", x, None, _n(0.75))
     yield _case("Clip", x, _n(-0.5))
+    yield _case("Clip", x)
     yield _case("Clip", x, _n(0.5), _n(-0.5))
     yield _case("Clip", x, opset=10, min=-0.5, max=0.75)
     yield _case("Clip", _i(3, -4, 9), _n(0, np.int64), _n(5, np.int64))
-    for op, attributes in (("Swish", {"alpha": 1.5}), ("Gelu", {"approximate": "tanh"})):
+    others: dict[str, dict[str, Any]] = {"Swish": {"alpha": 1.5}, "Gelu": {"approximate": "tanh"}}
+    for op, attributes in others.items():
         opset = 24 if op == "Swish" else 20
         yield _case(op, x, opset=opset)
         yield _case(op, x, opset=opset, **attributes)
@@ -428,6 +446,6 @@ def _recurrences() -> Iterator[Case]:
 
 
 CASES = [
-    *_layers(), *_recurrences(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(),
-    *_shapes(), *_places(), *_made(), *_resizes(),
+    *_layers(), *_recurrences(), *_attentions(), *_activations(), *_arithmetic(), *_reductions(), *_pools(),
+    *_normalizations(), *_shapes(), *_places(), *_made(), *_resizes(),
 ]  # fmt: skip

@@ -20,7 +20,6 @@ _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": functional.softplus,
 }
 _Activations = Sequence[Callable[[Tensor], Tensor]]
-_Optional = Tensor | None
 
 
 def runs(call: Call) -> str | None:
@@ -53,9 +52,9 @@ _Step = Callable[[int, _Direction, Tensor, tuple[Tensor, ...]], tuple[Tensor, ..
 """Of a direction with its number, the inputs of a step and the states: the next states, the first the output."""
 
 
-def lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, bias: _Optional = None, *others: _Optional) -> tuple[Tensor, ...]:
+def lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """Return all outputs [T, D, N, H], the last outputs and the last cells."""
-    lengths, hidden, cell, peephole = [*others, *[None] * 4][:4]
+    bias, lengths, hidden, cell, peephole = [*others, *[None] * 5][:5]
     coupled = bool(call.get("input_forget", 0))
 
     def step(d: int, of: _Direction, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -71,9 +70,9 @@ def lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, bias: _Optional = None, *o
     return _run(call, ("Sigmoid", "Tanh", "Tanh"), step, (x, w, r, bias), lengths, (hidden, cell))
 
 
-def gru(call: Call, x: Tensor, w: Tensor, r: Tensor, bias: _Optional = None, *others: _Optional) -> tuple[Tensor, ...]:
+def gru(call: Call, x: Tensor, w: Tensor, r: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """Return all outputs [T, D, N, H] and the last outputs."""
-    lengths, hidden = [*others, *[None] * 2][:2]
+    bias, lengths, hidden = [*others, *[None] * 3][:3]
     late = bool(call.get("linear_before_reset", 0))
 
     def step(_d: int, of: _Direction, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -88,9 +87,9 @@ def gru(call: Call, x: Tensor, w: Tensor, r: Tensor, bias: _Optional = None, *ot
     return _run(call, ("Sigmoid", "Tanh"), step, (x, w, r, bias), lengths, (hidden,))
 
 
-def rnn(call: Call, x: Tensor, w: Tensor, r: Tensor, bias: _Optional = None, *others: _Optional) -> tuple[Tensor, ...]:
+def rnn(call: Call, x: Tensor, w: Tensor, r: Tensor, *others: Tensor | None) -> tuple[Tensor, ...]:
     """Return all outputs [T, D, N, H] and the last outputs."""
-    lengths, hidden = [*others, *[None] * 2][:2]
+    bias, lengths, hidden = [*others, *[None] * 3][:3]
 
     def step(_d: int, of: _Direction, x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (of.activations[0](x + states[0] @ of.recurrent.T + of.bias),)
@@ -102,9 +101,9 @@ def _run(
     call: Call,
     usual: Sequence[str],
     step: _Step,
-    weights: tuple[Tensor, Tensor, Tensor, _Optional],
-    lengths: _Optional,
-    starts: tuple[_Optional, ...],
+    weights: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    lengths: Tensor | None,
+    starts: tuple[Tensor | None, ...],
 ) -> tuple[Tensor, ...]:
     x, w, r, bias = weights
     backwards = {"forward": [False], "reverse": [True]}.get(call.get("direction", "forward"), [False, True])
@@ -140,7 +139,7 @@ def _through(d: int, of: _Direction, step: _Step, states: tuple[Tensor, ...]) ->
     return joined if of.index is None else joined.gather(0, of.index.unsqueeze(-1).expand_as(joined)), states
 
 
-def _order(x: Tensor, lengths: _Optional, *, backward: bool) -> tuple[_Optional, _Optional]:
+def _order(x: Tensor, lengths: Tensor | None, *, backward: bool) -> tuple[Tensor | None, Tensor | None]:
     """Which step is taken when, and which samples have it; an order backwards leads there and back."""
     steps = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     if lengths is None:

@@ -30,7 +30,7 @@ def total(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def average(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return means."""
+    """Return means over axes."""
     return x.mean(axes, keepdim=keep) if x.is_floating_point() else _mean_of_integers(x, axes, keep)
 
 
@@ -67,7 +67,7 @@ def _bounds(kind: torch.dtype) -> tuple[int, int]:
 
 
 def product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return products."""
+    """Return products over axes."""
     for axis in sorted((a % x.ndim for a in axes), reverse=True):
         x = x.prod(axis, keepdim=keep).to(x.dtype)
     return x

@@ -92,14 +92,13 @@ def _coordinates(call: Call, size: int, length: int, factor: np.float32) -> Arra
 
 def _nearest(call: Call, places: Array) -> Array:
     half = np.float32(0.5)
-    match call.get("nearest_mode", "round_prefer_floor"):
-        case "floor":
-            return np.asarray(np.floor(places))
-        case "ceil":
-            return np.ceil(places)
-        case "round_prefer_ceil":
-            return np.floor(places + half)
-    return np.ceil(places - half)
+    rounded: dict[str, Array] = {
+        "floor": np.floor(places),
+        "ceil": np.ceil(places),
+        "round_prefer_floor": np.ceil(places - half),
+        "round_prefer_ceil": np.floor(places + half),
+    }
+    return rounded[call.get("nearest_mode", "round_prefer_floor")]
 
 
 def _linear(places: Array, size: int) -> tuple[list[Array], list[Array]]:

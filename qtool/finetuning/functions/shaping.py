@@ -1,4 +1,4 @@
-"""What moves, selects, joins and makes elements. Source: the operators' pages of ONNX."""
+"""Functions that move, select, join and make elements. Source: the operators' pages of ONNX."""
 
 import math
 from typing import Any
@@ -75,7 +75,7 @@ def eye_like(call: Call, x: Tensor) -> Tensor:
 
 
 def reshape(call: Call, x: Tensor, shape: Tensor) -> Tensor:
-    """Return another shape; 0 stands for the length that was, unless the node says it is meant."""
+    """Return a tensor of another shape; 0 stands for the length that was, unless the node says it is meant."""
     sizes = numbers(shape)
     if not call.get("allowzero", 0):
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
@@ -93,7 +93,7 @@ def flatten(call: Call, x: Tensor) -> Tensor:
 
 
 def transpose(call: Call, x: Tensor) -> Tensor:
-    """Return other axes' order."""
+    """Return a tensor with its axes in another order."""
     return x.permute(list(call.get("perm") or reversed(range(x.ndim))))
 
 
@@ -135,7 +135,8 @@ def split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, .
         count = int(call.get("num_outputs", len(call.outputs)))
         each, total = -(-x.shape[axis] // count), x.shape[axis]
         lengths = [max(min(each, total - i * each), 0) for i in range(count)]
-    return torch.split(x, lengths, axis)
+    parts: tuple[Tensor, ...] = torch.split(x, lengths, axis)
+    return parts
 
 
 def slice_of(
@@ -171,7 +172,7 @@ def gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
 
 
 def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    """Return for each index the element at it along an axis, and at its own place along all others."""
+    """Return the elements at indices along an axis, each at its own place along all others."""
     axis = int(call.get("axis", 0))
     return x.gather(axis, _positive(indices, x.shape[axis]))
 
