@@ -145,7 +145,7 @@ class Feeds:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the data is left out, in words."""
+        """Lines on what of the data is left out."""
         return self.reader.notes
 
     @property

@@ -211,6 +211,7 @@ def test_every_operator_has_the_inputs_that_onnx_names():
     ("word", "makers"), [('"transB"', {"prepare/pointwise_head.py"}), ('"transA"', set()), ('"group"', set())]
 )
 def test_nothing_else_asks_how_a_weight_lies(word, makers):
-    """Those that make such a node must write the attribute."""
+    """Those that make such a node must write the attribute, and torch's functions compute by it."""
     found = {str(file.relative_to(PACKAGE)) for file in PACKAGE.rglob("*.py") if word in file.read_text()}
-    assert found == {"graph/layers.py", *(f"pipeline/{maker}" for maker in makers)}
+    computes = "finetuning/functions/layers.py"
+    assert found == {"graph/layers.py", computes, *(f"pipeline/{maker}" for maker in makers)}
