@@ -53,11 +53,12 @@ def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Ra
     measured = {layer.name for layer in analysis.layers if layer.alone is not None}
     layers = tuple(name for name in analysis.ranking("alone") if name in measured)
     worth = {
-        head: noise_share(head.alone.sqnr_db) / (max(head.share or 0.0, _LEAST))
+        head.name: noise_share(head.alone.sqnr_db) / max(head.share or 0.0, _LEAST)
         for head in analysis.heads
         if head.alone is not None
     }
-    return Ranking(layers, {head.name: head.layers for head in sorted(worth, key=lambda one: -worth[one])})
+    parts = {head.name: head.layers for head in analysis.heads}
+    return Ranking(layers, {name: parts[name] for name in sorted(worth, key=lambda one: -worth[one])})
 
 
 _LEAST = 1e-4
