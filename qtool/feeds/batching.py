@@ -145,7 +145,7 @@ class Feeds:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the data is left out, in words."""
+        """The parts of the data that are left out, in words, a line each."""
         return self.reader.notes
 
     @property
