@@ -145,7 +145,7 @@ class Feeds:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines on what of the data is left out."""
+        """The parts of the data that are left out, in words, a line each."""
         return self.reader.notes
 
     @property

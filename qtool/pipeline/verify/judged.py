@@ -108,7 +108,7 @@ class Judged:
         return {name: found.get(name) for name in self.outputs}
 
     def agreement(self) -> dict[str, float]:
-        """Return the share of float's places, 0 to 1, that each output which says places gives."""
+        """Return the share of entries that are float's, 0 to 1, of each output that says places."""
         return {name: same.share for name, same in self._same.items() if same.share is not None}
 
     def unlike(self) -> dict[str, int]:
