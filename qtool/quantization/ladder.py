@@ -5,6 +5,7 @@ more time than integers save. So noise is given a price, and the whole graph is 
 noise together (`qtool.pipeline.planning.speed.Divider`): the higher the price, the more is in float.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -56,7 +57,7 @@ class Ladder:
         return self._known[number]
 
     def _worth(self, number: int) -> float:
-        return self.divider.integer_ns * 2.0 ** (number / 2)
+        return self.divider.integer_ns * math.pow(2.0, number / 2)
 
     def _within(self, noise_ns: float) -> frozenset[str]:
         """The cheapest division that has no more in float than it may: at the least price of multiply-accumulates."""
