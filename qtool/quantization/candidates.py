@@ -82,6 +82,20 @@ class Candidate:
         plan = self.planner.plan(calibrator, floating=self.floating, corrected=corrected)
         return replace(self, calibrator=calibrator, plan=plan, trial=None)
 
+    def everywhere(self) -> "Candidate | None":
+        """Return the candidate with nothing in float for speed, not measured; None where nothing is.
+
+        Raises:
+            NothingToQuantizeError: onnxruntime runs no layer of it in integers.
+        """
+        if self.planner.speed is None:
+            return None
+        planner = replace(self.planner, speed=None, memo=replace(self.planner.memo, amendments={}))
+        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts))
+        if plan.integer.keys() == self.plan.integer.keys():
+            return None
+        return replace(self, planner=planner, plan=plan, trial=None)
+
     def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
         """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
         self.planner.reject(layers, self.floating)

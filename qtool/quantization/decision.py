@@ -21,7 +21,7 @@ from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import Candidate, best_plan
 from qtool.quantization.graphs import look_at
 from qtool.quantization.halves import Halves
-from qtool.quantization.partial import PartialSearch, Wanted
+from qtool.quantization.partial import FAR_DB, PartialSearch, Wanted
 from qtool.quantization.request import Request
 from qtool.targets.tables import TARGETS
 
@@ -116,16 +116,55 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     if wanted is None or loudness(before) >= wanted.min_sqnr:
         return proven
     seen = candidate.graph.seen
-    search = PartialSearch(candidate, wanted, None if seen is None else seen.outputs, request)
-    found, left = search.found(before)
-    proven = replace(proven, noisiest=search.noisiest(()))
+    exact = None if seen is None else seen.outputs
+    search = PartialSearch(candidate, wanted, exact, request)
+    mended = _searched(proven, search, search.found(before), original)
+    if loudness(mended.proof.judged_db) >= wanted.min_sqnr:
+        return mended
+    if mended.left and mended.decision.candidate is not None:
+        found = search.further(mended.decision.candidate, loudness(mended.proof.judged_db))
+        mended = _searched(mended, search, found, original)
+    return _everywhere(proven, mended, search, original)
+
+
+def _searched(
+    proven: Proven, search: PartialSearch, found: tuple[Candidate, tuple[LeftFloat, ...]], original: Original
+) -> Proven:
+    """What the search has found, proven, or what was proven before, where that is better; and what was seen."""
+    candidate, left = found
+    before = proven.proof.judged_db if proven.before_db is None else proven.before_db
     if left:
         try:
-            other = prove(replace(proven.decision, plan=found.plan, candidate=found), original)
+            other = prove(replace(proven.decision, plan=candidate.plan, candidate=candidate), original)
         except (ModelError, DataError, VerificationError):
             # it was proven without
-            return replace(proven, float_needed=search.needed)
-        if loudness(other.proof.judged_db) > loudness(before):
-            noisiest = search.noisiest(found.floating)
-            return replace(other, left=left, before_db=before, float_needed=search.needed, noisiest=noisiest)
-    return replace(proven, float_needed=search.needed)
+            left = ()
+        else:
+            if loudness(other.proof.judged_db) > loudness(proven.proof.judged_db):
+                proven = replace(other, left=left)
+    floating = {name for one in proven.left for name in one.nodes}
+    return replace(proven, before_db=before, float_needed=search.needed, noisiest=search.noisiest(floating))
+
+
+def _everywhere(proven: Proven, mended: Proven, search: PartialSearch, original: Original) -> Proven:
+    """What is as good as it gets with nothing in float for speed, where that is far better; else what was mended.
+
+    Each border of what is float for speed rounds a tensor, whose noise may count for more than that of kernels between.
+    """
+    try:
+        candidate = None if proven.decision.candidate is None else proven.decision.candidate.everywhere()
+        if candidate is None:
+            return mended
+        other = PartialSearch(candidate, search.wanted, search.exact, search.request)
+    except (ModelError, DataError, VerificationError):
+        return mended
+    if other.figure < search.figure + FAR_DB:
+        return mended
+    try:
+        plain = prove(replace(proven.decision, plan=candidate.plan, candidate=candidate), original)
+    except (ModelError, DataError, VerificationError):
+        return mended
+    plain = replace(plain, before_db=proven.proof.judged_db)
+    if loudness(plain.proof.judged_db) < search.wanted.min_sqnr:
+        plain = _searched(plain, other, other.found(loudness(plain.proof.judged_db)), original)
+    return plain if loudness(plain.proof.judged_db) > loudness(mended.proof.judged_db) else mended

@@ -12,7 +12,7 @@ from qtool.graph import compose, edit, model_io, shapes
 from qtool.graph.edit import Array, Model
 from qtool.pipeline.planning.planner import PlanMemo, Planner
 from qtool.pipeline.planning.settle import Look
-from qtool.pipeline.planning.speed import Measured, Speed, faster_in_float
+from qtool.pipeline.planning.speed import Divider, Measured, Speed, faster_in_float
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.refining import agree, smoothed, with_mild_masks
@@ -67,11 +67,20 @@ class FloatGraph:
         clock = {} if measured is None else {"measured": measured, "doubt": doubt or 1.0}
 
         def speed(placement: Placement) -> Mapping[str, str]:
-            open_ended = {op for op, rule in target.rules.items() if not rule.needs_output}
             found = self._shapes(placement, examples[0])
-            return faster_in_float(self.model, placement, found, costs, open_ended, **clock)  # type: ignore[arg-type]
+            return faster_in_float(self.model, placement, found, costs, _open_ended(target), **clock)  # type: ignore[arg-type]
 
         return speed
+
+    def divider(self, target: Target, placement: Placement) -> Divider | None:
+        """Return what divides the integer nodes of a placement by time and noise; None where no times were measured.
+
+        Nor where everything is to be integer, which takes no regard of time.
+        """
+        costs, examples = costs_of(target.name), self.statistics.examples
+        if costs is None or not examples or self.everything:
+            return None
+        return Divider(self.model, placement, self._shapes(placement, examples[0]), costs, _open_ended(target))
 
     def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""
@@ -87,6 +96,10 @@ class FloatGraph:
     def look(self, target: Target) -> Look:
         """Return what finds out which layers of a plan for this graph do not run as it says."""
         return look_at(self.model, target, self.statistics.examples, self.memo.weights)
+
+
+def _open_ended(target: Target) -> set[str]:
+    return {op for op, rule in target.rules.items() if not rule.needs_output}
 
 
 def look_at(model: Model, target: Target, examples: Sequence[Mapping[str, Array]], memo: WeightMemo) -> Look:

@@ -19,6 +19,7 @@ from qtool.evaluation.gates import check_gates
 from qtool.graph import edit
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.quantization.candidates import Candidate
+from qtool.quantization.ladder import Ladder
 from qtool.quantization.ranking import Region, integer_nodes, quantized_heads, rank_regions
 from qtool.quantization.request import Request
 from qtool.quantization.scoring import Arrays, Scorer
@@ -27,6 +28,8 @@ MIN_SQNR = 20.0
 """The SQNR of the outputs that is wanted where none is asked for, in dB."""
 MAX_FLOAT_MACS = 0.1
 """The share of multiply-accumulates that may be left in float for it."""
+FAR_DB = 2.0
+"""What is in float for speed is given up where the outputs are so much better without, and less than wanted with it."""
 _MARGIN_DB = 1.0
 """So much more than asked for is aimed at, as examples that have chosen look better than new data."""
 _WORTH_DB = 1.0
@@ -46,6 +49,12 @@ _TRIES = range(12, 49)
 _NOISIEST = 3
 _ENOUGH = 8
 """So many measurements say how much float would be enough."""
+_QUICK = 14
+"""So many measurements look for what is as good as the best that was found, and quicker."""
+_FURTHER = 8
+"""So many measurements look for more where what reports falls short."""
+_SLIMMED = 8
+"""Of so many regions, the slowest, it is tried whether they can be integers."""
 _EXPLAINED = 8
 """Of so many regions, the noisiest, it is measured what they gain."""
 
@@ -77,7 +86,8 @@ class PartialSearch:
     """Looks for the fewest and cheapest nodes of a candidate to be left in float.
 
     exact: the outputs of float on the examples, where they are known. figure: the SQNR in dB of the candidate's outputs
-    on those examples that choose. needed: the share of multiply-accumulates that would have to be float, where `found`
+    on those examples that choose. spare: by how many dB what was found last is better on them than was aimed at;
+    negative where that was missed. needed: the share of multiply-accumulates that would have to be float, where `found`
     has missed what is wanted for want of that; None where more would not help.
 
     Raises:
@@ -96,6 +106,7 @@ class PartialSearch:
     known: dict[frozenset[str], float] = field(default_factory=dict)
     ranked: tuple[Region, ...] = ()
     needed: float | None = None
+    spare: float = -math.inf
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,10 +140,24 @@ class PartialSearch:
 
         reported: the SQNR in dB that reports for the candidate, which examples that choose may be far from.
         """
-        chosen = self._chosen(self.wanted.min_sqnr + _MARGIN_DB + max(0.0, self.figure - reported))
+        return self._found(self.wanted.min_sqnr + _MARGIN_DB + max(0.0, self.figure - reported))
+
+    def further(self, found: Candidate, reported: float) -> tuple[Candidate, tuple[LeftFloat, ...]]:
+        """Return what is found with an aim that is higher by what `found`, which was, falls short by where it reports.
+
+        reported: the SQNR in dB that reports for `found`. Nothing is found where the aim was missed before.
+        """
+        if self.spare < 0.0:
+            return found, ()
+        self.tries += _FURTHER
+        return self._found(self.wanted.min_sqnr + _MARGIN_DB + self._measured(found.floating) - reported)
+
+    def _found(self, aim: float) -> tuple[Candidate, tuple[LeftFloat, ...]]:
+        chosen = self._chosen(aim)
         if not chosen:
             return self.candidate, ()
         floating = _names(chosen)
+        self.spare = self._measured(floating) - aim
         left = self._explained(chosen)
         return replace(self.candidate, plan=self.candidate.leaving(floating), floating=floating), left
 
@@ -142,14 +167,14 @@ class PartialSearch:
         return tuple(NoisyRegion(one.nodes, one.share, -10.0 * math.log10(one.noise)) for one in loud[:_NOISIEST])
 
     def _chosen(self, aim: float) -> list[Region]:
-        """The regions to be left in float: none where that gains too little; of a head, where that is less."""
+        """The regions to be left in float: none where that gains too little; of a head, where that costs less."""
         heads = self._heads()
         enough = [head for head in heads if self._meets([head], aim)]
-        found = self._by_noise(aim, heads)
+        ladder, found = self._by_noise(aim, heads)
         if enough:
             head = self._pruned([min(enough, key=lambda one: one.share)], aim)
-            missed = not found or not self._meets(found, aim)
-            if missed or self._share(_names(head)) < self._share(_names(found)):
+            cost = self._share if ladder is None else ladder.divider.time
+            if not found or not self._meets(found, aim) or cost(_names(head)) < cost(_names(found)):
                 self.needed = None
                 return head
         return found
@@ -162,23 +187,79 @@ class PartialSearch:
         self.tries += len(allowed)
         return allowed
 
-    def _by_noise(self, aim: float, heads: Sequence[Region]) -> list[Region]:
-        """The regions that make the most noise for their work, and what of the heads still helps where they miss it."""
+    def _by_noise(self, aim: float, heads: Sequence[Region]) -> tuple[Ladder | None, list[Region]]:
+        """The regions that make the most noise for their cost, and what of the heads still helps where they miss it."""
         ranked, order = self._order(noise_share(aim))
+        ladder = self._ladder(ranked)
+        if quick := self._quickest(ladder, ranked, aim):
+            return ladder, quick
         if not order:
             self.needed = self._enough(ranked, aim)
-            return []
+            return ladder, []
         if self._meets(order, aim) or (self._other_ranges(order) and self._meets(order, aim)):
-            return self._pruned(self._fewest(order, noise_share(aim), aim), aim)
+            quick = self._quickest(ladder, ranked, aim)
+            return ladder, quick or self._pruned(self._fewest(order, noise_share(aim), aim), aim)
         found = self._climbed(order, [*ranked, *heads], aim)
         figure = self._measured(_names(found))
         if figure < aim:
             self.needed = self._enough(ranked, aim)
         # another calibrator has begun anew
         if figure < max(self.figure, self._measured(frozenset())) + _WORTH_DB:
+            return ladder, []
+        floor = min(figure, aim) if figure >= self.wanted.min_sqnr else figure - _FLAT_DB
+        allowed, self.tries = self.tries, len(self.known) + _QUICK
+        quick = self._quickest(ladder, ranked, floor)
+        self.tries = allowed
+        return ladder, quick or self._pruned(found, floor)
+
+    def _ladder(self, ranked: Sequence[Region]) -> Ladder | None:
+        """The quickest divisions by the noise that they leave; None where no times were measured."""
+        graph, planner = self.candidate.graph, self.candidate.planner
+        divider = graph.divider(self.request.target, planner.placement(self.candidate.floating))
+        if divider is None or not divider.nodes.intersection(self.nodes):
+            return None
+        noise = {name: one.noise / len(one.nodes) for one in ranked if one.noise < math.inf for name in one.nodes}
+        total = sum(noise.values()) or 1.0
+        work = {name: self._share([name]) for name in divider.nodes}
+        return Ladder(divider, {name: part / total for name, part in noise.items()}, work, self.wanted.max_float_macs)
+
+    def _quickest(self, ladder: Ladder | None, ranked: Sequence[Region], aim: float) -> list[Region]:
+        """What is to be float so that the aim is met at the least time by the table; nothing where that misses it."""
+        if ladder is None or not ladder.top:
             return []
-        wanted = self.wanted.min_sqnr
-        return self._pruned(found, min(figure, aim) if figure >= wanted else figure - _FLAT_DB)
+        top = ladder.top
+        if self._measured(top) >= aim:
+            return self._slimmed(ladder, ladder.lowest(lambda floating: self._measured(floating) >= aim), ranked, aim)
+        for region in _by_worth(ranked):
+            more = top.union(region.nodes)
+            if region.noise > 0.0 and self._share(more) <= self.wanted.max_float_macs:
+                top = more
+        return self._slimmed(ladder, top, ranked, aim) if self._measured(top) >= aim else []
+
+    def _slimmed(
+        self, ladder: Ladder, floating: frozenset[str], ranked: Sequence[Region], floor: float
+    ) -> list[Region]:
+        """The nodes as regions, without those that take time and are not needed, the slowest first."""
+        kept = self._regions(floating, ranked)
+        time = ladder.divider.time
+        taken = time(floating)
+        saved = {region: taken - time(floating.difference(region.nodes)) for region in kept}
+        for region in sorted(kept, key=lambda one: -saved[one])[:_SLIMMED]:
+            others = [one for one in kept if one is not region]
+            if saved[region] > 0.0 and others and self._meets(others, floor):
+                kept = others
+        return kept
+
+    def _regions(self, floating: frozenset[str], ranked: Sequence[Region]) -> list[Region]:
+        """The nodes, by those that follow each other."""
+        noise = {name: one.noise / len(one.nodes) for one in ranked for name in one.nodes}
+        runs: list[list[str]] = [[]]
+        for name in self.nodes:
+            if name in floating:
+                runs[-1].append(name)
+            elif runs[-1]:
+                runs.append([])
+        return [Region(tuple(run), sum(noise[n] for n in run), self._share(run)) for run in runs if run]
 
     def _climbed(self, regions: Sequence[Region], ranked: Sequence[Region], aim: float) -> list[Region]:
         """The regions without those that do nothing, and with others for which that makes room, as far as it helps."""
@@ -204,6 +285,16 @@ class PartialSearch:
 
     def _order(self, allowed: float) -> tuple[tuple[Region, ...], list[Region]]:
         """All regions, and those that may be float together, the most noise for the least work first."""
+        ranked = self.ranked = self.ranked or self._ranked(allowed)
+        result, share = [], 0.0
+        for region in _by_worth(ranked):
+            if share + region.share <= self.wanted.max_float_macs:
+                share += region.share
+                result.append(region)
+        # something is to be left in integers
+        return ranked, result[: len(ranked) - 1]
+
+    def _ranked(self, allowed: float) -> tuple[Region, ...]:
         model, memo = self.candidate.graph.model, self.candidate.graph.memo.weights
         scorer, tries = self._measuring(_RANKING_WORK, _RANKING)
         done = 0
@@ -214,14 +305,7 @@ class PartialSearch:
             self.request.progress("rank layers", done, tries)
             return scorer.sqnr_db(plan, model, memo)
 
-        self.ranked = ranked = rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
-        result, share = [], 0.0
-        for region in _by_worth(ranked):
-            if share + region.share <= self.wanted.max_float_macs:
-                share += region.share
-                result.append(region)
-        # something is to be left in integers
-        return ranked, result[: len(ranked) - 1]
+        return rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
 
     def _enough(self, ranked: Sequence[Region], aim: float) -> float | None:
         """The share of multiply-accumulates with which the aim is met, however large; None where it is not."""

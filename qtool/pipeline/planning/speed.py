@@ -87,8 +87,7 @@ def faster_in_float(
         measured: what a clock says of nodes, instead of the table; weights in 8 bits are worth nothing then.
         doubt: how many times as long float is taken to be as it says.
     """
-    dynamic = {name for weight in (*placement.dynamic, *placement.stored) for name, _ in weight.readers}
-    graph = _graph(model, placement.integer.keys() - dynamic, shapes, costs, measured or {})
+    graph = _graph(model, _choices(placement), shapes, costs, measured or {})
     weights = {node: _numbers(node) for node in graph.free}
     least = 0.0 if measured else max(_LEAST * sum(integer for integer, _ in graph.free.values()), _LEAST_NS)
     if sum(max(integer - floating, 0.0) for integer, floating in graph.free.values()) < least:
@@ -110,6 +109,67 @@ def faster_in_float(
     return {}
 
 
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Prices of what nodes count for besides their time, by name: noise in integers, multiply-accumulates in float.
+
+    noise, work: shares of all of them. noise_ns, share_ns: what all the noise, and all the work, is worth.
+    """
+
+    noise: Mapping[str, float]
+    work: Mapping[str, float]
+    noise_ns: float
+    share_ns: float = 0.0
+
+
+class Divider:
+    """The division of a placement's nodes into integer and float ones at the least time by the table, and noise.
+
+    Args:
+        model, placement, shapes, costs, open_ended: as of `faster_in_float`; what is float in the placement stays so.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        placement: Placement,
+        shapes: Mapping[str, Shape],
+        costs: Costs,
+        open_ended: Collection[str],
+    ) -> None:
+        self._graph = _graph(model, _choices(placement), shapes, costs, {})
+        self._borders = list(_borders(model, self._graph, open_ended))
+        self._floating = {
+            node: (real if real < inf else 0.0) + bool(numbers := _numbers(node)) * _LAYER_NS + _WORTHS[0] * numbers
+            for node, (_, real) in self._graph.free.items()
+        }
+        self.nodes = frozenset(str(node.name) for node in self._graph.free)
+        self.integer_ns = sum(integer for integer, _ in self._graph.free.values())
+
+    def cheapest(self, prices: Prices) -> frozenset[str]:
+        """Return the names of the nodes to be left in float."""
+        extra, floating = {}, {}
+        for node, real in self._floating.items():
+            name = str(node.name)
+            extra[node] = prices.noise_ns * prices.noise.get(name, 0.0)
+            floating[node] = real + prices.share_ns * prices.work.get(name, 0.0)
+        _, right = _division(self._graph, self._borders, floating, extra).cheapest()
+        return frozenset(str(node.name) for node in self._graph.free if node in right)
+
+    def time(self, names: Collection[str]) -> float:
+        """Return the nanoseconds that it takes with these nodes in float, and what their weights are worth."""
+        floating = {node: real for node, real in self._floating.items() if node.name in names}
+        result, _ = _division(self._graph, self._borders, floating, dict.fromkeys(floating, inf)).cheapest()
+        return result
+
+
+def _choices(placement: Placement) -> Collection[str]:
+    """The nodes that may be integer or float: dynamic layers read and write float tensors in any case."""
+    return placement.integer.keys() - {
+        name for weight in (*placement.dynamic, *placement.stored) for name, _ in weight.readers
+    }
+
+
 def _numbers(node: Node) -> int:
     """How many numbers the weight of a layer has; 0 of what is none."""
     layer = Layer.of(node)
@@ -129,11 +189,19 @@ def slower_than_float(
     return sorted(rows, key=lambda row: row[2] - row[1])
 
 
-def _division(graph: _Graph, borders: Collection[_Border], floating: Mapping[Node, float]) -> Division:
-    """Integers stand left, float right; `floating`: what the nodes cost there that may be there."""
-    result = Division()
+def _division(
+    graph: _Graph,
+    borders: Collection[_Border],
+    floating: Mapping[Node, float],
+    extra: Mapping[Node, float] | None = None,
+) -> Division:
+    """Integers stand left, float right.
+
+    `floating`: what the nodes cost there that may be there; `extra`: what they cost in integers besides their time.
+    """
+    result, more = Division(), extra or {}
     for node, (integer, _) in graph.free.items():
-        result.stand(node, integer, floating.get(node, inf))
+        result.stand(node, integer + more.get(node, 0.0), floating.get(node, inf))
     for border in borders:
         result.border(border.left, border.right, border.cost)
         for end in (border.left, border.right):

@@ -31,6 +31,7 @@ from qtool.pipeline.prepare import (
     resize_axes,
     spatial_mean,
     sub_pixel,
+    vanishing_weights,
 )
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
@@ -105,6 +106,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
         _tidy(model)
     _apply(model, changes, plain_products, fold_affine, sub_pixel, fold_pad, matmul_add, spatial_mean, pointwise_head)
     _apply(model, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
+    _apply(model, changes, vanishing_weights)
     _tidy(model)
     shapes.declare(model, declared)
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())
