@@ -120,7 +120,7 @@ def observed_graph(
     mild = with_mild_masks(prepared) if soften else None
     if mild is not None:
         seen = observe_examples(mild.model, examples, biases=biases)
-        if agree(original.outputs, seen.outputs[: len(original.checked)]):
+        if agree(original.outputs_of_few, seen.outputs[: len(original.few)]):
             return _graph(mild, statistics, seen, biases)
     if mild is None and not (needed or biases):
         return FloatGraph(prepared, statistics, None)

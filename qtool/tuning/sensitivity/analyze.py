@@ -31,9 +31,8 @@ from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
-from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import best_plan
-from qtool.quantization.halves import halved
+from qtool.quantization.halves import halved, original_of
 from qtool.quantization.request import Request
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
@@ -131,7 +130,7 @@ def sensitivity(
     if found.metrics[0].name == "sqnr" and not found.numbers:
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
     half = halved(prepared, statistics)
-    best, _ = best_plan(prepared, half.choosing, request, Original(Path(model), prepared.widened, half.few))
+    best, _ = best_plan(prepared, half.choosing, request, original_of(prepared, half))
     prepared = best.graph.prepared
     if not best.plan.quantized:
         raise NothingToQuantizeError(
