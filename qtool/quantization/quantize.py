@@ -155,7 +155,7 @@ def quantize(
             fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    prepared = prepare(model_io.load(model), parse_fixed(fix))
+    prepared = prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float)
     given, absent = None, "the calibration holds no examples"
     if plan is not None:
         prepared, given = _given(plan, prepared)

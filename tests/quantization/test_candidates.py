@@ -43,7 +43,7 @@ def test_auto_is_as_good_as_each_thing_that_may_be_asked_for(chain, tmp_path, mo
         assert auto[0].sqnr_db >= figures(bias_correction="on")[0].sqnr_db
     else:
         # the best of a few examples are measured on all
-        assert [t.samples for t in auto] == [most] * 3 + [4] * 7
+        assert [t.samples for t in auto] == [most] * 3 + [4] * 3
 
 
 def test_plans_that_are_one_model_are_measured_once(tmp_path, monkeypatch):

@@ -122,7 +122,7 @@ def sensitivity(
         correction=bias_correction,
         smoothing=smoothing,
     )
-    prepared = prepare(model_io.load(model))
+    prepared = prepare(model_io.load(model), transposed=request.in_float)
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
