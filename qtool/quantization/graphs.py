@@ -75,7 +75,9 @@ class FloatGraph:
 
     def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""
-        found = shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
+        found = self.memo.shapes
+        if not found:
+            found |= shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
         nodes = [node for node in self.model.graph if node.name in placement.integer]
         ends = dict.fromkeys(v for node in nodes for v in (*node.outputs, *(v for _, v in edit.activations(node))))
         missing = [str(value.name) for value in ends if value.name and value.name not in found]
