@@ -112,12 +112,14 @@ def best_plan(
     config = request.target.session
     sketch = Scorer(base.model, [examples[n] for n in picked], config, [outputs[n] for n in picked])
     found: list[Candidate] = []
+    here = planners
     for graph in graphs:
         same = first if graph is graphs[0] else _possible(graph, planners[form].scheme, request, request.calibrators)
         if found and thrifty:
             # what lost on one graph is not tried on the next
-            same = _alike(same, _best(found))
-        found += _on_graph(graph, same, planners, request, sketch, few, thrifty=thrifty)
+            best = _best(found)
+            same, here = _alike(same, best), planners if _form(best) != form else {form: planners[form]}
+        found += _on_graph(graph, same, here, request, sketch, few, thrifty=thrifty)
     sketched: list[Candidate] = []
     scorer = sketch
     if thrifty:
@@ -173,6 +175,11 @@ def _on_graph(
         found += _tried({"dynamic": dynamic}, request, scorer, samples)
     graph.memo.weights.integers.clear()
     return found
+
+
+def _form(candidate: Candidate) -> str:
+    assert candidate.trial is not None
+    return candidate.trial.form
 
 
 def _in_turn(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, samples: int) -> list[Candidate]:

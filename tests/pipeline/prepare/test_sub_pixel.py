@@ -144,4 +144,6 @@ def test_it_stays_where_the_form_computes_it_in_float(form, equalized, tmp_path)
         assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
     # equalisation has decided on what it was rewritten as
     assert set(held.values()) == {not equalized}
-    assert "ConvTranspose" not in qtool.quantize(source, tmp_path / "s.onnx", calibration=statistics).verification.kernels
+    assert (
+        "ConvTranspose" not in qtool.quantize(source, tmp_path / "s.onnx", calibration=statistics).verification.kernels
+    )
