@@ -244,9 +244,11 @@ class _Sessions:
     def judge(self, examples: Sequence[Arrays], grids: Mapping[str, QParams]) -> Iterator[tuple[Arrays, Arrays]]:
         """What the prepared graph computes, and what the ends of outputs read in the quantised one: see `read`."""
 
+        names = [name for name in self.exact.outputs if name in self.judged]
+
         def run(example: Arrays) -> tuple[Arrays, Arrays]:
-            exact = {name: array for name, array in self._exact(example).items() if name in self.judged}
-            return exact, self.read(self.optimized.run(example), grids) if self.reads else {}
+            exact = dict(zip(names, self.exact.run_list(example, names), strict=True))
+            return {**example, **exact}, self.read(self.optimized.run(example), grids) if self.reads else {}
 
         return side_by_side(run, examples)
 

@@ -55,7 +55,7 @@ class Original:
 
     @property
     def outputs_of_few(self) -> Sequence[Arrays]:
-        """The same for each of the few other examples."""
+        """The outputs of the model in float32, for each of the few other examples."""
         return self._singles[: len(self.few)]
 
     @cached_property
