@@ -12,6 +12,7 @@ from qtool.cli import COMMANDS
 from qtool.cli.base import Helpful
 from qtool.cli.outputs import begin
 from qtool.cli.streams import say
+from qtool.core.process import lazy_dataclasses
 
 
 class LazyGroup(Helpful, click.Group):
@@ -50,7 +51,8 @@ def command_of(name: str) -> click.Command:
     collects = gc.isenabled()
     gc.disable()
     try:
-        module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
+        with lazy_dataclasses():
+            module = importlib.import_module(f"qtool.cli.{'evaluate' if name == 'eval' else name}")
     finally:
         if collects:
             gc.enable()

@@ -271,7 +271,8 @@ def static_shape(value: Value | None) -> tuple[int, ...] | None:
 
 def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     """Add a constant to a graph as a new initializer, and return its value; the name must be free."""
-    tensor = ir.tensor(np.asarray(array, order="C"), name=name)
+    # `ir.tensor` asks first whether an array is a tensor already, which takes six times as long as all the rest
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -5,15 +5,22 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from qtool.graph.subgraphs import subgraphs
+
 
 class Names:
     """Hands out names that no value or node of a graph has, nor those of the graphs inside of it."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        nodes = list(graph.all_nodes())
-        self._taken = {n.name for n in nodes} | {o.name for n in nodes for o in n.outputs}
-        for part in (graph, *graph.subgraphs()):
+        self._taken: set[str | None] = set()
+        waiting = [graph]
+        while waiting:
+            part = waiting.pop()
             self._taken |= {v.name for v in part.inputs} | set(part.initializers)
+            for node in part:
+                self._taken.add(node.name)
+                self._taken.update(output.name for output in node.outputs)
+                waiting += subgraphs(node) if node.attributes else ()
 
     def fresh(self, wanted: str) -> str:
         """Return `wanted`, or `wanted_1`, `wanted_2`... where that is taken; it is never handed out again."""

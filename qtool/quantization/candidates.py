@@ -122,20 +122,21 @@ def best_plan(
     assert base.seen is not None
     examples, outputs = statistics.examples, base.seen.outputs
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
-    picked = spread(few, len(examples))
+    picked, thrifty = spread(few, len(examples)), few < len(examples)
     config = request.target.session
     sketch = Scorer(base.model, [examples[n] for n in picked], config, [outputs[n] for n in picked])
     found: list[Candidate] = []
+    here = planners
     for graph in graphs:
         same = first if graph is graphs[0] else _possible(graph, planners[form].scheme, request, request.calibrators)
-        if found and few < len(examples):
+        if found and thrifty:
             # what lost on one graph is not tried on the next
-            kept = {(c.calibrator, bool(c.plan.shifts)) for c in _finalists(found, request)}
-            same = [c for c in same if (c.calibrator, bool(c.plan.shifts)) in kept]
-        found += _on_graph(graph, same, planners, request, sketch, few)
+            best = _best(found)
+            same, here = _alike(same, best), planners if _form(best) != form else {form: planners[form]}
+        found += _on_graph(graph, same, here, request, sketch, few, thrifty=thrifty)
     sketched: list[Candidate] = []
     scorer = sketch
-    if few < len(examples):
+    if thrifty:
         scorer, finalists = Scorer(base.model, examples, config, outputs), _finalists(found, request)
         sketched = sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db)
         found = _tried_again(finalists, request, scorer, len(examples))
@@ -143,6 +144,7 @@ def best_plan(
         best = _best([c for c in (*found, *sketched) if c.trial is not None and c.trial.form == form])
         scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
         mixed = [] if scheme is None else _possible(best.graph, scheme, request, (best.calibrator,))
+        mixed = _alike(mixed, best) if thrifty else mixed
         found += _tried({"mixed": mixed}, request, scorer, len(examples))
     chosen, trials = _ranked(found, sketched, request)
     if request.goal == "latency" and request.target.on_cpu:
@@ -172,18 +174,50 @@ def _hastened(
 
 def _on_graph(
     graph: FloatGraph, same: list[Candidate], planners: Mapping[str, Planner], request: Request, scorer: Scorer,
-    samples: int,
+    samples: int, *, thrifty: bool,
 ) -> list[Candidate]:  # fmt: skip
     """Those of the first planner's form, measured, and dynamic ones beside them where there is a planner for that."""
-    found = _tried({next(iter(planners)): same}, request, scorer, samples)
+    form = next(iter(planners))
+    found = (_in_turn if thrifty else _tried)({form: same}, request, scorer, samples)
     if len(planners) > 1:
         # where layers find their own ranges, calibrators matter to the others alone
         best = [_best(found).calibrator] if found else []
-        calibrators = tuple(dict.fromkeys((request.calibrators[0], *best)))
+        calibrators = tuple(best if best and thrifty else dict.fromkeys((request.calibrators[0], *best)))
         dynamic = _possible(graph, planners["dynamic"].scheme, request, calibrators)
+        if best and thrifty:
+            dynamic = _alike(dynamic, _best(found))
         found += _tried({"dynamic": dynamic}, request, scorer, samples)
     graph.memo.weights.integers.clear()
     return found
+
+
+def _form(candidate: Candidate) -> str:
+    assert candidate.trial is not None
+    return candidate.trial.form
+
+
+def _in_turn(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, samples: int) -> list[Candidate]:
+    """The calibrators, measured with biases corrected, and the best of them without, as long as that is better.
+
+    Correction takes back what rounding the weights shifts, which no calibrator has a part in; so all pairs say little
+    more.
+    """
+    ((form, candidates),) = tries.items()
+    corrected = [c for c in candidates if c.plan.shifts]
+    found = _tried({form: corrected or candidates}, request, scorer, samples)
+    for best in sorted(found, key=lambda c: -c.sqnr_db) if corrected else ():
+        plain = [c for c in candidates if not c.plan.shifts and c.calibrator == best.calibrator]
+        other = _tried({form: plain}, request, scorer, samples)
+        found += other
+        if not other or other[0].sqnr_db <= best.sqnr_db:
+            break
+    return found
+
+
+def _alike(candidates: Sequence[Candidate], best: Candidate) -> list[Candidate]:
+    """Those by the calibrator of `best`, with biases corrected or not as there; all, where that is none of them."""
+    way = (best.calibrator, bool(best.plan.shifts))
+    return [c for c in candidates if (c.calibrator, bool(c.plan.shifts)) == way] or list(candidates)
 
 
 def _affordable(macs: int, examples: int, candidates: int) -> int:

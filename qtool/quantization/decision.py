@@ -72,7 +72,7 @@ class Proven:
 
 def decide(prepared: Prepared, half: Halves, request: Request, original: Original) -> Decision:
     """Return the best plan that was found, as a decision. Raises `NothingToQuantizeError`: there is none."""
-    best, trials = best_plan(prepared, half.choosing, request, replace(original, examples=half.few))
+    best, trials = best_plan(prepared, half.choosing, request, original)
     return Decision(best.graph.prepared, best.plan, trials, best)
 
 

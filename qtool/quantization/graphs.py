@@ -84,7 +84,9 @@ class FloatGraph:
 
     def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""
-        found = shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
+        found = self.memo.shapes
+        if not found:
+            found |= shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
         nodes = [node for node in self.model.graph if node.name in placement.integer]
         ends = dict.fromkeys(v for node in nodes for v in (*node.outputs, *(v for _, v in edit.activations(node))))
         missing = [str(value.name) for value in ends if value.name and value.name not in found]
@@ -133,7 +135,7 @@ def observed_graph(
     mild = with_mild_masks(prepared) if soften else None
     if mild is not None:
         seen = observe_examples(mild.model, examples, biases=biases)
-        if agree(original.outputs, seen.outputs[: len(original.checked)]):
+        if agree(original.outputs_of_few, seen.outputs[: len(original.few)]):
             return _graph(mild, statistics, seen, biases)
     if mild is None and not (needed or biases):
         return FloatGraph(prepared, statistics, None)

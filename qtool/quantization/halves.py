@@ -9,7 +9,9 @@ from qtool.core.records.statistics import Statistics
 from qtool.graph import edit
 from qtool.graph.edit import Array
 from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.recovery.masks import has_masks
 from qtool.pipeline.verify.macs import known_total, macs_of, shapes_of
+from qtool.pipeline.verify.original import CHECKED, Original
 
 Arrays = Mapping[str, Array]
 _SMALL = 2**25
@@ -18,18 +20,21 @@ _ALWAYS = 8
 """So many of each half, if there are as many, whatever they cost."""
 _FEW = 2
 _MACS, _NUMBERS = 2**33, 2**25
-"""More of them while together they multiply so often, and their outputs hold no more numbers than that."""
+"""More of them while together they multiply so often, and their outputs hold no more numbers than that; as many of
+those that report are compared tensor by tensor, where a number that is computed counts as `_PER_NUMBER`."""
+_PER_NUMBER = 2**6
 
 
 @dataclass(frozen=True, slots=True)
 class Halves:
     """choosing: the statistics with the examples that choose. reporting: batches of inputs, for the figures.
 
-    One that is alone does both.
+    One that is alone does both. compared: on how many of those that report all tensors are compared.
     """
 
     choosing: Statistics
     reporting: Sequence[Arrays]
+    compared: int
 
     @property
     def few(self) -> Sequence[Arrays]:
@@ -45,13 +50,24 @@ class Halves:
 def halved(prepared: Prepared, statistics: Statistics) -> Halves:
     """Return the halves of the examples: as many as the multiply-accumulates of the graph allow, whatever the clock."""
     choosing, reporting = halves(statistics.examples)
-    if len(choosing) > _ALWAYS:
-        most = _affordable(prepared, choosing[0])
-        choosing, reporting = choosing[:most], reporting[:most]
-    return Halves(replace(statistics, examples=choosing), reporting)
+    if len(choosing) <= _FEW:
+        return Halves(replace(statistics, examples=choosing), reporting, CHECKED)
+    macs, given = _work(prepared, choosing[0])
+    most = max(_ALWAYS, min(_MACS // max(macs, 1), _NUMBERS // max(given, 1)))
+    numbers = sum(histogram.count for histogram in statistics.tensors.values()) // max(statistics.samples, 1)
+    compared = max(_FEW, min(CHECKED, _MACS // max(macs + _PER_NUMBER * numbers, 1)))
+    return Halves(replace(statistics, examples=choosing[:most]), reporting[:most], compared)
 
 
-def _affordable(prepared: Prepared, example: Arrays) -> int:
+def original_of(prepared: Prepared, half: Halves, absent: str = "there are no examples") -> Original:
+    """Return the model that a prepared graph came from, on the examples that report; `absent` as in `Original`."""
+    # a graph with mild masks may be another function
+    few = half.few if has_masks(prepared.model) else ()
+    return Original(prepared.path, prepared.widened, half.reporting, absent, few, half.compared)
+
+
+def _work(prepared: Prepared, example: Arrays) -> tuple[int, int]:
+    """The multiply-accumulates of a run on an example, and the numbers in its outputs."""
     model = prepared.model
     outputs = [str(v.name) for v in model.graph.outputs if edit.is_tensor(v)]
     constants = (v.const_value for graph in model.graphs() for v in graph.initializers.values())
@@ -63,4 +79,4 @@ def _affordable(prepared: Prepared, example: Arrays) -> int:
         # in the body of an If or Loop, or of a large model whose shapes only a run would tell: by its tokens
         total += weights * max(array.size for array in example.values())
     numbers = sum(math.prod(shapes.get(name, ())) for name in outputs)
-    return max(_ALWAYS, min(_MACS // max(total, 1), _NUMBERS // max(numbers, 1)))
+    return total, numbers

@@ -31,10 +31,9 @@ from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
-from qtool.pipeline.verify.original import Original
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
-from qtool.quantization.halves import halved
+from qtool.quantization.halves import halved, original_of
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Goal, Request
 from qtool.quantization.timing import timed
@@ -156,7 +155,7 @@ def quantize(
             fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    prepared = prepare(model_io.load(model), parse_fixed(fix))
+    prepared = prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float)
     given, absent = None, "the calibration holds no examples"
     if plan is not None:
         prepared, given = _given(plan, prepared)
@@ -180,7 +179,7 @@ def quantize(
             prepared = _as_calibrated(prepared, statistics, steps)
     check_raised(prepared, statistics)
     half = halved(prepared, statistics)
-    original = Original(Path(model), prepared.widened, half.reporting, absent)
+    original = original_of(prepared, half, absent)
     with advising(prepared, None):
         decided = decide(prepared, half, request, original) if given is None else Decision(prepared, given)
     proven = mend(prove(decided, original), aim if partial and not blind else None, request, original)

@@ -54,6 +54,11 @@ class Request:
                 f"{arg('smoothing', 'on')}: is for targets on the CPU, not {self.target.name}; leave it out"
             )
 
+    @property
+    def in_float(self) -> bool:
+        """Return whether activations stay float but in front of single layers: see `Recipe.transposed`."""
+        return self.form in ("dynamic", "weight-only")
+
     @classmethod
     def of(
         cls,

@@ -19,7 +19,7 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import mixed_scheme, schemes_by_form
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
-from qtool.quantization.halves import halved
+from qtool.quantization.halves import halved, original_of
 from qtool.runtime.session import Session
 from qtool.targets.rules import Target
 from qtool.tuning.aim import Aim
@@ -118,11 +118,10 @@ class Starts:
             if not steps:
                 self.doubts = calibration_doubts(statistics)
             half = halved(prepared, statistics)
-            self.originals[steps] = Original(self.model, prepared.widened, half.reporting)
-            original = replace(self.originals[steps], examples=half.few)
+            self.originals[steps] = original_of(prepared, half)
             soften = self.target.on_cpu and not steps
             self.known[steps] = observed_graph(
-                prepared, half.choosing, original, soften=soften, biases=True, needed=True
+                prepared, half.choosing, self.originals[steps], soften=soften, biases=True, needed=True
             )
         return self.known[steps]
 

@@ -1,6 +1,7 @@
 """Tricks on Python's and the system's insides: each works today, and nothing breaks where an upgrade takes it away."""
 
 import ctypes
+import dataclasses
 import os
 import signal
 import subprocess
@@ -375,3 +376,47 @@ def test_the_memory_of_the_machine_and_where_it_is_not_told(monkeypatch):
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.setattr(process.Path, "open", lambda *_, **__: (_ for _ in ()).throw(OSError))
     assert process.memory_of_machine() == 2**46
+
+
+RECORD = """
+import dataclasses
+from dataclasses import FrozenInstanceError, replace
+from qtool.core.process import lazy_dataclasses
+{upgrade}
+with lazy_dataclasses():
+    @dataclasses.dataclass(frozen=True, slots=True, order=True)
+    class Pair:
+        first: int
+        second: tuple[int, ...] = ()
+
+        def __post_init__(self):
+            if self.first < 0:
+                raise ValueError(self.first)
+
+    @dataclasses.dataclass(frozen=True, slots=True)
+    class Named(Pair):
+        name: str = ""
+
+compiled = lambda kind, method: kind.__dict__[method].__code__.co_filename == "<string>"
+print(compiled(Pair, "__init__"))
+one, two = Pair(1, (2,)), Named(1, (2,), "n")
+print(compiled(Pair, "__init__"), compiled(Pair, "__eq__"))
+print(one, repr(two), one == Pair(1, second=(2,)), one != two, hash(one) == hash(Pair(1, (2,))), one < Pair(2))
+print(replace(two, name="m"), dataclasses.fields(Named)[2].name)
+for wrong in (lambda: setattr(one, "first", 2), lambda: delattr(one, "first"), lambda: Pair(-1), lambda: Pair()):
+    try:
+        wrong()
+    except (FrozenInstanceError, ValueError, TypeError) as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_records_compile_their_methods_when_they_are_called():
+    code, lazy, err = python(RECORD.format(upgrade=""))
+    assert (code, err) == (0, "")
+    head, rest = lazy.splitlines()[:2], lazy.splitlines()[2:]
+    assert head == ["False", "True False"] or not hasattr(dataclasses, "_create_fn")
+    without = "lazy_dataclasses = __import__('contextlib').nullcontext"
+    assert rest == python(RECORD.format(upgrade=without))[1].splitlines()[2:] and len(rest) == 6
+    gone = "import qtool.core.process as process; process.dataclasses = __import__('types').SimpleNamespace()"
+    assert rest == python(RECORD.format(upgrade=gone))[1].splitlines()[2:]

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 import qtool
 from qtool.core.errors import DataError, ModelError, UsageError, VerificationError
 from qtool.pipeline.planning.planner import Planner
-from qtool.pipeline.verify.original import Original
+from qtool.quantization.halves import original_of
 from qtool.report.tune import tuned_text
 from qtool.runtime.session import Session
 from qtool.tuning.judge import Judge
@@ -128,7 +128,7 @@ def test_what_the_data_lacks_is_said_before_any_work(model, tmp_path, monkeypatc
 
 def test_the_float_model_runs_once_for_a_form(model, tmp_path, monkeypatch):
     made = []
-    monkeypatch.setattr("qtool.tuning.starts.Original", lambda *a: made.append(Original(*a)) or made[-1])
+    monkeypatch.setattr("qtool.tuning.starts.original_of", lambda *a: made.append(original_of(*a)) or made[-1])
     result = tuned(model, tmp_path / "q.onnx")
     assert [step.what for step in result.steps][:4:2] == ["max, corrected", "equalised, max, corrected"]
     assert len(made) == 3  # as it came, equalised, and with biases absorbed, which found nothing to do

@@ -42,6 +42,7 @@ class Recipe:
     shifts: output of a layer -> by how much each of its channels is lowered, after `scales` (not negative).
     smoothing: input of a layer -> what each of its channels is divided by (positive), and the weight multiplied by.
     fixed: input of the model -> the one value that it is prepared for, element by element; None where there is none.
+    transposed: true where each ConvTranspose stays one, in forms that would compute what it is rewritten as in float.
     """
 
     steps: tuple[str, ...] = ()
@@ -49,6 +50,7 @@ class Recipe:
     shifts: Channels = field(default_factory=dict)
     smoothing: Channels = field(default_factory=dict)
     fixed: Channels | None = field(default=None, metadata=OPTIONAL)
+    transposed: bool | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def idle(self) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ class PlanMemo:
 
     weights: their magnitudes and integers. ranges: by tensor, calibrator and grid. means: of the inputs of layers with
     a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid of the weight.
-    amendments: of the placement, by scheme and what is left in float.
+    amendments: of the placement, by scheme and what is left in float. shapes: of tensors, where the first example is
+    fed; empty until they are wanted.
     """
 
     weights: WeightMemo = field(default_factory=WeightMemo)
@@ -44,6 +45,7 @@ class PlanMemo:
     means: Mapping[str, Array] | None = None
     shifts: dict[_Grid, BiasShift | None] = field(default_factory=dict)
     amendments: dict[tuple[Scheme, frozenset[str]], Amendment] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

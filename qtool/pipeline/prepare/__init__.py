@@ -60,11 +60,11 @@ class Prepared:
     folded: Mapping[Origin, tuple[str, ...]] = field(default_factory=dict)
 
 
-def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
+def prepare(loaded: LoadedModel, fixed: Fixed | None = None, *, transposed: bool = False) -> Prepared:
     """Fold and rewrite a float model into the form that quantisation starts from, and return it.
 
     `fixed`: input -> the value that it always has, element by element; one number stands for all. The input stays in
-    the signature, and is not read.
+    the signature, and is not read. `transposed`: leave each ConvTranspose as it is.
 
     Batch norms and constants are folded, identities are removed, an opset below 13 is raised to it, and float16 becomes
     float32. The input is not changed.
@@ -75,7 +75,7 @@ def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
         AlreadyQuantizedError: the model holds quantised operators.
     """
     try:
-        return _prepared(loaded, fixed or {})
+        return _prepared(loaded, fixed or {}, transposed=transposed)
     except QtoolError:
         raise
     except Exception:
@@ -84,7 +84,7 @@ def prepare(loaded: LoadedModel, fixed: Fixed | None = None) -> Prepared:
         raise
 
 
-def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
+def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepared:
     name = str(loaded.path)
     _refuse_quantized(loaded.model, name)
     raised = opset.raise_opset(loaded.model, name)
@@ -104,7 +104,8 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
         _tidy(model)
     if _apply(model, changes, channels_last):
         _tidy(model)
-    _apply(model, changes, plain_products, fold_affine, sub_pixel, fold_pad, matmul_add, spatial_mean, pointwise_head)
+    _apply(model, changes, plain_products, fold_affine, *(() if transposed else (sub_pixel,)))
+    _apply(model, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
     _apply(model, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
     _apply(model, changes, vanishing_weights)
     _tidy(model)
@@ -112,7 +113,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed) -> Prepared:
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())
     if computed:
         changes["computed from less"] = computed
-    recipe = Recipe(fixed=dict(fixed) if fixed else None)
+    recipe = Recipe(fixed=dict(fixed) if fixed else None, transposed=transposed or None)
     return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened, heirs(model, origins))
 
 

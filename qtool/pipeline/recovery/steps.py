@@ -1,6 +1,7 @@
 """The steps that change the prepared float graph: decided from weights and data, then done, then or later."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,19 +42,20 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Comp
     extremes = channel_extremes(model, list(dict.fromkeys(tensors)), feeds, compute)
     scales = find_scales(model, extremes) if EQUALIZE in steps else {}
     shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
-    return Recipe(tuple(steps), scales, shifts, fixed=prepared.recipe.fixed)
+    return replace(prepared.recipe, steps=tuple(steps), scales=scales, shifts=shifts)
 
 
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
     """Return the graph that the recipe says, made of one that none was applied to.
 
-    Where the recipe fixes inputs to other values, the model is read and prepared again.
+    Where the recipe fixes inputs to other values, or treats ConvTranspose otherwise, the model is read and prepared
+    again.
 
     Raises:
         ValueError: the recipe belongs to another graph; the message says why.
     """
-    if recipe.fixed != prepared.recipe.fixed:
-        again = prepare(model_io.load(prepared.path), recipe.fixed)
+    if (recipe.fixed, recipe.transposed) != (prepared.recipe.fixed, prepared.recipe.transposed):
+        again = prepare(model_io.load(prepared.path), recipe.fixed, transposed=bool(recipe.transposed))
         prepared = replace(again, name=prepared.name)
     model, changes = prepared.model, dict(prepared.changes)
     if EQUALIZE in recipe.steps:
@@ -108,9 +110,15 @@ def _feeds(array: np.ndarray, spec: InputSpec) -> bool:
 def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
     """Return the graph that the statistics were collected on, made of the prepared one.
 
+    One that has each ConvTranspose left has them afterwards too, for the forms that need no ranges of its tensors, if
+    what was decided fits it as well.
+
     Raises:
         CalibrationError: they belong to another graph.
     """
+    if prepared.recipe.transposed and not statistics.recipe.transposed:
+        with suppress(CalibrationError):
+            return apply_recorded(prepared, replace(statistics, recipe=replace(statistics.recipe, transposed=True)))
     try:
         result = apply(prepared, statistics.recipe)
         check_channels(result.model, statistics.channels)

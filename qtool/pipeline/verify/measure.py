@@ -1,7 +1,7 @@
 """Runs the float and the quantised graph on the examples, one batch in memory at a time, and adds up differences."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -181,6 +181,7 @@ class _Sessions:
 
     stored: activation -> its 8-bit form. integers: the same, and the dynamic 8-bit tensors under their own names.
     reads: what the ends of outputs read in the prepared graph -> in the quantised one, an activation where it is that.
+    judged: the tensors of the prepared graph that models are judged by.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class _Sessions:
         fed = {v.name for v in prepared.graph.inputs}
         ends = {end.node: end.reads for end in saturating_ends(prepared)}
         wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs, *ends.values()]))
+        self.judged = {*outputs, *ends.values()}
         self.reads = self._reads(model, ends)
         pieces, self.cuts = compose.cut(model)
         self.integers = self.stored | {name: name for name in compose.dynamic_tensors(model)}
@@ -238,6 +240,17 @@ class _Sessions:
         if layers:
             return both(lambda: (self._exact(example), self.optimized.run(example)), lambda: self._layers(example))
         return both(lambda: self._exact(example), lambda: self.optimized.run(example)), None
+
+    def judge(self, examples: Sequence[Arrays], grids: Mapping[str, QParams]) -> Iterator[tuple[Arrays, Arrays]]:
+        """What the prepared graph computes, and what the ends of outputs read in the quantised one: see `read`."""
+
+        names = [name for name in self.exact.outputs if name in self.judged]
+
+        def run(example: Arrays) -> tuple[Arrays, Arrays]:
+            exact = dict(zip(names, self.exact.run_list(example, names), strict=True))
+            return {**example, **exact}, self.read(self.optimized.run(example), grids) if self.reads else {}
+
+        return side_by_side(run, examples)
 
     def _exact(self, example: Arrays) -> Arrays:
         return {**example, **self.exact.run(example)}
@@ -294,10 +307,9 @@ def measure(
             result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
             result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
     others = original.examples[len(singles) :]
-    for example, final in zip(others, shipped[len(singles) :], strict=True):
-        (exact, ran), _ = sessions.run(example, layers=False)
+    for (exact, read), final in zip(sessions.judge(others, grids), shipped[len(singles) :], strict=True):
         assert result.shipped is not None
-        result.shipped.add(exact, {**final, **sessions.read(ran, grids)})
+        result.shipped.add(exact, {**final, **read})
     return result
 
 

@@ -16,7 +16,7 @@ from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
 CHECKED = 8
-"""Of so many examples the model as it came, and all layers, are compared with what was made of them."""
+"""On at most so many examples the model as it came, and all layers, are compared with what was made of them."""
 # relative: some last bits of a float32, as much as sums in another order differ
 _LITTLE = 2.0**-20
 
@@ -26,18 +26,22 @@ class Original:
     """A model as it came, and what it computes on the first examples (batches of inputs): run once, when asked for.
 
     source: its path. widened: of a float16 model, the same in float32 as it was before all passes. examples: what is
-    quantised is compared with float on all of them. absent: why there are none, where there are none.
+    quantised is compared with float on all of them. absent: why there are none, where there are none. few: other
+    examples, on which a graph that may be another function is held against the model. compared: on how many of the
+    examples, the first, the model as it came and all layers are compared with what was made of them.
     """
 
     source: Path
     widened: Model | None
     examples: Sequence[Arrays]
     absent: str = "there are no examples"
+    few: Sequence[Arrays] = ()
+    compared: int = CHECKED
 
     @property
     def checked(self) -> Sequence[Arrays]:
         """The first examples, which are enough to find layers that compute something else."""
-        return self.examples[:CHECKED]
+        return self.examples[: self.compared]
 
     @cached_property
     def halves(self) -> Sequence[Arrays]:
@@ -47,15 +51,33 @@ class Original:
     @cached_property
     def outputs(self) -> Sequence[Arrays]:
         """The outputs of the model in float32, for each checked example."""
-        return _outputs(self._session(), self.checked)
+        return self._singles[len(self.few) :]
+
+    @property
+    def outputs_of_few(self) -> Sequence[Arrays]:
+        """The outputs of the model in float32, for each of the few other examples."""
+        return self._singles[: len(self.few)]
+
+    @cached_property
+    def _singles(self) -> Sequence[Arrays]:
+        return _outputs(self._session(), [*self.few, *self.checked])
 
     def rounding_db(self, prepared: Model) -> Mapping[str, float]:
         """Return the SQNR in dB of each output where float32 is rounded otherwise: the worst of three comparisons.
 
         The model as it came and `prepared` without onnxruntime's optimisations, each with itself, and the model on
         inputs that differ in their last bits. A function that loses much so, such as a probability that is 0 but for
-        its last bits, loses it by any change.
+        its last bits, loses it by any change. Found out once for each `prepared`.
         """
+        if id(prepared) not in self._rounding:
+            self._rounding[id(prepared)] = (prepared, self._rounding_db(prepared))
+        return self._rounding[id(prepared)][1]
+
+    @cached_property
+    def _rounding(self) -> dict[int, tuple[Model, Mapping[str, float]]]:
+        return {}
+
+    def _rounding_db(self, prepared: Model) -> Mapping[str, float]:
         moved = [{name: _moved(array) for name, array in example.items()} for example in self.checked]
         serialized = model_io.serialize(prepared)
         ready, plain = (_outputs(Session(serialized, optimize=o), self.checked) for o in (True, False))

@@ -31,9 +31,8 @@ from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
-from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import best_plan
-from qtool.quantization.halves import halved
+from qtool.quantization.halves import halved, original_of
 from qtool.quantization.ranking import quantized_heads
 from qtool.quantization.request import Request
 from qtool.targets.rules import Target
@@ -124,7 +123,7 @@ def sensitivity(
         correction=bias_correction,
         smoothing=smoothing,
     )
-    prepared = prepare(model_io.load(model))
+    prepared = prepare(model_io.load(model), transposed=request.in_float)
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
@@ -132,7 +131,7 @@ def sensitivity(
     if found.metrics[0].name == "sqnr" and not (found.numbers or found.places):
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
     half = halved(prepared, statistics)
-    best, _ = best_plan(prepared, half.choosing, request, Original(Path(model), prepared.widened, half.few))
+    best, _ = best_plan(prepared, half.choosing, request, original_of(prepared, half))
     prepared = best.graph.prepared
     if not best.plan.quantized:
         raise NothingToQuantizeError(

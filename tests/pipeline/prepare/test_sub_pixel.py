@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+import qtool
 from qtool.core.records.options import Scheme
 from qtool.graph import model_io
 from qtool.pipeline.prepare import Prepared, prepare
@@ -120,3 +121,29 @@ def test_it_can_be_left_in_float(scheme, tmp_path):
     done = run(net, (net.conv(net("Relu", h), 4, 4),), tmp_path, scheme=scheme)
     assert done.result.verification.integer_layers == 2
     assert set(done.result.verification.float_layers) == {"up_conv"}
+
+
+@pytest.mark.parametrize("form", ["dynamic", "weight-only"])
+@pytest.mark.parametrize("equalized", [False, True])
+def test_it_stays_where_the_form_computes_it_in_float(form, equalized, tmp_path):
+    net = Net(3, 6, 6)
+    h = net("Relu", net("Conv", "x", net.weight(3, 3, 3, 3, inputs=27), net.bias(3), pads=[1] * 4))
+    h = net("Relu", transposed(net, h, (2, 2), strides=[2, 2]))
+    columns = net("Transpose", net("Conv", h, net.weight(4, 4, 1, 1, inputs=4)), perm=[0, 2, 3, 1])
+    source = net.save(tmp_path / "m.onnx", net("MatMul", columns, net.weight(4, 8, inputs=4)))
+    data = [net.samples(1) for _ in range(8)]
+    statistics = qtool.calibrate(source, data, equalize=equalized).statistics
+    held = {}
+    for name, asked in {"without": {}, "data": {"data": data}, "file": {"calibration": statistics}}.items():
+        if equalized and name != "file":
+            continue
+        done = qtool.quantize(source, tmp_path / "q.onnx", form=form, **asked)
+        held[name] = "ConvTranspose" in done.verification.kernels
+        again = qtool.quantize(source, tmp_path / "again.onnx", plan=done.plan)
+        assert again.plan == done.plan
+        assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "q.onnx").read_bytes()
+    # equalisation has decided on what it was rewritten as
+    assert set(held.values()) == {not equalized}
+    assert (
+        "ConvTranspose" not in qtool.quantize(source, tmp_path / "s.onnx", calibration=statistics).verification.kernels
+    )
