@@ -243,7 +243,6 @@ class _Sessions:
 
     def judge(self, examples: Sequence[Arrays], grids: Mapping[str, QParams]) -> Iterator[tuple[Arrays, Arrays]]:
         """What the prepared graph computes, and what the ends of outputs read in the quantised one: see `read`."""
-
         names = [name for name in self.exact.outputs if name in self.judged]
 
         def run(example: Arrays) -> tuple[Arrays, Arrays]:
