@@ -187,6 +187,11 @@ class Plan:
         found = {*self.integer, *(node for row in rows for node, _ in row.readers)}
         return tuple(layer for layer in self.layers if layer in found)
 
+    @property
+    def refined(self) -> int:
+        """The number of weights of static layers that hold integers of their own."""
+        return sum(row.integers is not None for row in self.weights)
+
     def without_all(self) -> "Plan":
         """Return the plan that leaves the graph as it is: every layer in float, no bias shifted."""
         return replace(
