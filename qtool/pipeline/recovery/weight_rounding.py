@@ -16,7 +16,7 @@ from qtool.core.numerics.rounding import LEAST_SHARE, Moments, WeightGrids, best
 from qtool.core.numerics.weights import WeightMemo, bias_floor, bias_scale, saturating_channels
 from qtool.core.records.plan import Plan, WeightPlan
 from qtool.graph import compose, edit
-from qtool.graph.edit import Array, Model, Node
+from qtool.graph.edit import Array, Graph, Model, Node
 from qtool.graph.layers import Layer
 from qtool.pipeline.recovery.input_means import geometry
 from qtool.runtime.session import Session
@@ -132,6 +132,9 @@ def _layer_of(row: WeightPlan, nodes: Mapping[str, Node], steps: Mapping[str, fl
         return "several nodes read it"
     if layer.weight.is_graph_output():
         return "it is an output too"
+    origin = edit.origin_of(layer.weight)
+    if origin is not None and _bytes(origin) < edit.constant(layer.weight).size:
+        return "the model computes it from less"
     if layer.transposes_input or layer.operator.kind not in ("convolution", "matrix product"):
         return f"not a sum that is known of its layer, {layer.node.op_type}"
     length = layer.sum_length(edit.constant(layer.weight).shape)
@@ -139,6 +142,10 @@ def _layer_of(row: WeightPlan, nodes: Mapping[str, Node], steps: Mapping[str, fl
         return f"{length} products a sum, more than {_LONGEST}"
     value = layer.node.inputs[0]
     return layer if value is not None and value.name in steps else "its input has no grid"
+
+
+def _bytes(origin: Graph) -> int:
+    return sum(v.const_value.nbytes for v in origin.initializers.values() if v.const_value is not None)
 
 
 def _tasks(model: Model, plan: Plan) -> Iterator[_Task]:

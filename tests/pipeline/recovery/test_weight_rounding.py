@@ -13,6 +13,7 @@ from qtool.core.numerics.weights import saturating_channels
 from qtool.graph import model_io
 from qtool.graph.layers import Layer
 from qtool.pipeline.prepare import prepare
+from qtool.pipeline.recovery import weight_rounding
 from qtool.pipeline.recovery.weight_rounding import columns
 from qtool.runtime.session import Session
 from tests.support.patterns import Net
@@ -112,6 +113,20 @@ def test_what_two_nodes_read_is_left_alone(tmp_path):
     found = qtool.quantize(path, tmp_path / "q.onnx", data=data, scheme=PER_TENSOR, form="static", refine="on")
     assert found.unrefined.get(weight) == "several nodes read it"
     assert next(row for row in found.plan.weights if row.tensor == weight).integers is None
+
+
+def test_what_the_model_computes_from_less_and_long_sums_are_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(weight_rounding, "_LONGEST", 600)
+    net = Net(512)
+    row = net.const(np.random.default_rng(0).normal(size=(1, 24)) * np.logspace(0, 1, 24))
+    hidden = net("Relu", net("MatMul", "x", net("Expand", row, net.const([512, 24], dtype=np.int64))))
+    path = net.save(tmp_path / "m.onnx", net.gemm(net("Relu", net.gemm(hidden, 24, 700)), 700, 3))
+    data = [{"x": row[None].astype(np.float32)} for row in np.random.default_rng(1).normal(size=(32, 512))]
+    asked = {"scheme": PER_TENSOR, "form": "static", "target": "x86", "optimize_for": "size", "refine": "on"}
+    found = qtool.quantize(path, tmp_path / "q.onnx", data=data, **asked)
+    whys = list(found.unrefined.values())
+    assert "the model computes it from less" in whys and "700 products a sum, more than 600" in whys
+    assert found.plan.refined + len(whys) == len(found.plan.weights) == 3
 
 
 @pytest.mark.parametrize(
