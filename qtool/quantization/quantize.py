@@ -211,8 +211,16 @@ def quantize(
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
         timing=timing,
-        unrefined=left_alone(prepared.model, final) if final.refined or refine == "on" else {},
+        unrefined=_unrefined(proven, len(half.choosing.examples), asked=refine == "on"),
     )
+
+
+def _unrefined(proven: Proven, examples: int, *, asked: bool) -> dict[str, str]:
+    """What was left as it is where weights were refined, or should be; a plan that was given has decided that."""
+    decision = proven.decision
+    if decision.candidate is None or not (asked or decision.plan.refined):
+        return {}
+    return left_alone(decision.prepared.model, decision.plan, examples)
 
 
 def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str, ...]:

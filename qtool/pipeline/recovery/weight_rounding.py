@@ -30,6 +30,7 @@ _AT_ONCE = 2**28
 _SEVEN_BITS = 64
 _CONFIRMS = 4
 """Every so many-th example confirms, and the others fit."""
+_LEAST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def refine_weights(
         memo: the integers of this graph's weights that are known; is added to.
     """
     known, memo = {} if known is None else known, memo or WeightMemo()
-    if len(examples) < 2:
+    if len(examples) < _LEAST:
         return plan
     tasks = {_key(task, corrects): task for task in _tasks(model, plan)}
     for part in _parts([task for key, task in tasks.items() if key not in known]):
@@ -115,14 +116,15 @@ def refining_work(model: Model, plan: Plan, examples: int) -> int:
     return total
 
 
-def left_alone(model: Model, plan: Plan) -> dict[str, str]:
-    """Return the weights of static layers that hold no other integers than the nearest, by tensor, and why."""
+def left_alone(model: Model, plan: Plan, examples: int) -> dict[str, str]:
+    """Return the weights of static layers that `refine_weights` left as they are, by tensor, and why.
+
+    `examples`: how many there were.
+    """
+    why = "no other integers are better on the examples" if examples >= _LEAST else "it takes two examples that choose"
     nodes, steps = _named(model, plan)
     layers = {row.tensor: _layer_of(row, nodes, steps) for row in plan.weights if row.integers is None}
-    return {
-        tensor: found if isinstance(found, str) else "no other integers are better on the examples"
-        for tensor, found in layers.items()
-    }
+    return {tensor: found if isinstance(found, str) else why for tensor, found in layers.items()}
 
 
 def _layer_of(row: WeightPlan, nodes: Mapping[str, Node], steps: Mapping[str, float]) -> Layer | str:
@@ -223,7 +225,7 @@ def columns(layer: Layer, x: Array, most: int) -> Array:
     """
     if layer.is_product:
         rows = x.reshape(-1, x.shape[-1])
-        return rows[:: -(-len(rows) // most)].T[None]
+        return rows[:: max(-(-len(rows) // most), 1)].T[None]
     kernel = layer.kernel(edit.constant(layer.weight).shape)
     strides = edit.attribute(layer.node, "strides") or [1] * len(kernel)
     dilations = edit.attribute(layer.node, "dilations") or [1] * len(kernel)
@@ -233,7 +235,7 @@ def columns(layer: Layer, x: Array, most: int) -> Array:
     pads = [(pad, max((size - 1) * stride + span - length - pad, 0)) for pad, size, stride, span, length in axes]
     padded = np.pad(x, [(0, 0), (0, 0), *pads])
     total = math.prod(sizes)
-    step = -(-total // most)
+    step = max(-(-total // most), 1)
     while step > 1 and math.gcd(step, sizes[-1]) > 1:
         # another column in each row
         step += 1
@@ -243,8 +245,9 @@ def columns(layer: Layer, x: Array, most: int) -> Array:
         at = [p * stride + o * d for p, stride, o, d in zip(places, strides, offset, dilations, strict=True)]
         parts.append(padded[(slice(None), slice(None), *at)])
     # [N, C, kernel, P] -> [G, C / G * kernel, N * P]
-    found = np.stack(parts, axis=2).reshape(len(x), layer.groups, -1, len(places[0]))
-    return np.moveaxis(found, 0, 2).reshape(layer.groups, found.shape[2], -1)
+    length = x.shape[1] // layer.groups * math.prod(kernel)
+    found = np.stack(parts, axis=2).reshape(len(x), layer.groups, length, len(places[0]))
+    return np.moveaxis(found, 0, 2).reshape(layer.groups, length, len(x) * len(places[0]))
 
 
 def _grids(task: _Task, memo: WeightMemo, *, saturates: bool) -> WeightGrids:

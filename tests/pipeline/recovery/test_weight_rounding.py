@@ -115,6 +115,18 @@ def test_what_two_nodes_read_is_left_alone(tmp_path):
     assert next(row for row in found.plan.weights if row.tensor == weight).integers is None
 
 
+def test_a_single_example_that_chooses_is_too_few(source, tmp_path):
+    found = qtool.quantize(source[0], tmp_path / "q.onnx", data=pictures(2, 0), refine="on", optimize_for="size")
+    assert found.plan.refined == 0
+    assert set(found.unrefined.values()) == {"it takes two examples that choose"} and len(found.unrefined) == 4
+
+
+def test_layers_that_read_nothing_have_no_columns(source):
+    model = prepare(model_io.load(source[0])).model
+    layer = next(found for node in model.graph if (found := Layer.of(node)))
+    assert columns(layer, np.zeros((0, 4, 10, 10), np.float32), 128).shape == (1, 36, 0)
+
+
 def test_what_the_model_computes_from_less_and_long_sums_are_left_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(weight_rounding, "_LONGEST", 600)
     net = Net(512)
