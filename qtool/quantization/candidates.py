@@ -42,7 +42,7 @@ _CHEAP = 10**11
 
 A number of them and not of seconds, so that every machine searches alike.
 """
-_REFINING, _REFINING_FINE = 10**12, 10**10
+_REFINING, _REFINING_FINE = 3 * 10**10, 10**10
 """Multiply-accumulates that refining weights may take unasked: those that share a grid, and those of 7 bits."""
 _FEW, _KEPT = 4, 3
 """On how many examples candidates are measured at least, and how many of them are measured on all."""
