@@ -23,6 +23,7 @@ from bench.machine import machine
 from bench.packaged import packaged, packaged_folder
 from bench.process import REPOSITORY, demand
 from bench.recurrent import recurrent
+from bench.refined import refined
 from bench.sensitivity_cost import sensitivity_cost
 from bench.side_by_side import side_by_side
 from bench.tuning import tuning
@@ -53,6 +54,7 @@ def main() -> None:
             "Recurrent": lambda: recurrent(zoo, folder),
             "Detectors and segmenters": lambda: detectors(folder, packaged_folder()),
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
+            "Refined weights": lambda: refined(models, folder),
             "Tuning": lambda: tuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),

@@ -150,6 +150,18 @@ def correction_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def refine_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--refine`; return the command, which takes it as `refine`, "auto" by default."""
+    return click.option(
+        "--refine",
+        type=click.Choice(CORRECTIONS),
+        default="auto",
+        show_default=True,
+        help="Round weights to what their layers compute (GPTQ); auto tries it where these have one scale a tensor or "
+        "7 bits, and keeps what measures better.",
+    )(function)
+
+
 def form_options(*, without_data: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return what adds `--dynamic`, `--static` and `--weight-only` to a command.
 

@@ -9,6 +9,7 @@ from qtool.cli.choices import (
     fix_option,
     form_options,
     grid_options,
+    refine_option,
     selection_options,
     smoothing_option,
 )
@@ -80,6 +81,7 @@ from qtool.targets.tables import find_target
 )
 @grid_options
 @correction_option
+@refine_option
 @click.option("--equalize", is_flag=True, help="With --data: rescale channels between layers first.")
 @click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
 @selection_options
@@ -113,6 +115,7 @@ def command(
     max_float_macs: float | None,
     partial: bool,
     bias_correction: Correction,
+    refine: Correction,
     equalize: bool,
     absorb_biases: bool,
     include_ops: tuple[str, ...],
@@ -157,6 +160,7 @@ def command(
                 max_float_macs=max_float_macs,
                 partial=partial,
                 bias_correction=bias_correction,
+                refine=refine,
                 equalize=equalize,
                 absorb_biases=absorb_biases,
                 plan=plan_path,
@@ -209,7 +213,7 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
 _STEPS = set(ASKED.values())
 _OF_DATA = {"samples", "batch_size", "threads", "provider", *_STEPS, *READING}
 _CALIBRATED = {"calibrator", "percentile", "scheme"}
-_MEASURED = {"bias_correction", "smoothing", "optimize_for"}
+_MEASURED = {"bias_correction", "smoothing", "refine", "optimize_for"}
 _JUDGED = {"min_sqnr", "max_float_macs", "partial"}
 _FORMS = {"dynamic", "static", "weight_only"}
 _SELECTED = {"include_ops", "exclude_ops", "exclude"}

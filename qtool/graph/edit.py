@@ -48,6 +48,7 @@ __all__ = [
     "replace_node",
     "replace_uses",
     "set_attribute",
+    "set_constant",
     "set_input",
     "single_consumer",
     "static_dim",
@@ -276,6 +277,12 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def set_constant(value: Value, array: Array) -> None:
+    """Give an initializer another content, of the same shape; what made the former one is forgotten."""
+    value.const_value = ir.tensor(np.asarray(array, order="C"), name=value.name)
+    value.meta.pop(_ORIGIN, None)
 
 
 def remember(constant: Value, origin: Graph | None) -> None:

@@ -45,7 +45,7 @@ def by_clock(
     known = {frozenset(plan.integer)}
     for label, other in _planners(graph, planner, calibrator, target):
         try:
-            found = other.plan(calibrator, corrected=bool(plan.shifts))
+            found = other.plan(calibrator, corrected=bool(plan.shifts), refined=bool(plan.refined))
         except NothingToQuantizeError:
             continue
         if frozenset(found.integer) not in known:

@@ -23,6 +23,7 @@ from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import token_layers
+from qtool.pipeline.recovery.weight_rounding import refining_work
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.by_clock import AS_PLANNED, by_clock
@@ -41,6 +42,8 @@ _CHEAP = 10**11
 
 A number of them and not of seconds, so that every machine searches alike.
 """
+_REFINING, _REFINING_FINE = 3 * 10**10, 10**10
+"""Multiply-accumulates that refining weights may take unasked: those that share a grid, and those of 7 bits."""
 _FEW, _KEPT = 4, 3
 """On how many examples candidates are measured at least, and how many of them are measured on all."""
 
@@ -75,11 +78,11 @@ class Candidate:
         """
         if not floating:
             return self.plan
-        return self.planner.plan(self.calibrator, floating=floating, corrected=bool(self.plan.shifts), settled=settled)
+        return self._plan(self.calibrator, floating, corrected=bool(self.plan.shifts), settled=settled)
 
     def by(self, calibrator: Calibrator, *, corrected: bool) -> "Candidate":
         """Return the candidate with the ranges of another calibrator, biases corrected or not; it was not measured."""
-        plan = self.planner.plan(calibrator, floating=self.floating, corrected=corrected)
+        plan = self._plan(calibrator, self.floating, corrected=corrected)
         return replace(self, calibrator=calibrator, plan=plan, trial=None)
 
     def everywhere(self) -> "Candidate | None":
@@ -91,7 +94,7 @@ class Candidate:
         if self.planner.speed is None:
             return None
         planner = replace(self.planner, speed=None, memo=replace(self.planner.memo, amendments={}))
-        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts))
+        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts), refined=bool(self.plan.refined))
         if plan.integer.keys() == self.plan.integer.keys():
             return None
         return replace(self, planner=planner, plan=plan, trial=None)
@@ -99,8 +102,14 @@ class Candidate:
     def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
         """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
         self.planner.reject(layers, self.floating)
-        plan = self.planner.plan(self.calibrator, floating=self.floating, corrected=bool(self.plan.shifts))
+        plan = self._plan(self.calibrator, self.floating, corrected=bool(self.plan.shifts))
         return replace(self, plan=plan)
+
+    def _plan(
+        self, calibrator: Calibrator, floating: Collection[str], *, corrected: bool, settled: bool = True
+    ) -> Plan:
+        refined = bool(self.plan.refined)
+        return self.planner.plan(calibrator, floating=floating, corrected=corrected, refined=refined, settled=settled)
 
 
 def best_plan(
@@ -206,7 +215,7 @@ def _in_turn(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer
     corrected = [c for c in candidates if c.plan.shifts]
     found = _tried({form: corrected or candidates}, request, scorer, samples)
     for best in sorted(found, key=lambda c: -c.sqnr_db) if corrected else ():
-        plain = [c for c in candidates if not c.plan.shifts and c.calibrator == best.calibrator]
+        plain = [c for c in candidates if _way(c) == (best.calibrator, False, bool(best.plan.refined))]
         other = _tried({form: plain}, request, scorer, samples)
         found += other
         if not other or other[0].sqnr_db <= best.sqnr_db:
@@ -215,9 +224,8 @@ def _in_turn(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer
 
 
 def _alike(candidates: Sequence[Candidate], best: Candidate) -> list[Candidate]:
-    """Those by the calibrator of `best`, with biases corrected or not as there; all, where that is none of them."""
-    way = (best.calibrator, bool(best.plan.shifts))
-    return [c for c in candidates if (c.calibrator, bool(c.plan.shifts)) == way] or list(candidates)
+    """Those by the calibrator of `best`, corrected and refined or not as there; all, where that is none of them."""
+    return [c for c in candidates if _way(c) == _way(best)] or list(candidates)
 
 
 def _affordable(macs: int, examples: int, candidates: int) -> int:
@@ -231,7 +239,9 @@ def _observed(prepared: Prepared, statistics: Statistics, request: Request, orig
     if statistics.samples == 0:
         return FloatGraph(prepared, statistics, None)
     smooths = bool(statistics.channels) and request.smoothing != "off" and request.target.on_cpu
-    needed = smooths or len(request.calibrators) > 1 or request.goal == "latency"
+    coarse = request.target.saturates or request.scheme.granularity == "per-tensor"
+    refines = request.refinement == "on" or (request.refinement == "auto" and coarse)
+    needed = smooths or refines or len(request.calibrators) > 1 or request.goal == "latency"
     biases = request.correction != "off"
     return observed_graph(prepared, statistics, original, soften=request.target.on_cpu, biases=biases, needed=needed)
 
@@ -300,9 +310,33 @@ def _candidates(
     chosen = calibrators if planner.placement().sites else calibrators[:1]
     corrected = request.correction != "off" and graph.seen is not None
     found = [Candidate(graph, planner, c, planner.plan(c, corrected=corrected)) for c in chosen]
+    refined = _refined(found, request) if graph.seen is not None else []
+    if request.refinement == "on" and refined:
+        return refined
     if request.correction == "auto":
         found += [replace(c, plan=replace(c.plan, shifts=())) for c in found if c.plan.shifts]
-    return found
+    return [*found, *refined]
+
+
+def _refined(found: Sequence[Candidate], request: Request) -> list[Candidate]:
+    """The candidates with weights rounded to what their layers compute, where that is asked for or may matter."""
+    if request.refinement == "off" or (request.refinement == "auto" and not any(map(_may_gain, found))):
+        return []
+    corrects = request.correction != "off"
+    tried = [replace(c, plan=c.planner.plan(c.calibrator, corrected=corrects, refined=True)) for c in found]
+    return [c for c in tried if c.plan.refined]
+
+
+def _may_gain(candidate: Candidate) -> bool:
+    """Whether weights share one grid a tensor, or have 7 bits, and other ones are found with little work."""
+    plan, graph = candidate.plan, candidate.graph
+    if plan.granularity == "per-tensor":
+        most = _REFINING
+    elif any(row.reduced_channels for row in plan.weights):
+        most = _REFINING_FINE
+    else:
+        return False
+    return refining_work(graph.model, plan, len(graph.statistics.examples)) <= most
 
 
 def _possible(
@@ -327,7 +361,7 @@ def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, 
     for form, candidate in named:
         trial = Trial(
             candidate.calibrator, bool(candidate.plan.shifts), figures[_content(candidate.plan)], form=form,
-            smoothed=graph.smoothed, samples=samples,
+            smoothed=graph.smoothed, samples=samples, refined=candidate.plan.refined,
         )  # fmt: skip
         result.append(replace(candidate, trial=trial))
         request.progress("try", len(result), len(named))
@@ -337,8 +371,14 @@ def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, 
 def _content(plan: Plan) -> Hashable:
     """What plans for one graph that give the same model have in common."""
     activations = tuple((row.tensor, row.params) for row in plan.activations)
-    weights = tuple((row.tensor, row.params) for row in (*plan.weights, *plan.dynamic, *plan.stored))
+    rows = (*plan.weights, *plan.dynamic, *plan.stored)
+    weights = tuple((row.tensor, row.params, row.integers) for row in rows)
     return activations, weights, plan.shifts
+
+
+def _way(candidate: Candidate) -> tuple[Calibrator, bool, bool]:
+    """How its plan was made, on whatever graph."""
+    return candidate.calibrator, bool(candidate.plan.shifts), bool(candidate.plan.refined)
 
 
 def _tried_again(found: Sequence[Candidate], request: Request, scorer: Scorer, samples: int) -> list[Candidate]:

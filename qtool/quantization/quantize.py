@@ -31,6 +31,7 @@ from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
+from qtool.pipeline.recovery.weight_rounding import left_alone
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.halves import halved, original_of
@@ -59,6 +60,7 @@ def quantize(
     form: Form | Literal["auto"] = "auto",
     bias_correction: Correction = "auto",
     smoothing: Correction = "auto",
+    refine: Correction = "auto",
     optimize_for: Goal = "accuracy",
     min_sqnr: float | None = None,
     max_float_macs: float | str | None = None,
@@ -104,6 +106,8 @@ def quantize(
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
             layers over tokens allow both, and takes what is better.
         smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
+        refine: round the weights of static layers to what these compute on the examples (GPTQ), with scales that fit
+            it; `auto` where weights have one scale a tensor or 7 bits, and it measures better.
         optimize_for: `latency` times the candidates on this machine, takes the fastest of those near the best SQNR, and
             lets a profile decide what stays float. `size` leaves nothing in float for speed; by default, what is faster
             there by the target's table of times stays float, which is the same on any machine.
@@ -119,9 +123,9 @@ def quantize(
         raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
     compute = Compute(threads, provider, progress=progress)
     find_provider(provider)
-    if blind and ("on" in (bias_correction, smoothing) or optimize_for == "latency"):
+    if blind and ("on" in (bias_correction, smoothing, refine) or optimize_for == "latency"):
         raise UsageError(
-            f"bias correction, smoothing and latency are measured on data; give {arg('data')} or "
+            f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
             f"{arg('calibration')}, or leave them out"
         )
     measures = {"min_sqnr": min_sqnr is not None, "max_float_macs": max_float_macs is not None, "partial": not partial}
@@ -129,15 +133,18 @@ def quantize(
     aim = Wanted.of(min_sqnr, max_float_macs)
     selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
     wanted = (scheme or Scheme()).selecting(**selection)
-    request = Request.of(
-        wanted,
-        find_target(target),
-        form=form,
-        calibrator=calibrator,
-        correction="off" if blind else bias_correction,
-        smoothing="off" if blind else smoothing,
-        goal=optimize_for,
-        progress=progress,
+    request = replace(
+        Request.of(
+            wanted,
+            find_target(target),
+            form=form,
+            calibrator=calibrator,
+            correction="off" if blind else bias_correction,
+            smoothing="off" if blind else smoothing,
+            goal=optimize_for,
+            progress=progress,
+        ),
+        refinement="off" if blind else refine,
     )
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None:
@@ -149,6 +156,7 @@ def quantize(
             form=form != "auto",
             bias_correction=bias_correction != "auto",
             smoothing=smoothing != "auto",
+            refine=refine != "auto",
             optimize_for=optimize_for != "accuracy",
             max_float_macs=measures["max_float_macs"],
             partial=measures["partial"],
@@ -203,6 +211,7 @@ def quantize(
         verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
         timing=timing,
         asked=_asked(model, data, calibration, reading),
+        unrefined=_unrefined(proven, len(half.choosing.examples), asked=refine == "on"),
     )
 
 
@@ -224,6 +233,14 @@ def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[
 def _ranges(statistics: Statistics, plan: Plan, prepared: Prepared) -> Mapping[str, str]:
     """What the model's metadata say of calibration."""
     return calibrated_ranges(statistics, plan, {str(v.name) for v in prepared.model.graph.inputs})
+
+
+def _unrefined(proven: Proven, examples: int, *, asked: bool) -> dict[str, str]:
+    """What was left as it is where weights were refined, or should be; a plan that was given has decided that."""
+    decision = proven.decision
+    if decision.candidate is None or not (asked or decision.plan.refined):
+        return {}
+    return left_alone(decision.prepared.model, decision.plan, examples)
 
 
 def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ class Request:
     """The request that a plan is made for: its scheme, its target and what is to be tried.
 
     form: that of all layers; None lets measurements choose. calibrators: what to try, one or several.
-    smoothing: whether outliers are migrated into weights; auto where it measures better.
+    smoothing: whether outliers are migrated into weights; auto where it measures better. refinement: whether weights
+    are rounded to what their layers compute; auto where they are coarse and it measures better.
     goal: what decides between candidates.
 
     Raises:
@@ -33,11 +34,13 @@ class Request:
     smoothing: Correction
     goal: Goal
     progress: Progress
+    refinement: Correction = "off"
 
     def __post_init__(self) -> None:
         named: dict[str, tuple[str, tuple[str, ...]]] = {
             "bias_correction": (self.correction, CORRECTIONS),
             "smoothing": (self.smoothing, CORRECTIONS),
+            "refine": (self.refinement, CORRECTIONS),
             "optimize_for": (self.goal, GOALS),
             "form": (self.form or "static", FORMS),
         }
@@ -48,6 +51,11 @@ class Request:
             raise UsageError(
                 f"{arg('form', self.form)}: target {self.target.name} has only layers with calibrated ranges; leave "
                 "one of them out"
+            )
+        if self.refinement == "on" and self.form not in (None, "static"):
+            raise UsageError(
+                f"{arg('refine', 'on')} says nothing to {arg('form', self.form)}: weights of layers with calibrated "
+                "ranges are refined; leave one of them out"
             )
         if self.smoothing == "on" and not self.target.on_cpu:
             raise UsageError(

@@ -88,7 +88,8 @@ class Scorer:
 
 def quantize_ahead(prepared: Model, plans: Sequence[Plan], memo: WeightMemo) -> None:
     """Fill the memo with the integers that the plans need, so that they are not made twice at once."""
-    wanted = {(w.tensor, w.params) for plan in plans for w in (*plan.weights, *plan.dynamic, *plan.stored)}
+    rows = [row for plan in plans for row in (*plan.weights, *plan.dynamic, *plan.stored)]
+    wanted = {(row.tensor, row.params) for row in rows if row.integers is None}
     initializers = prepared.graph.initializers
     for _ in side_by_side(lambda w: memo.quantized(w[0], edit.constant(initializers[w[0]]), w[1]), wanted):
         pass

@@ -47,7 +47,9 @@ def quantized_text(result: Quantized) -> str:
         f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({_shrunk(result)}); "
         f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
     )
-    lines = [head, _integer_line(proof), float_line(proof), _arithmetic_line(proof), _accuracy_line(proof)]
+    lines = [head, _integer_line(proof), float_line(proof)]
+    lines += [f"  refined     {_refined(result)}"] if plan.refined or result.unrefined else []
+    lines += [_arithmetic_line(proof), _accuracy_line(proof)]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
     lines.append(timing_line(result.timing, _ratio(result), by_clock=by_clock))
     if result.verdict is not None and proof.examples:
@@ -142,6 +144,23 @@ def _span(nodes: Sequence[str]) -> str:
     return nodes[0] + (f" to {nodes[-1]}" if len(nodes) > 1 else "")
 
 
+def _refined(result: Quantized) -> str:
+    """How many weights hold other integers than the nearest, what the outputs gained, and why others do not."""
+    plan = result.plan
+    words = f"{plan.refined} of {amount(len(plan.weights), 'weight')} rounded to what their layers compute"
+    most = max((trial.samples for trial in result.trials), default=0)
+    figures = [
+        [t.sqnr_db for t in result.trials if bool(t.refined) == way and t.samples == most and t.sqnr_db is not None]
+        for way in (False, True)
+    ]
+    if all(figures):
+        before, after = map(max, figures)
+        words += f": outputs {before:.1f} -> {after:.1f} dB on the samples that choose"
+    rows = [f"{name} ({why})" for name, why in result.unrefined.items()]
+    more = f", and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
+    return words + (f"; not {', '.join(rows[:_NAMED])}{more}" if rows else "")
+
+
 def _shrunk(result: Quantized) -> str:
     """How the sizes compare, and where little is gained, why."""
     return _ratio(result) + ("" if result.float_size / result.size >= MUCH_SMALLER else _why_large(result))
@@ -191,7 +210,7 @@ def _kind(trial: Trial, calibrator: str) -> str:
     """What was tried, in words; a dynamic form names `calibrator`, which its static layers have, where there is one."""
     dynamic = f"dynamic {calibrator}".rstrip()
     words = {"dynamic": dynamic, "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
-    words += " corrected" if trial.bias_correction else ""
+    words += " refined" if trial.refined else " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     return words + (f", {trial.floats}," if trial.floats else "")
 

@@ -1,16 +1,21 @@
 """The plan: every scale, zero point, bias and fallback as data, in JSON: it can be saved, compared and edited."""
 
+import base64
+import binascii
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
-from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales
+from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales, dequantize
+from qtool.core.numerics.weights import WeightMemo
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
-from qtool.core.records.codec import called, decoded, encoded, json_text, parsed
+from qtool.core.records.codec import OPTIONAL, called, decoded, encoded, json_text, parsed
 from qtool.core.records.header import header, without_header
 from qtool.core.records.options import GRANULARITIES, SCHEMES
 from qtool.core.records.placement import Reader
@@ -57,17 +62,49 @@ class ConstantPlan:
 
 @dataclass(frozen=True, slots=True)
 class WeightPlan:
-    """A weight, stored as int8 and read through DQ. `bits` is 7 in channels where products could saturate."""
+    """A weight, stored as int8 and read through DQ. `bits` is 7 in channels where products could saturate.
+
+    integers: in base64, an int8 each in the order of the initializer, where others take the place of those that the
+    float weight is rounded to; None: the float weight is rounded.
+    """
 
     tensor: str
     params: QParams
     readers: tuple[Reader, ...]
     reduced_channels: int
+    integers: str | None = field(default=None, metadata=OPTIONAL)
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, where the row contradicts itself."""
         if not 0 <= self.reduced_channels <= len(self.params.scale):
             raise ValueError(f"reduced_channels: a number from 0 to {len(self.params.scale)} is needed")
+        given = self.given
+        if given is not None and (given == -128).any():
+            raise ValueError("integers: numbers from -127 to 127 are needed")
+
+    @property
+    def given(self) -> np.ndarray | None:
+        """The integers that the row holds, int8 and flat; None where it holds none. Raises `ValueError`: no base64."""
+        if self.integers is None:
+            return None
+        try:
+            return np.frombuffer(base64.b64decode(self.integers, validate=True), np.int8)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError("integers: base64 is needed") from error
+
+    def holding(self, integers: np.ndarray) -> "WeightPlan":
+        """Return the row with other integers, an array of the weight's shape."""
+        return replace(self, integers=base64.b64encode(np.ascontiguousarray(integers, np.int8).tobytes()).decode())
+
+    def quantized(self, weight: np.ndarray, memo: WeightMemo) -> np.ndarray:
+        """Return the integers of the weight, int8 of its shape: those of the row, or what it is rounded to."""
+        given = self.given
+        return memo.quantized(self.tensor, weight, self.params) if given is None else given.reshape(weight.shape)
+
+    def real(self, weight: np.ndarray) -> np.ndarray:
+        """Return the float weight that the row stands for: `weight`, or what the row's own integers are."""
+        given = self.given
+        return weight if given is None else dequantize(given.reshape(weight.shape), self.params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +186,11 @@ class Plan:
         rows = (*self.dynamic, *self.stored)
         found = {*self.integer, *(node for row in rows for node, _ in row.readers)}
         return tuple(layer for layer in self.layers if layer in found)
+
+    @property
+    def refined(self) -> int:
+        """The number of weights of static layers that hold integers of their own."""
+        return sum(row.integers is not None for row in self.weights)
 
     def without_all(self) -> "Plan":
         """Return the plan that leaves the graph as it is: every layer in float, no bias shifted."""

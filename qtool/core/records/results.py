@@ -60,7 +60,8 @@ class Trial:
     sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
     were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
     examples it was measured on; where that is much work, only the best are measured on all. floats: how it was decided
-    what is left in float for speed, where that was not by the target's table.
+    what is left in float for speed, where that was not by the target's table. refined: how many weights were rounded
+    to what their layers compute.
     """
 
     calibrator: Calibrator
@@ -71,6 +72,7 @@ class Trial:
     latency_ms: float | None = None
     samples: int = 0
     floats: str = ""
+    refined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,7 @@ class Quantized:
     parts: of the int8 model, the largest first, where it is not much smaller than the float one.
     timing: how fast it is beside float on this machine.
     asked: what it was given to read.
+    unrefined: where weights were rounded to what their layers compute, those that were not, by tensor, and why.
     """
 
     plan: Plan
@@ -185,6 +188,7 @@ class Quantized:
     verdict: Verdict | None = None
     timing: Timing = field(default_factory=Timing)
     asked: Asked = field(default_factory=Asked)
+    unrefined: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return summary(
@@ -209,6 +213,8 @@ class Quantized:
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
             "timing": self.timing.to_dict(),
+            "refined": self.plan.refined,
+            "unrefined": self.unrefined,
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }

@@ -23,11 +23,12 @@ from qtool.pipeline.planning.speed import Speed
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.bias_correction import correct_biases
 from qtool.pipeline.recovery.example_statistics import observe_examples
+from qtool.pipeline.recovery.weight_rounding import Known, refine_weights
 from qtool.targets.rules import Target
 
 Ranges = Mapping[str, tuple[float, float]]
 """Root tensor -> (low, high)."""
-_Grid = tuple[Reader, str, QParams]
+_Grid = tuple[Reader, str, QParams, str | None]
 
 
 @dataclass(slots=True)
@@ -35,7 +36,8 @@ class PlanMemo:
     """The results that the plans for one graph share, each computed once.
 
     weights: their magnitudes and integers. ranges: by tensor, calibrator and grid. means: of the inputs of layers with
-    a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid of the weight.
+    a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid and integers of
+    the weight. refined: as of `refine_weights`.
     amendments: of the placement, by scheme and what is left in float. shapes: of tensors, where the first example is
     fed; empty until they are wanted.
     """
@@ -46,6 +48,7 @@ class PlanMemo:
     shifts: dict[_Grid, BiasShift | None] = field(default_factory=dict)
     amendments: dict[tuple[Scheme, frozenset[str]], Amendment] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    refined: Known = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +99,7 @@ class Planner:
         floating: Collection[str] = (),
         ranges: Ranges | None = None,
         corrected: bool = True,
+        refined: bool = False,
         settled: bool = True,
     ) -> Plan:
         """Return the plan with every layer quantised but those `floating`.
@@ -106,6 +110,7 @@ class Planner:
                 that changes nothing.
             ranges: take these, by root tensor, where they are given.
             corrected: let biases take back the shift that rounding the weights makes.
+            refined: round the weights to what their layers compute on the examples.
             settled: have a look whether onnxruntime runs the layers so, once for each set `floating`, and place again
                 what it does not; otherwise it is only what was found out where nothing is left in float.
         """
@@ -115,7 +120,13 @@ class Planner:
             if not floating:
                 raise
             return self.plan(calibrator, ranges=ranges, corrected=False).without_all()
-        return self._planned(placement, calibrator, ranges, corrected=corrected)
+        plan = self._planned(placement, calibrator, ranges)
+        if refined:
+            plan = refine_weights(
+                self.prepared.model, plan, self.statistics.examples, corrects=corrected,
+                saturates=self.target.saturates, known=self.memo.refined, memo=self.memo.weights,
+            )  # fmt: skip
+        return replace(plan, shifts=self._shifts(plan)) if corrected else plan
 
     def _placed(self, floating: Collection[str], amendment: Amendment) -> Placement:
         prepared = self.prepared
@@ -154,7 +165,7 @@ class Planner:
             return start
 
         def make(amendment: Amendment) -> Plan:
-            return self._planned(self._placed(floating, amendment), Max(), None, corrected=False)
+            return self._planned(self._placed(floating, amendment), Max(), None)
 
         try:
             return Settler(self.prepared.model, make, self.look, self._remedy).settle(start)
@@ -184,7 +195,7 @@ class Planner:
                 return amendment.turning_dynamic(layer)
         return amendment.leaving({layer: why})
 
-    def _planned(self, placement: Placement, calibrator: Calibrator, ranges: Ranges | None, *, corrected: bool) -> Plan:
+    def _planned(self, placement: Placement, calibrator: Calibrator, ranges: Ranges | None) -> Plan:
         given = dict(ranges or {})
         if any(root not in given for root in placement.calibrated):
             given = {**choose(placement, self.statistics, calibrator, self.memo.ranges), **given}
@@ -198,11 +209,10 @@ class Planner:
             calibrator=calibrator,
             memo=self.memo.weights,
         )
-        plan = replace(plan, recipe=self.prepared.recipe)
-        return replace(plan, shifts=self._shifts(plan)) if corrected else plan
+        return replace(plan, recipe=self.prepared.recipe)
 
     def _shifts(self, plan: Plan) -> tuple[BiasShift, ...]:
-        """They depend on the grids of the weights alone, which plans of one graph mostly share."""
+        """They depend on the grids and integers of the weights alone, which plans of one graph mostly share."""
         memo = self.memo
         grids = list(_grids(plan.weights))
         if any(grid not in memo.shifts for grid in grids):
@@ -216,4 +226,4 @@ class Planner:
 
 
 def _grids(weights: Collection[WeightPlan]) -> list[_Grid]:
-    return [(reader, weight.tensor, weight.params) for weight in weights for reader in weight.readers]
+    return [(reader, row.tensor, row.params, row.integers) for row in weights for reader in row.readers]

@@ -133,6 +133,10 @@ class PlanRows:
             )
         if row.params.dtype != "int8" or any(row.params.zero_point):
             raise MisfitError(f"{where}: weights are int8 with zero point 0")
+        given = row.given
+        if given is not None and given.size != array.size:
+            raise MisfitError(f"{where}: integers: {given.size} for constant {row.tensor!r}, which holds {array.size}")
+        array = row.real(array)
         largest = largest_magnitudes(array, axis)
         if (largest > np.asarray(scale) * 127.5).any():
             raise MisfitError(f"{where}: constant {row.tensor!r} is larger than 127 steps of its scale")

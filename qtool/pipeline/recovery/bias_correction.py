@@ -51,8 +51,8 @@ def correct_biases(
         bias = layer.operator.bias
         if name not in weights or bias is None:
             continue
-        exact, params = edit.constant(layer.weight), weights[name].params
-        change = dequantize(memo.quantized(weights[name].tensor, exact, params), params) - exact
+        exact, weight = edit.constant(layer.weight), weights[name]
+        change = dequantize(weight.quantized(exact, memo), weight.params) - exact
         shift = -mean_shift(layer, change, means[name])
         shifts.append(BiasShift((name, bias), tuple(float(x) for x in shift.astype(np.float32))))
     return replace(plan, shifts=tuple(shifts))

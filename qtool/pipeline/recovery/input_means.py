@@ -42,7 +42,7 @@ def input_sums(layer: Layer, x: Array) -> tuple[Array, int]:
     node, kernel = layer.node, layer.kernel(edit.constant(layer.weight).shape)
     strides = edit.attribute(node, "strides") or [1] * len(kernel)
     dilations = edit.attribute(node, "dilations") or [1] * len(kernel)
-    before, sizes = _geometry(node, x.shape[2:], kernel, strides, dilations)
+    before, sizes = geometry(node, x.shape[2:], kernel, strides, dilations)
     others = tuple(i for i in range(x.ndim) if i != 1)
     result = np.zeros((x.shape[1], *kernel))
     for offset in np.ndindex(*kernel):
@@ -85,10 +85,10 @@ def _read(start: int, stride: int, size: int, limit: int) -> slice:
     return slice(start + first * stride, start + (last - 1) * stride + 1, stride) if last > first else slice(0, 0)
 
 
-def _geometry(
+def geometry(
     node: Node, dims: tuple[int, ...], kernel: tuple[int, ...], strides: list[int], dilations: list[int]
 ) -> tuple[list[int], list[int]]:
-    """The padding before each axis, and the size of the output. Source: ONNX operator Conv."""
+    """Return the padding before each axis of a Conv's input, and the size of its output. Source: ONNX operator Conv."""
     rule = edit.attribute(node, "auto_pad", "NOTSET")
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     if rule in ("SAME_UPPER", "SAME_LOWER"):

@@ -125,7 +125,7 @@ class _Emitter:
         """[D, I, 4H] int8, its scales [D, 4H] or [D], and as many zero points."""
         exact = edit.constant(value)
         graph, tensor = self.model.graph, weight.tensor
-        whole = self.memo.quantized(tensor, exact, weight.params)
+        whole = weight.quantized(exact, self.memo)
         scale = np.asarray(weight.params.scale, np.float32)
         scale = np.tile(scale, (exact.shape[0], 1)) if weight.params.axis is not None else scale.repeat(exact.shape[0])
         arrays: tuple[Array, ...] = (
@@ -145,7 +145,7 @@ class _Emitter:
         key = (weight.tensor, layer.output_axis)
         if key not in self.stored:
             graph, tensor = self.model.graph, weight.tensor
-            whole = self.memo.quantized(tensor, edit.constant(layer.weight), weight.params)
+            whole = weight.quantized(edit.constant(layer.weight), self.memo)
             scale = np.asarray(weight.params.scale, np.float32)
             scale = scale if weight.params.axis is not None else scale.reshape(())
             stored, factor, zero_point = self.stored[key] = (

@@ -26,12 +26,20 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
 def shift_biases(model: Model, plan: Plan) -> Model:
     """Return a copy of the prepared graph, still float, whose biases have the plan's shifts added.
 
-    Where onnxruntime runs it, Mish is written in operators that it computes fast.
+    Weights whose integers the plan holds are what these stand for. Where onnxruntime runs it, Mish is written in
+    operators that it computes fast.
 
     Raises:
-        ModelError: the plan names a node that the graph does not hold, or a bias of another size.
+        ModelError: the plan names what the graph does not hold, or a bias or weight of another size.
     """
     shifted = edit.clone(model)
+    for row in (*plan.weights, *plan.dynamic, *plan.stored):
+        given, weight = row.given, shifted.graph.initializers.get(row.tensor)
+        if given is None:
+            continue
+        if weight is None or edit.constant(weight).size != given.size:
+            raise ModelError(f"the plan holds weight {row.tensor!r}, which the model does not hold; make it again")
+        edit.set_constant(weight, row.real(edit.constant(weight)))
     nodes = {node.name: node for node in shifted.graph}
     names = edit.Names(shifted.graph)
     for shift in plan.shifts:
@@ -135,7 +143,7 @@ class _Rewriter:
                 add.replace_input_with(index, row)
 
     def _integers(self, weight: WeightPlan) -> Array:
-        return self.memo.quantized(weight.tensor, self._initializer(weight.tensor), weight.params)
+        return weight.quantized(self._initializer(weight.tensor), self.memo)
 
     def _constant(self, tensor: str, params: QParams, readers: tuple[tuple[str, int], ...], integers: Array) -> None:
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
