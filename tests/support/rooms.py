@@ -85,6 +85,9 @@ ROOMS = {
         f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
         "pipeline.rewrite pipeline.verify",
     ),
+    "finetuning": _room(
+        "the only importer of torch: a prepared graph computed with gradients", f"{_CORE} graph runtime", "numpy torch"
+    ),
     "tuning": _room(
         "`sensitivity` and `tune`: plans varied and judged",
         f"{_BELOW} execution feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning "

@@ -1,0 +1,143 @@
+"""Where torch's gradients end: nodes that onnxruntime computes, or that no gradient passes, and the layers behind them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qtool.finetuning.calls import Call
+from qtool.finetuning.operators import OPERATORS, computed, key_of, missing
+from qtool.graph import compose, edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
+
+Calls = Mapping[Node, Call | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Border:
+    """A node that no gradient passes.
+
+    why: in words. outside: onnxruntime computes it, not torch. layers: those with weights that are not trained for it:
+    itself, and those from which every path to an output goes through such nodes, where it is the first.
+    """
+
+    node: str
+    operator: str
+    why: str
+    outside: bool
+    layers: tuple[str, ...]
+
+    @property
+    def says(self) -> str:
+        """The node and the reason as half a sentence."""
+        return f"{self.operator} {self.node!r} {self.why}"
+
+
+def calls_of(model: Model) -> dict[Node, Call | None]:
+    """Return for each node of the main graph, in order, how torch computes it; None where it does not."""
+    result: dict[Node, Call | None] = {}
+    for node in model.graph:
+        domain = key_of(node)[0]
+        opset = model.opset_imports.get(domain, model.opset_imports.get(node.domain, 1))
+        call = Call.of(node, opset)
+        result[node] = call if missing(node, call) is None else None
+    return result
+
+
+def find_borders(model: Model, calls: Calls) -> tuple[Border, ...]:
+    """Return the nodes that no gradient passes, of those that torch computes only where a layer is cut off by it."""
+    reached = _reached(model, calls)
+    held: dict[Node, list[str]] = {}
+    for node in calls:
+        layer = Layer.of(node)
+        if layer is None or not any(edit.weight_like(weight) for weight in layer.weights):
+            continue
+        if calls[node] is None:
+            held.setdefault(node, []).append(str(node.name))
+        elif node not in reached:
+            for end in _first_ends(node, calls):
+                held.setdefault(end, []).append(str(node.name))
+    found = []
+    for node, call in calls.items():
+        if call is None or node in held:
+            why = "passes no gradient" if call is not None else _why(node, model)
+            found.append(Border(str(node.name), node.op_type, why, call is None, tuple(held.get(node, ()))))
+    return tuple(found)
+
+
+def _why(node: Node, model: Model) -> str:
+    domain = key_of(node)[0]
+    opset = model.opset_imports.get(domain, model.opset_imports.get(node.domain, 1))
+    return missing(node, Call.of(node, opset)) or ""
+
+
+def _passes(node: Node, calls: Calls) -> bool:
+    return calls[node] is not None and OPERATORS[key_of(node)].gradient
+
+
+def _reached(model: Model, calls: Calls) -> set[Node]:
+    """The nodes from which a gradient comes back: a path of nodes that pass it leads to an output in floats."""
+    reached: set[Node] = set()
+    for node in reversed(calls):
+        if not _passes(node, calls):
+            continue
+        for value in node.outputs:
+            ends = value.is_graph_output() and _in_floats(value)
+            if ends or any(user in reached for user, _ in value.uses()):
+                reached.add(node)
+    return reached
+
+
+def _in_floats(value: Value) -> bool:
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def _first_ends(node: Node, calls: Calls) -> list[Node]:
+    """The first nodes behind one that pass no gradient."""
+    seen, waiting, found = {node}, [node], []
+    while waiting:
+        for value in waiting.pop().outputs:
+            for user in _readers(value, calls):
+                if user in seen:
+                    continue
+                seen.add(user)
+                if _passes(user, calls):
+                    waiting.append(user)
+                else:
+                    found.append(user)
+    return found
+
+
+def _readers(value: Value, calls: Calls) -> list[Node]:
+    """The nodes of the main graph that read a value, in themselves or in a graph inside of them."""
+    result = []
+    for user, _ in value.uses():
+        outer = user
+        while outer not in calls and outer.graph is not None and outer.graph.parent_node is not None:
+            outer = outer.graph.parent_node
+        if outer in calls:
+            result.append(outer)
+    return result
+
+
+def made_of(model: Model, node: Node, calls: Calls) -> tuple[tuple[str, ...], set[str]]:
+    """Return the names of the tensors that a node outside of torch is computed from, and of the constants it reads.
+
+    Of sequences, maps and strings that it reads the nodes that make them count too.
+    """
+    needs: dict[str, None] = {}
+    constants: set[str] = set()
+    seen, waiting = {node}, [node]
+    while waiting:
+        for value in compose.reads(waiting.pop()):
+            maker = value.producer()
+            if value.is_initializer():
+                constants.add(str(value.name))
+            elif maker is None and value in model.graph.inputs:
+                needs[str(value.name)] = None
+            elif maker in calls and maker is not None:
+                if computed(value):
+                    needs[str(value.name)] = None
+                elif maker not in seen:
+                    seen.add(maker)
+                    waiting.append(maker)
+    return tuple(needs), constants
