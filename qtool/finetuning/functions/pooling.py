@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qtool.finetuning.calls import Call
-from qtool.finetuning.functions.layers import pads_of, padded, reach
+from qtool.finetuning.functions.layers import padded, pads_of, reach
 
 _MAX = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}

@@ -1,0 +1,137 @@
+"""The data of a training: samples that train, on disk, and those that choose and report, which are never trained on."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from qtool.core.errors import DataError
+from qtool.core.text import amount
+from qtool.feeds import Feeds
+
+Arrays = dict[str, np.ndarray]
+_TURNS = 10
+"""Of so many samples one chooses and one reports."""
+_LEAST = 4
+KEPT = 128
+"""Samples that choose, and that report, at most: they are in memory."""
+FEW = 64
+"""With fewer samples than these to train on, they are learned by heart."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Samples in a file, each a set of named arrays, read one by one in any order.
+
+    What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample.
+    """
+
+    path: Path
+    shapes: list[tuple[object, ...]] = field(default_factory=list)
+    _places: list[int] = field(default_factory=list)
+    _digest: Any = field(default_factory=hashlib.sha256)
+    _file: BinaryIO | None = None
+
+    def add(self, arrays: Arrays) -> None:
+        """Append a sample. Raises `OSError`: there is no room."""
+        if self._file is None:
+            self._file = self.path.open("wb+")
+        self._file.seek(0, 2)
+        self._places.append(self._file.tell())
+        self.shapes.append(tuple((name, array.dtype.str, array.shape) for name, array in arrays.items()))
+        for array in arrays.values():
+            content = np.ascontiguousarray(array).tobytes()
+            self._digest.update(content)
+            self._file.write(content)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all samples, in their order."""
+        return str(self._digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Arrays:
+        assert self._file is not None
+        self._file.seek(self._places[index])
+        result: Arrays = {}
+        for name, kind, shape in self.shapes[index]:  # type: ignore[misc]
+            dtype = np.dtype(kind)
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            result[name] = np.frombuffer(self._file.read(size), dtype).reshape(shape)
+        return result
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """The data by what it is for; words: who does what. count: of the samples that train."""
+
+    choosing: Sequence[Arrays]
+    reporting: Sequence[Arrays]
+    training: Samples
+    words: str
+
+
+def part_samples(feeds: Feeds, reporting: Feeds | None, path: Path) -> Parted:
+    """Let the samples of data take turns: of ten, one chooses, one reports, and the others train, kept in a file.
+
+    Args:
+        feeds: the data, in batches of one sample, or of as many as the model fixes.
+        reporting: data that reports instead, where it is given.
+        path: where what trains is written.
+
+    Raises:
+        DataError: there are too few samples.
+    """
+    training = Samples(path)
+    chosen: list[Arrays] = []
+    reported: list[Arrays] = []
+    turns = min(_TURNS, _counted(feeds))
+    if turns < _LEAST:
+        raise DataError(f"{feeds.name}: holds {amount(turns, 'sample')}; give {_LEAST} or more, and best some hundreds")
+    for number, batch in enumerate(feeds):
+        turn = number % turns
+        if turn == turns - 1 and len(chosen) < KEPT:
+            chosen.append(dict(batch.inputs))
+        elif reporting is None and turn == turns // 2 - 1 and len(reported) < KEPT:
+            reported.append(dict(batch.inputs))
+        else:
+            training.add(dict(batch.inputs))
+    if reporting is not None:
+        reported = [dict(batch.inputs) for batch, _ in zip(reporting, range(KEPT), strict=False)]
+    source = feeds.name if reporting is None else reporting.name
+    words = f"{len(training)} of {feeds.name} train, {len(chosen)} choose; {len(reported)} of {source} report"
+    return Parted(chosen, reported, training, words)
+
+
+def _counted(feeds: Feeds) -> int:
+    """How many batches there are, as far as that matters."""
+    return sum(1 for _ in zip(feeds, range(_TURNS), strict=False))
+
+
+def shuffled(shapes: Sequence[tuple[object, ...]], size: int, random: np.random.Generator) -> Iterator[list[int]]:
+    """Yield batches of samples of equal shapes, by their numbers, all of them once, in random order."""
+    waiting: dict[tuple[object, ...], list[int]] = {}
+    for index in random.permutation(len(shapes)).tolist():
+        batch = waiting.setdefault(shapes[index], [])
+        batch.append(index)
+        if len(batch) == size:
+            yield waiting.pop(shapes[index])
+    yield from waiting.values()
+
+
+def joined(samples: Sequence[Arrays]) -> Arrays:
+    """Return samples as one batch: their arrays one behind the other along the first axis."""
+    first = samples[0]
+    if len(samples) == 1:
+        return first
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in first}
