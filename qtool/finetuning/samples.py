@@ -16,6 +16,7 @@ Arrays = dict[str, np.ndarray]
 _TURNS = 10
 """Of so many samples one chooses and one reports."""
 _LEAST = 4
+_SEED = 14
 KEPT = 128
 """Samples that choose, and that report, at most: they are in memory."""
 FEW = 64
@@ -99,10 +100,12 @@ def part_samples(feeds: Feeds, reporting: Feeds | None, path: Path) -> Parted:
     if turns < _LEAST:
         raise DataError(f"{feeds.name}: holds {amount(turns, 'sample')}; give {_LEAST} or more, and best some hundreds")
     for number, batch in enumerate(feeds):
-        turn = number % turns
-        if turn == turns - 1 and len(chosen) < KEPT:
+        block, turn = divmod(number, turns)
+        # at random, since every tenth sample may be of one class
+        chooses, reports = np.random.default_rng([_SEED, block]).permutation(turns)[:2].tolist()
+        if turn == chooses and len(chosen) < KEPT:
             chosen.append(dict(batch.inputs))
-        elif reporting is None and turn == turns // 2 - 1 and len(reported) < KEPT:
+        elif reporting is None and turn == reports and len(reported) < KEPT:
             reported.append(dict(batch.inputs))
         else:
             training.add(dict(batch.inputs))
