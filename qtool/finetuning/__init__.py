@@ -4,6 +4,6 @@ The only importer of torch (extra `finetune`), which is imported where it is use
 
 `operators.py` is one table: an operator -> the function of torch that computes it; the functions stand in `functions/`,
 by kind. `interpreter.py` runs a graph with them, whole or in part; what has no row is a border that onnxruntime runs,
-without gradient. `borders.py` says which layers are out of reach for this reason. How to add a row:
-docs/adding/operator.md.
+without gradient. `borders.py` says which layers are out of reach for this reason. `blocks.py` divides a graph into what
+is learned at a time. How to add a row: docs/adding/operator.md.
 """

@@ -1,4 +1,4 @@
-"""Where torch's gradients end: nodes that onnxruntime computes, or that no gradient passes, and the layers behind them."""
+"""The borders of the gradients: nodes that onnxruntime computes or that none passes, and the layers behind them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,19 +33,17 @@ class Border:
 
 
 def calls_of(model: Model) -> dict[Node, Call | None]:
-    """Return for each node of the main graph, in order, how torch computes it; None where it does not."""
+    """Return how torch computes each node of the main graph, in order; None where it does not."""
     result: dict[Node, Call | None] = {}
     for node in model.graph:
-        domain = key_of(node)[0]
-        opset = model.opset_imports.get(domain, model.opset_imports.get(node.domain, 1))
-        call = Call.of(node, opset)
+        call = _call(node, model)
         result[node] = call if missing(node, call) is None else None
     return result
 
 
 def find_borders(model: Model, calls: Calls) -> tuple[Border, ...]:
     """Return the nodes that no gradient passes, of those that torch computes only where a layer is cut off by it."""
-    reached = _reached(model, calls)
+    reached, readers = _reached(calls), _readers(calls)
     held: dict[Node, list[str]] = {}
     for node in calls:
         layer = Layer.of(node)
@@ -54,7 +52,7 @@ def find_borders(model: Model, calls: Calls) -> tuple[Border, ...]:
         if calls[node] is None:
             held.setdefault(node, []).append(str(node.name))
         elif node not in reached:
-            for end in _first_ends(node, calls):
+            for end in _first_ends(node, calls, readers):
                 held.setdefault(end, []).append(str(node.name))
     found = []
     for node, call in calls.items():
@@ -65,25 +63,31 @@ def find_borders(model: Model, calls: Calls) -> tuple[Border, ...]:
 
 
 def _why(node: Node, model: Model) -> str:
+    return missing(node, _call(node, model)) or ""
+
+
+def _call(node: Node, model: Model) -> Call:
     domain = key_of(node)[0]
-    opset = model.opset_imports.get(domain, model.opset_imports.get(node.domain, 1))
-    return missing(node, Call.of(node, opset)) or ""
+    return Call.of(node, model.opset_imports.get(domain, model.opset_imports.get(node.domain, 1)))
 
 
 def _passes(node: Node, calls: Calls) -> bool:
-    return calls[node] is not None and OPERATORS[key_of(node)].gradient
+    return (
+        calls[node] is not None
+        and OPERATORS[key_of(node)].gradient
+        and any(_in_floats(value) for value in node.outputs)
+    )
 
 
-def _reached(model: Model, calls: Calls) -> set[Node]:
+def _reached(calls: Calls) -> set[Node]:
     """The nodes from which a gradient comes back: a path of nodes that pass it leads to an output in floats."""
     reached: set[Node] = set()
-    for node in reversed(calls):
-        if not _passes(node, calls):
-            continue
-        for value in node.outputs:
-            ends = value.is_graph_output() and _in_floats(value)
-            if ends or any(user in reached for user, _ in value.uses()):
-                reached.add(node)
+    for node in reversed(list(calls)):
+        if _passes(node, calls):
+            for value in node.outputs:
+                ends = value.is_graph_output() and _in_floats(value)
+                if ends or any(user in reached for user, _ in value.uses()):
+                    reached.add(node)
     return reached
 
 
@@ -91,31 +95,25 @@ def _in_floats(value: Value) -> bool:
     return value.dtype is None or value.dtype.is_floating_point()
 
 
-def _first_ends(node: Node, calls: Calls) -> list[Node]:
+def _first_ends(node: Node, calls: Calls, readers: Mapping[Value, list[Node]]) -> list[Node]:
     """The first nodes behind one that pass no gradient."""
-    seen, waiting, found = {node}, [node], []
+    seen, waiting = {node}, [node]
+    found: list[Node] = []
     while waiting:
         for value in waiting.pop().outputs:
-            for user in _readers(value, calls):
-                if user in seen:
-                    continue
-                seen.add(user)
-                if _passes(user, calls):
-                    waiting.append(user)
-                else:
-                    found.append(user)
+            for user in readers.get(value, ()):
+                if user not in seen:
+                    seen.add(user)
+                    (waiting if _passes(user, calls) else found).append(user)
     return found
 
 
-def _readers(value: Value, calls: Calls) -> list[Node]:
-    """The nodes of the main graph that read a value, in themselves or in a graph inside of them."""
-    result = []
-    for user, _ in value.uses():
-        outer = user
-        while outer not in calls and outer.graph is not None and outer.graph.parent_node is not None:
-            outer = outer.graph.parent_node
-        if outer in calls:
-            result.append(outer)
+def _readers(calls: Calls) -> dict[Value, list[Node]]:
+    """The nodes of the main graph that read each value, in themselves or in a graph inside of them."""
+    result: dict[Value, list[Node]] = {}
+    for node in calls:
+        for value in compose.reads(node):
+            result.setdefault(value, []).append(node)
     return result
 
 

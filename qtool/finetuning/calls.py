@@ -32,7 +32,7 @@ NUMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a node says beside its inputs.
+    """Everything that a node says beside its inputs.
 
     attributes: by name; tensors as arrays. opset: the version of the node's domain. inputs: for each whether it is
     there. outputs: for each whether anybody reads it.

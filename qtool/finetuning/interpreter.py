@@ -33,7 +33,7 @@ _Values = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Computation:
     """A node in the order of the run: the values that it needs, constants left out, and how it is computed."""
 
     node: Node
@@ -46,7 +46,7 @@ class _Step:
 class _Schedule:
     """The steps of a run, and for each the values that nobody needs behind it."""
 
-    steps: tuple[_Step, ...]
+    steps: tuple[_Computation, ...]
     freed: tuple[tuple[str, ...], ...]
     fed: tuple[str, ...]
 
@@ -93,9 +93,9 @@ class Interpreter:
     ) -> dict[str, Tensor]:
         """Run the graph once, and return the tensors `wanted` by name: the outputs, if not given.
 
-        feeds: the inputs by name; only those that are needed. parameters: what stands for some `constants`. on_input: is
-        shown each tensor that a node reads, constants too, and returns what it reads instead; on_output likewise what a
-        node makes. start: tensors that are not computed but given.
+        feeds: the inputs by name; only those that are needed. parameters: what stands for some `constants`. on_input:
+        is shown each tensor that a node reads, constants too, and returns what it reads instead; on_output likewise
+        what a node makes. start: tensors that are not computed but given.
 
         Raises:
             DataError: an input is missing, or a node cannot be computed from what it reads.
@@ -114,7 +114,7 @@ class Interpreter:
 
     def _do(
         self,
-        step: _Step,
+        step: _Computation,
         values: _Values,
         trained: Mapping[str, Tensor],
         on_input: OnInput | None,
@@ -171,19 +171,19 @@ class Interpreter:
         array = np.asarray(value)
         return array if array.dtype.kind in "OUS" else tensor_of(array, self.device)
 
-    def _all_steps(self, model: Model, calls: Mapping[Node, Call | None], threads: int) -> tuple[_Step, ...]:
+    def _all_steps(self, model: Model, calls: Mapping[Node, Call | None], threads: int) -> tuple[_Computation, ...]:
         steps = []
         for node, call in calls.items():
             outputs = tuple(str(v.name) if v.name and computed(v) else "" for v in node.outputs)
             if call is not None:
                 needs = tuple(str(v.name) for v in node.inputs if v is not None and v.name and not v.is_initializer())
-                steps.append(_Step(node, needs, outputs, call))
+                steps.append(_Computation(node, needs, outputs, call))
                 continue
             read = [str(v.name) for v in node.outputs if v.name and computed(v) and (v.uses() or v.is_graph_output())]
             if read:
                 needs, constants = made_of(model, node, calls)
                 self._cut.update(constants)
-                steps.append(_Step(node, needs, tuple(read), Cutout(model, needs, tuple(read), threads)))
+                steps.append(_Computation(node, needs, tuple(read), Cutout(model, needs, tuple(read), threads)))
         return tuple(steps)
 
     def _schedule(self, start: frozenset[str], wanted: tuple[str, ...]) -> _Schedule:

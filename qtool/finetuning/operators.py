@@ -1,7 +1,7 @@
 """The one table from an operator to the function of torch that computes it.
 
-A new operator is a row here and its cases in tests/support/operator_cases.py, which hold it against onnxruntime. What has
-no row, or whose row refuses a node by its `check`, is a border (`qtool.finetuning.interpreter`).
+A new operator is a row here and its cases in tests/support/operator_cases.py, which hold it against onnxruntime. What
+has no row, or whose row refuses a node by its `check`, is a border (`qtool.finetuning.borders`).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import torch
 from qtool.finetuning.calls import TYPES, Call
 from qtool.finetuning.functions import activations as act
 from qtool.finetuning.functions import arithmetic as math
-from qtool.finetuning.functions import layers, normalization, pooling, resizing, shaping
+from qtool.finetuning.functions import layers, normalization, pooling, recurrence, resizing, shaping
 from qtool.finetuning.functions import reductions as red
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
@@ -23,7 +23,7 @@ _ORT = "com.microsoft"
 
 @dataclass(frozen=True, slots=True)
 class TorchOperator:
-    """How torch computes an operator.
+    """A row: the function that computes an operator.
 
     function: of a `Call` and the inputs, returns a tensor or a tuple of them. outputs: how many it gives at most, None:
     as many as there are. gradient: whether one passes; none does through integers, comparisons and steps.
@@ -47,6 +47,9 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "Gemm"): TorchOperator(layers.gemm),
     ("", "MatMul"): TorchOperator(layers.matmul),
     ("", "Einsum"): TorchOperator(layers.einsum),
+    ("", "LSTM"): TorchOperator(recurrence.lstm, outputs=3, check=recurrence.runs),
+    ("", "GRU"): TorchOperator(recurrence.gru, outputs=2, check=recurrence.runs),
+    ("", "RNN"): TorchOperator(recurrence.rnn, outputs=2, check=recurrence.runs),
     # activations
     ("", "Relu"): TorchOperator(act.relu),
     ("", "LeakyRelu"): TorchOperator(act.leaky_relu),
@@ -97,6 +100,11 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "Atan"): TorchOperator(math.unary(torch.atan)),
     ("", "Sinh"): TorchOperator(math.unary(torch.sinh)),
     ("", "Cosh"): TorchOperator(math.unary(torch.cosh)),
+    ("", "Asin"): TorchOperator(math.unary(torch.asin)),
+    ("", "Acos"): TorchOperator(math.unary(torch.acos)),
+    ("", "Asinh"): TorchOperator(math.unary(torch.asinh)),
+    ("", "Acosh"): TorchOperator(math.unary(torch.acosh)),
+    ("", "Atanh"): TorchOperator(math.unary(torch.atanh)),
     ("", "Where"): TorchOperator(math.where),
     ("", "CumSum"): TorchOperator(math.cumsum),
     ("", "Cast"): TorchOperator(math.cast, check=math.has_type),
@@ -176,7 +184,7 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "Shape"): _steps(shaping.shape_of),
     ("", "Size"): _steps(shaping.size_of),
     ("", "Range"): _steps(shaping.arange),
-    ("", "EyeLike"): _steps(shaping.eye_like),
+    ("", "EyeLike"): _steps(shaping.eye_like, check=math.has_type),
     ("", "OneHot"): _steps(shaping.one_hot),
 }
 

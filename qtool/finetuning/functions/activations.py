@@ -1,4 +1,4 @@
-"""What bends each element. Source: the operators' pages of ONNX; onnxruntime docs/ContribOperators.md."""
+"""Functions that bend each element. Source: the operators' pages of ONNX; onnxruntime docs/ContribOperators.md."""
 
 import torch
 from torch import Tensor
@@ -53,10 +53,7 @@ def clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None =
     """Return x within bounds, which are attributes in old opsets; where they cross, the upper one holds."""
     least = call.get("min") if low is None else low
     most = call.get("max") if high is None else high
-    if isinstance(least, float) or isinstance(most, float):
-        return torch.clamp(x, least, most)
-    x = x if least is None else torch.maximum(x, least.to(x.dtype))
-    return x if most is None else torch.minimum(x, most.to(x.dtype))
+    return x if least is None and most is None else torch.clamp(x, least, most)
 
 
 def sigmoid(_call: Call, x: Tensor) -> Tensor:
@@ -134,7 +131,9 @@ def log_softmax(call: Call, x: Tensor) -> Tensor:
 
 
 def _old_axis(call: Call, x: Tensor) -> int:
-    return int(call.get("axis", 1)) % x.ndim
+    axis: int = call.get("axis", 1)
+    rank: int = x.ndim
+    return axis % rank
 
 
 def hardmax(call: Call, x: Tensor) -> Tensor:

@@ -57,8 +57,9 @@ def cast_like(_call: Call, x: Tensor, like: Tensor) -> Tensor:
 
 
 def has_type(call: Call) -> str | None:
-    """Return why torch has not the type that a node casts to; None where it has."""
-    return None if call.get("to") in NUMBERS else "casts to a type that is not computed in"
+    """Return why torch has not the type that a node asks for; None where it has."""
+    wanted = call.get("to", call.get("dtype", 1))
+    return None if wanted in NUMBERS else "makes numbers of a type that torch does not compute with here"
 
 
 def where(_call: Call, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -55,7 +55,7 @@ def conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
 
 def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a transposed convolution; what it is too long or too short is cut off or filled, then the bias is added."""
+    """Return a transposed convolution, cut or filled to its length before the bias is added."""
     axes = x.ndim - 2
     strides = list(call.get("strides") or [1] * axes)
     dilations = list(call.get("dilations") or [1] * axes)
@@ -74,12 +74,6 @@ def conv_transpose(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = 
     ends = [m - p for m, p in zip(more, pads[axes:], strict=True)]
     made = padded(made, [*(-p for p in pads[:axes]), *ends])
     return made if bias is None else made + bias.reshape(-1, *[1] * axes)
-
-
-def has_convolution(call: Call) -> str | None:
-    """Return why torch has no convolution for this node; None where it has."""
-    spatial = len(call.get("kernel_shape") or call.get("strides") or call.get("pads") or [1])
-    return "a convolution over more than three axes" if spatial > 6 else None
 
 
 def gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:

@@ -1,4 +1,7 @@
-"""Normalisations. Source: the operators' pages of ONNX; onnxruntime docs/ContribOperators.md."""
+"""Normalisations over channels, groups or axes.
+
+Source: the operators' pages of ONNX; onnxruntime docs/ContribOperators.md.
+"""
 
 import torch
 from torch import Tensor

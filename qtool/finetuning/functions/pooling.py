@@ -1,4 +1,7 @@
-"""Pools. Source: the operators' pages of ONNX; onnxruntime core/providers/cpu/nn/pool_attributes.h for the sizes."""
+"""Pools over windows or whole channels.
+
+Source: the operators' pages of ONNX; onnxruntime core/providers/cpu/nn/pool_attributes.h for the sizes.
+"""
 
 import math
 from collections.abc import Sequence

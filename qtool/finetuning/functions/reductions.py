@@ -30,7 +30,7 @@ def total(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def average(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return means."""
+    """Return means over axes."""
     return x.mean(axes, keepdim=keep) if x.is_floating_point() else _mean_of_integers(x, axes, keep)
 
 
@@ -40,17 +40,34 @@ def _mean_of_integers(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def largest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return largest elements."""
-    return x.amax(axes, keepdim=keep)
+    """Return largest elements, of nothing the least number there is."""
+    return _extreme(x, axes, keep, torch.amax, largest=True)
 
 
 def smallest(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return smallest elements."""
-    return x.amin(axes, keepdim=keep)
+    """Return smallest elements, of nothing the largest number there is."""
+    return _extreme(x, axes, keep, torch.amin, largest=False)
+
+
+def _extreme(x: Tensor, axes: list[int], keep: bool, function: Callable[..., Tensor], *, largest: bool) -> Tensor:
+    if all(x.shape[axis] for axis in axes):
+        return function(x, axes, keepdim=keep)
+    if x.is_floating_point():
+        nothing = -torch.inf if largest else torch.inf
+    else:
+        nothing = int(not largest) if x.dtype == torch.bool else _bounds(x.dtype)[0 if largest else 1]
+    # one element stands for none
+    more = [size if i not in {axis % x.ndim for axis in axes} else 1 for i, size in enumerate(x.shape)]
+    return function(torch.full(more, nothing, dtype=x.dtype, device=x.device), axes, keepdim=keep)
+
+
+def _bounds(kind: torch.dtype) -> tuple[int, int]:
+    info = torch.iinfo(kind)
+    return info.min, info.max
 
 
 def product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    """Return products."""
+    """Return products over axes."""
     for axis in sorted((a % x.ndim for a in axes), reverse=True):
         x = x.prod(axis, keepdim=keep).to(x.dtype)
     return x
@@ -98,7 +115,7 @@ def _index(call: Call, x: Tensor) -> Tensor:
 
 
 def top_k(call: Call, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest or smallest elements along an axis in their order, and where they were; of equals the first."""
+    """Return the largest or smallest elements along an axis in order, and where they were; of equals the first."""
     axis, descending = int(call.get("axis", -1)), bool(call.get("largest", 1))
-    order = torch.argsort(x, axis, descending=descending, stable=True).narrow(axis, 0, int(k))
+    order = torch.argsort(x, dim=axis, descending=descending, stable=True).narrow(axis, 0, int(k))
     return x.gather(axis, order), order

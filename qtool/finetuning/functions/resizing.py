@@ -78,28 +78,27 @@ def _coordinates(call: Call, size: int, length: int, factor: np.float32) -> Arra
         case "align_corners":
             if length == 1:
                 return np.zeros(1, np.float32)
-            return x * np.float32(size - 1) / np.float32(length - 1)
+            return np.asarray(x * np.float32(size - 1) / np.float32(length - 1))
         case "asymmetric":
-            return x / factor
+            return np.asarray(x / factor)
         case "pytorch_half_pixel" if length == 1:
             return np.zeros(1, np.float32)
         case "half_pixel_symmetric":
             real = factor * np.float32(size)
             offset = np.float32(size) / 2 * (1 - np.float32(length) / real)
             return np.asarray(offset + (x + half) / factor - half, np.float32)
-    return (x + half) / factor - half
+    return np.asarray((x + half) / factor - half)
 
 
 def _nearest(call: Call, places: Array) -> Array:
     half = np.float32(0.5)
-    match call.get("nearest_mode", "round_prefer_floor"):
-        case "floor":
-            return np.floor(places)
-        case "ceil":
-            return np.ceil(places)
-        case "round_prefer_ceil":
-            return np.floor(places + half)
-    return np.ceil(places - half)
+    rounded: dict[str, Array] = {
+        "floor": np.floor(places),
+        "ceil": np.ceil(places),
+        "round_prefer_floor": np.ceil(places - half),
+        "round_prefer_ceil": np.floor(places + half),
+    }
+    return rounded[call.get("nearest_mode", "round_prefer_floor")]
 
 
 def _linear(places: Array, size: int) -> tuple[list[Array], list[Array]]:

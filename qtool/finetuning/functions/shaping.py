@@ -1,4 +1,4 @@
-"""What moves, selects, joins and makes elements. Source: the operators' pages of ONNX."""
+"""Functions that move, select, join and make elements. Source: the operators' pages of ONNX."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from qtool.finetuning.calls import Call, listed, numbers, tensor_of
+from qtool.finetuning.calls import NUMBERS, TYPES, Call, listed, numbers, tensor_of
 from qtool.finetuning.functions.layers import padded
 
 
@@ -70,12 +70,12 @@ def arange(_call: Call, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
 def eye_like(call: Call, x: Tensor) -> Tensor:
     """Return ones on a diagonal."""
     ones = torch.ones(x.shape, device=x.device)
-    offset = int(call.get("k", 0))
-    return (torch.triu(ones, offset) * torch.tril(ones, offset)).to(x.dtype)
+    offset, kind = int(call.get("k", 0)), call.get("dtype")
+    return (torch.triu(ones, offset) * torch.tril(ones, offset)).to(x.dtype if kind is None else TYPES[NUMBERS[kind]])
 
 
 def reshape(call: Call, x: Tensor, shape: Tensor) -> Tensor:
-    """Return another shape; 0 stands for the length that was, unless the node says it is meant."""
+    """Return a tensor of another shape; 0 stands for the length that was, unless the node says it is meant."""
     sizes = numbers(shape)
     if not call.get("allowzero", 0):
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
@@ -93,7 +93,7 @@ def flatten(call: Call, x: Tensor) -> Tensor:
 
 
 def transpose(call: Call, x: Tensor) -> Tensor:
-    """Return other axes' order."""
+    """Return a tensor with its axes in another order."""
     return x.permute(list(call.get("perm") or reversed(range(x.ndim))))
 
 
@@ -135,7 +135,8 @@ def split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, .
         count = int(call.get("num_outputs", len(call.outputs)))
         each, total = -(-x.shape[axis] // count), x.shape[axis]
         lengths = [max(min(each, total - i * each), 0) for i in range(count)]
-    return torch.split(x, lengths, axis)
+    parts: tuple[Tensor, ...] = torch.split(x, lengths, axis)
+    return parts
 
 
 def slice_of(
@@ -171,7 +172,7 @@ def gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
 
 
 def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    """Return for each index the element at it along an axis, and at its own place along all others."""
+    """Return the elements at indices along an axis, each at its own place along all others."""
     axis = int(call.get("axis", 0))
     return x.gather(axis, _positive(indices, x.shape[axis]))
 
@@ -202,7 +203,7 @@ def scatter_nd(call: Call, x: Tensor, indices: Tensor, updates: Tensor) -> Tenso
 
 
 def _replaces(call: Call) -> bool:
-    return call.get("reduction", "none") == "none"
+    return bool(call.get("reduction", "none") == "none")
 
 
 def scatters(call: Call) -> str | None:
@@ -262,7 +263,8 @@ def space_to_depth(call: Call, x: Tensor) -> Tensor:
     """Return blocks of space laid out in channels."""
     n, c, h, w = x.shape
     b = int(call.get("blocksize"))
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
+    order = (0, 3, 5, 1, 2, 4) if call.get("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b * b, h // b, w // b)
 
 
 def trilu(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
