@@ -32,7 +32,9 @@ from qtool.targets.tables import find_target
 @click.command("finetune", cls=Command)
 @click.argument("model", metavar="MODEL")
 @click.option("--calibration", metavar="FILE", help="A file made by `qtool calibrate`: begin with the best plan by it.")
-@click.option("--plan", "plan_path", metavar="FILE", help="Begin with this plan instead, of quantize, tune or finetune.")
+@click.option(
+    "--plan", "plan_path", metavar="FILE", help="Begin with this plan instead, of quantize, tune or finetune."
+)
 @data_option
 @click.option(
     "--eval-data", metavar="DATA", help="Data that reports.  [default: of ten samples of --data one; one chooses]"
@@ -58,7 +60,9 @@ from qtool.targets.tables import find_target
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Orders samples.")
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @click.option("--save-plan", metavar="FILE", help="Write the plan with what was learned as JSON, for quantize --plan.")
-@click.option("--save-float", metavar="FILE", help="Write the float model with the trained weights and biases.")
+@click.option(
+    "--save-float", metavar="FILE", help="Write the float model with what was trained: biases, rounded weights."
+)
 @click.option("--resume", is_flag=True, help="Go on from OUTPUT.finetune, which an interrupted run leaves.")
 @click.option(
     "--no-partial",

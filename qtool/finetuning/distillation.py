@@ -1,7 +1,7 @@
 """The loss: how far the outputs of the int8 model are from those of the float model, in front of what saturates.
 
-Of scores behind a Sigmoid or Softmax, what these read is compared. Each part of an output counts by the power of its own
-signal, so that the loss is the mean of inverse signal to noise ratios. Source: Hinton et al. 2015, "Distilling the
+Of scores behind a Sigmoid or Softmax, what these read is compared. Each part of an output counts by the power of its
+own signal, so that the loss is the mean of inverse signal to noise ratios. Source: Hinton et al. 2015, "Distilling the
 Knowledge in a Neural Network", section 2.1: for logits without their means, squared error is the limit of distillation.
 """
 

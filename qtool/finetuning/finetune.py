@@ -2,28 +2,25 @@
 
 import functools
 import importlib.util
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from qtool.core.arguments import checked_types
 from qtool.core.concurrency import cores, limited
-from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.errors import UsageError, arg
 from qtool.core.files import together
-from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, silent
-from qtool.core.records.finetuning import Agreement, Finetuned
+from qtool.core.records.finetuning import Finetuned
 from qtool.core.records.options import Names, Scheme, names
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.scratch import scratch_folder
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.source import same_data
-from qtool.finetuning.samples import FEW, Parted, Samples, joined, part_samples
-from qtool.graph import contrib, edit, model_io
-from qtool.graph.edit import Array, Model
+from qtool.finetuning.samples import FEW, Samples, part_samples
+from qtool.graph import contrib, model_io
+from qtool.graph.edit import Model
 from qtool.graph.model_files import model_size
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.steps import statistics_for
@@ -35,22 +32,16 @@ from qtool.quantization.given import as_calibrated, check_files, given_plan
 from qtool.quantization.halves import halved
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Request
-from qtool.quantization.scoring import Scorer
-from qtool.targets.tables import TARGETS, find_target
+from qtool.targets.tables import find_target
 
 if TYPE_CHECKING:
-    from qtool.finetuning.distillation import Teacher
-    from qtool.finetuning.student import Student
-    from qtool.finetuning.training import Checkpoint, Settings, Training
+    pass
 
 PathLike = str | Path
 LEARNED = ("weights", "biases", "scales")
 """What may be learned."""
-EPOCHS = 20
-_AGREEING = 8
-"""So many samples are run by torch and by onnxruntime before anything is trained."""
-_SAME = 1e-4
-"""Noise of a batch against the same samples one by one, in units of the signal, below which they are the same."""
+EPOCHS = 30
+_ENDLESS = 10**6
 
 
 @checked_types
@@ -85,8 +76,8 @@ def finetune(
 ) -> Finetuned:
     """Train the int8 model of a plan to give what the float model gives, and write it; return what was done.
 
-    It begins with the best plan that `quantize` finds by the calibration, or with `plan`. The forward pass computes what
-    onnxruntime's integer kernels compute, which is checked first. Needs torch, the extra `finetune`.
+    It begins with the best plan that `quantize` finds by the calibration, or with `plan`. The forward pass computes
+    what onnxruntime's integer kernels compute, which is checked first. Needs torch, the extra `finetune`.
 
     Args:
         model, output, save_plan, scheme, include_ops, exclude_ops, exclude, target, partial: as in `quantize`.
@@ -94,7 +85,7 @@ def finetune(
         eval_data: reports instead.
         calibration: a calibration file, or the statistics themselves.
         plan: begins with this plan (a file or a value) of `quantize`, `tune` or an earlier `finetune` instead.
-        epochs: how often each sample is seen; None is 20, or what `steps` or `time_budget` ask for.
+        epochs: how often each sample is seen; None is 30, or what `steps` or `time_budget` ask for.
         steps: how many steps of training instead.
         time_budget: seconds of training, or None.
         learn: of weights, biases and scales (of activations), all or some.
@@ -102,7 +93,7 @@ def finetune(
         batch_size: samples of a step.
         seed: of the order of samples.
         resume: go on from the checkpoint beside `output` that an interrupted run left.
-        save_float: where the float model with the trained weights and biases is written.
+        save_float: where the float model is written with the trained biases and weights, these as they are rounded.
         samples: take the first so many only.
         threads: of torch, None for all cores; with the same number, the same bytes come out.
         reading: as in `calibrate`.
@@ -115,7 +106,9 @@ def finetune(
     require_torch()
     chosen = _chosen(learn)
     _check(calibration, plan, eval_data, data, epochs, steps, time_budget, learning_rate, batch_size)
-    checkpoint_path = Path(f"{output}.finetune")
+    from qtool.finetuning.training import Settings
+    from qtool.finetuning.work import Work
+
     written = {"output": output, "save_plan": save_plan, "save_float": save_float}
     check_files(model, written, {"calibration": calibration, "data": data, "plan": plan, "eval_data": eval_data})
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
@@ -124,21 +117,24 @@ def finetune(
         progress=progress,
     )  # fmt: skip
     used = cores() if threads is None else threads
-    with limited(used), scratch_folder() as folder:
+    with limited(used), scratch_folder() as folder, Samples(folder / "in") as inputs:
         prepared = prepare(model_io.load(model))
         started = _start(Path(model), prepared, calibration, plan, request, partial=partial)
         opened = functools.partial(open_for_model, started.prepared.model, samples=samples, **reading)
-        parted = part_samples(_stateless(opened(data)), None if eval_data is None else opened(eval_data), folder / "in")
-        work = _Work(started, parted, chosen, used, progress)
-        settings = _settings(epochs, steps, time_budget, batch_size, learning_rate, seed)
-        done = work.run(folder, settings, checkpoint_path, resume=resume)
+        parted = part_samples(_stateless(opened(data)), None if eval_data is None else opened(eval_data), inputs)
+        settings = Settings(*_lasting(epochs, steps, time_budget), batch_size, learning_rate, seed)
+        work = Work(
+            started.prepared, started.plan, parted, chosen, settings, Path(f"{output}.finetune"), resume, progress
+        )
+        with Samples(folder / "out") as exact:
+            done = work.run(exact, used)
         original = Original(Path(model), prepared.widened, parted.reporting)
         before, after = _proven(started, done.plan, original, kept=done.kept)
     with together(*[path for path in (save_plan, save_float) if path is not None], output):
         if save_plan is not None:
             after.decision.plan.save(save_plan)
         if save_float is not None:
-            trained = _float_model(started.prepared.model, after.decision.plan, done.weights)
+            trained = _float_model(started.prepared.model, after.decision.plan)
             model_io.write(model_io.consume(trained), save_float)
         size = model_io.write(after.model, output)
         done.checkpoint.remove()
@@ -213,13 +209,10 @@ def _check(
             raise UsageError(f"{arg(name, value)}: give a number above 0")
 
 
-def _settings(
-    epochs: int | None, steps: int | None, seconds: float | None, batch: int, rate: float, seed: int
-) -> "Settings":
-    from qtool.finetuning.training import Settings
-
-    most = 10**6 if seconds is not None and epochs is None else EPOCHS
-    return Settings(most if epochs is None else epochs, steps, seconds, batch, rate, seed)
+def _lasting(epochs: int | None, steps: int | None, seconds: float | None) -> tuple[int, int | None, float | None]:
+    """Epochs, steps and seconds; where the time is the only end that is asked for, there is no other."""
+    most = _ENDLESS if seconds is not None and epochs is None else EPOCHS
+    return most if epochs is None else epochs, steps, seconds
 
 
 def _start(
@@ -257,121 +250,9 @@ def _proven(started: Decision, plan: Plan, original: Original, *, kept: bool) ->
     return before, prove(replace(begun, plan=plan), original) if kept else before
 
 
-def _float_model(prepared: Model, plan: Plan, weights: Mapping[str, Array]) -> Model:
-    """The float model with what was trained, weights before they are rounded."""
+def _float_model(prepared: Model, plan: Plan) -> Model:
+    """The float model with the weights and biases of a plan."""
     model = shift_biases(prepared, plan)
-    for tensor, weight in weights.items():
-        edit.set_constant(model.graph.initializers[tensor], weight)
     lighten(model)
     contrib.define(model)
     return model
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What training has come to. weights: the float ones, by tensor, where they are kept."""
-
-    plan: Plan
-    kept: bool
-    chosen_db: tuple[float | None, float | None]
-    training: "Training"
-    checkpoint: "Checkpoint"
-    seconds: float
-    resumed: bool
-    counts: dict[str, int]
-    untrained: dict[str, str]
-    agreement: Agreement
-    weights: Mapping[str, Array]
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """The training of one plan on one set of data."""
-
-    started: Decision
-    parted: Parted
-    learn: Sequence[str]
-    threads: int
-    progress: Progress
-
-    def run(self, folder: Path, settings: "Settings", path: Path, *, resume: bool) -> _Done:
-        import torch
-
-        from qtool.finetuning.agreement import check_agreement
-        from qtool.finetuning.distillation import Teacher
-        from qtool.finetuning.student import Student
-        from qtool.finetuning.training import Checkpoint, Training
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            model, plan, parted = self.started.prepared.model, self.started.plan, self.parted
-            target = TARGETS[plan.target]
-            teacher = Teacher.of(model, parted.choosing[0])
-            if not teacher.targets:
-                raise DataError("the model has no output in real numbers to learn; it cannot be trained")
-            student = Student(model, plan, target, self.learn, teacher.names, self.threads)
-            counts = student.learned.counts()
-            if not counts:
-                raise UsageError(f"{arg('learn')}: nothing of it can be trained: {_reasons(student.untrained)}")
-            agreement = check_agreement(student, model, plan, target, parted.choosing[:_AGREEING])
-            exact = Samples(folder / "out")
-            for index in range(len(parted.training)):
-                made = teacher.run(parted.training[index])
-                teacher.measure(made)
-                exact.add(made)
-                self.progress("run the float model", index + 1, len(parted.training))
-            held_out = [(sample, teacher.run(sample)) for sample in parted.choosing]
-            stackable = _stackable(student, teacher, parted.training)
-            training = Training(
-                student, teacher, parted.training, exact, held_out, settings, stackable=stackable,
-                progress=self.progress,
-            )  # fmt: skip
-            options = [settings.describe(), self.learn, parted.training.digest, self.started.prepared.digest]
-            checkpoint = Checkpoint.of(path, *options, plan.to_dict())
-            resumed = resume and training.resume(checkpoint)
-            begun = time.monotonic()
-            training.run(checkpoint)
-            seconds = time.monotonic() - begun
-            exact.close()
-            parted.training.close()
-            trained = student.learned.planned(model)
-            scorer = Scorer(model, parted.choosing, target.session)
-            figures = scorer.sqnr_db(plan, model), scorer.sqnr_db(trained, model)
-            kept = training.improved and _louder(figures)
-            weights = student.learned.float_weights() if kept else {}
-            return _Done(
-                trained if kept else plan, kept, figures, training, checkpoint, seconds, resumed, counts,
-                dict(student.untrained), agreement, weights,
-            )  # fmt: skip
-        finally:
-            torch.set_num_threads(before)
-
-
-def _stackable(student: "Student", teacher: "Teacher", training: Samples) -> bool:
-    """Whether two samples run as one batch as each does by itself."""
-    import torch
-
-    alike = [i for i in range(len(training)) if training.shapes[i] == training.shapes[0]][:2]
-    if len(alike) < 2 or any(array.ndim == 0 for array in training[0].values()):
-        return False
-    both = [training[i] for i in alike]
-    with torch.no_grad():
-        single = [student.run(sample) for sample in both]
-        wanted = {name: torch.cat([one[name] for one in single]) for name in teacher.names if single[0][name].ndim}
-        try:
-            made = student.run(joined(both))
-        except DataError:
-            return False
-        if any(name not in wanted or made[name].shape != wanted[name].shape for name in teacher.names):
-            return False
-        return all(float(noise.max()) < _SAME for noise in teacher.noise(made, wanted))
-
-
-def _louder(figures: tuple[float | None, float | None]) -> bool:
-    before, after = figures
-    return before is not None and after is not None and loudness(after) > loudness(before)
-
-
-def _reasons(untrained: Mapping[str, str]) -> str:
-    return "; ".join(dict.fromkeys(untrained.values())) or "no layer is an integer one with weights"

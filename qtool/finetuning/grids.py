@@ -1,7 +1,7 @@
 """Rounding with gradients: what the integer kernels compute, as if it were smooth within the grid.
 
 Source: Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons" (straight through); Esser
-et al. 2020, "Learned Step Size Quantization" (the gradient of a scale); Choi et al. 2018, PACT (that of what saturates).
+et al. 2020, "Learned Step Size Quantization" (the gradient of a scale); Choi et al. 2018, PACT (of what saturates).
 """
 
 from typing import Any

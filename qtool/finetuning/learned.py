@@ -165,11 +165,6 @@ class Learned:
                 shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
         return replace(self.plan, activations=activations, weights=rows, biases=biases, shifts=tuple(shifts.values()))
 
-    @torch.no_grad()
-    def float_weights(self) -> dict[str, Array]:
-        """Return the weights before rounding, by their tensors."""
-        return {one.row.tensor: (one.steps * one.scale).numpy() for one in self.weights}
-
 
 class _Maker:
     """Finds what can be learned of a plan."""

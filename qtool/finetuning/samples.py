@@ -25,7 +25,7 @@ FEW = 64
 
 @dataclass(slots=True)
 class Samples:
-    """Samples in a file, each a set of named arrays, read one by one in any order.
+    """Samples in a file that is open within a `with`, each a set of named arrays, read one by one in any order.
 
     What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample.
     """
@@ -36,10 +36,17 @@ class Samples:
     _digest: Any = field(default_factory=hashlib.sha256)
     _file: BinaryIO | None = None
 
+    def __enter__(self) -> "Samples":
+        self._file = self.path.open("wb+")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
     def add(self, arrays: Arrays) -> None:
         """Append a sample. Raises `OSError`: there is no room."""
-        if self._file is None:
-            self._file = self.path.open("wb+")
+        assert self._file is not None
         self._file.seek(0, 2)
         self._places.append(self._file.tell())
         self.shapes.append(tuple((name, array.dtype.str, array.shape) for name, array in arrays.items()))
@@ -66,11 +73,6 @@ class Samples:
             result[name] = np.frombuffer(self._file.read(size), dtype).reshape(shape)
         return result
 
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
 
 @dataclass(frozen=True, slots=True)
 class Parted:
@@ -82,18 +84,17 @@ class Parted:
     words: str
 
 
-def part_samples(feeds: Feeds, reporting: Feeds | None, path: Path) -> Parted:
+def part_samples(feeds: Feeds, reporting: Feeds | None, training: Samples) -> Parted:
     """Let the samples of data take turns: of ten, one chooses, one reports, and the others train, kept in a file.
 
     Args:
         feeds: the data, in batches of one sample, or of as many as the model fixes.
         reporting: data that reports instead, where it is given.
-        path: where what trains is written.
+        training: is added what trains.
 
     Raises:
         DataError: there are too few samples.
     """
-    training = Samples(path)
     chosen: list[Arrays] = []
     reported: list[Arrays] = []
     turns = min(_TURNS, _counted(feeds))

@@ -96,10 +96,13 @@ ROOMS = {
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
-    "qtool": _room("the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""),
+    "qtool": _room(
+        "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""
+    ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
-        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning report",
+        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning "
+        "report",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),

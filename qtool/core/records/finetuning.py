@@ -29,7 +29,7 @@ class Agreement:
     """How near torch comes to onnxruntime, before anything is trained.
 
     db: SQNR in dB of the noisiest output, onnxruntime's run of the int8 model against torch's; None where none differs.
-    differing: share of the elements of the outputs that differ, 0 to 1. layers_differing: the same of the 8-bit tensors,
+    differing: share of the elements of the outputs that differ, 0 to 1. layers_differing: that of the 8-bit tensors,
     where every layer reads what onnxruntime's reads. layers_steps: the most quantisation steps that one is off then.
     tensor: where that is. outputs_db: of the noisiest output then; None where none differs.
     """
