@@ -60,9 +60,7 @@ from qtool.targets.tables import find_target
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="S", help="Orders samples.")
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @click.option("--save-plan", metavar="FILE", help="Write the plan with what was learned as JSON, for quantize --plan.")
-@click.option(
-    "--save-float", metavar="FILE", help="Write the float model with what was trained: biases, rounded weights."
-)
+@click.option("--save-float", metavar="FILE", help="Write the float model with what was learned.")
 @click.option("--resume", is_flag=True, help="Go on from OUTPUT.finetune, which an interrupted run leaves.")
 @click.option(
     "--no-partial",
@@ -113,7 +111,7 @@ def command(
     json_path: str | None,
     quiet: bool,
 ) -> None:
-    """Train an int8 model to give what the float model gives, as onnxruntime's integer kernels compute.
+    """Find better numbers for an int8 model by training it to give what the float model gives.
 
     \b
     Example:

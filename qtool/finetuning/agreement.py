@@ -1,4 +1,4 @@
-"""Whether torch computes what onnxruntime's integer kernels do; nothing is trained that does not."""
+"""The check that torch computes what onnxruntime's integer kernels do; nothing is trained without."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 from qtool.core.errors import VerificationError
 from qtool.core.numerics.affine import dequantize
 from qtool.core.numerics.sqnr import SignalToNoise
-from qtool.core.records.finetuning import Agreement
+from qtool.core.records.finetuning import TorchAgreement
 from qtool.core.records.plan import Plan
 from qtool.finetuning.student import Student
 from qtool.graph import compose
@@ -31,7 +31,7 @@ _DIFFERING = 0.05
 
 def check_agreement(
     student: Student, prepared: Model, plan: Plan, target: Target, samples: Sequence[Arrays]
-) -> Agreement:
+) -> TorchAgreement:
     """Run a plan's int8 model by onnxruntime and by torch, and return how they compare.
 
     Where the outputs are less than 40 dB alike, it must be single steps that grow: layer by layer, each on what
@@ -73,24 +73,24 @@ class _Watched:
         self._differing, self._elements = 0, 0
         self.far, self.count, self._off, self._largest, self._tensor = 0, 0, 0, 0, ""
 
-    @torch.no_grad()
     def add(self, sample: Arrays) -> None:
-        ran = self._session.run(sample)
-        free = self._student.run(sample)
+        with torch.no_grad():
+            ran = self._session.run(sample)
+            free = self._student.run(sample)
 
-        def rounded(tensor: str, found: Tensor) -> Tensor:
-            params = self._grids[tensor]
-            given = dequantize(ran[self._stored[tensor]], params)
-            self._compare(tensor, np.abs(np.rint((found.numpy() - given) / np.float32(params.scale[0]))))
-            return torch.from_numpy(given)
+            def rounded(tensor: str, found: Tensor) -> Tensor:
+                params = self._grids[tensor]
+                given = dequantize(ran[self._stored[tensor]], params)
+                self._compare(tensor, np.abs(np.rint((found.numpy() - given) / np.float32(params.scale[0]))))
+                return torch.from_numpy(given)
 
-        held = self._student.run(sample, rounded)
-        for name, written in self._names.items():
-            exact = ran[written]
-            self._whole[name].add(exact, free[name].numpy())
-            self._behind[name].add(exact, held[name].numpy())
-            self._differing += int(np.count_nonzero(free[name].numpy() != exact))
-            self._elements += exact.size
+            held = self._student.run(sample, rounded)
+            for name, written in self._names.items():
+                exact = ran[written]
+                self._whole[name].add(exact, free[name].numpy())
+                self._behind[name].add(exact, held[name].numpy())
+                self._differing += int(np.count_nonzero(free[name].numpy() != exact))
+                self._elements += exact.size
 
     def _compare(self, tensor: str, steps: np.ndarray) -> None:
         largest = int(steps.max(initial=0))
@@ -100,8 +100,8 @@ class _Watched:
         if largest > self._largest:
             self._largest, self._tensor = largest, tensor
 
-    def agreement(self) -> Agreement:
-        return Agreement(
+    def agreement(self) -> TorchAgreement:
+        return TorchAgreement(
             _worst(self._whole),
             self._differing / max(self._elements, 1),
             self._off / max(self.count, 1),

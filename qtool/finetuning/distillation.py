@@ -25,7 +25,7 @@ _FAINT = 1e-12
 
 
 @dataclass(slots=True)
-class Target:
+class Taught:
     """A tensor of the float model that the int8 model is to give too.
 
     axis: of a Softmax behind it, along which a constant says nothing. labels: the part of each element, by which they
@@ -54,7 +54,7 @@ class Target:
 class Teacher:
     """The float model: what it gives for samples, and the loss of another model's outputs beside that."""
 
-    targets: list[Target]
+    targets: list[Taught]
     _session: Session
     count: int = 0
 
@@ -99,7 +99,7 @@ class Teacher:
             target.power = (target.power * (self.count - 1) + power) / self.count
 
     def noise(self, made: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return, for each target, the noise of its parts in units of their signals' power for one sample, [P]."""
+        """Return the noise of each target's parts in units of their signals' power for one sample, [P] each."""
         result = []
         for target in self.targets:
             wrong = target.centred(made[target.name]) - target.centred(exact[target.name])
@@ -108,11 +108,11 @@ class Teacher:
         return result
 
 
-def _target(name: str, axis: int | None, parts: Parts | None) -> Target:
+def _target(name: str, axis: int | None, parts: Parts | None) -> Taught:
     if parts is None or len(parts.faint) == 1:
-        return Target(name, axis, None, 1, torch.zeros(1))
+        return Taught(name, axis, None, 1, torch.zeros(1))
     labels = torch.from_numpy(np.ascontiguousarray(parts.labels, np.int64))
-    return Target(name, axis, labels, len(parts.faint), torch.zeros(len(parts.faint)))
+    return Taught(name, axis, labels, len(parts.faint), torch.zeros(len(parts.faint)))
 
 
 def decibels(noise: Sequence[float]) -> float:

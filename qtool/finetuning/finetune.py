@@ -74,7 +74,7 @@ def finetune(
     progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Finetuned:
-    """Train the int8 model of a plan to give what the float model gives, and write it; return what was done.
+    """Write an int8 model that was trained to give what the float model gives; return what was done.
 
     It begins with the best plan that `quantize` finds by the calibration, or with `plan`. The forward pass computes
     what onnxruntime's integer kernels compute, which is checked first. Needs torch, the extra `finetune`.

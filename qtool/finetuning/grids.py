@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-class _OnGrid(torch.autograd.Function):
+class _OnGrid(torch.autograd.Function):  # type: ignore[misc]
     """A tensor on a grid. `steps` are its values in steps, `held` those that the grid has."""
 
     @staticmethod
@@ -32,7 +32,7 @@ class _OnGrid(torch.autograd.Function):
         return grad * inside, of_scale, None, None
 
 
-class _Rounded(torch.autograd.Function):
+class _Rounded(torch.autograd.Function):  # type: ignore[misc]
     """A tensor with its values rounded half to even; its gradient passes as it is."""
 
     @staticmethod

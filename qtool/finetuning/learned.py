@@ -1,4 +1,4 @@
-"""What is learned of a plan: integers of weights, biases and scales of activations, and the plan that holds them."""
+"""The numbers of a plan that are learned: integers of weights, biases, scales of activations; and the way back."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -138,32 +138,34 @@ class Learned:
             integers = torch.maximum(torch.minimum(rounded(bias.real() / step), bias.most), -bias.most)
             yield bias.row.reader, integers * step
 
-    @torch.no_grad()
     def keep_within(self) -> None:
-        """Bring what left its bounds back to them."""
-        for weight in self.weights:
-            torch.minimum(torch.maximum(weight.steps, weight.low), weight.high, out=weight.steps)
-        for scale in self.scales:
-            scale.log.clamp_(-_FARTHEST, min(_FARTHEST, scale.most))
+        """Keep every number within its bounds."""
+        with torch.no_grad():
+            for weight in self.weights:
+                torch.minimum(torch.maximum(weight.steps, weight.low), weight.high, out=weight.steps)
+            for scale in self.scales:
+                scale.log.clamp_(-_FARTHEST, min(_FARTHEST, scale.most))
 
-    @torch.no_grad()
     def planned(self, model: Model) -> Plan:
         """Return the plan with what was learned. `model`: the prepared graph, without shifts."""
-        scales = {tensor: float(scale) for tensor, scale in self.scale_of().items()}
-        activations = tuple(_rescaled(row, scales.get(row.tensor)) for row in self.plan.activations)
-        weights = {one.row.tensor: one for one in self.weights}
-        rows = tuple(_held(row, weights.get(row.tensor)) for row in self.plan.weights)
-        nodes = {str(node.name): node for node in model.graph}
-        grids = {row.tensor: row.params.scale[0] for row in activations}
-        biases = tuple(_rescaled_bias(row, nodes, grids, rows) for row in self.plan.biases)
-        shifts = {shift.reader: shift for shift in self.plan.shifts}
-        for bias in self.biases:
-            name, index = reader = bias.row.reader
-            exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
-            moved = bias.real().numpy().astype(np.float64) - exact
-            if reader in shifts or moved.any():
-                shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
-        return replace(self.plan, activations=activations, weights=rows, biases=biases, shifts=tuple(shifts.values()))
+        with torch.no_grad():
+            scales = {tensor: float(scale) for tensor, scale in self.scale_of().items()}
+            activations = tuple(_rescaled(row, scales.get(row.tensor)) for row in self.plan.activations)
+            weights = {one.row.tensor: one for one in self.weights}
+            rows = tuple(_held(row, weights.get(row.tensor)) for row in self.plan.weights)
+            nodes = {str(node.name): node for node in model.graph}
+            grids = {row.tensor: row.params.scale[0] for row in activations}
+            biases = tuple(_rescaled_bias(row, nodes, grids, rows) for row in self.plan.biases)
+            shifts = {shift.reader: shift for shift in self.plan.shifts}
+            for bias in self.biases:
+                name, index = reader = bias.row.reader
+                exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
+                moved = bias.real().numpy().astype(np.float64) - exact
+                if reader in shifts or moved.any():
+                    shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
+            return replace(
+                self.plan, activations=activations, weights=rows, biases=biases, shifts=tuple(shifts.values())
+            )
 
 
 class _Maker:

@@ -13,6 +13,8 @@ from qtool.core.text import amount
 from qtool.feeds import Feeds
 
 Arrays = dict[str, np.ndarray]
+Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Of a sample, each array's name, type and shape."""
 _TURNS = 10
 """Of so many samples one chooses and one reports."""
 _LEAST = 4
@@ -31,7 +33,7 @@ class Samples:
     """
 
     path: Path
-    shapes: list[tuple[object, ...]] = field(default_factory=list)
+    shapes: list[Shapes] = field(default_factory=list)
     _places: list[int] = field(default_factory=list)
     _digest: Any = field(default_factory=hashlib.sha256)
     _file: BinaryIO | None = None
@@ -45,7 +47,7 @@ class Samples:
             self._file.close()
 
     def add(self, arrays: Arrays) -> None:
-        """Append a sample. Raises `OSError`: there is no room."""
+        """Add a sample. Raises `OSError`: there is no room."""
         assert self._file is not None
         self._file.seek(0, 2)
         self._places.append(self._file.tell())
@@ -67,7 +69,7 @@ class Samples:
         assert self._file is not None
         self._file.seek(self._places[index])
         result: Arrays = {}
-        for name, kind, shape in self.shapes[index]:  # type: ignore[misc]
+        for name, kind, shape in self.shapes[index]:
             dtype = np.dtype(kind)
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
             result[name] = np.frombuffer(self._file.read(size), dtype).reshape(shape)
@@ -85,7 +87,7 @@ class Parted:
 
 
 def part_samples(feeds: Feeds, reporting: Feeds | None, training: Samples) -> Parted:
-    """Let the samples of data take turns: of ten, one chooses, one reports, and the others train, kept in a file.
+    """Return the samples of data by what they are for: of ten, one chooses, one reports, and the others train.
 
     Args:
         feeds: the data, in batches of one sample, or of as many as the model fixes.
@@ -122,9 +124,9 @@ def _counted(feeds: Feeds) -> int:
     return sum(1 for _ in zip(feeds, range(_TURNS), strict=False))
 
 
-def shuffled(shapes: Sequence[tuple[object, ...]], size: int, random: np.random.Generator) -> Iterator[list[int]]:
+def shuffled(shapes: Sequence[Shapes], size: int, random: np.random.Generator) -> Iterator[list[int]]:
     """Yield batches of samples of equal shapes, by their numbers, all of them once, in random order."""
-    waiting: dict[tuple[object, ...], list[int]] = {}
+    waiting: dict[Shapes, list[int]] = {}
     for index in random.permutation(len(shapes)).tolist():
         batch = waiting.setdefault(shapes[index], [])
         batch.append(index)

@@ -32,6 +32,8 @@ _COARSE_DB = 15.0
 _WARM_UP = 0.1
 _PATIENCE = 0.4
 """The share of all rounds without a better state after which training ends."""
+_LATE = 0.75
+"""It ends so only behind this share of it: long steps cost some decibels first, which short ones give back and more."""
 _BETAS, _NOTHING = (0.9, 0.99), 1e-16
 
 
@@ -110,7 +112,7 @@ class Training:
 
     @property
     def rounds(self) -> tuple[Round, ...]:
-        """What was measured after each round; the first is before any step."""
+        """The figures after each round; the first are those before any step."""
         return tuple(self._state.rounds)
 
     @property
@@ -120,11 +122,11 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken."""
+        """The number of steps that were taken."""
         return self._state.step
 
-    def run(self, checkpoint: "Checkpoint") -> None:
-        """Train to the end, or until nothing gets better, and leave the best state in the student.
+    def run(self, checkpoint: "TrainingCheckpoint") -> None:
+        """Run all steps, or until nothing gets better, and leave the best state in the student.
 
         Raises:
             OutputError: the checkpoint cannot be written.
@@ -150,8 +152,8 @@ class Training:
             checkpoint.save(self._saved())
         self._restore(self._best)
 
-    def resume(self, checkpoint: "Checkpoint") -> bool:
-        """Go on from what an earlier run left; returns whether there is such. Raises `CalibrationError`."""
+    def resume(self, checkpoint: "TrainingCheckpoint") -> bool:
+        """Load what an earlier run left, to go on from it; return whether there is such. Raises `CalibrationError`."""
         found = checkpoint.load()
         if found is None:
             return False
@@ -168,7 +170,7 @@ class Training:
         return True
 
     def _saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        arrays = {}
+        arrays: dict[str, np.ndarray] = {}
         for index, (name, tensor) in enumerate(self._tensors.items()):
             adam = self._adam.state[tensor]
             zeros = torch.zeros_like(tensor)
@@ -186,7 +188,8 @@ class Training:
 
     def _ended(self) -> bool:
         rounds = max(self._total / self._per_round, 1.0)
-        hopeless = self._state.since_best >= max(3.0, _PATIENCE * rounds)
+        late = self._progressed() > _LATE
+        hopeless = late and self._state.since_best >= max(3.0, _PATIENCE * rounds)
         return self._progressed() >= 1.0 or hopeless
 
     def _step(self, batch: Sequence[int]) -> float:
@@ -200,7 +203,7 @@ class Training:
         for part in [batch] if self._stackable else [[index] for index in batch]:
             noise = self._noise([self._inputs[i] for i in part], [self._exact[i] for i in part])
             mean = torch.stack([one.mean() for one in noise]).mean() * len(part) / len(batch)
-            mean.backward()  # type: ignore[no-untyped-call]
+            mean.backward()
             loss += float(mean.detach())
         self._adam.step()
         self._student.learned.keep_within()
@@ -226,36 +229,36 @@ class Training:
         if db > state.best_db:
             state.best_db, state.since_best, self._best = db, 0, self._copy()
 
-    @torch.no_grad()
     def held_out_db(self) -> float:
         """Return the SQNR in dB of the noisiest part of the targets, over the samples that are held out."""
-        sums: list[np.ndarray] = []
-        for inputs, exact in self._held_out:
-            noise = [one.numpy() for one in self._noise([inputs], [exact])]
-            sums = noise if not sums else [a + b for a, b in zip(sums, noise, strict=True)]
-        return decibels([float(x) / len(self._held_out) for one in sums for x in one])
+        with torch.no_grad():
+            sums: list[np.ndarray] = []
+            for inputs, exact in self._held_out:
+                noise = [one.numpy() for one in self._noise([inputs], [exact])]
+                sums = noise if not sums else [a + b for a, b in zip(sums, noise, strict=True)]
+            return decibels([float(x) / len(self._held_out) for one in sums for x in one])
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
 
-    @torch.no_grad()
     def _restore(self, copy: Mapping[str, Tensor]) -> None:
-        for name, tensor in self._tensors.items():
-            tensor.copy_(copy[name])
+        with torch.no_grad():
+            for name, tensor in self._tensors.items():
+                tensor.copy_(copy[name])
 
 
 _PARTS = ("now", "best", "mean", "square")
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """A file that holds an unfinished training. identity: what it must be of to be gone on with."""
 
     path: Path
     identity: str
 
     @classmethod
-    def of(cls, path: Path, *parts: object) -> "Checkpoint":
+    def of(cls, path: Path, *parts: object) -> "TrainingCheckpoint":
         """Return the checkpoint at a path of a training that these values describe."""
         return cls(path, hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest())
 

@@ -12,13 +12,13 @@ import torch
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
-from qtool.core.records.finetuning import Agreement
+from qtool.core.records.finetuning import TorchAgreement
 from qtool.core.records.plan import Plan
 from qtool.finetuning.agreement import check_agreement
 from qtool.finetuning.distillation import Teacher
 from qtool.finetuning.samples import Parted, Samples, joined
 from qtool.finetuning.student import Student
-from qtool.finetuning.training import Checkpoint, Settings, Training
+from qtool.finetuning.training import Settings, Training, TrainingCheckpoint
 from qtool.pipeline.prepare import Prepared
 from qtool.quantization.scoring import Scorer
 from qtool.targets.tables import TARGETS
@@ -32,7 +32,7 @@ _SAME = 0.03
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What training has come to.
+    """The result of a training.
 
     plan: what is kept, which is what was trained where `kept`. chosen_db: of the plan to begin with and of what was
     trained, as onnxruntime runs them on the samples that choose. resumed: whether an earlier run was gone on with.
@@ -43,12 +43,12 @@ class Done:
     kept: bool
     chosen_db: tuple[float | None, float | None]
     training: Training
-    checkpoint: Checkpoint
+    checkpoint: TrainingCheckpoint
     seconds: float
     resumed: bool
     counts: dict[str, int]
     untrained: dict[str, str]
-    agreement: Agreement
+    agreement: TorchAgreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Work:
     progress: Progress
 
     def run(self, exact: Samples, threads: int) -> Done:
-        """Train, and return what has come of it.
+        """Run the training, and return its result.
 
         Args:
             exact: is added what the float model gives for the samples that train.
@@ -109,10 +109,10 @@ class Work:
             dict(student.untrained), agreement,
         )  # fmt: skip
 
-    def _checkpoint(self) -> Checkpoint:
+    def _checkpoint(self) -> TrainingCheckpoint:
         """That of a training of this plan on this data in this way."""
         options = (self.settings.describe(), list(self.learn), self.parted.training.digest)
-        return Checkpoint.of(self.path, *options, self.plan.to_dict())
+        return TrainingCheckpoint.of(self.path, *options, self.plan.to_dict())
 
     def _taught(self, teacher: Teacher, exact: Samples) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
         """The samples that choose with what the float model gives; what it gives for those that train, to a file."""
@@ -135,22 +135,22 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@torch.no_grad()
 def _stackable(student: Student, teacher: Teacher, training: Samples) -> bool:
     """Whether two samples run as one batch as each does by itself."""
-    alike = [i for i in range(len(training)) if training.shapes[i] == training.shapes[0]][:2]
-    if len(alike) < 2 or any(array.ndim == 0 for array in training[0].values()):
-        return False
-    both = [training[i] for i in alike]
-    single = [student.run(sample) for sample in both]
-    try:
-        made = student.run(joined(both))
-    except DataError:
-        return False
-    wanted = {name: torch.cat([one[name] for one in single]) for name in teacher.names if single[0][name].ndim}
-    if any(name not in wanted or made[name].shape != wanted[name].shape for name in teacher.names):
-        return False
-    return all(float(noise.max()) < _SAME for noise in teacher.noise(made, wanted))
+    with torch.no_grad():
+        alike = [i for i in range(len(training)) if training.shapes[i] == training.shapes[0]][:2]
+        if len(alike) < 2 or any(array.ndim == 0 for array in training[0].values()):
+            return False
+        both = [training[i] for i in alike]
+        single = [student.run(sample) for sample in both]
+        try:
+            made = student.run(joined(both))
+        except DataError:
+            return False
+        wanted = {name: torch.cat([one[name] for one in single]) for name in teacher.names if single[0][name].ndim}
+        if any(name not in wanted or made[name].shape != wanted[name].shape for name in teacher.names):
+            return False
+        return all(float(noise.max()) < _SAME for noise in teacher.noise(made, wanted))
 
 
 def _louder(figures: tuple[float | None, float | None]) -> bool:

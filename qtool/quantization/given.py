@@ -1,4 +1,4 @@
-"""What is given to `quantize` beside a model: files, a plan, statistics, held against it."""
+"""The files, plans and statistics that are given beside a model, held against it."""
 
 from collections.abc import Mapping
 from pathlib import Path

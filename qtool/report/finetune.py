@@ -2,7 +2,7 @@
 
 import math
 
-from qtool.core.records.finetuning import Agreement, Finetuned
+from qtool.core.records.finetuning import Finetuned, TorchAgreement
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.quantize import float_line
@@ -64,7 +64,7 @@ def _training(result: Finetuned) -> str:
     )
 
 
-def _agreement(found: Agreement) -> str:
+def _agreement(found: TorchAgreement) -> str:
     if found.db is None:
         return "torch and onnxruntime give the same outputs before training"
     where = f"{100 * found.differing:.2g} % of the outputs differ"

@@ -13,7 +13,7 @@ from qtool.core.records.verification import Verification
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What was measured after so many steps.
+    """The figures that were measured after so many steps.
 
     loss: the mean over the steps before, of noise in units of the signal's power; None before the first.
     held_out_db: SQNR of the samples that choose, dB, as torch computes it.
@@ -25,8 +25,8 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """How near torch comes to onnxruntime, before anything is trained.
+class TorchAgreement:
+    """The nearness of torch to onnxruntime, before anything is trained.
 
     db: SQNR in dB of the noisiest output, onnxruntime's run of the int8 model against torch's; None where none differs.
     differing: share of the elements of the outputs that differ, 0 to 1. layers_differing: that of the 8-bit tensors,
@@ -70,7 +70,7 @@ class Finetuned:
     split: str
     learned: dict[str, int]
     untrained: dict[str, str]
-    agreement: Agreement
+    agreement: TorchAgreement
     float_path: Path | None = None
     warnings: tuple[str, ...] = ()
 
