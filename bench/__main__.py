@@ -17,6 +17,7 @@ from bench.accuracy import accuracy
 from bench.cost import calibration_section, quantize_section
 from bench.document import replaced, signed
 from bench.environments import OPTIONAL
+from bench.finetuning import finetuning
 from bench.language import language
 from bench.machine import machine
 from bench.packaged import packaged, packaged_folder
@@ -52,6 +53,7 @@ def main() -> None:
             "Recurrent": lambda: recurrent(zoo, folder),
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
             "Tuning": lambda: tuning(models, folder),
+            "Fine-tuning": lambda: finetuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
             "Cost of quantize": lambda: quantize_section(folder, PAIRS),
