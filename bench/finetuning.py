@@ -30,13 +30,15 @@ def finetuning(models: list[ZooModel], folder: Path) -> str:
 
 
 def _row(model: ZooModel, granularity: str, folder: Path) -> list[str]:
-    data, shown = str(model.calibration), {"preprocess": model.preprocess}
+    data, shown = str(model.calibration), model.preprocess
     before, after = (folder / f"{model.name}.{name}.onnx" for name in ("before", "after"))
-    statistics = qtool.calibrate(model.model, data, **shown).statistics
+    statistics = qtool.calibrate(model.model, data, preprocess=shown).statistics
     scheme = Scheme(granularity=granularity)  # type: ignore[arg-type]
     begun = qtool.quantize(model.model, before, calibration=statistics, scheme=scheme, partial=False)
-    result = qtool.finetune(model.model, data, after, plan=begun.plan, epochs=EPOCHS, threads=1, **shown)
-    found = qtool.evaluate(model.model, [before, after], str(model.evaluation), metrics=[model.metric], **shown)
+    result = qtool.finetune(model.model, data, after, plan=begun.plan, epochs=EPOCHS, threads=1, preprocess=shown)
+    found = qtool.evaluate(
+        model.model, [before, after], str(model.evaluation), metrics=[model.metric], preprocess=shown
+    )
     one, two = found.candidates
     scores = (found.float_model.scores[0].value, one.scores[0].value, two.scores[0].value)
     figures = [decibels(one.sqnr_db), decibels(two.sqnr_db), *(f"{score:.4f}" for score in scores)]

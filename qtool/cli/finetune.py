@@ -9,7 +9,6 @@ from qtool.cli.common import (
     Command,
     beside,
     data_option,
-    given,
     json_option,
     progress_bar,
     quiet_option,
@@ -20,8 +19,6 @@ from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Duration
 from qtool.cli.streams import remark, warn
-from qtool.cli.wording import option_of
-from qtool.core.errors import UsageError
 from qtool.core.records.options import Scheme
 from qtool.feeds import ReadOptions
 from qtool.finetuning.finetune import EPOCHS, LEARNED, finetune, require_torch
@@ -121,7 +118,7 @@ def command(
     """
     require_torch()
     result_path = beside(model, ".int8.onnx") if output is None else output
-    _refuse_decided(context)
+    check_grid(context, find_target(target))
     silent = quiet or json_path == STDOUT
     checkpoint = Path(f"{result_path}.finetune")
 
@@ -168,17 +165,3 @@ def command(
     elif not result.kept:
         remark(verdict_line(result))
     warn(result.warnings)
-
-
-_DECIDED = {"target", "granularity", "scheme", "include_ops", "exclude_ops", "exclude", "partial"}
-
-
-def _refuse_decided(context: click.Context) -> None:
-    """An option that a given plan has decided is an error."""
-    check_grid(context, find_target(context.params["target"]))
-    asked = given(context) & _DECIDED
-    if context.params["plan_path"] is not None and asked:
-        raise UsageError(
-            f"{option_of(context.command, min(asked))} says nothing to --plan, which has decided it; leave one of them "
-            "out"
-        )

@@ -28,7 +28,7 @@ from qtool.pipeline.rewrite.static import shift_biases
 from qtool.pipeline.rewrite.unfold import lighten
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
-from qtool.quantization.given import as_calibrated, check_files, given_plan
+from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Request
@@ -116,6 +116,14 @@ def finetune(
         wanted, find_target(target), form="auto", calibrator=None, correction="auto", smoothing="auto",
         progress=progress,
     )  # fmt: skip
+    if plan is not None:
+        selected = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
+        refuse_decided(
+            scheme=scheme not in (None, Scheme()),
+            **{name: bool(given) for name, given in selected.items()},
+            target=target != "auto",
+            partial=not partial,
+        )
     used = cores() if threads is None else threads
     with limited(used), scratch_folder() as folder, Samples(folder / "in") as inputs:
         prepared = prepare(model_io.load(model))

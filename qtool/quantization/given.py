@@ -81,3 +81,10 @@ def as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, 
                 "it out here"
             )
     return apply_recorded(prepared, statistics)
+
+
+def refuse_decided(**given: bool) -> None:
+    """Refuse what is given beside a plan that has decided it. Raises `UsageError`."""
+    for name, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{arg(name)} says nothing to {arg('plan')}, which has decided it; leave one of them out")

@@ -33,7 +33,7 @@ from qtool.pipeline.recovery.steps import chosen_steps, statistics_for
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
-from qtool.quantization.given import as_calibrated, check_files, given_plan
+from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Goal, Request
@@ -144,7 +144,7 @@ def quantize(
     )
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None:
-        _refuse_decided(
+        refuse_decided(
             calibrator=calibrator not in (None, "auto"),
             scheme=scheme not in (None, Scheme()),
             **{name: bool(names) for name, names in selection.items()},
@@ -236,10 +236,3 @@ def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> V
     most = wanted.max_float_macs if partial else None
     needed = proven.float_needed if met is False else None
     return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most, needed, proven.noisiest)
-
-
-def _refuse_decided(**given: bool) -> None:
-    """Refuse what is given beside a plan that has decided it."""
-    for name, is_given in given.items():
-        if is_given:
-            raise UsageError(f"{arg(name)} says nothing to {arg('plan')}, which has decided it; leave one of them out")

@@ -93,6 +93,7 @@ def _next(verdict: Verdict) -> str:
     commands = [
         f"`qtool tune MODEL --data DATA --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         "`qtool sensitivity MODEL --calibration FILE --data DATA` shows which layers (FILE is of `qtool calibrate`)",
+        "`qtool finetune MODEL --calibration FILE --data DATA` trains its numbers",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10

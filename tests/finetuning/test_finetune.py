@@ -212,6 +212,8 @@ def test_torch_is_not_imported_before_it_is_needed():
         ({"learn": "zeros"}, UsageError, "learn='zeros'.*choose of weights, biases, scales"),
         ({"learn": ()}, UsageError, "names nothing"),
         ({"learning_rate": 0.0}, UsageError, "learning_rate=0.0.*above 0"),
+        ({"partial": False}, UsageError, "partial says nothing to plan"),
+        ({"scheme": PER_TENSOR}, UsageError, "scheme says nothing to plan"),
         ({"batch_size": 0}, UsageError, "batch_size=0.*1 or more"),
         ({"save_float": "nowhere/f.onnx"}, OutputError, "nowhere"),
     ],
