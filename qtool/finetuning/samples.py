@@ -72,7 +72,7 @@ class Samples:
         for name, kind, shape in self.shapes[index]:
             dtype = np.dtype(kind)
             size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            result[name] = np.frombuffer(self._file.read(size), dtype).reshape(shape)
+            result[name] = np.frombuffer(bytearray(self._file.read(size)), dtype).reshape(shape)
         return result
 
 

@@ -258,3 +258,28 @@ def test_the_digits_network_whose_per_tensor_weights_collapsed_is_repaired(tmp_p
     )
     before, after = (candidate.scores[0].value for candidate in found.candidates)
     assert before < 0.8 and after > 0.95
+
+
+@needs_torch
+def test_on_x86_without_vnni_no_pair_of_products_saturates_however_far_weights_move(begun, tmp_path):
+    import torch
+
+    from qtool.finetuning.learned import Learned
+    from qtool.graph import model_io
+    from qtool.pipeline.prepare import prepare
+    from qtool.targets.tables import TARGETS
+
+    model, data, _ = begun
+    plan = qtool.quantize(model, tmp_path / "q.onnx", data=data, target="x86-avx2", partial=False).plan
+    prepared = prepare(model_io.load(model)).model
+    learned = Learned.of(prepared, plan, TARGETS["x86-avx2"], ["weights"])
+    random = torch.Generator().manual_seed(0)
+    for name, steps in learned.named().items():
+        with torch.no_grad():
+            steps.add_(300.0 * torch.randn(steps.shape, generator=random))
+        assert name.startswith("weight ")
+    learned.keep_within()
+    moved = learned.planned(prepared)
+    assert max(np.abs(row.given.astype(int)).max() for row in moved.weights) >= 64
+    # a plan in which a pair could overflow is refused
+    qtool.quantize(model, tmp_path / "moved.onnx", plan=moved)
