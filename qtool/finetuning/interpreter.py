@@ -94,8 +94,8 @@ class Interpreter:
         """Run the graph once, and return the tensors `wanted` by name: the outputs, if not given.
 
         feeds: the inputs by name; only those that are needed. parameters: what stands for some `constants`. on_input:
-        is shown each tensor that a node reads, constants too, and returns what it reads instead; on_output likewise
-        what a node makes. start: tensors that are not computed but given.
+        is shown each tensor that a node reads, constants too but not those of a border, and returns what it reads
+        instead; on_output likewise what a node makes. start: tensors that are not computed but given.
 
         Raises:
             DataError: an input is missing, or a node cannot be computed from what it reads.
@@ -124,8 +124,8 @@ class Interpreter:
             read = {name: values[name] for name in step.needs}
             if on_input is not None:
                 for index, value in enumerate(step.node.inputs):
-                    if value is not None and isinstance(read.get(str(value.name)), Tensor):
-                        read[str(value.name)] = on_input(step.node, index, str(value.name), read[str(value.name)])
+                    if value is not None and isinstance(values.get(str(value.name)), Tensor):
+                        read[str(value.name)] = on_input(step.node, index, str(value.name), values[str(value.name)])
             made = step.how.run(read, self.device)
         else:
             made = self._computed(step.node, step.how, values, trained, on_input)

@@ -13,7 +13,7 @@ import torch
 from qtool.finetuning.calls import TYPES, Call
 from qtool.finetuning.functions import activations as act
 from qtool.finetuning.functions import arithmetic as math
-from qtool.finetuning.functions import layers, normalization, pooling, recurrence, resizing, shaping
+from qtool.finetuning.functions import attention, layers, normalization, pooling, recurrence, resizing, shaping
 from qtool.finetuning.functions import reductions as red
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
@@ -46,10 +46,14 @@ OPERATORS: dict[tuple[str, str], TorchOperator] = {
     ("", "ConvTranspose"): TorchOperator(layers.conv_transpose),
     ("", "Gemm"): TorchOperator(layers.gemm),
     ("", "MatMul"): TorchOperator(layers.matmul),
+    (_ORT, "FusedMatMul"): TorchOperator(layers.fused_matmul, check=layers.keeps_batches),
     ("", "Einsum"): TorchOperator(layers.einsum),
     ("", "LSTM"): TorchOperator(recurrence.lstm, outputs=3, check=recurrence.runs),
     ("", "GRU"): TorchOperator(recurrence.gru, outputs=2, check=recurrence.runs),
     ("", "RNN"): TorchOperator(recurrence.rnn, outputs=2, check=recurrence.runs),
+    ("", "Attention"): TorchOperator(attention.attention, outputs=3, check=attention.attends),
+    (_ORT, "Attention"): TorchOperator(attention.joint_attention, check=attention.joins),
+    (_ORT, "MultiHeadAttention"): TorchOperator(attention.multi_head_attention, check=attention.is_split),
     # activations
     ("", "Relu"): TorchOperator(act.relu),
     ("", "LeakyRelu"): TorchOperator(act.leaky_relu),

@@ -137,14 +137,15 @@ def bordered(*, beside: bool):
     net = Net(6)
     h = net.gemm("x", 6, 6, name="first")
     weight = net.nodes[0].input[1]
+    other = net.weight(6, 6, inputs=6)
     chosen = {
         f"{name}_branch": helper.make_graph(
-            [helper.make_node("MatMul", [h, weight], [name])],
+            [helper.make_node("MatMul", [h, held], [name])],
             name,
             [],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 6])],
         )
-        for name in ("then", "else")
+        for name, held in (("then", weight), ("else", other))
     }
     positive = net("Greater", net("ReduceSum", "x", keepdims=0), net.const(0.0))
     made = net("If", positive, name="if", **chosen)
@@ -164,6 +165,25 @@ def test_what_has_no_row_is_run_by_onnxruntime():
     (border,) = interpreter.borders
     assert (border.node, border.operator, border.outside, border.layers) == ("if", "If", True, ("first",))
     assert interpreter.untrained == {"first": "If 'if' has no counterpart in torch here"}
+
+
+def test_a_border_reads_what_a_hook_gives_it():
+    """The If is told the other truth, and takes the other branch."""
+    net, model = bordered(beside=False)
+    seen = []
+
+    def on_input(node, index, name, tensor):
+        if node.op_type == "If":
+            seen.append((index, name, tensor.dtype))
+            return ~tensor
+        return tensor
+
+    interpreter = Interpreter(graph_of(model))
+    changed = interpreter.run(net.samples(), on_input=on_input)["last_out"]
+    assert seen == [(0, "Greater_2_out", torch.bool)]
+    condition = {"Greater_2_out": ~interpreter.run(net.samples(), wanted=["Greater_2_out"])["Greater_2_out"]}
+    assert torch.equal(changed, interpreter.run(net.samples(), start=condition)["last_out"])
+    assert not torch.allclose(changed, interpreter.run(net.samples())["last_out"])
 
 
 def test_a_path_around_a_border_trains():

@@ -26,6 +26,9 @@ OUTSIDE = (
     "has coordinate_transformation_mode tf_crop_and_resize",
     "smooths what it makes smaller",
     "reduces what it scatters by",
+    "has softcap",
+    "has left_window",
+    "is told how many keys count",
 )
 """What the rows leave to onnxruntime, by the beginning of the reason."""
 UNTRIED = {("", "SimplifiedLayerNormalization"), ("", "GlobalLpPool")}

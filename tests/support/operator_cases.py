@@ -124,8 +124,31 @@ def _layers() -> Iterator[Case]:
     yield _case("MatMul", _x(3, 5), _x(5, 4))
     yield _case("MatMul", _x(2, 1, 3, 5), _x(4, 5, 2))
     yield _case("MatMul", _x(2, 3, 5), _x(5))
+    yield _case("FusedMatMul", _x(2, 3, 5), _x(2, 5, 4), domain=_ORT)
+    yield _case("FusedMatMul", _x(2, 5, 3), _x(2, 4, 5), domain=_ORT, transA=1, transB=1, alpha=0.25)
     yield _case("Einsum", _x(2, 3, 4), _x(2, 4, 5), equation="bij,bjk->bik")
     yield _case("Einsum", _x(2, 3, 4), equation="...ij->...ji")
+
+
+def _attentions() -> Iterator[Case]:
+    q, k, v = _x(2, 3, 8), _x(2, 5, 8), _x(2, 5, 12)
+    heads = {"q_num_heads": 2, "kv_num_heads": 2, "opset": 23}
+    yield _case("Attention", q, k, v, **heads)
+    yield _case("Attention", q, k, v, _x(3, 5), scale=0.3, **heads)
+    yield _case("Attention", q, k, v, _x(2, 1, 3, 5) > -1, is_causal=1, **heads)
+    yield _case("Attention", _x(2, 4, 3, 6), _x(2, 2, 5, 6), _x(2, 2, 5, 6), opset=23)
+    yield _case("Attention", q, k, v, None, _x(2, 2, 4, 4), _x(2, 2, 4, 6), outputs=3, **heads)
+    x, weight, bias = _x(2, 5, 8), _x(8, 24), _x(24)
+    named = {"domain": _ORT, "num_heads": 2}
+    mask = np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], np.int32)
+    yield _case("Attention", x, weight, bias, **named)
+    yield _case("Attention", x, weight, bias, mask, **named)
+    yield _case("Attention", x, weight, bias, mask.sum(1, dtype=np.int32), unidirectional=1, **named)
+    yield _case("Attention", x, _x(8, 28), _x(28), qkv_hidden_sizes=[8, 8, 12], scale=0.2, **named)
+    yield _case("MultiHeadAttention", q, k, v, **named)
+    yield _case("MultiHeadAttention", q, k, v, _x(28), mask, **named)
+    yield _case("MultiHeadAttention", q, k, v, None, None, _x(2, 2, 3, 5), scale=0.4, **named)
+    yield _case("MultiHeadAttention", x, x, x, unidirectional=1, **named)
 
 
 def _activations() -> Iterator[Case]:
@@ -423,6 +446,6 @@ def _recurrences() -> Iterator[Case]:
 
 
 CASES = [
-    *_layers(), *_recurrences(), *_activations(), *_arithmetic(), *_reductions(), *_pools(), *_normalizations(),
-    *_shapes(), *_places(), *_made(), *_resizes(),
+    *_layers(), *_recurrences(), *_attentions(), *_activations(), *_arithmetic(), *_reductions(), *_pools(),
+    *_normalizations(), *_shapes(), *_places(), *_made(), *_resizes(),
 ]  # fmt: skip

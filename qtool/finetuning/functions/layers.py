@@ -90,6 +90,17 @@ def matmul(_call: Call, a: Tensor, b: Tensor) -> Tensor:
     return torch.matmul(a, b)
 
 
+def fused_matmul(call: Call, a: Tensor, b: Tensor) -> Tensor:
+    """Return alpha * A @ B, each with its last two axes exchanged where the node says so."""
+    a = a.transpose(-1, -2) if call.get("transA", 0) else a
+    return call.get("alpha", 1.0) * torch.matmul(a, b.transpose(-1, -2) if call.get("transB", 0) else b)
+
+
+def keeps_batches(call: Call) -> str | None:
+    """Return why a fused product is not computed; None where it is."""
+    return "moves its first axis" if call.get("transBatchA", 0) or call.get("transBatchB", 0) else None
+
+
 def einsum(call: Call, *operands: Tensor) -> Tensor:
     """Return a sum of products as an equation says it."""
     return torch.einsum(call.get("equation"), *operands)
