@@ -18,6 +18,7 @@ from bench.cost import calibration_section, quantize_section
 from bench.detectors import detectors
 from bench.document import replaced, signed
 from bench.environments import OPTIONAL
+from bench.finetuning import finetuning
 from bench.language import language
 from bench.machine import machine
 from bench.packaged import packaged, packaged_folder
@@ -56,6 +57,7 @@ def main() -> None:
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
             "Refined weights": lambda: refined(models, folder),
             "Tuning": lambda: tuning(models, folder),
+            "Fine-tuning": lambda: finetuning(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
             "Cost of quantize": lambda: quantize_section(folder, PAIRS),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qtool.core.errors import QtoolError
     from qtool.core.numerics.calibrators import Calibrator
     from qtool.core.records.evaluation import Evaluation, MaxDrop
+    from qtool.core.records.finetuning import Finetuned
     from qtool.core.records.options import Scheme
     from qtool.core.records.plan import Plan, load_plan
     from qtool.core.records.results import Calibrated, Quantized
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from qtool.evaluation.evaluate import evaluate
     from qtool.execution.cluster import Cluster
     from qtool.execution.workers import Workers
+    from qtool.finetuning.finetune import finetune
     from qtool.pipeline.calibration.calibrate import calibrate, merge
     from qtool.quantization.quantize import quantize
     from qtool.tuning.sensitivity.analyze import sensitivity
@@ -36,6 +38,7 @@ __all__ = [
     "Calibrator",
     "Cluster",
     "Evaluation",
+    "Finetuned",
     "MaxDrop",
     "Plan",
     "QtoolError",
@@ -48,6 +51,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "evaluate",
+    "finetune",
     "load_plan",
     "load_statistics",
     "merge",
@@ -62,6 +66,7 @@ _HOME = {
     "Cluster": "qtool.execution.cluster",
     "Evaluation": "qtool.core.records.evaluation",
     "MaxDrop": "qtool.core.records.evaluation",
+    "Finetuned": "qtool.core.records.finetuning",
     "Plan": "qtool.core.records.plan",
     "QtoolError": "qtool.core.errors",
     "Quantized": "qtool.core.records.results",
@@ -72,6 +77,7 @@ _HOME = {
     "Workers": "qtool.execution.workers",
     "calibrate": "qtool.pipeline.calibration.calibrate",
     "evaluate": "qtool.evaluation.evaluate",
+    "finetune": "qtool.finetuning.finetune",
     "load_plan": "qtool.core.records.plan",
     "load_statistics": "qtool.core.records.statistics",
     "merge": "qtool.pipeline.calibration.calibrate",

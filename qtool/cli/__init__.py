@@ -14,6 +14,7 @@ COMMANDS = {
     "quantize": "Write the int8 model, and verify what onnxruntime will really run.",
     "sensitivity": "Rank the layers by what it costs to quantise them, as executed.",
     "tune": "Find an int8 model within a target of accuracy: the whole workflow.",
+    "finetune": "Train an int8 model to give what the float one gives; no labels are needed.",
     "eval": "Compare the accuracy, size and latency of models with the float one.",
 }
 

@@ -15,8 +15,8 @@ from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, silent
 from qtool.core.records.doubts import calibrated_ranges, calibration_doubts, grid_doubts
 from qtool.core.records.options import Correction, Form, Names, Scheme
-from qtool.core.records.plan import Plan, checked, load_plan
-from qtool.core.records.recipe import ASKED, text_of
+from qtool.core.records.plan import Plan
+from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Asked, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
@@ -26,20 +26,20 @@ from qtool.graph.model_files import model_size
 from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import find_tensors
-from qtool.pipeline.planning.check import fit_plan
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
-from qtool.pipeline.recovery.steps import apply, apply_recorded, chosen_steps, statistics_for
+from qtool.pipeline.recovery.steps import chosen_steps, statistics_for
 from qtool.pipeline.recovery.weight_rounding import left_alone
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
+from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved, original_of
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Goal, Request
 from qtool.quantization.timing import timed
 from qtool.runtime.providers import find_provider
-from qtool.targets.tables import TARGETS, find_target
+from qtool.targets.tables import find_target
 
 PathLike = str | Path
 
@@ -117,7 +117,9 @@ def quantize(
         ModelError, DataError, CalibrationError, OutputError: as their names say; nothing has been written then.
         VerificationError: the model would compute something else than planned; nothing has been written then.
     """
-    _check_files(model, output, save_plan, {"calibration": calibration, "data": data, "plan": plan})
+    check_files(
+        model, {"output": output, "save_plan": save_plan}, {"calibration": calibration, "data": data, "plan": plan}
+    )
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
@@ -148,7 +150,7 @@ def quantize(
     )
     steps = chosen_steps(equalize=equalize, absorb_biases=absorb_biases)
     if plan is not None:
-        _refuse_decided(
+        refuse_decided(
             calibrator=calibrator not in (None, "auto"),
             scheme=scheme not in (None, Scheme()),
             **{name: bool(names) for name, names in selection.items()},
@@ -166,7 +168,7 @@ def quantize(
     prepared = prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float)
     given, absent = None, "the calibration holds no examples"
     if plan is not None:
-        prepared, given = _given(plan, prepared)
+        prepared, given = given_plan(plan, prepared)
 
     def opened(prepared: Prepared, data: Data) -> Feeds:
         return open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
@@ -184,7 +186,7 @@ def quantize(
         else:
             statistics = statistics_for(prepared, calibration)
         if given is None:
-            prepared = _as_calibrated(prepared, statistics, steps)
+            prepared = as_calibrated(prepared, statistics, steps)
     check_raised(prepared, statistics)
     half = halved(prepared, statistics)
     original = original_of(prepared, half, absent)
@@ -249,19 +251,6 @@ def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str
     return (*calibration_doubts(statistics), *grid_doubts(statistics, plan, inputs))
 
 
-def _check_files(model: PathLike, output: PathLike, save_plan: PathLike | None, read: Mapping[str, object]) -> None:
-    """Refuse outputs that cannot be written, that are one file, or that would overwrite what is read, by argument."""
-    written = [("output", output), *([] if save_plan is None else [("save_plan", save_plan)])]
-    for _, path in written:
-        model_io.check_output(path, model)
-    taken = {Path(path).resolve(): name for name, path in read.items() if isinstance(path, str | Path)}
-    for name, path in written:
-        place = Path(path).resolve()
-        if place in taken:
-            raise UsageError(f"{arg(name, path)}: is {arg(taken[place])} already; name another file")
-        taken[place] = name
-
-
 def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool) -> None:
     """Refuse what is asked of an accuracy that is not measured, and a limit of what is not done."""
     for name, is_given in given.items():
@@ -285,51 +274,3 @@ def _verdict(proven: Proven, wanted: Wanted, asked: bool, *, partial: bool) -> V
     most = wanted.max_float_macs if partial else None
     needed = proven.float_needed if met is False else None
     return Verdict(wanted.min_sqnr, asked, met, proven.before_db, proven.left, most, needed, proven.noisiest)
-
-
-def _refuse_decided(**given: bool) -> None:
-    """Refuse what is given beside a plan that has decided it."""
-    for name, is_given in given.items():
-        if is_given:
-            raise UsageError(f"{arg(name)} says nothing to {arg('plan')}, which has decided it; leave one of them out")
-
-
-def _given(plan: PathLike | Plan, prepared: Prepared) -> tuple[Prepared, Plan]:
-    """The plan, and the graph that it was made for."""
-    name = "the plan" if isinstance(plan, Plan) else str(plan)
-    try:
-        final = checked(plan) if isinstance(plan, Plan) else load_plan(plan)
-    except ValueError as error:
-        raise UsageError(f"{name}: damaged plan ({error}); make it again") from error
-    if final.model_digest != prepared.digest:
-        raise UsageError(f"{name}: made for another model than {prepared.name}; make it again with {arg('save_plan')}")
-    if final.target not in TARGETS:
-        raise UsageError(
-            f"{name}: for target {final.target!r}, which is unknown (not {', '.join(TARGETS)}); make it again with "
-            f"{arg('save_plan')}"
-        )
-    try:
-        prepared = apply(prepared, final.recipe)
-    except ValueError as error:
-        raise UsageError(
-            f"{name}: damaged preparation ({error}); make the plan again with {arg('save_plan')}"
-        ) from error
-    fit_plan(prepared.model, final, TARGETS[final.target], name)
-    return prepared, final
-
-
-def _as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, ...]) -> Prepared:
-    """The graph that the statistics were collected on; `steps` are those that the caller expects of it."""
-    for name, numbers in (prepared.recipe.fixed or {}).items():
-        if (statistics.recipe.fixed or {}).get(name) != numbers:
-            raise UsageError(
-                f"{statistics.name}: calibrated without {arg('fix', text_of(name, numbers))}; calibrate again with it, "
-                "or leave it out here"
-            )
-    for step in steps:
-        if step not in statistics.recipe.steps:
-            raise UsageError(
-                f"{statistics.name}: calibrated without {arg(ASKED[step])}; calibrate again with it, or leave "
-                "it out here"
-            )
-    return apply_recorded(prepared, statistics)

@@ -102,6 +102,7 @@ def _next(verdict: Verdict, asked: Asked) -> str:
     commands = [
         f"`qtool tune {model} {data} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"`qtool sensitivity {model} --calibration {calibration} {data}` shows which layers{explained}",
+        f"`qtool finetune {model} --calibration {calibration} {data}` trains its numbers",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10

@@ -22,6 +22,8 @@ OPTIONS = {
     "--memory --preprocess -o --json -q --config --workers --cluster",
     "tune": "--data --eval-data --metric --max-drop --calibrators --max-float-macs --time-budget -o --json -q --config "
     "--workers --cluster --provider",
+    "finetune": "--calibration --plan --data --eval-data --epochs --steps --time-budget --learn --learning-rate "
+    "--batch-size --seed -o --save-plan --save-float --resume --no-partial --granularity --threads --json -q --config",
     "eval": "--data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q --config "
     "--workers --cluster --provider",
 }

@@ -86,7 +86,9 @@ ROOMS = {
         "pipeline.rewrite pipeline.verify",
     ),
     "finetuning": _room(
-        "the only importer of torch: a prepared graph computed with gradients", f"{_CORE} graph runtime", "numpy torch"
+        "`finetune`, the only importer of torch: a prepared graph with gradients, and what is learned with them",
+        f"{_BELOW} feeds pipeline.prepare pipeline.recovery pipeline.rewrite pipeline.verify quantization",
+        "numpy torch",
     ),
     "tuning": _room(
         "`sensitivity` and `tune`: plans varied and judged",
@@ -94,10 +96,13 @@ ROOMS = {
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
-    "qtool": _room("the public names", f"{_CORE} execution pipeline.calibration quantization evaluation tuning", ""),
+    "qtool": _room(
+        "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""
+    ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
-        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation tuning report",
+        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning "
+        "report",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),

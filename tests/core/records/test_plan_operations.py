@@ -32,7 +32,7 @@ PLAN = Plan(
         activation("of b", "c", produced=True),
     ),
     constants=(ConstantPlan("k", GRID, (("a", 1), ("sum", 1))),),
-    weights=(WeightPlan("w", GRID, (("a", 1), ("b", 1)), 0), WeightPlan("v", GRID, (("c", 1),), 0)),
+    weights=(WeightPlan("w", GRID, (("a", 1), ("b", 1)), 0, "AQL/"), WeightPlan("v", GRID, (("c", 1),), 0)),
     biases=(BiasPlan("bias", (0.1,), ("a", 2)), BiasPlan("other", (0.1,), ("b", 2))),
     integer={"a": ("QLinearConv",), "b": ("QLinearConv",), "d": ("DynamicQuantizeMatMul",), "sum": ("QLinearAdd",)},
     layers=("a", "b", "c", "d", "e", "float"),

@@ -1,0 +1,109 @@
+"""The result of `finetune`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtool.core.records.codec import encoded, json_number
+from qtool.core.records.header import header
+from qtool.core.records.plan import Plan
+from qtool.core.records.summary import shortened, summary
+from qtool.core.records.verification import Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """The figures that were measured after so many steps.
+
+    loss: the mean over the steps before, of noise in units of the signal's power; None before the first.
+    held_out_db: SQNR of the samples that choose, dB, as torch computes it.
+    """
+
+    step: int
+    loss: float | None
+    held_out_db: float
+
+
+@dataclass(frozen=True, slots=True)
+class TorchAgreement:
+    """The nearness of torch to onnxruntime, before anything is trained.
+
+    db: SQNR in dB of the noisiest output, onnxruntime's run of the int8 model against torch's; None where none differs.
+    differing: share of the elements of the outputs that differ, 0 to 1. layers_differing: that of the 8-bit tensors,
+    where every layer reads what onnxruntime's reads. layers_steps: the most quantisation steps that one is off then.
+    tensor: where that is. outputs_db: of the noisiest output then; None where none differs.
+    """
+
+    db: float | None
+    differing: float
+    layers_differing: float
+    layers_steps: int
+    tensor: str
+    outputs_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """The result of `finetune`: the model that was written, and how it became that.
+
+    kept: whether what was trained is better on the samples that choose, and so was written; else it is the plan that
+    training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime runs them, on the samples that
+    report: of the plan to begin with, of what was written. chosen_db: the same two on the samples that choose.
+    rounds: what was measured while training. steps: of training. seconds: that it took. split: who trains, chooses and
+    reports, in words. learned: how many numbers, by kind. untrained: layers that no gradient reaches, and why.
+    float_path: where the trained float model was written.
+    """
+
+    plan: Plan
+    verification: Verification
+    output: Path
+    size: int
+    float_size: int
+    kept: bool
+    before_db: float
+    after_db: float
+    chosen_db: tuple[float | None, float | None]
+    rounds: tuple[Round, ...]
+    steps: int
+    seconds: float
+    resumed: bool
+    split: str
+    learned: dict[str, int]
+    untrained: dict[str, str]
+    agreement: TorchAgreement
+    float_path: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return summary(
+            "Finetuned",
+            shortened(self.output),
+            f"outputs {self.before_db:.1f} -> {self.after_db:.1f} dB",
+            f"{self.steps} steps" if self.kept else "as it was",
+            repr(self.plan),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as strict JSON, with the loss curve, its plan and verification."""
+        return {
+            **header("finetune", 1),
+            "output": str(self.output),
+            "float_output": None if self.float_path is None else str(self.float_path),
+            "bytes": self.size,
+            "float_bytes": self.float_size,
+            "kept": self.kept,
+            "before_db": json_number(self.before_db),
+            "after_db": json_number(self.after_db),
+            "chosen_db": {"before": json_number(self.chosen_db[0]), "after": json_number(self.chosen_db[1])},
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "resumed": self.resumed,
+            "split": self.split,
+            "learned": self.learned,
+            "untrained": self.untrained,
+            "agreement": encoded(self.agreement),
+            "rounds": [encoded(one) for one in self.rounds],
+            "warnings": list(self.warnings),
+            "verification": self.verification.to_dict(),
+            "plan": self.plan.to_dict(),
+        }

@@ -1,0 +1,121 @@
+"""The loss: how far the outputs of the int8 model are from those of the float model, in front of what saturates.
+
+Of scores behind a Sigmoid or Softmax, what these read is compared. Each part of an output counts by the power of its
+own signal, so that the loss is the mean of inverse signal to noise ratios. Source: Hinton et al. 2015, "Distilling the
+Knowledge in a Neural Network", section 2.1: for logits without their means, squared error is the limit of distillation.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qtool.core.numerics.sqnr import Parts, measured_outputs
+from qtool.graph import compose
+from qtool.graph.edit import Model
+from qtool.graph.parts import saturating_ends
+from qtool.pipeline.verify.judged import find_parts
+from qtool.runtime.session import Session
+
+Arrays = Mapping[str, np.ndarray]
+_FAINT = 1e-12
+
+
+@dataclass(slots=True)
+class Taught:
+    """A tensor of the float model that the int8 model is to give too.
+
+    axis: of a Softmax behind it, along which a constant says nothing. labels: the part of each element, by which they
+    are weighed; None where all are of one. power: of each part, the mean sum of squares of a sample.
+    """
+
+    name: str
+    axis: int | None
+    labels: Tensor | None
+    parts: int
+    power: Tensor
+
+    def centred(self, x: Tensor) -> Tensor:
+        """Return the tensor without its mean along the axis of a Softmax."""
+        return x if self.axis is None else x - x.mean(self.axis, keepdim=True)
+
+    def by_part(self, squares: Tensor) -> Tensor:
+        """Return the sums of squares of the parts, [P]."""
+        if self.labels is None:
+            return squares.sum().reshape(1)
+        spread = self.labels.expand_as(squares).reshape(-1)
+        return torch.zeros(self.parts).index_add(0, spread, squares.reshape(-1))
+
+
+@dataclass(slots=True)
+class Teacher:
+    """The float model: what it gives for samples, and the loss of another model's outputs beside that."""
+
+    targets: list[Taught]
+    _session: Session
+    count: int = 0
+
+    @classmethod
+    def of(cls, prepared: Model, example: Arrays) -> "Teacher":
+        """Return the teacher that a prepared graph is; `example`: one batch of its inputs."""
+        outputs = [str(value.name) for value in prepared.graph.outputs]
+        ends = saturating_ends(prepared)
+        reads = dict.fromkeys(end.reads for end in ends)
+        graph = compose.with_outputs(prepared, list(dict.fromkeys([*outputs, *reads])))
+        session = Session(graph, name="the prepared model")
+        exact = session.run(example)
+        parts = find_parts(prepared, example)
+        names = measured_outputs({name: exact[name] for name in outputs})
+        targets = []
+        for name in names:
+            own = [end for end in ends if end.output == name]
+            for end in own:
+                targets.append(_target(end.reads, end.axis, None))
+            found = parts.get(name)
+            if not own or (found is not None and len(found.faint) > 1):
+                targets.append(_target(name, None, found))
+        unique = {target.name: target for target in targets}
+        return cls(list(unique.values()), session)
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors that are compared."""
+        return [target.name for target in self.targets]
+
+    def run(self, example: Arrays) -> dict[str, np.ndarray]:
+        """Return the tensors that are compared, for one sample."""
+        made = self._session.run(example)
+        return {name: made[name] for name in self.names}
+
+    def measure(self, exact: Mapping[str, np.ndarray]) -> None:
+        """Add the power of a sample's tensors to what the loss is measured by."""
+        self.count += 1
+        for target in self.targets:
+            x = target.centred(torch.from_numpy(np.asarray(exact[target.name], np.float32).copy()))
+            power = target.by_part(x.square())
+            target.power = (target.power * (self.count - 1) + power) / self.count
+
+    def noise(self, made: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the noise of each target's parts in units of their signals' power for one sample, [P] each."""
+        result = []
+        for target in self.targets:
+            wrong = target.centred(made[target.name]) - target.centred(exact[target.name])
+            sums, power = target.by_part(wrong.square()), target.power
+            result.append(torch.where(power > _FAINT, sums / power.clamp_min(_FAINT), 0.0))
+        return result
+
+
+def _target(name: str, axis: int | None, parts: Parts | None) -> Taught:
+    if parts is None or len(parts.faint) == 1:
+        return Taught(name, axis, None, 1, torch.zeros(1))
+    labels = torch.from_numpy(np.ascontiguousarray(parts.labels, np.int64))
+    return Taught(name, axis, labels, len(parts.faint), torch.zeros(len(parts.faint)))
+
+
+def decibels(noise: Sequence[float]) -> float:
+    """Return the SQNR in dB of the noisiest of several parts, by their noise in units of the signal's power."""
+    worst = max(noise, default=0.0)
+    return math.inf if worst <= 0.0 else math.nan if math.isnan(worst) else -10.0 * math.log10(worst)

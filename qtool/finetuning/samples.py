@@ -1,0 +1,143 @@
+"""The data of a training: samples that train, on disk, and those that choose and report, which are never trained on."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from qtool.core.errors import DataError
+from qtool.core.text import amount
+from qtool.feeds import Feeds
+
+Arrays = dict[str, np.ndarray]
+Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Of a sample, each array's name, type and shape."""
+_TURNS = 10
+"""Of so many samples one chooses and one reports."""
+_LEAST = 4
+_SEED = 14
+KEPT = 128
+"""Samples that choose, and that report, at most: they are in memory."""
+FEW = 64
+"""With fewer samples than these to train on, they are learned by heart."""
+
+
+@dataclass(slots=True)
+class Samples:
+    """Samples in a file that is open within a `with`, each a set of named arrays, read one by one in any order.
+
+    What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample.
+    """
+
+    path: Path
+    shapes: list[Shapes] = field(default_factory=list)
+    _places: list[int] = field(default_factory=list)
+    _digest: Any = field(default_factory=hashlib.sha256)
+    _file: BinaryIO | None = None
+
+    def __enter__(self) -> "Samples":
+        self._file = self.path.open("wb+")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, arrays: Arrays) -> None:
+        """Add a sample. Raises `OSError`: there is no room."""
+        assert self._file is not None
+        self._file.seek(0, 2)
+        self._places.append(self._file.tell())
+        self.shapes.append(tuple((name, array.dtype.str, array.shape) for name, array in arrays.items()))
+        for array in arrays.values():
+            content = np.ascontiguousarray(array).tobytes()
+            self._digest.update(content)
+            self._file.write(content)
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all samples, in their order."""
+        return str(self._digest.hexdigest())
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Arrays:
+        assert self._file is not None
+        self._file.seek(self._places[index])
+        result: Arrays = {}
+        for name, kind, shape in self.shapes[index]:
+            dtype = np.dtype(kind)
+            size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            result[name] = np.frombuffer(bytearray(self._file.read(size)), dtype).reshape(shape)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """The data by what it is for; words: who does what. count: of the samples that train."""
+
+    choosing: Sequence[Arrays]
+    reporting: Sequence[Arrays]
+    training: Samples
+    words: str
+
+
+def part_samples(feeds: Feeds, reporting: Feeds | None, training: Samples) -> Parted:
+    """Return the samples of data by what they are for: of ten, one chooses, one reports, and the others train.
+
+    Args:
+        feeds: the data, in batches of one sample, or of as many as the model fixes.
+        reporting: data that reports instead, where it is given.
+        training: is added what trains.
+
+    Raises:
+        DataError: there are too few samples.
+    """
+    chosen: list[Arrays] = []
+    reported: list[Arrays] = []
+    turns = min(_TURNS, _counted(feeds))
+    if turns < _LEAST:
+        raise DataError(f"{feeds.name}: holds {amount(turns, 'sample')}; give {_LEAST} or more, and best some hundreds")
+    for number, batch in enumerate(feeds):
+        block, turn = divmod(number, turns)
+        # at random, since every tenth sample may be of one class
+        chooses, reports = np.random.default_rng([_SEED, block]).permutation(turns)[:2].tolist()
+        if turn == chooses and len(chosen) < KEPT:
+            chosen.append(dict(batch.inputs))
+        elif reporting is None and turn == reports and len(reported) < KEPT:
+            reported.append(dict(batch.inputs))
+        else:
+            training.add(dict(batch.inputs))
+    if reporting is not None:
+        reported = [dict(batch.inputs) for batch, _ in zip(reporting, range(KEPT), strict=False)]
+    source = feeds.name if reporting is None else reporting.name
+    words = f"{len(training)} of {feeds.name} train, {len(chosen)} choose; {len(reported)} of {source} report"
+    return Parted(chosen, reported, training, words)
+
+
+def _counted(feeds: Feeds) -> int:
+    """How many batches there are, as far as that matters."""
+    return sum(1 for _ in zip(feeds, range(_TURNS), strict=False))
+
+
+def shuffled(shapes: Sequence[Shapes], size: int, random: np.random.Generator) -> Iterator[list[int]]:
+    """Yield batches of samples of equal shapes, by their numbers, all of them once, in random order."""
+    waiting: dict[Shapes, list[int]] = {}
+    for index in random.permutation(len(shapes)).tolist():
+        batch = waiting.setdefault(shapes[index], [])
+        batch.append(index)
+        if len(batch) == size:
+            yield waiting.pop(shapes[index])
+    yield from waiting.values()
+
+
+def joined(samples: Sequence[Arrays]) -> Arrays:
+    """Return samples as one batch: their arrays one behind the other along the first axis."""
+    first = samples[0]
+    if len(samples) == 1:
+        return first
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in first}

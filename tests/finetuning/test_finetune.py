@@ -1,0 +1,285 @@
+"""`finetune`: it repairs what rounding broke, tells torch from nothing, and gives the same bytes again."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import qtool
+from qtool.cli import main
+from qtool.core.errors import CalibrationError, OutputError, UsageError, VerificationError
+from qtool.core.numerics.sqnr import signal_to_noise
+from qtool.core.records.options import Scheme
+from qtool.core.records.plan import load_plan
+from qtool.runtime.session import Session
+from tests.support.patterns import BRIDGES, PATTERNS, Net
+from tests.support.places import REPOSITORY
+
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed (the extra finetune)"
+)
+DIGITS = REPOSITORY / "calib_data"
+PER_TENSOR = Scheme(granularity="per-tensor")
+
+
+def lopsided(folder: Path, samples: int = 60) -> tuple[Path, dict[str, np.ndarray]]:
+    """A small network whose channels differ so much that one scale for a weight loses nearly all, and its data."""
+    net = Net(4, 6, 6)
+    h = net("Relu", net.conv("x", 4, 12))
+    made = net.gemm(net("Flatten", net("GlobalAveragePool", net.conv(h, 12, 8))), 8, 3)
+    spread = 2.0 ** np.random.default_rng(1).uniform(-8, 8, 12)
+    first, second = [name for name, array in net.constants.items() if array.ndim == 4]
+    net.constants[first] = (net.constants[first] * spread[:, None, None, None]).astype(np.float32)
+    bias = next(name for name, array in net.constants.items() if array.shape == (12,))
+    net.constants[bias] = (net.constants[bias] * spread).astype(np.float32)
+    net.constants[second] = (net.constants[second] / spread[None, :, None, None]).astype(np.float32)
+    return net.save(folder / "float.onnx", made), net.samples(samples)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A model, its data, and the plan of it with all that is noisy in it."""
+    folder = tmp_path_factory.mktemp("begun")
+    model, data = lopsided(folder)
+    plan = folder / "plan.json"
+    qtool.quantize(
+        model, folder / "int8.onnx", data=data, scheme=PER_TENSOR, target="x86", partial=False, save_plan=plan
+    )
+    return model, data, plan
+
+
+def trained(begun, folder: Path, name: str = "out.onnx", **options):
+    model, data, plan = begun
+    settings = {"plan": plan, "steps": 60, "threads": 1, **options}
+    return qtool.finetune(model, data, folder / name, **settings)
+
+
+@needs_torch
+def test_what_per_tensor_weights_lose_is_learned_again(begun, tmp_path):
+    model, data, _ = begun
+    result = trained(begun, tmp_path, save_plan=tmp_path / "plan.json", save_float=tmp_path / "learned.onnx")
+    assert result.kept and result.after_db > result.before_db + 4.0
+    assert result.verification.integer_share == 1.0
+    assert result.learned == {"weights": 12 * 4 * 9 + 8 * 12 * 9 + 24, "biases": 12 + 8 + 3, "scales": 4}
+    assert len(result.rounds) > 2 and result.rounds[0].loss is None
+    assert result.agreement.layers_steps <= 1
+    # the plan alone makes the same model of the float one
+    again = qtool.quantize(model, tmp_path / "again.onnx", plan=tmp_path / "plan.json")
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out.onnx").read_bytes()
+    assert any(row.integers for row in again.plan.weights)
+    # the float model that was written is what the int8 one rounds
+    rows = {"x": data["x"][:8]}
+    floats, int8 = (next(iter(Session(tmp_path / n).run(rows).values())) for n in ("learned.onnx", "out.onnx"))
+    exact = next(iter(Session(model).run(rows).values()))
+    assert signal_to_noise(floats, int8) > result.before_db
+    assert (floats != exact).any()
+
+
+@needs_torch
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(begun, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trained(begun, tmp_path, f"{name}.onnx", steps=20, seed=seed)
+    a, b, c = ((tmp_path / f"{name}.onnx").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+@needs_torch
+def test_an_interrupted_training_goes_on_to_the_same_end(begun, tmp_path):
+    trained(begun, tmp_path, "whole.onnx", epochs=4, steps=None)
+
+    def stop(step: str, done: int, _total: int | None) -> None:
+        if step == "train" and done == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(begun, tmp_path, "cut.onnx", epochs=4, steps=None, progress=stop)
+    assert (tmp_path / "cut.onnx.finetune").exists() and not (tmp_path / "cut.onnx").exists()
+    with pytest.raises(CalibrationError, match="another model, other data or options"):
+        trained(begun, tmp_path, "cut.onnx", epochs=5, steps=None, resume=True)
+    result = trained(begun, tmp_path, "cut.onnx", epochs=4, steps=None, resume=True)
+    assert result.resumed and not (tmp_path / "cut.onnx.finetune").exists()
+    assert (tmp_path / "cut.onnx").read_bytes() == (tmp_path / "whole.onnx").read_bytes()
+
+
+@needs_torch
+def test_what_gained_nothing_is_the_model_as_it_was(begun, tmp_path):
+    model, _, plan = begun
+    result = trained(begun, tmp_path, steps=3, learning_rate=1e6)
+    assert not result.kept and result.before_db == result.after_db
+    qtool.quantize(model, tmp_path / "start.onnx", plan=plan)
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "start.onnx").read_bytes()
+
+
+@needs_torch
+@pytest.mark.parametrize("learn", ["weights", "biases", "scales"])
+def test_only_what_is_asked_for_changes(learn, begun, tmp_path):
+    before = load_plan(begun[2])
+    result = trained(begun, tmp_path, steps=30, learn=learn)
+    after = result.plan
+    assert result.kept and set(result.learned) == {learn}
+    assert any(row.integers for row in after.weights) == (learn == "weights")
+    assert (after.shifts != before.shifts) == (learn == "biases")
+    moved = [a.params.scale != b.params.scale for a, b in zip(after.activations, before.activations, strict=True)]
+    assert any(moved) == (learn == "scales")
+    # the inputs and outputs of a Flatten share a grid
+    assert {row.params.zero_point for row in after.activations} == {row.params.zero_point for row in before.activations}
+
+
+@needs_torch
+@pytest.mark.parametrize("name", [*PATTERNS, *BRIDGES])
+def test_torch_computes_what_the_integer_kernels_do(name, tmp_path):
+    """Layer by layer, whatever is quantised."""
+    from qtool.finetuning.agreement import check_agreement
+    from qtool.finetuning.distillation import Teacher
+    from qtool.finetuning.student import Student
+    from qtool.graph import model_io
+    from qtool.pipeline.prepare import prepare
+    from qtool.targets.tables import TARGETS
+
+    net, outputs = {**PATTERNS, **BRIDGES}[name].net()
+    model = net.save(tmp_path / "float.onnx", *outputs)
+    plan = qtool.quantize(model, tmp_path / "int8.onnx", data=net.samples(), target="x86", calibrator="max").plan
+    prepared = prepare(model_io.load(model)).model
+    samples = [{"x": row[None]} for row in net.samples()["x"]]
+    teacher = Teacher.of(prepared, samples[0])
+    student = Student(prepared, plan, TARGETS["x86"], (), teacher.names)
+    found = check_agreement(student, prepared, plan, TARGETS["x86"], samples)
+    assert found.layers_differing <= 0.01 and found.layers_steps <= 1
+    assert found.db is None or found.db > 40.0
+
+
+@needs_torch
+def test_what_torch_computes_otherwise_is_not_trained(begun, tmp_path, monkeypatch):
+    from qtool.finetuning import student
+
+    rounded = student.on_grid
+    monkeypatch.setattr(student, "on_grid", lambda x, *grid: rounded(x * 1.2, *grid))
+    with pytest.raises(VerificationError, match=r"does not compute what onnxruntime does.*nothing was trained"):
+        trained(begun, tmp_path)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@needs_torch
+def test_the_command_says_what_it_did_in_words_and_as_json(begun, tmp_path, capsys, monkeypatch):
+    model, data, plan = begun
+    monkeypatch.chdir(tmp_path)
+    np.savez("data.npz", **data)
+    words = ["finetune", model, "--plan", plan, "--data", "data.npz", "--steps", "40", "--threads", "1", "-o", "q.onnx"]
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, words), "--json", "r.json"])
+    out = capsys.readouterr().out
+    assert caught.value.code == 0 and "SQNR on the samples that report" in out.splitlines()[0]
+    assert "48 of data.npz train, 6 choose; 6 of data.npz report" in out
+    document = json.loads(Path("r.json").read_text())
+    assert document["schema"] == "qtool.finetune" and document["kept"] and document["steps"] == 40
+    curve = document["rounds"]
+    assert [one["step"] for one in curve] == sorted({one["step"] for one in curve}) and curve[-1]["step"] == 40
+
+
+def test_without_torch_one_line_says_what_to_install(tmp_path, capsys, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "torch" else found(name, *more)
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(["finetune", "absent.onnx", "--data", "d.npz", "--calibration", "c", "-o", str(tmp_path / "q.onnx")])
+    assert (caught.value.code, capsys.readouterr().err) == (
+        2,
+        "qtool: finetune: needs torch: pip install 'qtool[finetune]'\n",
+    )
+    with pytest.raises(UsageError, match=r"qtool\[finetune\]"):
+        qtool.finetune("absent.onnx", {}, tmp_path / "q.onnx", plan="p")
+
+
+def test_torch_is_not_imported_before_it_is_needed():
+    code = "import sys, qtool.cli.finetune; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"plan": None}, UsageError, "a calibration file or a plan"),
+        ({"calibration": "c"}, UsageError, "a calibration file or a plan"),
+        ({"epochs": 2}, UsageError, "epochs and steps say the same"),
+        ({"learn": "zeros"}, UsageError, "learn='zeros'.*choose of weights, biases, scales"),
+        ({"learn": ()}, UsageError, "names nothing"),
+        ({"learning_rate": 0.0}, UsageError, "learning_rate=0.0.*above 0"),
+        ({"partial": False}, UsageError, "partial says nothing to plan"),
+        ({"scheme": PER_TENSOR}, UsageError, "scheme says nothing to plan"),
+        ({"batch_size": 0}, UsageError, "batch_size=0.*1 or more"),
+        ({"save_float": "nowhere/f.onnx"}, OutputError, "nowhere"),
+    ],
+)
+def test_what_contradicts_itself_is_one_line(options, error, says, begun, tmp_path, monkeypatch):
+    monkeypatch.chdir(begun[0].parent)
+    with pytest.raises(error, match=says):
+        trained(begun, tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs_torch
+def test_too_little_data_is_refused(begun, tmp_path):
+    model, data, plan = begun
+    with pytest.raises(qtool.QtoolError, match="holds 3 samples; give 4 or more"):
+        qtool.finetune(model, {"x": data["x"][:3]}, tmp_path / "q.onnx", plan=plan)
+
+
+@needs_torch
+def test_the_digits_network_whose_per_tensor_weights_collapsed_is_repaired(tmp_path):
+    """Channels of different size, as folding of norms leaves them: one scale a tensor loses half of the digits."""
+    model = onnx.load(DIGITS / "digits_cnn.onnx")
+    held = {initializer.name: initializer for initializer in model.graph.initializer}
+    spread = 2.0 ** np.random.default_rng(0).uniform(-6, 6, 64)
+    for name, factor in (
+        ("basic_1_bn_scale", spread),
+        ("basic_1_bn_bias", spread),
+        ("basic_2_conv_weight", 1.0 / spread[None, :, None, None]),
+    ):
+        array = (numpy_helper.to_array(held[name]) * factor).astype(np.float32)
+        held[name].CopyFrom(numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "float.onnx")
+    calibration = qtool.calibrate(tmp_path / "float.onnx", DIGITS / "digits_calib.npz").statistics
+    options = {"calibration": calibration, "scheme": PER_TENSOR, "target": "x86", "partial": False}
+    qtool.quantize(tmp_path / "float.onnx", tmp_path / "before.onnx", **options)
+    result = qtool.finetune(
+        tmp_path / "float.onnx", DIGITS / "digits_calib.npz", tmp_path / "after.onnx", steps=40, threads=1, **options
+    )
+    assert result.kept and result.after_db > result.before_db + 4.0
+    found = qtool.evaluate(
+        tmp_path / "float.onnx", [tmp_path / "before.onnx", tmp_path / "after.onnx"], DIGITS / "digits_eval.npz"
+    )
+    before, after = (candidate.scores[0].value for candidate in found.candidates)
+    assert before < 0.8 and after > 0.95
+
+
+@needs_torch
+def test_on_x86_without_vnni_no_pair_of_products_saturates_however_far_weights_move(begun, tmp_path):
+    import torch
+
+    from qtool.finetuning.learned import Learned
+    from qtool.graph import model_io
+    from qtool.pipeline.prepare import prepare
+    from qtool.targets.tables import TARGETS
+
+    model, data, _ = begun
+    plan = qtool.quantize(model, tmp_path / "q.onnx", data=data, target="x86-avx2", partial=False).plan
+    prepared = prepare(model_io.load(model)).model
+    learned = Learned.of(prepared, plan, TARGETS["x86-avx2"], ["weights"])
+    random = torch.Generator().manual_seed(0)
+    for name, steps in learned.named().items():
+        with torch.no_grad():
+            steps.add_(300.0 * torch.randn(steps.shape, generator=random))
+        assert name.startswith("weight ")
+    learned.keep_within()
+    moved = learned.planned(prepared)
+    assert max(np.abs(row.given.astype(int)).max() for row in moved.weights) >= 64
+    # a plan in which a pair could overflow is refused
+    qtool.quantize(model, tmp_path / "moved.onnx", plan=moved)
