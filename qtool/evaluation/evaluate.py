@@ -256,8 +256,8 @@ def undecoded(found: Evaluation, asked: object, decode: DecodeSpec | None, readi
     if asked is not None or decode is not None or labelled or not decoders:
         return ()
     return (
-        f"preprocess {name} is for detectors, of whose boxes SQNR says little; compare what they detect with --decode "
-        f"{', '.join(decoders)} or a function of your own",
+        f"preprocess {name} is for detectors, of whose boxes SQNR says little; give decode "
+        f"({', '.join(decoders)}, or a function of your own), and what they detect is compared",
     )
 
 

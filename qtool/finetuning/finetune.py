@@ -11,6 +11,7 @@ from qtool.core.concurrency import cores, limited
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import together
 from qtool.core.progress import Progress, silent
+from qtool.core.records.doubts import notes
 from qtool.core.records.finetuning import Finetuned
 from qtool.core.records.options import Names, Scheme, names
 from qtool.core.records.plan import Plan
@@ -144,7 +145,7 @@ def finetune(
         if save_float is not None:
             trained = _float_model(started.prepared.model, after.decision.plan)
             model_io.write(model_io.consume(trained), save_float)
-        size = model_io.write(after.model, output)
+        size = model_io.write(after.model.noting(notes(after.decision.plan)), output)
         done.checkpoint.remove()
     few = len(parted.training) < FEW
     return Finetuned(

@@ -13,7 +13,7 @@ from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, silent
-from qtool.core.records.doubts import calibrated_ranges, calibration_doubts, grid_doubts
+from qtool.core.records.doubts import calibration_doubts, grid_doubts, notes, with_ranges
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
@@ -193,12 +193,12 @@ def quantize(
     with advising(prepared, None):
         decided = decide(prepared, half, request, original) if given is None else Decision(prepared, given)
     proven = mend(prove(decided, original), aim if partial and not blind else None, request, original)
-    final, prepared = proven.decision.plan, proven.decision.prepared
+    final, prepared = _final(proven.decision, statistics, given), proven.decision.prepared
     timing = timed(original, prepared.model, final, proven.model, blind=blind)
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
-        size = model_io.write(proven.model.noting(_ranges(statistics, final, prepared)), output)
+        size = model_io.write(proven.model.noting(notes(final)), output)
     before = model_size(model)
     return Quantized(
         final,
@@ -232,9 +232,11 @@ def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[
     return Asked(str(model), name(data), name(calibration), tuple(options))
 
 
-def _ranges(statistics: Statistics, plan: Plan, prepared: Prepared) -> Mapping[str, str]:
-    """What the model's metadata say of calibration."""
-    return calibrated_ranges(statistics, plan, {str(v.name) for v in prepared.model.graph.inputs})
+def _final(decision: Decision, statistics: Statistics, given: Plan | None) -> Plan:
+    """The plan, with what calibration says of inputs that have no grid; one that was given has that."""
+    if given is not None:
+        return decision.plan
+    return with_ranges(decision.plan, statistics, {str(v.name) for v in decision.prepared.model.graph.inputs})
 
 
 def _unrefined(proven: Proven, examples: int, *, asked: bool) -> dict[str, str]:

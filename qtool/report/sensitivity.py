@@ -1,5 +1,8 @@
 """A sensitivity analysis as a text table."""
 
+import shlex
+from collections.abc import Iterable
+
 from qtool.core.records.evaluation import MetricInfo
 from qtool.core.records.sensitivity import Figures, HeadSensitivity, LayerSensitivity, Sensitivity, View
 from qtool.core.text import amount, line
@@ -16,7 +19,7 @@ def sensitivity_text(result: Sensitivity) -> str:
     if result.heads:
         rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
         parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
-        parts += [line(f"{head.name} in float: {head.exclude}") for head in result.heads]
+        parts += [line(f"{head.name} in float: {_options(head.exclude)}") for head in result.heads]
     every: list[LayerSensitivity | HeadSensitivity] = [*result.layers, *result.heads]
     notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
@@ -61,3 +64,8 @@ def _cells(figures: Figures | None, metric: MetricInfo | None) -> list[str]:
     if figures is None:
         return [ABSENT] * 3
     return [number(figures.value), number(figures.drop), decibels(figures.sqnr_db, 2)]
+
+
+def _options(names: Iterable[str]) -> str:
+    """What leaves nodes in float, as a shell takes it."""
+    return " ".join(f"--exclude {shlex.quote(name)}" for name in names)

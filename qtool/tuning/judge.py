@@ -9,7 +9,7 @@ from pathlib import Path
 from qtool.core.compute import Compute
 from qtool.core.concurrency import in_order
 from qtool.core.files import together
-from qtool.core.records.doubts import calibrated_ranges
+from qtool.core.records.doubts import notes, with_ranges
 from qtool.core.records.evaluation import ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
@@ -148,11 +148,11 @@ class Judge:
             ModelError, VerificationError: see `verify`.
         """
         with self.budget.work(PROOF):
+            plan = with_ranges(plan, self.planner.statistics, {str(v.name) for v in self.model.graph.inputs})
             data, shifted = rewritten(self.model, plan)
             proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
             with together(*([] if save_plan is None else [save_plan]), output):
                 if save_plan is not None:
                     plan.save(save_plan)
-                inputs = {str(v.name) for v in self.model.graph.inputs}
-                model_io.write(data.noting(calibrated_ranges(self.planner.statistics, plan, inputs)), output)
+                model_io.write(data.noting(notes(plan)), output)
         return proof

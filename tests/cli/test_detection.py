@@ -171,7 +171,7 @@ def test_what_is_left_out_and_what_is_not_decoded_are_told(made, run):
     assert (code, err, json.loads(out)["warnings"]) == (0, f"warning: {line}\n", [line])
     words = ["--data", "unlabelled", "--preprocess", "yolo"]
     _, _, err = run("eval", "float.onnx", "float.onnx", *words)
-    assert err.startswith("warning: preprocess yolo is for detectors") and "--decode yolov8, yolov5, yolo-nms" in err
+    assert err.startswith("warning: preprocess yolo is for detectors") and "decode (yolov8, yolov5, yolo-nms, or" in err
     assert run("eval", "float.onnx", "float.onnx", *words, "--metric", "sqnr")[2] == ""
     code, _, err = run("tune", "float.onnx", *words, "--max-drop", "5%", "-o", "t.onnx")
     assert code == 2 and "give --min-sqnr, --decode where the outputs are boxes, or labels and --metric" in err

@@ -93,6 +93,7 @@ def named_arguments():
 
 def test_every_argument_that_a_message_names_is_an_argument_and_an_option():
     functions = (qtool.calibrate, qtool.merge, qtool.quantize, qtool.evaluate, qtool.sensitivity, qtool.tune, opened)
+    functions = (*functions, qtool.finetune)
     python = {name for function in functions for name in inspect.signature(function).parameters}
     python |= set(LabelledOptions.__annotations__)
     found = list(named_arguments())

@@ -1,6 +1,7 @@
 """The doubts that a calibration raises by itself: one sample, always the same one, inputs that 8 bits hardly hold."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,18 +66,20 @@ def grid_doubts(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> 
     return tuple(result)
 
 
-def calibrated_ranges(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> dict[str, str]:
+def with_ranges(plan: Plan, statistics: Statistics, inputs: Collection[str]) -> Plan:
+    """Return the plan with the range in calibration of each of the inputs that it does not quantise."""
+    gridded = {row.tensor for row in plan.activations}
+    found = {name: statistics.tensors.get(name) for name in sorted(inputs) if name not in gridded}
+    ranges = {name: (h.minimum, h.maximum) for name, h in found.items() if h is not None and h.count}
+    return replace(plan, inputs=ranges)
+
+
+def notes(plan: Plan) -> dict[str, str]:
     """Return what to note in a model's metadata of the inputs that it does not quantise: their range in calibration.
 
     By the entry's key; "low,high". Whoever evaluates the model can tell then that its data is preprocessed otherwise.
     """
-    gridded = {row.tensor for row in plan.activations}
-    found = {name: statistics.tensors.get(name) for name in inputs if name not in gridded}
-    return {
-        f"{CALIBRATED}{name}": f"{histogram.minimum!r},{histogram.maximum!r}"
-        for name, histogram in sorted(found.items())
-        if histogram is not None and histogram.count
-    }
+    return {f"{CALIBRATED}{name}": f"{low!r},{high!r}" for name, (low, high) in plan.inputs.items()}
 
 
 def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:

@@ -138,7 +138,8 @@ class Plan:
     """The changes that `rewrite` applies to the graph that `recipe` makes of the model with this digest.
 
     weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
-    anew in each run. stored: of layers that compute in float.
+    anew in each run. stored: of layers that compute in float. inputs: of those that have no grid, the least and the
+    largest value that calibrated.
     """
 
     model_digest: str
@@ -158,6 +159,7 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe, metadata=called("preparation"))
     dynamic: tuple[WeightPlan, ...] = ()
     stored: tuple[WeightPlan, ...] = ()
+    inputs: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         rows = {

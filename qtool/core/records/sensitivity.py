@@ -56,7 +56,7 @@ class HeadSensitivity:
     """The sensitivity of a head, all of it at once: the figures are as those of a layer.
 
     name: what it is called. outputs: of the graph, by name. layers: that the plan quantises of it, by name. macs,
-    share: of these. exclude: the options of `qtool quantize` that leave it in float.
+    share: of these. exclude: what to exclude, by name, to leave it in float.
     """
 
     name: str
@@ -67,7 +67,7 @@ class HeadSensitivity:
     alone: Figures | None
     without: Figures | None
     unmeasured: dict[str, str]
-    exclude: str
+    exclude: tuple[str, ...]
 
     def figures(self, view: View) -> Figures | None:
         """Return the figures of one view."""

@@ -36,7 +36,7 @@ def fit_plan(model: Model, plan: Plan, target: Target, name: str) -> None:
 
 
 def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
-    """The names in `layers`, `skipped` and `integer`."""
+    """The names in `layers`, `inputs`, `skipped` and `integer`."""
     everywhere = {str(n.name): n for n in model.graph.all_nodes()}
     layers = {name for name, node in everywhere.items() if is_layer(node, target)}
     for i, layer in enumerate(plan.layers):
@@ -47,6 +47,12 @@ def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
     absent = sorted(layers - set(plan.layers))
     if absent:
         raise MisfitError(f"layers: {absent[0]!r} is missing")
+    inputs = {str(value.name) for value in model.graph.inputs}
+    for name, (low, high) in plan.inputs.items():
+        if name not in inputs:
+            raise MisfitError(f"inputs: {name!r} is no input of the model")
+        if not low <= high:
+            raise MisfitError(f"inputs: {name!r} has no values from {low:g} to {high:g}")
     for name in plan.skipped:
         if name not in everywhere:
             raise MisfitError(f"skipped: node {name!r} is not in the model")

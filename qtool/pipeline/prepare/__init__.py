@@ -104,7 +104,9 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
         _tidy(model)
     if _apply(model, changes, channels_last):
         _tidy(model)
-    _apply(model, changes, plain_products, fold_affine, *(() if transposed else (sub_pixel,)))
+    _apply(model, changes, plain_products, fold_affine)
+    if not transposed:
+        _apply(model, changes, sub_pixel)
     _apply(model, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
     _apply(model, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
     _apply(model, changes, vanishing_weights)

@@ -1,8 +1,7 @@
 """The findings of a sensitivity analysis so far: metrics over batches, and the result in memory and on disk."""
 
 import hashlib
-import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -265,9 +264,7 @@ class Analysis:
         operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
         layers = [LayerSensitivity(name, operators[name], *self._measured(name, [name])) for name in self.layers]
         heads = [
-            HeadSensitivity(
-                head.name, head.outputs, head.layers, *self._measured(head.name, head.layers), options(names)
-            )
+            HeadSensitivity(head.name, head.outputs, head.layers, *self._measured(head.name, head.layers), tuple(names))
             for head, names in self.regions.items()
         ]
         info = None if self.metric is None else self.metric.info
@@ -301,8 +298,3 @@ class Analysis:
         figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
         why: dict[str, str] = {view: f for view, f in found.items() if isinstance(f, str)}
         return macs, share, figures.get("alone"), figures.get("without"), why
-
-
-def options(names: Iterable[str]) -> str:
-    """Return the options of `qtool quantize` that leave nodes in float, as a shell takes them."""
-    return " ".join(f"--exclude {shlex.quote(name)}" for name in names)

@@ -10,7 +10,7 @@ from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, Constan
 
 GRID = QParams((0.1,), (0,), "int8")
 # what a plan says of the model and of how it was made; these stay whatever is taken out
-FACTS = {"model_digest", "target", "scheme", "granularity", "calibrator", "layers", "skipped", "recipe"}
+FACTS = {"model_digest", "target", "scheme", "granularity", "calibrator", "layers", "skipped", "recipe", "inputs"}
 
 
 def activation(tensor: str, *readers: str, produced: bool) -> ActivationPlan:
@@ -40,6 +40,7 @@ PLAN = Plan(
     shifts=(BiasShift(("a", 2), (1.0,)), BiasShift(("b", 2), (1.0,))),
     dynamic=(WeightPlan("m", GRID, (("d", 1), ("other d", 1)), 0),),
     stored=(WeightPlan("t", GRID, (("e", 1), ("table", 0)), 0),),
+    inputs={"y": (0.0, 1.0)},
 )
 
 
