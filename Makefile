@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fast test times test-zoo bench lint types sdist clean FORCE
+.PHONY: demo fast test times test-finetune test-zoo bench lint types sdist clean FORCE
 # two goals of one call would install into the same environment side by side
 .NOTPARALLEL:
 
@@ -30,6 +30,11 @@ times: $(VENV)/dev
 # the slow tests too, on the real models of the zoo ($$QTOOL_ZOO or ../shared/zoo)
 test-zoo: $(VENV)/dev
 	$(BIN)/python -m pytest -q -m 'zoo or slow'
+
+# the tests of fine-tuning, which `make test` skips where torch is not installed: $(BIN)/pip install -e '.[dev,finetune]'
+test-finetune: $(VENV)/dev
+	$(BIN)/python -c 'import torch'
+	$(BIN)/python -m pytest -q tests/finetuning -m 'not slow'
 
 # side by side with onnxruntime's own quantizer and NNCF, each in a virtual environment of its own (bench-out/venvs), on
 # the zoo's models ($$QTOOL_ZOO or ../shared/zoo); writes docs/benchmarks.md

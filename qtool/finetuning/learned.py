@@ -183,7 +183,7 @@ class _Maker:
             value = self.model.graph.initializers[row.tensor]
             if {(str(node.name), index) for node, index in value.uses()} != set(row.readers):
                 continue
-            exact = edit.constant(value)
+            exact = row.real(edit.constant(value))
             shape = [1] * exact.ndim
             if row.params.axis is not None:
                 shape[row.params.axis] = -1

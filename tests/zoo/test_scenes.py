@@ -38,7 +38,8 @@ def test_within_a_hundredth_of_float(name, tmp_path):
     proof = result.verification
     assert proof.fallbacks == ()
     assert proof.integer_share > bound.share
-    assert all("faster in float" in why or "float is faster" in why for why in proof.float_layers.values())
+    whys = ("faster in float", "float is faster", "it decodes")
+    assert all(any(one in why for one in whys) for why in proof.float_layers.values())
     assert result.float_size / result.size > bound.smaller
     scenes = DATA.evaluation_scenes(200)
     data, decode = (boxes(scenes), "yolov8") if bound.metric == "map" else (masks(scenes), None)
