@@ -21,7 +21,7 @@ from qtool.pipeline.verify.original import Original
 from qtool.quantization.candidates import Candidate, best_plan
 from qtool.quantization.graphs import look_at
 from qtool.quantization.halves import Halves
-from qtool.quantization.partial import FAR_DB, PartialSearch, Wanted
+from qtool.quantization.partial import FAR_DB, WORTH_DB, PartialSearch, Wanted
 from qtool.quantization.request import Request
 from qtool.targets.tables import TARGETS
 
@@ -140,7 +140,9 @@ def _searched(
             # it was proven without
             left = ()
         else:
-            if loudness(other.proof.judged_db) > loudness(proven.proof.judged_db):
+            gained = loudness(other.proof.judged_db) - loudness(proven.proof.judged_db)
+            met = loudness(other.proof.judged_db) >= search.wanted.min_sqnr
+            if gained >= WORTH_DB or (met and gained > 0.0):
                 proven = replace(other, left=left)
     floating = {name for one in proven.left for name in one.nodes}
     return replace(proven, before_db=before, float_needed=search.needed, noisiest=search.noisiest(floating))

@@ -32,7 +32,7 @@ FAR_DB = 2.0
 """What is in float for speed is given up where the outputs are so much better without, and less than wanted with it."""
 _MARGIN_DB = 1.0
 """So much more than asked for is aimed at, as examples that have chosen look better than new data."""
-_WORTH_DB = 1.0
+WORTH_DB = 1.0
 """What falls short of the target all the same is kept where it gains this much."""
 _FLAT_DB = 0.25
 """A node that costs no more than this stays an integer where the target is out of reach."""
@@ -204,7 +204,7 @@ class PartialSearch:
         if figure < aim:
             self.needed = self._enough(ranked, aim)
         # another calibrator has begun anew
-        if figure < max(self.figure, self._measured(frozenset())) + _WORTH_DB:
+        if figure < max(self.figure, self._measured(frozenset())) + WORTH_DB:
             return ladder, []
         floor = min(figure, aim) if figure >= self.wanted.min_sqnr else figure - _FLAT_DB
         allowed, self.tries = self.tries, len(self.known) + _QUICK

@@ -41,13 +41,13 @@ def verdict_line(result: Finetuned) -> str:
         )
     words = f"{result.output}: {size}; outputs {before} -> {after} dB SQNR on the samples that report"
     if result.after_db < result.before_db:
-        return line(f"{words}: NOT BETTER there, though on those that choose; next: {_next(result)}")
+        return line(f"{words}: NOT BETTER on these, though better on the samples that chose it; next: {_next(result)}")
     return line(words)
 
 
 def _next(result: Finetuned) -> str:
-    more = "" if result.warnings else ", or with more --data"
-    return f"try `--learning-rate 0.3`{more}; `qtool tune MODEL --data DATA` leaves layers in float instead"
+    more = "" if result.warnings else ", or give more `--data`"
+    return f"try `--learning-rate 0.3`{more}; the model of `qtool quantize` is as good, and `qtool tune` tries more"
 
 
 def _learned(result: Finetuned) -> str:
@@ -68,9 +68,10 @@ def _agreement(found: TorchAgreement) -> str:
     if found.db is None:
         return "torch and onnxruntime give the same outputs before training"
     where = f"{100 * found.differing:.2g} % of the outputs differ"
+    most = amount(found.layers_steps, "step")
     return (
-        f"torch and onnxruntime {found.db:.1f} dB before training ({where}); layer by layer "
-        f"{100 * found.layers_differing:.2g} % of the 8-bit numbers, by {amount(found.layers_steps, 'step')} at most"
+        f"torch and onnxruntime {found.db:.1f} dB before training ({where}); passed: layer by layer "
+        f"{100 * found.layers_differing:.2g} % of the 8-bit numbers differ, by {most} at most"
     )
 
 
