@@ -10,6 +10,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.concurrency import cores, limited
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import together
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, silent
 from qtool.core.records.doubts import notes
 from qtool.core.records.finetuning import Finetuned
@@ -110,8 +111,10 @@ def finetune(
     from qtool.finetuning.training import Settings
     from qtool.finetuning.work import Work
 
-    written = {"output": output, "save_plan": save_plan, "save_float": save_float}
+    unfinished = Path(f"{output}.finetune")
+    written = {"output": output, "save_plan": save_plan, "save_float": save_float, "resume": unfinished}
     check_files(model, written, {"calibration": calibration, "data": data, "plan": plan, "eval_data": eval_data})
+    _refuse_unfinished(unfinished, resume=resume)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     request = Request.of(
         wanted, find_target(target), form="auto", calibrator=None, correction="auto", smoothing="auto",
@@ -132,13 +135,11 @@ def finetune(
         opened = functools.partial(open_for_model, started.prepared.model, samples=samples, **reading)
         parted = part_samples(_stateless(opened(data)), None if eval_data is None else opened(eval_data), inputs)
         settings = Settings(*_lasting(epochs, steps, time_budget), batch_size, learning_rate, seed)
-        work = Work(
-            started.prepared, started.plan, parted, chosen, settings, Path(f"{output}.finetune"), resume, progress
-        )
+        work = Work(started.prepared, started.plan, parted, chosen, settings, unfinished, resume, progress)
         with Samples(folder / "out") as exact:
             done = work.run(exact, used)
         original = Original(Path(model), prepared.widened, parted.reporting)
-        before, after = _proven(started, done.plan, original, kept=done.kept)
+        before, after, kept = _proven(started, done.plan, original, kept=done.kept)
     with together(*[path for path in (save_plan, save_float) if path is not None], output):
         if save_plan is not None:
             after.decision.plan.save(save_plan)
@@ -154,7 +155,7 @@ def finetune(
         output=Path(output),
         size=size,
         float_size=model_size(model),
-        kept=done.kept,
+        kept=kept,
         before_db=before.proof.judged_db,
         after_db=after.proof.judged_db,
         chosen_db=done.chosen_db,
@@ -252,11 +253,23 @@ def _stateless(feeds: Feeds) -> Feeds:
     return feeds
 
 
-def _proven(started: Decision, plan: Plan, original: Original, *, kept: bool) -> tuple[Proven, Proven]:
-    """The plan to begin with, and that which was trained, on the samples that report."""
+def _refuse_unfinished(path: Path, *, resume: bool) -> None:
+    if path.exists() and not resume:
+        raise UsageError(
+            f"{path}: is there already, where an unfinished training is kept; go on with {arg('resume')}, or remove it"
+        )
+
+
+def _proven(started: Decision, plan: Plan, original: Original, *, kept: bool) -> tuple[Proven, Proven, bool]:
+    """The plan to begin with and the one to be written, on the samples that report, and whether it is what was trained.
+
+    It is not where those samples lose by it: what trained and what chose was learned by heart then.
+    """
     begun = replace(started, candidate=None)
     before = prove(begun, original)
-    return before, prove(replace(begun, plan=plan), original) if kept else before
+    trained = prove(replace(begun, plan=plan), original) if kept else before
+    better = kept and loudness(trained.proof.judged_db) >= loudness(before.proof.judged_db)
+    return before, trained if better else before, better
 
 
 def _float_model(prepared: Model, plan: Plan) -> Model:

@@ -8,6 +8,8 @@ import io
 import json
 import math
 import time
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -279,7 +281,7 @@ class TrainingCheckpoint:
             with np.load(self.path, allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
             header = json.loads(arrays.pop("header").tobytes())
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise CalibrationError(f"{self.path}: damaged; remove it, or leave out {arg('resume')}") from error
         if header.pop("identity", None) != self.identity:
             raise CalibrationError(

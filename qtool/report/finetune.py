@@ -26,7 +26,8 @@ def finetuned_text(result: Finetuned) -> str:
     if result.untrained:
         lines.append(f"  not trained {_untrained(result)}")
     if result.float_path is not None:
-        lines.append(f"  float       {result.float_path}: the float model with what was trained")
+        trained = "what was trained" if result.kept else "the weights and biases that training began with"
+        lines.append(f"  float       {result.float_path}: the float model with {trained}")
     return "\n".join(map(line, lines))
 
 
@@ -36,12 +37,11 @@ def verdict_line(result: Finetuned) -> str:
     before, after = (_decibels(db) for db in (result.before_db, result.after_db))
     if not result.kept:
         return line(
-            f"{result.output}: {size}; NOTHING GAINED: no state was better on the samples that choose, so it is the "
-            f"model that training began with: outputs {before} dB SQNR on those that report; next: {_next(result)}"
+            f"{result.output}: {size}; NOTHING GAINED: no state was better both on the samples that choose and on "
+            f"those that report, so it is the model that training began with: outputs {before} dB SQNR on "
+            f"those; next: {_next(result)}"
         )
     words = f"{result.output}: {size}; outputs {before} -> {after} dB SQNR on the samples that report"
-    if result.after_db < result.before_db:
-        return line(f"{words}: NOT BETTER on these, though better on the samples that chose it; next: {_next(result)}")
     return line(words)
 
 
@@ -60,18 +60,19 @@ def _training(result: Finetuned) -> str:
     resumed = ", resumed" if result.resumed else ""
     return (
         f"{amount(result.steps, 'step')} in {result.seconds:.0f} s{resumed}; on the samples that choose "
-        f"{decibels(rounds[0].held_out_db)} -> {decibels(best.held_out_db)} dB at step {best.step}"
+        f"{decibels(rounds[0].held_out_db)} -> {decibels(best.held_out_db)} dB as torch computes, at step "
+        f"{best.step}; as onnxruntime does, {' -> '.join(map(decibels, result.chosen_db))} dB"
     )
 
 
 def _agreement(found: TorchAgreement) -> str:
     if found.db is None:
         return "torch and onnxruntime give the same outputs before training"
-    where = f"{100 * found.differing:.2g} % of the outputs differ"
+    where = f"{100 * found.differing:.3g} % of the outputs differ"
     most = amount(found.layers_steps, "step")
     return (
         f"torch and onnxruntime {found.db:.1f} dB before training ({where}); passed: layer by layer "
-        f"{100 * found.layers_differing:.2g} % of the 8-bit numbers differ, by {most} at most"
+        f"{100 * found.layers_differing:.3g} % of the 8-bit numbers differ, by {most} at most"
     )
 
 

@@ -17,6 +17,7 @@ from qtool.core.errors import CalibrationError, OutputError, UsageError, Verific
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import load_plan
+from qtool.report.finetune import finetuned_text
 from qtool.runtime.session import Session
 from tests.support.patterns import BRIDGES, PATTERNS, Net
 from tests.support.places import REPOSITORY
@@ -52,6 +53,34 @@ def begun(tmp_path_factory):
         model, folder / "int8.onnx", data=data, scheme=PER_TENSOR, target="x86", partial=False, save_plan=plan
     )
     return model, data, plan
+
+
+@needs_torch
+def test_what_stands_where_the_unfinished_training_is_kept_is_never_lost(begun, tmp_path):
+    place = tmp_path / "out.onnx.finetune"
+    place.write_bytes(b"of somebody else")
+    with pytest.raises(UsageError, match="is there already"):
+        trained(begun, tmp_path)
+    with pytest.raises(CalibrationError, match="damaged"):
+        trained(begun, tmp_path, resume=True)
+    place.write_bytes(begun[0].read_bytes())
+    with pytest.raises((UsageError, OutputError)):
+        qtool.finetune(place, begun[1], tmp_path / "out.onnx", plan=begun[2], steps=1)
+    assert place.read_bytes() == begun[0].read_bytes()
+    place.unlink()
+    with pytest.raises((UsageError, OutputError)):
+        trained(begun, tmp_path, save_plan=place)
+
+
+@needs_torch
+def test_what_loses_on_the_samples_that_report_is_not_written(begun, tmp_path, monkeypatch):
+    from qtool.finetuning import finetune as module
+
+    figures = iter([19.0, 20.0])  # what was trained, what it began with
+    monkeypatch.setattr(module, "loudness", lambda _: next(figures))
+    result = trained(begun, tmp_path, steps=20)
+    assert not result.kept and "NOTHING GAINED" in finetuned_text(result)
+    assert result.plan == load_plan(begun[2])
 
 
 def trained(begun, folder: Path, name: str = "out.onnx", **options):
