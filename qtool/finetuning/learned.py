@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qtool.core.numerics.affine import MIN_SCALE, QParams
-from qtool.core.numerics.weights import bias_scale, quantize_weight
+from qtool.core.numerics.weights import SEVEN_BITS, bias_scale, quantize_weight
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, Plan, WeightPlan
 from qtool.finetuning.calls import tensor_of
@@ -22,7 +22,6 @@ _ACCUMULATOR = float(2**30)
 """The most of a bias in its steps, since products are added to it in 32 bits."""
 _PAIR = 128
 """Two neighbouring weights of one sign are at most this together where products are added in pairs in 16 bits."""
-_SEVEN_BITS = 64
 _FARTHEST = float(np.log(4.0))
 """A scale becomes at most four times as large or as small."""
 
@@ -200,7 +199,7 @@ class _Maker:
             return -most, most
         others = tuple(i for i in range(integers.ndim) if i != axis) if axis is not None else None
         start = integers.astype(np.float32)
-        free = np.clip(_PAIR - np.abs(start).max(axis=others, keepdims=True), 0.0, _SEVEN_BITS)
+        free = np.clip(_PAIR - np.abs(start).max(axis=others, keepdims=True), 0.0, SEVEN_BITS)
         return -np.maximum(-start, free), np.maximum(start, free)
 
     def biases(self) -> Iterator[_Bias]:

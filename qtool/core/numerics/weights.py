@@ -11,7 +11,7 @@ import numpy as np
 from qtool.core.numerics.affine import QParams
 
 Array = np.ndarray
-_SEVEN_BITS = 64
+SEVEN_BITS = 64
 # elements that are worked on at once, where temporaries are several times as large
 _AT_ONCE = 2**22
 # elements that stay in a cache while several passes are made over them
@@ -135,4 +135,4 @@ def saturating_channels(quantized: Array, axis: int) -> Array:
 
 def seven_bit_steps(saturating: Array) -> Array:
     """Return the steps for `weight_qparams`: 64 where a channel saturates, else 127 ([C], float64)."""
-    return np.where(saturating, float(_SEVEN_BITS), 127.0)
+    return np.where(saturating, float(SEVEN_BITS), 127.0)
