@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fast test times test-finetune test-zoo bench lint types sdist clean FORCE
+.PHONY: demo fast test test-long times test-finetune test-zoo bench lint types sdist clean FORCE
 # two goals of one call would install into the same environment side by side
 .NOTPARALLEL:
 
@@ -21,15 +21,19 @@ fast: $(VENV)/dev
 
 # under 5 minutes on 2 cores
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow and not long'
+
+# the tests that it has no room for, and that CI runs all the same: a few minutes
+test-long: $(VENV)/dev
+	$(BIN)/python -m pytest -q -n 2 -m 'long and not slow'
 
 # the same on an idle machine, to measure what `make fast` can run (tests/support/times.txt)
 times: $(VENV)/dev
-	QTOOL_ZOO=none $(BIN)/python -m pytest -q -n 2 -m 'not slow' --times
+	QTOOL_ZOO=none $(BIN)/python -m pytest -q -n 2 -m 'not slow and not long' --times
 
-# the slow tests too, on the real models of the zoo ($$QTOOL_ZOO or ../shared/zoo)
+# the slow and long tests too, on the real models of the zoo ($$QTOOL_ZOO or ../shared/zoo)
 test-zoo: $(VENV)/dev
-	$(BIN)/python -m pytest -q -m 'zoo or slow'
+	$(BIN)/python -m pytest -q -m 'zoo or slow or long'
 
 # the tests of fine-tuning, which `make test` skips where torch is not installed: $(BIN)/pip install -e '.[dev,finetune]'
 test-finetune: $(VENV)/dev

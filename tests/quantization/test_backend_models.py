@@ -99,6 +99,7 @@ def groups(tmp_path_factory):
     }
 
 
+@pytest.mark.long
 def test_models_converted_from_pytorch(groups):
     outcomes = groups["pytorch-converted"]
     assert len(outcomes) >= 82
@@ -126,6 +127,7 @@ def test_simple_models_hold_nothing_to_quantise(groups):
     assert set(summary(outcomes)) == {"NothingToQuantizeError"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LIGHT)
 def test_whole_networks(name, tmp_path):
     path = DATA / "light" / f"{name}.onnx"
@@ -182,12 +184,14 @@ POISON = "test_attention_4d_softcap_neginf_mask_poison_expanded"
 """The values of masked positions are 1000, a thousand times the others, and widen the range of what is quantised."""
 
 
-SOME, ALL = 5, 1
+FEW, SOME, ALL = 25, 5, 1
 """Of every so many cases one is tried, spread over the operators; slow tests try all."""
 LAYERS = {"test_basic_conv_with_padding", "test_gemm_default_no_bias", "test_matmul_2d"}
 
 
-@pytest.mark.parametrize("step", [SOME, pytest.param(ALL, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "step", [FEW, pytest.param(SOME, marks=pytest.mark.long), pytest.param(ALL, marks=pytest.mark.slow)]
+)
 def test_every_node_with_float_inputs(node_cases, tmp_path, step):
     outcomes = _attempt_cases([(case, case.model) for case in node_cases[::step]], tmp_path)
     assert len(outcomes) >= 1000 // step

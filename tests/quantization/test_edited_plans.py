@@ -25,7 +25,7 @@ from tests.support.patterns import Net
 from tests.support.token_models import encoder, recurrent, sentences
 
 FIELDS = ("activations", "constants", "weights", "biases", "shifts", "dynamic", "stored")
-EDITS, MANY_EDITS = 12, 300
+EDITS, MORE_EDITS, MANY_EDITS = 4, 12, 300
 """Of each plan, beside rows that stand in the wrong field."""
 
 
@@ -161,7 +161,10 @@ def _edits(document: Any, most: int) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("edits", [EDITS, pytest.param(MANY_EDITS, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "edits",
+    [EDITS, pytest.param(MORE_EDITS, marks=pytest.mark.long), pytest.param(MANY_EDITS, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_edit_is_refused_in_a_line_or_gives_a_model_that_verifies(plans, tmp_path, kind, edits):
     model, _, document = plans(kind)

@@ -299,6 +299,7 @@ def test_tune_judges_there_what_will_run_there(machine, tmp_path, provider, targ
     assert len(machine.devices) >= 5 and quantized == (3 if provider == "tensorrt" else 0)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("machine")
 def test_tune_for_tensorrt_goes_all_the_way(tmp_path):
     result = qtool.tune(

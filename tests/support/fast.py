@@ -16,7 +16,7 @@ import pytest
 FILE = Path(__file__).with_name("times.txt")
 BUDGET_S = 0.07
 _HEAD = "# seconds a case, of the functions that --fast cannot run whole; written by `make times`"
-_REAL = {"slow", "zoo"}
+_REAL = {"long", "slow", "zoo"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

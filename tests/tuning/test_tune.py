@@ -63,6 +63,7 @@ def drop_of(model, candidate):
     return evaluation.candidates[0].scores[0].relative_drop
 
 
+@pytest.mark.long
 def test_a_hard_case_that_the_plain_way_fails_and_tune_solves(hard, tmp_path):
     statistics = qtool.calibrate(hard, CALIB).statistics
     qtool.quantize(hard, tmp_path / "plain.onnx", calibration=statistics)
@@ -85,6 +86,7 @@ def test_layers_are_left_in_float_where_ranges_cannot_help(hard, tmp_path):
     assert fewer == []
 
 
+@pytest.mark.long
 def test_the_limit_of_float_is_kept(hard, tmp_path):
     result = searched(hard, tmp_path / "tuned.onnx", max_float_macs=0.001)
     assert result.best is not None and not result.best.met
@@ -135,6 +137,7 @@ def test_without_labels_the_float_models_predictions_count(tmp_path):
     assert result.best.drop == 0.0  # every prediction as float's
 
 
+@pytest.mark.long
 def test_asking_for_a_signal_to_noise_ratio(tmp_path):
     result = tune(
         SHIPPED / "digits_cnn.onnx", CALIB, tmp_path / "q.onnx", calibrators=ONE, min_sqnr=90.0, max_float_macs=0.05

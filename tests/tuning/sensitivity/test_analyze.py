@@ -191,7 +191,14 @@ def test_a_network_of_one_layer_is_float_without_it(tmp_path):
         assert json.loads(text)["layers"][0]["without"]["sqnr_db"] == "inf"
 
 
-@pytest.mark.parametrize("options", [{"memory": 1}, {"memory": 1_500_000}, {"threads": 1}, {"threads": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"memory": 1},
+        {"threads": 3},
+        *(pytest.param(given, marks=pytest.mark.long) for given in ({"memory": 1_500_000}, {"threads": 1})),
+    ],
+)
 def test_memory_and_threads_change_nothing(options):
     assert on_digits(**options).to_dict() == found_on_digits().to_dict()
 
