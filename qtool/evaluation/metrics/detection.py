@@ -110,7 +110,7 @@ class BoxAgreement:
     """The share of detections that a model and float have in common: 2 pairs / (detections of both).
 
     Those of a score of 0.25 and more. A pair is of one class and overlaps by half or more (intersection over union);
-    each takes part once, those of the model by falling score. 1 where neither finds anything.
+    each takes part once, those of the model by falling score. Where neither finds anything, nothing was compared.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -134,10 +134,20 @@ class BoxAgreement:
             self._detections += len(found.scores) + len(exact.scores)
 
     def result(self) -> float:
-        """Return the share, from 0 to 1; NaN from the first NaN on that float has not."""
+        """Return the share, from 0 to 1; NaN from the first NaN on that float has not.
+
+        Raises:
+            DataError: neither model finds anything.
+        """
         if self._nan:
             return math.nan
-        return 2 * self._pairs / self._detections if self._detections else 1.0
+        if not self._detections:
+            raise DataError(
+                f"{arg('metric', 'box_agreement')}: no model finds a box of a score of {_CERTAIN} or more in any sample of "
+                f"{arg('data')}, so that there is nothing to compare; check {arg('preprocess')} and {arg('decode')}, or "
+                f"give {arg('metric', 'sqnr')}"
+            )
+        return 2 * self._pairs / self._detections
 
 
 def certain(found: Detections) -> Detections:
