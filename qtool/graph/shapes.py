@@ -22,9 +22,9 @@ _SMALL_BYTES = 1000
 def forget(model: ir.Model) -> dict[str, ir.Shape]:
     """Remove the shapes of all that is computed, and return those that the model declares for its outputs, by name.
 
-    In place. Initializers have the shapes of their content afterwards.
+    In place; the outputs of the bodies of Scan are among them. Initializers have the shapes of their content afterwards.
     """
-    declared = {str(v.name): v.shape for v in model.graph.outputs if v.shape is not None}
+    declared = {str(v.name): v.shape for v in _declaring(model) if v.shape is not None}
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -44,7 +44,7 @@ def declare(model: ir.Model, declared: Mapping[str, ir.Shape]) -> None:
 
     `declared`: by name, as `forget` returns it.
     """
-    for value in model.graph.outputs:
+    for value in _declaring(model):
         said = declared.get(str(value.name))
         if said is None or value.producer() is None:
             continue
@@ -52,6 +52,12 @@ def declare(model: ir.Model, declared: Mapping[str, ir.Shape]) -> None:
             value.shape = said
         elif value.shape.rank() == said.rank():
             value.shape = ir.Shape([_known(*dims) for dims in zip(value.shape, said, strict=True)])
+
+
+def _declaring(model: ir.Model) -> list[ir.Value]:
+    """The outputs whose shapes are read from the file: onnxruntime allocates those of Scan by what its body says of them."""
+    scans = [node for node in model.graph.all_nodes() if node.op_type == "Scan"]
+    return [*model.graph.outputs, *(value for node in scans for graph in subgraphs(node) for value in graph.outputs)]
 
 
 def _known(found: int | ir.SymbolicDim, said: int | ir.SymbolicDim) -> int | ir.SymbolicDim:

@@ -125,6 +125,23 @@ def test_declared_dimensions_stay_where_inference_has_none(tmp_path):
     assert [str(dim) for dim in output.shape or ()] == ["rows", "4", "8"]
 
 
+def test_what_a_scan_makes_of_an_unknown_rank_has_the_shape_that_its_body_says(tmp_path):
+    """onnxruntime allocates the outputs of a Scan by it, and runs none whose body says no shape."""
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,3,4] x) => (float[N,3,4] y) <int64 count = {2}, bool go = {1}> {
+            b = Loop <body = steps (int64 i, bool on, float[r,s,t] h) => (bool still, float[r,s,t] next) {
+                still = Identity(on)  next = Tanh(h) }> (count, go, x)
+            c = Scan <num_scan_inputs = 1, body = rows (float[p,q] row) => (float[p,q] out) { out = Relu(row) }> (b)
+            y = MatMul(c, w)
+        }""")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).normal(size=(4, 3, 4)).astype(np.float32)}
+    qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data=data)
+    wanted, got = (Session(tmp_path / name).run(data)["y"] for name in ("m.onnx", "q.onnx"))
+    assert 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum()) > 25
+
+
 def test_an_output_of_no_type_is_refused_as_onnxruntime_does(tmp_path):
     net = Net(3, 8, 8)
     path = net.save(tmp_path / "m.onnx", net("Relu", net.conv("x", 3, 4)))
