@@ -22,9 +22,9 @@ from qtool.core.files import (
 )
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.reading import SETTINGS_LIMIT, read_text
-from qtool.core.records.codec import encoded, parsed
+from qtool.core.records.codec import parsed
 from qtool.core.records.evaluation import WorstSample, WorstSamples
-from qtool.core.records.header import header, without_header
+from qtool.core.records.header import without_header
 from qtool.evaluation.metrics.heads import Heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric
@@ -36,7 +36,6 @@ from qtool.feeds.shown import PictureInput
 
 INDEX = "worst.json"
 """The file in the folder that lists the pictures."""
-_KIND, _VERSION = "worst", 1
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _OWN = re.compile(r"[A-Za-z0-9._-]+-sample-\d+\.png")
 _LONGEST = 60
@@ -91,7 +90,7 @@ def _written_before(folder: Path) -> Sequence[str]:
         document = parsed(read_text(folder / INDEX, SETTINGS_LIMIT), strict=False)
     except (OSError, ValueError):
         return ()
-    version, content = without_header(document, _KIND)
+    version, content = without_header(document, WorstSamples.SCHEMA[0])
     rows = content.get("samples")
     if version is None or not isinstance(rows, list):
         return ()
@@ -204,8 +203,7 @@ class Keeper:
         with made_folder(self._folder), together(self._folder / INDEX, *(self._folder / name for name in pictures)):
             for name, png in pictures.items():
                 write_bytes(self._folder / name, png)
-            document = {**header(_KIND, _VERSION), **encoded(found)}
-            write_text(self._folder / INDEX, json.dumps(document, indent=2, allow_nan=False) + "\n")
+            write_text(self._folder / INDEX, json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n")
             for name in former:
                 remove_with_outputs(self._folder / name)
         return found
