@@ -95,6 +95,7 @@ from qtool.targets.tables import find_target
 @reading_options
 @config_option
 @json_option
+@click.option("-v", "--verbose", is_flag=True, help="Show what was tried, in a table.")
 @quiet_option
 @click.pass_context
 def command(
@@ -130,6 +131,7 @@ def command(
     provider: str,
     reading: ReadOptions,
     json_path: str | None,
+    verbose: bool,
     quiet: bool,
 ) -> None:
     """Write the int8 model, after proving what onnxruntime will run and that it computes what was planned.
@@ -176,7 +178,7 @@ def command(
             written.json(json_path, result.to_dict())
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
-        show(quantized_text(result))
+        show(quantized_text(result, verbose=verbose))
     elif verdict is not None and not verdict.met and (verdict.asked or verdict.met is False):
         remark(verdict_line(result))
     warn(result.warnings)
