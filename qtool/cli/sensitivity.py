@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import (
     calibrator_option,
     correction_option,
@@ -20,7 +21,6 @@ from qtool.cli.common import (
     executor_options,
     json_option,
     labelled_options,
-    progress_bar,
     quiet_option,
     samples_option,
 )
@@ -66,6 +66,12 @@ _MIB = 2**20
     metavar="FILE",
     help="Keep every finished layer there, as JSON; the same command goes on from it where it was interrupted.",
 )
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Print only the worst N layers; the JSON has all.  [default: all]",
+)
 @samples_option
 @batch_size_option
 @click.option(
@@ -103,6 +109,7 @@ def command(
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
     output: str | None,
+    top: int | None,
     samples: int | None,
     batch_size: int,
     threads: int | None,
@@ -153,4 +160,4 @@ def command(
         if json_path is not None:
             written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:
-        show(sensitivity_text(result), needed=output is None and json_path is None)
+        show(sensitivity_text(result, top), needed=output is None and json_path is None)
