@@ -16,6 +16,7 @@ COMMANDS = {
     "tune": "Find an int8 model within a target of accuracy: the whole workflow.",
     "finetune": "Train an int8 model to give what the float one gives; no labels are needed.",
     "eval": "Compare the accuracy, size and latency of models with the float one.",
+    "report": "Make one page of what the others found, to be opened in a browser.",
 }
 
 

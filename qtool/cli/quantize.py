@@ -28,6 +28,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
@@ -95,6 +96,7 @@ from qtool.targets.tables import find_target
 @reading_options
 @config_option
 @json_option
+@html_option
 @quiet_option
 @click.pass_context
 def command(
@@ -130,6 +132,7 @@ def command(
     provider: str,
     reading: ReadOptions,
     json_path: str | None,
+    html_path: str | None,
     quiet: bool,
 ) -> None:
     """Write the int8 model, after proving what onnxruntime will run and that it computes what was planned.
@@ -142,7 +145,9 @@ def command(
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
-    with outputs({"--output": result_path, "--save-plan": save_plan, "--json": json_path}) as written:
+    with outputs(
+        {"--output": result_path, "--save-plan": save_plan, "--json": json_path, "--html": html_path}
+    ) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = quantize(
                 model,
@@ -174,6 +179,7 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+        write_page(context, written, html_path, [result.to_dict()], calibration)
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
         show(quantized_text(result))

@@ -25,6 +25,7 @@ from qtool.cli.common import (
     samples_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
@@ -83,8 +84,11 @@ _MIB = 2**20
 @labelled_options
 @config_option
 @json_option
+@html_option
 @quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     *,
     model: str,
     calibration: str,
@@ -110,6 +114,7 @@ def command(
     executor: Executor | None,
     reading: LabelledOptions,
     json_path: str | None,
+    html_path: str | None,
     quiet: bool,
 ) -> None:
     """Rank the layers by what it costs to quantise them, one at a time, as onnxruntime executes it.
@@ -126,7 +131,7 @@ def command(
         finished = f"what is finished stands in {output}, and the same command goes on"
         return None if output is None or not Path(output).exists() else finished
 
-    with outputs({"--json": json_path}, growing={"--output": output}, stands=stands) as written:
+    with outputs({"--json": json_path, "--html": html_path}, growing={"--output": output}, stands=stands) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = sensitivity(
                 model,
@@ -152,5 +157,6 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+        write_page(context, written, html_path, [result.to_dict()], calibration)
     if not quiet and json_path != STDOUT:
-        show(sensitivity_text(result), needed=output is None and json_path is None)
+        show(sensitivity_text(result), needed=output is None and json_path is None and html_path is None)

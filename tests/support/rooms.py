@@ -96,13 +96,14 @@ ROOMS = {
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
+    "report.html": _room("JSON documents -> one page for a browser", f"{_CORE} report", "jinja2 markupsafe"),
     "qtool": _room(
         "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""
     ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
         f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning "
-        "report",
+        "report report.html",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),

@@ -215,6 +215,7 @@ class Quantized:
             "timing": self.timing.to_dict(),
             "refined": self.plan.refined,
             "unrefined": self.unrefined,
+            "asked": {**encoded(self.asked), "reading": dict(self.asked.reading)},
             "verification": self.verification.to_dict(),
             "plan": self.plan.to_dict(),
         }
