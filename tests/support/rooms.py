@@ -95,6 +95,11 @@ ROOMS = {
         f"{_BELOW} execution feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning "
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
+    "inspection": _room(
+        "`inspect`: what a model of any maker is, what onnxruntime runs of it, and what that costs",
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
+        "pipeline.verify quantization",
+    ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
     "qtool": _room(
         "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""
