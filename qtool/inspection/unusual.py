@@ -110,9 +110,7 @@ def _of_bodies(model: Model) -> Iterator[str]:
     for node in model.graph.all_nodes():
         bodies = subgraphs(node)
         if bodies and node.graph is model.graph:
-            inner = sum(
-                node_.op_type in OPERATORS and node_.op_type != "Gather" for b in bodies for node_ in b.all_nodes()
-            )
+            inner = sum(Layer.of(one) is not None and one.op_type != "Gather" for b in bodies for one in b.all_nodes())
             holds = amount(inner, "layer") if inner else "no layer"
             stays = ": they stay float" if inner else ""
             yield f"{node.op_type} {_called(node)!r} with {amount(len(bodies), 'body', 'bodies')}, {holds} inside{stays}"
