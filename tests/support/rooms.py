@@ -95,6 +95,11 @@ ROOMS = {
         f"{_BELOW} execution feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning "
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
+    "inspection": _room(
+        "`inspect`: what a model of any maker is, what onnxruntime runs of it, and what that costs",
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
+        "pipeline.verify quantization",
+    ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
     "report.html": _room("JSON documents -> one page for a browser", f"{_CORE} report", "jinja2 markupsafe"),
     "qtool": _room(
