@@ -10,7 +10,7 @@ from typing import Any
 
 from qtool.core.arguments import check_type
 from qtool.core.errors import UsageError
-from qtool.core.records.codec import UNWRITTEN, Real, encoded, json_number
+from qtool.core.records.codec import UNWRITTEN, Real, called, encoded, json_number
 from qtool.core.records.header import header
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
@@ -139,13 +139,35 @@ class LatencySetup:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfusedClasses:
+    """How often a model predicts one class where float predicts another."""
+
+    exact: str = field(metadata=called("float"))
+    found: str = field(metadata=called("model"))
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """The classes that a model predicts where float predicts another, the most frequent pairs first.
+
+    counted: samples or tokens that were compared. left_out: how many are in pairs that are not listed.
+    """
+
+    counted: int
+    pairs: tuple[ConfusedClasses, ...]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelResult:
     """One model's part of an evaluation.
 
     `sqnr_db` is the worst output's, `sqnr_db_by_output` has each output's own; None where it is not measured, and None
     and empty for the float model.
     `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
-    model predicts none. `nodes` is how many nodes each execution provider of onnxruntime runs, empty on the CPU.
+    model predicts none; `confusion` are the classes where they differ. `nodes` is how many nodes each execution
+    provider of onnxruntime runs, empty on the CPU.
     `quantized` is whether the float model is none.
     """
 
@@ -160,6 +182,7 @@ class ModelResult:
     latency: Latency | None = None
     nodes: tuple[tuple[str, int], ...] = ()
     quantized: bool = False
+    confusion: Confusion | None = None
 
     def score(self, metric: str) -> Score:
         """Return the score of the metric of that name. Raises `KeyError`."""
@@ -301,6 +324,7 @@ def _model(model: ModelResult) -> dict[str, Any]:
         "sqnr_db": json_number(model.sqnr_db),
         "sqnr_db_by_output": encoded(dict(model.sqnr_db_by_output)),
         "agreement": model.agreement,
+        "confusion": encoded(model.confusion),
         "nan": encoded(model.nan),
         "latency": encoded(model.latency),
         "nodes": dict(model.nodes),

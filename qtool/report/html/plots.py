@@ -15,7 +15,7 @@ _DOT = 4
 _HIGH = 180
 """The height of a picture with axes, in pixels, without the letters below."""
 _BELOW = 34
-_ROW = 30
+_ROW = 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,11 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What stands along an axis, and whether its ends are rounded to whole ticks."""
+    """What stands along an axis, what it reaches down and up to at least, and whether it is in percent."""
 
     words: str
     least: float | None = None
+    most: float | None = None
     percent: bool = False
 
 
@@ -82,8 +83,8 @@ def plot(
         legend: of the colours.
     """
     across, up = axes
-    left, right = _ends([dot.x for dot in dots], across.least)
-    bottom, top = _ends([dot.y for dot in dots], up.least)
+    left, right = _ends([dot.x for dot in dots], across)
+    bottom, top = _ends([dot.y for dot in dots], up)
     near = [mark for mark in marks if bottom - (top - bottom) * 0.6 <= mark.y <= top + (top - bottom) * 0.6]
     bottom, top = min([bottom, *(m.y for m in near)]), max([top, *(m.y for m in near)])
     bottom, top = bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom)
@@ -122,7 +123,7 @@ def ranked(
         axis: across.
         legend: of the colours.
     """
-    left, right = _ends([dot.x for _, dot in rows], axis.least)
+    left, right = _ends([dot.x for _, dot in rows], axis)
     left, right = left - 0.04 * (right - left), right + 0.04 * (right - left)
 
     def x(value: float) -> str:
@@ -135,7 +136,7 @@ def ranked(
         shapes.append(_line("0%", y, "100%", y, "grid"))
         look = {"cx": x(dot.x), "cy": y, "r": _DOT + 2 * dot.large, "class": f"dot t-{dot.tone}"}
         shapes.append(Shape("circle", look, title=dot.title))
-        shapes.append(_text("0%", y - 7, name, "start halo strong" if dot.large else "start halo"))
+        shapes.append(_text("0%", y - 10, name, "start halo strong" if dot.large else "start halo"))
     shapes += [_text(x(value), bottom + 18, _tick(axis, value), "middle") for value in ticks(left, right)]
     shapes.append(_text("100%", bottom + 34, axis.words, "end axis"))
     return Figure(caption, label, bottom + 38, tuple(shapes), legend)
@@ -207,9 +208,9 @@ def histogram(
     return Figure("", label, down, tuple(shapes))
 
 
-def _ends(values: Sequence[float], least: float | None) -> tuple[float, float]:
-    low, high = min(values), max(values)
-    low = low if least is None else min(low, least)
+def _ends(values: Sequence[float], axis: Axis) -> tuple[float, float]:
+    low = min(values if axis.least is None else [*values, axis.least])
+    high = max(values if axis.most is None else [*values, axis.most])
     if high > low:
         return low, high
     return low - (abs(low) * 0.1 or 1.0), high + (abs(high) * 0.1 or 1.0)

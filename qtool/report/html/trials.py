@@ -67,7 +67,8 @@ def _steps(content: Content) -> Section:
     """Accuracy against the share in float, and the trail in its order."""
     steps, best = content["steps"], content["best"]
     held = best["measured"]
-    by_metric = held != "sqnr" and any(finite(step["metric"]) is not None for step in steps)
+    # a metric that says the same of all is no axis
+    by_metric = held != "sqnr" and len({finite(step["metric"]) for step in steps} - {None}) > 1
     key, axis = ("metric", Axis(held)) if by_metric else ("sqnr_db", Axis("dB"))
     dots = []
     for step in steps:
@@ -80,7 +81,7 @@ def _steps(content: Content) -> Section:
     if dots:
         legend = (*_KEPT[:1], Legend("meets the target", "int"), Legend("misses it", "bad"))
         label = f"{axis.words} of {amount(len(dots), 'model')} against the share of multiply-accumulates in float"
-        across = Axis("multiply-accumulates in float", 0.0, percent=True)
+        across = Axis("multiply-accumulates in float", 0.0, 0.1, percent=True)
         blocks.append(plot(f"{axis.words} against the share in float", label, dots, (across, axis), legend=legend))
     columns = (
         Column("step", number=True),
@@ -103,7 +104,7 @@ def _steps(content: Content) -> Section:
     for what, why in content["untried"].items():
         reasons.setdefault(why, []).append(what)
     blocks += [Note(f"Not tried: {'; '.join(what)} ({why})", "muted") for why, what in reasons.items()]
-    return Section("trials", "What was tried", f"{content['split']}.", tuple(blocks))
+    return Section("trials", "What was tried", f"Data: {content['split']}.", tuple(blocks))
 
 
 def _rounds(content: Content) -> Section:
@@ -138,5 +139,5 @@ def _rounds(content: Content) -> Section:
             Listing("Not trained", columns, tuple((Cell(n), Cell(w)) for n, w in content["untrained"].items()))
         )
     learned = ", ".join(f"{count:,} {name}" for name, count in content["learned"].items())
-    lead = f"{content['steps']} steps in {content['seconds']:.0f} s; learned: {learned}. {content['split']}."
+    lead = f"{content['steps']} steps in {content['seconds']:.0f} s; learned: {learned}. Data: {content['split']}."
     return Section("trials", "Training", lead, tuple(blocks))
