@@ -97,6 +97,10 @@ class Executed:
         """Return the number of the node that makes a tensor."""
         return self._by_output.get(tensor)
 
+    def readers(self, tensor: str) -> list[int]:
+        """Return the numbers of the nodes that read a tensor."""
+        return [number for number, node in enumerate(self.nodes) if tensor in node.inputs]
+
     def kernel_of(self, node: Node) -> int | None:
         """Return the number of the node that a node of the file became; None where it is gone, or nobody can tell.
 
@@ -138,7 +142,9 @@ class Executed:
 
     def _same_kind(self, number: int, node: Node) -> bool:
         op = self.nodes[number].op_type
-        return op == node.op_type or op in _INTEGER or any(word in op for word in ("Conv", "MatMul", "Gemm", "Attention"))
+        return (
+            op == node.op_type or op in _INTEGER or any(word in op for word in ("Conv", "MatMul", "Gemm", "Attention"))
+        )
 
 
 _PLAIN = frozenset({

@@ -170,7 +170,9 @@ def macs_of(layer: PlannedLayer, known: Shapes) -> int | None:
     if row is None:
         return products.macs(node, known)
     output = known.get(str(node.outputs[0].name))
-    x, w = (known.get(str(value.name)) if value is not None else None for value in (node.inputs[row.x], _input(node, row.w)))
+    x, w = (
+        known.get(str(value.name)) if value is not None else None for value in (node.inputs[row.x], _input(node, row.w))
+    )
     match row.counted_as:
         case "Conv" if output is not None and w is not None:
             return math.prod(output) * math.prod(w[1:])

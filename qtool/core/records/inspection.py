@@ -136,11 +136,13 @@ class TensorError:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class Prospect:
     """What `quantize` would do with a float model for one target: layers and their share, and what stays float and why.
 
     layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None where unknown.
-    floats: node -> why it stays float.
+    floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
+    that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
+    model, with the share of float's time that was measured in these nodes: an estimate; None where nothing was measured.
     """
 
     target: str
@@ -148,6 +150,8 @@ class Target:
     integer_layers: int
     macs_share: float | None
     floats: dict[str, str]
+    layers_speedup: float | None = None
+    speedup: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +188,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     speed: Speed | None
     errors: tuple[TensorError, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[Prospect, ...]
     float_model: str | None
     inputs_from: str
     not_measured: tuple[str, ...]
