@@ -19,9 +19,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def accuracy(documents: Sequence[Document]) -> list[Section]:
-    """Return a section for each evaluation, and one for the pictures of the worst samples."""
-    found = [_evaluation(one) for one in evaluations(documents)]
-    return found + _worst(documents)
+    """Return a section for each evaluation."""
+    return [_evaluation(one) for one in evaluations(documents)]
 
 
 def _evaluation(content: Content) -> Section:
@@ -110,7 +109,8 @@ def _confusion(model: Content) -> list[Block]:
     return [Listing(f"Classes that {model['name']} confuses: where it says another than float{more}", columns, rows)]
 
 
-def _worst(documents: Sequence[Document]) -> list[Section]:
+def worst(documents: Sequence[Document]) -> list[Section]:
+    """Return the section of the worst samples with their pictures, where there are any."""
     rows = [one["worst"] for one in evaluations(documents) if one.get("worst")]
     rows += [one.content for one in of_kind(documents, "worst")]
     sections = []

@@ -36,7 +36,11 @@ class Legend:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture with its caption. label: what it shows, for those who do not see it. height: in pixels."""
+    """A picture with its caption.
+
+    label: what it shows, for those who do not see it. height: in pixels. flush: it has nothing beside it, so needs no
+    room there.
+    """
 
     kind: ClassVar[str] = "figure"
 
@@ -45,6 +49,7 @@ class Figure:
     height: int
     shapes: tuple[Shape, ...]
     legend: tuple[Legend, ...] = ()
+    flush: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", line(self.label))

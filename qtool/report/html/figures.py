@@ -56,6 +56,11 @@ def number_cell(value: Any, digits: int = 4) -> Cell:
     return Cell(number(found, digits), -math.inf if found is None else found)
 
 
+def ms_cell(value: float | None) -> Cell:
+    """Return the cell of a time in ms."""
+    return Cell("-", -1.0) if value is None else Cell(f"{value:.3f}", value)
+
+
 def count_cell(value: int) -> Cell:
     """Return the cell of a whole number, with a comma at each thousand."""
     return Cell(f"{value:,}", float(value))

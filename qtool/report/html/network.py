@@ -8,7 +8,7 @@ from typing import Any
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, NetworkMap, Note, Section, Square
 from qtool.report.html.documents import Document, of_kind, verifications
-from qtool.report.html.figures import count_cell, db_cell, finite, number_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, finite, ms_cell, real, share_cell
 from qtool.report.html.plots import strip
 
 Content = Mapping[str, Any]
@@ -126,22 +126,22 @@ def _kernels(counts: Mapping[tuple[str, str], int]) -> Listing:
 def _findings(content: Content) -> list[Block]:
     rows = [
         (
-            Cell(one["rule"], code=True),
-            Cell(", ".join(one["where"][:3]) + (f" and {len(one['where']) - 3} more" if len(one["where"]) > 3 else "")),
             Cell(f"{one['what']} {one['cause']}".strip()),
             Cell(one["remedy"] or "-"),
             share_cell(one["ms_share"]),
+            Cell(", ".join(one["where"][:3]) + (f" and {len(one['where']) - 3} more" if len(one["where"]) > 3 else "")),
+            Cell(one["rule"], code=True),
         )
         for one in content["findings"]
     ]
     if not rows:
         return []
     columns = (
-        Column("rule"),
-        Column("where"),
         Column("what, and why"),
         Column("what to do"),
         Column("time", number=True, about="share of the time of a run"),
+        Column("where"),
+        Column("rule"),
     )
     return [Listing("What costs speed, accuracy or trust, the dearest first", columns, tuple(rows))]
 
@@ -174,14 +174,15 @@ def _times(content: Content) -> list[Section]:
     rows = tuple(_layer(layer, most) for layer in layers)
     columns = (
         Column("layer"),
-        Column("op"),
-        Column("MACs", number=True, about="share of the multiply-accumulates"),
-        Column("planned", about="what the Q/DQ of the file ask for"),
         Column("executed", about="the kernel that onnxruntime runs"),
         Column("time ms", number=True, about="of one run: int8 above, float below"),
         Column("float ms", number=True),
         Column("SQNR dB", number=True, about="of its output, all of the network quantised"),
         Column("alone dB", number=True, about="of its output, its input taken from float"),
+        Column("MACs", number=True, about="share of the multiply-accumulates"),
+        Column("op"),
+        Column("planned", about="what the Q/DQ of the file ask for"),
+        Column("why float"),
     )
     measured = [layer for layer in layers if real(layer["ms"]) is not None]
     lead = "Each layer as the file plans it and as onnxruntime runs it."
@@ -198,14 +199,15 @@ def _layer(layer: Content, most: float) -> tuple[Cell, ...]:
     tone = "int" if layer["integer"] else "float"
     return (
         Cell(layer["name"] or layer["output"]),
-        Cell(layer["op"], code=True),
-        share_cell(layer["share"]),
-        Cell("int8" if layer["planned"] else "float", tone="int" if layer["planned"] else "float"),
         Cell(kernel, tone=tone, code=True),
-        Cell(number_cell(ms, 3).text, -1.0 if ms is None else ms, bars),
-        number_cell(exact, 3),
+        replace(ms_cell(ms), bars=bars),
+        ms_cell(exact),
         db_cell(layer["sqnr_db"]),
         db_cell(layer["alone_db"]),
+        share_cell(layer["share"]),
+        Cell(layer["op"], code=True),
+        Cell("int8" if layer["planned"] else "float", tone="int" if layer["planned"] else "float"),
+        Cell(". ".join(filter(None, (layer["cause"].rstrip("."), layer["remedy"]))) or "-"),
     )
 
 

@@ -53,12 +53,12 @@ def _plan(plan: Content) -> Section:
     ]
     columns = (
         Column("tensor"),
-        Column("kind"),
-        Column("type"),
-        Column("scales", number=True),
+        Column("range"),
         Column("scale", number=True, about="of several the largest"),
         Column("zero point", number=True),
-        Column("range"),
+        Column("type"),
+        Column("scales", number=True),
+        Column("kind"),
         Column("read by"),
         Column("why"),
     )
@@ -92,12 +92,12 @@ def _grid(kind: str, row: Content, why: str) -> tuple[Cell, ...]:
     more = f" and {len(names) - _READERS} more" if len(names) > _READERS else ""
     return (
         Cell(row["tensor"]),
-        Cell(kind),
-        Cell(params["dtype"], code=True),
-        count_cell(len(scale)),
+        Cell(ends),
         number_cell(max(scale), 6),
         count_cell(zero[0]) if len(set(zero)) == 1 else Cell("several"),
-        Cell(ends),
+        Cell(params["dtype"], code=True),
+        count_cell(len(scale)),
+        Cell(kind),
         Cell(", ".join(names[:_READERS]) + more or "-"),
         Cell(why or "-"),
     )

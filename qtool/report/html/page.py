@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from qtool.core.errors import UsageError
-from qtool.report.html.accuracy import accuracy
+from qtool.report.html.accuracy import accuracy, worst
 from qtool.report.html.blocks import Page, Section
 from qtool.report.html.documents import Document, check_alike
 from qtool.report.html.errors import errors
@@ -47,6 +47,7 @@ def page_of(documents: Sequence[Document], options: Mapping[str, str] | None = N
             *accuracy(documents),
             *network(documents),
             *errors(documents),
+            *worst(documents),
             *values(documents),
             *trials(documents),
             *plans(documents),

@@ -151,7 +151,7 @@ def strip(caption: str, label: str, parts: Sequence[tuple[float, str, str]], leg
             place = {"x": _percent(done / total), "y": 0, "width": _percent(size / total), "height": 28}
             shapes.append(Shape("rect", {**place, "class": f"part t-{tone}"}, title=title))
             done += size
-    return Figure(caption, label, 30, tuple(shapes), legend)
+    return Figure(caption, label, 30, tuple(shapes), legend, flush=True)
 
 
 def histogram(
