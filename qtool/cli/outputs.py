@@ -24,7 +24,7 @@ _PRINTABLE = ("--json", "--junit", "--markdown")
 _MODELS = ("model", "float_model", "candidates")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
-    "tokenizer",
+    "tokenizer", "documents",
 )  # fmt: skip
 """Parameters of commands that name what is read: files, folders, or functions in files."""
 
