@@ -1,12 +1,13 @@
 """The graph that onnxruntime runs of a model, and which of its nodes stands for which layer of the file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qtool.core.records.inspection import InspectedNode
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.optimized import ExecutedNode
+from qtool.inspection.integers import INTEGER_OPERATORS
 from qtool.inspection.planned import PlannedLayer, is_layer
 from qtool.targets.kernels import COMPUTING
 
@@ -39,6 +40,21 @@ def is_seam(node: ExecutedNode) -> bool:
     return node.op_type in _SEAMS
 
 
+def _made(node: ExecutedNode, reads: Sequence[str]) -> str:
+    """What a node makes, where the file does not say it."""
+    row = INTEGER_OPERATORS.get(node.op_type)
+    if node.op_type == "QuantizeLinear":
+        return reads[2] if len(reads) > 2 else "uint8"
+    if node.op_type == "DequantizeLinear":
+        return "float"
+    if row is not None:
+        zero = row.y_zero
+        if zero is None or zero >= len(reads) or not node.inputs[zero]:
+            return "float" if row.y_scale is None or row.counted_as == "Gemm" else "uint8"
+        return reads[zero] or "uint8"
+    return reads[0] if reads else ""
+
+
 @dataclass(frozen=True)
 class Executed:
     """The optimised graph. ms: of each node; empty where it was not timed."""
@@ -54,6 +70,19 @@ class Executed:
             for output in node.outputs:
                 if output:
                     self._by_output[output] = number
+
+    @classmethod
+    def of(cls, nodes: Sequence[ExecutedNode], ms: Sequence[float] = ()) -> "Executed":
+        """Return the optimised graph with the types of what onnxruntime adds, which it does not always write."""
+        known: dict[str, str] = {}
+        typed = []
+        for node in nodes:
+            reads = tuple(type_ or known.get(name, "") for name, type_ in zip(node.inputs, node.reads, strict=True))
+            made = _made(node, reads)
+            makes = tuple(type_ or made for type_ in node.makes)
+            known |= zip(node.outputs, makes, strict=True)
+            typed.append(replace(node, reads=reads, makes=makes))
+        return cls(tuple(typed), tuple(ms))
 
     @property
     def total(self) -> float | None:

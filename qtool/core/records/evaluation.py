@@ -123,10 +123,16 @@ class NanFound:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The median of one model's runs, and of the rounds' ratios float / this model (1 for float)."""
+    """The median of one model's runs with their 10th and 90th percentile, and float's median over it (1 for float).
+
+    noisy: whether the rounds differ so much that the ratio says nothing.
+    """
 
     median_ms: float
     speedup: float
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    noisy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
