@@ -16,6 +16,7 @@ COMMANDS = {
     "tune": "Find an int8 model within a target of accuracy: the whole workflow.",
     "finetune": "Train an int8 model to give what the float one gives; no labels are needed.",
     "eval": "Compare the accuracy, size and latency of models with the float one.",
+    "diff": "Tell what two int8 models, calibration files or plans differ in.",
 }
 
 

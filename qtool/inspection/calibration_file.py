@@ -98,9 +98,12 @@ def chosen_ranges(values: Distribution) -> tuple[ChosenRange, ...]:
     result = []
     for calibrator in CANDIDATES:
         low, high = calibrator.range_of(values, GRID)
-        step = activation_qparams(low, high, GRID).scale[0]
+        grid = activation_qparams(low, high, GRID)
+        step, (first, last) = grid.scale[0], grid.range
         kept = (high - low) / whole if whole else 1.0
-        result.append(ChosenRange(str(calibrator), low, high, step, kept, values.outside(low, high)))
+        # what is nearer to the last step than half of one is rounded, as anywhere on the grid
+        clipped = values.outside(first - step / 2.0, last + step / 2.0)
+        result.append(ChosenRange(str(calibrator), low, high, step, kept, clipped))
     return tuple(result)
 
 
