@@ -230,21 +230,8 @@ def _one_channel(look: Look) -> Iterator[Found]:
 
 
 def _dropped(look: Look) -> Iterator[Found]:
-    """Q/DQ of the file around what computes in float anyway: noise, and no speed."""
-    islands = {look.executed.nodes[n].name for island in look.islands for n in island.nodes}
-    names = []
-    for node in look.opened.nodes:
-        if node.name in islands and not grids.is_quantize(node) and not grids.is_dequantize(node):
-            behind = [grids.direct_grid(v) for v in node.inputs if v is not None]
-            if any(behind) and grids.grid_ahead(node.outputs[0]) is not None:
-                names.append(str(node.name))
+    """Q/DQ of the file behind each other, with nothing in between."""
     pairs = [str(node.name) for node in look.opened.nodes if grids.is_dequantize(node) and _only_quantized(node)]
-    if names:
-        yield Found(
-            tuple(names),
-            f"{amount(len(names), 'node')} with Q/DQ on both sides that run in float",
-            "Their Q/DQ round the numbers, and no integer kernel comes of it",
-        )
     if pairs:
         yield Found(
             tuple(pairs),
@@ -386,6 +373,7 @@ _ROWS = (
     Rule("float-weight", _BY_QTOOL),
     Rule("float-constant", _BY_QTOOL),
     Rule("float-tail", _BY_QTOOL),
+    Rule("dynamic", f"calibrated ranges, where its operators have kernels for them: {REQUANTISE}"),
     Rule("weights-only", f"it saves memory, not time; for speed {REQUANTISE}"),
     Rule("conv-integer", f"calibrated ranges instead of dynamic ones: {REQUANTISE}", _conv_integer),
     Rule("one-channel", f"leave that layer in float; or {REQUANTISE}, which measures it", _one_channel),

@@ -1,7 +1,7 @@
 """`inspect_model`: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
@@ -9,7 +9,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, ModelError
 from qtool.core.records.inspection import Inspection, InspectedLayer, Speed
 from qtool.feeds import Data, ReadOptions
-from qtool.graph import model_io
+from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
 from qtool.inspection.causes import why_float
 from qtool.inspection.differences import differences
@@ -17,6 +17,7 @@ from qtool.inspection.errors import Errors, errors_of
 from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
 from qtool.inspection.findings import Look, find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
+from qtool.inspection.grids import is_constant
 from qtool.inspection.inputs import Examples, examples_of, fed_to
 from qtool.inspection.islands import Island, find_islands
 from qtool.inspection.makers import Maker, form_of, maker_of
@@ -93,6 +94,7 @@ class _Inspected:
             self.nodes,
             frozenset(port.name for port in opened.outputs),
             frozenset(port.name for port in opened.inputs),
+            dynamic=form_of(opened) == "dynamic",
         )
         self.speed = self._speed() if latency else None
         self.errors = self._errors()
@@ -221,8 +223,19 @@ class _Inspected:
         return self.errors.of.get(name, name if name in self.float_ms else "")
 
 
+_FUSED = ("Relu", "Clip", "BatchNormalization", "QuantizeLinear", "Cast", "Mul", "Add")
+
+
 def _tensors(layer: PlannedLayer) -> list[str]:
-    """What a layer makes, and behind what is fused with it."""
-    nodes = [layer.node, *layer.absorbed]
-    stored = [] if layer.y is None or layer.y.stored is None else [str(layer.y.stored.name)]
-    return [*(str(node.outputs[0].name) for node in nodes), *stored]
+    """What a layer makes, and behind what belongs to it: its bound, and the scale and bias of a dynamic one."""
+    value, names = layer.node.outputs[0], [str(layer.node.outputs[0].name)]
+    dynamic = layer.written is not None and layer.written.dynamic
+    while True:
+        node = edit.single_consumer(value)
+        if node is None or node.op_type not in (_FUSED if dynamic else _FUSED[:4]):
+            return names
+        others = [v for v in node.inputs if v is not None and v is not value and node.op_type == "Add"]
+        if not all(map(is_constant, others)):
+            return names
+        value = node.outputs[0]
+        names.append(str(value.name))

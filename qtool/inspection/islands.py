@@ -12,6 +12,9 @@ _FLOATS = frozenset({"float", "float16", "double"})
 _TRIFLES = frozenset({"Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
 
 
+_DYNAMIC = Cause("dynamic", "the dynamic form quantises products alone; what lies between them stays float")
+
+
 @dataclass(frozen=True, slots=True)
 class Island:
     """nodes, seams: the numbers of the float nodes, and of the Q/DQ beside them. cause: why. places: nodes of the file.
@@ -34,10 +37,13 @@ def find_islands(
     nodes: Mapping[str, Node],
     outputs: frozenset[str],
     inputs: frozenset[str],
+    *,
+    dynamic: bool,
 ) -> tuple[Island, ...]:
     """Return the islands of a model, in the order in which they run.
 
     kernels: layer -> number of the node that it became. nodes: those of the file, by name. outputs, inputs: the model's.
+    dynamic: whether the model quantises products alone, by intent.
     """
     floats = [n for n, node in enumerate(executed.nodes) if _is_float(executed, n) and not is_seam(node)]
     made = {output: n for n in floats for output in executed.nodes[n].outputs if output}
@@ -63,6 +69,8 @@ def find_islands(
         if all(executed.nodes[n].op_type in _TRIFLES for n in group):
             continue
         cause, places = _cause(executed, group, by_kernel, nodes)
+        if dynamic and not any(n in by_kernel for n in group):
+            cause = _DYNAMIC
         ends = any(outputs.intersection(executed.nodes[n].outputs) for n in group)
         begins = any(inputs.intersection(executed.nodes[n].inputs) for n in group)
         result.append(Island(tuple(group), tuple(shores.get(key, ())), cause, places, ends, begins))

@@ -9,7 +9,7 @@ from qtool.inspection.findings import REQUANTISE
 from qtool.inspection.islands import Island
 
 _ALIKE = 1.03
-_MUCH = 0.05
+_MUCH = 0.1
 
 
 def verdict_of(
