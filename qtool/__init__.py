@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qtool.core.numerics.calibrators import Calibrator
     from qtool.core.records.evaluation import Evaluation, MaxDrop
     from qtool.core.records.finetuning import Finetuned
+    from qtool.core.records.inspection import Inspection
     from qtool.core.records.options import Scheme
     from qtool.core.records.plan import Plan, load_plan
     from qtool.core.records.results import Calibrated, Quantized
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from qtool.execution.cluster import Cluster
     from qtool.execution.workers import Workers
     from qtool.finetuning.finetune import finetune
+    from qtool.inspection.inspect import inspect_model
     from qtool.pipeline.calibration.calibrate import calibrate, merge
     from qtool.quantization.quantize import quantize
     from qtool.tuning.sensitivity.analyze import sensitivity
@@ -39,6 +41,7 @@ __all__ = [
     "Cluster",
     "Evaluation",
     "Finetuned",
+    "Inspection",
     "MaxDrop",
     "Plan",
     "QtoolError",
@@ -52,6 +55,7 @@ __all__ = [
     "calibrate",
     "evaluate",
     "finetune",
+    "inspect_model",
     "load_plan",
     "load_statistics",
     "merge",
@@ -65,6 +69,7 @@ _HOME = {
     "Calibrator": "qtool.core.numerics.calibrators",
     "Cluster": "qtool.execution.cluster",
     "Evaluation": "qtool.core.records.evaluation",
+    "Inspection": "qtool.core.records.inspection",
     "MaxDrop": "qtool.core.records.evaluation",
     "Finetuned": "qtool.core.records.finetuning",
     "Plan": "qtool.core.records.plan",
@@ -78,6 +83,7 @@ _HOME = {
     "calibrate": "qtool.pipeline.calibration.calibrate",
     "evaluate": "qtool.evaluation.evaluate",
     "finetune": "qtool.finetuning.finetune",
+    "inspect_model": "qtool.inspection.inspect",
     "load_plan": "qtool.core.records.plan",
     "load_statistics": "qtool.core.records.statistics",
     "merge": "qtool.pipeline.calibration.calibrate",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qtool.core.records.inspection import Finding
+from qtool.core.records.inspection import REQUANTISE, Finding
 from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Node
@@ -23,8 +23,6 @@ from qtool.inspection.makers import Maker
 from qtool.inspection.opened import Opened
 from qtool.inspection.planned import PlannedLayer
 
-REQUANTISE = "quantise the float model with qtool"
-"""The remedy that always works where there is a float model; the command line shows the command beside it."""
 _NARROW = 64
 """Weights of 7 bits lie between -64 and 64."""
 _SPREAD = 16.0

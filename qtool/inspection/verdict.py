@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from qtool.core.records.inspection import Finding, InspectedLayer, Speed
+from qtool.core.records.inspection import REQUANTISE, Finding, InspectedLayer, Speed
 from qtool.core.text import amount
 from qtool.inspection.executed import Executed
-from qtool.inspection.findings import REQUANTISE
 from qtool.inspection.islands import Island
 
 _ALIKE = 1.03

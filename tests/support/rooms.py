@@ -102,12 +102,12 @@ ROOMS = {
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
     "qtool": _room(
-        "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""
+        "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning inspection", ""
     ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
         f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning "
-        "report",
+        "inspection report",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),
