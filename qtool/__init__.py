@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qtool.core.records.difference import Difference
     from qtool.core.records.evaluation import Evaluation, MaxDrop
     from qtool.core.records.finetuning import Finetuned
+    from qtool.core.records.inspection import Inspection
     from qtool.core.records.options import Scheme
     from qtool.core.records.plan import Plan, load_plan
     from qtool.core.records.results import Calibrated, Quantized
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from qtool.finetuning.finetune import finetune
     from qtool.inspection.calibration_file import inspect_calibration
     from qtool.inspection.diff import diff
+    from qtool.inspection.inspect import inspect_model
     from qtool.pipeline.calibration.calibrate import calibrate, merge
     from qtool.quantization.quantize import quantize
     from qtool.tuning.sensitivity.analyze import sensitivity
@@ -45,6 +47,7 @@ __all__ = [
     "Difference",
     "Evaluation",
     "Finetuned",
+    "Inspection",
     "MaxDrop",
     "Plan",
     "QtoolError",
@@ -60,6 +63,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "inspect_calibration",
+    "inspect_model",
     "load_plan",
     "load_statistics",
     "merge",
@@ -75,6 +79,7 @@ _HOME = {
     "Cluster": "qtool.execution.cluster",
     "Difference": "qtool.core.records.difference",
     "Evaluation": "qtool.core.records.evaluation",
+    "Inspection": "qtool.core.records.inspection",
     "MaxDrop": "qtool.core.records.evaluation",
     "Finetuned": "qtool.core.records.finetuning",
     "Plan": "qtool.core.records.plan",
@@ -90,6 +95,7 @@ _HOME = {
     "evaluate": "qtool.evaluation.evaluate",
     "finetune": "qtool.finetuning.finetune",
     "inspect_calibration": "qtool.inspection.calibration_file",
+    "inspect_model": "qtool.inspection.inspect",
     "load_plan": "qtool.core.records.plan",
     "load_statistics": "qtool.core.records.statistics",
     "merge": "qtool.pipeline.calibration.calibrate",

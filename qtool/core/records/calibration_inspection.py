@@ -53,8 +53,8 @@ class CalibrationInspection:
 
     file: its path. sha256, bytes: of the file. model: SHA-256 of the model that it belongs to. versions: what wrote it.
     samples, examples: how many were counted, and how many batches are kept. example_inputs: input -> shape of the
-    first. shard: "K/N" of a part, None of a whole one; complete: whether nothing is missing of it. recipe: what was done
-    to the float graph. grid: of the ranges, in words. warnings: what makes it doubtful. tensors: in graph order.
+    first. shard: "K/N" of a part, None of a whole one; complete: whether nothing of it is missing. recipe: what was
+    done to the float graph. grid: of the ranges, in words. warnings: what makes it doubtful. tensors: in graph order.
     """
 
     file: str

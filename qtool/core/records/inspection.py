@@ -9,6 +9,8 @@ from qtool.core.records.summary import shortened, summary
 
 SCHEMA_VERSION = 1
 Kind = Literal["float", "int8"]
+REQUANTISE = "quantise the float model with qtool"
+"""How a remedy says it; a report that knows the paths shows the command beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,9 @@ class Finding:
 class Speed:
     """The latency of the model beside the float one: in one thread, rounds interleaved in shuffled order.
 
-    ms, float_ms: median, 10th and 90th percentile of one run; float_ms None without a float model. speedup: the median
-    of float / int8 over the rounds; None without a float model. noisy: whether the rounds differ so much that the
-    ratio says nothing; threads: of the session; rounds: how many.
+    ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
+    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so much
+    that the ratio says nothing; threads: of the session; rounds: how many.
     """
 
     ms: tuple[float, float, float]
