@@ -53,9 +53,9 @@ def command(
     """
     calibration = is_calibration(model)
     if calibration:
-        given = {"--float": float_model, "--data": data, "--latency": latency, **{f"--{k}": v for k, v in reading.items()}}
-        for option in (option for option, value in given.items() if value):
-            raise UsageError(f"{option}: says nothing to a calibration file; leave it out")
+        options = {"float": float_model, "data": data, "latency": latency, **reading}
+        for name in (name for name, value in options.items() if value):
+            raise UsageError(f"--{name.replace('_', '-')}: says nothing to a calibration file; leave it out")
     with outputs({"--json": json_path}) as written:
         if calibration:
             ranges = inspect_calibration(model)

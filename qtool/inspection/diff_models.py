@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -25,7 +25,6 @@ from qtool.inspection.planned import PlannedLayer, planned_layers
 from qtool.inspection.speed import speed_of
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
-
 
 _NAMED = 3
 
@@ -183,7 +182,7 @@ def _facts(a: Opened, b: Opened) -> list[str]:
 
 
 def _constants(a: Opened, b: Opened) -> list[str]:
-    """Of constants that both have, those that hold other numbers, and are no weights or grids, which are told by layer."""
+    """Constants of other numbers that are no weights or grids, of which is told by layer."""
     ones, others = a.model.graph.initializers, b.model.graph.initializers
     found = []
     for name in ones:
@@ -203,16 +202,16 @@ def _placed(value: Value) -> bool:
     return on_grid or _content(value) is not None
 
 
-def _measured(a: Opened, b: Opened, data: Data | None, *, latency: bool, **reading: Unpack[ReadOptions]) -> dict:  # type: ignore[type-arg]
+def _measured(
+    a: Opened, b: Opened, data: Data | None, *, latency: bool, **reading: Unpack[ReadOptions]
+) -> dict[str, Any]:
     """What both compute on the same inputs, and how fast, as fields of `Difference`."""
     sessions = [Session(one.path) for one in (a, b)]
     examples = examples_of(a.model, sessions[0], data, **reading)
     if not examples.batches:
         return {"not_measured": (f"outputs and times: {QtoolError(examples.absent)}",)}
-    found = {"inputs_from": examples.said, "outputs": _outputs(sessions, examples)}
-    if latency:
-        found["speed"] = speed_of(sessions[1], sessions[0], examples.batches)
-    return found
+    speed = speed_of(sessions[1], sessions[0], examples.batches) if latency else None
+    return {"inputs_from": examples.said, "outputs": _outputs(sessions, examples), "speed": speed}
 
 
 def _outputs(sessions: Sequence[Session], examples: Examples) -> dict[str, float | None]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError, QtoolError
-from qtool.core.records.inspection import Finding, Inspection, InspectedLayer, InspectedNode
+from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection
 from qtool.core.records.statistics import Statistics
 from qtool.core.text import amount
-from qtool.feeds import Data
+from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
@@ -70,7 +71,7 @@ def inspect_float(
     *,
     latency: bool = False,
     seconds: float = _SECONDS,
-    **reading: object,
+    **reading: Unpack[ReadOptions],
 ) -> Inspection:
     """Return the inspection of a float model.
 
@@ -129,7 +130,7 @@ def _known(
     opened: Opened,
     loaded: LoadedModel,
     data: Data | None,
-    reading: Mapping[str, object],
+    reading: ReadOptions,
     *,
     latency: bool,
     seconds: float,
@@ -160,11 +161,11 @@ def _without_name(error: QtoolError, opened: Opened) -> str:
 
 
 def _example(
-    opened: Opened, data: Data | None, reading: Mapping[str, object]
+    opened: Opened, data: Data | None, reading: ReadOptions
 ) -> tuple[Mapping[str, np.ndarray] | None, str, str]:
     """One batch of inputs, what it is, and why there is none."""
     try:
-        found = examples_of(opened.model, Session(opened.path), data, **reading)  # type: ignore[arg-type]
+        found = examples_of(opened.model, Session(opened.path), data, **reading)
     except ModelError as error:
         return None, "", f"what a run tells: {_without_name(error, opened)}"
     if not found.batches:
@@ -253,9 +254,9 @@ def _split(known: _Known, opened: Opened) -> tuple[list[tuple[int, str]], list[i
             integers.add(number)
         elif number is not None:
             reasons[number] = reasons[number] or outlook.floats.get(heir, "")
-    for number, node in enumerate(executed.nodes):
-        if node.op_type in _REORDERS:
-            ends = {executed.maker(node.inputs[0]), *executed.readers(node.outputs[0])}
+    for number, moved in enumerate(executed.nodes):
+        if moved.op_type in _REORDERS:
+            ends = {executed.maker(moved.inputs[0]), *executed.readers(moved.outputs[0])}
             integers.update([number] if ends & integers else [])
     return [(number, why) for number, why in reasons.items() if number not in integers], sorted(integers)
 

@@ -11,7 +11,7 @@ _SHOWN = 20
 
 
 def diff_text(result: Difference, *, every: bool = False) -> str:
-    """Return what differs: a line, facts, and a table each of layers, ranges and weights; `every`: all of their rows."""
+    """Return what differs: facts, and tables of layers, ranges and weights; `every`: with all of their rows."""
     parts = [line(_head(result)), *(line(f"  {fact}") for fact in result.facts)]
     if result.kernels:
         counts = ", ".join(f"{name} {one} -> {other}" for name, (one, other) in result.kernels.items())

@@ -45,7 +45,7 @@ def _examples(result: CalibrationInspection) -> str:
 
 
 def _table(result: CalibrationInspection, *, every: bool) -> list[str]:
-    """Of each tensor the whole range, and for each calibrator the share of it that is kept, and that of clipped values."""
+    """Of each tensor the whole range, and by calibrator the share of it that is kept, and that of clipped values."""
     tensors = [tensor for tensor in result.tensors if tensor.ranges]
     if not tensors:
         return []

@@ -15,7 +15,7 @@ _BIG = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def float_text(result: Inspection, *, every: bool = False) -> str:
-    """Return what a float model is: the verdict, the file, what to give with it, what each target makes of it, its time.
+    """Return what a float model is: the verdict, the file, what to give with it, what targets make of it, its time.
 
     `every`: with all layers, instead of those that take most.
     """
@@ -111,11 +111,14 @@ def _operators(result: Inspection, *, every: bool) -> list[str]:
     total = sum(node.ms or 0.0 for node in timed)
     if not total:
         return []
-    times: Counter[str] = Counter()
+    times: dict[str, float] = {}
     counts = Counter(node.op for node in timed)
     for node in timed:
-        times[node.op] += node.ms or 0.0
-    rows = [[op, str(counts[op]), f"{ms:.3g}", f"{100 * ms / total:.1f} %"] for op, ms in times.most_common()]
+        times[node.op] = times.get(node.op, 0.0) + (node.ms or 0.0)
+    rows = [
+        [op, str(counts[op]), f"{ms:.3g}", f"{100 * ms / total:.1f} %"]
+        for op, ms in sorted(times.items(), key=lambda item: -item[1])
+    ]
     shown = rows if every else rows[:_OPERATORS]
     parts = [
         "",

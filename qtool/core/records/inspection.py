@@ -144,7 +144,7 @@ class Prospect:
     layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None where unknown.
     floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
     that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
-    model, with the share of float's time that was measured in these nodes: an estimate; None where nothing was measured.
+    model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
     """
 
     target: str
