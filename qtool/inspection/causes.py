@@ -272,10 +272,7 @@ def _float_weight(layer: PlannedLayer) -> Cause | None:
     return Cause("float-weight", "its input is quantised, and not its weight")
 
 
-def _unquantized(layer: PlannedLayer) -> Cause | None:
-    kind = layer.node.op_type
-    if kind not in _KINDS:
-        return Cause("no-kernel", f"onnxruntime has no integer kernel for {kind} with calibrated ranges")
+def _unquantized(_: PlannedLayer) -> Cause:
     return Cause("not-quantised", "the file has no Q/DQ for it")
 
 
@@ -286,4 +283,4 @@ def _types(there: list[Grid]) -> str:
 _PLANNED: tuple[_Check, ...] = (
     _no_kernel, _wide, _vector, _no_zero_point, _axis, _output_missing, _also_read, _types_differ, _relu, _bias, _signed,
 )  # fmt: skip
-_UNPLANNED: tuple[_Check, ...] = (_only_weights, _float_weight, _unquantized)
+_UNPLANNED: tuple[_Check, ...] = (_only_weights, _no_kernel, _float_weight, _unquantized)

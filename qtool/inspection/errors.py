@@ -84,7 +84,7 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
     return Errors(
         rows=tuple(TensorError(pair.tensor, pair.op, figures[pair.tensor]) for pair in pairs),
         alone={name: None if name in scaled or pieces.failed else noise.db for name, noise in alone.items()},
-        of={**{pair.found: pair.tensor for pair in pairs}, **{pair.of: pair.tensor for pair in pairs}},
+        of={name: pair.tensor for pair in pairs for name in (pair.found, *pair.names)},
         not_measured=tuple(notes),
     )
 

@@ -2,30 +2,29 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError, QtoolError
-from qtool.core.records.inspection import Finding, Inspection, InspectedLayer, InspectedNode
+from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection
 from qtool.core.records.statistics import Statistics
-from qtool.core.records.verification import MADE_UP
 from qtool.core.text import amount
-from qtool.feeds import Data, ReadOptions, open_for_model
-from qtool.feeds.formats.sequences import unrolled
-from qtool.graph import model_io
+from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
 from qtool.inspection.executed import Executed, inspected_nodes, layer_kernels
+from qtool.inspection.inputs import examples_of
 from qtool.inspection.makers import maker_of
 from qtool.inspection.opened import Opened, parameters
 from qtool.inspection.planned import PlannedLayer, macs_of, planned_layers, shapes_in
 from qtool.inspection.prospects import Outlook, outlooks
+from qtool.inspection.speed import speed_of
 from qtool.inspection.suggestions import suggest
 from qtool.inspection.unusual import prepared_in_words, unusual
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.verify.macs import count_macs
-from qtool.quantization.blind import without_data
 from qtool.runtime.census import take_census
 from qtool.runtime.profile import timed_nodes
 from qtool.runtime.session import Session
@@ -72,7 +71,7 @@ def inspect_float(
     *,
     latency: bool = False,
     seconds: float = _SECONDS,
-    **reading: object,
+    **reading: Unpack[ReadOptions],
 ) -> Inspection:
     """Return the inspection of a float model.
 
@@ -117,7 +116,7 @@ def inspect_float(
         layers=rows,
         nodes=_nodes(layers, known, opened),
         findings=_findings(known, opened),
-        speed=None,
+        speed=speed_of(Session(opened.path), None, [known.example]) if latency and known.example is not None else None,
         errors=(),
         targets=prospects,
         float_model=None,
@@ -131,7 +130,7 @@ def _known(
     opened: Opened,
     loaded: LoadedModel,
     data: Data | None,
-    reading: Mapping[str, object],
+    reading: ReadOptions,
     *,
     latency: bool,
     seconds: float,
@@ -142,7 +141,7 @@ def _known(
         prepared = prepare(loaded)
     except QtoolError as error:
         missing.append(f"what would be quantised: {_without_name(error, opened)}")
-    example, source, why = _example(prepared, opened, data, reading)
+    example, source, why = _example(opened, data, reading)
     missing += [why] if why else []
     statistics = Statistics("no data", opened.digest, 0, {}, () if example is None else (dict(example),))
     found = () if prepared is None else outlooks(prepared, statistics)
@@ -162,31 +161,24 @@ def _without_name(error: QtoolError, opened: Opened) -> str:
 
 
 def _example(
-    prepared: Prepared | None, opened: Opened, data: Data | None, reading: Mapping[str, object]
+    opened: Opened, data: Data | None, reading: ReadOptions
 ) -> tuple[Mapping[str, np.ndarray] | None, str, str]:
     """One batch of inputs, what it is, and why there is none."""
-    if data is not None:
-        feeds = open_for_model(opened.model, data, **reading)  # type: ignore[arg-type]
-        feeds = unrolled(feeds, Session(opened.path).run) if feeds.states else feeds
-        first = next(iter(feeds))
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.inputs.items())
-        return first.inputs, f"{first.origin} ({shapes})", ""
-    if prepared is None:
-        return None, "", ""
     try:
-        statistics, why = without_data(prepared)
-    except (ModelError, DataError) as error:
-        statistics, why = None, _without_name(error, opened)
-    if statistics is None or not statistics.examples:
-        return None, "", f"multiply-accumulates: {why or 'no inputs can be made up'}; give data"
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in statistics.examples[0].items())
-    return statistics.examples[0], f"{MADE_UP} ({shapes})", ""
+        found = examples_of(opened.model, Session(opened.path), data, **reading)
+    except ModelError as error:
+        return None, "", f"what a run tells: {_without_name(error, opened)}"
+    if not found.batches:
+        return None, "", f"multiply-accumulates: {QtoolError(found.absent)}"
+    first = found.batches[0]
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
+    return first, f"{found.said} ({shapes})", ""
 
 
 def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds: float) -> Executed:
     if example is None:
-        return Executed(take_census(opened.serialized)[1].nodes)
-    return Executed(*timed_nodes(opened.serialized, [example], seconds))
+        return Executed.of(take_census(opened.serialized)[1].nodes)
+    return Executed.of(*timed_nodes(opened.serialized, [example], seconds))
 
 
 def _heirs(prepared: Prepared) -> dict[str, Node]:
@@ -209,7 +201,8 @@ def _layers(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tu
     kernels = {} if known.executed is None else layer_kernels(known.executed, layers)
     result = []
     for layer in layers:
-        output, number = str(layer.node.outputs[0].name), kernels.get(layer.name)
+        output = next(str(value.name) for value in layer.node.outputs if value.name)
+        number = kernels.get(layer.name)
         heir, own = known.heir(layer.name, output), macs[layer.name]
         outlook = known.own
         planned = outlook is not None and heir in outlook.kernels
@@ -261,9 +254,9 @@ def _split(known: _Known, opened: Opened) -> tuple[list[tuple[int, str]], list[i
             integers.add(number)
         elif number is not None:
             reasons[number] = reasons[number] or outlook.floats.get(heir, "")
-    for number, node in enumerate(executed.nodes):
-        if node.op_type in _REORDERS:
-            ends = {executed.maker(node.inputs[0]), *executed.readers(node.outputs[0])}
+    for number, moved in enumerate(executed.nodes):
+        if moved.op_type in _REORDERS:
+            ends = {executed.maker(moved.inputs[0]), *executed.readers(moved.outputs[0])}
             integers.update([number] if ends & integers else [])
     return [(number, why) for number, why in reasons.items() if number not in integers], sorted(integers)
 

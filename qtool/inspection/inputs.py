@@ -11,6 +11,7 @@ from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.records.verification import MADE_UP
 from qtool.core.text import amount
 from qtool.feeds import ReadOptions
+from qtool.feeds.formats.sequences import unrolled
 from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
 from qtool.graph import edit
@@ -45,6 +46,8 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
             raise UsageError(f"{arg(given[0])}: says how data is read; give {arg('data')}")
         return _made_up(model, session)
     feeds = open_for_model(model, data, samples=SAMPLES, **options)
+    if feeds.states:
+        feeds = unrolled(feeds, session.run)
     batches = tuple(batch.inputs for batch in islice(feeds, SAMPLES))
     if not batches:
         raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
@@ -77,5 +80,7 @@ def fed_to(session: Session, example: Example) -> Example:
     if set(names) <= set(example):
         return {name: example[name] for name in names}
     if len(names) != len(example):
-        raise ModelError(f"{session.name}: has other inputs than the int8 model; give the float model that it is made of")
+        raise ModelError(
+            f"{session.name}: has other inputs than the int8 model; give the float model that it is made of"
+        )
     return dict(zip(names, example.values(), strict=True))

@@ -42,14 +42,54 @@ def _any(*ways: Callable[[Opened], bool]) -> Callable[[Opened], bool]:
     return lambda model: any(way(model) for way in ways)
 
 
+# Sources: the makers' own documentation; each was tried with the version that tests or docs/inspect.md name
+_ORT_UINT8 = "quantize_static(activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, quant_format=QuantFormat.QDQ)"
+_ORT_ALL = "run quant_pre_process first, and quantize_static without op_types_to_quantize and nodes_to_exclude"
+_ORT = {
+    "relu-zero-point": _ORT_UINT8,
+    "signed-activations": _ORT_UINT8,
+    "signed-kernel": _ORT_UINT8,
+    "mixed-types": _ORT_UINT8,
+    "wide-type": _ORT_UINT8,
+    "conv-integer": "quantize_static with data, or quantize_dynamic(op_types_to_quantize=['MatMul', 'Gemm'])",
+    "dynamic": "quantize_static with data",
+    "missing-output-q": _ORT_ALL,
+    "missing-input-q": _ORT_ALL,
+    "not-quantised": _ORT_ALL,
+    "float-tail": _ORT_ALL,
+    "batch-norm": "run quant_pre_process first, which folds batch normalisations",
+    "reduced-range": "quantize_static(reduce_range=False)",
+    "per-tensor": "quantize_static(per_channel=True)",
+    "old-opset": "raise the opset to 13 with onnx.version_converter first",
+}
+_NNCF_RANGES = (
+    "nncf.quantize(preset=nncf.QuantizationPreset.MIXED, advanced_parameters=nncf.AdvancedQuantizationParameters("
+    "activations_quantization_params=nncf.QuantizationParameters(per_channel=False)))"
+)
+_NNCF = {
+    "vector-scale": _NNCF_RANGES,
+    "signed-activations": _NNCF_RANGES,
+    "relu-zero-point": _NNCF_RANGES,
+    "batch-norm": "run onnxruntime's quant_pre_process on the float model first, which folds batch normalisations",
+}
+_TENSORRT = "its Q/DQ are placed for TensorRT: run it with onnxruntime's TensorRT provider"
+_FOR_TENSORRT = dict.fromkeys(
+    ("no-integers", "missing-output-q", "signed-activations", "relu-zero-point", "float-tail", "missing-input-q"), _TENSORRT
+)
+_QUARK = "get_default_config('U8S8_AAWS'), and not 'XINT8' or a config with int8 activations"
 MAKERS = (
     Maker("qtool", _any(_metadata("qtool"), _producer("qtool")), {}),
-    Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt")), {}),
-    Maker("AMD Quark", _any(_producer("quark"), _domains("com.amd.quark", "com.vai.quantize")), {}),
-    Maker("NNCF", _any(_producer("nncf"), _metadata("nncf"), _names("nncf")), {}),
+    Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt")), _FOR_TENSORRT),
+    Maker(
+        "AMD Quark",
+        _any(_producer("quark"), _metadata("quark"), _domains("com.amd.quark", "com.vai.quantize")),
+        {"signed-activations": _QUARK, "relu-zero-point": _QUARK, "signed-kernel": _QUARK, "mixed-types": _QUARK},
+    ),
+    Maker("NNCF", _any(_producer("nncf"), _metadata("nncf"), _names("nncf")), _NNCF),
     Maker("Intel Neural Compressor", _any(_producer("neural-compressor", "neural_compressor"), _metadata("inc.")), {}),
     Maker("Brevitas", _any(_producer("brevitas"), _domains("onnx.brevitas")), {}),
-    Maker("onnxruntime.quantization", _producer("onnx.quantize"), {}),
+    Maker("pytorch-quantization", _names("input_quantizer/", "weight_quantizer/"), _FOR_TENSORRT),
+    Maker("onnxruntime.quantization", _producer("onnx.quantize"), _ORT),
     Maker("tf2onnx", _producer("tf2onnx"), {}),
     Maker("PyTorch", _producer("pytorch"), {}),
 )

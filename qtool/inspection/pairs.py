@@ -25,13 +25,13 @@ class Pair:
     """A tensor of the float model, and where the int8 model has it.
 
     tensor: its name. op: the operator that makes it. found: the value of the int8 model that is compared: behind its
-    own Q/DQ where it has these. of: the value of the int8 model whose readers read `found`.
+    own Q/DQ where it has these. names: what it is called in the int8 model, in 8 bits too.
     """
 
     tensor: str
     op: str
     found: str
-    of: str
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,10 @@ def pair_tensors(floating: Model, quantized: Model) -> Pairs:
     pairs = []
     for output, other in named.items():
         maker = output.producer()
-        pairs.append(Pair(str(output.name), "" if maker is None else maker.op_type, _shown(other), str(other.name)))
+        source = other.producer()
+        names = [other, source.inputs[0]] if source is not None and grids.is_dequantize(source) else [other]
+        called = tuple(str(value.name) for value in names if value is not None)
+        pairs.append(Pair(str(output.name), "" if maker is None else maker.op_type, _shown(other), called))
     return Pairs(tuple(pairs), model, by_order)
 
 

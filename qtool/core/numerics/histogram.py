@@ -146,6 +146,15 @@ class Distribution:
         inside = (wanted - before) / self.counts[i]
         return float(self.low[i] + (self.high[i] - self.low[i]) * np.clip(inside, 0.0, 1.0))
 
+    def outside(self, low: float, high: float) -> float:
+        """Return the share of the elements below `low` or above `high`, linear within a bin; 0 where there are none."""
+        width = self.high - self.low
+        # a bin without width holds one value
+        filled = np.where(width > 0.0, width, 1.0)
+        below = np.where(width > 0.0, np.clip((low - self.low) / filled, 0.0, 1.0), self.high < low)
+        above = np.where(width > 0.0, np.clip((self.high - high) / filled, 0.0, 1.0), self.low > high)
+        return float(((below + above) * self.counts).sum() / max(self.counts.sum(), 1.0))
+
     def rebin(self, bins: int, top: float) -> Array:
         """Return the counts (float64, [bins]) over equal bins of [0, top].
 

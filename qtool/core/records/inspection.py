@@ -9,6 +9,8 @@ from qtool.core.records.summary import shortened, summary
 
 SCHEMA_VERSION = 1
 Kind = Literal["float", "int8"]
+REQUANTISE = "quantise the float model with qtool"
+"""How a remedy says it; a report that knows the paths shows the command beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,9 @@ class Finding:
 class Speed:
     """The latency of the model beside the float one: in one thread, rounds interleaved in shuffled order.
 
-    ms, float_ms: median, 10th and 90th percentile of one run; float_ms None without a float model. speedup: the median
-    of float / int8 over the rounds; None without a float model. noisy: whether the rounds differ so much that the
-    ratio says nothing; threads: of the session; rounds: how many.
+    ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
+    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so much
+    that the ratio says nothing; threads: of the session; rounds: how many.
     """
 
     ms: tuple[float, float, float]
@@ -142,7 +144,7 @@ class Prospect:
     layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None where unknown.
     floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
     that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
-    model, with the share of float's time that was measured in these nodes: an estimate; None where nothing was measured.
+    model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
     """
 
     target: str
