@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "Compare the accuracy, size and latency of models with the float one.",
     "diff": "Tell what two int8 models, calibration files or plans differ in.",
     "report": "Make one page of what the others found, to be opened in a browser.",
+    "schema": "Print the JSON Schema of all that --json writes.",
 }
 
 

@@ -125,7 +125,7 @@ def command(
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
     paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path, "--html": html_path}
     read = (data, reading.get("labels"))
-    with reserved_index(save_worst, read) as index, outputs(paths, replaced={"--save-worst": index}) as written:
+    with reserved_index(save_worst, read, paths) as index, outputs(paths, replaced={"--save-worst": index}) as written:
         with progress_bar(quiet) as progress:
             evaluation = evaluate(
                 float_model,

@@ -1,6 +1,7 @@
 """The line that says how fast the int8 model is beside float."""
 
 from qtool.core.records.timing import Timing
+from qtool.report.text import ABSENT
 
 ALIKE = 1.03
 """Times within this factor are alike."""
@@ -32,5 +33,5 @@ def timing_line(timing: Timing, shrunk: str, *, by_clock: bool) -> str:
     return f"  speed       WARNING: slower than {times}, {also} {shrunk}{why}; {remedy}"
 
 
-def _ms(time: float) -> str:
-    return f"{time:.3g} ms"
+def _ms(time: float | None) -> str:
+    return ABSENT if time is None else f"{time:.3g} ms"

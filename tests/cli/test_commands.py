@@ -318,6 +318,8 @@ def test_contradictions_are_refused(refused, arguments, says):
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("arguments", [[], ["--nonsense"], ["--samples", "x"], ["--threads", "0"]])
 def test_wrong_usage_points_to_the_help(refused, command, arguments):
+    if command == "schema" and not arguments:
+        pytest.skip("needs no arguments")
     assert f"see `qtool {command} --help`" in refused(command, *arguments)
 
 

@@ -1,13 +1,12 @@
-"""The records of an inspection: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
+"""The records of an inspection: what a model is, what onnxruntime runs of it, what that costs, and what to do."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from qtool.core.records.codec import Real, encoded
-from qtool.core.records.header import header
+from qtool.core.records.codec import Real
+from qtool.core.records.header import document
 from qtool.core.records.summary import shortened, summary
 
-SCHEMA_VERSION = 1
 Kind = Literal["float", "int8"]
 REQUANTISE = "quantise the float model with qtool"
 """How a remedy says it; a report that knows the paths shows the command beside it."""
@@ -15,7 +14,11 @@ REQUANTISE = "quantise the float model with qtool"
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """An input or output of the model: its name, element type, and shape as the file gives it (names for free dims)."""
+    """An input or output of the model.
+
+    name: its own. dtype: of its elements. shape: as the file gives it, with names for free dimensions; None where it
+    does not.
+    """
 
     name: str
     dtype: str
@@ -26,7 +29,8 @@ class Port:
 class Grid:
     """The grid of one tensor: its 8-bit type, and the scale and zero point of each channel, or one of each.
 
-    axis: of the channels; None where there is one scale. block: elements of a channel that share one, None where all do.
+    dtype: its 8-bit type. scale, zero_point: of each channel, or one of each. axis: of the channels; None where there
+    is one scale. block: elements of a channel that share one, None where all do.
     """
 
     dtype: str
@@ -41,13 +45,13 @@ class InspectedLayer:
     """One node that multiplies and accumulates: as its Q/DQ plan it, and as onnxruntime executes it.
 
     name: of the node in the file; op: its operator; output: the tensor that it makes, as a viewer of networks shows it.
-    inside: the node whose body holds it, or "". macs, share: multiply-accumulates of one batch, and of all, 0 to 1; None
-    where unknown. planned: whether the file's Q/DQ ask for integers. kernel: the operator that onnxruntime runs;
+    inside: the node whose body holds it, or "". macs, share: multiply-accumulates of one batch, and of all, 0 to 1;
+    None where unknown. planned: whether the file's Q/DQ ask for integers. kernel: the operator that onnxruntime runs;
     "" where the node is gone. integer: whether that computes in integers. input, weight, result: the grids of its
-    input, weight and output; None where these are float. ms: of one run; float_ms: of the same layer of the float model;
-    None where not measured. sqnr_db: of its output against the float model's; alone_db: of the same with the layer's
-    input taken from the float model; None where not measured. cause, remedy: why it is float though planned, or not
-    planned, and what to do; "" where there is nothing to say.
+    input, weight and output; None where these are float. ms: of one run; float_ms: of the same layer of the float
+    model; None where not measured. sqnr_db: of its output against the float model's; alone_db: of the same with the
+    layer's input taken from the float model; None where not measured. cause, remedy: why it is float though planned, or
+    not planned, and what to do; "" where there is nothing to say.
     """
 
     name: str
@@ -76,7 +80,8 @@ class InspectedNode:
 
     name, op: of the optimised graph; domain: of the operator. integer: whether it computes on 8-bit data. seam: whether
     it is a QuantizeLinear, DequantizeLinear or a Cast of 8-bit data, where the price of changing is paid. origin: a
-    node of the file that it comes from, "" where unknown. inputs, outputs: tensors. ms: of one run; None where not measured.
+    node of the file that it comes from, "" where unknown. inputs, outputs: tensors. ms: of one run; None where not
+    measured.
     """
 
     name: str
@@ -129,7 +134,7 @@ class Speed:
 class TensorError:
     """The SQNR in dB of one tensor of the int8 model against the float model's of the same name, in the model's order.
 
-    None where it is not measured. op: the operator that makes it.
+    tensor: its name. op: the operator that makes it. sqnr_db: None where it is not measured.
     """
 
     tensor: str
@@ -141,7 +146,8 @@ class TensorError:
 class Prospect:
     """What `quantize` would do with a float model for one target: layers and their share, and what stays float and why.
 
-    layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None where unknown.
+    target: its name. layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None
+    where unknown.
     floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
     that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
     model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
@@ -163,12 +169,16 @@ class Inspection:
     model: its path; sha256, bytes: of the file with its external data. kind: "int8" where it holds quantised weights or
     Q/DQ. maker: who seems to have written it, in words; "" where unknown. form: of an int8 model, in words ("QDQ",
     "QOperator", "dynamic", ...). verdict: one line; next: the command or the step that comes next, "" where nothing is
-    to be done. opset: domain -> version. parameters: of all constants, by element type. macs: None where unknown.
+    to be done. inputs, outputs: of the model. opset: domain -> version. parameters: of all constants, by element type.
+    macs: None where unknown.
     suggestions: options that the model's inputs ask for, with the reason. unusual: what is worth knowing, a sentence
-    each. layers, nodes, findings (the dearest first), speed, errors: None or empty where it does not apply or was not
-    asked for. targets: of a float model. inputs_from: what the figures were measured on, in words.
+    each. layers, nodes, findings, speed, errors: None or empty where it does not apply or was not asked for; findings
+    begin with the dearest. targets: of a float model. float_model: path of the one that it is compared with.
+    inputs_from: what the figures were measured on, in words.
     not_measured: what of it could not be, and why.
     """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("inspect", 1)
 
     model: str
     sha256: str
@@ -199,5 +209,5 @@ class Inspection:
         return summary("Inspection", shortened(self.model), self.kind, f"{len(self.layers)} layers", self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the inspection as strict JSON."""
-        return {**header("inspect", SCHEMA_VERSION), **encoded(self)}
+        """Return the inspection as strict JSON; docs/json.md has its keys."""
+        return document(self)
