@@ -16,7 +16,7 @@ from qtool.cli.common import (
     samples_option,
 )
 from qtool.cli.config import config_option
-from qtool.cli.html import html_option, write_page
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Duration
 from qtool.cli.streams import remark, warn
@@ -164,7 +164,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
-        write_page(context, written, html_path, [result.to_dict()], calibration)
+    seen = looked_into(html_path, result_path, model, data, calibration, reading)
+    write_page(html_path, result.to_dict(), *seen)
     if not silent:
         show(finetuned_text(result))
     elif not result.kept:

@@ -6,10 +6,18 @@ from typing import Any, TypeVar
 
 import click
 
-from qtool.cli.common import given
-from qtool.cli.outputs import Outputs
-from qtool.cli.wording import option_of
-from qtool.report.html.documents import Document, calibration_document, made
+from qtool.cli.common import READING
+from qtool.cli.outputs import Outputs, with_call
+from qtool.cli.streams import warn
+from qtool.core.errors import QtoolError
+from qtool.core.files import write_text
+from qtool.core.recognition import is_calibration
+from qtool.core.records.codec import json_text
+from qtool.core.records.statistics import load_statistics
+from qtool.feeds import Data, ReadOptions
+from qtool.inspection.calibration_file import inspect_calibration
+from qtool.inspection.inspect import inspect_model
+from qtool.report.html.documents import Document, load_document, made
 from qtool.report.html.overlay import overlay as overlay_of
 from qtool.report.html.page import page_of, require_jinja
 
@@ -46,41 +54,70 @@ def overlay_option(function: _Function) -> _Function:
     return decorate(function)
 
 
-def write_page(
-    context: click.Context,
-    written: Outputs,
-    path: str | None,
-    contents: Sequence[Mapping[str, Any]],
-    calibration: str | Path | None = None,
-) -> None:
-    """Write the page of a command that is about to end, where one is asked for.
+def write_page(path: str | None, *contents: Mapping[str, Any]) -> None:
+    """Write the page of the current command, where one is asked for; with its other outputs, if these are open.
 
     Args:
-        context: of the command.
-        written: its outputs.
         path: of the page; None where none is asked for.
-        contents: documents, as `to_dict` gives them.
-        calibration: the file of statistics that was read, if there was one.
+        contents: documents, as `to_dict` gives them, that of the command first.
 
     Raises:
         UsageError, OutputError: it cannot be made or written.
     """
+    if path is not None:
+        name = f"qtool {click.get_current_context().info_name}"
+        own, *others = contents
+        seen = [made(one, str(one.get("file") or one.get("model"))) for one in others]
+        write_text(path, page_of([made(with_call(own), name), *seen]))
+
+
+def looked_into(
+    path: str | None,
+    model: str | Path,
+    float_model: str,
+    data: Data | None,
+    calibration: str | None,
+    reading: ReadOptions,
+) -> list[dict[str, Any]]:
+    """Return what a page shows beside a new int8 model: its inspection, and that of the calibration file.
+
+    A model that this machine does not run has none, and a line says so.
+
+    Args:
+        path: of the page; there is nothing to do where it is None.
+        model, float_model: the int8 model, and what it is made of.
+        data: that the command read; None: the examples of the calibration file, if there is one.
+        calibration: the file that the command read, None where it read none.
+        reading: how data is read.
+    """
     if path is None:
-        return
-    found = [made(content, f"qtool {context.info_name}") for content in contents]
+        return []
+    found = []
+    try:
+        # what calibration keeps is read already
+        kept = None if data is not None or calibration is None else list(load_statistics(calibration).examples)
+        options: Any = {} if data is None else {name: reading.get(name) for name in READING}
+        found.append(inspect_model(model, float_model, kept or data, latency=True, **options).to_dict())
+    except QtoolError as error:
+        warn([f"the page has no map of {model}: {error}"])
     if calibration is not None:
-        found.append(calibration_document(calibration, found))
-    written.text(path, page_of(found, _options(context)))
+        found.append(inspect_calibration(calibration).to_dict())
+    return found
+
+
+def documents_of(paths: Sequence[str]) -> list[Document]:
+    """Return the documents of files: JSON of qtool's commands, plans, and calibration files, which are inspected.
+
+    Raises:
+        UsageError, CalibrationError: one cannot be read, or is something else.
+    """
+    return [
+        made(inspect_calibration(path).to_dict(), path) if is_calibration(path) else load_document(path)
+        for path in paths
+    ]
 
 
 def write_overlay(written: Outputs, path: str | None, documents: Sequence[Document]) -> None:
     """Write the overlay for Model Explorer, where one is asked for. Raises `UsageError` or `OutputError`."""
     if path is not None:
-        written.json(path, overlay_of(documents))
-
-
-def _options(context: click.Context) -> dict[str, str]:
-    """What the command was given, by the names that a user knows."""
-    names = [name for name in context.params if name in given(context)]
-    values = {str(option_of(context.command, name)): context.params[name] for name in names}
-    return {name: " ".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in values.items()}
+        written.text(path, json_text(overlay_of(documents)))

@@ -28,7 +28,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
-from qtool.cli.html import html_option, write_page
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
@@ -179,7 +179,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
-        write_page(context, written, html_path, [result.to_dict()], calibration)
+    seen = looked_into(html_path, result_path, model, data, calibration, reading)
+    write_page(html_path, result.to_dict(), *seen)
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
         show(quantized_text(result))

@@ -4,10 +4,9 @@ import click
 
 from qtool.cli.common import Command, quiet_option
 from qtool.cli.config import config_option
-from qtool.cli.html import overlay_option, write_overlay
+from qtool.cli.html import documents_of, overlay_option, write_overlay
 from qtool.cli.outputs import outputs, show
 from qtool.core.text import amount
-from qtool.report.html.documents import load_documents
 from qtool.report.html.page import page_of, require_jinja
 from qtool.report.text import file_size
 
@@ -29,7 +28,7 @@ def command(*, documents: tuple[str, ...], output: str, overlay: str | None, qui
     """
     require_jinja()
     with outputs({"--output": output, "--model-explorer": overlay}) as written:
-        found = load_documents(documents)
+        found = documents_of(documents)
         text = page_of(found)
         written.text(output, text)
         write_overlay(written, overlay, found)

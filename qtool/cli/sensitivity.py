@@ -32,6 +32,7 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.sensitivity import VIEWS, View
 from qtool.feeds import LabelledOptions
+from qtool.inspection.calibration_file import inspect_calibration
 from qtool.report.sensitivity import sensitivity_text
 from qtool.tuning.sensitivity.analyze import MEMORY, sensitivity
 
@@ -86,9 +87,7 @@ _MIB = 2**20
 @json_option
 @html_option
 @quiet_option
-@click.pass_context
 def command(
-    context: click.Context,
     *,
     model: str,
     calibration: str,
@@ -157,6 +156,7 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
-        write_page(context, written, html_path, [result.to_dict()], calibration)
+        seen = [] if html_path is None else [inspect_calibration(calibration).to_dict()]
+        write_page(html_path, result.to_dict(), *seen)
     if not quiet and json_path != STDOUT:
         show(sensitivity_text(result), needed=output is None and json_path is None and html_path is None)

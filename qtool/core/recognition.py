@@ -46,11 +46,6 @@ def recognised(path: str | Path) -> str | None:
     return _archive(path) if head.startswith(b"PK\x03\x04") else None
 
 
-def is_calibration(path: str | Path) -> bool:
-    """Return whether a file is one that `calibrate` writes, as far as its first bytes and the names in it say."""
-    return recognised(path) == _CALIBRATION
-
-
 def _archive(path: str | Path) -> str | None:
     """What a zip file is, by the names in it."""
     try:

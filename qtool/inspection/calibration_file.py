@@ -22,6 +22,8 @@ _BULK, _USED = 0.0005, 1 / 16
 _SATURATED = 0.01
 """The share of the values at one end from which the tensor is said to saturate there."""
 _SPARSE = 0.95
+_BINS, _MAGNITUDES = 72, 128
+"""Bins of a short histogram, and the channels that are kept of many."""
 _SPREAD = 10.0
 """How many times as wide as the median channel the widest is where smoothing may help."""
 
@@ -89,6 +91,8 @@ def _tensor(name: str, histogram: Histogram, statistics: Statistics) -> Calibrat
         ranges=ranges,
         channels=spread,
         notes=tuple(notes),
+        histogram=tuple(values.evenly(_BINS)),
+        magnitudes=() if channels is None else _magnitudes(channels),
     )
 
 
@@ -138,6 +142,14 @@ def _narrow(values: Distribution, first: bool) -> bool:
         return True
     own, next_one = values.counts[[0, 1]] if first else values.counts[[-1, -2]]
     return bool(own > 10.0 * next_one)
+
+
+def _magnitudes(channels: ChannelRange) -> tuple[float, ...]:
+    sizes = np.sort(np.maximum(np.abs(channels.minimum), np.abs(channels.maximum)).astype(np.float64))
+    sizes = sizes[np.isfinite(sizes)]
+    if len(sizes) > _MAGNITUDES:
+        sizes = sizes[np.linspace(0, len(sizes) - 1, _MAGNITUDES).round().astype(int)]
+    return tuple(sizes.tolist())
 
 
 def _spread(channels: ChannelRange) -> float | None:

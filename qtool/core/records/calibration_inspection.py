@@ -34,7 +34,9 @@ class CalibratedTensor:
 
     minimum, maximum: None where none was counted. ranges: by calibrator; empty where no range can be chosen. channels:
     of the last axis, the range of the widest over that of the median one; None where they were not counted. notes: what
-    is odd about it, a sentence each.
+    is odd about it, a sentence each. histogram: how many values lie in each of so many bins of one width from the
+    minimum to the maximum; empty where none was counted. magnitudes: the greatest of each channel, ascending, of many
+    channels some at equal distances in that order; empty where they were not counted.
     """
 
     name: str
@@ -45,6 +47,8 @@ class CalibratedTensor:
     ranges: tuple[ChosenRange, ...]
     channels: Real | None
     notes: tuple[str, ...]
+    histogram: tuple[int, ...]
+    magnitudes: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)

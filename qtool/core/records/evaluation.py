@@ -177,9 +177,10 @@ class ModelResult:
     external data. scores: by metric. sqnr_db: of the worst output; None where it is not measured, and for the float
     model.
     sqnr_db_by_output: each output's own; None where it is not measured. agreement: the share of samples, or of tokens,
-    with the same predicted class as float's; None where the model predicts none. confusion: the classes
-    where these differ. nan: NaN or Inf unlike float's; None where there is none. latency: None where it was not asked for. nodes: how many each execution provider of
-    onnxruntime runs, empty on the CPU. quantized: whether it is the float model and is quantised itself.
+    with the same predicted class as float's; None where the model predicts none. confusion: the classes where these
+    differ. nan: NaN or Inf unlike float's; None where there is none. latency: None where it was not asked for. nodes:
+    how many each execution provider of onnxruntime runs, empty on the CPU. quantized: whether it is the float model and
+    is quantised itself.
     """
 
     name: str

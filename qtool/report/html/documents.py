@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from qtool.core.errors import UsageError
-from qtool.core.numerics.affine import QParams
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
-from qtool.core.recognition import is_calibration
-from qtool.core.records.codec import decoded, parsed
-from qtool.core.records.spread import spreads, spreads_document
-from qtool.core.records.statistics import load_statistics
+from qtool.core.records.codec import parsed
 
-CALIBRATION = "spreads"
-"""The kind of the document that a calibration file becomes."""
+CALIBRATION = "inspect-calibration"
+"""The kind of what `inspect` says of a calibration file."""
 KINDS = ("inspect", "quantize", "tune", "finetune", "evaluation", "sensitivity", CALIBRATION, "plan", "worst")
 _PREFIX = "qtool."
 
@@ -44,7 +40,7 @@ class Document:
         if self.plan is not None:
             return str(self.plan["model_digest"])
         if self.kind == CALIBRATION:
-            return str(self.content["model_sha256"])
+            return str(self.content["model"])
         if self.kind == "sensitivity":
             return str(self.content["identity"]["model"])
         if self.kind == "inspect" and self.content["kind"] == "float":
@@ -64,34 +60,8 @@ def made(content: Mapping[str, Any], name: str) -> Document:
     return Document(name, kind, content)
 
 
-def load_documents(paths: Sequence[str]) -> list[Document]:
-    """Return the documents of files: JSON of qtool's commands, plans, calibration files.
-
-    Raises:
-        UsageError, CalibrationError: one cannot be read, or is something else.
-    """
-    calibrations = [path for path in paths if is_calibration(path)]
-    found = [_load(path) for path in paths if path not in calibrations]
-    return found + [calibration_document(path, found) for path in calibrations]
-
-
-def calibration_document(path: str | Path, beside: Sequence[Document]) -> Document:
-    """Return what a calibration file says of the values of tensors, as a document.
-
-    Args:
-        path: of the file.
-        beside: other documents; where one has a plan, only tensors that it quantises are described.
-
-    Raises:
-        CalibrationError: it cannot be read.
-    """
-    statistics = load_statistics(path)
-    plans = [one.plan for one in beside if one.plan is not None]
-    grids = {row["tensor"]: decoded(QParams, row["params"]) for plan in plans for row in plan["activations"]} or None
-    return Document(str(path), CALIBRATION, spreads_document(statistics, spreads(statistics, grids)))
-
-
-def _load(path: str) -> Document:
+def load_document(path: str) -> Document:
+    """Return the document of a file. Raises `UsageError` where it cannot be read, or is something else."""
     try:
         content = parsed(read_text(path, DOCUMENT_LIMIT))
     except OSError as error:

@@ -126,7 +126,7 @@ def _kernels(counts: Mapping[tuple[str, str], int]) -> Listing:
 def _findings(content: Content) -> list[Block]:
     rows = [
         (
-            Cell(f"{one['what']} {one['cause']}".strip()),
+            Cell(_sentences(one["what"], one["cause"])),
             Cell(one["remedy"] or "-"),
             share_cell(one["ms_share"]),
             Cell(", ".join(one["where"][:3]) + (f" and {len(one['where']) - 3} more" if len(one["where"]) > 3 else "")),
@@ -144,6 +144,12 @@ def _findings(content: Content) -> list[Block]:
         Column("rule"),
     )
     return [Listing("What costs speed, accuracy or trust, the dearest first", columns, tuple(rows))]
+
+
+def _sentences(*parts: str) -> str:
+    """What a record says in parts, as sentences."""
+    said = [part.strip().rstrip(".") for part in parts if part.strip()]
+    return ". ".join(part[:1].upper() + part[1:] for part in said) or "-"
 
 
 def _targets(targets: Sequence[Content]) -> Listing:
@@ -182,12 +188,13 @@ def _times(content: Content) -> list[Section]:
         Column("MACs", number=True, about="share of the multiply-accumulates"),
         Column("op"),
         Column("planned", about="what the Q/DQ of the file ask for"),
-        Column("why float"),
+        Column("why float, and what to do"),
     )
     measured = [layer for layer in layers if real(layer["ms"]) is not None]
     lead = "Each layer as the file plans it and as onnxruntime runs it."
     if measured:
         total, exact = (sum(real(layer[key]) or 0.0 for layer in measured) for key in ("ms", "float_ms"))
+        lead += " Of two bars the upper one is int8, the lower one float."
         lead += f" Layers take {total:.3g} ms" + (f", {exact:.3g} ms in float." if exact else ".")
     return [Section("layers", "Layer by layer", lead, (Listing("Layers, in the order of the network", columns, rows),))]
 
@@ -207,7 +214,7 @@ def _layer(layer: Content, most: float) -> tuple[Cell, ...]:
         share_cell(layer["share"]),
         Cell(layer["op"], code=True),
         Cell("int8" if layer["planned"] else "float", tone="int" if layer["planned"] else "float"),
-        Cell(". ".join(filter(None, (layer["cause"].rstrip("."), layer["remedy"]))) or "-"),
+        Cell(_sentences(layer["cause"], layer["remedy"])),
     )
 
 

@@ -1,4 +1,4 @@
-"""The plan, and what made the documents: versions, digests, options."""
+"""The plan, and what made the documents: versions, the machine, options, digests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 from qtool.core.numerics.affine import QParams
 from qtool.core.records.codec import decoded
 from qtool.core.text import amount
-from qtool.report.html.blocks import Block, Cell, Column, Listing, Section
+from qtool.report.html.blocks import Block, Cell, Column, Listing, Note, Section
 from qtool.report.html.documents import Document
 from qtool.report.html.figures import count_cell, number_cell
 from qtool.report.html.plots import short
@@ -21,13 +21,8 @@ def plans(documents: Sequence[Document]) -> list[Section]:
     return [replace(_plan(one.plan), of=one.of) for one in documents if one.plan is not None]
 
 
-def origins(documents: Sequence[Document], options: Mapping[str, str]) -> Section:
-    """Return the section of what made the page.
-
-    Args:
-        documents: that it shows.
-        options: of the command, by name; empty where documents were given.
-    """
+def origins(documents: Sequence[Document]) -> Section:
+    """Return the section of what made the documents: versions, the machine, the options, and digests."""
     rows = []
     for one in documents:
         versions = ", ".join(f"{name} {version}" for name, version in one.content.get("versions", {}).items())
@@ -36,11 +31,42 @@ def origins(documents: Sequence[Document], options: Mapping[str, str]) -> Sectio
         rows.append((Cell(one.name), Cell(schema, code=True), Cell(versions), Cell(str(digest), code=True)))
     columns = (Column("document"), Column("form"), Column("versions"), Column("SHA-256 of the model"))
     blocks: list[Block] = [Listing("Documents", columns, tuple(rows))]
-    if options:
-        columns = (Column("option"), Column("value"))
-        listed = tuple((Cell(name, code=True), Cell(value)) for name, value in options.items())
-        blocks.append(Listing("Options that were given; all others are the defaults", columns, listed))
+    for one in documents:
+        blocks += _call(one.content.get("call"))
+    machines = dict.fromkeys(_machine(one.content["machine"]) for one in documents if one.content.get("machine"))
+    blocks += [Note(f"Machine: {words}", "muted") for words in machines]
     return Section("made", "What made this page", "", tuple(blocks))
+
+
+def _machine(machine: Content) -> str:
+    """Whatever a document says of the machine, in its order."""
+    parts = [", ".join(map(str, value)) if isinstance(value, list) else str(value) for value in machine.values()]
+    return "; ".join(f"{key.replace('_', ' ')} {text}" for key, text in zip(machine, parts, strict=True) if text)
+
+
+def _call(call: Content | None) -> list[Block]:
+    """The options of the command that wrote a document, and the files that it read."""
+    if not call:
+        return []
+    named = f"qtool {call['command']}"
+    blocks: list[Block] = []
+    if call["options"]:
+        columns = (Column("option"), Column("value"))
+        rows = tuple((Cell(name, code=True), Cell(" ".join(words))) for name, words in call["options"].items())
+        blocks.append(Listing(f"What {named} was given; all else is the default", columns, rows))
+    if call["read"]:
+        columns = (Column("option"), Column("file"), Column("bytes", number=True), Column("SHA-256"))
+        read = [
+            (
+                Cell(one["option"], code=True),
+                Cell(one["path"]),
+                Cell("-", -1.0) if one["bytes"] is None else count_cell(one["bytes"]),
+                Cell(one["sha256"] or one["why"] or "-", code=True),
+            )
+            for one in call["read"]
+        ]
+        blocks.append(Listing(f"What {named} read", columns, tuple(read), folded=amount(len(read), "file")))
+    return blocks
 
 
 def _plan(plan: Content) -> Section:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from typing import Any
@@ -30,12 +30,11 @@ def require_jinja() -> None:
         raise UsageError("a page needs Jinja: pip install 'qtool[report]'") from error
 
 
-def page_of(documents: Sequence[Document], options: Mapping[str, str] | None = None) -> str:
+def page_of(documents: Sequence[Document]) -> str:
     """Return the page that shows these documents, as HTML in one file.
 
     Args:
         documents: at least one, all of one model.
-        options: of the command that makes the page, by name, as it was given them.
 
     Raises:
         UsageError: they are of several models, a document lacks what its form has, or jinja2 is not installed.
@@ -51,13 +50,13 @@ def page_of(documents: Sequence[Document], options: Mapping[str, str] | None = N
             *values(documents),
             *trials(documents),
             *plans(documents),
-            origins(documents, options or {}),
+            origins(documents),
         )
         page = Page(
             title_of(documents), headlines(documents), cards(documents), _numbered(sections), warnings(documents)
         )
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        names = " or ".join(one.name for one in documents)
+        names = " or ".join(dict.fromkeys(one.name for one in documents))
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{names}: lacks what its form has ({reason}); write it again with --json") from error
     return _drawn(page)

@@ -29,10 +29,8 @@ def _range(params: Content) -> tuple[float, float]:
 
 
 def _calibration(content: Content, grids: Mapping[str, tuple[float, float]], chosen: Mapping[str, str]) -> Section:
-    names = [one["tensor"] for one in content["tensors"]]
-    entries = tuple(
-        _tensor(one, grids.get(name), chosen.get(name, "")) for one, name in zip(content["tensors"], names, strict=True)
-    )
+    tensors = [one for one in content["tensors"] if one["histogram"] and (not grids or one["name"] in grids)]
+    entries = tuple(_tensor(one, grids.get(one["name"]), chosen.get(one["name"], "")) for one in tensors)
     lead = (
         f"{amount(content['samples'], 'sample')} of calibration; counts are on a logarithmic axis. Below each "
         "histogram stands the range that each calibrator would choose, and what lies outside of it and is clipped."
@@ -47,16 +45,17 @@ def _tensor(one: Content, grid: tuple[float, float] | None, why: str) -> tuple[s
         for row in one["ranges"]
     ]
     facts = f"{short(one['minimum'])} to {short(one['maximum'])}, {one['count']:,} values"
+    facts += f", {100 * one['zeros']:.3g} % zeros" if one["zeros"] else ""
     if grid is not None:
         ranges.append(("the grid in the model", *grid, "", True))
         facts += f"; grid {short(grid[0])} to {short(grid[1])}"
-    label = f"Histogram of {one['tensor']}: {facts}"
-    figures = [histogram(label, (one["minimum"], one["maximum"]), one["counts"], ranges)]
-    if len(one["channels"]) > 1:
-        dots = [Dot(n + 1, size, f"{short(size)}") for n, size in enumerate(one["channels"])]
-        words = f"Largest magnitude of each channel of {one['tensor']}, ascending"
+    label = f"Histogram of {one['name']}: {facts}"
+    figures = [histogram(label, (one["minimum"], one["maximum"]), one["histogram"], ranges)]
+    if len(one["magnitudes"]) > 1:
+        dots = [Dot(n + 1, size, f"{short(size)}") for n, size in enumerate(one["magnitudes"])]
+        words = f"Largest magnitude of each channel of {one['name']}, ascending"
         figures.append(plot("Channels, by their largest magnitude", words, dots, (Axis("channel"), Axis("|x|", 0.0))))
-    return one["tensor"], facts, tuple(figures)
+    return one["name"], "; ".join([facts, *one["notes"]]), tuple(figures)
 
 
 def _clipped(share: float) -> str:

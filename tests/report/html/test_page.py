@@ -10,7 +10,7 @@ import pytest
 
 from qtool.core.errors import UsageError
 from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed, TensorError
-from qtool.report.html.documents import load_documents
+from qtool.report.html.documents import load_document
 from qtool.report.html.documents import made as document_of
 from qtool.report.html.overlay import overlay
 from qtool.report.html.page import page_of
@@ -144,10 +144,12 @@ def test_the_page_shows_what_the_documents_say(pages, made):
 
 
 def test_the_page_of_a_command_says_its_options(pages, made):
-    options = dict(pages["q"].table("Options that were given; all others are the defaults")[1:])
+    options = dict(pages["q"].table("What qtool quantize was given; all else is the default")[1:])
     assert options["--calibration"] == str(made / "m.calib") and options["--html"] == str(made / "q.html")
+    read = {row[0]: row[3] for row in pages["q"].table("What qtool quantize read")[1:]}
+    assert read["MODEL"] == hashlib.sha256((made / "m.onnx").read_bytes()).hexdigest()
     # what is done already is no next step
-    assert "qtool eval" not in pages["all"].text
+    assert "--data LABELLED" not in pages["all"].text
     assert f"qtool quantize {made / 'm.onnx'} --calibration" in pages["s"].text
 
 
@@ -220,9 +222,13 @@ def test_the_map_shows_each_executed_node_by_its_kind():
     head, first, second = page.table("Layers, in the order of the network")
     one, other = (dict(zip(head, map(str.strip, row), strict=True)) for row in (first, second))
     assert (one["layer"], one["time ms"], one["float ms"], one["SQNR dB"]) == ("a", "0.500", "1.000", "31.2")
-    assert (other["executed"], other["time ms"], other["why float"]) == ("folded away", "-", "No Q behind it")
+    assert (other["executed"], other["time ms"], other["why float, and what to do"]) == (
+        "folded away",
+        "-",
+        "No Q behind it",
+    )
     assert page.table("What costs speed, accuracy or trust, the dearest first")[1][:3] == [
-        "One node is float. No Q stands behind it.", "Add one.", "62.50 %",
+        "One node is float. No Q stands behind it", "Add one.", "62.50 %",
     ]  # fmt: skip
     assert "Not measured: SQNR alone: no data" in page.text
 
@@ -235,9 +241,9 @@ def test_the_overlay_has_a_value_for_each_node_and_colours_for_the_ends(made):
     times = {"q": 0.25, "a": 0.5, "b": 1.25, "t": 0.0}
     assert overlay([unmeasured])["results"] == {name: {"value": ms} for name, ms in times.items()}
     tensors = {row["tensor"] for row in document(made / "q.json")["verification"]["tensors"]}
-    assert set(overlay(load_documents([str(made / "q.json")]))["results"]) == tensors
+    assert set(overlay([load_document(str(made / "q.json"))])["results"]) == tensors
     with pytest.raises(UsageError, match="has neither SQNR nor time of any node"):
-        overlay(load_documents([str(made / "e.json")]))
+        overlay([load_document(str(made / "e.json"))])
 
 
 def test_pictures_of_the_worst_samples_are_in_the_page(made, tmp_path):
