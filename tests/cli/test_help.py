@@ -20,13 +20,13 @@ OPTIONS = {
     "--exclude-op --exclude --config --save-plan --plan --json -q",
     "sensitivity": "--html --calibration --data --metric --view --calibrator --percentile --target --samples --threads "
     "--memory --preprocess -o --json -q --config --workers --cluster",
-    "tune": "--html --data --eval-data --metric --max-drop --calibrators --max-float-macs --time-budget -o --json -q --config "
-    "--workers --cluster --provider",
+    "tune": "--html --data --eval-data --metric --max-drop --calibrators --max-float-macs --time-budget -o --json -q "
+    "--config --workers --cluster --provider",
     "finetune": "--html --calibration --plan --data --eval-data --epochs --steps --time-budget --learn --learning-rate "
     "--batch-size --seed -o --save-plan --save-float --resume --no-partial --granularity --threads --json -q --config",
     "report": "-o --model-explorer --config -q",
-    "eval": "--html --data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q --config "
-    "--workers --cluster --provider",
+    "eval": "--html --data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q "
+    "--config --workers --cluster --provider",
     "schema": "",
 }
 

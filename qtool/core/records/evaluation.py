@@ -150,7 +150,10 @@ class LatencySetup:
 
 @dataclass(frozen=True, slots=True)
 class ConfusedClasses:
-    """How often a model predicts one class where float predicts another."""
+    """Two classes, of which a model predicts one where float predicts the other, and how often.
+
+    exact: what float predicts. found: what the model does. count: of samples or tokens.
+    """
 
     exact: str = field(metadata=called("float"))
     found: str = field(metadata=called("model"))
@@ -161,7 +164,8 @@ class ConfusedClasses:
 class Confusion:
     """The classes that a model predicts where float predicts another, the most frequent pairs first.
 
-    counted: samples or tokens that were compared. left_out: how many are in pairs that are not listed.
+    counted: samples or tokens that were compared. pairs: of classes. left_out: how many are in pairs that are not
+    listed.
     """
 
     counted: int

@@ -1,4 +1,4 @@
-"""What a page is made of: values that the templates draw, a macro each. Texts are shortened here, escaped there."""
+"""The parts of a page: values that the templates draw, a macro each. Texts are shortened here, escaped there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Legend:
-    """What a colour of a picture stands for."""
+    """The meaning of a colour of a picture."""
 
     words: str
     tone: str

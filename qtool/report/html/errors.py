@@ -1,4 +1,4 @@
-"""Where the error comes from: the SQNR after each tensor and layer, and what each layer costs by itself."""
+"""The origin of the error: the SQNR after each tensor and layer, and what each layer costs by itself."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

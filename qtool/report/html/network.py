@@ -1,4 +1,4 @@
-"""What onnxruntime runs: the map of the network, its kernels, where the time goes, and what is found to cost."""
+"""The network as onnxruntime runs it: its map, its kernels, where the time goes, and what is found to cost."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -39,7 +39,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """What stands along an axis, what it reaches down and up to at least, and whether it is in percent."""
+    """An axis: the words along it, what it reaches down and up to at least, and whether it is in percent."""
 
     words: str
     least: float | None = None

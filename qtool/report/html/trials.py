@@ -1,4 +1,4 @@
-"""What was tried: the candidates of `quantize`, the steps of `tune`, the rounds of `finetune`."""
+"""The models that were tried: the candidates of `quantize`, the steps of `tune`, the rounds of `finetune`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
