@@ -123,9 +123,11 @@ class NanFound:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The median of one model's runs with their 10th and 90th percentile, and float's median over it (1 for float).
+    """The latency of one model.
 
-    noisy: whether the rounds differ so much that the ratio says nothing.
+    median_ms, p10_ms, p90_ms: of its runs, the median and the 10th and 90th percentile; these None where they were not
+    measured. speedup: float's median over it; 1 for float. noisy: whether the rounds differ so much that the ratio says
+    nothing.
     """
 
     median_ms: float
