@@ -47,6 +47,8 @@ def diff(
     if kinds[0] != _MODEL:
         for name in (name for name, given in measured.items() if given):
             raise UsageError(f"{arg(name)}: says nothing to {kinds[0].removeprefix('a ')}s; leave it out")
+    if data is None and (given := [name for name, value in reading.items() if value]):
+        raise UsageError(f"{arg(given[0])}: says how data is read; give {arg('data')}")
     chosen = Calibrator.parse(calibrator)
     if kinds[0] != _CALIBRATION and str(chosen) != "max":
         raise UsageError(f"{arg('calibrator')}: is for calibration files; leave it out")

@@ -1,4 +1,4 @@
-"""What two calibration files differ in: their ranges, in steps of the grid, and how their values are spread."""
+"""Differences of two calibration files: their ranges, in steps of the grid, and how their values are spread."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What two models differ in: what becomes of each layer, on which grids, with which weights; and what they compute."""
+"""Differences of two models: what becomes of each layer, on which grids, with which weights; and what they compute."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

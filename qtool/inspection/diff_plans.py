@@ -1,4 +1,4 @@
-"""What two plans differ in: the layers that they quantise, and the grids of tensors and weights."""
+"""Differences of two plans: the layers that they quantise, and the grids of tensors and weights."""
 
 from collections.abc import Mapping
 

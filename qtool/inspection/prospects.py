@@ -1,4 +1,4 @@
-"""What `quantize` would do with a float model for each target, before data is seen: by its own planner."""
+"""The prospects of a float model: what `quantize` would make of it on each target, by its own planner, without data."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Outlook:
     gain: float | None
 
     def record(self, macs: Macs, time_share: float | None) -> Prospect:
-        """Return it with its share of the work.
+        """Return the record of it, with its share of the work.
 
         macs: of all nodes that multiply; empty where they are unknown. time_share: of float's time that was measured in
         the nodes that are to be integer, 0 to 1; None where it was not.

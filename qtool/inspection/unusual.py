@@ -1,4 +1,4 @@
-"""What is worth knowing of a float model before it is quantised: a sentence each, the most telling first."""
+"""Sentences on what is worth knowing of a float model before it is quantised."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What two files differ in, as text."""
+"""Differences of two files, as text."""
 
 from collections.abc import Sequence
 

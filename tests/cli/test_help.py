@@ -28,6 +28,8 @@ OPTIONS = {
     "eval": "--html --data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q "
     "--config --workers --cluster --provider",
     "schema": "",
+    "inspect": "--float --data --latency --html --model-explorer --json -q --config -v",
+    "diff": "--data --latency --calibrator --json -q --config -v",
 }
 
 

@@ -53,7 +53,7 @@ class CalibratedTensor:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationInspection:
-    """What a calibration file holds.
+    """The content of a calibration file, and what is odd about it.
 
     file: its path. sha256, bytes: of the file. model: SHA-256 of the model that it belongs to. versions: what wrote it.
     samples, examples: how many were counted, and how many batches are kept. example_inputs: input -> shape of the

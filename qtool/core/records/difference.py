@@ -57,7 +57,7 @@ class WeightDifference:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What `b` has otherwise than `a`.
+    """The things that `b` has otherwise than `a`.
 
     same: whether nothing differs of what is compared; the time it takes is no difference. facts: about the files as a
     whole, a sentence each. layers: whose placement or kernel differs, in the order of `a`. ranges, weights: the largest

@@ -144,7 +144,7 @@ class TensorError:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What `quantize` would do with a float model for one target: layers and their share, and what stays float and why.
+    """The layers of a float model that `quantize` makes integer on a target, their share, and why others stay float.
 
     target: its name. layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None
     where unknown.
