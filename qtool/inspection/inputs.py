@@ -77,5 +77,7 @@ def fed_to(session: Session, example: Example) -> Example:
     if set(names) <= set(example):
         return {name: example[name] for name in names}
     if len(names) != len(example):
-        raise ModelError(f"{session.name}: has other inputs than the int8 model; give the float model that it is made of")
+        raise ModelError(
+            f"{session.name}: has other inputs than the int8 model; give the float model that it is made of"
+        )
     return dict(zip(names, example.values(), strict=True))

@@ -102,7 +102,9 @@ ROOMS = {
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
     "qtool": _room(
-        "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning inspection", ""
+        "the public names",
+        f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning inspection",
+        "",
     ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
