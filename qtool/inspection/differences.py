@@ -55,7 +55,10 @@ def differences(model: Model, examples: Sequence[Example], kernels: Mapping[str,
         for example in examples[:_HALF]:
             exact = plain.run(example)
             fed = {spec.name for spec in alone.inputs}
-            feeds = {**{n: a for n, a in example.items() if n in fed}, **{f: exact[t] for t, f in cuts.items() if f in fed}}
+            feeds = {
+                **{n: a for n, a in example.items() if n in fed},
+                **{f: exact[t] for t, f in cuts.items() if f in fed},
+            }
             found = alone.run(feeds)
             for tensor in cuts:
                 if tensor in found and exact[tensor].dtype.kind in "iu":

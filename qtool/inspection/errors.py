@@ -48,11 +48,15 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
     if paired.by_order:
         notes.append("the models' tensors have other names: layers are compared in their order, and nothing else is")
     if not paired.pairs:
-        return Errors(not_measured=("the error of each layer: no layer of the int8 model is known to be one of float's",))
+        return Errors(
+            not_measured=("the error of each layer: no layer of the int8 model is known to be one of float's",)
+        )
     pairs = paired.pairs
     try:
         exact = Session(compose.with_outputs(floating, _once(p.tensor for p in pairs)), name="the float model")
-        whole = Session(compose.with_outputs(paired.model, _once(p.found for p in pairs)), optimize=False, name="the model")
+        whole = Session(
+            compose.with_outputs(paired.model, _once(p.found for p in pairs)), optimize=False, name="the model"
+        )
     except ModelError as error:
         return Errors(not_measured=(f"the error of each layer: {error}",))
     pieces = _Pieces(paired.model, pairs)

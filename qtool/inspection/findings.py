@@ -147,14 +147,19 @@ def _nothing(look: Look) -> Iterator[Found]:
         asked = sum(layer.planned for layer in look.planned)
         why = Counter(why_float(layer).text for layer in look.planned).most_common(1)[0][0]
         names = tuple(layer.name for layer in look.planned)
-        yield Found(names, f"none of the {amount(asked, 'layer')} that the file quantises runs in integers", _sentence(why))
+        yield Found(
+            names, f"none of the {amount(asked, 'layer')} that the file quantises runs in integers", _sentence(why)
+        )
 
 
 def _requantised(look: Look) -> Iterator[Found]:
     layers = [
         layer
         for layer in look.planned
-        if layer.w is None and layer.written is None and look.runs_integer(layer) and look.kernel(layer) != layer.node.op_type
+        if layer.w is None
+        and layer.written is None
+        and look.runs_integer(layer)
+        and look.kernel(layer) != layer.node.op_type
     ]
     if layers:
         yield Found(
@@ -216,7 +221,13 @@ def _one_channel(look: Look) -> Iterator[Found]:
     for layer in look.planned:
         shape = None if layer.w is None else edit.static_shape(layer.w.stored)
         grouped = int(edit.attribute(layer.node, "group", 1)) > 1
-        if look.kernel(layer) == "QLinearConv" and shape is not None and len(shape) > 2 and shape[1] == 1 and not grouped:
+        if (
+            look.kernel(layer) == "QLinearConv"
+            and shape is not None
+            and len(shape) > 2
+            and shape[1] == 1
+            and not grouped
+        ):
             layers.append(layer)
     if layers:
         yield Found(
@@ -279,7 +290,9 @@ def _reduce_range(look: Look) -> Iterator[Found]:
             "A reduced range keeps processors without VNNI from saturating; this one has VNNI, and loses 6 dB of the "
             "weights for nothing",
         )
-    wide = [layer for layer, _ in stored if layer not in narrow and layer.x is not None and layer.x.grid.dtype == "uint8"]
+    wide = [
+        layer for layer, _ in stored if layer not in narrow and layer.x is not None and layer.x.grid.dtype == "uint8"
+    ]
     if not look.vnni and wide:
         yield Found(
             tuple(layer.name for layer in wide),

@@ -43,7 +43,9 @@ def _any(*ways: Callable[[Opened], bool]) -> Callable[[Opened], bool]:
 
 
 # Sources: the makers' own documentation; each was tried with the version that tests or docs/inspect.md name
-_ORT_UINT8 = "quantize_static(activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, quant_format=QuantFormat.QDQ)"
+_ORT_UINT8 = (
+    "quantize_static(activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, quant_format=QuantFormat.QDQ)"
+)
 _ORT_ALL = "run quant_pre_process first, and quantize_static without op_types_to_quantize and nodes_to_exclude"
 _ORT = {
     "relu-zero-point": _ORT_UINT8,
@@ -74,7 +76,8 @@ _NNCF = {
 }
 _TENSORRT = "its Q/DQ are placed for TensorRT: run it with onnxruntime's TensorRT provider"
 _FOR_TENSORRT = dict.fromkeys(
-    ("no-integers", "missing-output-q", "signed-activations", "relu-zero-point", "float-tail", "missing-input-q"), _TENSORRT
+    ("no-integers", "missing-output-q", "signed-activations", "relu-zero-point", "float-tail", "missing-input-q"),
+    _TENSORRT,
 )
 _QUARK = "get_default_config('U8S8_AAWS'), and not 'XINT8' or a config with int8 activations"
 MAKERS = (

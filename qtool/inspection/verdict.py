@@ -23,7 +23,11 @@ def verdict_of(
         words += f", {100 * sum(layer.macs or 0 for layer in integer) / whole:.0f} % of multiply-accumulates"
     parts = [f"{words} in integers"]
     if speed is not None and speed.speedup is not None:
-        ratio = f"{speed.speedup:.2g}x the speed of float" if speed.speedup < 10 else f"{speed.speedup:.0f}x the speed of float"
+        ratio = (
+            f"{speed.speedup:.2g}x the speed of float"
+            if speed.speedup < 10
+            else f"{speed.speedup:.0f}x the speed of float"
+        )
         slower = ": SLOWER than float" if speed.speedup < 1 / _ALIKE else ""
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
     total = executed.total
