@@ -97,6 +97,7 @@ from qtool.targets.tables import find_target
 @config_option
 @json_option
 @html_option
+@click.option("-v", "--verbose", is_flag=True, help="Show what was tried, in a table.")
 @quiet_option
 @click.pass_context
 def command(
@@ -133,6 +134,7 @@ def command(
     reading: ReadOptions,
     json_path: str | None,
     html_path: str | None,
+    verbose: bool,
     quiet: bool,
 ) -> None:
     """Write the int8 model, after proving what onnxruntime will run and that it computes what was planned.
@@ -183,7 +185,7 @@ def command(
     write_page(html_path, result.to_dict(), *seen)
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
-        show(quantized_text(result))
+        show(quantized_text(result, verbose=verbose))
     elif verdict is not None and not verdict.met and (verdict.asked or verdict.met is False):
         remark(verdict_line(result))
     warn(result.warnings)

@@ -26,8 +26,8 @@ def percent(share: float | None) -> str:
 class TensorCheck:
     """One quantised activation, as executed.
 
-    tensor: its name. sqnr_db: against the float graph, of the whole network up to here; None where its shape was
-    another there.
+    tensor: its name. node: that makes it in the prepared graph; "" for an input. sqnr_db: against the float graph, of
+    the whole network up to here; None where its shape was another there.
     steps: largest distance between the integer kernel and the unoptimised layer on the same inputs, in steps; on as
         many examples as are enough for that.
     """
@@ -35,6 +35,7 @@ class TensorCheck:
     tensor: str
     sqnr_db: Real | None
     steps: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
