@@ -7,8 +7,6 @@ from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Note, Section
 from qtool.report.html.documents import Document, of_kind, verifications
 from qtool.report.html.figures import (
-    GOOD_DB,
-    POOR_DB,
     count_cell,
     db_cell,
     db_tone,
@@ -18,13 +16,14 @@ from qtool.report.html.figures import (
     share_cell,
 )
 from qtool.report.html.plots import Axis, Dot, Mark, plot, ranked
+from qtool.report.words import GOOD_DB, POOR_DB
 
 Content = Mapping[str, Any]
 _MARKS = (Mark(GOOD_DB, "good"), Mark(POOR_DB, "bad"))
 _LEGEND = (
     Legend(f"good: {GOOD_DB:g} dB or more", "good"),
     Legend(f"fair: {POOR_DB:g} to {GOOD_DB:g} dB", "warn"),
-    Legend(f"low: below {POOR_DB:g} dB", "bad"),
+    Legend(f"poor: below {POOR_DB:g} dB", "bad"),
 )
 _NAMED = 5
 _RANKED = 20
@@ -70,7 +69,8 @@ def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str) -> 
 
 def _drops(tensors: Sequence[tuple[str, str, Any, int | None]]) -> Listing:
     """The table of the waterfall: what each tensor loses against the one before it."""
-    rows, before = [], None
+    rows: list[tuple[Cell, ...]] = []
+    before: float | None = None
     most = max((finite(db) or 0.0 for _, _, db, _ in tensors), default=1.0) or 1.0
     for place, (name, op, db, steps) in enumerate(tensors, 1):
         value = finite(db)

@@ -6,9 +6,8 @@ from typing import Any
 
 from qtool.report.html.blocks import Cell
 from qtool.report.text import decibels, file_size, number
+from qtool.report.words import GOOD_DB, POOR_DB
 
-GOOD_DB, POOR_DB = 30.0, 15.0
-"""SQNR of outputs from which on it is good, and below which it costs accuracy."""
 NOT_MEASURED = "not measured"
 
 
@@ -39,7 +38,7 @@ def db_words(value: float | None) -> str:
         return NOT_MEASURED
     if value >= GOOD_DB:
         return f"good: {GOOD_DB:g} dB or more"
-    return f"fair: {GOOD_DB:g} dB is good" if value >= POOR_DB else f"low: below {POOR_DB:g} dB costs accuracy"
+    return f"fair: {GOOD_DB:g} dB is good" if value >= POOR_DB else f"poor: below {POOR_DB:g} dB costs accuracy"
 
 
 def db_cell(value: Any) -> Cell:

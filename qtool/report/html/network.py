@@ -1,6 +1,6 @@
 """The network as onnxruntime runs it: its map, its kernels, where the time goes, and what is found to cost."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -66,7 +66,7 @@ def _inspected(content: Content) -> Section:
         measured = [(real(n["ms"]) or 0.0, _tone(n), _about(n)) for n in nodes]
         total = sum(ms for ms, _, _ in measured)
         if total > 0:
-            by_tone = Counter[str]()
+            by_tone: dict[str, float] = defaultdict(float)
             for ms, tone, _ in measured:
                 by_tone[tone] += ms / total
             shares = [f"{words} {100 * by_tone[tone]:.0f} %" for tone, words in _TONES.items() if by_tone[tone]]

@@ -55,7 +55,7 @@ def _call(call: Content | None) -> list[Block]:
         rows = tuple((Cell(name, code=True), Cell(" ".join(words))) for name, words in call["options"].items())
         blocks.append(Listing(f"What {named} was given; all else is the default", columns, rows))
     if call["read"]:
-        columns = (Column("option"), Column("file"), Column("bytes", number=True), Column("SHA-256"))
+        titles = (Column("option"), Column("file"), Column("bytes", number=True), Column("SHA-256"))
         read = [
             (
                 Cell(one["option"], code=True),
@@ -65,7 +65,7 @@ def _call(call: Content | None) -> list[Block]:
             )
             for one in call["read"]
         ]
-        blocks.append(Listing(f"What {named} read", columns, tuple(read), folded=amount(len(read), "file")))
+        blocks.append(Listing(f"What {named} read", titles, tuple(read), folded=amount(len(read), "file")))
     return blocks
 
 

@@ -16,6 +16,8 @@ _HIGH = 180
 """The height of a picture with axes, in pixels, without the letters below."""
 _BELOW = 34
 _ROW = 34
+_THIN = 0.004
+"""The least width of a bin, as a share of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +103,7 @@ def plot(
         shapes.append(_text(-6, y(mark.y) + 4, _tick(up, mark.y), "end strong"))
     if joined:
         shapes += [_line(x(a.x), y(a.y), x(b.x), y(b.y), "curve") for a, b in pairwise(dots)]
-    shapes += [
-        Shape(
-            "circle",
-            {"cx": x(d.x), "cy": y(d.y), "r": _DOT + 2 * d.large, "class": f"dot t-{d.tone}{' large' * d.large}"},
-            title=d.title,
-        )
-        for d in dots
-    ]
+    shapes += [_dot(x(dot.x), y(dot.y), dot) for dot in dots]
     return Figure(caption, label, _HIGH + _BELOW, tuple(shapes), legend)
 
 
@@ -134,8 +129,7 @@ def ranked(
     for place, (name, dot) in enumerate(rows):
         y = _ROW * place + _ROW - 8
         shapes.append(_line("0%", y, "100%", y, "grid"))
-        look = {"cx": x(dot.x), "cy": y, "r": _DOT + 2 * dot.large, "class": f"dot t-{dot.tone}"}
-        shapes.append(Shape("circle", look, title=dot.title))
+        shapes.append(_dot(x(dot.x), y, dot))
         shapes.append(_text("0%", y - 10, name, "start halo strong" if dot.large else "start halo"))
     shapes += [_text(x(value), bottom + 18, _tick(axis, value), "middle") for value in ticks(left, right)]
     shapes.append(_text("100%", bottom + 34, axis.words, "end axis"))
@@ -148,8 +142,7 @@ def strip(caption: str, label: str, parts: Sequence[tuple[float, str, str]], leg
     shapes, done = [], 0.0
     for size, tone, title in parts:
         if size > 0:
-            place = {"x": _percent(done / total), "y": 0, "width": _percent(size / total), "height": 28}
-            shapes.append(Shape("rect", {**place, "class": f"part t-{tone}"}, title=title))
+            shapes.append(_rect((done / total, size / total), (0.0, 28.0), f"part t-{tone}", title))
             done += size
     return Figure(caption, label, 30, tuple(shapes), legend, flush=True)
 
@@ -183,14 +176,9 @@ def histogram(
         if count:
             up = round(tall * math.log10(count + 1) / most, 1)
             start = ends[0] + number * width
-            place = {"x": x(start), "y": round(tall - up, 1), "width": _percent(max(width, 0.0) / (high - low), 0.4)}
-            shapes.append(
-                Shape(
-                    "rect",
-                    {**place, "height": up, "class": "bin"},
-                    title=f"{short(start)} to {short(start + width)}: {count:,}",
-                )
-            )
+            share = max(width / (high - low), _THIN)
+            words = f"{short(start)} to {short(start + width)}: {count:,}"
+            shapes.append(_rect(((start - low) / (high - low), share), (round(tall - up, 1), up), "bin", words))
     for value in ticks(low, high, 4):
         shapes.append(_text(x(value), tall + 16, short(value), "middle"))
     down = tall + 34
@@ -240,12 +228,25 @@ def _power(decade: int) -> str:
     return str(10**decade) if decade < 4 else f"1e{decade}"
 
 
-def _percent(share: float, least: float = 0.0) -> str:
-    return f"{max(WHOLE * share, least):.3f}%"
+def _percent(share: float) -> str:
+    return f"{WHOLE * share:.3f}%"
 
 
 def _line(x1: str, y1: float, x2: str, y2: float, look: str) -> Shape:
     return Shape("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": look})
+
+
+def _dot(x: str, y: float, dot: Dot) -> Shape:
+    look = f"dot t-{dot.tone}"
+    return Shape("circle", {"cx": x, "cy": y, "r": _DOT + 2 * dot.large, "class": look}, title=dot.title)
+
+
+def _rect(across: tuple[float, float], down: tuple[float, float], look: str, title: str) -> Shape:
+    """A box: where it begins and how far it reaches, across as shares of the width, down in pixels."""
+    (x, width), (y, height) = across, down
+    return Shape(
+        "rect", {"x": _percent(x), "y": y, "width": _percent(width), "height": height, "class": look}, "", title
+    )
 
 
 def _text(x: str | float, y: float, words: str, look: str) -> Shape:

@@ -58,7 +58,9 @@ def _candidates(content: Content) -> Section:
 
 def _words(row: Content) -> str:
     words = (
-        row["calibrator"] + (" smoothed" if row["smoothed"] else "") + (f", {row['floats']}" if row["floats"] else "")
+        str(row["calibrator"])
+        + (" smoothed" if row["smoothed"] else "")
+        + (f", {row['floats']}" if row["floats"] else "")
     )
     return words + (" refined" if row["refined"] else " corrected" if row["bias_correction"] else "")
 
@@ -125,7 +127,7 @@ def _rounds(content: Content) -> Section:
         before = finite(content["before_db"])
         marks = [] if before is None else [Mark(before)]
         label = f"SQNR of the samples that choose, over {content['steps']} steps of training"
-        legend = (Legend("best", "good"), Legend("measured", "int"))
+        legend: tuple[Legend, ...] = (Legend("best", "good"), Legend("measured", "int"))
         legend += (Legend("before training, on the samples that report", "muted"),) if marks else ()
         blocks.append(
             plot("While training", label, dots, (Axis("step"), Axis("dB")), joined=True, marks=marks, legend=legend)
@@ -134,10 +136,8 @@ def _rounds(content: Content) -> Section:
     rows = tuple((count_cell(o["step"]), number_cell(o["loss"]), db_cell(o["held_out_db"])) for o in content["rounds"])
     blocks.append(Listing("Rounds", columns, rows, folded=amount(len(rows), "round")))
     if content["untrained"]:
-        columns = (Column("layer"), Column("why it was not trained"))
-        blocks.append(
-            Listing("Not trained", columns, tuple((Cell(n), Cell(w)) for n, w in content["untrained"].items()))
-        )
+        names = (Column("layer"), Column("why it was not trained"))
+        blocks.append(Listing("Not trained", names, tuple((Cell(n), Cell(w)) for n, w in content["untrained"].items())))
     learned = ", ".join(f"{count:,} {name}" for name, count in content["learned"].items())
     lead = f"{content['steps']} steps in {content['seconds']:.0f} s; learned: {learned}. Data: {content['split']}."
     return Section("trials", "Training", lead, tuple(blocks))

@@ -12,6 +12,7 @@ from qtool.report.html.blocks import Card, Headline
 from qtool.report.html.documents import Document, evaluations, of_kind, verifications
 from qtool.report.html.figures import db_tone, db_words, ratio_words, real, size_bars
 from qtool.report.text import decibels, file_size, number
+from qtool.report.timing import ALIKE
 
 Content = Mapping[str, Any]
 
@@ -180,25 +181,27 @@ def _sizes(documents: Sequence[Document]) -> list[Card]:
 
 
 def _latency(documents: Sequence[Document]) -> list[Card]:
-    rows: list[tuple[float, float, float]] = []
+    rows: list[tuple[float, float, float, bool]] = []
     for one in evaluations(documents):
         exact, model = one["float_model"]["latency"], one["candidates"][0]["latency"]
         if exact and model:
-            rows.append((exact["median_ms"], model["median_ms"], model["speedup"]))
-    for one in of_kind(documents, "quantize"):
-        timing = one.content["timing"]
-        if timing.get("speedup") is not None:
-            rows.append((timing["float_ms"], timing["int8_ms"], real(timing["speedup"]) or 0.0))
-    for one in of_kind(documents, "inspect"):
-        speed = one.content["speed"]
+            rows.append((exact["median_ms"], model["median_ms"], model["speedup"], model["noisy"]))
+    for made in of_kind(documents, "quantize"):
+        timing = made.content["timing"]
+        if timing["speedup"] is not None:
+            rows.append((timing["float_ms"], timing["int8_ms"], timing["speedup"], timing.get("noisy", False)))
+    for made in of_kind(documents, "inspect"):
+        speed = made.content["speed"]
         if speed and speed["speedup"] is not None:
-            rows.append((speed["float_ms"][0], speed["ms"][0], speed["speedup"]))
+            rows.append((speed["float_ms"][0], speed["ms"][0], speed["speedup"], speed["noisy"]))
     if not rows:
         return []
-    exact, ms, speedup = rows[0]
+    exact, ms, speedup, noisy = rows[0]
     bars = size_bars({"float": exact, "int8": ms}, "ms")
+    if noisy:
+        return [Card("Latency", f"{ms:.3g} ms", f"too noisy to compare (about {speedup:.2g}x)", "warn", bars)]
     words = f"{speedup:.2f}x as fast as float" if speedup >= 1 else f"SLOWER than float: {speedup:.2f}x"
-    return [Card("Latency", f"{ms:.3g} ms", words, "good" if speedup >= 1.03 else "warn", bars)]
+    return [Card("Latency", f"{ms:.3g} ms", words, "good" if speedup >= ALIKE else "warn", bars)]
 
 
 def _integers(documents: Sequence[Document]) -> list[Card]:
