@@ -198,15 +198,16 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """A verdict: of which file, in words, its tone, and the command that comes next ("": none)."""
+    """A verdict: of which file, in words, its tone, the command that comes next, and other advice ("": none)."""
 
     of: str
     words: str
     tone: str
     next: str = ""
+    advice: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("of", "words", "next"):
+        for name in ("of", "words", "next", "advice"):
             object.__setattr__(self, name, line(getattr(self, name)))
 
 

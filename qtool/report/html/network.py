@@ -194,14 +194,26 @@ def _times(content: Content) -> list[Section]:
     lead = "Each layer as the file plans it and as onnxruntime runs it."
     if measured:
         total, exact = (sum(real(layer[key]) or 0.0 for layer in measured) for key in ("ms", "float_ms"))
-        lead += " Of two bars the upper one is int8, the lower one float."
+        both = any(layer["float_ms"] is not None for layer in measured)
+        lead += " Of two bars the upper one is this model, the lower one float." if both else ""
         lead += f" Layers take {total:.3g} ms" + (f", {exact:.3g} ms in float." if exact else ".")
-    return [Section("layers", "Layer by layer", lead, (Listing("Layers, in the order of the network", columns, rows),))]
+    # what is measured of no layer is no column
+    kept = [n for n in range(len(columns)) if any(row[n].text != "-" for row in rows)]
+    table = Listing(
+        "Layers, in the order of the network",
+        tuple(columns[n] for n in kept),
+        tuple(tuple(row[n] for n in kept) for row in rows),
+    )
+    return [Section("layers", "Layer by layer", lead, (table,))]
 
 
 def _layer(layer: Content, most: float) -> tuple[Cell, ...]:
     ms, exact = finite(layer["ms"]), finite(layer["float_ms"])
-    bars = tuple((value / most, tone) for value, tone in ((ms, "int"), (exact, "float")) if value is not None and most)
+    bars = tuple(
+        (value / most, tone)
+        for value, tone in ((ms, "int" if layer["integer"] else "float"), (exact, "move"))
+        if value is not None and most
+    )
     kernel = layer["kernel"] or "folded away"
     tone = "int" if layer["integer"] else "float"
     return (

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qtool.core.records.inspection import REQUANTISE
 from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.report.html.blocks import Card, Headline
@@ -108,7 +109,8 @@ def _ranked(content: Content) -> Headline:
     if not layers:
         return Headline(str(content["model"]), "No layer was ranked", "warn")
     worst = layers[0]["name"]
-    step = f"qtool quantize {_word(content['model'])} --calibration FILE --exclude {_word(worst)}"
+    calibration = _given(content, "--calibration") or "FILE"
+    step = f"qtool quantize {_word(content['model'])} --calibration {_word(calibration)} --exclude {_word(worst)}"
     words = f"Most sensitive of {amount(len(layers), 'layer')}: {worst}"
     return Headline(str(content["model"]), words, "", step)
 
@@ -117,7 +119,12 @@ def _inspected(content: Content) -> Headline:
     dear = [one for one in content["findings"] if (real(one["ms_share"]) or 0.0) >= 0.1]
     speed = content["speed"] and real(content["speed"]["speedup"])
     tone = "" if content["kind"] == "float" else "warn" if dear or (speed is not None and speed < 1) else "good"
-    return Headline(str(content["model"]), str(content["verdict"]), tone, str(content["next"]))
+    advice = str(content["next"])
+    # what a remedy says in words is a command where the float model is known
+    source = content["model"] if content["kind"] == "float" else content["float_model"] or "FLOAT"
+    quantising = content["kind"] == "float" or REQUANTISE in advice
+    step = f"qtool quantize {_word(source)} --data {_word(_given(content, '--data') or 'DATA')}" if quantising else ""
+    return Headline(str(content["model"]), _sentence(content["verdict"]), tone, step, _sentence(advice))
 
 
 _VERDICTS = {
@@ -134,6 +141,17 @@ def _asked(content: Content) -> tuple[str, str]:
     """What `quantize` was given, as a shell takes it."""
     asked = content.get("asked") or {}
     return _word(asked.get("model") or "MODEL"), _word(asked.get("data") or "DATA")
+
+
+def _given(content: Content, option: str) -> str | None:
+    """What the command was given for an option, as far as the document says."""
+    call = content.get("call") or {"options": {}}
+    words = call["options"].get(option)
+    return str(words[0]) if words else None
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _word(text: str) -> str:
