@@ -6,13 +6,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError, QtoolError
-from qtool.core.records.inspection import Finding, Inspection, InspectedLayer, InspectedNode
+from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import MADE_UP
 from qtool.core.text import amount
-from qtool.feeds import Data, ReadOptions, open_for_model
+from qtool.feeds import Data, open_for_model
 from qtool.feeds.formats.sequences import unrolled
-from qtool.graph import model_io
 from qtool.graph.edit import Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
