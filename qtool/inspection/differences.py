@@ -27,8 +27,10 @@ _HALF = 2
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """found: layer -> in words, how far its kernel is off. whole_db: the worst output, optimised against unoptimised; None
-    where it was not measured. absent: why nothing was compared.
+    """What was compared.
+
+    found: layer -> in words, how far its kernel is off. whole_db: the worst output, optimised against unoptimised;
+    None where it was not measured. absent: why nothing was compared.
     """
 
     found: Mapping[str, str]
@@ -55,7 +57,10 @@ def differences(model: Model, examples: Sequence[Example], kernels: Mapping[str,
         for example in examples[:_HALF]:
             exact = plain.run(example)
             fed = {spec.name for spec in alone.inputs}
-            feeds = {**{n: a for n, a in example.items() if n in fed}, **{f: exact[t] for t, f in cuts.items() if f in fed}}
+            feeds = {
+                **{n: a for n, a in example.items() if n in fed},
+                **{f: exact[t] for t, f in cuts.items() if f in fed},
+            }
             found = alone.run(feeds)
             for tensor in cuts:
                 if tensor in found and exact[tensor].dtype.kind in "iu":

@@ -63,7 +63,9 @@ def _facts(inspection: Inspection) -> list[str]:
 
 def speed_line(speed: Speed) -> str:
     """Return the medians with their spread, the ratio as it follows from them, and how they were taken."""
-    how = f"{amount(speed.threads, 'thread')}, {amount(speed.rounds, 'round')} in shuffled order, p10 to p90 in brackets"
+    how = (
+        f"{amount(speed.threads, 'thread')}, {amount(speed.rounds, 'round')} in shuffled order, p10 to p90 in brackets"
+    )
     own = f"{_ms(speed.ms)}"
     if speed.float_ms is None or speed.speedup is None:
         return f"{own}; {how}{'; too noisy to trust' if speed.noisy else ''}"

@@ -1,4 +1,4 @@
-"""The records of an inspection: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
+"""The records of an inspection: what a model is, what onnxruntime runs of it, what that costs, and what helps."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +26,7 @@ class Port:
 class Grid:
     """The grid of one tensor: its 8-bit type, and the scale and zero point of each channel, or one of each.
 
-    axis: of the channels; None where there is one scale. block: elements of a channel that share one, None where all do.
+    axis: of the channels; None where there is one scale. block: elements of a channel that share one, None: all do.
     """
 
     dtype: str
@@ -41,13 +41,13 @@ class InspectedLayer:
     """One node that multiplies and accumulates: as its Q/DQ plan it, and as onnxruntime executes it.
 
     name: of the node in the file; op: its operator; output: the tensor that it makes, as a viewer of networks shows it.
-    inside: the node whose body holds it, or "". macs, share: multiply-accumulates of one batch, and of all, 0 to 1; None
-    where unknown. planned: whether the file's Q/DQ ask for integers. kernel: the operator that onnxruntime runs;
+    inside: the node whose body holds it, or "". macs, share: multiply-accumulates of one batch, and of all, 0 to 1;
+    None where unknown. planned: whether the file's Q/DQ ask for integers. kernel: the operator that onnxruntime runs;
     "" where the node is gone. integer: whether that computes in integers. input, weight, result: the grids of its
-    input, weight and output; None where these are float. ms: of one run; float_ms: of the same layer of the float model;
-    None where not measured. sqnr_db: of its output against the float model's; alone_db: of the same with the layer's
-    input taken from the float model; None where not measured. cause, remedy: why it is float though planned, or not
-    planned, and what to do; "" where there is nothing to say.
+    input, weight and output; None where these are float. ms: of one run; float_ms: of the same layer of the float
+    model; None where not measured. sqnr_db: of its output against the float model's; alone_db: of the same with the
+    layer's input taken from the float model; None where not measured. cause, remedy: why it is float though planned, or
+    not planned, and what to do; "" where there is nothing to say.
     """
 
     name: str
@@ -76,7 +76,7 @@ class InspectedNode:
 
     name, op: of the optimised graph; domain: of the operator. integer: whether it computes on 8-bit data. seam: whether
     it is a QuantizeLinear, DequantizeLinear or a Cast of 8-bit data, where the price of changing is paid. origin: a
-    node of the file that it comes from, "" where unknown. inputs, outputs: tensors. ms: of one run; None where not measured.
+    node of the file that it comes from, "" if unknown. inputs, outputs: tensors. ms: of one run; None if not measured.
     """
 
     name: str
@@ -113,8 +113,8 @@ class Speed:
     """The latency of the model beside the float one: in one thread, rounds interleaved in shuffled order.
 
     ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
-    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so much
-    that the ratio says nothing; threads: of the session; rounds: how many.
+    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so
+    much that the ratio says nothing; threads: of the session; rounds: how many.
     """
 
     ms: tuple[float, float, float]
