@@ -1,8 +1,8 @@
 """Latency: medians of interleaved runs in one process.
 
 Each round runs every model once, in another order: whatever slows the machine down for a while slows all of them. The
-speed-up is float's median over the model's own, which are both shown; where the ratios of single rounds lie so far apart
-that it says nothing, that is said.
+speed-up is float's median over the model's own, which are both shown; where the ratios of single rounds lie so far
+apart that it says nothing, that is said.
 """
 
 import math

@@ -14,9 +14,9 @@ from qtool.graph.serialized import Serialized, encode
 class ExecutedNode:
     """One node of the optimised graph.
 
-    name: that of the node of the model which it stands for; onnxruntime's own where it stands for none. label: its own in
-    the optimised graph, by which the profiler calls it. inside: the label of the If, Loop or Scan whose body holds it.
-    reads, makes: the element types of its inputs and outputs, "" where unknown.
+    name: that of the node of the model which it stands for; onnxruntime's own where it stands for none. label: its own
+    in the optimised graph, by which the profiler calls it. inside: the label of the If, Loop or Scan whose body holds
+    it. reads, makes: the element types of its inputs and outputs, "" where unknown.
     """
 
     name: str
@@ -72,9 +72,7 @@ def executed_nodes(path: str | Path, own: OwnNames) -> list[ExecutedNode]:
     return list(_executed(onnx.load(str(path), load_external_data=False).graph, own, "", {}))
 
 
-def _executed(
-    graph: onnx.GraphProto, own: OwnNames, inside: str, around: Mapping[str, str]
-) -> Iterator[ExecutedNode]:
+def _executed(graph: onnx.GraphProto, own: OwnNames, inside: str, around: Mapping[str, str]) -> Iterator[ExecutedNode]:
     types = {**around, **{tensor.name: _element(tensor.data_type) for tensor in graph.initializer}}
     for info in (*graph.input, *graph.value_info, *graph.output):
         types[info.name] = _element(info.type.tensor_type.elem_type)

@@ -1,7 +1,7 @@
 """Why a node runs in float, or otherwise than the file says: the conditions of onnxruntime's selectors, one by one.
 
-Source: onnxruntime `core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc`, and what its optimised graphs were
-seen to hold.
+Source: onnxruntime `core/optimizer/qdq_transformer/selectors_actions/qdq_selectors.cc`, and what its optimised graphs
+were seen to hold.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from qtool.graph.layers import Layer
 from qtool.inspection import grids
 from qtool.inspection.executed import EIGHT_BITS
 from qtool.inspection.planned import PlannedLayer
+from qtool.targets.rules import OpRule
 from qtool.targets.tables import TARGETS
 
 _RULES = TARGETS["x86"].rules
@@ -56,6 +57,12 @@ def why_float_node(node: Node) -> Cause:
             return found
     if rule is None or rule.kind == "bridge":
         return Cause("no-kernel", f"onnxruntime has no integer kernel for {op}")
+    return _why_between(node, rule)
+
+
+def _why_between(node: Node, rule: OpRule) -> Cause:
+    """Of an operator that has an integer kernel."""
+    op = node.op_type
     data = [node.inputs[i] for i in rule.inputs or range(len(node.inputs)) if i < len(node.inputs)]
     behind = [grids.direct_grid(v) for v in data if v is not None and not v.is_initializer()]
     made = [grids.grid_ahead(v) for v in node.outputs]
@@ -64,15 +71,30 @@ def why_float_node(node: Node) -> Cause:
     if any(found is None for found in made):
         return Cause("missing-output-q", f"the output of {op} is not quantised{_readers(node.outputs[0])}")
     there = [found.grid for found in (*behind, *made) if found is not None]
+    stored = any(v is not None and v.is_initializer() for v in data) and rule.kind == "elementwise"
+    return _why_on_grids(op, there, moves=rule.kind == "passthrough", stored=stored)
+
+
+def _why_on_grids(op: str, there: list[Grid], *, moves: bool, stored: bool) -> Cause:
+    """Of an operator with Q/DQ on all sides. stored: whether it reads a float constant as well."""
     if len({grid.dtype for grid in there}) > 1:
         return Cause("mixed-types", f"{op} reads and makes different types ({_types(there)})")
-    if rule.kind == "passthrough" and not all(grids.same_grid(there[0], other) for other in there[1:]):
+    if moves and not all(grids.same_grid(there[0], other) for other in there[1:]):
         return Cause("unequal-ranges", f"{op} only moves numbers, but its input and output have different scales")
-    if any(v is not None and v.is_initializer() for v in data) and rule.kind == "elementwise":
+    if stored:
         return Cause("float-constant", f"{op} reads a constant that is not quantised")
     if "int8" in {grid.dtype for grid in there}:
         return _SIGNED
     return Cause("unexplained", f"{op} has Q/DQ on all sides, and yet it runs in float")
+
+
+def _moved(layer: PlannedLayer) -> Cause | None:
+    if layer.x is None or not layer.x.moved:
+        return None
+    data = layer.node.inputs[0]
+    maker = None if data is None else data.producer()
+    op = "" if maker is None else maker.op_type
+    return Cause("missing-input-q", f"{op} stands between its input's DequantizeLinear and it, without Q/DQ of its own")
 
 
 def _no_kernel(layer: PlannedLayer) -> Cause | None:
@@ -227,8 +249,8 @@ def _types_differ(layer: PlannedLayer) -> Cause | None:
 
 _SIGNED = Cause(
     "signed-activations",
-    "its activations are int8; on x86 onnxruntime turns those into uint8 that one node alone reads, so that it reads one "
-    "type and makes another",
+    "its activations are int8; on x86 onnxruntime turns those into uint8 that one node alone reads, so that it reads "
+    "one type and makes another",
 )
 
 
@@ -263,7 +285,13 @@ def bias_off(layer: PlannedLayer) -> str | None:
 def _only_weights(layer: PlannedLayer) -> Cause | None:
     if not layer.weights_only:
         return None
-    return Cause("weights-only", "only its weight is quantised, and not its input")
+    graph = layer.node.graph
+    if graph is None or not any(grids.is_quantize(node) and not grids.is_constant(node.inputs[0]) for node in graph):
+        return Cause("weights-only", "only its weight is quantised, and not its input")
+    data = layer.node.inputs[0]
+    maker = None if data is None else data.producer()
+    source = "its input" if maker is None else f"its input, which {maker.op_type} makes,"
+    return Cause("missing-input-q", f"{source} is not quantised")
 
 
 def _float_weight(layer: PlannedLayer) -> Cause | None:
@@ -281,6 +309,17 @@ def _types(there: list[Grid]) -> str:
 
 
 _PLANNED: tuple[_Check, ...] = (
-    _no_kernel, _wide, _vector, _no_zero_point, _axis, _output_missing, _also_read, _types_differ, _relu, _bias, _signed,
-)  # fmt: skip
+    _no_kernel,
+    _wide,
+    _vector,
+    _no_zero_point,
+    _axis,
+    _output_missing,
+    _also_read,
+    _types_differ,
+    _relu,
+    _bias,
+    _moved,
+    _signed,
+)
 _UNPLANNED: tuple[_Check, ...] = (_only_weights, _no_kernel, _float_weight, _unquantized)

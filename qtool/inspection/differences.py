@@ -27,8 +27,10 @@ _HALF = 2
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """found: layer -> in words, how far its kernel is off. whole_db: the worst output, optimised against unoptimised; None
-    where it was not measured. absent: why nothing was compared.
+    """What was compared.
+
+    found: layer -> in words, how far its kernel is off. whole_db: the worst output, optimised against unoptimised;
+    None where it was not measured. absent: why nothing was compared.
     """
 
     found: Mapping[str, str]

@@ -23,8 +23,10 @@ _ENOUGH = 32
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """rows: in the order of the float model. alone: tensor -> the SQNR of its layer alone. of: a value of the int8 model ->
-    the tensor of the float model that it is. not_measured: what could not be, and why.
+    """What is known of the errors.
+
+    rows: in the order of the float model. alone: tensor -> the SQNR of its layer alone. of: a value of the int8
+    model -> the tensor of the float model that it is. not_measured: what could not be, and why.
     """
 
     rows: tuple[TensorError, ...] = ()
@@ -59,26 +61,13 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
         )
     except ModelError as error:
         return Errors(not_measured=(f"the error of each layer: {error}",))
-    pieces = _Pieces(paired.model, pairs)
-    sums = {pair.tensor: SignalToNoise() for pair in pairs}
-    alone = {pair.tensor: SignalToNoise() for pair in pairs}
-    scaled: set[str] = set()
-    for example in examples:
-        wanted = exact.run(fed_to(exact, example))
-        found = whole.run(example)
-        by_itself = pieces.run(example, wanted)
-        for pair in pairs:
-            one, other = wanted[pair.tensor], found[pair.found]
-            if one.dtype.kind != "f" or one.shape != other.shape or not one.size:
-                sums[pair.tensor].incomparable += 1
-                continue
-            sums[pair.tensor].add(one, other)
-            if by_itself is not None:
-                alone[pair.tensor].add(one, by_itself[pair.found])
-            if _is_scaled(one, other):
-                scaled.add(pair.tensor)
+    sums, scaled = _compared(pairs, exact, whole, examples)
     figures = {name: None if name in scaled else noise.db for name, noise in sums.items()}
     missing = sum(db is None for db in figures.values())
+    # what float gives fits only where both models hold the same numbers
+    same = [pair for pair in pairs if figures[pair.tensor] is not None]
+    pieces = _Pieces(paired.model, same)
+    alone = pieces.compared(same, exact, examples)
     if scaled:
         notes.append(f"{len(scaled)} tensors whose channels the int8 model holds at another scale")
     if missing > len(scaled):
@@ -87,10 +76,30 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
         notes.append(f"the error of each layer alone: {pieces.failed}")
     return Errors(
         rows=tuple(TensorError(pair.tensor, pair.op, figures[pair.tensor]) for pair in pairs),
-        alone={name: None if name in scaled or pieces.failed else noise.db for name, noise in alone.items()},
+        alone={name: None if pieces.failed else noise.db for name, noise in alone.items()},
         of={name: pair.tensor for pair in pairs for name in (pair.found, *pair.names)},
         not_measured=tuple(notes),
     )
+
+
+def _compared(
+    pairs: Sequence[Pair], exact: Session, whole: Session, examples: Sequence[Example]
+) -> tuple[dict[str, SignalToNoise], set[str]]:
+    """Tensor -> its differences, and the tensors that the int8 model holds at another scale."""
+    sums = {pair.tensor: SignalToNoise() for pair in pairs}
+    scaled: set[str] = set()
+    for example in examples:
+        wanted = exact.run(fed_to(exact, example))
+        found = whole.run(example)
+        for pair in pairs:
+            one, other = wanted[pair.tensor], found[pair.found]
+            if one.dtype.kind != "f" or one.shape != other.shape or not one.size:
+                sums[pair.tensor].incomparable += 1
+                continue
+            sums[pair.tensor].add(one, other)
+            if _is_scaled(one, other):
+                scaled.add(pair.tensor)
+    return sums, scaled
 
 
 class _Pieces:
@@ -105,7 +114,17 @@ class _Pieces:
         except (ModelError, KeyError) as error:
             self.failed = str(error)
 
-    def run(self, example: Example, exact: Example) -> dict[str, Array] | None:
+    def compared(self, pairs: Sequence[Pair], exact: Session, examples: Sequence[Example]) -> dict[str, SignalToNoise]:
+        """Tensor -> the differences of its layer alone."""
+        alone = {pair.tensor: SignalToNoise() for pair in pairs}
+        for example in examples:
+            wanted = exact.run(fed_to(exact, example))
+            by_itself = self._run(example, wanted)
+            for pair in pairs if by_itself is not None else ():
+                alone[pair.tensor].add(wanted[pair.tensor], by_itself[pair.found])
+        return alone
+
+    def _run(self, example: Example, exact: Example) -> dict[str, Array] | None:
         """What each piece gives, by the name of the int8 model; None where they do not run."""
         if self.failed:
             return None

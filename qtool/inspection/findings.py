@@ -25,6 +25,8 @@ from qtool.inspection.planned import PlannedLayer
 
 _NARROW = 64
 """Weights of 7 bits lie between -64 and 64."""
+_SLOWER, _EXCESS = 1.2, 0.1
+"""A node is slower in integers from this factor on; it is said where these cost such a share of the time."""
 _SPREAD = 16.0
 """Where the largest channel of a weight is so many times the smallest, one scale for all costs accuracy."""
 
@@ -33,9 +35,9 @@ _SPREAD = 16.0
 class Look:
     """Everything that the rules look at.
 
-    kernels: layer -> number of the node that it became. islands: the float ones. differs: layer or tensor -> in words, by
-    how much onnxruntime's optimised graph computes something else than the file says. vnni: whether this processor
-    multiplies 8 bits without saturation.
+    kernels: layer -> number of the node that it became. islands: the float ones. differs: layer or tensor -> in words,
+    by how much onnxruntime's optimised graph computes something else than the file says. vnni: whether this processor
+    multiplies 8 bits without saturation. float_ms: number of a node -> what the same takes in the float model.
     """
 
     opened: Opened
@@ -46,6 +48,7 @@ class Look:
     maker: Maker | None
     form: str
     vnni: bool
+    float_ms: Mapping[int, float] = field(default_factory=dict)
     differs: Mapping[str, str] = field(default_factory=dict)
 
     def kernel(self, layer: PlannedLayer) -> str:
@@ -65,17 +68,24 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a rule finds: where, in two sentences what and why, and the numbers of the nodes that run because of it."""
+    """What a rule finds: where, in two sentences what and why, and the numbers of the nodes that run because of it.
+
+    ms: what it costs, where that is not all the time of these nodes.
+    """
 
     where: tuple[str, ...]
     what: str
     cause: str
     numbers: tuple[int, ...] = ()
+    ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A row of the table. remedy: what helps whoever the maker is. find: what looks for it; None for a cause of islands."""
+    """A row of the table.
+
+    remedy: what helps whoever the maker is. find: what looks for it; None for a cause of islands.
+    """
 
     name: str
     remedy: str
@@ -87,7 +97,7 @@ def find_all(look: Look) -> tuple[Finding, ...]:
     found: list[Finding] = []
     for rule in RULES.values():
         for one in _grouped(look, rule.name) if rule.find is None else rule.find(look):
-            ms = look.executed.time(one.numbers) if one.numbers else None
+            ms = one.ms if one.ms is not None or not one.numbers else look.executed.time(one.numbers)
             total = look.executed.total
             found.append(
                 Finding(
@@ -210,9 +220,54 @@ def _signed_kernel(look: Look) -> Iterator[Found]:
         yield Found(
             tuple(layer.name for layer in layers),
             f"{amount(len(layers), 'layer')} run with int8 activations",
-            "On x86 the fast kernels read uint8 activations and int8 weights; with int8 activations they are slower, for "
-            "convolutions several times",
+            "On x86 the fast kernels read uint8 activations and int8 weights; with int8 activations they are slower, "
+            "for convolutions several times",
             tuple(look.numbers(layers)),
+        )
+
+
+def _slow_pool(look: Look) -> Iterator[Found]:
+    numbers = [
+        n for n, node in enumerate(look.executed.nodes) if node.op_type == "MaxPool" and is_integer(node)
+    ]  # fmt: skip
+    if numbers:
+        yield Found(
+            tuple(look.executed.nodes[n].name for n in numbers),
+            f"{amount(len(numbers), 'MaxPool')} on 8-bit data, channels first",
+            "MaxPool has a fast kernel for 8 bits only channels last, behind a convolution that is integer itself; "
+            "channels first it takes several times what float does",
+            tuple(numbers),
+        )
+
+
+def _slower(look: Look) -> Iterator[Found]:
+    """Nodes in integers that the float model does faster, of which no other rule knows why: they cost the excess."""
+    known = {
+        n
+        for find in (_slow_pool, _signed_kernel, _conv_integer, _one_channel)
+        for one in find(look)
+        for n in one.numbers
+    }
+    numbers = [
+        n
+        for n, ms in look.float_ms.items()
+        if look.executed.ms
+        and is_integer(look.executed.nodes[n])
+        and look.executed.ms[n] > _SLOWER * ms
+        and n not in known
+    ]
+    total = look.executed.total or 0.0
+    excess = sum(look.executed.ms[n] - look.float_ms[n] for n in numbers)
+    if numbers and excess > _EXCESS * total:
+        worst = sorted(numbers, key=lambda n: look.float_ms[n] - look.executed.ms[n])
+        ops = Counter(look.executed.nodes[n].op_type for n in worst)
+        kinds = ", ".join(op for op, _ in ops.most_common(4))
+        yield Found(
+            tuple(look.executed.nodes[n].name for n in worst),
+            f"{amount(len(numbers), 'node')} slower in integers than in float: {kinds}",
+            "Their integer kernels are slower here than float's, for these sizes and types",
+            tuple(numbers),
+            excess,
         )
 
 
@@ -245,7 +300,7 @@ def _dropped(look: Look) -> Iterator[Found]:
         yield Found(
             tuple(pairs),
             f"{amount(len(pairs), 'DequantizeLinear')} read by QuantizeLinear alone",
-            "onnxruntime drops such pairs, or pays for them as they stand, and between different grids they round twice",
+            "onnxruntime drops such pairs, or pays for them; between different grids they round twice",
         )
 
 
@@ -380,6 +435,7 @@ _ROWS = (
     Rule("bias-scale", f"a bias scale that is the input's times the weight's: {REQUANTISE}"),
     Rule("batch-norm", f"fold batch normalisations before quantising; or {REQUANTISE}, which does"),
     Rule("no-kernel", f"leave it without Q/DQ; or {REQUANTISE}, which puts none there, and rewrites what it can"),
+    Rule("layout", _BY_QTOOL),
     Rule("not-quantised", _BY_QTOOL),
     Rule("float-weight", _BY_QTOOL),
     Rule("float-constant", _BY_QTOOL),
@@ -387,12 +443,14 @@ _ROWS = (
     Rule("dynamic", f"calibrated ranges, where its operators have kernels for them: {REQUANTISE}"),
     Rule("weights-only", f"it saves memory, not time; for speed {REQUANTISE}"),
     Rule("conv-integer", f"calibrated ranges instead of dynamic ones: {REQUANTISE}", _conv_integer),
+    Rule("slow-pool", f"leave MaxPool without Q/DQ where its neighbours are float; or {REQUANTISE}", _slow_pool),
+    Rule("slower-in-integers", f"{REQUANTISE} for latency: it leaves in float what integers are slower at", _slower),
     Rule("one-channel", f"leave that layer in float; or {REQUANTISE}, which measures it", _one_channel),
     Rule("old-opset", f"export with opset 13 or later; or {REQUANTISE}, which raises it", _old_opset),
     Rule("unexplained", f"{REQUANTISE}, which looks at what onnxruntime makes of it, and plans again"),
     Rule("seams", _BY_QTOOL, _seams),
     Rule("dropped-pairs", _BY_QTOOL, _dropped),
-    Rule("reduced-range", f"all 8 bits on processors with VNNI: {REQUANTISE} for the target that it runs on", _reduce_range),
+    Rule("reduced-range", f"{REQUANTISE} for its target: all 8 bits where that has VNNI", _reduce_range),
     Rule("per-tensor", f"a scale for each output channel: {REQUANTISE}", _per_tensor),
     Rule("float-weights-stored", f"store the integers: {REQUANTISE}", _fake_weights),
 )  # fmt: skip

@@ -7,8 +7,9 @@ from typing import Unpack
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError, QtoolError
-from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection
+from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed
 from qtool.core.records.statistics import Statistics
+from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Node
@@ -42,6 +43,8 @@ class _Known:
 
     prepared: None where quantisation would refuse the model. outlooks: of each target. example: one batch of inputs,
     None where there is none; source: what it is, in words. executed: what onnxruntime runs; None where it does not.
+    macs: of all nodes of the prepared graph that multiply. speed: of the file; slower: how many times as long it takes
+    as the same with its constants made so, which `executed` runs; 1 where that was not measured.
     """
 
     prepared: Prepared | None
@@ -50,6 +53,9 @@ class _Known:
     source: str
     executed: Executed | None
     missing: tuple[str, ...]
+    macs: Mapping[str, int | None]
+    speed: Speed | None
+    slower: float
     heirs: Mapping[str, Node] = field(default_factory=dict)
 
     @property
@@ -87,9 +93,10 @@ def inspect_float(
     known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds)
     layers = planned_layers(opened.model)
     rows = _layers(layers, known, opened)
-    macs = {} if known.prepared is None or known.example is None else count_macs(known.prepared.model, known.example)
     share = _time_share(known, opened)
-    prospects = tuple(one.record(macs, share if one is known.own else None) for one in known.outlooks)
+    prospects = tuple(
+        one.record(known.macs, share if one is known.own else None, known.slower) for one in known.outlooks
+    )
     prepared = known.prepared
     done = [] if prepared is None else [prepared_in_words(prepared.changes)]
     counted = [row.macs for row in rows if row.macs is not None]
@@ -116,7 +123,7 @@ def inspect_float(
         layers=rows,
         nodes=_nodes(layers, known, opened),
         findings=_findings(known, opened),
-        speed=speed_of(Session(opened.path), None, [known.example]) if latency and known.example is not None else None,
+        speed=known.speed,
         errors=(),
         targets=prospects,
         float_model=None,
@@ -144,7 +151,8 @@ def _known(
     example, source, why = _example(opened, data, reading)
     missing += [why] if why else []
     statistics = Statistics("no data", opened.digest, 0, {}, () if example is None else (dict(example),))
-    found = () if prepared is None else outlooks(prepared, statistics)
+    macs = {} if prepared is None or example is None else count_macs(prepared.model, example)
+    found = () if prepared is None else outlooks(prepared, statistics, macs)
     executed = None
     try:
         executed = _executed(opened, example if latency else None, seconds)
@@ -152,8 +160,20 @@ def _known(
         missing.append(f"what onnxruntime runs: {_without_name(error, opened)}")
     if latency and example is None:
         missing.append("times: there are no inputs to run it on")
+    own = next((one for one in found if one.target.name == find_target().name), None)
+    if latency and own is not None and own.kernels and own.gain is None:
+        missing.append(f"what integers gain: too few of these layers are in a table of times for {own.target.name}")
     heirs = {} if prepared is None else _heirs(prepared)
-    return _Known(prepared, found, example, source, executed, tuple(missing), heirs)
+    speed, slower = _speed(opened, example) if latency and executed is not None and example is not None else (None, 1.0)
+    return _Known(prepared, found, example, source, executed, tuple(missing), macs, speed, slower, heirs)
+
+
+def _speed(opened: Opened, example: Mapping[str, np.ndarray]) -> tuple[Speed, float]:
+    """The speed of the file, and how many times as long it takes as the tidied model."""
+    tidied = Session(opened.serialized, name=str(opened.path))
+    found = speed_of(Session(opened.path), tidied, [example])
+    alone = replace(found, float_ms=None, speedup=None)
+    return alone, 1.0 / found.speedup if found.speedup else 1.0
 
 
 def _without_name(error: QtoolError, opened: Opened) -> str:
@@ -296,7 +316,7 @@ def _verdict(result: Inspection) -> str:
         return "float; what would be quantised is not known"
     if not own.integer_layers:
         return f"float; nothing would be integer on {own.target}" + _main_reason(own.floats)
-    share = "" if own.macs_share is None else f", {100 * own.macs_share:.3g} % of multiply-accumulates,"
+    share = "" if own.macs_share is None else f", {percent(own.macs_share)} of multiply-accumulates,"
     words = f"float; on {own.target} {own.integer_layers} of {amount(own.layers, 'layer')}{share} can be integer"
     if own.speedup is None:
         return words

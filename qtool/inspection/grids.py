@@ -83,6 +83,24 @@ def grid_behind(value: Value | None) -> Placed | None:
     return None
 
 
+# what onnxruntime carries a DequantizeLinear forward through (qdq_propagation.cc)
+_CARRIED = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool", "Flatten")
+
+
+def carried_grid(value: Value | None) -> Placed | None:
+    """Return the grid of a value that a DequantizeLinear makes, what only moves its numbers in between."""
+    moved = False
+    while value is not None:
+        node = value.producer()
+        if is_dequantize(node):
+            assert node is not None
+            return Placed(grid_of(node), node, node.inputs[0], moved)
+        if node is None or not edit.is_main_op(node, *_CARRIED):
+            return None
+        value, moved = node.inputs[0], True
+    return None
+
+
 def direct_grid(value: Value | None) -> Placed | None:
     """Return the grid of a value that a DequantizeLinear makes itself."""
     node = None if value is None else value.producer()

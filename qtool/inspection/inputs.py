@@ -26,7 +26,10 @@ Example = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Batches of inputs. said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none."""
+    """Batches of inputs.
+
+    said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none.
+    """
 
     batches: Sequence[Example]
     said: str

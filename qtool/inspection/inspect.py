@@ -1,13 +1,13 @@
 """`inspect_model`: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
 from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, ModelError, UsageError, arg
-from qtool.core.records.inspection import Inspection, InspectedLayer, Speed
+from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
@@ -111,7 +111,7 @@ class _Inspected:
             self.missing.append(f"optimised against unoptimised: {different.absent}")
         look = Look(
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
-            vnni=not find_target().saturates, differs=different.found,
+            vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
         )  # fmt: skip
         layers = self._layers()
         findings = find_all(look)
@@ -124,7 +124,7 @@ class _Inspected:
             kind="int8",
             maker="" if self.maker is None else self.maker.name,
             form=form,
-            verdict=verdict_of(layers, self.islands, self.executed, self.speed),
+            verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings),
             next=next_step(findings, self.speed, timed=self.speed is not None),
             inputs=opened.inputs,
             outputs=opened.outputs,
@@ -171,19 +171,33 @@ class _Inspected:
         return found
 
     def _float_ms(self) -> Mapping[str, float]:
-        """Milliseconds of each layer of the float model, by the tensors that its layers make."""
+        """Milliseconds of each node of the float model, by the tensors that it, and what belongs to it, makes."""
         if self.float is None or not self.examples.batches:
             return {}
         examples = [fed_to(self.float.session, example) for example in self.examples.batches]
         executed = Executed.of(*timed_nodes(self.float.opened.serialized, examples, PROFILE_SECONDS))
-        layers = planned_layers(self.float.opened.model)
-        kernels = layer_kernels(executed, layers)
-        result = {}
-        for layer in layers:
-            number = kernels.get(layer.name)
-            if number is not None:
-                result |= dict.fromkeys(_tensors(layer), executed.ms[number])
+        layers = {str(layer.node.name): layer for layer in planned_layers(self.float.opened.model)}
+        result: dict[str, float] = {}
+        for node in self.float.opened.nodes:
+            number = executed.kernel_of(node)
+            layer = layers.get(str(node.name))
+            if number is not None and node.outputs:
+                names = [str(node.outputs[0].name)] if layer is None else _tensors(layer)
+                result |= {name: executed.ms[number] for name in names if name not in result or layer is not None}
         return result
+
+    def _float_ms_of_nodes(self) -> dict[int, float]:
+        """Number of a node -> what the same takes in the float model, by the tensor that a node of the file makes."""
+        found: dict[int, float] = {}
+        layers = {layer.name: layer for layer in self.planned}
+        for name, node in self.nodes.items():
+            number = self.executed.kernel_of(node) if self.float_ms and node.outputs else None
+            layer = layers.get(name)
+            tensors = [str(node.outputs[0].name)] if layer is None else _tensors(layer)
+            known = [self.float_ms[t] for t in map(self._float_tensor, tensors) if t in self.float_ms]
+            if number is not None and known:
+                found[number] = max(known[0], found.get(number, 0.0))
+        return found
 
     def _layers(self) -> tuple[InspectedLayer, ...]:
         example = self.examples.batches[0] if self.examples.batches else None

@@ -42,8 +42,8 @@ def find_islands(
 ) -> tuple[Island, ...]:
     """Return the islands of a model, in the order in which they run.
 
-    kernels: layer -> number of the node that it became. nodes: those of the file, by name. outputs, inputs: the model's.
-    dynamic: whether the model quantises products alone, by intent.
+    kernels: layer -> number of the node that it became. nodes: those of the file, by name. outputs, inputs: the
+    model's. dynamic: whether the model quantises products alone, by intent.
     """
     floats = [n for n, node in enumerate(executed.nodes) if _is_float(executed, n) and not is_seam(node)]
     made = {output: n for n in floats for output in executed.nodes[n].outputs if output}
@@ -118,5 +118,7 @@ def _cause(
             places.append(str(node.name))
     if cause is None:
         op = executed.nodes[order[0]].op_type
-        cause = Cause("no-kernel", f"onnxruntime makes a float {op} of it")
+        moves = op in ("Transpose", *_TRIFLES)
+        cause = Cause("layout", "the channels change place there, for a kernel beside it") if moves else None
+        cause = cause or Cause("no-kernel", f"onnxruntime makes a float {op} of it")
     return cause, tuple(dict.fromkeys(places))

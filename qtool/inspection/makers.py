@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qtool.graph.edit import Node
 from qtool.graph.quantizers import is_quantizing
+from qtool.inspection.grids import grid_of, is_constant
 from qtool.inspection.opened import Opened
 
 
@@ -11,7 +13,7 @@ from qtool.inspection.opened import Opened
 class Maker:
     """A tool that writes quantised models.
 
-    name: in words. seen: whether a model is one of its. options: rule -> what to set in it; see `qtool.inspection.findings`.
+    name: in words. seen: whether a model is one of its. options: rule of `findings.py` -> what to set.
     """
 
     name: str
@@ -76,19 +78,52 @@ _NNCF = {
 }
 _TENSORRT = "its Q/DQ are placed for TensorRT: run it with onnxruntime's TensorRT provider"
 _FOR_TENSORRT = dict.fromkeys(
-    ("no-integers", "missing-output-q", "signed-activations", "relu-zero-point", "float-tail", "missing-input-q"),
+    (
+        "no-integers",
+        "slow-pool",
+        "not-quantised",
+        "missing-output-q",
+        "signed-activations",
+        "relu-zero-point",
+        "float-tail",
+        "missing-input-q",
+    ),
     _TENSORRT,
 )
 _QUARK = "get_default_config('U8S8_AAWS'), and not 'XINT8' or a config with int8 activations"
+
+
+def _like_modelopt(model: Opened) -> bool:
+    """It writes as onnxruntime's quantiser does, whose name stays in the file, with weights in float behind a Q."""
+    weights = [node for node in model.nodes if node.op_type == "QuantizeLinear" and is_constant(node.inputs[0])]
+    return "onnx.quantize" in model.producer and bool(weights) and all(_is_symmetric(node) for node in weights)
+
+
+def _is_symmetric(node: Node) -> bool:
+    grid = grid_of(node)
+    return grid.dtype == "int8" and not any(grid.zero_point)
+
+
+def _outputs(word: str) -> Callable[[Opened], bool]:
+    return lambda model: any(str(value.name).startswith(word) for node in model.nodes for value in node.outputs)
+
+
 MAKERS = (
     Maker("qtool", _any(_metadata("qtool"), _producer("qtool")), {}),
-    Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt")), _FOR_TENSORRT),
+    Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt"), _like_modelopt), _FOR_TENSORRT),
     Maker(
         "AMD Quark",
         _any(_producer("quark"), _metadata("quark"), _domains("com.amd.quark", "com.vai.quantize")),
-        {"signed-activations": _QUARK, "relu-zero-point": _QUARK, "signed-kernel": _QUARK, "mixed-types": _QUARK},
+        {
+            "signed-activations": _QUARK,
+            "relu-zero-point": _QUARK,
+            "signed-kernel": _QUARK,
+            "mixed-types": _QUARK,
+            "bias-scale": _QUARK,
+            "no-integers": _QUARK,
+        },
     ),
-    Maker("NNCF", _any(_producer("nncf"), _metadata("nncf"), _names("nncf")), _NNCF),
+    Maker("NNCF", _any(_producer("nncf"), _metadata("nncf"), _names("nncf"), _outputs("dq_output_")), _NNCF),
     Maker("Intel Neural Compressor", _any(_producer("neural-compressor", "neural_compressor"), _metadata("inc.")), {}),
     Maker("Brevitas", _any(_producer("brevitas"), _domains("onnx.brevitas")), {}),
     Maker("pytorch-quantization", _names("input_quantizer/", "weight_quantizer/"), _FOR_TENSORRT),

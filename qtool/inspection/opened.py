@@ -18,9 +18,9 @@ from qtool.graph.serialized import Serialized
 class Opened:
     """A model that is inspected.
 
-    path: of its file. digest: SHA-256 of it with its external data. size: in bytes. model: the same function with unique
-    names, functions inlined, constants made initializers and identities removed; else as the file has it. as_read: the
-    opsets, inputs and outputs of the file. serialized: `model` as onnxruntime takes it.
+    path: of its file. digest: SHA-256 of it with its external data. size: in bytes. model: the same function with
+    unique names, functions inlined, constants made initializers and identities removed; else as the file has it.
+    as_read: the opsets, inputs and outputs of the file. serialized: `model` as onnxruntime takes it.
     """
 
     path: Path

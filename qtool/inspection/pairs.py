@@ -73,7 +73,7 @@ def pair_tensors(floating: Model, quantized: Model) -> Pairs:
 
 
 def _make_float(model: Model) -> None:
-    """In place: behind each integer operator that makes 8-bit data on a known grid, a DQ and a Q that change nothing."""
+    """In place: a DQ and a Q that change nothing, behind each integer operator that makes 8-bit data."""
     names = edit.Names(model.graph)
     for node in list(model.graph):
         row = INTEGER_OPERATORS.get(node.op_type)

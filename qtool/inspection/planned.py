@@ -80,7 +80,7 @@ def _planned(node: Node, inside: str) -> PlannedLayer:
         return _written(node, inside, row)
     weight = _weight_index(node)
     data = [i for i in range(len(node.inputs)) if i != weight and i < 2] if weight is not None else [0]
-    x = grids.direct_grid(_input(node, data[0])) if data else None
+    x = grids.carried_grid(_input(node, data[0])) if data else None
     w = None if weight is None else grids.grid_behind(_input(node, weight))
     y, absorbed = _output(node)
     return PlannedLayer(node, inside, x, w, y, absorbed)
@@ -173,21 +173,22 @@ def macs_of(layer: PlannedLayer, known: Shapes) -> int | None:
     x, w = (
         known.get(str(value.name)) if value is not None else None for value in (node.inputs[row.x], _input(node, row.w))
     )
+    found = None
     match row.counted_as:
         case "Conv" if output is not None and w is not None:
-            return math.prod(output) * math.prod(w[1:])
+            found = math.prod(output) * math.prod(w[1:])
         case "MatMul" if output is not None and x is not None:
-            return math.prod(output) * x[-1]
+            found = math.prod(output) * x[-1]
         case "Gemm" if output is not None and x is not None:
-            return math.prod(output) * x[0 if edit.attribute(node, "transA", 0) else -1]
+            found = math.prod(output) * x[0 if edit.attribute(node, "transA", 0) else -1]
         case "MatMulNBits" if output is not None:
-            return math.prod(output) * int(edit.attribute(node, "K", 0))
+            found = math.prod(output) * int(edit.attribute(node, "K", 0))
         case "LSTM" if x is not None and w is not None:
             recurrent = known.get(str(node.inputs[2].name)) if node.inputs[2] is not None else None
-            return None if recurrent is None else math.prod(x[:2]) * (math.prod(w) + math.prod(recurrent))
+            found = None if recurrent is None else math.prod(x[:2]) * (math.prod(w) + math.prod(recurrent))
         case "Attention" if x is not None and w is not None and len(x) == 3:
-            return x[0] * x[1] * (x[2] * w[1] + x[1] * 2 * (w[1] // 3))
-    return None
+            found = x[0] * x[1] * (x[2] * w[1] + x[1] * 2 * (w[1] // 3))
+    return found
 
 
 def grid_or_none(placed: Placed | None) -> Grid | None:

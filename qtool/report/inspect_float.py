@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 
 from qtool.core.records.inspection import Inspection, Port, Prospect
+from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, file_size
 
@@ -79,7 +80,7 @@ def _targets(result: Inspection) -> list[str]:
 
 def _target(several: list[Prospect]) -> list[str]:
     one = several[0]
-    share = ABSENT if one.macs_share is None else f"{100 * one.macs_share:.1f} %"
+    share = ABSENT if one.macs_share is None else percent(one.macs_share)
     gain = ABSENT if one.layers_speedup is None else f"{one.layers_speedup:.2g}x"
     whole = ABSENT if one.speedup is None else f"{one.speedup:.2g}x"
     return [", ".join(p.target for p in several), f"{one.integer_layers} of {one.layers}", share, gain, whole]

@@ -118,8 +118,8 @@ class Speed:
     """The latency of the model beside the float one: in one thread, rounds interleaved in shuffled order.
 
     ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
-    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so much
-    that the ratio says nothing; threads: of the session; rounds: how many.
+    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so
+    much that the ratio says nothing; threads: of the session; rounds: how many.
     """
 
     ms: tuple[float, float, float]
