@@ -2,6 +2,7 @@
 
 import fnmatch
 import re
+import shlex
 import textwrap
 import tomllib
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 import qtool
+from qtool.cli import main
 from qtool.cli.group import command_of
 from qtool.core.numerics.calibrators import CALIBRATORS
 from qtool.core.records.recipe import ASKED
@@ -129,6 +131,36 @@ def test_the_configuration_that_is_shown_fits_the_shipped_model():
     for command, table in shown.items():
         options = {flag for one in command_of(command).params for flag in one.opts}
         assert {f"--{key}" for key in table} <= options
+
+
+def first_block() -> list[list[str]]:
+    """The commands of qtool in the first block of the README that has some, as words."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("\n\n") if part.startswith("    ") and "qtool " in part)
+    return [shlex.split(line)[1:] for line in block.splitlines() if line.split()[0] == "qtool"]
+
+
+def test_the_first_block_of_the_readme_reads_files_that_are_there():
+    """Each is in the repository, or an earlier line has written it; click takes the options."""
+    written: set[str] = set()
+    for name, *words in first_block():
+        context = command_of(name).make_context(name, list(words))
+        given = [context.params.get(key) for key in ("model", "float_model", "data", "calibration")]
+        for path in [*given, *context.params.get("candidates", ())]:
+            assert path is None or path in written or (REPOSITORY / path).exists(), path
+        written.add(context.params.get("output", ""))
+    assert len(first_block()) >= 3
+
+
+@pytest.mark.slow
+def test_the_first_block_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "calib_data").symlink_to(REPOSITORY / "calib_data")
+    (tmp_path / "demo-out").mkdir()
+    for words in first_block():
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
 
 
 def test_the_readme_names_the_two_commands_first():

@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.common import (
     Command,
     batch_size_option,
@@ -12,7 +13,6 @@ from qtool.cli.common import (
     given,
     json_option,
     labelled_options,
-    progress_bar,
     provider_option,
     quiet_option,
     samples_option,

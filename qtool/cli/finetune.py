@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import check_grid, grid_options, selection_options
 from qtool.cli.common import (
     Command,
     beside,
     data_option,
     json_option,
-    progress_bar,
     quiet_option,
     reading_options,
     samples_option,

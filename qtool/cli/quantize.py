@@ -2,6 +2,7 @@
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import (
     calibrator_option,
     check_grid,
@@ -20,7 +21,6 @@ from qtool.cli.common import (
     beside,
     given,
     json_option,
-    progress_bar,
     provider_option,
     quiet_option,
     reading_options,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import (
     calibrator_option,
     correction_option,
@@ -20,7 +21,6 @@ from qtool.cli.common import (
     executor_options,
     json_option,
     labelled_options,
-    progress_bar,
     quiet_option,
     samples_option,
 )
@@ -68,6 +68,12 @@ _MIB = 2**20
     metavar="FILE",
     help="Keep every finished layer there, as JSON; the same command goes on from it where it was interrupted.",
 )
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Print only the worst N layers; the JSON has all.  [default: all]",
+)
 @samples_option
 @batch_size_option
 @click.option(
@@ -106,6 +112,7 @@ def command(
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
     output: str | None,
+    top: int | None,
     samples: int | None,
     batch_size: int,
     threads: int | None,
@@ -159,4 +166,5 @@ def command(
         seen = [] if html_path is None else [inspect_calibration(calibration).to_dict()]
         write_page(html_path, result.to_dict(), *seen)
     if not quiet and json_path != STDOUT:
-        show(sensitivity_text(result), needed=output is None and json_path is None and html_path is None)
+        shown = any(path is not None for path in (output, json_path, html_path))
+        show(sensitivity_text(result, top), needed=not shown)

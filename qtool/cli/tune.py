@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from qtool.cli import since_start
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import check_grid, fix_option, grid_options, selection_options
 from qtool.cli.common import (
     Command,
@@ -14,7 +15,6 @@ from qtool.cli.common import (
     executor_options,
     json_option,
     labelled_options,
-    progress_bar,
     provider_option,
     quiet_option,
     samples_option,
@@ -29,7 +29,7 @@ from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import LabelledOptions
-from qtool.report.tune import missed_line, step_line, tuned_text
+from qtool.report.tune import missed_line, step_line, trail_heading, tuned_text
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
 
@@ -145,10 +145,15 @@ def command(
         restored=(result_path, f"{result_path}.data", *([] if save_plan is None else [save_plan])),
     ) as written:
         with progress_bar(silent) as progress:
+            told: list[Step] = []
 
             def tell(step: Step) -> None:
-                if not silent:
-                    progress.write(step_line(step))
+                if silent:
+                    return
+                if not told:
+                    progress.write(trail_heading(step))
+                told.append(step)
+                progress.write(step_line(step))
 
             result = tune(
                 model,

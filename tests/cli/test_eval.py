@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from qtool.cli import common, main
+from qtool.cli import bar, main
 from tests.support.evaluation_models import linear
 from tests.support.places import ZOO
 
@@ -189,14 +189,14 @@ class Terminal(io.StringIO):
 
 
 def steps(quiet=False):
-    with common.progress_bar(quiet) as progress:
+    with bar.progress_bar(quiet) as progress:
         for done in range(1, 4):
             progress("evaluating", done, 3)
         progress("timing", 1, None)
 
 
 def test_the_bar_shows_on_a_terminal_only(monkeypatch):
-    monkeypatch.setattr(common, "_BAR_DELAY_S", 0.0)
+    monkeypatch.setattr(bar, "_DELAY_S", 0.0)
     terminal, file = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     steps()
@@ -211,7 +211,7 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch):
 
 
 def test_short_work_shows_no_bar(monkeypatch):
-    monkeypatch.setattr(common, "_BAR_DELAY_S", 3600.0)
+    monkeypatch.setattr(bar, "_DELAY_S", 3600.0)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     steps()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qtool.cli import main
-from qtool.cli.common import progress_bar
+from qtool.cli.bar import progress_bar
 from qtool.tuning.budget import Budget
 from tests.support.refusals import SAMPLES, classifier, network
 
@@ -55,7 +55,8 @@ def test_lines_stand_above_the_bar(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setattr("qtool.cli.common._BAR_DELAY_S", 0.0)
+    monkeypatch.setattr("qtool.cli.bar._DELAY_S", 0.0)
+    monkeypatch.setattr("qtool.cli.bar._REDRAW_S", 0.0)
     with progress_bar(False) as progress:
         progress("try", 1, 4)
         progress.write("first")

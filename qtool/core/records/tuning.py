@@ -12,6 +12,8 @@ from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 from qtool.core.text import amount
 
+AGREEMENT = "agreement"
+"""What is held where there are no labels: the share of predictions that are float's."""
 FLOAT = "layers in float"
 """What partial quantisation is called in `Tuned.untried`."""
 
@@ -25,7 +27,9 @@ class Step:
     `relative`, else in its own unit; no drop where it cannot drop. sqnr_db: of the worst output; NaN where none is
     measured.
     float_layers, float_macs: the layers that were left in float though they could be integer, and their share of the
-    multiply-accumulates, 0 to 1. relative: see drop. met: the target and the limit of float.
+    multiply-accumulates, 0 to 1. relative: see drop. exact: what the metric is of the float model;
+    None where it compares with that. samples: that it was measured on. data: they are of. met: the target and the limit
+    of float.
     """
 
     what: str
@@ -37,6 +41,9 @@ class Step:
     met: bool
     measured: str
     relative: bool
+    exact: Real | None = None
+    samples: int = 0
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)

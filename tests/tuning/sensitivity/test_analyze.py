@@ -395,6 +395,8 @@ def test_heads_are_measured_with_all_their_layers_at_once(tmp_path):
         assert head.alone.sqnr_db == pytest.approx(quiet, abs=6.0)
     text = sensitivity_text(found)
     assert f"head of {output} in float: --exclude 'near it' --exclude far" in text and "head  " in text
+    shown = sensitivity_text(found, 1)
+    assert f"and {len(found.layers) - 1} more layer" in shown and found.layers[1].name not in shown.split("in float")[0]
     # what stands in the file is not measured again
     document = json.loads(out.read_text())
     assert [head["name"] for head in document["heads"]] == [head.name for head in found.heads]
