@@ -8,6 +8,7 @@ from typing import Any
 from qtool.core.errors import UsageError
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import parsed
+from qtool.core.records.header import without_header
 
 CALIBRATION = "inspect-calibration"
 """The kind of what `inspect` says of a calibration file."""
@@ -57,7 +58,9 @@ def made(content: Mapping[str, Any], name: str) -> Document:
             f"{name}: is no document that a report shows; give what --json of quantize, eval, sensitivity, tune, "
             "finetune or inspect writes, plans, and calibration files"
         )
-    return Document(name, kind, content)
+    # numbers that are not finite are null there, and stand in a list of their own
+    _, numbers = without_header(content, kind)
+    return Document(name, kind, {**content, **numbers})
 
 
 def load_document(path: str) -> Document:
