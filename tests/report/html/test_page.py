@@ -318,3 +318,10 @@ def test_two_documents_of_a_kind_are_told_apart(made):
     first, second = document(made / "q.json"), {**document(made / "q.json"), "output": "d/other.onnx"}
     page = Read(page_of([document_of(first, "a.json"), document_of(second, "b.json")]))
     assert re.search(r"The plan: q\.onnx .* The plan: other\.onnx", page.text)
+
+
+def test_what_is_exact_is_no_absence(made):
+    content = {**document(made / "e.json"), "not_finite": {"/candidates/0/sqnr_db": "inf"}}
+    content["candidates"][0]["sqnr_db"] = None
+    row = Read(page_of([document_of(content, "e.json")])).table("Models")[2]
+    assert row[3] == "inf"

@@ -35,9 +35,8 @@ class Builder:
         return self.add("Relu", y) if relu else y
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
-        return (
-            (wide, number, 2 if number == 0 and wide > 64 else 1) for count, wide in STAGES for number in range(count)
-        )
+        for count, wide in STAGES:
+            yield from ((wide, number, 2 if number == 0 and wide > 64 else 1) for number in range(count))
 
 
 def resnet(path):
