@@ -25,10 +25,10 @@ STDOUT = "-"
 CONFIG = "qtool.config"
 """The key of a context's `meta` under which the path of the configuration file is."""
 _PRINTABLE = ("--json", "--junit", "--markdown")
-_MODELS = ("model", "float_model", "candidates")
+_MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
-    "tokenizer",
+    "tokenizer", "documents",
 )  # fmt: skip
 """Parameters of commands that name what is read: files, folders, or functions in files."""
 
@@ -51,8 +51,7 @@ class Outputs:
         Raises:
             OutputError: the file cannot be written.
         """
-        call = encoded(_call(click.get_current_context()))
-        self.text(path, json.dumps({**document, "call": call}, indent=2, allow_nan=False) + "\n")
+        self.text(path, json.dumps(with_call(document), indent=2, allow_nan=False) + "\n")
 
     def text(self, path: str | None, text: str) -> None:
         """Write a text with the other outputs, or print it where the path is `-`. Raises `OutputError`."""
@@ -178,6 +177,11 @@ def check_outputs(outputs: Mapping[str, str], inputs: Mapping[str, list[Path]]) 
             where = "standard output" if place == STDOUT else path
             raise UsageError(f"{option} {where}: is {taken[place.casefold()]} already; name another file")
         taken[place.casefold()] = option
+
+
+def with_call(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document of the current command with what it was asked, and digests of what it read for it."""
+    return {**document, "call": encoded(_call(click.get_current_context()))}
 
 
 def _call(context: click.Context) -> Invocation:

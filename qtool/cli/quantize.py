@@ -28,6 +28,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
@@ -95,6 +96,7 @@ from qtool.targets.tables import find_target
 @reading_options
 @config_option
 @json_option
+@html_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what was tried, in a table.")
 @quiet_option
 @click.pass_context
@@ -131,6 +133,7 @@ def command(
     provider: str,
     reading: ReadOptions,
     json_path: str | None,
+    html_path: str | None,
     verbose: bool,
     quiet: bool,
 ) -> None:
@@ -144,7 +147,9 @@ def command(
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
-    with outputs({"--output": result_path, "--save-plan": save_plan, "--json": json_path}) as written:
+    with outputs(
+        {"--output": result_path, "--save-plan": save_plan, "--json": json_path, "--html": html_path}
+    ) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = quantize(
                 model,
@@ -176,6 +181,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+    seen = looked_into(html_path, result_path, model, data, calibration, reading)
+    write_page(html_path, result.to_dict(), *seen)
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
         show(quantized_text(result, verbose=verbose))

@@ -20,6 +20,7 @@ from qtool.cli.common import (
     samples_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Calibrators, Drop, Duration, Share
 from qtool.cli.streams import remark, warn
@@ -87,6 +88,7 @@ _LEAST_S = 0.001
 @labelled_options
 @config_option
 @json_option
+@html_option
 @quiet_option
 @click.pass_context
 def command(
@@ -117,6 +119,7 @@ def command(
     executor: Executor | None,
     reading: LabelledOptions,
     json_path: str | None,
+    html_path: str | None,
     quiet: bool,
 ) -> int:
     """Find an int8 model within the target: try calibrators, mix ranges, leave the worst layers in float.
@@ -136,7 +139,7 @@ def command(
         return f"the best model so far stands in {result_path}" if found not in (None, begun) else None
 
     with outputs(
-        {"--json": json_path},
+        {"--json": json_path, "--html": html_path},
         growing={"--output": result_path, "--save-plan": save_plan},
         stands=stands,
         restored=(result_path, f"{result_path}.data", *([] if save_plan is None else [save_plan])),
@@ -178,6 +181,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+    seen = looked_into(html_path, result_path, model, data, None, reading)
+    write_page(html_path, result.to_dict(), *seen)
     if not silent:
         show(tuned_text(result))
     elif not result.met:

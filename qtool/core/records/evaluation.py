@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from qtool.core.arguments import check_type
 from qtool.core.errors import UsageError
-from qtool.core.records.codec import PAIRS, UNWRITTEN, Real, keyed
+from qtool.core.records.codec import PAIRS, UNWRITTEN, Real, called, keyed
 from qtool.core.records.header import document
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
@@ -125,11 +125,16 @@ class NanFound:
 class Latency:
     """The latency of one model.
 
-    median_ms: of its runs. speedup: the median of the rounds' ratios float / this model; 1 for float.
+    median_ms, p10_ms, p90_ms: of its runs, the median and the 10th and 90th percentile; these None where they were not
+    measured. speedup: float's median over it; 1 for float. noisy: whether the rounds differ so much that the ratio says
+    nothing.
     """
 
     median_ms: float
     speedup: float
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    noisy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,31 @@ class LatencySetup:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfusedClasses:
+    """Two classes, of which a model predicts one where float predicts the other, and how often.
+
+    exact: what float predicts. found: what the model does. count: of samples or tokens.
+    """
+
+    exact: str = field(metadata=called("float"))
+    found: str = field(metadata=called("model"))
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """The classes that a model predicts where float predicts another, the most frequent pairs first.
+
+    counted: samples or tokens that were compared. pairs: of classes. left_out: how many are in pairs that are not
+    listed.
+    """
+
+    counted: int
+    pairs: tuple[ConfusedClasses, ...]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelResult:
     """One model's part of an evaluation.
 
@@ -153,9 +183,10 @@ class ModelResult:
     external data. scores: by metric. sqnr_db: of the worst output; None where it is not measured, and for the float
     model.
     sqnr_db_by_output: each output's own; None where it is not measured. agreement: the share of samples, or of tokens,
-    with the same predicted class as float's; None where the model predicts none. nan: NaN or Inf unlike float's; None
-    where there is none. latency: None where it was not asked for. nodes: how many each execution provider of
-    onnxruntime runs, empty on the CPU. quantized: whether it is the float model and is quantised itself.
+    with the same predicted class as float's; None where the model predicts none. confusion: the classes where these
+    differ. nan: NaN or Inf unlike float's; None where there is none. latency: None where it was not asked for. nodes:
+    how many each execution provider of onnxruntime runs, empty on the CPU. quantized: whether it is the float model and
+    is quantised itself.
     """
 
     name: str
@@ -169,6 +200,7 @@ class ModelResult:
     latency: Latency | None = None
     nodes: tuple[tuple[str, int], ...] = field(default=(), metadata=PAIRS)
     quantized: bool = False
+    confusion: Confusion | None = None
 
     def score(self, metric: str) -> Score:
         """Return the score of the metric of that name. Raises `KeyError`."""

@@ -8,6 +8,8 @@ from qtool.core.records.header import document
 from qtool.core.records.summary import shortened, summary
 
 Kind = Literal["float", "int8"]
+REQUANTISE = "quantise the float model with qtool"
+"""How a remedy says it; a report that knows the paths shows the command beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,9 @@ class Finding:
 class Speed:
     """The latency of the model beside the float one: in one thread, rounds interleaved in shuffled order.
 
-    ms, float_ms: median, 10th and 90th percentile of one run; float_ms None without a float model. speedup: the median
-    of float / int8 over the rounds; None without a float model. noisy: whether the rounds differ so much that the
-    ratio says nothing; threads: of the session; rounds: how many.
+    ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
+    model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so
+    much that the ratio says nothing; threads: of the session; rounds: how many.
     """
 
     ms: tuple[float, float, float]
@@ -141,12 +143,14 @@ class TensorError:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """What `quantize` would do with a float model for one target: layers and their share, and what stays float and why.
+class Prospect:
+    """The layers of a float model that `quantize` makes integer on a target, their share, and why others stay float.
 
     target: its name. layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None
     where unknown.
-    floats: node -> why it stays float.
+    floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
+    that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
+    model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
     """
 
     target: str
@@ -154,6 +158,8 @@ class Target:
     integer_layers: int
     macs_share: float | None
     floats: dict[str, str]
+    layers_speedup: float | None = None
+    speedup: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,7 @@ class Inspection:
     findings: tuple[Finding, ...]
     speed: Speed | None
     errors: tuple[TensorError, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[Prospect, ...]
     float_model: str | None
     inputs_from: str
     not_measured: tuple[str, ...]

@@ -22,7 +22,7 @@ from qtool.core.records.inspection import (
     Inspection,
     Port,
     Speed,
-    Target,
+    Prospect,
     TensorError,
 )
 from qtool.core.records.machine import this_machine
@@ -116,7 +116,7 @@ def test_an_inspection():
         inputs=(Port("x", "float32", ("N", 3)),), outputs=(Port("y", "float32", None),), opset={"": 17},
         parameters={"int8": 3}, macs=9, suggestions=(), unusual=(), layers=(layer,), nodes=(node,),
         findings=(Finding("seam", ("c",), "a", "b", "c"),), speed=Speed((1.0, 0.9, 1.1), None, None, False, 1, 9),
-        errors=(TensorError("y", "Conv", None),), targets=(Target("x86", 1, 1, 1.0, {}),), float_model=None,
+        errors=(TensorError("y", "Conv", None),), targets=(Prospect("x86", 1, 1, 1.0, {}),), float_model=None,
         inputs_from="", not_measured=(),
     )  # fmt: skip
     assert schema_faults(found.to_dict()) == []
