@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qtool.core.errors import QtoolError
     from qtool.core.numerics.calibrators import Calibrator
+    from qtool.core.records.calibration_inspection import CalibrationInspection
+    from qtool.core.records.difference import Difference
     from qtool.core.records.evaluation import Evaluation, MaxDrop
     from qtool.core.records.finetuning import Finetuned
+    from qtool.core.records.inspection import Inspection
     from qtool.core.records.options import Scheme
     from qtool.core.records.plan import Plan, load_plan
     from qtool.core.records.results import Calibrated, Quantized
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
     from qtool.execution.cluster import Cluster
     from qtool.execution.workers import Workers
     from qtool.finetuning.finetune import finetune
+    from qtool.inspection.calibration_file import inspect_calibration
+    from qtool.inspection.diff import diff
+    from qtool.inspection.inspect import inspect_model
     from qtool.pipeline.calibration.calibrate import calibrate, merge
     from qtool.quantization.quantize import quantize
     from qtool.tuning.sensitivity.analyze import sensitivity
@@ -35,10 +41,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Calibrated",
+    "CalibrationInspection",
     "Calibrator",
     "Cluster",
+    "Difference",
     "Evaluation",
     "Finetuned",
+    "Inspection",
     "MaxDrop",
     "Plan",
     "QtoolError",
@@ -50,8 +59,11 @@ __all__ = [
     "Workers",
     "__version__",
     "calibrate",
+    "diff",
     "evaluate",
     "finetune",
+    "inspect_calibration",
+    "inspect_model",
     "load_plan",
     "load_statistics",
     "merge",
@@ -62,9 +74,12 @@ __all__ = [
 
 _HOME = {
     "Calibrated": "qtool.core.records.results",
+    "CalibrationInspection": "qtool.core.records.calibration_inspection",
     "Calibrator": "qtool.core.numerics.calibrators",
     "Cluster": "qtool.execution.cluster",
+    "Difference": "qtool.core.records.difference",
     "Evaluation": "qtool.core.records.evaluation",
+    "Inspection": "qtool.core.records.inspection",
     "MaxDrop": "qtool.core.records.evaluation",
     "Finetuned": "qtool.core.records.finetuning",
     "Plan": "qtool.core.records.plan",
@@ -76,8 +91,11 @@ _HOME = {
     "Tuned": "qtool.core.records.tuning",
     "Workers": "qtool.execution.workers",
     "calibrate": "qtool.pipeline.calibration.calibrate",
+    "diff": "qtool.inspection.diff",
     "evaluate": "qtool.evaluation.evaluate",
     "finetune": "qtool.finetuning.finetune",
+    "inspect_calibration": "qtool.inspection.calibration_file",
+    "inspect_model": "qtool.inspection.inspect",
     "load_plan": "qtool.core.records.plan",
     "load_statistics": "qtool.core.records.statistics",
     "merge": "qtool.pipeline.calibration.calibrate",

@@ -1,19 +1,26 @@
 """The documentation says what the tool does."""
 
+import fnmatch
 import re
+import shlex
+import textwrap
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
+import onnx
 import pytest
 
 import qtool
+from qtool.cli import main
+from qtool.cli.group import command_of
 from qtool.core.numerics.calibrators import CALIBRATORS
 from qtool.core.records.recipe import ASKED
 from qtool.evaluation.decoding.decoders import DECODERS
 from qtool.evaluation.metrics.registry import NAMES as METRICS
 from qtool.feeds import PRESETS
 from qtool.targets.tables import TARGETS
-from tests.support import api_reference, cli_reference
+from tests.support import api_reference, cli_reference, json_reference
 from tests.support.places import REPOSITORY
 
 PACKAGE = Path(qtool.__file__).parent
@@ -38,6 +45,11 @@ def test_the_command_reference_is_what_help_says():
 def test_the_python_reference_is_what_docstrings_say():
     text = api_reference.FILE.read_text(encoding="utf-8")
     assert text == api_reference.reference(), "run python -m tests.support.api_reference"
+
+
+def test_the_reference_of_documents_is_what_their_schema_says():
+    text = json_reference.FILE.read_text(encoding="utf-8")
+    assert text == json_reference.reference(), "run python -m tests.support.json_reference"
 
 
 def test_every_public_name_has_a_section_of_the_python_reference():
@@ -108,6 +120,47 @@ def test_a_page_on_adding_is_short_and_ends_with_what_is_touched(page):
 def test_what_a_user_may_name_is_explained(page, names):
     text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_configuration_that_is_shown_fits_the_shipped_model():
+    """Its exclusions name layers, its keys are options, its values are what these take."""
+    text = (REPOSITORY / "docs" / "quantization.md").read_text(encoding="utf-8")
+    shown = tomllib.loads(textwrap.dedent(text.partition("## Configuration")[2].partition("ones are errors.")[2]))
+    nodes = [node.name for node in onnx.load(REPOSITORY / "calib_data" / "digits_cnn.onnx").graph.node]
+    assert shown["quantize"]["exclude"] and all(fnmatch.filter(nodes, one) for one in shown["quantize"]["exclude"])
+    for command, table in shown.items():
+        options = {flag for one in command_of(command).params for flag in one.opts}
+        assert {f"--{key}" for key in table} <= options
+
+
+def first_block() -> list[list[str]]:
+    """The commands of qtool in the first block of the README that has some, as words."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    block = next(part for part in text.split("\n\n") if part.startswith("    ") and "qtool " in part)
+    return [shlex.split(line)[1:] for line in block.splitlines() if line.split()[0] == "qtool"]
+
+
+def test_the_first_block_of_the_readme_reads_files_that_are_there():
+    """Each is in the repository, or an earlier line has written it; click takes the options."""
+    written: set[str] = set()
+    for name, *words in first_block():
+        context = command_of(name).make_context(name, list(words))
+        given = [context.params.get(key) for key in ("model", "float_model", "data", "calibration")]
+        for path in [*given, *context.params.get("candidates", ())]:
+            assert path is None or path in written or (REPOSITORY / path).exists(), path
+        written.add(context.params.get("output", ""))
+    assert len(first_block()) >= 3
+
+
+@pytest.mark.slow
+def test_the_first_block_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "calib_data").symlink_to(REPOSITORY / "calib_data")
+    (tmp_path / "demo-out").mkdir()
+    for words in first_block():
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
 
 
 def test_the_readme_names_the_two_commands_first():

@@ -65,9 +65,13 @@ def test_a_machine_without_a_compiler_installs_it_too():
 
 def test_types_and_the_stub_of_the_extension_are_installed():
     listed = PYPROJECT["tool"]["setuptools"]["package-data"]["qtool"]
-    assert all((REPOSITORY / "qtool" / path).exists() for path in listed)
+    assert all((REPOSITORY / "qtool" / path).exists() for path in listed if "*" not in path)
+    (templates,) = [path for path in listed if path.endswith("/*")]
+    assert {path.name for path in (REPOSITORY / "qtool").glob(templates)} == {
+        "page.html", "blocks.html", "page.css", "page.js"
+    }  # fmt: skip
     other = {"/".join(path.relative_to(REPOSITORY / "qtool").parts) for path in (REPOSITORY / "qtool").rglob("*.pyi")}
-    assert {"py.typed", *other} == set(listed)
+    assert {"py.typed", templates, *other} == set(listed)
 
 
 def test_the_licence_is_said_once():

@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import fix_option
 from qtool.cli.common import (
     Command,
@@ -12,7 +13,6 @@ from qtool.cli.common import (
     data_option,
     executor_options,
     json_option,
-    progress_bar,
     provider_option,
     quiet_option,
     reading_options,

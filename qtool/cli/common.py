@@ -1,22 +1,18 @@
-"""The parts that commands share: options, and the progress bar."""
+"""The options that commands share."""
 
 import functools
 import math
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from qtool.cli.base import Helpful
-from qtool.cli.outputs import show
 from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
 from qtool.evaluation.decoding.decoders import DECODERS
 
-_BAR_DELAY_S = 1.0
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[_Function], _Function]
 
@@ -229,53 +225,6 @@ def data_option(function: _Function) -> _Function:
         help="A .npz or .jsonl, a folder of .npy, .npz or images, ONNX test_data_set folders, or file.py:FUNCTION.",
     )
     return decorate(function)
-
-
-@contextmanager
-def progress_bar(quiet: bool) -> Iterator["Bar"]:
-    """Yield a `Progress` that draws a bar with ETA on stderr, on a terminal, for a step of over a second."""
-    bar = Bar(shown=not quiet and sys.stderr.isatty())
-    try:
-        yield bar
-    finally:
-        bar.close()
-
-
-class Bar:
-    """One tqdm bar a step, which makes way for lines on stdout; nothing where it is not `shown`."""
-
-    def __init__(self, *, shown: bool) -> None:
-        self._shown = shown
-        self._bar: Any = None
-        self._step = ""
-
-    def __call__(self, step: str, done: int, total: int | None) -> None:
-        """Draw how far a step is, see `Progress`."""
-        if not self._shown:
-            return
-        from tqdm import tqdm
-
-        if self._bar is None or step != self._step or done < self._bar.n:
-            self.close()
-            self._step = step
-            self._bar = tqdm(
-                total=total, desc=step, file=sys.stderr, delay=_BAR_DELAY_S, leave=False, dynamic_ncols=True
-            )
-        self._bar.update(done - self._bar.n)
-
-    def write(self, line: str) -> None:
-        """Print a line on stdout, above the bar."""
-        if self._bar is None:
-            show(line)
-            return
-        with self._bar.external_write_mode(file=sys.stdout):
-            show(line)
-
-    def close(self) -> None:
-        """Take the bar off the screen."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
 
 
 def beside(model: str, suffix: str) -> str:

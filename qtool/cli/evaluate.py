@@ -4,6 +4,7 @@ from concurrent.futures import Executor
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.common import (
     Command,
     batch_size_option,
@@ -12,13 +13,13 @@ from qtool.cli.common import (
     given,
     json_option,
     labelled_options,
-    progress_bar,
     provider_option,
     quiet_option,
     samples_option,
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Drop
 from qtool.cli.streams import remark, warn
@@ -79,6 +80,7 @@ from qtool.report.junit import evaluation_junit
 @provider_option
 @executor_options
 @json_option
+@html_option
 @click.option("--junit", "junit_path", metavar="FILE", help="Write the gates as JUnit XML.")
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
 @config_option
@@ -104,6 +106,7 @@ def command(
     provider: str,
     executor: Executor | None,
     json_path: str | None,
+    html_path: str | None,
     junit_path: str | None,
     markdown_path: str | None,
     quiet: bool,
@@ -120,9 +123,9 @@ def command(
     """
     if not latency and "latency_runs" in given(context):
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
-    paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path}
+    paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path, "--html": html_path}
     read = (data, reading.get("labels"))
-    with reserved_index(save_worst, read) as index, outputs(paths, replaced={"--save-worst": index}) as written:
+    with reserved_index(save_worst, read, paths) as index, outputs(paths, replaced={"--save-worst": index}) as written:
         with progress_bar(quiet) as progress:
             evaluation = evaluate(
                 float_model,
@@ -147,6 +150,7 @@ def command(
             written.json(json_path, evaluation.to_dict())
         written.text(junit_path, evaluation_junit(evaluation))
         written.text(markdown_path, evaluation_markdown(evaluation))
+        write_page(html_path, evaluation.to_dict())
     if quiet or STDOUT in paths.values():
         _complain(evaluation)
     else:

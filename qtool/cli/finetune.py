@@ -4,18 +4,19 @@ from pathlib import Path
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import check_grid, grid_options, selection_options
 from qtool.cli.common import (
     Command,
     beside,
     data_option,
     json_option,
-    progress_bar,
     quiet_option,
     reading_options,
     samples_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Duration
 from qtool.cli.streams import remark, warn
@@ -74,6 +75,7 @@ from qtool.targets.tables import find_target
 @reading_options
 @config_option
 @json_option
+@html_option
 @quiet_option
 @click.pass_context
 def command(
@@ -106,6 +108,7 @@ def command(
     threads: int | None,
     reading: ReadOptions,
     json_path: str | None,
+    html_path: str | None,
     quiet: bool,
 ) -> None:
     """Find better numbers for an int8 model by training it to give what the float model gives.
@@ -130,6 +133,7 @@ def command(
         "--save-plan": save_plan,
         "--save-float": save_float,
         "--json": json_path,
+        "--html": html_path,
     }
     with outputs(written_to, stands=stands) as written:
         with progress_bar(silent) as progress:
@@ -160,6 +164,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+    seen = looked_into(html_path, result_path, model, data, calibration, reading)
+    write_page(html_path, result.to_dict(), *seen)
     if not silent:
         show(finetuned_text(result))
     elif not result.kept:

@@ -1,5 +1,6 @@
 """The outputs of a command: never over what it reads, all of them together, and `-` for standard output."""
 
+import hashlib
 import json
 import os
 import sys
@@ -16,17 +17,25 @@ from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError
 from qtool.core.files import check_writable, place_of, restored_on_error, together, write_text
 from qtool.core.process import watch_reads
+from qtool.core.reading import open_file
+from qtool.core.records.call import FileRead, Invocation
+from qtool.core.records.codec import encoded
 
 STDOUT = "-"
 CONFIG = "qtool.config"
 """The key of a context's `meta` under which the path of the configuration file is."""
 _PRINTABLE = ("--json", "--junit", "--markdown")
-_MODELS = ("model", "float_model", "candidates")
+_MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
-    "tokenizer",
+    "tokenizer", "documents",
 )  # fmt: skip
 """Parameters of commands that name what is read: files, folders, or functions in files."""
+
+
+_DIGESTED = 2 * 2**30
+"""Bytes of data of which a digest is taken; more would take longer than some commands do."""
+_BLOCK = 2**20
 
 
 @dataclass(slots=True)
@@ -37,12 +46,12 @@ class Outputs:
     printed: list[str] = field(default_factory=list)
 
     def json(self, path: str, document: Mapping[str, Any]) -> None:
-        """Write a document as strict JSON (no NaN, no Infinity, ASCII), keys in their order.
+        """Write a document as strict JSON (no NaN, no Infinity, ASCII), keys in their order, and the call that made it.
 
         Raises:
             OutputError: the file cannot be written.
         """
-        self.text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+        self.text(path, json.dumps(with_call(document), indent=2, allow_nan=False) + "\n")
 
     def text(self, path: str | None, text: str) -> None:
         """Write a text with the other outputs, or print it where the path is `-`. Raises `OutputError`."""
@@ -170,18 +179,67 @@ def check_outputs(outputs: Mapping[str, str], inputs: Mapping[str, list[Path]]) 
         taken[place.casefold()] = option
 
 
+def with_call(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document of the current command with what it was asked, and digests of what it read for it."""
+    return {**document, "call": encoded(_call(click.get_current_context()))}
+
+
+def _call(context: click.Context) -> Invocation:
+    """What was asked, and digests of what was read for it."""
+    unset = (click.core.ParameterSource.DEFAULT, None)
+    options = {
+        str(option_of(context.command, name)).removesuffix("..."): _texts(value)
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) not in unset and value is not None
+    }
+    read = [_digested(option, text, _files(text, name)) for option, text, name, _ in _given(context)]
+    if CONFIG in context.meta:
+        read.append(_digested("--config", context.meta[CONFIG], [Path(context.meta[CONFIG])]))
+    return Invocation(str(context.info_name), options, tuple(one for one in read if one is not None))
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else (str(value),)
+
+
+def _digested(option: str, text: str, files: Sequence[Path]) -> FileRead | None:
+    """The files that a text named, as far as these are files; None where none is, such as of MODULE:FUNCTION."""
+    there = [*files[:1], *sorted(files[1:])] if Path(text) in files else sorted(files)
+    there = [file for file in there if file.is_file()]
+    if not there:
+        return None
+    digest, size = hashlib.sha256(), 0
+    try:
+        size = sum(file.stat().st_size for file in there)
+        if size > _DIGESTED:
+            return FileRead(option, text, size, None, f"more than {_DIGESTED // 2**30} GiB")
+        for file in there:
+            with open_file(file) as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+    except OSError as error:
+        return FileRead(option, text, None, None, f"it cannot be read any more ({error.strerror})")
+    return FileRead(option, text, size, digest.hexdigest())
+
+
 def _read(context: click.Context) -> dict[str, list[Path]]:
     """What a command reads, by option, as files."""
-    given = {name: context.params.get(name) for name in _READ}
-    found: dict[str, list[Path]] = {}
-    for name, value in given.items():
-        for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str):
-                shown = str(option_of(context.command, name)).removesuffix("...")
-                found[f"{shown} {text}" if isinstance(value, tuple) else shown] = _files(text, name)
+    found = {
+        f"{option} {text}" if several else option: _files(text, name) for option, text, name, several in _given(context)
+    }
     if CONFIG in context.meta:
         found["--config"] = [Path(context.meta[CONFIG])]
     return found
+
+
+def _given(context: click.Context) -> Iterator[tuple[str, str, str, bool]]:
+    """Option, text and parameter of each thing that names what is read, and whether there may be several."""
+    for name in _READ:
+        value = context.params.get(name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                option = str(option_of(context.command, name)).removesuffix("...")
+                yield option, text, name, isinstance(value, tuple)
 
 
 def _files(text: str, name: str) -> list[Path]:

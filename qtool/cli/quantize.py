@@ -2,6 +2,7 @@
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import (
     calibrator_option,
     check_grid,
@@ -20,7 +21,6 @@ from qtool.cli.common import (
     beside,
     given,
     json_option,
-    progress_bar,
     provider_option,
     quiet_option,
     reading_options,
@@ -28,6 +28,7 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
@@ -95,6 +96,8 @@ from qtool.targets.tables import find_target
 @reading_options
 @config_option
 @json_option
+@html_option
+@click.option("-v", "--verbose", is_flag=True, help="Show what was tried, in a table.")
 @quiet_option
 @click.pass_context
 def command(
@@ -130,6 +133,8 @@ def command(
     provider: str,
     reading: ReadOptions,
     json_path: str | None,
+    html_path: str | None,
+    verbose: bool,
     quiet: bool,
 ) -> None:
     """Write the int8 model, after proving what onnxruntime will run and that it computes what was planned.
@@ -142,7 +147,9 @@ def command(
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
-    with outputs({"--output": result_path, "--save-plan": save_plan, "--json": json_path}) as written:
+    with outputs(
+        {"--output": result_path, "--save-plan": save_plan, "--json": json_path, "--html": html_path}
+    ) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = quantize(
                 model,
@@ -174,9 +181,11 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+    seen = looked_into(html_path, result_path, model, data, calibration, reading)
+    write_page(html_path, result.to_dict(), *seen)
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
-        show(quantized_text(result))
+        show(quantized_text(result, verbose=verbose))
     elif verdict is not None and not verdict.met and (verdict.asked or verdict.met is False):
         remark(verdict_line(result))
     warn(result.warnings)

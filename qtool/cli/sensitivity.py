@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import (
     calibrator_option,
     correction_option,
@@ -20,17 +21,18 @@ from qtool.cli.common import (
     executor_options,
     json_option,
     labelled_options,
-    progress_bar,
     quiet_option,
     samples_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.sensitivity import VIEWS, View
 from qtool.feeds import LabelledOptions
+from qtool.inspection.calibration_file import inspect_calibration
 from qtool.report.sensitivity import sensitivity_text
 from qtool.tuning.sensitivity.analyze import MEMORY, sensitivity
 
@@ -66,6 +68,12 @@ _MIB = 2**20
     metavar="FILE",
     help="Keep every finished layer there, as JSON; the same command goes on from it where it was interrupted.",
 )
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Print only the worst N layers; the JSON has all.  [default: all]",
+)
 @samples_option
 @batch_size_option
 @click.option(
@@ -83,6 +91,7 @@ _MIB = 2**20
 @labelled_options
 @config_option
 @json_option
+@html_option
 @quiet_option
 def command(
     *,
@@ -103,6 +112,7 @@ def command(
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
     output: str | None,
+    top: int | None,
     samples: int | None,
     batch_size: int,
     threads: int | None,
@@ -110,6 +120,7 @@ def command(
     executor: Executor | None,
     reading: LabelledOptions,
     json_path: str | None,
+    html_path: str | None,
     quiet: bool,
 ) -> None:
     """Rank the layers by what it costs to quantise them, one at a time, as onnxruntime executes it.
@@ -126,7 +137,7 @@ def command(
         finished = f"what is finished stands in {output}, and the same command goes on"
         return None if output is None or not Path(output).exists() else finished
 
-    with outputs({"--json": json_path}, growing={"--output": output}, stands=stands) as written:
+    with outputs({"--json": json_path, "--html": html_path}, growing={"--output": output}, stands=stands) as written:
         with progress_bar(quiet or json_path == STDOUT) as progress:
             result = sensitivity(
                 model,
@@ -152,5 +163,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+        seen = [] if html_path is None else [inspect_calibration(calibration).to_dict()]
+        write_page(html_path, result.to_dict(), *seen)
     if not quiet and json_path != STDOUT:
-        show(sensitivity_text(result), needed=output is None and json_path is None)
+        shown = any(path is not None for path in (output, json_path, html_path))
+        show(sensitivity_text(result, top), needed=not shown)

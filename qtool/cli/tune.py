@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from qtool.cli import since_start
+from qtool.cli.bar import progress_bar
 from qtool.cli.choices import check_grid, fix_option, grid_options, selection_options
 from qtool.cli.common import (
     Command,
@@ -14,12 +15,12 @@ from qtool.cli.common import (
     executor_options,
     json_option,
     labelled_options,
-    progress_bar,
     provider_option,
     quiet_option,
     samples_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.parameters import Calibrators, Drop, Duration, Share
 from qtool.cli.streams import remark, warn
@@ -28,7 +29,7 @@ from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import LabelledOptions
-from qtool.report.tune import missed_line, step_line, tuned_text
+from qtool.report.tune import missed_line, step_line, trail_heading, tuned_text
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.tune import tune
 
@@ -87,6 +88,7 @@ _LEAST_S = 0.001
 @labelled_options
 @config_option
 @json_option
+@html_option
 @quiet_option
 @click.pass_context
 def command(
@@ -117,6 +119,7 @@ def command(
     executor: Executor | None,
     reading: LabelledOptions,
     json_path: str | None,
+    html_path: str | None,
     quiet: bool,
 ) -> int:
     """Find an int8 model within the target: try calibrators, mix ranges, leave the worst layers in float.
@@ -136,16 +139,21 @@ def command(
         return f"the best model so far stands in {result_path}" if found not in (None, begun) else None
 
     with outputs(
-        {"--json": json_path},
+        {"--json": json_path, "--html": html_path},
         growing={"--output": result_path, "--save-plan": save_plan},
         stands=stands,
         restored=(result_path, f"{result_path}.data", *([] if save_plan is None else [save_plan])),
     ) as written:
         with progress_bar(silent) as progress:
+            told: list[Step] = []
 
             def tell(step: Step) -> None:
-                if not silent:
-                    progress.write(step_line(step))
+                if silent:
+                    return
+                if not told:
+                    progress.write(trail_heading(step))
+                told.append(step)
+                progress.write(step_line(step))
 
             result = tune(
                 model,
@@ -173,6 +181,8 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+    seen = looked_into(html_path, result_path, model, data, None, reading)
+    write_page(html_path, result.to_dict(), *seen)
     if not silent:
         show(tuned_text(result))
     elif not result.met:

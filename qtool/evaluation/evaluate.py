@@ -369,6 +369,7 @@ class _Comparison:
                     sqnr_db=trial.sqnr.measured() if trial.sqnr else None,
                     sqnr_db_by_output=trial.sqnr.by_output() if trial.sqnr else (),
                     agreement=trial.agreement.result() if trial.agreement else None,
+                    confusion=trial.agreement.confusion() if trial.agreement else None,
                     nan=trial.nan,
                     latency=timed[index] if timed else None,
                     nodes=trial.session.nodes,

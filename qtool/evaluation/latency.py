@@ -1,9 +1,11 @@
 """Latency: medians of interleaved runs in one process.
 
-Each round runs every model once, A B C A B C: whatever slows the machine down for a while slows all of them,
-and the ratio is taken within each round before the median over rounds.
+Each round runs every model once, in another order: whatever slows the machine down for a while slows all of them. The
+speed-up is float's median over the model's own, which are both shown; where the ratios of single rounds lie so far
+apart that it says nothing, that is said.
 """
 
+import math
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,8 @@ from qtool.core.records.evaluation import Latency
 from qtool.runtime.session import Session
 
 WARMUP_ROUNDS = 10
+_NOISY = 1.15
+"""The ends of where the median lies may be so far apart."""
 
 
 def measure_latency(
@@ -32,18 +36,25 @@ def measure_latency(
         DataError: a model does not run on `inputs`.
     """
     times: list[list[int]] = [[] for _ in sessions]
+    order, numbers = random.Random(0), list(range(len(sessions)))
     step = "timing"
     for done in range(WARMUP_ROUNDS + runs):
-        for session, taken in zip(sessions, times, strict=True):
+        order.shuffle(numbers)
+        for number in numbers:
             begin = time.perf_counter_ns()
-            session.run_list(inputs, session.outputs)
-            taken.append(time.perf_counter_ns() - begin)
+            sessions[number].run_list(inputs, sessions[number].outputs)
+            times[number].append(time.perf_counter_ns() - begin)
         progress(step, done + 1, WARMUP_ROUNDS + runs)
     return summarize_rounds([taken[WARMUP_ROUNDS:] for taken in times])
 
 
 def measure_speed(
-    sessions: Sequence[Session], examples: Sequence[Mapping[str, np.ndarray]], seconds: float, rounds: int
+    sessions: Sequence[Session],
+    examples: Sequence[Mapping[str, np.ndarray]],
+    seconds: float,
+    rounds: int,
+    *,
+    feeds: Sequence[Sequence[Mapping[str, np.ndarray]]] | None = None,
 ) -> tuple[tuple[Latency, ...], int]:
     """Time sessions of one thread side by side, each round on the next example, and in another order.
 
@@ -54,6 +65,7 @@ def measure_speed(
         examples: batches of inputs.
         seconds: after as long, the last round begins; there are three at least.
         rounds: the most that count.
+        feeds: of each session, where they call their inputs otherwise; the examples by default.
 
     Returns:
         One `Latency` a session, in their order, and how many rounds there were.
@@ -63,13 +75,15 @@ def measure_speed(
     """
     times: list[list[int]] = [[] for _ in sessions]
     order, numbers = random.Random(0), list(range(len(sessions)))
-    for session in sessions:
-        session.run_list(examples[0], session.outputs)
+    fed = [examples] * len(sessions) if feeds is None else feeds
+    for session, own in zip(sessions, fed, strict=True):
+        session.run_list(own[0], session.outputs)
     end = time.perf_counter() + seconds
     while len(times[0]) < 3 or (len(times[0]) < rounds and time.perf_counter() < end):
-        example = examples[len(times[0]) % len(examples)]
+        turn = len(times[0]) % len(examples)
         order.shuffle(numbers)
         for number in numbers:
+            example = fed[number][turn]
             begin = time.thread_time_ns()
             sessions[number].run_list(example, sessions[number].outputs)
             times[number].append(time.thread_time_ns() - begin)
@@ -77,11 +91,24 @@ def measure_speed(
 
 
 def summarize_rounds(times: Sequence[Sequence[int]]) -> tuple[Latency, ...]:
-    """Return the medians of nanoseconds [model][round], and of the rounds' ratios to the first model."""
-    return tuple(
-        Latency(
-            median_ms=float(np.median(taken)) / 1e6,
-            speedup=float(np.median([first / max(own, 1) for first, own in zip(times[0], taken, strict=True)])),
-        )
-        for taken in times
-    )
+    """Return what nanoseconds [model][round] say of each model; the speed-ups are against the first."""
+    return tuple(_summary(times[0], taken) for taken in times)
+
+
+def _summary(first: Sequence[int], taken: Sequence[int]) -> Latency:
+    low, median, high = (float(ms) / 1e6 for ms in np.percentile(taken, (10, 50, 90)))
+    own = taken is not first
+    speedup = float(np.median(first)) / max(float(np.median(taken)), 1.0) if own else 1.0
+    ratios = [one / max(other, 1) for one, other in zip(first, taken, strict=True)] if own else list(taken)
+    return Latency(median, speedup, low, high, _is_noisy(ratios, against=1.0 if own else None))
+
+
+def _is_noisy(figures: Sequence[float], *, against: float | None = None) -> bool:
+    """Whether the median may as well be another one: the order statistics that hold it in 95 of 100 cases.
+
+    `against`: what it is compared with; where these all lie on one side of it, it says something.
+    """
+    ordered = sorted(figures)
+    skipped = max(math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))), 0)
+    low, high = ordered[skipped], ordered[-1 - skipped]
+    return high > _NOISY * low and (against is None or low < against < high)

@@ -265,3 +265,28 @@ def stored_names(prepared: ir.Model, quantized: ir.Model) -> dict[str, str]:
             tensor = name if maker is None else tensors.get((maker.name, value.index()), name)
             result[tensor] = str(node.outputs[0].name)
     return result
+
+
+def cut_floats(model: ir.Model, names: Sequence[str]) -> tuple[Serialized, dict[str, str]]:
+    """Cut a model at float values of its main graph, so that what lies between them runs by itself.
+
+    Returns the serialised model, whose only outputs are these values, and for each of them the name of the input that
+    its readers are fed with.
+
+    Raises:
+        KeyError: there is no such value.
+    """
+    copy = model.clone()
+    values = ir.convenience.create_value_mapping(copy.graph, include_subgraphs=False)
+    copy.graph.outputs.clear()
+    fed = {}
+    for name in names:
+        old = values[name]
+        new = ir.Value(name=f"{name}/fed", type=old.type or ir.TensorType(ir.DataType.FLOAT))
+        for reader, index in list(old.uses()):
+            reader.replace_input_with(index, new)
+        copy.graph.inputs.append(new)
+        copy.graph.outputs.append(old)
+        fed[name] = f"{name}/fed"
+    common.RemoveUnusedNodesPass()(copy)
+    return consume(copy), fed

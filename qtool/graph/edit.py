@@ -37,6 +37,7 @@ __all__ = [
     "is_main_op",
     "is_tensor",
     "keeps_shape",
+    "known_constant",
     "make_identity",
     "named_values",
     "new_node",
@@ -130,6 +131,15 @@ def constant_or_none(value: Value | None) -> Array | None:
     if value is None or not value.is_initializer() or value.const_value is None:
         return None
     return value.const_value.numpy()
+
+
+def known_constant(value: Value | None) -> Array | None:
+    """Return the content of an initializer, or of what a Constant makes; None for a value that is computed or fed."""
+    node = None if value is None else value.producer()
+    if node is None or not is_main_op(node, "Constant"):
+        return constant_or_none(value)
+    found = next(iter(node.attributes.values()))
+    return found.value.numpy() if found.type == ir.AttributeType.TENSOR else np.asarray(found.value)
 
 
 def weight_like(value: Value | None) -> bool:

@@ -1,11 +1,14 @@
 """Names that are unique in the whole model, the graphs inside of nodes included."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import onnx_ir as ir
 
 from qtool.graph.subgraphs import subgraphs
+
+_Named = TypeVar("_Named", ir.Value, ir.Node)
 
 
 class Names:
@@ -37,12 +40,13 @@ def make_unique(model: ir.Model) -> None:
 
     ONNX lets the bodies of If, Loop and Scan repeat each other's names, and those that come later around them; whoever
     moves a node, or looks it up by its name, must not care. Names of the main graph win; its inputs and outputs keep
-    theirs always. What has no name and is not read (an output left out) stays without.
+    theirs always. A node without a name gets that of its first output, as viewers of networks show it. What has no name
+    and is not read (an output left out) stays without.
     """
     graphs = list(model.graphs())
     values = dict.fromkeys(value for graph in graphs for value in _values(graph))
-    _name((v for v in values if v.name or v.uses() or v.is_graph_output()), "v")
-    _name((node for graph in graphs for node in graph), "node")
+    _name((v for v in values if v.name or v.uses() or v.is_graph_output()), lambda _: "v")
+    _name((node for graph in graphs for node in graph), _made)
 
 
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:
@@ -53,9 +57,14 @@ def _values(graph: ir.Graph) -> Iterable[ir.Value]:
         yield from node.outputs
 
 
-def _name(items: Iterable[ir.Value | ir.Node], default: str) -> None:
+def _made(node: ir.Node) -> str:
+    """The name of the first output of a node that has one."""
+    return next((output.name for output in node.outputs if output.name), "node")
+
+
+def _name(items: Iterable[_Named], default: Callable[[_Named], str]) -> None:
     taken: set[str] = set()
-    clashing = []
+    clashing: list[_Named] = []
     for item in items:
         if item.name and item.name not in taken:
             taken.add(item.name)
@@ -63,7 +72,7 @@ def _name(items: Iterable[ir.Value | ir.Node], default: str) -> None:
             clashing.append(item)
     count: Counter[str] = Counter()
     for item in clashing:
-        base = item.name or default
+        base = item.name or default(item)
         name = base
         while name in taken:
             count[base] += 1

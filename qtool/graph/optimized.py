@@ -1,7 +1,7 @@
 """Reads the graph that onnxruntime says it will execute."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from qtool.graph.serialized import Serialized, encode
 class ExecutedNode:
     """One node of the optimised graph.
 
-    name: that of the node of the model which it stands for; onnxruntime's own where it stands for none.
+    name: that of the node of the model which it stands for; onnxruntime's own where it stands for none. label: its own
+    in the optimised graph, by which the profiler calls it. inside: the label of the If, Loop or Scan whose body holds
+    it. reads, makes: the element types of its inputs and outputs, "" where unknown.
     """
 
     name: str
@@ -22,6 +24,10 @@ class ExecutedNode:
     domain: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    label: str = ""
+    inside: str = ""
+    reads: tuple[str, ...] = ()
+    makes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +69,38 @@ class OwnNames:
 
 def executed_nodes(path: str | Path, own: OwnNames) -> list[ExecutedNode]:
     """Read the nodes of a saved optimised model, in order; behind an If, Loop or Scan those of its bodies."""
-    return [
-        ExecutedNode(own.before(node.name), node.op_type, node.domain, tuple(node.input), tuple(node.output))
-        for node in _all_nodes(onnx.load(str(path), load_external_data=False).graph)
-    ]
+    return list(_executed(onnx.load(str(path), load_external_data=False).graph, own, "", {}))
+
+
+def _executed(graph: onnx.GraphProto, own: OwnNames, inside: str, around: Mapping[str, str]) -> Iterator[ExecutedNode]:
+    types = {**around, **{tensor.name: _element(tensor.data_type) for tensor in graph.initializer}}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        types[info.name] = _element(info.type.tensor_type.elem_type)
+    for node in graph.node:
+        reads, makes = (tuple(types.get(name, "") for name in names) for names in (node.input, node.output))
+        yield ExecutedNode(
+            own.before(node.name), node.op_type, node.domain, tuple(node.input), tuple(node.output), node.name, inside,
+            reads, makes,
+        )  # fmt: skip
+        for body in _bodies(node):
+            yield from _executed(body, own, node.name, types)
+
+
+def _element(number: int) -> str:
+    """As onnx-ir calls it: float, int8; "" of what is no tensor."""
+    return onnx.TensorProto.DataType.Name(number).lower() if number else ""
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _all_nodes(body)
+        for body in _bodies(node):
+            yield from _all_nodes(body)
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        yield from (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs)
 
 
 _BLOCK = 16

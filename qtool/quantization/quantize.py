@@ -12,7 +12,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.files import together
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
-from qtool.core.progress import Progress, silent
+from qtool.core.progress import Progress, during, silent
 from qtool.core.records.doubts import calibration_doubts, grid_doubts, notes, with_ranges
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
@@ -165,7 +165,11 @@ def quantize(
             fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    prepared = prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float)
+    prepared = during(
+        progress,
+        "prepare",
+        lambda: prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float),
+    )
     given, absent = None, "the calibration holds no examples"
     if plan is not None:
         prepared, given = given_plan(plan, prepared)
@@ -191,10 +195,19 @@ def quantize(
     half = halved(prepared, statistics)
     original = original_of(prepared, half, absent)
     with advising(prepared, None):
-        decided = decide(prepared, half, request, original) if given is None else Decision(prepared, given)
-    proven = mend(prove(decided, original), aim if partial and not blind else None, request, original)
+        decided = (
+            during(progress, "measure candidates", lambda: decide(prepared, half, request, original))
+            if given is None
+            else Decision(prepared, given)
+        )
+    proven = mend(
+        during(progress, "prove", lambda: prove(decided, original)),
+        aim if partial and not blind else None,
+        request,
+        original,
+    )
     final, prepared = _final(proven.decision, statistics, given), proven.decision.prepared
-    timing = timed(original, prepared.model, final, proven.model, blind=blind)
+    timing = during(progress, "time", lambda: timed(original, prepared.model, final, proven.model, blind=blind))
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)

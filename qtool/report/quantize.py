@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
     MUCH_SMALLER,
@@ -18,11 +19,12 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
-from qtool.report.text import by_output, file_size
-from qtool.report.timing import timing_line
+from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
+from qtool.report.timing import timing_lines
+from qtool.report.words import SCALE, listed, quality, rows
 
 _NAMED = 3
-_SHOWN_TRIALS = 7
+_COLUMNS = 100
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
 _LARGE_PART = 0.15
@@ -40,49 +42,82 @@ def calibrated_text(result: Calibrated) -> str:
     return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
 
 
-def quantized_text(result: Quantized) -> str:
-    """Return what was made in one line, the proof in four, the speed, and the verdict on the accuracy."""
+def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
+    """Return what was made in one line, then a row for each thing that it rests on, and the verdict on the accuracy.
+
+    verbose: with a table of the candidates that were measured.
+    """
     plan, proof = result.plan, result.verification
-    head = (
-        f"{result.output}: {file_size(result.size)}, was {file_size(result.float_size)} ({_shrunk(result)}); "
-        f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}"
-    )
-    lines = [head, _integer_line(proof), float_line(proof)]
-    lines += [f"  refined     {_refined(result)}"] if plan.refined or result.unrefined else []
-    lines += [_arithmetic_line(proof), _accuracy_line(proof)]
+    lines = [_head(result)]
+    why = _why_large(result) if result.float_size / result.size < MUCH_SMALLER else []
+    lines += rows("size", f"{file_size(result.size)}, was {file_size(result.float_size)} ({_ratio(result)})", *why)
+    lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}")
+    lines += _tried(result) if verbose else []
+    lines += [_integer_line(proof), float_line(proof)]
+    lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
+    lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    lines.append(timing_line(result.timing, _ratio(result), by_clock=by_clock))
+    lines += timing_lines(result.timing, _ratio(result), by_clock=by_clock)
     if result.verdict is not None and proof.examples:
-        lines += [f"  left float  {_left(result.verdict)}"] if result.verdict.left else []
-        lines.append(f"  verdict     {_judged(result, result.verdict)}")
+        lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
+        lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
+        lines += rows("cause", *_causes(result.verdict))
+        lines += rows("next", *_next(result, result.verdict))
     return "\n".join(map(line, lines))
 
 
+def _head(result: Quantized) -> str:
+    """The file, how much smaller it is, how it was calibrated, and the SQNR of its outputs, in at most 100 columns."""
+    proof = result.verification
+    words = f"{_ratio(result)}; {_made_with(result.plan)}"
+    measured = proof.examples and not math.isnan(proof.judged_db)
+    words += f" {proof.judged_db:.1f} dB" if measured else ", accuracy not measured"
+    if len(result.trials) > 1:
+        words += f", best of {len(result.trials)}"
+    # the end of a path tells most
+    name = line(str(result.output)[-_COLUMNS:])
+    room = _COLUMNS - len(words) - 2
+    return f"{name if len(name) <= room else f'…{name[1 - room :]}'}: {words}"
+
+
+def _made_with(plan: Plan) -> str:
+    if plan.activations:
+        return f"{plan.calibrator}{' corrected' if plan.shifts else ''}"
+    return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
+
+
 def verdict_line(result: Quantized) -> str:
-    """Return the verdict as a line by itself; the result must have one."""
+    """Return the verdict as a line by itself, with the next command; the result must have one."""
     assert result.verdict is not None
-    return line(f"{result.output}: {_judged(result, result.verdict)}")
+    parts = [_judged(result, result.verdict), *_causes(result.verdict)[:2], f"next: {_next(result, result.verdict)[0]}"]
+    return line(f"{result.output}: {'; '.join(parts)}")
 
 
 def _judged(result: Quantized, verdict: Verdict) -> str:
-    """Whether the outputs are as accurate as wanted, and what to do where they are not."""
+    """Whether the outputs are as accurate as wanted."""
     figure, wanted = _figure(result.verification), f"{verdict.min_sqnr:.4g} dB"
     asked = "asked for" if verdict.asked else "wanted"
     if verdict.met is None:
-        return (
-            f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels: `qtool eval "
-            f"{_word(result.asked.model)} {_word(str(result.output))} {_data(result.asked)} --metric METRIC`"
-        )
-    if verdict.met:
-        return f"accurate: outputs {figure}, at least {wanted} {asked}"
-    words = f"NOT ACCURATE: outputs {figure}, at least {wanted} {asked}"
+        return f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels"
+    judged = "accurate" if verdict.met else "NOT ACCURATE"
+    return f"{judged}: outputs {figure}, at least {wanted} {asked}"
+
+
+def _meaning(result: Quantized, verdict: Verdict) -> list[str]:
+    """What the figure of the verdict means in words, where there is one."""
+    db = result.verification.judged_db
+    return [] if verdict.met is None or math.isnan(db) else [f"{quality(db)}: {db:.1f} dB; {SCALE}"]
+
+
+def _causes(verdict: Verdict) -> list[str]:
+    """What puts the noise into outputs that are not accurate, and what was tried against it; a line each."""
+    if verdict.met is not False:
+        return []
+    causes = []
     if verdict.max_float_macs is not None:
-        most = f"{100 * verdict.max_float_macs:.4g} %"
         found = "as much float as helps" if verdict.left else "no layer in float helps enough"
-        words += f"; {found} within {most} of multiply-accumulates"
-    if verdict.noisiest:
-        words += f"; most noise is of {', '.join(map(_noisy, verdict.noisiest))}"
-    return f"{words}; next: {_next(verdict, result.asked)}"
+        causes.append(f"{found} within {100 * verdict.max_float_macs:.4g} % of multiply-accumulates")
+    return causes + [f"{'more' if i else 'most noise is'} of {_noisy(one)}" for i, one in enumerate(verdict.noisiest)]
 
 
 def _figure(proof: Verification) -> str:
@@ -95,8 +130,12 @@ def _figure(proof: Verification) -> str:
     return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
 
 
-def _next(verdict: Verdict, asked: Asked) -> str:
+def _next(result: Quantized, verdict: Verdict) -> list[str]:
+    """The commands that come next, with what they do; a line each."""
+    asked = result.asked
     model, data = _word(asked.model), _data(asked)
+    if verdict.met is not False:
+        return [f"`qtool eval {model} {_word(str(result.output))} {data} --metric METRIC` compares by your own metric"]
     calibration = "FILE" if asked.calibration is None else _word(asked.calibration)
     explained = " (FILE is of `qtool calibrate`)" if asked.calibration is None else ""
     commands = [
@@ -107,7 +146,7 @@ def _next(verdict: Verdict, asked: Asked) -> str:
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
-    return ", ".join(commands)
+    return commands
 
 
 def _data(asked: Asked) -> str:
@@ -121,15 +160,13 @@ def _word(name: str) -> str:
     return shlex.quote(name)
 
 
-def _left(verdict: Verdict) -> str:
-    """What was left in float for the accuracy, what that is of the work, and what each part gained."""
+def _left(verdict: Verdict) -> list[str]:
+    """What was left in float for the accuracy, what that is of the work, and what each part gained; a line each."""
     count = amount(sum(len(one.nodes) for one in verdict.left), "node")
     ranked = sorted(verdict.left, key=lambda one: -(one.gain_db or 0.0))
-    shown = [_region(one) for one in ranked[:_NAMED]]
-    more = [f"{len(ranked) - _NAMED} more"] if len(ranked) > _NAMED else []
     before = "" if verdict.before_db is None else f", outputs {verdict.before_db:.1f} dB before"
     share = f"{percent(verdict.float_macs)} of multiply-accumulates"
-    return f"{count} for accuracy, {share}{before}: {', '.join(shown + more)}"
+    return [f"{count} for accuracy, {share}{before}", *listed([_region(one) for one in ranked], _NAMED)]
 
 
 def _region(one: LeftFloat) -> str:
@@ -162,11 +199,6 @@ def _refined(result: Quantized) -> str:
     return words + (f"; not {', '.join(rows[:_NAMED])}{more}" if rows else "")
 
 
-def _shrunk(result: Quantized) -> str:
-    """How the sizes compare, and where little is gained, why."""
-    return _ratio(result) + ("" if result.float_size / result.size >= MUCH_SMALLER else _why_large(result))
-
-
 def _ratio(result: Quantized) -> str:
     ratio = result.float_size / result.size
     if ratio >= _ALIKE:
@@ -174,14 +206,14 @@ def _ratio(result: Quantized) -> str:
     return "about as large" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger"
 
 
-def _why_large(result: Quantized) -> str:
-    """What most of the bytes are, besides what became smaller."""
+def _why_large(result: Quantized) -> list[str]:
+    """What most of the bytes are, besides what became smaller; a line each."""
     reasons = []
     others = [p for p in result.parts if p.what != FilePart.IN_8_BITS and p.size >= _LARGE_PART * result.size]
     for part in others[:2] or result.parts[:1]:
         largest = f" ({part.largest} the largest)" if part.largest else ""
         reasons.append(f"{percent(part.size / result.size)} of it are {part.what}{largest}")
-    return f": {', '.join(reasons)}" if reasons else ""
+    return reasons
 
 
 def _calibrator(result: Quantized) -> str:
@@ -192,19 +224,31 @@ def _calibrator(result: Quantized) -> str:
     chosen += f", {amount(len(plan.recipe.smoothing), 'smoothed tensor')}" if plan.recipe.smoothing else ""
     fixed = (plan.recipe.fixed or {}).items()
     chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
+    if result.trials and all(trial.sqnr_db is None for trial in result.trials):
+        chosen += f", the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
+    return chosen
+
+
+def _tried(result: Quantized) -> list[str]:
+    """The candidates that were measured, in a table, the best first; what was chosen has a mark."""
     if not result.trials:
-        return chosen
-    if all(trial.sqnr_db is None for trial in result.trials):
-        return f"{chosen}, the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
-    most = max(trial.samples for trial in result.trials)
+        return []
+
+    def order(trial: Trial) -> tuple[bool, int, float]:
+        return trial.sqnr_db is None, -trial.samples, -(trial.sqnr_db or 0.0)
+
     kinds = [_kind(trial, "") for trial in result.trials]
-    tried = zip(result.trials[:_SHOWN_TRIALS], kinds, strict=False)
-    shown = [_trial(t, _kind(t, str(t.calibrator)) if kinds.count(kind) > 1 else kind, most) for t, kind in tried]
-    more = len(result.trials) - len(shown)
-    listed = f"({', '.join(shown)}{f', {more} more' if more else ''})"
-    if result.verdict is not None and result.verdict.left:
-        return f"{chosen}; before layers were left in float for accuracy, the best was the first of {listed}"
-    return f"{chosen}, the best of {listed}"
+    table = []
+    for trial in sorted(result.trials, key=order):
+        words = _kind(trial, "")
+        words = _kind(trial, str(trial.calibrator)) if kinds.count(words) > 1 else words
+        timed = ABSENT if trial.latency_ms is None else f"{trial.latency_ms:.2f}"
+        mark = "chosen" if trial is result.trials[0] else ""
+        table.append([words.rstrip(","), decibels(trial.sqnr_db), str(trial.samples), timed, mark])
+    header = ["candidate", "SQNR dB", "samples", "ms", ""]
+    left = result.verdict is not None and bool(result.verdict.left)
+    note = ["measured before layers were left in float for accuracy"] if left else []
+    return rows("tried", *aligned(header, table, left=(0, 4)).splitlines(), *note)
 
 
 def _kind(trial: Trial, calibrator: str) -> str:
@@ -214,13 +258,6 @@ def _kind(trial: Trial, calibrator: str) -> str:
     words += " refined" if trial.refined else " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     return words + (f", {trial.floats}," if trial.floats else "")
-
-
-def _trial(trial: Trial, words: str, samples: int) -> str:
-    timed = f" {trial.latency_ms:.2f} ms" if trial.latency_ms is not None else ""
-    measured = "not measured" if trial.sqnr_db is None else f"{trial.sqnr_db:.1f} dB"
-    fewer = f" on {trial.samples}" if trial.samples < samples else ""
-    return f"{words} {measured}{fewer}{timed}"
 
 
 def _integer_line(proof: Verification) -> str:
@@ -264,17 +301,18 @@ def _arithmetic_line(proof: Verification) -> str:
     return f"{said}{tensors}: optimised and unoptimised layers differ by {amount(proof.steps, 'step')} at most"
 
 
-def _accuracy_line(proof: Verification) -> str:
+def _accuracy(proof: Verification) -> list[str]:
     if not proof.examples:
-        return "  accuracy    not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"
+        return ["not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"]
     samples = amount(proof.examples, "calibration sample")
     if not proof.held_out:
         samples += " that also chose: calibrate with more to know what new data gives"
     parts = [f"{_outputs(proof)} SQNR against float on {samples}"]
-    tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
-    if tensors:
-        figure, name = min(tensors, key=lambda pair: pair[0])
-        parts.append(f"worst tensor {name} {figure:.1f} dB")
+    measured = [tensor for tensor in proof.tensors if tensor.sqnr_db is not None]
+    if measured:
+        worst = min(measured, key=lambda tensor: tensor.sqnr_db or 0.0)
+        maker = f" of node {worst.node}" if worst.node not in ("", worst.tensor) else ""
+        parts.append(f"worst tensor {worst.tensor}{maker}: {worst.sqnr_db:.1f} dB")
     parts += [
         f"{amount(count, 'entry', 'entries')} of output {name!r} NaN or Inf unlike float's"
         for name, count in proof.unlike.items()
@@ -289,7 +327,7 @@ def _accuracy_line(proof: Verification) -> str:
         parts.append(
             f"not measured: {', '.join(unmeasured[:_NAMED])} (no finite number, or another shape than float's)"
         )
-    return f"  accuracy    {'; '.join(parts)}"
+    return parts
 
 
 def _before(proof: Verification, name: str, db: float) -> str:

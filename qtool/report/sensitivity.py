@@ -3,19 +3,30 @@
 import shlex
 from collections.abc import Iterable
 
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.evaluation import MetricInfo
 from qtool.core.records.sensitivity import Figures, HeadSensitivity, LayerSensitivity, Sensitivity, View
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, decibels, number
 
+_GAIN_DB = 0.1
+"""What a table rounds away is no gain."""
+_WORST = 3
+"""Layers of the option that is ready to be typed, where none asks for another number."""
 _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
 
 
-def sensitivity_text(result: Sensitivity) -> str:
-    """Return what was measured, a table of layers and one of heads, the worst first, and what was not measured."""
+def sensitivity_text(result: Sensitivity, top: int | None = None) -> str:
+    """Return what was measured, a table of layers and one of heads, the worst first, and what was not measured.
+
+    top: show only so many layers; None shows all.
+    """
     titles = [title for view in result.views for title in _titles(view, result.metric)]
-    rows = [_row(result, layer, layer.op) for layer in result.layers]
+    rows = [_row(result, layer, layer.op) for layer in result.layers[:top]]
     parts = [*map(line, _setup(result)), "", aligned(["layer", "op", "MACs %", *titles], rows, left=(0, 1))]
+    hidden = len(result.layers) - len(rows)
+    parts += [f"and {amount(hidden, 'more layer')}, which cost less"] if hidden else []
+    parts += _ready(result, _WORST if top is None else top)
     if result.heads:
         rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
         parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
@@ -24,6 +35,28 @@ def sensitivity_text(result: Sensitivity) -> str:
     notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
     return "\n".join([*parts, *map(line, notes)])
+
+
+def _ready(result: Sensitivity, number: int) -> list[str]:
+    """The option that leaves the worst layers in float, to be typed behind `qtool quantize`."""
+    layers = {layer.name: layer for layer in result.layers}
+    view: View = "without" if "without" in result.views else "alone"
+    worst = [name for name in result.ranking(view) if _gains(result, layers[name])][:number]
+    if not worst:
+        return ["", "no layer in float gains much by itself"] if view == "without" else []
+    said = {"alone": "the worst in float", "without": "in float these gain most"}[view]
+    return ["", line(f"{said}: {_options(worst)}")]
+
+
+def _gains(result: Sensitivity, one: LayerSensitivity | HeadSensitivity) -> bool:
+    """Whether the model is better with it in float; where that was not measured it may be."""
+    before, after = result.quantized, one.without
+    if after is None:
+        return "without" not in result.views and one.alone is not None
+    if before.drop is not None and after.drop is not None and before.drop != after.drop:
+        return after.drop < before.drop
+    both = before.sqnr_db is not None and after.sqnr_db is not None
+    return both and loudness(after.sqnr_db or 0.0) >= loudness(before.sqnr_db or 0.0) + _GAIN_DB
 
 
 def _row(result: Sensitivity, one: LayerSensitivity | HeadSensitivity, what: str) -> list[str]:

@@ -2,12 +2,18 @@
 
 import math
 
-from qtool.core.records.tuning import FLOAT, Step, Tuned
+from qtool.core.records.tuning import AGREEMENT, FLOAT, Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
 from qtool.report.quantize import float_line
 from qtool.report.text import decibels, number
+
+
+def trail_heading(step: Step) -> str:
+    """Return the line above those of the models that are tried: what is measured, float's value, and on which data."""
+    exact = "" if step.exact is None else f", float {_figure(step.exact)}"
+    return line(f"measured: {step.measured}{exact}, on {amount(step.samples, 'sample')} of {step.data}, which chooses")
 
 
 def step_line(step: Step) -> str:
@@ -36,10 +42,25 @@ def tuned_text(result: Tuned) -> str:
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
     floating = [float_line(result.verification)] if result.verification.float_layers else []
-    lines = [head, *floating, f"  data: {result.split}", *_sample_lines(result), *_untried_lines(result)]
+    lines = [head, *floating, f"  measured: {_measured(result)}", f"  data: {result.split}"]
+    lines += [*_sample_lines(result), *_untried_lines(result)]
     advice = _next(result)
     lines += [] if advice is None else [f"  next: {advice}"]
     return "\n".join([*map(line, lines), evaluation_text(result.evaluation)])
+
+
+def _measured(result: Tuned) -> str:
+    """What was held, of the model and of float, and on which data."""
+    found, exact = result.evaluation.candidates[0], result.evaluation.float_model
+    data = f"{amount(result.evaluation.samples, 'sample')} of {result.evaluation.data}, which reports"
+    sqnr = f"SQNR {decibels(found.sqnr_db)} dB"
+    if result.metric == AGREEMENT:
+        return f"{AGREEMENT} with float {number(found.agreement)}, {sqnr}; on {data}"
+    name = result.metric if any(score.metric == result.metric for score in found.scores) else found.scores[0].metric
+    value = found.score(name)
+    if name == "sqnr" or value.drop is None:
+        return f"{'' if name == 'sqnr' else f'{name} {_figure(value.value)}, '}{sqnr}; on {data}"
+    return f"{name} {_figure(value.value)}, float {_figure(exact.score(name).value)}, {sqnr}; on {data}"
 
 
 def _sample_lines(result: Tuned) -> list[str]:

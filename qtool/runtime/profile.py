@@ -1,14 +1,17 @@
 """The times of single nodes, from onnxruntime's profiler."""
 
 import json
+import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from qtool.core.scratch import scratch_folder
-from qtool.graph.optimized import OwnNames
+from qtool.graph.optimized import ExecutedNode, OwnNames, executed_nodes
 from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
 
@@ -32,18 +35,71 @@ def node_times(
     own = OwnNames.of(model)
     with scratch_folder(_ROOM) as folder:
         session = Session(own.model, config=config, profile_to=folder / "profile", name="the model")
-        end, runs = time.perf_counter() + seconds, 0
-        while runs < 2 or (runs < _RUNS and time.perf_counter() < end):
-            session.run_list(examples[runs % len(examples)], session.outputs)
-            runs += 1
-        events = json.loads(Path(session.end_profile()).read_text(encoding="utf-8"))
-    taken: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
-            taken.setdefault(event["name"].removesuffix(_EVENT), []).append(1000.0 * event["dur"])
+        taken, _ = _profiled(session, examples, seconds)
     result: dict[str, float] = {}
-    for name, times in taken.items():
+    for (name, _), times in taken.items():
         before = own.before(name)
         before = before.removesuffix(_BLOCKED) if before == name else before
         result[before] = result.get(before, 0.0) + float(np.median(times))
     return result
+
+
+def timed_nodes(
+    model: Serialized, examples: Sequence[Mapping[str, np.ndarray]], seconds: float
+) -> tuple[tuple[ExecutedNode, ...], tuple[float, ...]]:
+    """Run a model in a default session with onnxruntime's profiler, and return the graph that is executed, with times.
+
+    Of each node the milliseconds of one run, the median over the runs, 0 for one that did not run; of an If, Loop or
+    Scan those that it takes beside the nodes of its bodies. `seconds`: after as long, the last run begins.
+
+    Raises:
+        DataError, ModelError: the model does not run on an example, or does not load.
+    """
+    own = OwnNames.of(model)
+    with scratch_folder(_ROOM + len(model.graph)) as folder:
+        path = folder / "optimized.onnx"
+        with suppress(OSError):
+            # nobody reads the weights
+            (folder / "weights").symlink_to(os.devnull)
+        session = Session(
+            own.model, profile_to=folder / "profile", save_optimized=path, save_weights="weights", name="the model"
+        )
+        taken, runs = _profiled(session, examples, seconds)
+        nodes = tuple(executed_nodes(path, own))
+    return nodes, _by_node(nodes, taken, runs)
+
+
+def _by_node(
+    nodes: Sequence[ExecutedNode], taken: Mapping[tuple[str, str], Sequence[float]], runs: int
+) -> tuple[float, ...]:
+    alike = Counter((node.label, node.op_type) for node in nodes)
+    result = []
+    for node in nodes:
+        key = (node.label, node.op_type)
+        times = taken.get(key, ())
+        # nodes in the body of a Loop run several times a run
+        each = float(np.median(times)) * len(times) / (runs * alike[key]) if times else 0.0
+        result.append(each / 1e6)
+    places = {node.label: number for number, node in enumerate(nodes)}
+    for number, node in enumerate(nodes):
+        if node.inside in places:
+            holder = places[node.inside]
+            result[holder] = max(result[holder] - result[number], 0.0)
+    return tuple(result)
+
+
+def _profiled(
+    session: Session, examples: Sequence[Mapping[str, np.ndarray]], seconds: float
+) -> tuple[dict[tuple[str, str], list[float]], int]:
+    """The nanoseconds of each run of each node, by its name and operator; and how many runs there were."""
+    end, runs = time.perf_counter() + seconds, 0
+    while runs < 2 or (runs < _RUNS and time.perf_counter() < end):
+        session.run_list(examples[runs % len(examples)], session.outputs)
+        runs += 1
+    events = json.loads(Path(session.end_profile()).read_text(encoding="utf-8"))
+    taken: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_EVENT):
+            key = (event["name"].removesuffix(_EVENT), event["args"]["op_name"])
+            taken.setdefault(key, []).append(1000.0 * event["dur"])
+    return taken, runs

@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricKind, ModelResult
-from qtool.core.records.tuning import Step
+from qtool.core.records.tuning import AGREEMENT, Step
 from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.evaluate import Probed
 from qtool.evaluation.gates import ROUNDING
 from qtool.evaluation.metrics.registry import MetricSpec
 
 DEFAULT_DROP = MaxDrop(0.01, relative=True)
-AGREEMENT = "agreement"
-"""The share of predictions that are float's: the measure where there are no labels."""
 _NOTHING = (
     f"there are neither labels nor class scores to aim at; give {arg('min_sqnr')}, {arg('decode')} where the outputs "
     f"are boxes, or labels and {arg('metric')}"

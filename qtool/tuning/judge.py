@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qtool.core.compute import Compute
@@ -104,7 +104,17 @@ class Judge:
             for part in model_files(file):
                 part.unlink()
         external.let_go()
-        return {what: self._step(what, plans[what], one) for what, one in zip(files, found.candidates, strict=True)}
+        steps = {what: self._step(what, plans[what], one) for what, one in zip(files, found.candidates, strict=True)}
+        exact = found.float_model.scores[0]
+        return {
+            what: replace(
+                step,
+                exact=exact.value if step.measured == exact.metric and step.drop is not None else None,
+                samples=found.samples,
+                data=found.data,
+            )
+            for what, step in steps.items()
+        }
 
     def _step(self, what: str, plan: Plan, result: ModelResult) -> Step:
         reached = self.aim.reached(result)

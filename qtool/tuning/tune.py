@@ -130,6 +130,7 @@ def tune(
         _check_plan(save_plan, model, output)
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
     with limited(compute.threads), scratch_folder() as folder:
+        progress("prepare", 0, None)
         prepared = prepare(model_io.load(model), parse_fixed(fix))
         plain = reading if eval_data is None else unlabelled(reading)
         with advising(prepared, lambda: open_for_model(prepared.model, data, samples=samples, **plain)):
@@ -144,8 +145,10 @@ def tune(
 
         def report() -> Evaluation:
             told = replace(compute, progress=progress)
+            progress("report", 0, None)
             return compare(model, [output], parts.reporting, metric, decode, told, parts.feeds.states)
 
+        progress("calibrate and try", 0, None)
         search.complete(tried)
         evaluation, reports = report(), 1
         while not search.ended and reports < _REPORTS and aim.misses(evaluation.candidates[0]):

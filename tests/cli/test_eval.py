@@ -9,9 +9,10 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from qtool.cli import common, main
+from qtool.cli import bar, main
 from tests.support.evaluation_models import linear
 from tests.support.places import ZOO
+from tests.support.schemas import schema_faults
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(20, 6)).astype(np.float32)
@@ -85,7 +86,8 @@ def test_files_are_written_beside_the_table(folder, run):
     assert out.splitlines()[0].split()[-3:] == ["latency", "ms", "speed-up"]
     assert "medians of 2 interleaved runs, batch 1" in out
     document = json.loads((folder / "e.json").read_text(), parse_constant=pytest.fail)
-    assert document["candidates"][0]["sqnr_db"] == "inf"
+    assert document["candidates"][0]["sqnr_db"] is None and schema_faults(document) == []
+    assert document["not_finite"]["/candidates/0/sqnr_db"] == "inf"
     root = ET.parse(folder / "e.xml").getroot()
     assert [len(suite.findall("testcase")) for suite in root] == [1, 1]
     assert len(list(root.iter("failure"))) == 1
@@ -189,14 +191,14 @@ class Terminal(io.StringIO):
 
 
 def steps(quiet=False):
-    with common.progress_bar(quiet) as progress:
+    with bar.progress_bar(quiet) as progress:
         for done in range(1, 4):
             progress("evaluating", done, 3)
         progress("timing", 1, None)
 
 
 def test_the_bar_shows_on_a_terminal_only(monkeypatch):
-    monkeypatch.setattr(common, "_BAR_DELAY_S", 0.0)
+    monkeypatch.setattr(bar, "_DELAY_S", 0.0)
     terminal, file = Terminal(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
     steps()
@@ -211,7 +213,7 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch):
 
 
 def test_short_work_shows_no_bar(monkeypatch):
-    monkeypatch.setattr(common, "_BAR_DELAY_S", 3600.0)
+    monkeypatch.setattr(bar, "_DELAY_S", 3600.0)
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     steps()

@@ -16,16 +16,20 @@ OPTIONS = {
     "calibrate": "--data -o --samples --batch-size --threads --preprocess --json -q --config --shard --checkpoint "
     "--workers --cluster --provider",
     "merge": "-o --json -q --config",
-    "quantize": "--calibration --data -o --calibrator --percentile --scheme --granularity --target --include-op "
+    "quantize": "--html --calibration --data -o --calibrator --percentile --scheme --granularity --target --include-op "
     "--exclude-op --exclude --config --save-plan --plan --json -q",
-    "sensitivity": "--calibration --data --metric --view --calibrator --percentile --target --samples --threads "
+    "sensitivity": "--html --calibration --data --metric --view --calibrator --percentile --target --samples --threads "
     "--memory --preprocess -o --json -q --config --workers --cluster",
-    "tune": "--data --eval-data --metric --max-drop --calibrators --max-float-macs --time-budget -o --json -q --config "
-    "--workers --cluster --provider",
-    "finetune": "--calibration --plan --data --eval-data --epochs --steps --time-budget --learn --learning-rate "
+    "tune": "--html --data --eval-data --metric --max-drop --calibrators --max-float-macs --time-budget -o --json -q "
+    "--config --workers --cluster --provider",
+    "finetune": "--html --calibration --plan --data --eval-data --epochs --steps --time-budget --learn --learning-rate "
     "--batch-size --seed -o --save-plan --save-float --resume --no-partial --granularity --threads --json -q --config",
-    "eval": "--data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q --config "
-    "--workers --cluster --provider",
+    "report": "-o --model-explorer --config -q",
+    "eval": "--html --data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q "
+    "--config --workers --cluster --provider",
+    "schema": "",
+    "inspect": "--float --data --latency --html --model-explorer --json -q --config -v",
+    "diff": "--data --latency --calibrator --json -q --config -v",
 }
 
 

@@ -1,5 +1,6 @@
 """Outputs: never over what was read, all of them together, and standard output for one document alone."""
 
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from qtool.cli import main
 from qtool.core.errors import DataError
 from tests.support.places import REPOSITORY
 from tests.support.refusals import SAMPLES, classifier, contents
+from tests.support.schemas import schema_faults
 
 CALIBRATE = ["calibrate", "m.onnx", "--data"]
 
@@ -242,3 +244,23 @@ def test_a_document_is_alone_on_standard_output(folder):
     code, out, err = shell(folder, "$Q calibrate m.onnx --data noisy.py:f -o c --json -")
     assert (code, json.loads(out)["samples"]) == (0, 2)
     assert sorted(err.split()) == sorted(["import", "hook", "number", "child", "late"])
+
+
+def test_a_document_says_what_was_asked_and_digests_what_was_read(house):
+    """The digest is that of sha256sum, or of the files one after another."""
+    words = ["calibrate", "e.onnx", "--data", "arrays", "--config", "c.toml", "-o", "e.calib", "--json", "j.json", "-q"]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    document = json.loads((house / "j.json").read_text())
+    assert schema_faults(document) == []
+    call = document["call"]
+    assert call["command"] == "calibrate"
+    assert call["options"].items() >= {"MODEL": ["e.onnx"], "--samples": ["2"], "--output": ["e.calib"]}.items()
+    read = {one["option"]: one for one in call["read"]}
+    assert set(read) == {"MODEL", "--data", "--config"}
+    for option, files in {"MODEL": "e.onnx e.data", "--data": "arrays/0.npy arrays/1.npy arrays/labels.csv"}.items():
+        content = b"".join(Path(file).read_bytes() for file in files.split())
+        assert read[option]["sha256"] == hashlib.sha256(content).hexdigest(), option
+        assert read[option]["bytes"] == len(content)
+    assert read["MODEL"]["sha256"] == document["model_sha256"] and read["--data"]["path"] == "arrays"

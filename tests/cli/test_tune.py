@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qtool.cli import main
-from qtool.cli.common import progress_bar
+from qtool.cli.bar import progress_bar
 from qtool.tuning.budget import Budget
 from tests.support.refusals import SAMPLES, classifier, network
 
@@ -55,7 +55,8 @@ def test_lines_stand_above_the_bar(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
-    monkeypatch.setattr("qtool.cli.common._BAR_DELAY_S", 0.0)
+    monkeypatch.setattr("qtool.cli.bar._DELAY_S", 0.0)
+    monkeypatch.setattr("qtool.cli.bar._REDRAW_S", 0.0)
     with progress_bar(False) as progress:
         progress("try", 1, 4)
         progress.write("first")
@@ -96,9 +97,10 @@ def test_a_missed_target_is_said_where_nothing_else_is(run, asked):
 
 def test_lines_name_the_measure(place, run):
     classifier(place / "m.onnx")
-    line = run("--max-drop", "50%")[1].splitlines()[0]
+    heading, line = run("--max-drop", "50%")[1].splitlines()[:2]
+    assert heading.startswith("measured: agreement, on ") and heading.endswith(", which chooses")
     assert line.startswith("ok  agreement 1.0000  drop   0.00 %  SQNR ")
-    line = run("--max-drop", "0.5")[1].splitlines()[0]
+    line = run("--max-drop", "0.5")[1].splitlines()[1]
     assert line.startswith("ok  agreement 1.0000  drop 0.0000  SQNR ")
 
 

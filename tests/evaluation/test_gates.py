@@ -10,6 +10,7 @@ import pytest
 import qtool
 from qtool.cli import main
 from qtool.core.errors import DataError, UsageError
+from qtool.core.records.codec import noting
 from qtool.core.records.evaluation import MaxDrop, ModelResult, Score
 from qtool.core.records.tuning import Step
 from qtool.evaluation.metrics.heads import find_heads
@@ -83,7 +84,7 @@ def test_the_exit_code(capsys, drop, code):
         main([*words, "--metric", "token_agreement", "--json", "-"])
     document = json.loads(capsys.readouterr().out)
     assert (caught.value.code, document["passed"]) == (code, not code)
-    assert document["metrics"][0] == {"name": "wer", "kind": "accuracy", "lower_is_better": True}
+    assert document["metrics"][0].items() >= {"name": "wer", "kind": "accuracy", "lower_is_better": True}.items()
     assert document["candidates"][0]["metrics"]["token_agreement"]["drop"] is None
 
 
@@ -149,7 +150,7 @@ def test_a_model_without_correlation_never_stays_the_best():
     assert aim.reached(broken).drop == math.inf
     assert aim.misses(broken)
     step = Step("max", math.nan, math.inf, -math.inf, 0, 0.0, met=False, measured="pearson", relative=True)
-    assert json.loads(json.dumps(step.to_dict(), allow_nan=False))["drop"] == "inf"
+    assert noting(step)[1] == {"/metric": "nan", "/drop": "inf", "/sqnr_db": "-inf"}
 
 
 @pytest.mark.usefixtures("tokens")

@@ -66,10 +66,10 @@ def test_what_makes_the_noise_stays_in_float(tmp_path, build, samples, named):
     assert signal_to_noise(exact, ours) == pytest.approx(figure, abs=8.0)
     assert set(result.plan.layers) - set(result.plan.integer) == named
     lines = quantized_text(result).splitlines()
-    assert lines[-1] == f"  verdict     accurate: outputs {figure:.1f} dB SQNR, at least 20 dB wanted"
-    gains = {one.nodes[0]: f"{one.nodes[0]} ({one.gain_db:+.1f} dB)" for one in verdict.left}
-    assert lines[-2].startswith(f"  left float  {len(named)} node") and all(gains[name] in lines[-2] for name in named)
-    assert f"outputs {verdict.before_db:.1f} dB before" in lines[-2]
+    assert f"  verdict     accurate: outputs {figure:.1f} dB SQNR, at least 20 dB wanted" in lines
+    gains = {f"{'':14}{one.nodes[0]} ({one.gain_db:+.1f} dB)" for one in verdict.left}
+    (left,) = [line for line in lines if line.startswith(f"  left float  {len(named)} node")]
+    assert gains <= set(lines) and f"outputs {verdict.before_db:.1f} dB before" in left
 
 
 def test_a_head_is_a_region_by_itself(tmp_path, monkeypatch):
@@ -133,10 +133,15 @@ def test_a_gate_that_is_missed(ran):
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--max-float-macs", "50%")
     assert (code, err) == (1, "")
     assert Path("q.onnx").exists()
-    last = out.splitlines()[-1]
-    assert re.search(r"NOT ACCURATE: outputs \d\d\.\d dB SQNR, at least 90 dB asked for; as much float as helps", last)
-    assert "`qtool tune m.onnx --data d.npz --min-sqnr 90`" in last and "`--max-float-macs" not in last
-    assert "`qtool sensitivity m.onnx --calibration FILE --data d.npz` shows which layers (FILE is of" in last
+    verdict = out[out.index("  verdict ") :]
+    assert re.match(r"  verdict     NOT ACCURATE: outputs \d\d\.\d dB SQNR, at least 90 dB asked for\n", verdict)
+    assert re.search(r"\n {14}(good|fair): \d\d\.\d dB; above 30 is good, below 15 costs accuracy\n", verdict)
+    assert "\n  cause       as much float as helps within 50 % of multiply-accumulates\n" in verdict
+    assert "\n  next        `qtool tune m.onnx --data d.npz --min-sqnr 90`" in verdict and "--max-float" not in verdict
+    assert (
+        "\n              `qtool sensitivity m.onnx --calibration FILE --data d.npz` shows which layers (FI" in verdict
+    )
+    assert max(map(len, out.splitlines())) < 150
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--no-partial", "--json", "-")
     found = json.loads(out)["verdict"]
     assert (code, found["met"], found["asked"], found["min_sqnr"], found["left"]) == (1, False, True, 90.0, [])
@@ -149,7 +154,7 @@ def test_the_share_that_is_enough_is_named_and_is_enough(ran, tmp_path):
     np.savez("loud.npz", x=LOUD)
     words = ["--data", "loud.npz", "--smoothing", "off", "--optimize-for", "size"]
     code, out, _ = ran(*words, "--max-float-macs", "1%")
-    (share,) = re.findall(r"next: `--max-float-macs ([0-9.]+%)` is enough", out.splitlines()[-1])
+    (share,) = re.findall(r"^  next        `--max-float-macs ([0-9.]+%)` is enough", out, re.MULTILINE)
     assert code == 0 and 1.0 < float(share[:-1]) < 90.0
     code, out, _ = ran(*words, "--max-float-macs", share, "--min-sqnr", "20", "--json", "-")
     found = json.loads(out)["verdict"]
@@ -160,7 +165,9 @@ def test_the_share_that_is_enough_is_named_and_is_enough(ran, tmp_path):
 def test_a_default_that_is_missed_is_a_warning(ran):
     code, out, err = ran(*DATA, "--no-partial")
     assert (code, err) == (0, "")
-    assert re.search(r"NOT ACCURATE: outputs -?0\.\d dB SQNR, at least 20 dB wanted; next: `qtool tune", out)
+    assert re.search(
+        r"NOT ACCURATE: outputs -?0\.\d dB SQNR, at least 20 dB wanted\n +poor: .*\n  next +`qtool tune", out
+    )
     code, out, err = ran(*DATA, "--max-float-macs", "1%", "-q")
     assert (code, out) == (0, "")
     assert "no layer in float helps enough within 1 % of multiply-accumulates; most noise is of conv" in err

@@ -125,19 +125,22 @@ def test_junit_without_gates_and_with_awkward_names():
     assert root.attrib["tests"] == "1"
 
 
-def test_the_dictionary_is_strict_json_with_infinities_as_words():
+def test_the_dictionary_is_strict_json_with_infinities_apart():
     result = evaluation(GOOD, NAN, max_drop="1%", min_sqnr=20)
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert (document["schema"], document["schema_version"], document["passed"]) == (
         "qtool.evaluation",
-        1,
+        2,
         False,
     )
     good, nan = document["candidates"]
-    assert (good["sqnr_db"], good["sqnr_db_by_output"], nan["sqnr_db"]) == ("inf", {"y": "inf"}, "nan")
-    assert good["metrics"]["top1"] == {"value": 0.796, "drop": 0.004, "relative_drop": 0.005}
-    assert document["float_model"]["metrics"]["top1"] == {"value": 0.8, "drop": None, "relative_drop": None}
-    assert nan["nan"] == {"output": "y", "sample": 4, "samples": 2}
+    assert (good["sqnr_db"], good["sqnr_db_by_output"], nan["sqnr_db"]) == (None, {"y": None}, None)
+    assert document["not_finite"]["/candidates/0/sqnr_db"] == "inf"
+    assert document["not_finite"]["/candidates/0/sqnr_db_by_output/y"] == "inf"
+    assert document["not_finite"]["/candidates/1/sqnr_db"] == "nan"
+    assert good["metrics"]["top1"] == {"value": 0.796, "drop": 0.004, "relative_drop": 0.005, "by_class": {}}
+    assert document["float_model"]["metrics"]["top1"]["drop"] is None
+    assert nan["nan"] == {"output": "y", "sample": 4, "samples": 2, "what": "NaN"}
     assert document["gates"][0]["found"] == 0.005
     assert document["latency"] == {"runs": 50, "warmup": 10, "batch": 1}
 

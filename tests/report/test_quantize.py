@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import click
 import numpy as np
@@ -38,15 +39,27 @@ PARTS = (
     ("was", "now", "parts", "words"),
     [
         (3000, 1000, (), "(3.0x smaller)"),
-        (1150, 1000, PARTS, "(1.15x smaller: 30.0 % of it are tables in float (t the largest))"),
-        (980, 1000, PARTS[::2], "(about as large: 60.0 % of it are weights in 8 bits (w the largest))"),
-        (1000, 2000, PARTS, "(2.0x larger: 15.0 % of it are tables in float (t the largest))"),
+        (1150, 1000, PARTS, "(1.15x smaller)\n              30.0 % of it are tables in float (t the largest)"),
+        (980, 1000, PARTS[::2], "(about as large)\n              60.0 % of it are weights in 8 bits (w the largest)"),
+        (1000, 2000, PARTS, "(2.0x larger)\n              15.0 % of it are tables in float (t the largest)"),
     ],
 )
 def test_the_size_is_said_as_it_is(tmp_path, was, now, parts, words):
     made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
     result = replace(made, float_size=was, size=now, parts=parts)
-    assert words in quantized_text(result).splitlines()[0]
+    head, _, rest = quantized_text(result).partition("\n")
+    assert rest.startswith("  size        ") and f"{words}\n" in rest
+    assert f": {words[1:].partition(')')[0]}; weights alone in 8 bits" in head
+
+
+def test_the_first_line_fits_a_hundred_columns(tmp_path):
+    made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES})
+    tried = [Trial(Calibrator.parse("percentile:99.999"), True, 1.0)] * 12
+    for name in ("q.onnx", "folder/" * 40 + "mobilenetv2.int8.onnx"):
+        plan = replace(made.plan, calibrator="percentile 99.999")
+        head = quantized_text(replace(made, output=Path(name), plan=plan, trials=tuple(tried))).splitlines()[0]
+        assert len(head) <= 100 and re.search(r"percentile 99.999( corrected)? -?[0-9.]+ dB, best of 12$", head)
+        assert head.startswith(name[-20:]) or "mobilenetv2.int8.onnx: " in head
 
 
 def test_what_was_tried_is_told_apart_and_is_not_what_was_written_with_layers_in_float(tmp_path):
@@ -56,17 +69,21 @@ def test_what_was_tried_is_told_apart_and_is_not_what_was_written_with_layers_in
         Trial(largest, False, 9.0, "dynamic"), Trial(clipped, False, 8.0, "dynamic"), Trial(clipped, True, 7.0),
         Trial(largest, True, 6.0, "dynamic"),
     )  # fmt: skip
-    listed = "(dynamic max 9.0 dB, dynamic entropy 8.0 dB, entropy corrected 7.0 dB, dynamic corrected 6.0 dB)"
-    assert f", the best of {listed}" in quantized_text(replace(made, trials=trials))
+    shown = replace(made, trials=trials)
+    table = quantized_text(shown, verbose=True)
+    found = re.findall(r"^(?:  tried|       ) {7}(\w.*?)  +(\d\.0)  +0   -(  chosen)?$", table, re.MULTILINE)
+    assert [(words, float(db)) for words, db, _ in found] == [
+        ("dynamic max", 9.0), ("dynamic entropy", 8.0), ("entropy corrected", 7.0), ("dynamic corrected", 6.0)
+    ]  # fmt: skip
+    assert "\n  tried " not in quantized_text(shown) and "chosen" in table
     verdict = Verdict(20.0, asked=False, met=True, left=(LeftFloat(("n",), 0.1, 6.0),))
-    head = quantized_text(replace(made, trials=trials, verdict=verdict)).splitlines()[0]
-    assert f"; before layers were left in float for accuracy, the best was the first of {listed}" in head
+    assert "measured before layers were left in float" in quantized_text(replace(shown, verdict=verdict), verbose=True)
 
 
 def test_a_size_that_is_no_gain_is_not_set_against_the_speed(tmp_path):
     made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
     result = replace(made, float_size=1000, size=2000, parts=PARTS, timing=Timing(0.5, 2.0, 1.0, 90))
-    assert "one thread), and 2.0x larger; because: " in quantized_text(result)
+    assert "one thread), and 2.0x larger\n    because   " in quantized_text(result)
 
 
 def test_a_file_that_is_hardly_smaller_says_what_its_bytes_are(tmp_path):
@@ -78,7 +95,7 @@ def test_a_file_that_is_hardly_smaller_says_what_its_bytes_are(tmp_path):
     assert sum(part.size for part in result.parts) == pytest.approx(result.size, rel=0.01)
     kinds = {part.what: part.size for part in result.parts}
     assert kinds[FilePart.IN_8_BITS] == pytest.approx(64 * 64, rel=0.01)
-    assert "of it are constants that are no weights of layers (offsets the largest))" in quantized_text(result)
+    assert "of it are constants that are no weights of layers (offsets the largest)\n" in quantized_text(result)
     assert result.to_dict()["parts"][0]["largest"] == "offsets"
 
 
@@ -94,10 +111,10 @@ def test_the_commands_of_the_verdict_name_what_was_given(tmp_path):
     assert (result.asked.model, result.asked.data) == (str(tmp_path / "m.onnx"), None)
     asked = Asked("a b.onnx", "pictures", "c.calib", (("preprocess", "yolo"), ("max_length", "9")))
     missed = Verdict(90.0, asked=True, met=False)
-    last = quantized_text(replace(result, asked=asked, verdict=missed)).splitlines()[-1]
+    last = quantized_text(replace(result, asked=asked, verdict=missed))
     assert "`qtool tune 'a b.onnx' --data pictures --preprocess yolo --max-length 9 --min-sqnr 90`" in last
     assert "`qtool sensitivity 'a b.onnx' --calibration c.calib --data pictures --preprocess yolo --max" in last
-    last = quantized_text(replace(result, asked=asked, verdict=replace(missed, met=None))).splitlines()[-1]
+    last = quantized_text(replace(result, asked=asked, verdict=replace(missed, met=None)))
     assert f"`qtool eval 'a b.onnx' {tmp_path / 'q.onnx'} --data pictures --preprocess yolo" in last
 
 
@@ -105,7 +122,7 @@ def test_the_commands_of_the_verdict_have_all_that_they_require(tmp_path):
     result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES})
     missed = Verdict(90.0, asked=False, met=False, before_db=None, left=(), max_float_macs=0.1)
     for verdict in (missed, replace(missed, met=None)):
-        last = quantized_text(replace(result, verdict=verdict)).splitlines()[-1]
+        last = quantized_text(replace(result, verdict=verdict))
         named = re.findall(r"`qtool (\w+) (.*?)`", last)
         assert named
         for command, words in named:

@@ -61,10 +61,14 @@ def _field(node: ast.stmt) -> str | None:
     """A field of a dataclass as an argument of its constructor."""
     if not isinstance(node, ast.AnnAssign) or ast.unparse(node.target).startswith("_"):
         return None
+    if ast.unparse(node.annotation).startswith("ClassVar"):
+        return None
     shown, default = f"{ast.unparse(node.target)}: {_annotation(node.annotation)}", node.value
     if isinstance(default, ast.Call) and ast.unparse(default.func) == "field":
         options = {keyword.arg: ast.unparse(keyword.value) for keyword in default.keywords}
-        return f"{shown} = {options['default_factory']}()"
+        if "default_factory" in options:
+            return f"{shown} = {options['default_factory']}()"
+        return f"{shown} = {options['default']}" if "default" in options else shown
     return shown if default is None else f"{shown} = {ast.unparse(default)}"
 
 

@@ -95,14 +95,22 @@ ROOMS = {
         f"{_BELOW} execution feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning "
         "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
     ),
+    "inspection": _room(
+        "`inspect`: what a model of any maker is, what onnxruntime runs of it, and what that costs",
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
+        "pipeline.verify quantization",
+    ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
+    "report.html": _room("JSON documents -> one page for a browser", f"{_CORE} report", "jinja2 markupsafe"),
     "qtool": _room(
-        "the public names", f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning", ""
+        "the public names",
+        f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning inspection",
+        "",
     ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
         f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning "
-        "report",
+        "inspection report report.html",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),

@@ -187,6 +187,12 @@ def test_the_command(hard, tmp_path):
     )
     assert answer.exit_code == 0, answer.output
     assert "target met" in answer.output and "mse, corrected" in answer.output
+    assert re.search(
+        r"^measured: \w+, float \d\.\d{4}, on \d+ samples of \S.*, which chooses$", answer.output, re.MULTILINE
+    )
+    assert re.search(
+        r"^  measured: \w+ \d\.\d{4}, float \d\.\d{4}, SQNR .* dB; on \d+ samples of", answer.output, re.MULTILINE
+    )
     document = json.loads(report.read_text())
     assert document["met"] is True and len(document["steps"]) == 4
     assert document["best"]["what"] in {step["what"] for step in document["steps"]}

@@ -146,6 +146,34 @@ class Distribution:
         inside = (wanted - before) / self.counts[i]
         return float(self.low[i] + (self.high[i] - self.low[i]) * np.clip(inside, 0.0, 1.0))
 
+    def outside(self, low: float, high: float) -> float:
+        """Return the share of the elements below `low` or above `high`, linear within a bin; 0 where there are none."""
+        width = self.high - self.low
+        # a bin without width holds one value
+        filled = np.where(width > 0.0, width, 1.0)
+        below = np.where(width > 0.0, np.clip((low - self.low) / filled, 0.0, 1.0), self.high < low)
+        above = np.where(width > 0.0, np.clip((self.high - high) / filled, 0.0, 1.0), self.low > high)
+        return float(((below + above) * self.counts).sum() / max(self.counts.sum(), 1.0))
+
+    def evenly(self, bins: int) -> list[int]:
+        """Return the counts over equal bins from the minimum to the maximum, parts of an element rounded up.
+
+        One value alone is in the first bin; where nothing was observed there is none.
+        """
+        if not self.counts.size:
+            return []
+        low, high, total = self.minimum, self.maximum, float(self.counts.sum())
+        if not high > low:
+            return [int(total), *[0] * (bins - 1)]
+        after = np.cumsum(self.counts)
+        places = np.stack([self.low, self.high], axis=1).reshape(-1)
+        below = np.stack([after - self.counts, after], axis=1).reshape(-1)
+        at_edge = np.interp(np.linspace(low, high, bins + 1), places, below)
+        at_edge[0], at_edge[-1] = 0.0, total
+        # what rounding of sums leaves over is no element
+        result: list[int] = np.ceil(np.diff(at_edge) - 1e-6).astype(np.int64).tolist()
+        return result
+
     def rebin(self, bins: int, top: float) -> Array:
         """Return the counts (float64, [bins]) over equal bins of [0, top].
 

@@ -1,19 +1,21 @@
 """JSON documents from records and records from JSON documents, by the types of the records' fields.
 
-A field has the same name in both, but where its metadata say otherwise: `called`, `OPTIONAL`, `UNWRITTEN`. What types
-do not say, a record says in a method `check`; it raises `ValueError` with a message that begins with the field's name.
+A field has the same name in both, but where its metadata say otherwise: `called`, `keyed`, `OPTIONAL`, `UNWRITTEN`,
+`PAIRS`, `TEXT`. Properties that a class names in `DERIVED` are written as well. What types do not say, a record says in
+a method `check`; it raises `ValueError` with a message that begins with the field's name.
 
 JSON has no infinities: `encoded` writes numbers that are not finite as "inf", "-inf" and "nan", and only fields of type
-`Real` are read so.
+`Real` are read so. In the documents of results they are null instead, and their words stand apart (`noting`), so that
+numbers are numbers there.
 """
 
 import functools
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -21,6 +23,7 @@ from typing import (
     Annotated,
     Any,
     Literal,
+    NamedTuple,
     Protocol,
     TypeVar,
     Union,
@@ -35,6 +38,10 @@ OPTIONAL: Mapping[str, Any] = {"optional": True}
 """Metadata of a field that a document leaves out where it is None."""
 UNWRITTEN: Mapping[str, Any] = {"name": None}
 """Metadata of a field that is in no document; a record that is read has a default for it."""
+PAIRS: Mapping[str, Any] = {"pairs": True}
+"""Metadata of a tuple of pairs that documents have as an object; no record that is read has one."""
+TEXT: Mapping[str, Any] = {"text": True}
+"""Metadata of a field that documents have as its `str`; no record that is read has one."""
 _NOT_FINITE = ("inf", "-inf", "nan")
 _T = TypeVar("_T")
 
@@ -49,11 +56,9 @@ def called(name: str) -> Mapping[str, Any]:
     return {"name": name}
 
 
-def json_number(value: float | None) -> float | str | None:
-    """Return a number as strict JSON can hold it: those that are not finite become "inf", "-inf" and "nan"."""
-    if value is None or math.isfinite(value):
-        return value
-    return str(float(value))
+def keyed(key: str, name: str) -> Mapping[str, Any]:
+    """Return the metadata of a tuple of records that documents have as an object called `name`, keyed by a field."""
+    return {"key": key, "name": name}
 
 
 def encoded(value: Any) -> Any:
@@ -61,22 +66,86 @@ def encoded(value: Any) -> Any:
 
     It consists of objects, lists, strings and finite numbers.
     """
-    if is_dataclass(value):
-        record: Any = type(value)
-        return {
-            name: encoded(given)
-            for name, field in _written(record).items()
+    return _Writing(None).value(value, "")
+
+
+def noting(record: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what `encoded` makes of a record, with null for numbers that are not finite, and these.
+
+    They are "inf", "-inf" or "nan" by their place, a JSON pointer (RFC 6901) such as `/tensors/3/sqnr_db`. Records
+    inside that are documents of their own (they have a `SCHEMA`) stand there as they are by themselves.
+    """
+    found: dict[str, str] = {}
+    return _Writing(found).record(record, ""), found
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """One encoding. lost: where numbers that are not finite are noted; None: they are strings in their place."""
+
+    lost: dict[str, str] | None
+
+    def value(self, value: Any, where: str) -> Any:  # noqa: PLR0911
+        if is_dataclass(value):
+            own = self.lost is not None and hasattr(value, "SCHEMA")
+            return value.to_dict() if own else self.record(value, where)  # type: ignore[union-attr]
+        if isinstance(value, Mapping):
+            return self._object(((str(key), item) for key, item in value.items()), where)
+        if isinstance(value, list | tuple):
+            return [self.value(item, f"{where}/{i}") for i, item in enumerate(value)]
+        if isinstance(value, Enum):
+            return value.value
+        if isinstance(value, float) and not math.isfinite(value):
+            if self.lost is None:
+                return str(float(value))
+            self.lost[where] = str(float(value))
+            return None
+        return str(value) if isinstance(value, Path) else value
+
+    def record(self, value: Any, where: str) -> dict[str, Any]:
+        kind: Any = type(value)
+        written = {
+            name: self._field(field, given, f"{where}/{name}")
+            for name, field in _written(kind).items()
             if (given := getattr(value, field.name)) is not None or not field.metadata.get("optional")
         }
-    if isinstance(value, Mapping):
-        return {str(key): encoded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [encoded(item) for item in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, float):
-        return json_number(value)
-    return str(value) if isinstance(value, Path) else value
+        return written | {name: self.value(getattr(value, name), f"{where}/{name}") for name in _derived(kind)}
+
+    def _field(self, field: "Field[Any]", given: Any, where: str) -> Any:
+        if field.metadata.get("text"):
+            return str(given)
+        if field.metadata.get("pairs"):
+            return self._object(given, where)
+        if (key := field.metadata.get("key")) is not None:
+            return self._object(((getattr(one, key), one) for one in given), where)
+        return self.value(given, where)
+
+    def _object(self, pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
+        return {key: self.value(item, f"{where}/{key.replace('~', '~0').replace('/', '~1')}") for key, item in pairs}
+
+
+class Key(NamedTuple):
+    """A key of the documents of a record: the field, or the property in `DERIVED`, that it holds, and its type."""
+
+    field: str
+    hint: Any
+    metadata: Mapping[str, Any]
+    is_derived: bool
+
+
+def keys(record: Any) -> dict[str, Key]:
+    """Return what documents hold of a class of records, by its name there, in order."""
+    hints = _hints(record)
+    found = {name: Key(one.name, hints[one.name], one.metadata, False) for name, one in _written(record).items()}
+    for name in _derived(record):
+        hint = get_type_hints(getattr(record, name).fget, include_extras=True)["return"]
+        found[name] = Key(name, hint, {}, True)
+    return found
+
+
+def _derived(record: Any) -> tuple[str, ...]:
+    names: tuple[str, ...] = getattr(record, "DERIVED", ())
+    return names
 
 
 def json_text(document: Any) -> str:

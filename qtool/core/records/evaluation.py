@@ -1,21 +1,20 @@
 """The records of an evaluation: what was measured on each model, what was asked, what was found.
 
-A null in JSON means "does not apply"; an SQNR that is infinite is a string there, see `qtool.core.records.codec`.
+A null in JSON means "does not apply"; a number that is not finite is null there too, and stands in `not_finite`, see
+`qtool.core.records.header.document`.
 """
 
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from qtool.core.arguments import check_type
 from qtool.core.errors import UsageError
-from qtool.core.records.codec import UNWRITTEN, Real, encoded, json_number
-from qtool.core.records.header import header
+from qtool.core.records.codec import PAIRS, UNWRITTEN, Real, called, keyed
+from qtool.core.records.header import document
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
-
-SCHEMA_VERSION = 1
 
 
 class MetricKind(Enum):
@@ -75,46 +74,47 @@ class MaxDrop:
 class MetricInfo:
     """A metric that was measured.
 
-    share: whether a similarity is the share of what both models say, so that what one alone says is a drop from 1.
+    name: as `--metric` takes it. kind: what it compares with. lower_is_better: whether it counts what is wrong. share:
+    whether a similarity is the share of what both models say, so that what one alone says is a drop from 1.
     worst: the least value of a metric whose best is 1; None where there is none, or the metric is the user's.
     """
 
     name: str
     kind: MetricKind
     lower_is_better: bool
-    worst: float | None = field(default=None, metadata=UNWRITTEN)
-    share: bool = field(default=False, metadata=UNWRITTEN)
+    worst: Real | None = None
+    share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """One metric of one model.
 
-    `drop` is how much worse than float it is, positive = worse, whichever way the metric counts;
-    `relative_drop` is the same as a fraction of float's value. Both are None for float itself and for
-    similarity metrics (unless these are shares), and `relative_drop` where float scores 0. `by_class` is the value of
-    each class by its number, empty for metrics that have none.
+    value: in the metric's own unit. drop: how much worse than float it is, positive = worse, whichever way the metric
+    counts; None for float itself and for similarity metrics, unless these are shares. relative_drop: the same as a
+    fraction of float's value; None likewise, and where float scores 0. by_class: the value of each class by its number,
+    empty for metrics that have none.
     """
 
     # documents have it as the key of the others
     metric: str = field(metadata=UNWRITTEN)
-    value: float
-    drop: float | None = None
-    relative_drop: float | None = None
-    by_class: tuple[tuple[str, float], ...] = field(default=(), metadata=UNWRITTEN)
+    value: Real
+    drop: Real | None = None
+    relative_drop: Real | None = None
+    by_class: tuple[tuple[str, Real], ...] = field(default=(), metadata=PAIRS)
 
 
 @dataclass(frozen=True, slots=True)
 class NanFound:
     """NaN or Inf in a model's outputs unlike float's: where first, and in how many samples.
 
-    what: NaN, Inf, or a number where float has neither.
+    output: of the model. sample: the first one. samples: how many. what: NaN, Inf, or a number where float has neither.
     """
 
     output: str
     sample: int
     samples: int
-    what: str = field(default="NaN", metadata=UNWRITTEN)
+    what: str = "NaN"
 
     def __str__(self) -> str:
         found = f"{self.what} in {amount(self.samples, 'sample')}"
@@ -123,15 +123,27 @@ class NanFound:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The median of one model's runs, and of the rounds' ratios float / this model (1 for float)."""
+    """The latency of one model.
+
+    median_ms, p10_ms, p90_ms: of its runs, the median and the 10th and 90th percentile; these None where they were not
+    measured. speedup: float's median over it; 1 for float. noisy: whether the rounds differ so much that the ratio says
+    nothing.
+    """
 
     median_ms: float
     speedup: float
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    noisy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LatencySetup:
-    """The setup of a latency measurement: rounds after warm-up rounds, each running every model once."""
+    """The setup of a latency measurement.
+
+    runs: rounds that were timed, each of which runs every model once. warmup: rounds before these. batch: samples of a
+    run.
+    """
 
     runs: int
     warmup: int
@@ -139,27 +151,56 @@ class LatencySetup:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfusedClasses:
+    """Two classes, of which a model predicts one where float predicts the other, and how often.
+
+    exact: what float predicts. found: what the model does. count: of samples or tokens.
+    """
+
+    exact: str = field(metadata=called("float"))
+    found: str = field(metadata=called("model"))
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """The classes that a model predicts where float predicts another, the most frequent pairs first.
+
+    counted: samples or tokens that were compared. pairs: of classes. left_out: how many are in pairs that are not
+    listed.
+    """
+
+    counted: int
+    pairs: tuple[ConfusedClasses, ...]
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelResult:
     """One model's part of an evaluation.
 
-    `sqnr_db` is the worst output's, `sqnr_db_by_output` has each output's own; None where it is not measured, and None
-    and empty for the float model.
-    `agreement` is the share of samples, or of tokens, with the same predicted class as float's, None where the
-    model predicts none. `nodes` is how many nodes each execution provider of onnxruntime runs, empty on the CPU.
-    `quantized` is whether the float model is none.
+    name: of its file, with as much of the path as tells it from the others. path: as it was given. size_bytes: with its
+    external data. scores: by metric. sqnr_db: of the worst output; None where it is not measured, and for the float
+    model.
+    sqnr_db_by_output: each output's own; None where it is not measured. agreement: the share of samples, or of tokens,
+    with the same predicted class as float's; None where the model predicts none. confusion: the classes where these
+    differ. nan: NaN or Inf unlike float's; None where there is none. latency: None where it was not asked for. nodes:
+    how many each execution provider of onnxruntime runs, empty on the CPU. quantized: whether it is the float model and
+    is quantised itself.
     """
 
     name: str
     path: str
     size_bytes: int
-    scores: tuple[Score, ...]
-    sqnr_db: float | None = None
-    sqnr_db_by_output: tuple[tuple[str, float | None], ...] = ()
+    scores: tuple[Score, ...] = field(metadata=keyed("metric", "metrics"))
+    sqnr_db: Real | None = None
+    sqnr_db_by_output: tuple[tuple[str, Real | None], ...] = field(default=(), metadata=PAIRS)
     agreement: float | None = None
     nan: NanFound | None = None
     latency: Latency | None = None
-    nodes: tuple[tuple[str, int], ...] = ()
+    nodes: tuple[tuple[str, int], ...] = field(default=(), metadata=PAIRS)
     quantized: bool = False
+    confusion: Confusion | None = None
 
     def score(self, metric: str) -> Score:
         """Return the score of the metric of that name. Raises `KeyError`."""
@@ -173,7 +214,9 @@ class ModelResult:
 class Gate:
     """One question put to one candidate, and the answer.
 
-    `found` is in the unit of `limit`, None where it is not defined.
+    model: the candidate's name. rule: what was asked. metric: of which. limit: the most that it may drop, as a fraction
+    of float's value where `relative`, or the least SQNR in dB. relative: see limit. found: in the unit of limit; None
+    where it is not defined. passed: the answer. message: it in words.
     """
 
     model: str
@@ -181,7 +224,7 @@ class Gate:
     metric: str
     limit: float
     relative: bool
-    found: float | None
+    found: Real | None
     passed: bool
     message: str
 
@@ -190,8 +233,9 @@ class Gate:
 class WorstSample:
     """A sample on which a model differs much from float, and the picture of it.
 
-    rank: 1 is the worst. sample: its index in the data. source: its own file, where it has one. picture: the name of
-    the PNG file. float_score, score: of float and of the model, None where there is none; see `WorstSamples.measure`.
+    model: its name. rank: 1 is the worst. sample: its index in the data. source: its own file, where it has one.
+    picture: the name of the PNG file. float_score, score: of float and of the model, None where there is none; see
+    `WorstSamples.measure`.
     sqnr_db: of the model's outputs for it. pixels: how what was fed became pixels.
     """
 
@@ -208,22 +252,38 @@ class WorstSample:
 
 @dataclass(frozen=True, slots=True)
 class WorstSamples:
-    """The pictures that were written. measure: what the scores of a sample are, in words."""
+    """The pictures that were written, as `worst.json` beside them lists them.
+
+    folder: that they are in. measure: what the scores of a sample are, in words. samples: of each model, the worst
+    first.
+    """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("worst", 2)
 
     folder: str
     measure: str
     samples: tuple[WorstSample, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the list as strict JSON; docs/json.md has its keys."""
+        return document(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Models compared on the same samples.
 
-    With `states`, each as INPUT=OUTPUT, a sample is a sequence, and `steps` is how many there were in all.
-    `class_output` names the output read as class scores of samples or tokens, None where none has their shape.
-    `provider` is where the models ran. `warnings` say what is odd about the data, and what to check. `worst` are the
-    pictures that were asked for, None where none were.
+    data: its name. samples: how many were run. batch_size: at most so many at once. threads: of each model. metrics:
+    that were measured, in their order. float_model: what the others are compared with. candidates: the others, as they
+    were given. gates: what was asked of them, and the answers. class_output: the output read as class scores of samples
+    or tokens; None where none has their shape. latency: how it was measured; None where it was not. steps: with states,
+    of all sequences together. states: INPUT=OUTPUT of what is fed back, where a sample is a sequence. provider: where
+    the models ran. warnings: what is odd about the data, and what to check. worst: the pictures that were asked for;
+    None where none were.
     """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("evaluation", 2)
+    DERIVED: ClassVar[tuple[str, ...]] = ("passed",)
 
     data: str
     samples: int
@@ -260,48 +320,10 @@ class Evaluation:
         return all(gate.passed for gate in self.gates)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as strict JSON, in a fixed order."""
-        return {
-            **header("evaluation", SCHEMA_VERSION),
-            "passed": self.passed,
-            "data": self.data,
-            "samples": self.samples,
-            "steps": self.steps,
-            "states": list(self.states),
-            "batch_size": self.batch_size,
-            "threads": self.threads,
-            "provider": self.provider,
-            "class_output": self.class_output,
-            "latency": encoded(self.latency),
-            "metrics": encoded(self.metrics),
-            "float_model": _model(self.float_model),
-            "candidates": [_model(model) for model in self.candidates],
-            "gates": encoded(self.gates),
-            "warnings": list(self.warnings),
-            "worst": encoded(self.worst),
-        }
+        """Return the evaluation as strict JSON; docs/json.md has its keys."""
+        return document(self)
 
 
 def percent(fraction: float) -> str:
     """Return a fraction in percent, with four significant digits at most: 0.0123 as "1.23%"."""
     return f"{100 * fraction:.4g}%"
-
-
-def _score(score: Score) -> dict[str, Any]:
-    by_class = {"by_class": encoded(dict(score.by_class))} if score.by_class else {}
-    return {**encoded(score), **by_class}
-
-
-def _model(model: ModelResult) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "path": model.path,
-        "size_bytes": model.size_bytes,
-        "metrics": {score.metric: _score(score) for score in model.scores},
-        "sqnr_db": json_number(model.sqnr_db),
-        "sqnr_db_by_output": encoded(dict(model.sqnr_db_by_output)),
-        "agreement": model.agreement,
-        "nan": encoded(model.nan),
-        "latency": encoded(model.latency),
-        "nodes": dict(model.nodes),
-    }

@@ -1,11 +1,11 @@
 """The result of `finetune`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from qtool.core.records.codec import encoded, json_number
-from qtool.core.records.header import header
+from qtool.core.records.codec import Real, called
+from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
@@ -15,13 +15,14 @@ from qtool.core.records.verification import Verification
 class Round:
     """The figures that were measured after so many steps.
 
-    loss: the mean over the steps before, of noise in units of the signal's power; None before the first.
+    step: how many. loss: the mean over the steps before, of noise in units of the signal's power; None before the
+    first.
     held_out_db: SQNR of the samples that choose, dB, as torch computes it.
     """
 
     step: int
-    loss: float | None
-    held_out_db: float
+    loss: Real | None
+    held_out_db: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,35 +35,39 @@ class TorchAgreement:
     tensor: where that is. outputs_db: of the noisiest output then; None where none differs.
     """
 
-    db: float | None
+    db: Real | None
     differing: float
     layers_differing: float
     layers_steps: int
     tensor: str
-    outputs_db: float | None
+    outputs_db: Real | None
 
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
     """The result of `finetune`: the model that was written, and how it became that.
 
+    plan, verification: of the int8 model. output: it. size, float_size: of the int8 and the float model in bytes.
     kept: whether what was trained is better on the samples that choose, and so was written; else it is the plan that
     training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime runs them, on the samples that
     report: of the plan to begin with, of what was written. chosen_db: the same two on the samples that choose.
     rounds: what was measured while training. steps: of training. seconds: that it took. split: who trains, chooses and
     reports, in words. learned: how many numbers, by kind. untrained: layers that no gradient reaches, and why.
-    float_path: where the trained float model was written.
+    resumed: whether from a checkpoint. agreement: of torch with onnxruntime, before anything is trained. float_path:
+    where the trained float model was written. warnings: what is odd about the data, and what to check.
     """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("finetune", 2)
 
     plan: Plan
     verification: Verification
     output: Path
-    size: int
-    float_size: int
+    size: int = field(metadata=called("bytes"))
+    float_size: int = field(metadata=called("float_bytes"))
     kept: bool
-    before_db: float
-    after_db: float
-    chosen_db: tuple[float | None, float | None]
+    before_db: Real
+    after_db: Real
+    chosen_db: tuple[Real | None, Real | None]
     rounds: tuple[Round, ...]
     steps: int
     seconds: float
@@ -71,7 +76,7 @@ class Finetuned:
     learned: dict[str, int]
     untrained: dict[str, str]
     agreement: TorchAgreement
-    float_path: Path | None = None
+    float_path: Path | None = field(default=None, metadata=called("float_output"))
     warnings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -84,26 +89,5 @@ class Finetuned:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as strict JSON, with the loss curve, its plan and verification."""
-        return {
-            **header("finetune", 1),
-            "output": str(self.output),
-            "float_output": None if self.float_path is None else str(self.float_path),
-            "bytes": self.size,
-            "float_bytes": self.float_size,
-            "kept": self.kept,
-            "before_db": json_number(self.before_db),
-            "after_db": json_number(self.after_db),
-            "chosen_db": {"before": json_number(self.chosen_db[0]), "after": json_number(self.chosen_db[1])},
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "resumed": self.resumed,
-            "split": self.split,
-            "learned": self.learned,
-            "untrained": self.untrained,
-            "agreement": encoded(self.agreement),
-            "rounds": [encoded(one) for one in self.rounds],
-            "warnings": list(self.warnings),
-            "verification": self.verification.to_dict(),
-            "plan": self.plan.to_dict(),
-        }
+        """Return the result as strict JSON, with the loss curve, its plan and verification; see docs/json.md."""
+        return document(self)

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from qtool.core.records.placement import Reader
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
-
-VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +140,8 @@ class Plan:
     largest value that calibrated.
     """
 
+    SCHEMA: ClassVar[tuple[str, int]] = ("plan", 1)
+
     model_digest: str
     target: str
     scheme: str
@@ -255,7 +255,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as strict JSON, as `save` writes it."""
-        return {**header("plan", VERSION), **encoded(self)}
+        return {**header(*self.SCHEMA), **encoded(self)}
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically.
@@ -300,8 +300,8 @@ def load_plan(path: str | Path) -> Plan:
     except ValueError as error:
         raise UsageError(f"{file}: not JSON ({error}); give a file written by {arg('save_plan')}") from error
     version, content = without_header(document, "plan", former="qtool_plan")
-    if version != VERSION:
-        raise UsageError(f"{file}: not a qtool plan of version {VERSION}; write one with {arg('save_plan')}")
+    if version != Plan.SCHEMA[1]:
+        raise UsageError(f"{file}: not a qtool plan of version {Plan.SCHEMA[1]}; write one with {arg('save_plan')}")
     try:
         return decoded(Plan, content)
     except ValueError as error:

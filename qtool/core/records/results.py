@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.records.codec import encoded, json_number
-from qtool.core.records.header import header
+from qtool.core.records.codec import TEXT, UNWRITTEN, Real, called
+from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
@@ -18,45 +18,71 @@ MUCH_SMALLER = 1.2
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
-    """The result of `calibrate` or `merge`: the statistics, where they are (None: only in memory), the size in bytes.
+class CountedTensor:
+    """The values of one tensor over all samples.
 
-    resumed: of how many samples an earlier, interrupted run had counted. warnings: what is odd about the data, and what
+    name: of the tensor in the prepared graph. minimum, maximum: the least and greatest value; not finite where nothing
+    was counted. count: how many values.
+    """
+
+    name: str
+    minimum: Real = field(metadata=called("min"))
+    maximum: Real = field(metadata=called("max"))
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """The result of `calibrate` or `merge`: the statistics, and where they are.
+
+    output: the calibration file; None where they are only in memory. size: of it in bytes. resumed: of how many samples
+    an earlier, interrupted run had counted. warnings: what is odd about the data, and what
         to check.
     """
 
-    statistics: Statistics
+    SCHEMA: ClassVar[tuple[str, int]] = ("calibrate", 2)
+    DERIVED: ClassVar[tuple[str, ...]] = ("model_sha256", "samples", "shard", "tensors")
+
+    statistics: Statistics = field(metadata=UNWRITTEN)
     output: Path | None
-    size: int
+    size: int = field(metadata=called("bytes"))
     resumed: int = 0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def model_sha256(self) -> str:
+        """The SHA-256 of the float model that the statistics belong to."""
+        return self.statistics.model_digest
+
+    @property
+    def samples(self) -> int:
+        """The number of samples that were counted."""
+        return self.statistics.samples
+
+    @property
+    def shard(self) -> str | None:
+        """The part of the data that was counted, such as 3/16; None where it is all of it."""
+        return None if self.statistics.part is None else str(self.statistics.part.shard)
+
+    @property
+    def tensors(self) -> tuple[CountedTensor, ...]:
+        """The tensors that were counted, in the order of the graph."""
+        return tuple(CountedTensor(name, h.minimum, h.maximum, h.count) for name, h in self.statistics.tensors.items())
 
     def __repr__(self) -> str:
         where = "in memory" if self.output is None else shortened(self.output)
         return summary("Calibrated", where, f"{self.size} bytes", repr(self.statistics))
 
     def to_dict(self, command: str = "calibrate") -> dict[str, Any]:
-        """Return the result as strict JSON, as that of `command`."""
-        return {
-            **header(command, 1),
-            "output": None if self.output is None else str(self.output),
-            "bytes": self.size,
-            "model_sha256": self.statistics.model_digest,
-            "samples": self.statistics.samples,
-            "shard": None if self.statistics.part is None else str(self.statistics.part.shard),
-            "resumed": self.resumed,
-            "warnings": list(self.warnings),
-            "tensors": [
-                {"name": name, "min": json_number(h.minimum), "max": json_number(h.maximum), "count": h.count}
-                for name, h in self.statistics.tensors.items()
-            ],
-        }
+        """Return the result as strict JSON, as that of `command`; docs/json.md has its keys."""
+        return document(self, command)
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A calibrator that was tried, with bias correction or not, and the SQNR of the outputs (dB) on the examples.
 
+    calibrator: with its parameter. bias_correction: whether biases take back the shift of rounding the weights.
     sqnr_db: None where no output has one. form: of the layers, where several were tried. smoothed: whether outliers
     were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
     examples it was measured on; where that is much work, only the best are measured on all. floats: how it was decided
@@ -64,9 +90,9 @@ class Trial:
     to what their layers compute.
     """
 
-    calibrator: Calibrator
+    calibrator: Calibrator = field(metadata=TEXT)
     bias_correction: bool
-    sqnr_db: float | None
+    sqnr_db: Real | None
     form: str = "static"
     smoothed: bool = False
     latency_ms: float | None = None
@@ -77,7 +103,10 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A part of a model's file: what it is, its bytes, and the name of its largest constant ("": it has none)."""
+    """A part of a model's file.
+
+    what: in words. size: in bytes. largest: the name of its largest constant; "" where it has none.
+    """
 
     IN_8_BITS: ClassVar[str] = "weights in 8 bits"
 
@@ -90,25 +119,26 @@ class FilePart:
 class LeftFloat:
     """Nodes that follow each other and are left in float since they put noise into the outputs.
 
-    macs_share: of the multiply-accumulates, 0 to 1. gain_db: how much less SQNR the outputs have on the examples with
-    these in integers; None where it was not measured.
+    nodes: by name, in order. macs_share: of the multiply-accumulates, 0 to 1. gain_db: how much less SQNR the outputs
+    have on the examples with these in integers; None where it was not measured.
     """
 
     nodes: tuple[str, ...]
     macs_share: float
-    gain_db: float | None
+    gain_db: Real | None
 
 
 @dataclass(frozen=True, slots=True)
 class NoisyRegion:
-    """Nodes that follow each other, and the SQNR of the outputs in dB with these alone in integers.
+    """Nodes that follow each other and are in integers, and what these alone cost.
 
-    macs_share: of the multiply-accumulates, 0 to 1.
+    nodes: by name, in order. macs_share: of the multiply-accumulates, 0 to 1. alone_db: the SQNR of the outputs in dB
+    with these alone in integers.
     """
 
     nodes: tuple[str, ...]
     macs_share: float
-    alone_db: float
+    alone_db: Real
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +153,12 @@ class Verdict:
     is in integers and puts the most noise into the outputs, the worst first, where layers were to be left in float.
     """
 
+    DERIVED: ClassVar[tuple[str, ...]] = ("float_macs",)
+
     min_sqnr: float
     asked: bool
     met: bool | None
-    before_db: float | None = None
+    before_db: Real | None = None
     left: tuple[LeftFloat, ...] = ()
     max_float_macs: float | None = None
     float_needed: float | None = None
@@ -142,17 +174,12 @@ class Verdict:
         """The share of multiply-accumulates that was left in float, 0 to 1."""
         return sum(one.macs_share for one in self.left)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the verdict as strict JSON."""
-        result: dict[str, Any] = {**encoded(self), "float_macs": self.float_macs}
-        return result
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """The names of what `quantize` was given to read, for the commands that a report proposes; None: it has none.
 
-    reading: the options that say how the data is read, with their values.
+    model, data, calibration: paths. reading: the options that say how the data is read, with their values.
     """
 
     model: str = "MODEL"
@@ -165,6 +192,7 @@ class Asked:
 class Quantized:
     """The result of `quantize`: the model that was written, its plan, and what was verified.
 
+    plan: as `--save-plan` writes it. verification: what onnxruntime runs of it, and how well. output: the int8 model.
     trials: the calibrators tried, best first; empty where one was asked for.
     verdict: on its accuracy; None where there was no data to measure it on.
     changes: what preparation did to the float graph, by pass.
@@ -176,19 +204,27 @@ class Quantized:
     unrefined: where weights were rounded to what their layers compute, those that were not, by tensor, and why.
     """
 
+    SCHEMA: ClassVar[tuple[str, int]] = ("quantize", 2)
+    DERIVED: ClassVar[tuple[str, ...]] = ("refined",)
+
     plan: Plan
     verification: Verification
     trials: tuple[Trial, ...]
-    changes: dict[str, int]
+    changes: dict[str, int] = field(metadata=called("preparation"))
     output: Path
-    size: int
-    float_size: int
+    size: int = field(metadata=called("bytes"))
+    float_size: int = field(metadata=called("float_bytes"))
     warnings: tuple[str, ...] = ()
     parts: tuple[FilePart, ...] = ()
     verdict: Verdict | None = None
     timing: Timing = field(default_factory=Timing)
     asked: Asked = field(default_factory=Asked)
     unrefined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def refined(self) -> int:
+        """The number of weights that were rounded to what their layers compute."""
+        return self.plan.refined
 
     def __repr__(self) -> str:
         return summary(
@@ -201,20 +237,5 @@ class Quantized:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as strict JSON, with its plan and verification."""
-        return {
-            **header("quantize", 1),
-            "output": str(self.output),
-            "bytes": self.size,
-            "float_bytes": self.float_size,
-            "parts": [encoded(part) for part in self.parts],
-            "preparation": self.changes,
-            "warnings": list(self.warnings),
-            "verdict": None if self.verdict is None else self.verdict.to_dict(),
-            "trials": [encoded(t) | {"calibrator": str(t.calibrator)} for t in self.trials],
-            "timing": self.timing.to_dict(),
-            "refined": self.plan.refined,
-            "unrefined": self.unrefined,
-            "verification": self.verification.to_dict(),
-            "plan": self.plan.to_dict(),
-        }
+        """Return the result as strict JSON, with its plan and verification; docs/json.md has its keys."""
+        return document(self)

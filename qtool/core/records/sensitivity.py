@@ -2,16 +2,17 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from qtool.core.numerics.sqnr import loudness
-from qtool.core.records.codec import Real, called, decoded, encoded, json_number
+from qtool.core.records.codec import Real, called, decoded
 from qtool.core.records.evaluation import MetricInfo, MetricKind
-from qtool.core.records.header import header, without_header
+from qtool.core.records.header import document, without_header
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
 
-SCHEMA_VERSION = 1
+_READ = (1, 2)
+"""The versions of the document that a run goes on from."""
 View = Literal["alone", "without"]
 VIEWS: tuple[View, ...] = ("alone", "without")
 
@@ -33,7 +34,8 @@ class Figures:
 class LayerSensitivity:
     """The sensitivity of one layer: the figures with it alone quantised, and with all quantised but it.
 
-    op: its operator. macs: multiply-accumulates of one batch; share: of the network's, 0 to 1; None where unknown.
+    name: of its node. op: its operator. macs: multiply-accumulates of one batch; share: of the network's, 0 to 1; None
+    where unknown.
     alone: it alone quantised, with what fuses into it. without: all quantised but it.
     unmeasured: view -> why there are no figures.
     """
@@ -56,7 +58,8 @@ class HeadSensitivity:
     """The sensitivity of a head, all of it at once: the figures are as those of a layer.
 
     name: what it is called. outputs: of the graph, by name. layers: that the plan quantises of it, by name. macs,
-    share: of these. exclude: what to exclude, by name, to leave it in float.
+    share: of these. alone: all of it quantised, and nothing else. without: all quantised but it. unmeasured: view ->
+    why there are no figures. exclude: what to exclude, by name, to leave it in float.
     """
 
     name: str
@@ -78,10 +81,15 @@ class HeadSensitivity:
 class Sensitivity:
     """Layers, the most sensitive first, and heads of several layers in the same order.
 
+    model: its path. data: its name. samples: how many were run. metric: that was measured; None for SQNR alone.
+    calibrator: of the plan. bias_correction: whether the plan has it. target, scheme, granularity: of the plan. views:
+    what was measured. layers: the most sensitive first. heads: likewise. complete: whether all were measured.
     identity: what the figures belong to; a run goes on from a file only where all of it is the same.
     quantized: all layers quantised. float_value: the metric of the float model.
     unranked: layer that the plan leaves in float -> why, such as a recurrent one without an integer kernel.
     """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("sensitivity", 2)
 
     model: str
     data: str
@@ -94,7 +102,7 @@ class Sensitivity:
     granularity: str
     views: tuple[View, ...]
     identity: dict[str, str]
-    float_value: float | None
+    float_value: Real | None
     quantized: Figures
     layers: tuple[LayerSensitivity, ...]
     unranked: dict[str, str] = field(default_factory=dict)
@@ -117,27 +125,8 @@ class Sensitivity:
         return tuple(layer.name for layer in ranked(self.layers, view, self.metric))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the sensitivity of the layers as strict JSON, in a fixed order."""
-        return {
-            **header("sensitivity", SCHEMA_VERSION),
-            "complete": self.complete,
-            "model": self.model,
-            "data": self.data,
-            "samples": self.samples,
-            "metric": encoded(self.metric),
-            "calibrator": self.calibrator,
-            "bias_correction": self.bias_correction,
-            "target": self.target,
-            "scheme": self.scheme,
-            "granularity": self.granularity,
-            "views": list(self.views),
-            "identity": self.identity,
-            "float": {"value": json_number(self.float_value)},
-            "quantized": encoded(self.quantized),
-            "layers": encoded(self.layers),
-            "heads": encoded(self.heads),
-            "unranked": self.unranked,
-        }
+        """Return the sensitivity of the layers as strict JSON; docs/json.md has its keys."""
+        return document(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +138,14 @@ class Finished:
     heads: tuple[HeadSensitivity, ...]
 
 
-def read_finished(document: Any) -> Finished:
+def read_finished(parsed: Any) -> Finished:
     """Return what a run goes on from, of a document that `Sensitivity.to_dict` made.
 
     Raises:
         ValueError: it is another kind of document, or another version.
     """
-    version, content = without_header(document, "sensitivity")
-    if version != SCHEMA_VERSION:
+    version, content = without_header(parsed, "sensitivity")
+    if version not in _READ:
         raise ValueError("another kind of document, or another version")
     # older files have no heads
     return decoded(Finished, {"heads": []} | {key: content[key] for key in _GONE_ON_FROM if key in content})

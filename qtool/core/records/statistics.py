@@ -201,6 +201,14 @@ def read_statistics(
         raise CalibrationError(f"{name}: not a calibration file, or damaged ({reason}); calibrate again") from error
 
 
+def written_by(path: str | Path) -> dict[str, str]:
+    """Return the versions that wrote a calibration file, as it says itself; none where it does not say them."""
+    with open_file(Path(path)) as stream, zipfile.ZipFile(stream) as archive:
+        document = parsed(MemberReader(archive).read(_HEADER, DOCUMENT_LIMIT).decode())
+    said = document.get("versions") if isinstance(document, dict) else None
+    return {str(name): str(version) for name, version in said.items()} if isinstance(said, dict) else {}
+
+
 def _read(members: MemberReader, file: str, model_digest: str | None, model_name: str) -> Statistics:
     document = parsed(members.read(_HEADER, DOCUMENT_LIMIT).decode())
     version, content = without_header(document, "calibration", former="qtool_calibration")

@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from qtool.core.records.codec import encoded
+from qtool.core.records.codec import Real
 from qtool.core.records.evaluation import Evaluation
-from qtool.core.records.header import header
+from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 from qtool.core.text import amount
 
+AGREEMENT = "agreement"
+"""What is held where there are no labels: the share of predictions that are float's."""
 FLOAT = "layers in float"
 """What partial quantisation is called in `Tuned.untried`."""
 
@@ -25,31 +27,32 @@ class Step:
     `relative`, else in its own unit; no drop where it cannot drop. sqnr_db: of the worst output; NaN where none is
     measured.
     float_layers, float_macs: the layers that were left in float though they could be integer, and their share of the
-    multiply-accumulates, 0 to 1. met: the target and the limit of float.
+    multiply-accumulates, 0 to 1. relative: see drop. exact: what the metric is of the float model;
+    None where it compares with that. samples: that it was measured on. data: they are of. met: the target and the limit
+    of float.
     """
 
     what: str
-    metric: float
-    drop: float | None
-    sqnr_db: float
+    metric: Real
+    drop: Real | None
+    sqnr_db: Real
     float_layers: int
     float_macs: float
     met: bool
     measured: str
     relative: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the step as strict JSON; numbers that are not finite become strings."""
-        result: dict[str, Any] = encoded(self)
-        return result
+    exact: Real | None = None
+    samples: int = 0
+    data: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
     """The result of `tune`: the model that was written, how it was found, and how well it does.
 
-    met: whether the target is met on all of the reporting part of the data, within the limit of float. missed: what
-    is not, in words. complete: whether all of that part was measured, for which the time budget may be too short.
+    output: the int8 model. met: whether the target is met on all of the reporting part of the data, within the limit of
+    float. missed: what is not, in words. complete: whether all of that part was measured, for which the time budget may
+    be too short.
     best: the step that was kept. steps: the trail, in order. stopped: why it ended before all was tried, or None.
     untried: what was not tried or could not be, and why. metric: the name of what is held, see `Step`. max_drop: of
     it, None where it cannot drop. min_sqnr: asked for as well, dB. reports: how many models the reporting part was
@@ -57,8 +60,10 @@ class Tuned:
     reporting and of the choosing part counts in the metric, as a share or in its unit, as max_drop is; None where the
     metric is no share of samples. float_needed: the share of multiply-accumulates in float with which the target is met
     on the choosing part, where that is more than may stay in float. evaluation: of the model written, on the reporting
-    part. split: the parts of the data, in words.
+    part. verification: what onnxruntime runs of the model. plan: of it. split: the parts of the data, in words.
     """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("tune", 3)
 
     output: Path
     met: bool
@@ -100,26 +105,5 @@ class Tuned:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as strict JSON, with its steps, evaluation, verification and plan."""
-        return {
-            **header("tune", 2),
-            "output": str(self.output),
-            "met": self.met,
-            "metric": self.metric,
-            "max_drop": self.max_drop,
-            "min_sqnr": self.min_sqnr,
-            "missed": list(self.missed),
-            "complete": self.complete,
-            "reports": self.reports,
-            "one_sample": self.one_sample,
-            "one_chosen": self.one_chosen,
-            "float_needed": self.float_needed,
-            "stopped": self.stopped,
-            "untried": self.untried,
-            "split": self.split,
-            "best": self.best.to_dict(),
-            "steps": [step.to_dict() for step in self.steps],
-            "evaluation": self.evaluation.to_dict(),
-            "verification": self.verification.to_dict(),
-            "plan": self.plan.to_dict(),
-        }
+        """Return the result as strict JSON, with its steps, evaluation, verification and plan; see docs/json.md."""
+        return document(self)

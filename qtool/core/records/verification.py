@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 from qtool.core.numerics.sqnr import worst
-from qtool.core.records.codec import encoded
+from qtool.core.records.codec import UNWRITTEN, Real
 from qtool.core.records.summary import summary
 from qtool.core.text import amount
 
@@ -26,14 +26,16 @@ def percent(share: float | None) -> str:
 class TensorCheck:
     """One quantised activation, as executed.
 
-    sqnr_db: against the float graph, of the whole network up to here; None where its shape was another there.
+    tensor: its name. node: that makes it in the prepared graph; "" for an input. sqnr_db: against the float graph, of
+    the whole network up to here; None where its shape was another there.
     steps: largest distance between the integer kernel and the unoptimised layer on the same inputs, in steps; on as
         many examples as are enough for that.
     """
 
     tensor: str
-    sqnr_db: float | None
+    sqnr_db: Real | None
     steps: int
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,16 @@ class Verification:
         entries that are float's, 0 to 1.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
     examples: how many samples that was measured on. held_out: whether none of them chose what was done.
-    unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
+    tensors: each quantised activation. unchecked: why nothing was run to compare the arithmetic and to count; "" where
+    it was.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
+    DERIVED: ClassVar[tuple[str, ...]] = ("integer_share",)
+
     kernels: dict[str, int]
-    integer_kernels: tuple[str, ...]
+    # documents have their names in `kernels`
+    integer_kernels: tuple[str, ...] = field(metadata=UNWRITTEN)
     layers: int
     integer_layers: int
     macs: int | None
@@ -78,18 +84,18 @@ class Verification:
     uncounted: tuple[str, ...]
     fallbacks: tuple[str, ...]
     float_layers: dict[str, str]
-    preparation_sqnr_db: float
-    widening_sqnr_db: float
+    preparation_sqnr_db: Real
+    widening_sqnr_db: Real
     steps: int | None
-    optimized_sqnr_db: float
-    output_sqnr_db: float
+    optimized_sqnr_db: Real
+    output_sqnr_db: Real
     examples: int
     unchecked: str
     census: bool
     tensors: tuple[TensorCheck, ...]
-    sqnr_db_by_output: dict[str, float | None] = field(default_factory=dict)
+    sqnr_db_by_output: dict[str, Real | None] = field(default_factory=dict)
     unlike: dict[str, int] = field(default_factory=dict)
-    sqnr_db_before: dict[str, float] = field(default_factory=dict)
+    sqnr_db_before: dict[str, Real] = field(default_factory=dict)
     agreement_by_output: dict[str, float] = field(default_factory=dict)
     held_out: bool = True
 
@@ -127,10 +133,3 @@ class Verification:
     def data_helps(self) -> bool:
         """Whether what was not checked would be with data of the user's."""
         return self.unchecked.startswith(MADE_UP)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the verification as strict JSON: infinite SQNR becomes the string "inf"."""
-        result: dict[str, Any] = {**encoded(self), "integer_share": self.integer_share}
-        # `kernels` has their names
-        del result["integer_kernels"]
-        return result

@@ -1,8 +1,11 @@
 """The class that a model gives each sample: top-k accuracy, agreement with float, and checks of class labels."""
 
+from collections import Counter
+
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.records.evaluation import ConfusedClasses, Confusion
 from qtool.core.text import amount
 from qtool.evaluation.metrics.heads import (
     LABELS,
@@ -15,6 +18,8 @@ from qtool.evaluation.metrics.heads import (
 )
 from qtool.evaluation.metrics.observation import Observation, rows
 
+_MOST_PAIRS = 50
+"""Pairs of classes that a `Confusion` lists."""
 _ALTERNATIVE = f"use {arg('metric', 'sqnr')}, or a metric of your own as file.py:FUNCTION"
 
 
@@ -71,6 +76,7 @@ class Agreement:
         self._likely = likely
         self._signs: set[bool] = set()
         self._classes: set[int] = set()
+        self._pairs: Counter[tuple[str, str]] = Counter()
 
     def update(self, seen: Observation) -> None:
         """Count the samples or tokens of one batch for which float's class is predicted."""
@@ -91,15 +97,18 @@ class Agreement:
         if wanted.dtype.kind in "OSUb":
             same = wanted == found
             self._same, self._counted = self._same + int(same.sum()), self._counted + same.size
+            self._note(wanted[~same], found[~same])
             return
         (expected, odd), (said, bad) = predictions(wanted, output), predictions(found, output)
         if self._likely:
             self._signs.update(np.unique(wanted < 0).tolist())
             self._classes.update(np.unique(expected).tolist())
         same = (expected == said) & (odd | ~bad)
+        other = ~same & ~odd & ~bad
         labelled = counted(seen.labels, found, self._output)
         if labelled is not None:
-            same = same[labelled]
+            same, other = same[labelled], other & labelled
+        self._note(expected[other], said[other])
         self._same += int(same.sum())
         self._counted += same.size
 
@@ -108,6 +117,17 @@ class Agreement:
         if self._likely and (len(self._signs) < 2 or len(self._classes) < 2):
             return None
         return self._same / self._counted if self._means_classes and self._counted else None
+
+    def confusion(self) -> Confusion | None:
+        """Return which classes were predicted where float predicts another; None where `result` is None."""
+        if self.result() is None:
+            return None
+        ranked = sorted(self._pairs.items(), key=lambda pair: (-pair[1], pair[0]))
+        pairs = tuple(ConfusedClasses(*names, count) for names, count in ranked[:_MOST_PAIRS])
+        return Confusion(self._counted, pairs, sum(count for _, count in ranked[_MOST_PAIRS:]))
+
+    def _note(self, wanted: np.ndarray, found: np.ndarray) -> None:
+        self._pairs.update(zip(map(str, wanted.ravel().tolist()), map(str, found.ravel().tolist()), strict=True))
 
 
 def require_class_output(output: ClassOutput | None, metric: str, k: int = 1) -> ClassOutput:

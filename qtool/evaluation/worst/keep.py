@@ -7,6 +7,7 @@ from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.files import (
     check_folder,
     made_folder,
+    place_of,
     remove_with_outputs,
     together,
     write_bytes,
@@ -22,9 +24,9 @@ from qtool.core.files import (
 )
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.reading import SETTINGS_LIMIT, read_text
-from qtool.core.records.codec import encoded, parsed
+from qtool.core.records.codec import parsed
 from qtool.core.records.evaluation import WorstSample, WorstSamples
-from qtool.core.records.header import header, without_header
+from qtool.core.records.header import without_header
 from qtool.evaluation.metrics.heads import Heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric
@@ -36,7 +38,6 @@ from qtool.feeds.shown import PictureInput
 
 INDEX = "worst.json"
 """The file in the folder that lists the pictures."""
-_KIND, _VERSION = "worst", 1
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _OWN = re.compile(r"[A-Za-z0-9._-]+-sample-\d+\.png")
 _LONGEST = 60
@@ -72,15 +73,24 @@ def worst_folder(number: int, folder: str | Path, read: Iterable[object]) -> Pat
 
 
 @contextmanager
-def reserved_index(wanted: tuple[int, str] | None, read: Iterable[object]) -> Iterator[str | None]:
+def reserved_index(
+    wanted: tuple[int, str] | None, read: Iterable[object], others: Mapping[str, str | None]
+) -> Iterator[str | None]:
     """Yield the path of the index that `save_worst` will write, its folder made meanwhile; None where none is wanted.
 
-    Arguments and errors are those of `worst_folder`.
+    others: what else is written, option to path. Arguments and errors are those of `worst_folder`; one of the others in
+    the folder, which would be refused the next time, is a `UsageError` too.
     """
     if wanted is None:
         yield None
         return
     folder = worst_folder(*wanted, read)
+    for option, path in others.items():
+        if path is not None and place_of(path).parent == place_of(folder):
+            raise UsageError(
+                f"{option} {path}: is in the folder of {arg('save_worst')}, which holds its pictures and nothing else; "
+                "name a file elsewhere"
+            )
     with made_folder(folder):
         yield str(folder / INDEX)
 
@@ -91,7 +101,7 @@ def _written_before(folder: Path) -> Sequence[str]:
         document = parsed(read_text(folder / INDEX, SETTINGS_LIMIT), strict=False)
     except (OSError, ValueError):
         return ()
-    version, content = without_header(document, _KIND)
+    version, content = without_header(document, WorstSamples.SCHEMA[0])
     rows = content.get("samples")
     if version is None or not isinstance(rows, list):
         return ()
@@ -204,8 +214,7 @@ class Keeper:
         with made_folder(self._folder), together(self._folder / INDEX, *(self._folder / name for name in pictures)):
             for name, png in pictures.items():
                 write_bytes(self._folder / name, png)
-            document = {**header(_KIND, _VERSION), **encoded(found)}
-            write_text(self._folder / INDEX, json.dumps(document, indent=2, allow_nan=False) + "\n")
+            write_text(self._folder / INDEX, json.dumps(found.to_dict(), indent=2, allow_nan=False) + "\n")
             for name in former:
                 remove_with_outputs(self._folder / name)
         return found
@@ -223,7 +232,9 @@ def _file_names(models: Sequence[str]) -> list[str]:
     """A beginning for the names of each model's files, no two alike."""
     names: list[str] = []
     for number, model in enumerate(models, 1):
-        plain = _ODD.sub("-", Path(model).name.replace(".onnx", "")).strip("-.")[:_LONGEST] or "model"
+        # a path, where the names of files are alike; its end tells most
+        plain = _ODD.sub("-", model.replace(".onnx", ""))[-_LONGEST:].strip("-.") or "model"
         taken = {name.casefold() for name in names}
-        names.append(f"{plain}-{number}" if plain.casefold() in taken else plain)
+        several = (f"{plain}-model-{n}" for n in count(number))
+        names.append(next(name for name in chain([plain], several) if name.casefold() not in taken))
     return names

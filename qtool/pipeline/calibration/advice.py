@@ -26,7 +26,7 @@ def advising(prepared: Prepared, feeds: Callable[[], Feeds] | None) -> Iterator[
     try:
         yield
     except NothingToQuantizeError as error:
-        names = _deciding(prepared.model)
+        names = deciding_inputs(prepared.model)
         found: dict[str, list[float]] | None = None
         if names and feeds is not None:
             # data that cannot be read is told of once there is something to quantise
@@ -47,8 +47,8 @@ def advising(prepared: Prepared, feeds: Callable[[], Feeds] | None) -> Iterator[
         raise
 
 
-def _deciding(model: Model) -> dict[str, int]:
-    """The inputs that the condition of an If hangs on alone, and how many elements each has."""
+def deciding_inputs(model: Model) -> dict[str, int]:
+    """Return the inputs that the condition of an If hangs on alone, and how many elements each has."""
     wanted = [node.inputs[0] for node in model.graph if edit.is_main_op(node, "If")]
     seen = set(wanted)
     while wanted:

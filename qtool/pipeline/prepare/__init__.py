@@ -180,7 +180,7 @@ def _refuse_quantized(model: Model, name: str) -> None:
         if node.op_type in QUANTIZED:
             raise AlreadyQuantizedError(
                 f"{name}: already quantised (node {node.name or _output(node)!r} is a {node.op_type}); "
-                "give the float model"
+                "give the float model; qtool inspect tells what onnxruntime runs of this one"
             )
 
 

@@ -88,7 +88,7 @@ def _verified(
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
         census=target.on_cpu,
-        tensors=measured.tensors,
+        tensors=measured.tensors({output.name: str(node.name) for node in prepared.graph for output in node.outputs}),
     )
 
 

@@ -89,10 +89,15 @@ class Measured:
     widening: dict[str, SignalToNoise] = field(default_factory=dict)
     rounding_db: float = math.inf
 
-    @property
-    def tensors(self) -> tuple[TensorCheck, ...]:
-        """The SQNR of each activation, and the steps of its layer by itself, in the order of the plan."""
-        return tuple(TensorCheck(name, self.sqnr[name].db, self.steps[name].largest) for name in self.sqnr)
+    def tensors(self, makers: Mapping[str | None, str]) -> tuple[TensorCheck, ...]:
+        """Return the SQNR of each activation, and the steps of its layer by itself, in the order of the plan.
+
+        makers: tensor -> the node of the prepared graph that makes it.
+        """
+        return tuple(
+            TensorCheck(name, noise.db, self.steps[name].largest, makers.get(name, ""))
+            for name, noise in self.sqnr.items()
+        )
 
     def check_preparation(self, rounding: Callable[[], Mapping[str, float]]) -> None:
         """Refuse a prepared graph that is another function than the model as it came.

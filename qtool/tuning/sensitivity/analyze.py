@@ -17,7 +17,7 @@ from qtool.core.concurrency import cores
 from qtool.core.errors import ModelError, NothingToQuantizeError, UsageError, arg
 from qtool.core.files import check_writable
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.progress import Progress, silent
+from qtool.core.progress import Progress, during, silent
 from qtool.core.records.codec import encoded
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
@@ -123,7 +123,7 @@ def sensitivity(
         correction=bias_correction,
         smoothing=smoothing,
     )
-    prepared = prepare(model_io.load(model), transposed=request.in_float)
+    prepared = during(progress, "prepare", lambda: prepare(model_io.load(model), transposed=request.in_float))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
@@ -131,7 +131,10 @@ def sensitivity(
     if found.metrics[0].name == "sqnr" and not (found.numbers or found.places):
         raise UsageError(f"{prepared.name}: no output holds numbers, so SQNR is not measured; {LABELLED}")
     half = halved(prepared, statistics)
-    best, _ = best_plan(prepared, half.choosing, request, original_of(prepared, half))
+    loaded = prepared
+    best, _ = during(
+        progress, "choose the plan", lambda: best_plan(loaded, half.choosing, request, original_of(loaded, half))
+    )
     prepared = best.graph.prepared
     if not best.plan.quantized:
         raise NothingToQuantizeError(
@@ -178,6 +181,7 @@ def measure_layers(
         raise UsageError(f"unknown views {', '.join(asked) or '(none)'}; choose among {', '.join(VIEWS)}")
     chosen = resolve_metric(metric) if metric is not None else None
     path = None if output is None else Path(output)
+    compute.progress("run all layers", 0, None)
     full = plan_of(())
     identity = _identity(full, chosen, asked)
     if decode is not None:

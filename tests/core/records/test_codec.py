@@ -12,7 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qtool.core.records.codec import OPTIONAL, UNWRITTEN, Real, called, decoded, encoded, json_text, parsed
+from qtool.core.records.codec import (
+    OPTIONAL,
+    PAIRS,
+    TEXT,
+    UNWRITTEN,
+    Real,
+    called,
+    decoded,
+    encoded,
+    json_text,
+    keyed,
+    noting,
+    parsed,
+)
 from qtool.core.records.evaluation import MetricInfo, MetricKind
 
 
@@ -142,9 +155,33 @@ def test_every_number_has_a_place_in_strict_json(value):
 
 def test_enumerations_and_paths():
     info = MetricInfo("top1", MetricKind.ACCURACY, False, 0.0)
-    assert encoded(info) == {"name": "top1", "kind": "accuracy", "lower_is_better": False}
+    shown = {"name": "top1", "kind": "accuracy", "lower_is_better": False, "worst": 0.0, "share": False}
+    assert encoded(info) == shown
     assert encoded([Path("a") / "b", Colour.RED, None]) == [str(Path("a") / "b"), "red", None]
 
 
 class Colour(Enum):
     RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Wood:
+    DERIVED = ("tallest",)
+
+    trees: tuple[Tree, ...] = field(metadata=keyed("name", "by_name"))
+    noise: tuple[tuple[str, Real], ...] = field(metadata=PAIRS)
+    leaf: Leaf = field(metadata=TEXT)
+
+    @property
+    def tallest(self) -> float:
+        return max(tree.height for tree in self.trees)
+
+
+def test_numbers_that_are_not_finite_stand_apart_by_their_place():
+    wood = Wood((TREE,), (("a/b~c", math.nan), ("d", 1.0)), TREE.leaves[0])
+    document, lost = noting(wood)
+    tree = DOCUMENT | {"sqnr": None}
+    assert document == {
+        "by_name": {"ö": tree}, "noise": {"a/b~c": None, "d": 1.0}, "leaf": str(TREE.leaves[0]), "tallest": 2.0
+    }  # fmt: skip
+    assert lost == {"/by_name/ö/sqnr": "inf", "/noise/a~1b~0c": "nan"}

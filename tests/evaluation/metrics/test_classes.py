@@ -10,7 +10,9 @@ from scipy import stats
 from sklearn import metrics as sklearn
 
 from qtool.core.errors import DataError, QtoolError, UsageError
-from qtool.evaluation.metrics.heads import NO_HEADS, find_heads
+from qtool.core.records.evaluation import ConfusedClasses, Confusion
+from qtool.evaluation.metrics.classes import Agreement
+from qtool.evaluation.metrics.heads import NO_HEADS, ClassOutput, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import resolve_metrics
 
@@ -172,3 +174,21 @@ def test_without_labels_it_says_so(name):
         sums.update(Observation("m.onnx", outputs, outputs, {}, 0, 2))
     with pytest.raises(UsageError):
         metric.start(NO_HEADS)
+
+
+def test_confused_classes_are_counted_where_a_model_says_another_than_float():
+    agreement = Agreement(ClassOutput("y", 3, holds_class=False))
+    exact = np.eye(3, dtype=np.float32)[[0, 1, 2, 1, 0]]
+    found = np.eye(3, dtype=np.float32)[[0, 2, 2, 2, 1]]
+    for rows in (slice(0, 3), slice(3, 5)):
+        agreement.update(
+            Observation("m.onnx", {"y": found[rows]}, {"y": exact[rows]}, {}, rows.start, len(exact[rows]))
+        )
+    assert agreement.confusion() == Confusion(5, (ConfusedClasses("1", "2", 2), ConfusedClasses("0", "1", 1)), 0)
+    assert agreement.result() == 0.4
+
+
+def test_where_agreement_has_no_meaning_nothing_is_confused():
+    agreement = Agreement(ClassOutput("y", 1, holds_class=False))
+    agreement.update(Observation("m.onnx", {"y": np.full((2, 1), 7.0)}, {"y": np.full((2, 1), 5.0)}, {}, 0, 2))
+    assert agreement.result() is None and agreement.confusion() is None

@@ -317,10 +317,15 @@ def test_a_user_metric_is_nan_from_the_first_nan_on(metrics_file):
     assert in_batches(metric.start(NO_HEADS), outputs, size=1) == 0.0, "float has it there too"
 
 
-def test_speedup_is_the_median_of_the_rounds_ratios():
-    slow, fast = summarize_rounds([[4_000_000, 40_000_000, 4_000_000], [2_000_000, 10_000_000, 4_000_000]])
-    assert (slow.median_ms, slow.speedup) == (4.0, 1.0)
-    assert (fast.median_ms, fast.speedup) == (4.0, 2.0)
+def test_the_speedup_is_what_the_medians_beside_it_give_and_rounds_that_differ_are_called_noisy():
+    slow, fast = summarize_rounds([[4_000_000, 40_000_000, 6_000_000], [2_000_000, 10_000_000, 3_000_000]])
+    assert (slow.median_ms, slow.speedup) == (6.0, 1.0)
+    assert (fast.median_ms, fast.speedup) == (3.0, 2.0)
+    assert (fast.p10_ms, fast.p90_ms) == pytest.approx((2.2, 8.6))
+    assert not fast.noisy, "it is faster in every round"
+    assert summarize_rounds([[4_000_000, 9_000_000, 6_000_000], [6_000_000, 4_000_000, 3_000_000]])[1].noisy
+    steady = summarize_rounds([[4_000_000 + 10 * n for n in range(30)], [2_000_000 + 7 * n for n in range(30)]])
+    assert not steady[1].noisy
 
 
 def test_size_counts_external_data_once(tmp_path: Path):

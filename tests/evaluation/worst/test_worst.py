@@ -9,6 +9,7 @@ from PIL import Image
 from qtool.cli import main
 from qtool.core.errors import OutputError, UsageError
 from qtool.evaluation.evaluate import evaluate
+from qtool.evaluation.worst.keep import _file_names
 from tests.support import detectors
 from tests.support.evaluation_models import linear
 from tests.support.patterns import Net
@@ -153,6 +154,24 @@ def test_the_folder_of_an_earlier_run_is_replaced_and_no_other(made, tmp_path):
     assert before == {path: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UsageError, match="its pictures would be data the next time"):
         evaluate(*arguments, save_worst=(2, made / "images" / "worst"), **reading)
+
+
+def test_names_of_pictures_are_of_one_model_each():
+    models = ["m-model-3.onnx", "m.onnx", "M.onnx", "a/m.onnx", "b/m.onnx", "b/m.onnx (2)", "z" * 99 + ".onnx"]
+    names = _file_names(models)
+    assert names == ["m-model-3", "m", "M-model-4", "a-m", "b-m", "b-m-2", "z" * 60]
+
+
+def test_another_output_in_the_folder_is_refused_at_once(tmp_path, capsys):
+    linear(tmp_path / "f.onnx", np.eye(6, 4, dtype=np.float32))
+    np.savez(tmp_path / "d.npz", x=np.ones((3, 6), np.float32))
+    words = ["eval", *[str(tmp_path / "f.onnx")] * 2, "--data", str(tmp_path / "d.npz"), "--save-worst", "1"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, str(tmp_path / "w"), "--json", str(tmp_path / "w" / "out.json")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "out.json: is in the folder of --save-worst, which holds its pictures and nothing else" in said
+    assert not (tmp_path / "w").exists()
 
 
 def test_what_is_no_picture_is_refused_and_nothing_written(tmp_path, capsys):

@@ -186,9 +186,10 @@ def test_a_network_of_one_layer_is_float_without_it(tmp_path):
     (layer,) = found.layers
     assert layer.alone == found.quantized
     assert layer.without.sqnr_db > 100.0
-    text = json.dumps(found.to_dict(), allow_nan=False)
+    document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     if math.isinf(layer.without.sqnr_db):
-        assert json.loads(text)["layers"][0]["without"]["sqnr_db"] == "inf"
+        assert document["layers"][0]["without"]["sqnr_db"] is None
+        assert document["not_finite"]["/layers/0/without/sqnr_db"] == "inf"
 
 
 @pytest.mark.parametrize(
@@ -401,6 +402,8 @@ def test_heads_are_measured_with_all_their_layers_at_once(tmp_path):
         assert head.alone.sqnr_db == pytest.approx(quiet, abs=6.0)
     text = sensitivity_text(found)
     assert f"head of {output} in float: --exclude 'near it' --exclude far" in text and "head  " in text
+    shown = sensitivity_text(found, 1)
+    assert f"and {len(found.layers) - 1} more layer" in shown and found.layers[1].name not in shown.split("in float")[0]
     # what stands in the file is not measured again
     document = json.loads(out.read_text())
     assert [head["name"] for head in document["heads"]] == [head.name for head in found.heads]

@@ -1,0 +1,164 @@
+"""The SQNR after each tensor and layer of an int8 model, and of each layer alone, against the float model."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qtool.core.errors import DataError, ModelError
+from qtool.core.numerics.sqnr import SignalToNoise
+from qtool.core.records.inspection import TensorError
+from qtool.graph import compose
+from qtool.graph.edit import Array, Model
+from qtool.inspection.inputs import Example, fed_to
+from qtool.inspection.pairs import Pair, pair_tensors
+from qtool.runtime.session import Session
+
+_SCALED_DB = 15.0
+"""Where a factor for each channel explains so much more, the maker has scaled the channels, and nothing can be said."""
+_SPEAKS_DB = 20.0
+_ENOUGH = 32
+"""Numbers of a channel, of which a factor can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """What is known of the errors.
+
+    rows: in the order of the float model. alone: tensor -> the SQNR of its layer alone. of: a value of the int8
+    model -> the tensor of the float model that it is. not_measured: what could not be, and why.
+    """
+
+    rows: tuple[TensorError, ...] = ()
+    alone: dict[str, float | None] = field(default_factory=dict)
+    of: dict[str, str] = field(default_factory=dict)
+    not_measured: tuple[str, ...] = ()
+
+    @property
+    def by_tensor(self) -> dict[str, float | None]:
+        """Tensor -> SQNR in dB."""
+        return {row.tensor: row.sqnr_db for row in self.rows}
+
+
+def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) -> Errors:
+    """Return the errors on some examples: the int8 model as its file says, without onnxruntime's optimisations.
+
+    What these change is compared elsewhere; here they would keep tensors from being seen.
+    """
+    paired = pair_tensors(floating, quantized)
+    notes = []
+    if paired.by_order:
+        notes.append("the models' tensors have other names: layers are compared in their order, and nothing else is")
+    if not paired.pairs:
+        return Errors(
+            not_measured=("the error of each layer: no layer of the int8 model is known to be one of float's",)
+        )
+    pairs = paired.pairs
+    try:
+        exact = Session(compose.with_outputs(floating, _once(p.tensor for p in pairs)), name="the float model")
+        whole = Session(
+            compose.with_outputs(paired.model, _once(p.found for p in pairs)), optimize=False, name="the model"
+        )
+    except ModelError as error:
+        return Errors(not_measured=(f"the error of each layer: {error}",))
+    sums, scaled = _compared(pairs, exact, whole, examples)
+    figures = {name: None if name in scaled else noise.db for name, noise in sums.items()}
+    missing = sum(db is None for db in figures.values())
+    # what float gives fits only where both models hold the same numbers
+    same = [pair for pair in pairs if figures[pair.tensor] is not None]
+    pieces = _Pieces(paired.model, same)
+    alone = pieces.compared(same, exact, examples)
+    if scaled:
+        notes.append(f"{len(scaled)} tensors whose channels the int8 model holds at another scale")
+    if missing > len(scaled):
+        notes.append(f"{missing - len(scaled)} tensors that have another shape, or hold no numbers to compare")
+    if pieces.failed:
+        notes.append(f"the error of each layer alone: {pieces.failed}")
+    return Errors(
+        rows=tuple(TensorError(pair.tensor, pair.op, figures[pair.tensor]) for pair in pairs),
+        alone={name: None if pieces.failed else noise.db for name, noise in alone.items()},
+        of={name: pair.tensor for pair in pairs for name in (pair.found, *pair.names)},
+        not_measured=tuple(notes),
+    )
+
+
+def _compared(
+    pairs: Sequence[Pair], exact: Session, whole: Session, examples: Sequence[Example]
+) -> tuple[dict[str, SignalToNoise], set[str]]:
+    """Tensor -> its differences, and the tensors that the int8 model holds at another scale."""
+    sums = {pair.tensor: SignalToNoise() for pair in pairs}
+    scaled: set[str] = set()
+    for example in examples:
+        wanted = exact.run(fed_to(exact, example))
+        found = whole.run(example)
+        for pair in pairs:
+            one, other = wanted[pair.tensor], found[pair.found]
+            if one.dtype.kind != "f" or one.shape != other.shape or not one.size:
+                sums[pair.tensor].incomparable += 1
+                continue
+            sums[pair.tensor].add(one, other)
+            if _is_scaled(one, other):
+                scaled.add(pair.tensor)
+    return sums, scaled
+
+
+class _Pieces:
+    """The int8 model cut at each tensor that float has too, so that each layer reads what float gives it."""
+
+    def __init__(self, model: Model, pairs: Sequence[Pair]) -> None:
+        self.failed = ""
+        self._tensors = {pair.found: pair.tensor for pair in pairs}
+        try:
+            serialized, self._fed = compose.cut_floats(model, list(self._tensors))
+            self._session = Session(serialized, optimize=False, name="the layers of the model")
+        except (ModelError, KeyError) as error:
+            self.failed = str(error)
+
+    def compared(self, pairs: Sequence[Pair], exact: Session, examples: Sequence[Example]) -> dict[str, SignalToNoise]:
+        """Tensor -> the differences of its layer alone."""
+        alone = {pair.tensor: SignalToNoise() for pair in pairs}
+        for example in examples:
+            wanted = exact.run(fed_to(exact, example))
+            by_itself = self._run(example, wanted)
+            for pair in pairs if by_itself is not None else ():
+                alone[pair.tensor].add(wanted[pair.tensor], by_itself[pair.found])
+        return alone
+
+    def _run(self, example: Example, exact: Example) -> dict[str, Array] | None:
+        """What each piece gives, by the name of the int8 model; None where they do not run."""
+        if self.failed:
+            return None
+        kinds = {spec.name: spec.dtype for spec in self._session.inputs}
+        feeds = {name: array for name, array in example.items() if name in kinds}
+        feeds |= {fed: exact[self._tensors[name]].astype(kinds[fed]) for name, fed in self._fed.items() if fed in kinds}
+        try:
+            return self._session.run(feeds)
+        except DataError as error:
+            self.failed = str(error)
+            return None
+
+
+def _is_scaled(one: Array, other: Array) -> bool:
+    """Whether a factor for each channel, on axis 1 or the last, explains far more than equality does."""
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    plain = _db(x, x - y)
+    if plain > _SPEAKS_DB or x.ndim < 2:
+        return False
+    best = plain
+    for axis in {1, x.ndim - 1}:
+        if x.size < _ENOUGH * x.shape[axis]:
+            continue
+        others = tuple(a for a in range(x.ndim) if a != axis)
+        power = (x * x).sum(others, keepdims=True)
+        gain = np.divide((x * y).sum(others, keepdims=True), power, out=np.ones_like(power), where=power > 0)
+        best = max(best, _db(gain * x, gain * x - y))
+    return bool(best > plain + _SCALED_DB)
+
+
+def _db(signal: Array, noise: Array) -> float:
+    one, other = float((signal * signal).sum()), float((noise * noise).sum())
+    return 10 * float(np.log10(max(one, 1e-300) / max(other, 1e-300)))
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,338 @@
+"""A float model inspected: what its inputs ask for, what each target makes of it, and where its time goes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Unpack
+
+import numpy as np
+
+from qtool.core.errors import DataError, ModelError, QtoolError
+from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed
+from qtool.core.records.statistics import Statistics
+from qtool.core.records.verification import percent
+from qtool.core.text import amount
+from qtool.feeds import Data, ReadOptions
+from qtool.graph.edit import Node
+from qtool.graph.model_io import LoadedModel
+from qtool.graph.origins import origins_of
+from qtool.inspection.executed import Executed, inspected_nodes, layer_kernels
+from qtool.inspection.inputs import examples_of
+from qtool.inspection.makers import maker_of
+from qtool.inspection.opened import Opened, parameters
+from qtool.inspection.planned import PlannedLayer, macs_of, planned_layers, shapes_in
+from qtool.inspection.prospects import Outlook, outlooks
+from qtool.inspection.speed import speed_of
+from qtool.inspection.suggestions import suggest
+from qtool.inspection.unusual import prepared_in_words, unusual
+from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.verify.macs import count_macs
+from qtool.runtime.census import take_census
+from qtool.runtime.profile import timed_nodes
+from qtool.runtime.session import Session
+from qtool.targets.tables import find_target
+
+_SECONDS = 2.0
+_REORDERS = ("ReorderInput", "ReorderOutput")
+_MUCH = 0.05
+"""The share of float's time from which what stays float is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What could be found out of a model, and what could not.
+
+    prepared: None where quantisation would refuse the model. outlooks: of each target. example: one batch of inputs,
+    None where there is none; source: what it is, in words. executed: what onnxruntime runs; None where it does not.
+    macs: of all nodes of the prepared graph that multiply. speed: of the file; slower: how many times as long it takes
+    as the same with its constants made so, which `executed` runs; 1 where that was not measured.
+    """
+
+    prepared: Prepared | None
+    outlooks: tuple[Outlook, ...]
+    example: Mapping[str, np.ndarray] | None
+    source: str
+    executed: Executed | None
+    missing: tuple[str, ...]
+    macs: Mapping[str, int | None]
+    speed: Speed | None
+    slower: float
+    heirs: Mapping[str, Node] = field(default_factory=dict)
+
+    @property
+    def own(self) -> Outlook | None:
+        """That of this machine's target."""
+        name = find_target().name
+        return next((outlook for outlook in self.outlooks if outlook.target.name == name), None)
+
+    def heir(self, *names: str) -> str:
+        """The node of the prepared graph that stands for one of the file, by its names; "" where none does."""
+        found = next((self.heirs[name] for name in names if name in self.heirs), None)
+        return "" if found is None else str(found.name)
+
+
+def inspect_float(
+    opened: Opened,
+    loaded: LoadedModel,
+    data: Data | None = None,
+    *,
+    latency: bool = False,
+    seconds: float = _SECONDS,
+    **reading: Unpack[ReadOptions],
+) -> Inspection:
+    """Return the inspection of a float model.
+
+    Args:
+        opened, loaded: the model, tidied and as it came.
+        data: whose first batch gives the shapes, and is what is timed; None makes inputs up.
+        latency: also time each node, for about so many `seconds`.
+        reading: how the data is read, see `qtool.feeds.ReadOptions`.
+
+    Raises:
+        DataError, UsageError: the data cannot be read.
+    """
+    known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds)
+    layers = planned_layers(opened.model)
+    rows = _layers(layers, known, opened)
+    share = _time_share(known, opened)
+    prospects = tuple(
+        one.record(known.macs, share if one is known.own else None, known.slower) for one in known.outlooks
+    )
+    prepared = known.prepared
+    done = [] if prepared is None else [prepared_in_words(prepared.changes)]
+    counted = [row.macs for row in rows if row.macs is not None]
+    maker = maker_of(opened)
+    result = Inspection(
+        model=str(opened.path),
+        sha256=opened.digest,
+        bytes=opened.size,
+        kind="float",
+        maker=opened.producer if maker is None else maker.name,
+        form="float",
+        verdict="",
+        next="",
+        inputs=opened.inputs,
+        outputs=opened.outputs,
+        opset=opened.opset,
+        parameters=parameters(opened.model),
+        macs=sum(counted) if counted and len(counted) == len(rows) else None,
+        suggestions=suggest(loaded.model, opened.path),
+        unusual=(
+            *unusual(loaded.model, opened.path, None if prepared is None else prepared.model),
+            *filter(None, done),
+        ),
+        layers=rows,
+        nodes=_nodes(layers, known, opened),
+        findings=_findings(known, opened),
+        speed=known.speed,
+        errors=(),
+        targets=prospects,
+        float_model=None,
+        inputs_from=known.source,
+        not_measured=known.missing,
+    )
+    return replace(result, verdict=_verdict(result), next=_next(result))
+
+
+def _known(
+    opened: Opened,
+    loaded: LoadedModel,
+    data: Data | None,
+    reading: ReadOptions,
+    *,
+    latency: bool,
+    seconds: float,
+) -> _Known:
+    missing = []
+    prepared = None
+    try:
+        prepared = prepare(loaded)
+    except QtoolError as error:
+        missing.append(f"what would be quantised: {_without_name(error, opened)}")
+    example, source, why = _example(opened, data, reading)
+    missing += [why] if why else []
+    statistics = Statistics("no data", opened.digest, 0, {}, () if example is None else (dict(example),))
+    macs = {} if prepared is None or example is None else count_macs(prepared.model, example)
+    found = () if prepared is None else outlooks(prepared, statistics, macs)
+    executed = None
+    try:
+        executed = _executed(opened, example if latency else None, seconds)
+    except (ModelError, DataError) as error:
+        missing.append(f"what onnxruntime runs: {_without_name(error, opened)}")
+    if latency and example is None:
+        missing.append("times: there are no inputs to run it on")
+    own = next((one for one in found if one.target.name == find_target().name), None)
+    if latency and own is not None and own.kernels and own.gain is None:
+        missing.append(f"what integers gain: too few of these layers are in a table of times for {own.target.name}")
+    heirs = {} if prepared is None else _heirs(prepared)
+    speed, slower = _speed(opened, example) if latency and executed is not None and example is not None else (None, 1.0)
+    return _Known(prepared, found, example, source, executed, tuple(missing), macs, speed, slower, heirs)
+
+
+def _speed(opened: Opened, example: Mapping[str, np.ndarray]) -> tuple[Speed, float]:
+    """The speed of the file, and how many times as long it takes as the tidied model."""
+    tidied = Session(opened.serialized, name=str(opened.path))
+    found = speed_of(Session(opened.path), tidied, [example])
+    alone = replace(found, float_ms=None, speedup=None)
+    return alone, 1.0 / found.speedup if found.speedup else 1.0
+
+
+def _without_name(error: QtoolError, opened: Opened) -> str:
+    return str(error).removeprefix(f"{opened.path}: ")
+
+
+def _example(
+    opened: Opened, data: Data | None, reading: ReadOptions
+) -> tuple[Mapping[str, np.ndarray] | None, str, str]:
+    """One batch of inputs, what it is, and why there is none."""
+    try:
+        found = examples_of(opened.model, Session(opened.path), data, **reading)
+    except ModelError as error:
+        return None, "", f"what a run tells: {_without_name(error, opened)}"
+    if not found.batches:
+        return None, "", f"multiply-accumulates: {QtoolError(found.absent)}"
+    first = found.batches[0]
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
+    return first, f"{found.said} ({shapes})", ""
+
+
+def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds: float) -> Executed:
+    if example is None:
+        return Executed.of(take_census(opened.serialized)[1].nodes)
+    return Executed.of(*timed_nodes(opened.serialized, [example], seconds))
+
+
+def _heirs(prepared: Prepared) -> dict[str, Node]:
+    """Name of a node of the file, or of its output -> the node of the prepared graph that stands for it."""
+    result: dict[str, Node] = {}
+    for node in prepared.model.graph.all_nodes():
+        for name in (str(node.name), *(str(o.name) for o in node.outputs), *_names(origins_of(node))):
+            result.setdefault(name, node)
+    return result
+
+
+def _names(origins: Iterable[object]) -> list[str]:
+    return [name for origin in origins for name in origin.names if name]  # type: ignore[attr-defined]
+
+
+def _layers(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tuple[InspectedLayer, ...]:
+    shapes = shapes_in(opened.model, known.example)
+    macs = {layer.name: macs_of(layer, shapes) for layer in layers}
+    total = sum(number for number in macs.values() if number is not None)
+    kernels = {} if known.executed is None else layer_kernels(known.executed, layers)
+    result = []
+    for layer in layers:
+        output = next(str(value.name) for value in layer.node.outputs if value.name)
+        number = kernels.get(layer.name)
+        heir, own = known.heir(layer.name, output), macs[layer.name]
+        outlook = known.own
+        planned = outlook is not None and heir in outlook.kernels
+        result.append(
+            InspectedLayer(
+                name=layer.name,
+                op=layer.node.op_type,
+                output=output,
+                inside=layer.inside,
+                macs=own,
+                share=own / total if own is not None and total else None,
+                planned=planned,
+                kernel="" if number is None or known.executed is None else known.executed.nodes[number].op_type,
+                integer=False,
+                input=None,
+                weight=None,
+                result=None,
+                ms=None if number is None or known.executed is None else known.executed.time([number]),
+                float_ms=None,
+                sqnr_db=None,
+                alone_db=None,
+                cause="" if planned or outlook is None else outlook.floats.get(heir, ""),
+                remedy="",
+            )
+        )
+    return tuple(result)
+
+
+def _nodes(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tuple[InspectedNode, ...]:
+    if known.executed is None:
+        return ()
+    names = frozenset(str(node.name) for node in opened.nodes)
+    return inspected_nodes(known.executed, layer_kernels(known.executed, layers), names)
+
+
+def _split(known: _Known, opened: Opened) -> tuple[list[tuple[int, str]], list[int]]:
+    """The numbers of the executed nodes that stay float, each with the reason, and of those that become integer.
+
+    What only changes the layout for a kernel of float is one of those where a neighbour is.
+    """
+    executed, outlook = known.executed, known.own
+    if executed is None or outlook is None:
+        return [], []
+    integers, reasons = set(), dict.fromkeys(range(len(executed.nodes)), "")
+    for node in opened.nodes:
+        number = executed.kernel_of(node)
+        heir = known.heir(str(node.name), *(str(output.name) for output in node.outputs))
+        if number is not None and heir in outlook.kernels:
+            integers.add(number)
+        elif number is not None:
+            reasons[number] = reasons[number] or outlook.floats.get(heir, "")
+    for number, moved in enumerate(executed.nodes):
+        if moved.op_type in _REORDERS:
+            ends = {executed.maker(moved.inputs[0]), *executed.readers(moved.outputs[0])}
+            integers.update([number] if ends & integers else [])
+    return [(number, why) for number, why in reasons.items() if number not in integers], sorted(integers)
+
+
+def _time_share(known: _Known, opened: Opened) -> float | None:
+    """The share of float's time in the nodes that are to be integer."""
+    executed = known.executed
+    if executed is None or not executed.total:
+        return None
+    return (executed.time(_split(known, opened)[1]) or 0.0) / executed.total
+
+
+def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
+    """What stays float and takes much of float's time, by operator: integers gain nothing there."""
+    executed = known.executed
+    if executed is None or not executed.total:
+        return ()
+    by_op: dict[str, list[tuple[int, str]]] = {}
+    for number, why in _split(known, opened)[0]:
+        by_op.setdefault(executed.nodes[number].op_type, []).append((number, why))
+    result = []
+    for op, found in by_op.items():
+        ms = executed.time([number for number, _ in found]) or 0.0
+        share = ms / executed.total
+        if share >= _MUCH:
+            dearest = sorted(found, key=lambda one: -executed.ms[one[0]])
+            why = next((why for _, why in dearest if why), "it has no integer form on this machine's target")
+            names = tuple(executed.nodes[n].name or executed.nodes[n].outputs[0] for n, _ in dearest)
+            what = f"{amount(len(found), op, op)} would stay float, {100 * share:.0f} % of float's time"
+            result.append(Finding("stays-float", names, what, why, "", ms, share))
+    return tuple(sorted(result, key=lambda one: -(one.ms or 0.0)))
+
+
+def _verdict(result: Inspection) -> str:
+    own = next((one for one in result.targets if one.target == find_target().name), None)
+    if own is None:
+        return "float; what would be quantised is not known"
+    if not own.integer_layers:
+        return f"float; nothing would be integer on {own.target}" + _main_reason(own.floats)
+    share = "" if own.macs_share is None else f", {percent(own.macs_share)} of multiply-accumulates,"
+    words = f"float; on {own.target} {own.integer_layers} of {amount(own.layers, 'layer')}{share} can be integer"
+    if own.speedup is None:
+        return words
+    slower = ", slower than float" if own.speedup < 1.0 else ""
+    return f"{words}: about {own.speedup:.2g}x the speed of float{slower} (estimate)"
+
+
+def _main_reason(floats: Mapping[str, str]) -> str:
+    reasons = list(floats.values())
+    return f": {max(reasons, key=reasons.count)}" if reasons else ""
+
+
+def _next(result: Inspection) -> str:
+    if any(one.integer_layers for one in result.targets):
+        return "quantise it, with data like that which it will see"
+    if not result.targets:
+        return "mend what is said not to be known"
+    fixed = any(text.startswith("fix=") for text in result.suggestions)
+    return "fix the input that decides which branch runs, and quantise it so" if fixed else "use it as it is"

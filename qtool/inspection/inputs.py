@@ -1,0 +1,89 @@
+"""What a model is measured on: the first samples of the user's data, or inputs that are made up from its signature."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Unpack
+
+import numpy as np
+
+from qtool.core.errors import DataError, ModelError, UsageError, arg
+from qtool.core.records.verification import MADE_UP
+from qtool.core.text import amount
+from qtool.feeds import ReadOptions
+from qtool.feeds.formats.sequences import unrolled
+from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
+from qtool.feeds.open import Data, open_for_model
+from qtool.graph import edit
+from qtool.graph.edit import Model
+from qtool.runtime.session import Session
+
+SAMPLES = 8
+"""So many samples of the data are taken."""
+
+Example = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Batches of inputs.
+
+    said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none.
+    """
+
+    batches: Sequence[Example]
+    said: str
+    made_up: bool = False
+    absent: str = ""
+
+
+def examples_of(model: Model, session: Session, data: Data | None, **options: Unpack[ReadOptions]) -> Examples:
+    """Return the inputs that a model is measured on; none where nobody gives data and none can be made up.
+
+    Raises:
+        DataError, UsageError: the data does not fit the model, or options of reading stand without data.
+    """
+    if data is None:
+        given = [name for name, value in options.items() if value]
+        if given:
+            raise UsageError(f"{arg(given[0])}: says how data is read; give {arg('data')}")
+        return _made_up(model, session)
+    feeds = open_for_model(model, data, samples=SAMPLES, **options)
+    if feeds.states:
+        feeds = unrolled(feeds, session.run)
+    batches = tuple(batch.inputs for batch in islice(feeds, SAMPLES))
+    if not batches:
+        raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
+    return Examples(batches, f"{amount(len(batches), 'sample')} of {feeds.name}")
+
+
+def _made_up(model: Model, session: Session) -> Examples:
+    reason = ""
+    try:
+        for proposal in invented_inputs(edit.input_specs(model), edit.axis_lengths(model)):
+            try:
+                wrong = flaw(session.run(proposal))
+            except DataError as error:
+                wrong = f"{MADE_UP} do not fit ({error})"
+            if not wrong:
+                return Examples((proposal,), MADE_UP, made_up=True)
+            reason = reason or wrong
+    except (NotInventedError, ModelError) as error:
+        reason = str(error)
+    return Examples((), "", made_up=True, absent=f"{reason}; give {arg('data')}")
+
+
+def fed_to(session: Session, example: Example) -> Example:
+    """Return a batch under the names of another model's inputs: by name, else in their order.
+
+    Raises:
+        ModelError: that model has other inputs.
+    """
+    names = [spec.name for spec in session.inputs]
+    if set(names) <= set(example):
+        return {name: example[name] for name in names}
+    if len(names) != len(example):
+        raise ModelError(
+            f"{session.name}: has other inputs than the int8 model; give the float model that it is made of"
+        )
+    return dict(zip(names, example.values(), strict=True))

@@ -1,0 +1,257 @@
+"""`inspect_model`: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack
+
+from qtool.core.arguments import checked_types
+from qtool.core.errors import DataError, ModelError, UsageError, arg
+from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
+from qtool.feeds import Data, ReadOptions
+from qtool.graph import edit, model_io
+from qtool.graph.edit import Node
+from qtool.inspection.causes import why_float
+from qtool.inspection.differences import differences
+from qtool.inspection.errors import Errors, errors_of
+from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
+from qtool.inspection.findings import Look, find_all, remedy_of
+from qtool.inspection.float_model import inspect_float
+from qtool.inspection.grids import is_constant
+from qtool.inspection.inputs import Examples, examples_of, fed_to
+from qtool.inspection.islands import Island, find_islands
+from qtool.inspection.makers import Maker, form_of, maker_of
+from qtool.inspection.opened import Opened, open_model, parameters
+from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
+from qtool.inspection.speed import PROFILE_SECONDS, speed_of
+from qtool.inspection.verdict import next_step, verdict_of
+from qtool.runtime.census import take_census
+from qtool.runtime.profile import timed_nodes
+from qtool.runtime.session import Session
+from qtool.targets.tables import find_target
+
+
+@checked_types
+def inspect_model(
+    model: str | Path,
+    float_model: str | Path | None = None,
+    data: Data | None = None,
+    *,
+    latency: bool = False,
+    **reading: Unpack[ReadOptions],
+) -> Inspection:
+    """Return what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
+
+    Nothing is written. What cannot be measured is named in `not_measured`, with the reason.
+
+    Args:
+        model: an ONNX model, float or quantised: Q/DQ, QOperator, dynamic or weight-only.
+        float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
+        data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
+        latency: whether to time the model and each node of it, in one thread of this machine.
+        reading: how the data is read, see `qtool.feeds.ReadOptions`.
+
+    Raises:
+        ModelError: a model cannot be read, or onnxruntime does not load it.
+        DataError, UsageError: the data cannot be read, or does not fit the model.
+    """
+    opened = open_model(model)
+    if not opened.is_quantized:
+        if float_model is not None:
+            raise UsageError(f"{arg('float_model')}: {model} is a float model itself; leave it out")
+        return inspect_float(opened, model_io.load(model), data, latency=latency, **reading)
+    return _Inspected(opened, float_model, data, latency, reading).inspection()
+
+
+@dataclass(frozen=True, slots=True)
+class _Float:
+    """The float model that a quantised one is made of."""
+
+    opened: Opened
+    session: Session
+
+
+class _Inspected:
+    """A quantised model, and what is found out of it, in order."""
+
+    def __init__(
+        self, opened: Opened, float_model: str | Path | None, data: Data | None, latency: bool, reading: ReadOptions
+    ) -> None:
+        self.opened = opened
+        self.session = Session(opened.path)
+        self.missing: list[str] = []
+        self.float = None if float_model is None else _Float(open_model(float_model), Session(float_model))
+        self.examples: Examples = examples_of(opened.model, self.session, data, **reading)
+        if self.examples.absent:
+            self.missing.append(f"what takes a run: {self.examples.absent}")
+        self.planned = planned_layers(opened.model)
+        self.executed = self._executed(opened, timed=latency)
+        self.kernels = layer_kernels(self.executed, self.planned)
+        self.maker: Maker | None = maker_of(opened)
+        self.nodes: dict[str, Node] = {str(node.name): node for node in opened.nodes}
+        self.islands: tuple[Island, ...] = find_islands(
+            self.executed,
+            self.planned,
+            self.kernels,
+            self.nodes,
+            frozenset(port.name for port in opened.outputs),
+            frozenset(port.name for port in opened.inputs),
+            dynamic=form_of(opened) == "dynamic",
+        )
+        self.speed = self._speed() if latency else None
+        self.errors = self._errors()
+        self.float_ms = self._float_ms() if latency else {}
+
+    def inspection(self) -> Inspection:
+        """Put together what was found."""
+        opened = self.opened
+        form = form_of(opened)
+        different = differences(opened.model, self.examples.batches, self.kernels)
+        if different.absent and self.examples.batches:
+            self.missing.append(f"optimised against unoptimised: {different.absent}")
+        look = Look(
+            opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
+            vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
+        )  # fmt: skip
+        layers = self._layers()
+        findings = find_all(look)
+        macs = [layer.macs for layer in layers]
+        known = [number for number in macs if number is not None]
+        return Inspection(
+            model=str(opened.path),
+            sha256=opened.digest,
+            bytes=opened.size,
+            kind="int8",
+            maker="" if self.maker is None else self.maker.name,
+            form=form,
+            verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings),
+            next=next_step(findings, self.speed, timed=self.speed is not None),
+            inputs=opened.inputs,
+            outputs=opened.outputs,
+            opset=opened.opset,
+            parameters=parameters(opened.model),
+            macs=sum(known) if known and len(known) == len(macs) else None,
+            suggestions=(),
+            unusual=(),
+            layers=layers,
+            nodes=inspected_nodes(self.executed, self.kernels, frozenset(self.nodes)),
+            findings=findings,
+            speed=self.speed,
+            errors=self.errors.rows,
+            targets=(),
+            float_model=None if self.float is None else str(self.float.opened.path),
+            inputs_from=self.examples.said,
+            not_measured=tuple(self.missing),
+        )
+
+    def _executed(self, opened: Opened, *, timed: bool) -> Executed:
+        if not timed or not self.examples.batches:
+            return Executed.of(take_census(opened.serialized)[1].nodes)
+        return Executed.of(*timed_nodes(opened.serialized, self.examples.batches, PROFILE_SECONDS))
+
+    def _speed(self) -> Speed | None:
+        if not self.examples.batches:
+            return None
+        if self.float is None:
+            self.missing.append("the speed of float: no float model was given")
+        try:
+            return speed_of(self.session, None if self.float is None else self.float.session, self.examples.batches)
+        except (ModelError, DataError) as error:
+            self.missing.append(f"the speed: {error}")
+            return None
+
+    def _errors(self) -> Errors:
+        if self.float is None or not self.examples.batches:
+            return Errors()
+        if self.examples.made_up:
+            self.missing.append("errors: inputs that are made up say nothing of accuracy; give data")
+            return Errors()
+        found = errors_of(self.float.opened.model, self.opened.model, self.examples.batches)
+        self.missing += found.not_measured
+        return found
+
+    def _float_ms(self) -> Mapping[str, float]:
+        """Milliseconds of each node of the float model, by the tensors that it, and what belongs to it, makes."""
+        if self.float is None or not self.examples.batches:
+            return {}
+        examples = [fed_to(self.float.session, example) for example in self.examples.batches]
+        executed = Executed.of(*timed_nodes(self.float.opened.serialized, examples, PROFILE_SECONDS))
+        layers = {str(layer.node.name): layer for layer in planned_layers(self.float.opened.model)}
+        result: dict[str, float] = {}
+        for node in self.float.opened.nodes:
+            number = executed.kernel_of(node)
+            layer = layers.get(str(node.name))
+            if number is not None and node.outputs:
+                names = [str(node.outputs[0].name)] if layer is None else _tensors(layer)
+                result |= {name: executed.ms[number] for name in names if name not in result or layer is not None}
+        return result
+
+    def _float_ms_of_nodes(self) -> dict[int, float]:
+        """Number of a node -> what the same takes in the float model, by the tensor that a node of the file makes."""
+        found: dict[int, float] = {}
+        layers = {layer.name: layer for layer in self.planned}
+        for name, node in self.nodes.items():
+            number = self.executed.kernel_of(node) if self.float_ms and node.outputs else None
+            layer = layers.get(name)
+            tensors = [str(node.outputs[0].name)] if layer is None else _tensors(layer)
+            known = [self.float_ms[t] for t in map(self._float_tensor, tensors) if t in self.float_ms]
+            if number is not None and known:
+                found[number] = max(known[0], found.get(number, 0.0))
+        return found
+
+    def _layers(self) -> tuple[InspectedLayer, ...]:
+        example = self.examples.batches[0] if self.examples.batches else None
+        known = shapes_in(self.opened.model, example)
+        macs = {layer.name: macs_of(layer, known) for layer in self.planned}
+        counted = [number for number in macs.values() if number is not None]
+        whole = sum(counted) if counted and len(counted) == len(macs) else None
+        return tuple(self._layer(layer, macs[layer.name], whole) for layer in self.planned)
+
+    def _layer(self, layer: PlannedLayer, macs: int | None, whole: int | None) -> InspectedLayer:
+        number = self.kernels.get(layer.name)
+        kernel = None if number is None else self.executed.nodes[number]
+        integer = kernel is not None and is_integer(kernel)
+        cause = None if integer or kernel is None else why_float(layer)
+        tensor = next((name for name in map(self._float_tensor, reversed(_tensors(layer))) if name), "")
+        return InspectedLayer(
+            name=layer.name,
+            op=layer.node.op_type,
+            output=str(layer.node.outputs[0].name),
+            inside=layer.inside,
+            macs=macs,
+            share=None if not whole or macs is None else macs / whole,
+            planned=layer.planned,
+            kernel="" if kernel is None else kernel.op_type,
+            integer=integer,
+            input=grid_or_none(layer.x),
+            weight=grid_or_none(layer.w),
+            result=grid_or_none(layer.y),
+            ms=None if number is None else self.executed.time([number]),
+            float_ms=self.float_ms.get(tensor),
+            sqnr_db=self.errors.by_tensor.get(tensor),
+            alone_db=self.errors.alone.get(tensor),
+            cause="" if cause is None else cause.text,
+            remedy="" if cause is None else remedy_of(cause.rule, self.maker),
+        )
+
+    def _float_tensor(self, name: str) -> str:
+        """The tensor of the float model that one of this model is, where that is known."""
+        return self.errors.of.get(name, name if name in self.float_ms else "")
+
+
+_FUSED = ("Relu", "Clip", "BatchNormalization", "QuantizeLinear", "Cast", "Mul", "Add")
+
+
+def _tensors(layer: PlannedLayer) -> list[str]:
+    """What a layer makes, and behind what belongs to it: its bound, and the scale and bias of a dynamic one."""
+    value, names = layer.node.outputs[0], [str(layer.node.outputs[0].name)]
+    dynamic = layer.written is not None and layer.written.dynamic
+    while True:
+        node = edit.single_consumer(value)
+        if node is None or node.op_type not in (_FUSED if dynamic else _FUSED[:4]):
+            return names
+        others = [v for v in node.inputs if v is not None and v is not value and node.op_type == "Add"]
+        if not all(map(is_constant, others)):
+            return names
+        value = node.outputs[0]
+        names.append(str(value.name))

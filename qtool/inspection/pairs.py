@@ -1,0 +1,168 @@
+"""Which tensor of a float model is which of an int8 model of any maker: by name, else by the order of the layers."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qtool.graph import edit
+from qtool.graph.edit import Model, Node, Value
+from qtool.graph.layers import Layer
+from qtool.inspection import grids
+from qtool.inspection.integers import INTEGER_OPERATORS
+from qtool.inspection.opened import element_type
+from qtool.inspection.planned import is_layer
+
+_FLOATS = frozenset({"float", "float16", "double", "bfloat16"})
+# what makers call the 8-bit form of a tensor
+_STORED = ("{}_quantized", "{}_QuantizeLinear_Output", "{}_quant")
+_FEW = 0.5
+"""Where fewer of the layers have the names of float's, they are paired by their order."""
+_HELD = ("Relu", "Clip", "BatchNormalization")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A tensor of the float model, and where the int8 model has it.
+
+    tensor: its name. op: the operator that makes it. found: the value of the int8 model that is compared: behind its
+    own Q/DQ where it has these. names: what it is called in the int8 model, in 8 bits too.
+    """
+
+    tensor: str
+    op: str
+    found: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The pairs, in the order of the float model, and the int8 model in which each stored tensor is float once too.
+
+    by_order: whether they are paired by the order of the layers, since names say nothing.
+    """
+
+    pairs: tuple[Pair, ...]
+    model: Model
+    by_order: bool
+
+
+def pair_tensors(floating: Model, quantized: Model) -> Pairs:
+    """Return the pairs of tensors of two models; neither is changed."""
+    model = edit.clone(quantized)
+    _make_float(model)
+    values = edit.named_values(model.graph)
+    named = {}
+    for node in floating.graph:
+        for output in node.outputs:
+            other = _by_name(str(output.name), values)
+            if other is not None and _is_float(output) and not edit.has_subgraph(node):
+                named[_last_absorbed(output, values)] = other
+    layers = [node for node in floating.graph if is_layer(node)]
+    met = sum(not named.keys().isdisjoint((node.outputs[0], _held(node))) for node in layers)
+    by_order = met < _FEW * len(layers)
+    if by_order:
+        named = _by_order(layers, [node for node in model.graph if is_layer(node)])
+    pairs = []
+    for output, other in named.items():
+        maker = output.producer()
+        source = other.producer()
+        names = [other, source.inputs[0]] if source is not None and grids.is_dequantize(source) else [other]
+        called = tuple(str(value.name) for value in names if value is not None)
+        pairs.append(Pair(str(output.name), "" if maker is None else maker.op_type, _shown(other), called))
+    return Pairs(tuple(pairs), model, by_order)
+
+
+def _make_float(model: Model) -> None:
+    """In place: a DQ and a Q that change nothing, behind each integer operator that makes 8-bit data."""
+    names = edit.Names(model.graph)
+    for node in list(model.graph):
+        row = INTEGER_OPERATORS.get(node.op_type)
+        if row is None or row.y_scale is None or row.y_zero is None or len(node.inputs) <= max(row.y_scale, row.y_zero):
+            continue
+        output, scale, zero = node.outputs[0], node.inputs[row.y_scale], node.inputs[row.y_zero]
+        if scale is None or zero is None or output.is_graph_output() or not output.uses():
+            continue
+        readers = edit.consumers(output)
+        base = names.fresh(f"{output.name}/float")
+        dequantize = edit.new_node("DequantizeLinear", [output, scale, zero], base, name=names.fresh(f"{base}/dq"))
+        again = names.fresh(f"{output.name}/again")
+        quantize = edit.new_node("QuantizeLinear", [dequantize.outputs[0], scale, zero], again, name=f"{again}/q")
+        model.graph.insert_after(node, [dequantize, quantize])
+        edit.replace_uses(output, quantize.outputs[0], only=readers)
+
+
+def _by_name(name: str, values: Mapping[str, Value]) -> Value | None:
+    found = values.get(name)
+    if found is not None and _is_float(found):
+        return found
+    for pattern in _STORED:
+        stored = values.get(pattern.format(name))
+        for reader in [] if stored is None else edit.consumers(stored):
+            if grids.is_dequantize(reader):
+                return reader.outputs[0]
+    return None
+
+
+def _last_absorbed(output: Value, values: Mapping[str, Value]) -> Value:
+    """The output, or what is behind a bound or batch normalisation of float's that the int8 model has no more."""
+    while True:
+        reader = edit.single_consumer(output)
+        if reader is None or not edit.is_main_op(reader, *_HELD) or _by_name(str(reader.outputs[0].name), values):
+            return output
+        output = reader.outputs[0]
+
+
+def _is_float(value: Value) -> bool:
+    return element_type(value) in _FLOATS or (value.dtype is None and grids.is_dequantize(value.producer()))
+
+
+def _shown(value: Value) -> str:
+    """The name of a value behind its own Q/DQ, where all that read it do so there."""
+    readers = edit.consumers(value)
+    if not readers or value.is_graph_output() or not all(grids.is_quantize(reader) for reader in readers):
+        return str(value.name)
+    behind = [after for after in edit.consumers(readers[0].outputs[0]) if grids.is_dequantize(after)]
+    return str(behind[0].outputs[0].name) if behind else str(value.name)
+
+
+def _held(node: Node) -> Value:
+    """The value behind a layer and the batch normalisation and bounds that makers fold into it."""
+    value = node.outputs[0]
+    while True:
+        reader = edit.single_consumer(value)
+        if reader is None or not edit.is_main_op(reader, *_HELD):
+            return value
+        value = reader.outputs[0]
+
+
+def _by_order(layers: Sequence[Node], others: Sequence[Node]) -> dict[Value, Value]:
+    ours, theirs = [_kind(node) for node in layers], [_kind(node) for node in others]
+    found = {}
+    for block in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_matching_blocks():
+        for step in range(block.size):
+            one, other = layers[block.a + step], others[block.b + step]
+            value, twin = _normalized(one), _normalized(other)
+            if _is_float(twin) or twin.dtype is None:
+                found[value] = twin
+    return found
+
+
+def _normalized(node: Node) -> Value:
+    """The output of a layer, behind a batch normalisation, which one of two models may have folded."""
+    reader = edit.single_consumer(node.outputs[0])
+    if reader is not None and edit.is_main_op(reader, "BatchNormalization"):
+        return reader.outputs[0]
+    return node.outputs[0]
+
+
+def _kind(node: Node) -> tuple[object, ...]:
+    """What two forms of one layer have in common: the kind, and the size of the weight, however it lies."""
+    row = INTEGER_OPERATORS.get(node.op_type)
+    op = node.op_type if row is None else row.counted_as
+    layer = Layer.of(node)
+    index = row.w if row is not None else (layer.operator.weights[0] if layer is not None else 1)
+    weight = node.inputs[index] if index is not None and len(node.inputs) > index else None
+    placed = grids.grid_behind(weight)
+    shape = edit.static_shape(weight) or (None if placed is None else edit.static_shape(placed.stored)) or ()
+    product = op in ("MatMul", "Gemm")
+    return ("product" if product else op, tuple(sorted(shape)) if product else tuple(shape))

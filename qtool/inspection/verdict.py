@@ -1,0 +1,65 @@
+"""The verdict on a quantised model in one line, and the step that comes next."""
+
+from collections.abc import Sequence
+
+from qtool.core.records.inspection import REQUANTISE, Finding, InspectedLayer, Speed
+from qtool.core.text import amount
+from qtool.inspection.executed import Executed
+from qtool.inspection.islands import Island
+
+_ALIKE = 1.03
+_MUCH = 0.1
+_DEAR = ("slow-pool", "signed-kernel", "conv-integer", "one-channel", "slower-in-integers")
+"""What costs time in integers."""
+
+
+def verdict_of(
+    layers: Sequence[InspectedLayer],
+    islands: Sequence[Island],
+    executed: Executed,
+    speed: Speed | None,
+    findings: Sequence[Finding],
+) -> str:
+    """Return the verdict: the share in integers, the speed beside float, and the time in float islands."""
+    integer = [layer for layer in layers if layer.integer]
+    words = f"{len(integer)} of {amount(len(layers), 'layer')}"
+    known = [layer for layer in layers if layer.macs is not None]
+    whole = sum(layer.macs or 0 for layer in known)
+    if whole and len(known) == len(layers):
+        words += f", {100 * sum(layer.macs or 0 for layer in integer) / whole:.0f} % of multiply-accumulates"
+    parts = [f"{words} in integers"]
+    if speed is not None and speed.speedup is not None:
+        ratio = (
+            f"{speed.speedup:.2g}x the speed of float"
+            if speed.speedup < 10
+            else f"{speed.speedup:.0f}x the speed of float"
+        )
+        slower = ": SLOWER than float" if speed.speedup < 1 / _ALIKE else ""
+        parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
+    total = executed.total
+    if islands:
+        share = ""
+        if total:
+            taken = executed.time([n for island in islands for n in (*island.nodes, *island.seams)]) or 0.0
+            share = f"{100 * taken / total:.0f} % of the time in "
+        parts.append(f"{share}{amount(len(islands), 'float island')}")
+    dear = next((one for one in findings if one.rule in _DEAR and (one.ms_share or 0.0) >= _MUCH), None)
+    if dear is not None:
+        parts.append(f"{100 * (dear.ms_share or 0.0):.0f} % in {dear.what}")
+    if any(one.rule == "wrong-result" for one in findings):
+        parts.insert(0, "WRONG: onnxruntime computes something else than the file says")
+    return "; ".join(parts)
+
+
+def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) -> str:
+    """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done."""
+    slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
+    findings = [one for one in findings if slow or one.rule != "slower-in-integers"]
+    wrong = next((one for one in findings if one.rule in ("wrong-result", "no-integers")), None)
+    dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
+    found = wrong or dear
+    if found is not None and found.remedy:
+        return found.remedy
+    if slow:
+        return f"{REQUANTISE} and compare, or keep the float model where speed is what counts"
+    return "" if timed else "time it beside the float model"

@@ -1,0 +1,177 @@
+"""Accuracy beside float: the metrics of each model, its gates, its classes, and the samples that suffer most."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qtool.core.reading import read_bytes
+from qtool.core.text import amount
+from qtool.report.html.blocks import Block, Cell, Column, Gallery, Listing, Note, Section, Shot
+from qtool.report.html.documents import Document, evaluations, of_kind
+from qtool.report.html.figures import count_cell, db_cell, number_cell, real, share_cell
+from qtool.report.text import decibels, file_size, number
+
+Content = Mapping[str, Any]
+_PICTURES, _PICTURE_BYTES, _ALL_BYTES = 24, 2 * 2**20, 3 * 2**20
+"""The most pictures that a page holds, the most bytes of one, and of all of them."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def accuracy(documents: Sequence[Document]) -> list[Section]:
+    """Return a section for each evaluation."""
+    return [_evaluation(one) for one in evaluations(documents)]
+
+
+def _evaluation(content: Content) -> Section:
+    blocks: list[Block] = [_models(content)]
+    blocks += [
+        Note(f"{'PASS' if gate['passed'] else 'FAIL'} {gate['message']}", "good" if gate["passed"] else "bad")
+        for gate in content["gates"]
+    ]
+    for metric in content["metrics"]:
+        blocks += _classes(content, metric["name"])
+    for model in content["candidates"]:
+        blocks += _confusion(model)
+    lead = f"{content['data']}: {amount(content['samples'], 'sample')}, {amount(content['threads'], 'thread')}"
+    if content["latency"]:
+        lead += (
+            f"; latency: medians of {content['latency']['runs']} interleaved runs, batch {content['latency']['batch']}"
+        )
+    return Section("accuracy", "Beside float", f"{lead}.", tuple(blocks), content["candidates"][0]["name"])
+
+
+def _models(content: Content) -> Listing:
+    columns = [Column("model")]
+    for metric in content["metrics"]:
+        columns += [Column(metric["name"], number=True), Column("drop", number=True, about="how much worse than float")]
+    columns += [Column("SQNR dB", number=True), Column("agreement", number=True, about="same class as float")]
+    columns += [Column("size", number=True), Column("latency ms", number=True), Column("speed-up", number=True)]
+    models = [content["float_model"], *content["candidates"]]
+    largest = max(model["size_bytes"] for model in models) or 1
+    slowest = max((model["latency"]["median_ms"] for model in models if model["latency"]), default=1.0)
+    rows = []
+    for n, model in enumerate(models):
+        tone = "int" if n else "float"
+        cells = [Cell(model["name"])]
+        for metric in content["metrics"]:
+            score = model["metrics"][metric["name"]]
+            drop, share = real(score["drop"]), real(score["relative_drop"])
+            words = "-" if drop is None else number(drop) + ("" if share is None else f" ({100 * share:.2f} %)")
+            cells += [number_cell(score["value"]), Cell(words, -1.0 if drop is None else drop)]
+        cells += [db_cell(model["sqnr_db"]), number_cell(model["agreement"])]
+        size, latency = model["size_bytes"], model["latency"]
+        cells.append(Cell(file_size(size), float(size), ((size / largest, tone),)))
+        if latency:
+            ms, speedup = latency["median_ms"], latency["speedup"]
+            cells += [Cell(f"{ms:.3f}", ms, ((ms / slowest, tone),)), Cell(f"{speedup:.2f}x", speedup)]
+        else:
+            cells += [Cell("-", -1.0)] * 2
+        rows.append(tuple(cells))
+    return Listing("Models", tuple(columns), tuple(rows))
+
+
+def _classes(content: Content, metric: str) -> list[Block]:
+    """A table of the metric's value of each class, float's first."""
+    models = [content["float_model"], *content["candidates"]]
+    values = [model["metrics"][metric].get("by_class") or {} for model in models]
+    names = list(dict.fromkeys(name for row in values for name in row))
+    if not names:
+        return []
+    columns = (Column("class"), *(Column(model["name"], number=True) for model in models))
+    rows = tuple((Cell(name), *(number_cell(row.get(name)) for row in values)) for name in names)
+    return [Listing(f"{metric} of each class", columns, rows, folded=amount(len(names), "class", "classes"))]
+
+
+def _confusion(model: Content) -> list[Block]:
+    """The pairs of classes that float and the model say of one sample, where they differ, the most frequent first."""
+    found = model.get("confusion")
+    if not found:
+        return []
+    if not found["pairs"]:
+        return [Note(f"{model['name']} says float's class every time ({found['counted']:,}).", "good")]
+    columns = (
+        Column("float says"),
+        Column(f"{model['name']} says"),
+        Column("times", number=True),
+        Column("of all", number=True),
+    )
+    rows = tuple(
+        (
+            Cell(str(row["float"])),
+            Cell(str(row["model"])),
+            count_cell(row["count"]),
+            share_cell(row["count"] / found["counted"]),
+        )
+        for row in found["pairs"]
+    )
+    more = f"; {found['left_out']:,} more in other pairs" if found["left_out"] else ""
+    return [Listing(f"Classes that {model['name']} confuses: where it says another than float{more}", columns, rows)]
+
+
+def worst(documents: Sequence[Document]) -> list[Section]:
+    """Return the section of the worst samples with their pictures, where there are any."""
+    rows = [one["worst"] for one in evaluations(documents) if one.get("worst")]
+    rows += [one.content for one in of_kind(documents, "worst")]
+    sections = []
+    for content in rows:
+        shots, left = _shots(content)
+        blocks: list[Block] = [Gallery(shots)] if shots else []
+        blocks += [Note(f"{left} more are in {content['folder']}", "muted")] if left else []
+        blocks.append(_samples(content))
+        lead = f"The samples on which a model differs most from float, both side by side ({content['measure']})."
+        sections.append(Section("worst", "Worst samples", lead, tuple(blocks)))
+    return sections
+
+
+def _shots(content: Content) -> tuple[tuple[Shot, ...], int]:
+    """The pictures that a page has room for, and how many it leaves out."""
+    found: list[Shot] = []
+    room = _ALL_BYTES
+    for one in content["samples"][:_PICTURES]:
+        png = _png(Path(content["folder"]) / Path(one["picture"]).name)
+        if png is None or len(png) > room:
+            continue
+        room -= len(png)
+        name = f" ({one['source']})" if one["source"] else ""
+        scores = ""
+        if real(one["score"]) is not None and real(one["float_score"]) is not None:
+            scores = f"; {number(real(one['score']))}, float {number(real(one['float_score']))}"
+        caption = f"{one['rank']}. sample {one['sample']}{name}: SQNR {decibels(real(one['sqnr_db']))} dB{scores}"
+        alt = f"What float and {one['model']} say of sample {one['sample']}, side by side"
+        found.append(Shot(f"data:image/png;base64,{base64.b64encode(png).decode()}", caption, alt))
+    return tuple(found), len(content["samples"]) - len(found)
+
+
+def _png(path: Path) -> bytes | None:
+    """A picture; None where it is not there any more, is none, or too large."""
+    try:
+        content = read_bytes(path, _PICTURE_BYTES)
+    except (OSError, ValueError):
+        return None
+    return content if content.startswith(_PNG) else None
+
+
+def _samples(content: Content) -> Listing:
+    columns = (
+        Column("model"),
+        Column("rank", number=True),
+        Column("sample", number=True),
+        Column("file"),
+        Column("float's score", number=True),
+        Column("its score", number=True),
+        Column("SQNR dB", number=True),
+    )
+    rows = tuple(
+        (
+            Cell(one["model"]),
+            count_cell(one["rank"]),
+            count_cell(one["sample"]),
+            Cell(one["source"] or "-"),
+            number_cell(one["float_score"]),
+            number_cell(one["score"]),
+            db_cell(one["sqnr_db"]),
+        )
+        for one in content["samples"]
+    )
+    return Listing("The worst samples of each model", columns, rows, folded=amount(len(rows), "sample"))

@@ -1,0 +1,102 @@
+"""The documents that a page is made of: read from files, checked to be of one model, and joined."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qtool.core.errors import UsageError
+from qtool.core.reading import DOCUMENT_LIMIT, read_text
+from qtool.core.records.codec import parsed
+from qtool.core.records.header import without_header
+
+CALIBRATION = "inspect-calibration"
+"""The kind of what `inspect` says of a calibration file."""
+KINDS = ("inspect", "quantize", "tune", "finetune", "evaluation", "sensitivity", CALIBRATION, "plan", "worst")
+_PREFIX = "qtool."
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A JSON document of qtool's, and what to call it: its file, or the command that made it."""
+
+    name: str
+    kind: str
+    content: Mapping[str, Any]
+
+    @property
+    def of(self) -> str:
+        """The name of the model that it speaks of, without its folder; "" where it does not say."""
+        return Path(str(self.content.get("output") or self.content.get("model") or "")).name
+
+    @property
+    def plan(self) -> Mapping[str, Any] | None:
+        """The plan that it holds or is; None where it has none."""
+        found: Mapping[str, Any] | None = self.content if self.kind == "plan" else self.content.get("plan")
+        return found
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 of the float model that it is of; None where it does not say."""
+        if self.plan is not None:
+            return str(self.plan["model_digest"])
+        if self.kind == CALIBRATION:
+            return str(self.content["model"])
+        if self.kind == "sensitivity":
+            return str(self.content["identity"]["model"])
+        if self.kind == "inspect" and self.content["kind"] == "float":
+            return str(self.content["sha256"])
+        return None
+
+
+def made(content: Mapping[str, Any], name: str) -> Document:
+    """Return what a record's `to_dict` gives as a document called `name`. Raises `UsageError` where it is none."""
+    schema = content.get("schema") if isinstance(content, Mapping) else None
+    kind = schema.removeprefix(_PREFIX) if isinstance(schema, str) and schema.startswith(_PREFIX) else ""
+    if kind not in KINDS:
+        raise UsageError(
+            f"{name}: is no document that a report shows; give what --json of quantize, eval, sensitivity, tune, "
+            "finetune or inspect writes, plans, and calibration files"
+        )
+    # numbers that are not finite are null there, and stand in a list of their own
+    _, numbers = without_header(content, kind)
+    return Document(name, kind, {**content, **numbers})
+
+
+def load_document(path: str) -> Document:
+    """Return the document of a file. Raises `UsageError` where it cannot be read, or is something else."""
+    try:
+        content = parsed(read_text(path, DOCUMENT_LIMIT))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); give a file written by --json") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON ({error}); give a file written by --json") from error
+    return made(content, path)
+
+
+def check_alike(documents: Sequence[Document]) -> None:
+    """Refuse documents that are not of one float model. Raises `UsageError`."""
+    known = [(one, one.digest) for one in documents if one.digest is not None]
+    for one, digest in known[1:]:
+        first, wanted = known[0]
+        if digest != wanted:
+            raise UsageError(
+                f"{one.name}: is of another model (SHA-256 {digest:.12}) than {first.name} ({wanted:.12}); a page is "
+                "of one model, so make one for each"
+            )
+
+
+def of_kind(documents: Sequence[Document], *kinds: str) -> Iterator[Document]:
+    """Yield the documents of these kinds, in the order in which they were given."""
+    return (one for one in documents if one.kind in kinds)
+
+
+def evaluations(documents: Sequence[Document]) -> list[Mapping[str, Any]]:
+    """Return the evaluations: documents of their own, and those that `tune` made of the best model."""
+    own = [one.content for one in of_kind(documents, "evaluation")]
+    return own + [one.content["evaluation"] for one in of_kind(documents, "tune")]
+
+
+def verifications(documents: Sequence[Document]) -> list[tuple[Document, Mapping[str, Any]]]:
+    """Return the verifications of the models that were written, with the documents that hold them."""
+    return [(one, one.content["verification"]) for one in of_kind(documents, "quantize", "tune", "finetune")]

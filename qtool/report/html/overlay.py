@@ -1,0 +1,78 @@
+"""Node data for Model Explorer: a value for each node, by which it colours them.
+
+Source: Model Explorer's `node_data_builder.py` (`GraphNodeData`): `results` by the name of a node, or of a tensor that
+it makes, and a `gradient` from the least value to the greatest.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from qtool.core.errors import UsageError
+from qtool.report.html.documents import Document, of_kind, verifications
+from qtool.report.html.figures import finite
+
+_NOISY, _MIDDLE, _CLEAN = "#b3362b", "#f2e6c9", "#1f6fb4"
+_DARK, _LIGHT = "#17202c", "#ffffff"
+
+
+def overlay(documents: Sequence[Document]) -> dict[str, Any]:
+    """Return the overlay: the SQNR of each layer's output, else the time of each node, as the documents have them.
+
+    Raises:
+        UsageError: they have neither.
+    """
+    for find, high_is_good in ((_sqnr, True), (_alone, True), (_times, False)):
+        values = find(documents)
+        if values:
+            ends = (_NOISY, _CLEAN) if high_is_good else (_CLEAN, _NOISY)
+            return {
+                "results": {name: {"value": value} for name, value in values.items()},
+                "gradient": [
+                    {"stop": 0, "bgColor": ends[0], "textColor": _LIGHT},
+                    {"stop": 0.5, "bgColor": _MIDDLE, "textColor": _DARK},
+                    {"stop": 1, "bgColor": ends[1], "textColor": _LIGHT},
+                ],
+            }
+    names = " or ".join(one.name for one in documents)
+    raise UsageError(f"{names}: has neither SQNR nor time of any node; give what `qtool inspect --data` writes")
+
+
+def _sqnr(documents: Sequence[Document]) -> dict[str, float]:
+    """Of inspections by node and by tensor, of verifications by tensor."""
+    found: dict[str, float] = {}
+    for one in of_kind(documents, "inspect"):
+        for layer in one.content["layers"]:
+            _put(found, layer["name"], layer["sqnr_db"])
+        for row in one.content["errors"]:
+            _put(found, row["tensor"], row["sqnr_db"])
+    for _, proof in verifications(documents):
+        for row in proof["tensors"]:
+            _put(found, row["tensor"], row["sqnr_db"])
+    return found
+
+
+def _alone(documents: Sequence[Document]) -> dict[str, float]:
+    """Of the outputs, with each layer alone quantised."""
+    found: dict[str, float] = {}
+    for one in of_kind(documents, "sensitivity"):
+        for layer in one.content["layers"]:
+            figures: Mapping[str, Any] = layer["alone"] or layer["without"] or {}
+            _put(found, layer["name"], figures.get("sqnr_db"))
+    return found
+
+
+def _times(documents: Sequence[Document]) -> dict[str, float]:
+    """In ms of one run, by the node of the file."""
+    found: dict[str, float] = {}
+    for one in of_kind(documents, "inspect"):
+        for node in one.content["nodes"]:
+            ms, name = finite(node["ms"]), node["origin"] or node["name"]
+            if ms is not None:
+                found[name] = found.get(name, 0.0) + ms
+    return found
+
+
+def _put(found: dict[str, float], name: str, value: Any) -> None:
+    number = finite(value)
+    if name and number is not None:
+        found[name] = round(number, 3)

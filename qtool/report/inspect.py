@@ -1,0 +1,136 @@
+"""An inspection as text: the verdict and the next command first, then the layers, and what each finding costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qtool.core.records.inspection import REQUANTISE, Finding, Grid, InspectedLayer, Inspection, Speed
+from qtool.core.text import amount, line
+from qtool.report.text import ABSENT, aligned, decibels, file_size
+
+_ROWS = 60
+_NAMED = 4
+
+
+def inspection_text(inspection: Inspection, data: str | None = None) -> str:
+    """Return an inspection as lines for a terminal. data: what it was called with, for the next command."""
+    parts = [_head(inspection), inspection.verdict]
+    if inspection.next:
+        parts.append(f"next: {inspection.next}{_command(inspection, data)}")
+    parts += ["", *(f"  {row}" for row in _facts(inspection))]
+    if inspection.layers:
+        parts += ["", *_layers(inspection)]
+    if inspection.findings:
+        parts += ["", "what costs speed, accuracy or trust, the dearest first:"]
+        parts += [text for finding in inspection.findings for text in _finding(finding)]
+    if inspection.not_measured:
+        parts += ["", *(f"not measured: {text}" for text in inspection.not_measured)]
+    return "\n".join(text if "\n" in text else line(text) for text in parts)
+
+
+def _head(inspection: Inspection) -> str:
+    maker = f", by {inspection.maker}" if inspection.maker else ""
+    form = f", {inspection.form}" if inspection.form not in ("", inspection.kind) else ""
+    opset = inspection.opset.get("ai.onnx", 0)
+    return f"{inspection.model}: {inspection.kind}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+
+
+def _command(inspection: Inspection, data: str | None) -> str:
+    if REQUANTISE not in inspection.next:
+        return ""
+    source = inspection.float_model or "FLOAT.onnx"
+    output = Path(inspection.model).with_suffix(".qtool.onnx").name
+    return f": qtool quantize {source} --data {data or 'DATA'} -o {output}"
+
+
+def _facts(inspection: Inspection) -> list[str]:
+    rows = []
+    if inspection.speed is not None:
+        rows.append(f"speed        {speed_line(inspection.speed)}")
+    if inspection.inputs_from:
+        rows.append(f"inputs       {inspection.inputs_from}")
+    stored = ", ".join(f"{number:,} {dtype}" for dtype, number in list(inspection.parameters.items())[:_NAMED])
+    if stored:
+        rows.append(f"constants    {stored}")
+    rows += [f"suggested    {text}" for text in inspection.suggestions]
+    rows += [f"unusual      {text}" for text in inspection.unusual]
+    for target in inspection.targets:
+        share = "" if target.macs_share is None else f", {100 * target.macs_share:.0f} % of multiply-accumulates"
+        rows.append(
+            f"on {target.target:<10}{target.integer_layers} of {amount(target.layers, 'layer')} would be integer{share}"
+        )
+    return rows
+
+
+def speed_line(speed: Speed) -> str:
+    """Return the medians with their spread, the ratio as it follows from them, and how they were taken."""
+    how = (
+        f"{amount(speed.threads, 'thread')}, {amount(speed.rounds, 'round')} in shuffled order, p10 to p90 in brackets"
+    )
+    own = f"{_ms(speed.ms)}"
+    if speed.float_ms is None or speed.speedup is None:
+        return f"{own}; {how}{'; too noisy to trust' if speed.noisy else ''}"
+    ratio = f"float {_ms(speed.float_ms)} / int8 {own} = {speed.speedup:.2f}x"
+    if speed.noisy:
+        return f"{ratio}, too noisy to say which is faster; {how}"
+    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}; {how}"
+
+
+def _ms(spread: Sequence[float]) -> str:
+    return f"{spread[0]:.3g} ms ({spread[1]:.3g} to {spread[2]:.3g})"
+
+
+def _layers(inspection: Inspection) -> list[str]:
+    columns = [
+        ("layer", lambda one: one.name),
+        ("makes", lambda one: one.output),
+        ("op", lambda one: one.op),
+        ("share", lambda one: ABSENT if one.share is None else f"{100 * one.share:.1f} %"),
+        ("planned", lambda one: "int8" if one.planned else "float"),
+        ("runs as", _runs),
+        ("ms", lambda one: _time(one.ms)),
+        ("float ms", lambda one: _time(one.float_ms)),
+        ("SQNR dB", lambda one: decibels(one.sqnr_db)),
+        ("alone dB", lambda one: decibels(one.alone_db)),
+        ("input", lambda one: _grid(one.input)),
+        ("weight", lambda one: _grid(one.weight)),
+    ]
+    shown = inspection.layers[:_ROWS]
+    kept = [(title, cell) for title, cell in columns if any(cell(layer) != ABSENT for layer in shown)]
+    rows = [[cell(layer) for _, cell in kept] for layer in shown]
+    left = [number for number, (title, _) in enumerate(kept) if title in ("layer", "makes", "op", "planned", "runs as")]
+    lines = [aligned([title for title, _ in kept], rows, left=left)]
+    if len(inspection.layers) > _ROWS:
+        lines.append(f"... and {len(inspection.layers) - _ROWS} more layers; --json has them all")
+    return lines
+
+
+def _runs(layer: InspectedLayer) -> str:
+    if not layer.kernel:
+        return "unknown"
+    return layer.kernel if layer.integer else f"{layer.kernel} (float)"
+
+
+def _time(ms: float | None) -> str:
+    return ABSENT if ms is None else f"{ms:.3g}"
+
+
+def _grid(grid: Grid | None) -> str:
+    if grid is None:
+        return ABSENT
+    if not grid.scale:
+        return f"{grid.dtype}, found in each run"
+    if len(grid.scale) > 1:
+        where = f"blocks of {grid.block}" if grid.block else f"axis {grid.axis}"
+        return f"{grid.dtype}, {len(grid.scale)} scales, {where}"
+    return f"{grid.dtype} {grid.scale[0]:.3g}, {grid.zero_point[0]}"
+
+
+def _finding(finding: Finding) -> list[str]:
+    taken = "" if finding.ms_share is None else f", {100 * finding.ms_share:.0f} % of the time"
+    names = ", ".join(finding.where[:_NAMED])
+    more = f" and {len(finding.where) - _NAMED} more" if len(finding.where) > _NAMED else ""
+    lines = [f"  {finding.rule}: {finding.what}{taken}" + (f" ({names}{more})" if names else "")]
+    lines.append(f"    because  {finding.cause}")
+    if finding.remedy:
+        lines.append(f"    remedy   {finding.remedy}")
+    return lines
