@@ -117,8 +117,6 @@ def _vector(layer: PlannedLayer) -> Cause | None:
             return Cause(
                 "vector-scale", f"its {what} has {len(placed.grid.scale)} scales; the kernels take one for a tensor"
             )
-        if placed is not None and placed.node.op_type.endswith("quantizeLinear") and not placed.grid.scale:
-            return Cause("computed-scale", f"the scale of its {what} is computed, not a constant")
     return None
 
 

@@ -37,7 +37,8 @@ class Look:
 
     kernels: layer -> number of the node that it became. islands: the float ones. differs: layer or tensor -> in words,
     by how much onnxruntime's optimised graph computes something else than the file says. vnni: whether this processor
-    multiplies 8 bits without saturation. float_ms: number of a node -> what the same takes in the float model.
+    multiplies 8 bits without saturation. float_ms: number of a node -> what the same takes in the float model. fails: what onnxruntime says where it
+    loads the model, and cannot run it.
     """
 
     opened: Opened
@@ -50,6 +51,7 @@ class Look:
     vnni: bool
     float_ms: Mapping[int, float] = field(default_factory=dict)
     differs: Mapping[str, str] = field(default_factory=dict)
+    fails: str = ""
 
     def kernel(self, layer: PlannedLayer) -> str:
         """Return the operator that a layer became; "" where it is gone."""
@@ -150,6 +152,11 @@ def _without_numbers(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _fails(look: Look) -> Iterator[Found]:
+    if look.fails:
+        yield Found((), "onnxruntime loads the model, and fails when it runs", _sentence(look.fails))
 
 
 def _nothing(look: Look) -> Iterator[Found]:
@@ -417,6 +424,7 @@ def _fake_weights(look: Look) -> Iterator[Found]:
 _BY_QTOOL = f"{REQUANTISE}, which puts Q/DQ where onnxruntime's integer kernels want them"
 _ROWS = (
     Rule("wrong-result", f"do not ship it; {REQUANTISE}, which proves what the kernels compute", _wrong),
+    Rule("does-not-run", _BY_QTOOL, _fails),
     Rule("no-integers", _BY_QTOOL, _nothing),
     Rule("requantised", f"{REQUANTISE} and leave the layer out there: it is hidden from onnxruntime", _requantised),
     Rule("missing-output-q", _BY_QTOOL),
@@ -429,7 +437,6 @@ _ROWS = (
     Rule("mixed-types", f"one 8-bit type throughout: {REQUANTISE}"),
     Rule("wide-type", f"8 bits: {REQUANTISE}; 16 and 4 bits and float8 are for other devices"),
     Rule("vector-scale", f"one scale for each activation: {REQUANTISE}"),
-    Rule("computed-scale", f"constant scales: {REQUANTISE}"),
     Rule("no-zero-point", f"write the zero point, 0 as it may be; or {REQUANTISE}"),
     Rule("wrong-axis", f"scales of weights along the output channels: {REQUANTISE}"),
     Rule("bias-scale", f"a bias scale that is the input's times the weight's: {REQUANTISE}"),

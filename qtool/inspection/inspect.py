@@ -110,6 +110,7 @@ class _Inspected:
         look = Look(
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
+            fails=self.examples.fails,
         )  # fmt: skip
         layers = self._layers()
         findings = find_all(look)
@@ -210,7 +211,10 @@ class _Inspected:
         kernel = None if number is None else self.executed.nodes[number]
         integer = kernel is not None and is_integer(kernel)
         cause = None if integer or kernel is None else why_float(layer)
-        tensor = next((name for name in map(self._float_tensor, reversed(_tensors(layer))) if name), "")
+        tensors = [name for name in map(self._float_tensor, _tensors(layer)) if name]
+        tensor = tensors[-1] if tensors else ""
+        # what is behind it and belongs to it reads what float gives: the piece that holds the layer is the worst
+        alone = [db for name in tensors if (db := self.errors.alone.get(name)) is not None]
         return InspectedLayer(
             name=layer.name,
             op=layer.node.op_type,
@@ -227,7 +231,7 @@ class _Inspected:
             ms=None if number is None else self.executed.time([number]),
             float_ms=self.float_ms.get(tensor),
             sqnr_db=self.errors.by_tensor.get(tensor),
-            alone_db=self.errors.alone.get(tensor),
+            alone_db=min(alone, default=None),
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
