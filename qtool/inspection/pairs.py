@@ -83,6 +83,8 @@ def _make_float(model: Model) -> None:
         if scale is None or zero is None or output.is_graph_output() or not output.uses():
             continue
         readers = edit.consumers(output)
+        if all(map(grids.is_dequantize, readers)):
+            continue
         base = names.fresh(f"{output.name}/float")
         dequantize = edit.new_node("DequantizeLinear", [output, scale, zero], base, name=names.fresh(f"{base}/dq"))
         again = names.fresh(f"{output.name}/again")
