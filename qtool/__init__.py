@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qtool.core.errors import QtoolError
     from qtool.core.numerics.calibrators import Calibrator
+    from qtool.core.records.calibration_inspection import CalibrationInspection
+    from qtool.core.records.difference import Difference
     from qtool.core.records.evaluation import Evaluation, MaxDrop
     from qtool.core.records.finetuning import Finetuned
     from qtool.core.records.inspection import Inspection
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from qtool.execution.cluster import Cluster
     from qtool.execution.workers import Workers
     from qtool.finetuning.finetune import finetune
+    from qtool.inspection.calibration_file import inspect_calibration
+    from qtool.inspection.diff import diff
     from qtool.inspection.inspect import inspect_model
     from qtool.pipeline.calibration.calibrate import calibrate, merge
     from qtool.quantization.quantize import quantize
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Calibrated",
+    "CalibrationInspection",
     "Calibrator",
     "Cluster",
+    "Difference",
     "Evaluation",
     "Finetuned",
     "Inspection",
@@ -53,8 +59,10 @@ __all__ = [
     "Workers",
     "__version__",
     "calibrate",
+    "diff",
     "evaluate",
     "finetune",
+    "inspect_calibration",
     "inspect_model",
     "load_plan",
     "load_statistics",
@@ -66,8 +74,10 @@ __all__ = [
 
 _HOME = {
     "Calibrated": "qtool.core.records.results",
+    "CalibrationInspection": "qtool.core.records.calibration_inspection",
     "Calibrator": "qtool.core.numerics.calibrators",
     "Cluster": "qtool.execution.cluster",
+    "Difference": "qtool.core.records.difference",
     "Evaluation": "qtool.core.records.evaluation",
     "Inspection": "qtool.core.records.inspection",
     "MaxDrop": "qtool.core.records.evaluation",
@@ -81,8 +91,10 @@ _HOME = {
     "Tuned": "qtool.core.records.tuning",
     "Workers": "qtool.execution.workers",
     "calibrate": "qtool.pipeline.calibration.calibrate",
+    "diff": "qtool.inspection.diff",
     "evaluate": "qtool.evaluation.evaluate",
     "finetune": "qtool.finetuning.finetune",
+    "inspect_calibration": "qtool.inspection.calibration_file",
     "inspect_model": "qtool.inspection.inspect",
     "load_plan": "qtool.core.records.plan",
     "load_statistics": "qtool.core.records.statistics",

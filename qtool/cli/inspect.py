@@ -5,9 +5,14 @@ import click
 from qtool.cli.common import Command, json_option, quiet_option, reading_options
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.core.errors import UsageError
+from qtool.core.recognition import is_calibration
 from qtool.feeds import ReadOptions
+from qtool.inspection.calibration_file import inspect_calibration
 from qtool.inspection.inspect import inspect_model
 from qtool.report.inspect import inspection_text
+from qtool.report.inspect_calibration import calibration_inspection_text
+from qtool.report.inspect_float import float_text
 
 
 @click.command("inspect", cls=Command)
@@ -22,6 +27,7 @@ from qtool.report.inspect import inspection_text
 )
 @click.option("--latency", is_flag=True, help="Time the model, and each node of it, in one thread.")
 @reading_options
+@click.option("-v", "--verbose", is_flag=True, help="Show all layers, or tensors of a calibration file.")
 @json_option
 @config_option
 @quiet_option
@@ -32,6 +38,7 @@ def command(
     data: str | None,
     latency: bool,
     reading: ReadOptions,
+    verbose: bool,
     json_path: str | None,
     quiet: bool,
 ) -> None:
@@ -41,12 +48,23 @@ def command(
     Example:
       qtool inspect model.int8.onnx --float model.onnx --data images.npz --latency
 
-    MODEL is a float model, or an int8 one of any maker: Q/DQ, QOperator, dynamic, weight-only. Nothing of it is
-    changed.
+    MODEL is a float model, or an int8 one of any maker: Q/DQ, QOperator, dynamic, weight-only; or a file of `qtool
+    calibrate`, whose ranges are shown. Nothing of it is changed.
     """
+    calibration = is_calibration(model)
+    if calibration:
+        options = {"float": float_model, "data": data, "latency": latency, **reading}
+        for name in (name for name, value in options.items() if value):
+            raise UsageError(f"--{name.replace('_', '-')}: says nothing to a calibration file; leave it out")
     with outputs({"--json": json_path}) as written:
-        found = inspect_model(model, float_model, data, latency=latency, **reading)
+        if calibration:
+            ranges = inspect_calibration(model)
+            text, document = calibration_inspection_text(ranges, every=verbose), ranges.to_dict()
+        else:
+            found = inspect_model(model, float_model, data, latency=latency, **reading)
+            text = float_text(found, every=verbose) if found.kind == "float" else inspection_text(found, data)
+            document = found.to_dict()
         if json_path is not None:
-            written.json(json_path, found.to_dict())
+            written.json(json_path, document)
     if not quiet and json_path != STDOUT:
-        show(inspection_text(found, data), needed=json_path is None)
+        show(text, needed=json_path is None)

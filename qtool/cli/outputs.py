@@ -21,7 +21,7 @@ STDOUT = "-"
 CONFIG = "qtool.config"
 """The key of a context's `meta` under which the path of the configuration file is."""
 _PRINTABLE = ("--json", "--junit", "--markdown")
-_MODELS = ("model", "float_model", "candidates")
+_MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
     "tokenizer",

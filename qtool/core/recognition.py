@@ -60,6 +60,23 @@ def _archive(path: str | Path) -> str | None:
     return _NUMPY if names and all(name.endswith(".npy") for name in names) else None
 
 
+def is_calibration(path: str | Path) -> bool:
+    """Return whether a file is a calibration file, as far as its first bytes and the names in it say."""
+    return recognised(path) == _CALIBRATION
+
+
+def is_json(path: str | Path) -> bool:
+    """Return whether a file begins as a JSON object does; no model and no calibration file does so."""
+    try:
+        # a pipe would be waited for
+        if not Path(path).is_file():
+            return False
+        with Path(path).open("rb") as file:
+            return file.read(64).lstrip().startswith(b"{")
+    except OSError:
+        return False
+
+
 def no_model(path: str | Path) -> str | None:
     """Return why a path is no ONNX model, and what to do; None where nothing says so before it is read."""
     file = Path(path)

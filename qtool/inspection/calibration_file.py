@@ -39,7 +39,7 @@ def inspect_calibration(file: str | Path) -> CalibrationInspection:
     if part is not None:
         examples = tuple(run for row in part.rows for run in row.runs)
     with open_file(Path(file)) as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = hashlib.sha256(stream.read()).hexdigest()
     return CalibrationInspection(
         file=str(file),
         sha256=digest,
@@ -98,9 +98,12 @@ def chosen_ranges(values: Distribution) -> tuple[ChosenRange, ...]:
     result = []
     for calibrator in CANDIDATES:
         low, high = calibrator.range_of(values, GRID)
-        step = activation_qparams(low, high, GRID).scale[0]
+        grid = activation_qparams(low, high, GRID)
+        step, (first, last) = grid.scale[0], grid.range
         kept = (high - low) / whole if whole else 1.0
-        result.append(ChosenRange(str(calibrator), low, high, step, kept, values.outside(low, high)))
+        # what is nearer to the last step than half of one is rounded, as anywhere on the grid
+        clipped = values.outside(first - step / 2.0, last + step / 2.0)
+        result.append(ChosenRange(str(calibrator), low, high, step, kept, clipped))
     return tuple(result)
 
 
@@ -119,9 +122,10 @@ def _notes(values: Distribution, count: int, zeros: float) -> list[str]:
     least, greatest = min(bulk.quantile(_BULK), 0.0), max(bulk.quantile(1.0 - _BULK), 0.0)
     whole = max(values.maximum, 0.0) - min(values.minimum, 0.0)
     if greatest - least < _USED * whole:
+        share = 100 * (greatest - least) / whole
         notes.append(
-            f"99.9 % of its values lie between {least:.4g} and {greatest:.4g}, in {100 * (greatest - least) / whole:.1f} "
-            "% of its range: outliers, which max would spend the grid on"
+            f"99.9 % of its values lie between {least:.4g} and {greatest:.4g}, in {share:.2g} % of its range: the rest "
+            "are outliers, which max would spend the grid on"
         )
     if zeros >= _SPARSE:
         notes.append(f"{100 * zeros:.1f} % of its values are 0")
@@ -129,7 +133,7 @@ def _notes(values: Distribution, count: int, zeros: float) -> list[str]:
 
 
 def _narrow(values: Distribution, first: bool) -> bool:
-    """Whether the values in the last bin are one: its neighbour holds far fewer, as where something was cut off there."""
+    """Whether the last bin holds far more than its neighbour, as where values are cut off."""
     if len(values.counts) < 2:
         return True
     own, next_one = values.counts[[0, 1]] if first else values.counts[[-1, -2]]

@@ -2,29 +2,30 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Unpack
 
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError, QtoolError
-from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection
+from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed
 from qtool.core.records.statistics import Statistics
-from qtool.core.records.verification import MADE_UP
+from qtool.core.records.verification import percent
 from qtool.core.text import amount
-from qtool.feeds import Data, open_for_model
-from qtool.feeds.formats.sequences import unrolled
+from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
 from qtool.inspection.executed import Executed, inspected_nodes, layer_kernels
+from qtool.inspection.inputs import examples_of
 from qtool.inspection.makers import maker_of
 from qtool.inspection.opened import Opened, parameters
 from qtool.inspection.planned import PlannedLayer, macs_of, planned_layers, shapes_in
 from qtool.inspection.prospects import Outlook, outlooks
+from qtool.inspection.speed import speed_of
 from qtool.inspection.suggestions import suggest
 from qtool.inspection.unusual import prepared_in_words, unusual
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.verify.macs import count_macs
-from qtool.quantization.blind import without_data
 from qtool.runtime.census import take_census
 from qtool.runtime.profile import timed_nodes
 from qtool.runtime.session import Session
@@ -32,6 +33,8 @@ from qtool.targets.tables import find_target
 
 _SECONDS = 2.0
 _REORDERS = ("ReorderInput", "ReorderOutput")
+_ALIKE = 1.05
+"""Speeds within this factor are alike."""
 _MUCH = 0.05
 """The share of float's time from which what stays float is named."""
 
@@ -42,6 +45,8 @@ class _Known:
 
     prepared: None where quantisation would refuse the model. outlooks: of each target. example: one batch of inputs,
     None where there is none; source: what it is, in words. executed: what onnxruntime runs; None where it does not.
+    macs: of all nodes of the prepared graph that multiply. speed: of the file; slower: how many times as long it takes
+    as the same with its constants made so, which `executed` runs; 1 where that was not measured.
     """
 
     prepared: Prepared | None
@@ -50,6 +55,9 @@ class _Known:
     source: str
     executed: Executed | None
     missing: tuple[str, ...]
+    macs: Mapping[str, int | None]
+    speed: Speed | None
+    slower: float
     heirs: Mapping[str, Node] = field(default_factory=dict)
 
     @property
@@ -71,7 +79,7 @@ def inspect_float(
     *,
     latency: bool = False,
     seconds: float = _SECONDS,
-    **reading: object,
+    **reading: Unpack[ReadOptions],
 ) -> Inspection:
     """Return the inspection of a float model.
 
@@ -87,9 +95,10 @@ def inspect_float(
     known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds)
     layers = planned_layers(opened.model)
     rows = _layers(layers, known, opened)
-    macs = {} if known.prepared is None or known.example is None else count_macs(known.prepared.model, known.example)
     share = _time_share(known, opened)
-    prospects = tuple(one.record(macs, share if one is known.own else None) for one in known.outlooks)
+    prospects = tuple(
+        one.record(known.macs, share if one is known.own else None, known.slower) for one in known.outlooks
+    )
     prepared = known.prepared
     done = [] if prepared is None else [prepared_in_words(prepared.changes)]
     counted = [row.macs for row in rows if row.macs is not None]
@@ -116,7 +125,7 @@ def inspect_float(
         layers=rows,
         nodes=_nodes(layers, known, opened),
         findings=_findings(known, opened),
-        speed=None,
+        speed=known.speed,
         errors=(),
         targets=prospects,
         float_model=None,
@@ -130,7 +139,7 @@ def _known(
     opened: Opened,
     loaded: LoadedModel,
     data: Data | None,
-    reading: Mapping[str, object],
+    reading: ReadOptions,
     *,
     latency: bool,
     seconds: float,
@@ -141,10 +150,11 @@ def _known(
         prepared = prepare(loaded)
     except QtoolError as error:
         missing.append(f"what would be quantised: {_without_name(error, opened)}")
-    example, source, why = _example(prepared, opened, data, reading)
+    example, source, why = _example(opened, data, reading)
     missing += [why] if why else []
     statistics = Statistics("no data", opened.digest, 0, {}, () if example is None else (dict(example),))
-    found = () if prepared is None else outlooks(prepared, statistics)
+    macs = {} if prepared is None or example is None else count_macs(prepared.model, example)
+    found = () if prepared is None else outlooks(prepared, statistics, macs)
     executed = None
     try:
         executed = _executed(opened, example if latency else None, seconds)
@@ -152,8 +162,20 @@ def _known(
         missing.append(f"what onnxruntime runs: {_without_name(error, opened)}")
     if latency and example is None:
         missing.append("times: there are no inputs to run it on")
+    own = next((one for one in found if one.target.name == find_target().name), None)
+    if latency and own is not None and own.kernels and own.gain is None:
+        missing.append(f"what integers gain: too few of these layers are in a table of times for {own.target.name}")
     heirs = {} if prepared is None else _heirs(prepared)
-    return _Known(prepared, found, example, source, executed, tuple(missing), heirs)
+    speed, slower = _speed(opened, example) if latency and executed is not None and example is not None else (None, 1.0)
+    return _Known(prepared, found, example, source, executed, tuple(missing), macs, speed, slower, heirs)
+
+
+def _speed(opened: Opened, example: Mapping[str, np.ndarray]) -> tuple[Speed, float]:
+    """The speed of the file, and how many times as long it takes as the tidied model."""
+    tidied = Session(opened.serialized, name=str(opened.path))
+    found = speed_of(Session(opened.path), tidied, [example])
+    alone = replace(found, float_ms=None, speedup=None)
+    return alone, 1.0 / found.speedup if found.speedup else 1.0
 
 
 def _without_name(error: QtoolError, opened: Opened) -> str:
@@ -161,31 +183,24 @@ def _without_name(error: QtoolError, opened: Opened) -> str:
 
 
 def _example(
-    prepared: Prepared | None, opened: Opened, data: Data | None, reading: Mapping[str, object]
+    opened: Opened, data: Data | None, reading: ReadOptions
 ) -> tuple[Mapping[str, np.ndarray] | None, str, str]:
     """One batch of inputs, what it is, and why there is none."""
-    if data is not None:
-        feeds = open_for_model(opened.model, data, **reading)  # type: ignore[arg-type]
-        feeds = unrolled(feeds, Session(opened.path).run) if feeds.states else feeds
-        first = next(iter(feeds))
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.inputs.items())
-        return first.inputs, f"{first.origin} ({shapes})", ""
-    if prepared is None:
-        return None, "", ""
     try:
-        statistics, why = without_data(prepared)
-    except (ModelError, DataError) as error:
-        statistics, why = None, _without_name(error, opened)
-    if statistics is None or not statistics.examples:
-        return None, "", f"multiply-accumulates: {why or 'no inputs can be made up'}; give data"
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in statistics.examples[0].items())
-    return statistics.examples[0], f"{MADE_UP} ({shapes})", ""
+        found = examples_of(opened.model, Session(opened.path), data, **reading)
+    except ModelError as error:
+        return None, "", f"what a run tells: {_without_name(error, opened)}"
+    if not found.batches:
+        return None, "", f"multiply-accumulates: {QtoolError(found.absent)}"
+    first = found.batches[0]
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
+    return first, f"{found.said} ({shapes})", ""
 
 
 def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds: float) -> Executed:
     if example is None:
-        return Executed(take_census(opened.serialized)[1].nodes)
-    return Executed(*timed_nodes(opened.serialized, [example], seconds))
+        return Executed.of(take_census(opened.serialized)[1].nodes)
+    return Executed.of(*timed_nodes(opened.serialized, [example], seconds))
 
 
 def _heirs(prepared: Prepared) -> dict[str, Node]:
@@ -208,7 +223,8 @@ def _layers(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tu
     kernels = {} if known.executed is None else layer_kernels(known.executed, layers)
     result = []
     for layer in layers:
-        output, number = str(layer.node.outputs[0].name), kernels.get(layer.name)
+        output = next(str(value.name) for value in layer.node.outputs if value.name)
+        number = kernels.get(layer.name)
         heir, own = known.heir(layer.name, output), macs[layer.name]
         outlook = known.own
         planned = outlook is not None and heir in outlook.kernels
@@ -260,9 +276,9 @@ def _split(known: _Known, opened: Opened) -> tuple[list[tuple[int, str]], list[i
             integers.add(number)
         elif number is not None:
             reasons[number] = reasons[number] or outlook.floats.get(heir, "")
-    for number, node in enumerate(executed.nodes):
-        if node.op_type in _REORDERS:
-            ends = {executed.maker(node.inputs[0]), *executed.readers(node.outputs[0])}
+    for number, moved in enumerate(executed.nodes):
+        if moved.op_type in _REORDERS:
+            ends = {executed.maker(moved.inputs[0]), *executed.readers(moved.outputs[0])}
             integers.update([number] if ends & integers else [])
     return [(number, why) for number, why in reasons.items() if number not in integers], sorted(integers)
 
@@ -302,10 +318,12 @@ def _verdict(result: Inspection) -> str:
         return "float; what would be quantised is not known"
     if not own.integer_layers:
         return f"float; nothing would be integer on {own.target}" + _main_reason(own.floats)
-    share = "" if own.macs_share is None else f", {100 * own.macs_share:.3g} % of multiply-accumulates,"
+    share = "" if own.macs_share is None else f", {percent(own.macs_share)} of multiply-accumulates,"
     words = f"float; on {own.target} {own.integer_layers} of {amount(own.layers, 'layer')}{share} can be integer"
     if own.speedup is None:
         return words
+    if 1 / _ALIKE < own.speedup < _ALIKE:
+        return f"{words}: about as fast as float (estimate)"
     slower = ", slower than float" if own.speedup < 1.0 else ""
     return f"{words}: about {own.speedup:.2g}x the speed of float{slower} (estimate)"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Unpack
 
 import numpy as np
@@ -11,10 +11,12 @@ from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.records.verification import MADE_UP
 from qtool.core.text import amount
 from qtool.feeds import ReadOptions
+from qtool.feeds.formats.sequences import unrolled
 from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
+from qtool.inspection.pictures import as_picture
 from qtool.runtime.session import Session
 
 SAMPLES = 8
@@ -50,6 +52,8 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
             raise UsageError(f"{arg(given[0])}: says how data is read; give {arg('data')}")
         return _made_up(model, session)
     feeds = open_for_model(model, data, samples=SAMPLES, **options)
+    if feeds.states:
+        feeds = unrolled(feeds, session.run)
     batches = tuple(batch.inputs for batch in islice(feeds, SAMPLES))
     if not batches:
         raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
@@ -66,7 +70,11 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
 def _made_up(model: Model, session: Session) -> Examples:
     reason = ""
     try:
-        for proposal in invented_inputs(edit.input_specs(model), edit.axis_lengths(model)):
+        specs = edit.input_specs(model)
+        likely = [as_picture(spec) for spec in specs]
+        # most models of pictures of any size take tiny ones too, of which nothing can be learned
+        first = islice(invented_inputs(likely), 1) if likely != specs else ()
+        for proposal in chain(first, invented_inputs(specs, edit.axis_lengths(model))):
             try:
                 wrong = flaw(session.run(proposal))
             except DataError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from qtool.core.arguments import checked_types
-from qtool.core.errors import DataError, ModelError
+from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
@@ -57,6 +57,8 @@ def inspect_model(
     """
     opened = open_model(model)
     if not opened.is_quantized:
+        if float_model is not None:
+            raise UsageError(f"{arg('float_model')}: {model} is a float model itself; leave it out")
         return inspect_float(opened, model_io.load(model), data, latency=latency, **reading)
     return _Inspected(opened, float_model, data, latency, reading).inspection()
 

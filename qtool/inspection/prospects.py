@@ -1,4 +1,4 @@
-"""What `quantize` would do with a float model for each target, before data is seen: by its own planner."""
+"""The prospects of a float model: what `quantize` would make of it on each target, by its own planner, without data."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.origins import origins_of
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.selection import is_layer, select, static_scheme
+from qtool.pipeline.planning.speed import Divider
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.macs import known_total
 from qtool.quantization.graphs import FloatGraph
@@ -22,6 +23,8 @@ from qtool.targets.tables import TARGETS
 
 Macs = Mapping[str, int | None]
 _COMPUTED = "it multiplies two computed tensors"
+_UNKNOWN = 0.1
+"""The share of the work of which the table may know nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +42,18 @@ class Outlook:
     floats: Mapping[str, str]
     gain: float | None
 
-    def record(self, macs: Macs, time_share: float | None) -> Prospect:
-        """Return it with its share of the work.
+    def record(self, macs: Macs, time_share: float | None, slower: float = 1.0) -> Prospect:
+        """Return the record of it, with its share of the work.
 
         macs: of all nodes that multiply; empty where they are unknown. time_share: of float's time that was measured in
-        the nodes that are to be integer, 0 to 1; None where it was not.
+        the nodes that are to be integer, 0 to 1; None where it was not. slower: how many times as long the file takes
+        as what that was measured of.
         """
         inside = sum(macs.get(name) or 0 for name in self.kernels)
         total = known_total(macs)
         speedup = None
         if self.gain is not None and time_share is not None:
-            speedup = 1.0 / (1.0 - time_share + time_share / self.gain)
+            speedup = slower / (1.0 - time_share + time_share / self.gain)
         return Prospect(
             self.target.name,
             layers=len(self.layers),
@@ -61,16 +65,18 @@ class Outlook:
         )
 
 
-def outlooks(prepared: Prepared, statistics: Statistics) -> tuple[Outlook, ...]:
+def outlooks(prepared: Prepared, statistics: Statistics, macs: Macs) -> tuple[Outlook, ...]:
     """Return what becomes of a prepared model on each target, in the order of the tables.
 
-    `statistics`: with examples whose shapes the table of times is asked with; without any, nothing is left in float for
-    speed.
+    Args:
+        statistics: with examples whose shapes the table of times is asked with; without any, nothing is left in float
+            for speed.
+        macs: of all nodes that multiply; empty where they are unknown.
     """
-    return tuple(_outlook(prepared, statistics, target) for target in TARGETS.values())
+    return tuple(_outlook(prepared, statistics, macs, target) for target in TARGETS.values())
 
 
-def _outlook(prepared: Prepared, statistics: Statistics, target: Target) -> Outlook:
+def _outlook(prepared: Prepared, statistics: Statistics, macs: Macs, target: Target) -> Outlook:
     model = prepared.model
     layers = [node for node in model.graph.all_nodes() if is_layer(node, target)]
     scheme = static_scheme(model, target, Scheme())
@@ -86,11 +92,19 @@ def _outlook(prepared: Prepared, statistics: Statistics, target: Target) -> Outl
     divider = graph.divider(target, placement)
     if speed is not None and divider is not None:
         slow = dict(speed(placement))
-        mixed, floating = divider.times(slow)
-        gain = floating / mixed if mixed and floating else None
+        gain = _gain(divider, slow, macs)
         placement = _without(prepared, target, scheme, placement, slow)
     integer = {name: kernels for name, kernels in placement.integer.items() if name not in slow}
     return Outlook(target, _names(layers), integer, _in_words(model, target, placement.skipped, integer), gain)
+
+
+def _gain(divider: Divider, slow: Collection[str], macs: Macs) -> float | None:
+    """How many times as fast it is by the table; None where that knows too few of the layers."""
+    mixed, floating, unknown = divider.times(slow)
+    work = sum(macs.get(name) or 0 for name in divider.nodes)
+    if not mixed or not floating or sum(macs.get(name) or 0 for name in unknown) > _UNKNOWN * work:
+        return None
+    return floating / mixed
 
 
 def _without(

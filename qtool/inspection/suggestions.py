@@ -24,8 +24,9 @@ _STATE = frozenset({
     "state", "states", "hidden", "h", "c", "cell", "cache", "caches", "mem", "memory", "rnn", "lstm", "gru", "past",
     "present", "context", "ctx", "buffer", "carry",
 })  # fmt: skip
-_INITIAL, _FINAL = (5, 6), (1, 2)
-"""Of LSTM, GRU and RNN: the inputs that the state begins with, and the outputs that it ends with."""
+_INITIAL, _FINAL = 5, 1
+"""Of LSTM, GRU and RNN: the first of the inputs that states begin with, and of the outputs that they end with."""
+_Place = tuple[Node, int]
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _MOVING = ("Squeeze", "Unsqueeze", "Reshape", "Transpose", "Slice", "Gather", "Split", "Identity", "Cast", "Concat")
 _TOKENS, _MASK = ("input_ids", "token_type_ids"), "mask"
@@ -59,7 +60,7 @@ def find_states(model: Model, inputs: Sequence[InputSpec]) -> list[tuple[State, 
     ends with the other. `inputs`: those that are fed.
     """
     outputs = {spec.name: spec for spec in edit.output_specs(model)}
-    begun = {str(v.name): _reaching(v, _begins) for v in model.graph.inputs}
+    begun = {str(v.name): {(node, i - _INITIAL) for node, i in _reaching(v, _begins)} for v in model.graph.inputs}
     ended = {str(v.name): _reached(v) for v in model.graph.outputs}
     found: list[tuple[State, str]] = []
     left = dict(outputs)
@@ -85,7 +86,8 @@ def _words(name: str) -> frozenset[str]:
 def _base(name: str) -> set[frozenset[str]]:
     """The words of a name without those for a direction, with and without a 0: h0 and hn are both h."""
     words = _words(name) - _DIRECTIONS
-    return {kept for kept in (words, words - {"0"}) if any(not word.isdecimal() for word in kept)}
+    says = not _STATE.isdisjoint(_words(name))
+    return {kept for kept in (words, words - {"0"}) if (says and kept) or any(not word.isdecimal() for word in kept)}
 
 
 def _alike(one: InputSpec, other: InputSpec) -> bool:
@@ -100,17 +102,17 @@ def _alike(one: InputSpec, other: InputSpec) -> bool:
 
 
 def _begins(node: Node, index: int) -> bool:
-    return edit.is_main_op(node, *_RECURRENT) and index in _INITIAL
+    return edit.is_main_op(node, *_RECURRENT) and index >= _INITIAL
 
 
-def _reaching(value: Value, wanted: Callable[[Node, int], bool]) -> set[Node]:
-    """The nodes that read a value at a wanted input, however it was moved and cut before."""
-    found: set[Node] = set()
+def _reaching(value: Value, wanted: Callable[[Node, int], bool]) -> set[_Place]:
+    """The nodes that read a value at a wanted input, with its number, however it was moved and cut before."""
+    found: set[_Place] = set()
     waiting, seen = [value], {value}
     while waiting:
         for node, index in waiting.pop().uses():
             if wanted(node, index):
-                found.add(node)
+                found.add((node, index))
             elif edit.is_main_op(node, *_MOVING):
                 more = [output for output in node.outputs if output not in seen]
                 seen.update(more)
@@ -118,9 +120,9 @@ def _reaching(value: Value, wanted: Callable[[Node, int], bool]) -> set[Node]:
     return found
 
 
-def _reached(value: Value) -> set[Node]:
-    """The recurrent nodes whose last state a value is, however it was moved and joined behind."""
-    found: set[Node] = set()
+def _reached(value: Value) -> set[_Place]:
+    """The recurrent nodes whose last state a value is, and which of their states, however it was moved behind."""
+    found: set[_Place] = set()
     waiting, seen = [value], {value}
     while waiting:
         current = waiting.pop()
@@ -128,8 +130,8 @@ def _reached(value: Value) -> set[Node]:
         if node is None:
             continue
         if edit.is_main_op(node, *_RECURRENT):
-            if current in [node.outputs[i] for i in _FINAL if i < len(node.outputs)]:
-                found.add(node)
+            index = list(node.outputs).index(current)
+            found |= {(node, index - _FINAL)} if index >= _FINAL else set()
         elif edit.is_main_op(node, *_MOVING):
             more = [v for _, v in edit.activations(node) if v not in seen]
             seen.update(more)
@@ -137,8 +139,9 @@ def _reached(value: Value) -> set[Node]:
     return found
 
 
-def _operator(nodes: set[Node]) -> str:
-    return f"{sorted(nodes, key=lambda node: str(node.name))[0].op_type} {min(str(node.name) for node in nodes)!r}"
+def _operator(places: set[_Place]) -> str:
+    first = min((node for node, _ in places), key=lambda node: str(node.name))
+    return f"{first.op_type} {str(first.name or first.outputs[-1].name)!r}"
 
 
 def _settings(model: Model, inputs: Sequence[InputSpec]) -> Iterator[tuple[str, str, str]]:
@@ -164,7 +167,7 @@ def _compared(model: Model, name: str) -> list[str]:
     """The constants that an input is compared with for equality."""
     value = next(v for v in model.graph.inputs if v.name == name)
     comparisons = _reaching(value, lambda node, _: edit.is_main_op(node, "Equal"))
-    arrays = [edit.known_constant(operand) for node in comparisons for operand in node.inputs]
+    arrays = [edit.known_constant(operand) for node, _ in comparisons for operand in node.inputs]
     return sorted(f"{array.reshape(())[()]:g}" for array in arrays if array is not None and array.size == 1)
 
 

@@ -1,4 +1,4 @@
-"""What is worth knowing of a float model before it is quantised: a sentence each, the most telling first."""
+"""Sentences on what is worth knowing of a float model before it is quantised."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -111,9 +111,8 @@ def _of_bodies(model: Model) -> Iterator[str]:
         bodies = subgraphs(node)
         if bodies and node.graph is model.graph:
             inner = sum(Layer.of(one) is not None and one.op_type != "Gather" for b in bodies for one in b.all_nodes())
-            holds = amount(inner, "layer") if inner else "no layer"
-            stays = ": they stay float" if inner else ""
-            yield f"{node.op_type} {_called(node)!r} with {amount(len(bodies), 'body', 'bodies')}, {holds} inside{stays}"
+            holds = f"{amount(inner, 'layer')} inside, which stay float" if inner else "no layer inside"
+            yield f"{node.op_type} {_called(node)!r} with {amount(len(bodies), 'body', 'bodies')}: {holds}"
 
 
 def _of_weights(model: Model) -> Iterator[str]:

@@ -26,6 +26,8 @@ OPTIONS = {
     "--batch-size --seed -o --save-plan --save-float --resume --no-partial --granularity --threads --json -q --config",
     "eval": "--data --metric --max-drop --min-sqnr --samples --latency --threads --json --junit --markdown -q --config "
     "--workers --cluster --provider",
+    "inspect": "--float --data --latency --json -q --config -v",
+    "diff": "--data --latency --calibrator --json -q --config -v",
 }
 
 

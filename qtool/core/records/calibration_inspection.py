@@ -16,8 +16,8 @@ SCHEMA_VERSION = 1
 class ChosenRange:
     """The range that a calibrator chooses for a tensor.
 
-    step: the length of one of the grid's steps. kept: the share of the whole range that it covers. clipped: the share of
-    the values outside; both 0 to 1.
+    step: the length of a step of the grid. kept: the share of the whole range that it covers. clipped: the share of the
+    values that lie more than half a step outside; both 0 to 1.
     """
 
     calibrator: str
@@ -49,12 +49,12 @@ class CalibratedTensor:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationInspection:
-    """What a calibration file holds.
+    """The content of a calibration file, and what is odd about it.
 
-    file: its path. sha256, bytes: of the file. model: SHA-256 of the model that it belongs to. versions: that wrote it.
-    samples, examples: how many were counted, and how many batches are kept. example_inputs: input -> shape of the first.
-    shard: "K/N" of a part, None of a whole one; complete: whether nothing is missing of it. recipe: what was done to the
-    float graph. grid: of the ranges, in words. warnings: what makes all of it doubtful. tensors: in graph order.
+    file: its path. sha256, bytes: of the file. model: SHA-256 of the model that it belongs to. versions: what wrote it.
+    samples, examples: how many were counted, and how many batches are kept. example_inputs: input -> shape of the
+    first. shard: "K/N" of a part, None of a whole one; complete: whether nothing of it is missing. recipe: what was
+    done to the float graph. grid: of the ranges, in words. warnings: what makes it doubtful. tensors: in graph order.
     """
 
     file: str

@@ -139,12 +139,12 @@ class TensorError:
 
 @dataclass(frozen=True, slots=True)
 class Prospect:
-    """What `quantize` would do with a float model for one target: layers and their share, and what stays float and why.
+    """The layers of a float model that `quantize` makes integer on a target, their share, and why others stay float.
 
     layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None where unknown.
     floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
     that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
-    model, with the share of float's time that was measured in these nodes: an estimate; None if nothing was measured.
+    model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
     """
 
     target: str
