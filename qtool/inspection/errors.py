@@ -23,7 +23,7 @@ _ENOUGH = 32
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What is known of the errors.
+    """The errors of a model, as far as they are known.
 
     rows: in the order of the float model. alone: tensor -> the SQNR of its layer alone. of: a value of the int8
     model -> the tensor of the float model that it is. not_measured: what could not be, and why.

@@ -1,4 +1,4 @@
-"""What a model is measured on: the first samples of the user's data, or inputs that are made up from its signature."""
+"""The inputs that a model is measured on: samples of the user's data, or what its signature lets one make up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -15,11 +15,12 @@ from qtool.inspection.causes import why_float
 from qtool.inspection.differences import differences
 from qtool.inspection.errors import Errors, errors_of
 from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
-from qtool.inspection.findings import Look, find_all, remedy_of
+from qtool.inspection.findings import find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
 from qtool.inspection.grids import is_constant
 from qtool.inspection.inputs import Examples, examples_of, fed_to
 from qtool.inspection.islands import Island, find_islands
+from qtool.inspection.look import Look
 from qtool.inspection.makers import Maker, form_of, maker_of
 from qtool.inspection.opened import Opened, open_model, parameters
 from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in

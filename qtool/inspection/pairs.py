@@ -1,4 +1,4 @@
-"""Which tensor of a float model is which of an int8 model of any maker: by name, else by the order of the layers."""
+"""The pairs of tensors of a float model and an int8 model of any maker: by name, else by the order of the layers."""
 
 import difflib
 from collections.abc import Mapping, Sequence

@@ -26,7 +26,9 @@ class Net:
 
     def add(self, op: str, *inputs: str, name: str | None = None, domain: str = "", **attributes: object) -> str:
         output = name or f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{op}_{output}", domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(op, list(inputs), [output], name=f"{op}_{output}", domain=domain, **attributes)
+        )
         return output
 
     def grid(self, scale: object, zero: object, dtype: str = "uint8") -> list[str]:
@@ -49,7 +51,9 @@ class Net:
 
     def bias(self, scale: object, size: int = 4) -> str:
         stored = RNG.integers(-500, 500, size).astype(np.int32)
-        return self.add("DequantizeLinear", self.constant(stored), *self.grid(np.full(size, scale), np.zeros(size), "int32"), axis=0)
+        return self.add(
+            "DequantizeLinear", self.constant(stored), *self.grid(np.full(size, scale), np.zeros(size), "int32"), axis=0
+        )
 
     def conv(self, value: str, bias: str | None = None, **weight: object) -> str:
         inputs = [value, self.weight((4, 4, 3, 3), **weight), *([bias] if bias else [])]
