@@ -120,7 +120,9 @@ class _Pieces:
         for example in examples:
             wanted = exact.run(fed_to(exact, example))
             by_itself = self._run(example, wanted)
-            for pair in pairs if by_itself is not None else ():
+            if by_itself is None:
+                break
+            for pair in pairs:
                 alone[pair.tensor].add(wanted[pair.tensor], by_itself[pair.found])
         return alone
 

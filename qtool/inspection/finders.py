@@ -31,8 +31,8 @@ def fails(look: Look) -> Iterator[Found]:
 
 def nothing(look: Look) -> Iterator[Found]:
     """Find a model of which nothing runs in integers."""
-    if look.planned and not any(look.runs_integer(layer) for layer in look.planned):
-        asked = sum(layer.planned for layer in look.planned)
+    asked = sum(layer.planned for layer in look.planned)
+    if asked and not any(look.runs_integer(layer) for layer in look.planned):
         why = Counter(why_float(layer).text for layer in look.planned).most_common(1)[0][0]
         names = tuple(layer.name for layer in look.planned)
         yield Found(
