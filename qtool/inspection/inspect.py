@@ -11,13 +11,13 @@ from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
+from qtool.inspection import grids
 from qtool.inspection.causes import why_float
 from qtool.inspection.differences import differences
 from qtool.inspection.errors import Errors, errors_of
 from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
 from qtool.inspection.findings import find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
-from qtool.inspection.grids import is_constant
 from qtool.inspection.inputs import Examples, examples_of, fed_to
 from qtool.inspection.islands import Island, find_islands
 from qtool.inspection.look import Look
@@ -249,14 +249,17 @@ _FUSED = ("Relu", "Clip", "BatchNormalization", "QuantizeLinear", "Cast", "Mul",
 
 def _tensors(layer: PlannedLayer) -> list[str]:
     """What a layer makes, and behind what belongs to it: its bound, and the scale and bias of a dynamic one."""
-    value, names = layer.node.outputs[0], [str(layer.node.outputs[0].name)]
+    names = [str(layer.node.outputs[0].name)]
+    value = grids.behind_norm(layer.node) or layer.node.outputs[0]
+    if value is not layer.node.outputs[0]:
+        names = [str(value.name)]
     dynamic = layer.written is not None and layer.written.dynamic
     while True:
         node = edit.single_consumer(value)
         if node is None or node.op_type not in (_FUSED if dynamic else _FUSED[:4]):
             return names
         others = [v for v in node.inputs if v is not None and v is not value and node.op_type == "Add"]
-        if not all(map(is_constant, others)):
+        if not all(map(grids.is_constant, others)):
             return names
         value = node.outputs[0]
         names.append(str(value.name))

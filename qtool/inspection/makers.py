@@ -108,6 +108,7 @@ def _outputs(word: str) -> Callable[[Opened], bool]:
     return lambda model: any(str(value.name).startswith(word) for node in model.nodes for value in node.outputs)
 
 
+_FOLDED = "fold batch normalisations into the convolutions before Q/DQ are put there (torch.nn.utils.fuse_conv_bn_eval)"
 MAKERS = (
     Maker("qtool", _any(_metadata("qtool"), _producer("qtool")), {}),
     Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt"), _like_modelopt), _FOR_TENSORRT),
@@ -129,7 +130,7 @@ MAKERS = (
     Maker("pytorch-quantization", _names("input_quantizer/", "weight_quantizer/"), _FOR_TENSORRT),
     Maker("onnxruntime.quantization", _producer("onnx.quantize"), _ORT),
     Maker("tf2onnx", _producer("tf2onnx"), {}),
-    Maker("PyTorch", _producer("pytorch"), {}),
+    Maker("PyTorch", _producer("pytorch"), {"batch-norm": _FOLDED}),
 )
 
 

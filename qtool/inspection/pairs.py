@@ -151,10 +151,7 @@ def _by_order(layers: Sequence[Node], others: Sequence[Node]) -> dict[Value, Val
 
 def _normalized(node: Node) -> Value:
     """The output of a layer, behind a batch normalisation, which one of two models may have folded."""
-    reader = edit.single_consumer(node.outputs[0])
-    if reader is not None and edit.is_main_op(reader, "BatchNormalization"):
-        return reader.outputs[0]
-    return node.outputs[0]
+    return grids.behind_norm(node) or node.outputs[0]
 
 
 def _kind(node: Node) -> tuple[object, ...]:
