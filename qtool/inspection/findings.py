@@ -52,6 +52,8 @@ def find_all(look: Look) -> tuple[Finding, ...]:
 
 def remedy_of(rule: str, maker: Maker | None) -> str:
     """Return what to do about what a rule finds: an option of the maker where one is known, and what always works."""
+    if maker is not None and rule in maker.meant:
+        return ""
     own = "" if maker is None else maker.options.get(rule, "")
     general = RULES[rule].remedy
     if own and maker is not None:

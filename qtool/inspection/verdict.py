@@ -56,7 +56,7 @@ def verdict_of(
 def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) -> str:
     """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done."""
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
-    findings = [one for one in findings if slow or one.rule != "slower-in-integers"]
+    findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
     wrong = next((one for one in findings if one.rule in ("does-not-run", "wrong-result", "no-integers")), None)
     dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
     found = wrong or dear
