@@ -117,8 +117,6 @@ def _vector(layer: PlannedLayer) -> Cause | None:
             return Cause(
                 "vector-scale", f"its {what} has {len(placed.grid.scale)} scales; the kernels take one for a tensor"
             )
-        if placed is not None and placed.node.op_type.endswith("quantizeLinear") and not placed.grid.scale:
-            return Cause("computed-scale", f"the scale of its {what} is computed, not a constant")
     return None
 
 
@@ -155,8 +153,7 @@ def _output_missing(layer: PlannedLayer) -> Cause | None:
     if layer.y is not None or (node.op_type != "Conv" and not _float_bias(layer)):
         return None
     output = node.outputs[0]
-    reader = edit.single_consumer(output)
-    if reader is not None and reader.op_type == "BatchNormalization":
+    if grids.behind_norm(node) is not None:
         return Cause("batch-norm", "a BatchNormalization stands between it and the QuantizeLinear")
     if output.is_graph_output() and not edit.consumers(output):
         return Cause("float-tail", "it makes an output of the model, with no QuantizeLinear behind it")

@@ -11,15 +11,16 @@ from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
+from qtool.inspection import grids
 from qtool.inspection.causes import why_float
 from qtool.inspection.differences import differences
 from qtool.inspection.errors import Errors, errors_of
 from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
-from qtool.inspection.findings import Look, find_all, remedy_of
+from qtool.inspection.findings import find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
-from qtool.inspection.grids import is_constant
 from qtool.inspection.inputs import Examples, examples_of, fed_to
 from qtool.inspection.islands import Island, find_islands
+from qtool.inspection.look import Look
 from qtool.inspection.makers import Maker, form_of, maker_of
 from qtool.inspection.opened import Opened, open_model, parameters
 from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
@@ -112,6 +113,7 @@ class _Inspected:
         look = Look(
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
+            fails=self.examples.fails,
         )  # fmt: skip
         layers = self._layers()
         findings = find_all(look)
@@ -212,7 +214,10 @@ class _Inspected:
         kernel = None if number is None else self.executed.nodes[number]
         integer = kernel is not None and is_integer(kernel)
         cause = None if integer or kernel is None else why_float(layer)
-        tensor = next((name for name in map(self._float_tensor, reversed(_tensors(layer))) if name), "")
+        tensors = [name for name in map(self._float_tensor, _tensors(layer)) if name]
+        tensor = tensors[-1] if tensors else ""
+        # what is behind it and belongs to it reads what float gives: the piece that holds the layer is the worst
+        alone = [db for name in tensors if (db := self.errors.alone.get(name)) is not None]
         return InspectedLayer(
             name=layer.name,
             op=layer.node.op_type,
@@ -229,7 +234,7 @@ class _Inspected:
             ms=None if number is None else self.executed.time([number]),
             float_ms=self.float_ms.get(tensor),
             sqnr_db=self.errors.by_tensor.get(tensor),
-            alone_db=self.errors.alone.get(tensor),
+            alone_db=min(alone, default=None),
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
@@ -244,14 +249,17 @@ _FUSED = ("Relu", "Clip", "BatchNormalization", "QuantizeLinear", "Cast", "Mul",
 
 def _tensors(layer: PlannedLayer) -> list[str]:
     """What a layer makes, and behind what belongs to it: its bound, and the scale and bias of a dynamic one."""
-    value, names = layer.node.outputs[0], [str(layer.node.outputs[0].name)]
+    names = [str(layer.node.outputs[0].name)]
+    value = grids.behind_norm(layer.node) or layer.node.outputs[0]
+    if value is not layer.node.outputs[0]:
+        names = [str(value.name)]
     dynamic = layer.written is not None and layer.written.dynamic
     while True:
         node = edit.single_consumer(value)
         if node is None or node.op_type not in (_FUSED if dynamic else _FUSED[:4]):
             return names
         others = [v for v in node.inputs if v is not None and v is not value and node.op_type == "Add"]
-        if not all(map(is_constant, others)):
+        if not all(map(grids.is_constant, others)):
             return names
         value = node.outputs[0]
         names.append(str(value.name))

@@ -1,6 +1,6 @@
 """An inspection as text: the verdict and the next command first, then the layers, and what each finding costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtool.core.records.inspection import REQUANTISE, Finding, Grid, InspectedLayer, Inspection, Speed
@@ -9,6 +9,9 @@ from qtool.report.text import ABSENT, aligned, decibels, file_size
 
 _ROWS = 60
 _NAMED = 4
+
+
+_Column = tuple[str, Callable[[InspectedLayer], str]]
 
 
 def inspection_text(inspection: Inspection, data: str | None = None) -> str:
@@ -80,7 +83,7 @@ def _ms(spread: Sequence[float]) -> str:
 
 
 def _layers(inspection: Inspection) -> list[str]:
-    columns = [
+    columns: list[_Column] = [
         ("layer", lambda one: one.name),
         ("makes", lambda one: one.output),
         ("op", lambda one: one.op),
