@@ -111,8 +111,8 @@ def _outputs(word: str) -> Callable[[Opened], bool]:
 
 
 _LEFT = frozenset({
-    "not-quantised", "missing-output-q", "missing-input-q", "float-tail", "no-kernel", "layout", "dynamic", "weights-only",
-    "unequal-ranges", "float-constant", "seams", "slower-in-integers",
+    "not-quantised", "missing-output-q", "missing-input-q", "float-tail", "no-kernel", "layout", "dynamic",
+    "weights-only", "unequal-ranges", "float-constant", "seams", "slower-in-integers",
 })  # fmt: skip
 _FOLDED = "fold batch normalisations into the convolutions before Q/DQ are put there (torch.nn.utils.fuse_conv_bn_eval)"
 MAKERS = (
