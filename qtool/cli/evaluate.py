@@ -150,7 +150,8 @@ def command(
             written.json(json_path, evaluation.to_dict())
         written.text(junit_path, evaluation_junit(evaluation))
         written.text(markdown_path, evaluation_markdown(evaluation))
-        write_page(html_path, evaluation.to_dict())
+    # the pictures are in their place now
+    write_page(html_path, evaluation.to_dict())
     if quiet or STDOUT in paths.values():
         _complain(evaluation)
     else:

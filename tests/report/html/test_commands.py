@@ -1,5 +1,6 @@
 """The commands that write pages: what each shows, and that a page that cannot be made harms nothing else."""
 
+import base64
 import json
 
 import pytest
@@ -38,6 +39,16 @@ def test_inspect_writes_its_page_and_the_overlay(made, tmp_path):
     assert results[f"{HOSTILE}0"]["value"] > 20
     run("inspect", str(made / "m.calib"), "--html", str(page))
     assert "Values and ranges" in read(page).text
+
+
+def test_eval_holds_the_pictures_that_it_draws(made, tmp_path):
+    pytest.importorskip("PIL")
+    page, folder = tmp_path / "e.html", tmp_path / "worst"
+    words = ("--data", str(made / "l.npz"), "--save-worst", "2", str(folder), "--html", str(page))
+    run("eval", str(made / "m.onnx"), str(made / "q.onnx"), *words)
+    pictures = {base64.b64encode(file.read_bytes()).decode() for file in folder.glob("*.png")}
+    assert {one["src"].removeprefix("data:image/png;base64,") for one in read(page).all("img")} == pictures
+    assert len(pictures) == 2
 
 
 def test_tune_shows_its_trail_and_the_model_that_it_kept(made, tmp_path):
