@@ -156,6 +156,9 @@ def best_plan(
         mixed = _alike(mixed, best) if thrifty else mixed
         found += _tried({"mixed": mixed}, request, scorer, len(examples))
     chosen, trials = _ranked(found, sketched, request)
+    for graph in graphs:
+        if graph is not chosen.graph:
+            graph.memo.weights.integers.clear()
     if request.goal == "latency" and request.target.on_cpu:
         return _hastened(chosen, trials, request, scorer)
     return chosen, trials
@@ -196,7 +199,6 @@ def _on_graph(
         if best and thrifty:
             dynamic = _alike(dynamic, _best(found))
         found += _tried({"dynamic": dynamic}, request, scorer, samples)
-    graph.memo.weights.integers.clear()
     return found
 
 
@@ -390,7 +392,6 @@ def _tried_again(found: Sequence[Candidate], request: Request, scorer: Scorer, s
             if candidate.graph is graph and candidate.trial is not None:
                 tries.setdefault(candidate.trial.form, []).append(candidate)
         result += _tried(tries, request, scorer, samples)
-        graph.memo.weights.integers.clear()
     return result
 
 
