@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
-from qtool.core.process import end_now, run_program, settle, silenced, watch_signals
+from qtool.core.process import collect_rarely, end_now, run_program, settle, silenced, watch_signals
 
 # name -> one-sentence help; the module qtool.cli.NAME holds `command`, imported only when it is used
 COMMANDS = {
@@ -87,6 +87,7 @@ def _program() -> None:
     words = sys.argv[1:]
     try:
         watch_signals(_end)
+        collect_rarely()
         from qtool.cli import outputs, streams
         from qtool.cli.group import ran
 

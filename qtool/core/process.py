@@ -7,6 +7,7 @@ tests/core/test_process.py: that it works, and that all else works without it.
 import atexit
 import dataclasses
 import functools
+import gc
 import importlib
 import os
 import signal
@@ -57,6 +58,7 @@ def run_program(main: Callable[[], None]) -> NoReturn:
 
 
 _leave = os._exit
+_NEW_OBJECTS = 100_000
 
 
 def _guard_exit() -> None:
@@ -230,7 +232,7 @@ def import_lazily(package: str, deferred: Collection[str]) -> None:
     """Import a package, and the modules `deferred` only once they are used; nothing where it is imported already.
 
     Why: onnx_ir needs sympy for arithmetic with symbolic dimensions alone, and sympy is half of what qtool takes to
-    start. The modules are Python's own lazy ones: real, and loaded when an attribute of them is asked for.
+    start; onnx imports whatever it has, models as text included. The modules are Python's own lazy ones: real, and loaded when an attribute of them is asked for.
 
     A module that no longer exists, or that is not asked for any more, is left out. Where the package cannot be imported
     like that, it is imported as usual.
@@ -352,6 +354,18 @@ def without_panic() -> Iterator[None]:
             os.lseek(held, 0, os.SEEK_SET)
             os.write(2, os.read(held, size))
         os.close(held)
+
+
+def collect_rarely() -> None:
+    """Let Python look for garbage only once there are `_NEW_OBJECTS` more objects than before.
+
+    Why: a graph is some ten thousand objects that live long, and all of them, and all modules, are looked at whenever a
+    quarter as many have come: a twentieth of what `quantize` takes. It is for a process that is qtool's own.
+
+    Nothing happens where the search for garbage is switched off.
+    """
+    if gc.isenabled():
+        gc.set_threshold(_NEW_OBJECTS)
 
 
 def trim_heap() -> bool:

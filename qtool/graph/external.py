@@ -51,15 +51,23 @@ class DataFile:
 _SOURCES: WeakSet[DataFile] = WeakSet()
 
 
-def let_go() -> None:
-    """Give memory back to the system before much of it is needed, where files are mapped.
+def forget_files() -> bool:
+    """Give the memory back to the system that mapped files take, which can be read again; return whether any is mapped.
 
-    That is what was read of the files, which can be read again, and what the C library keeps of freed memory.
+    Cheap enough for each time that a model is loaded.
     """
     sources = list(_SOURCES)
     for source in sources if hasattr(mmap, "MADV_DONTNEED") else ():
         source.content.madvise(mmap.MADV_DONTNEED)
-    if sources:
+    return bool(sources)
+
+
+def let_go() -> None:
+    """Give memory back to the system before much of it is needed, where files are mapped.
+
+    That is `forget_files`, and what the C library keeps of freed memory, all of which has to be zeroed to be used again.
+    """
+    if forget_files():
         trim_heap()
 
 

@@ -1,7 +1,7 @@
 """Models as onnxruntime and files take them: a small protocol buffer, and the large tensors as they lie, not copied."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,11 +111,11 @@ def consume(model: ir.Model) -> Serialized:
     stored = [tensor for tensor in tensors.values() if isinstance(tensor, StoredTensor)]
     for source in {tensor.source for tensor in stored}:
         source.check()
-    folder = Path(os.path.commonpath([tensor.source.file.parent for tensor in stored])) if stored else None
+    folder = _folder_of(stored)
     for name, tensor in tensors.items():
         where, offset = _MEMORY, 0
         if isinstance(tensor, StoredTensor):
-            where, offset = os.path.relpath(tensor.source.file, folder), tensor.offset
+            where, offset = _location(tensor, folder), tensor.offset
         model.graph.initializers[name].const_value = ir.ExternalTensor(
             where, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
@@ -125,6 +125,25 @@ def consume(model: ir.Model) -> Serialized:
                 # onnx-ir would write them beside the tensor, which says the same
                 value.type = value.shape = None
     return Serialized(encode(to_proto(model)), tensors, folder)
+
+
+def outside(proto: onnx.ModelProto, tensors: Mapping[str, StoredTensor]) -> Serialized:
+    """Return the model that a protocol buffer holds, whose large initializers `tensors` it says to lie elsewhere."""
+    folder = _folder_of(tensors.values())
+    for tensor in proto.graph.initializer:
+        if (stored := tensors.get(tensor.name)) is not None:
+            external.set_external(tensor, _location(stored, folder), stored.offset, stored.nbytes)
+    return Serialized(encode(proto), tensors, folder)
+
+
+def _folder_of(tensors: Iterable[StoredTensor]) -> Path | None:
+    """The folder that holds all their files."""
+    parents = [tensor.source.file.parent for tensor in tensors]
+    return Path(os.path.commonpath(parents)) if parents else None
+
+
+def _location(tensor: StoredTensor, folder: Path | None) -> str:
+    return os.path.relpath(tensor.source.file, folder)
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:

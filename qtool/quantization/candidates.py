@@ -30,7 +30,7 @@ from qtool.quantization.by_clock import AS_PLANNED, by_clock
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.quantization.mixed import better_dynamic
 from qtool.quantization.request import Request
-from qtool.quantization.scoring import Scorer
+from qtool.quantization.scoring import KEPT, Scorer, content
 from qtool.runtime.session import Session
 from qtool.targets.rules import Target
 
@@ -44,8 +44,8 @@ A number of them and not of seconds, so that every machine searches alike.
 """
 _REFINING, _REFINING_FINE = 3 * 10**10, 10**10
 """Multiply-accumulates that refining weights may take unasked: those that share a grid, and those of 7 bits."""
-_FEW, _KEPT = 4, 3
-"""On how many examples candidates are measured at least, and how many of them are measured on all."""
+_FEW = 4
+"""On how many examples candidates are measured at least."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,8 +132,9 @@ def best_plan(
     examples, outputs = statistics.examples, base.seen.outputs
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
     picked, thrifty = spread(few, len(examples)), few < len(examples)
-    config = request.target.session
-    sketch = Scorer(base.model, [examples[n] for n in picked], config, [outputs[n] for n in picked])
+    order = [*picked, *(n for n in range(len(examples)) if n not in picked)]
+    ordered, exact = [examples[n] for n in order], [outputs[n] for n in order]
+    scorer = Scorer(base.model, ordered, request.target.session, exact)
     found: list[Candidate] = []
     here = planners
     for graph in graphs:
@@ -142,13 +143,13 @@ def best_plan(
             # what lost on one graph is not tried on the next
             best = _best(found)
             same, here = _alike(same, best), planners if _form(best) != form else {form: planners[form]}
-        found += _on_graph(graph, same, here, request, sketch, few, thrifty=thrifty)
+        found += _on_graph(graph, same, here, request, scorer, few, thrifty=thrifty)
     sketched: list[Candidate] = []
-    scorer = sketch
     if thrifty:
-        scorer, finalists = Scorer(base.model, examples, config, outputs), _finalists(found, request)
+        finalists = _finalists(found, request)
         sketched = sorted((c for c in found if c not in finalists), key=lambda c: -c.sqnr_db)
         found = _tried_again(finalists, request, scorer, len(examples))
+        scorer.forget()
     if both:
         best = _best([c for c in (*found, *sketched) if c.trial is not None and c.trial.form == form])
         scheme = mixed_scheme(best.graph, planners[form].scheme, request.target, best.calibrator)
@@ -156,6 +157,9 @@ def best_plan(
         mixed = _alike(mixed, best) if thrifty else mixed
         found += _tried({"mixed": mixed}, request, scorer, len(examples))
     chosen, trials = _ranked(found, sketched, request)
+    for graph in graphs:
+        if graph is not chosen.graph:
+            graph.memo.weights.integers.clear()
     if request.goal == "latency" and request.target.on_cpu:
         return _hastened(chosen, trials, request, scorer)
     return chosen, trials
@@ -196,7 +200,6 @@ def _on_graph(
         if best and thrifty:
             dynamic = _alike(dynamic, _best(found))
         found += _tried({"dynamic": dynamic}, request, scorer, samples)
-    graph.memo.weights.integers.clear()
     return found
 
 
@@ -356,24 +359,18 @@ def _tried(tries: dict[str, list[Candidate]], request: Request, scorer: Scorer, 
         return []
     graph, result = named[0][1].graph, []
     # calibrators may agree in all ranges
-    unique = {_content(candidate.plan): candidate.plan for _, candidate in named}
-    figures = dict(zip(unique, scorer.compare(list(unique.values()), graph.model, graph.memo.weights), strict=True))
+    unique = {content(candidate.plan): candidate.plan for _, candidate in named}
+    first = samples if samples < scorer.samples else None
+    compared = scorer.compare(list(unique.values()), graph.model, graph.memo.weights, first=first)
+    figures = dict(zip(unique, compared, strict=True))
     for form, candidate in named:
         trial = Trial(
-            candidate.calibrator, bool(candidate.plan.shifts), figures[_content(candidate.plan)], form=form,
+            candidate.calibrator, bool(candidate.plan.shifts), figures[content(candidate.plan)], form=form,
             smoothed=graph.smoothed, samples=samples, refined=candidate.plan.refined,
         )  # fmt: skip
         result.append(replace(candidate, trial=trial))
         request.progress("try", len(result), len(named))
     return result
-
-
-def _content(plan: Plan) -> Hashable:
-    """What plans for one graph that give the same model have in common."""
-    activations = tuple((row.tensor, row.params) for row in plan.activations)
-    rows = (*plan.weights, *plan.dynamic, *plan.stored)
-    weights = tuple((row.tensor, row.params, row.integers) for row in rows)
-    return activations, weights, plan.shifts
 
 
 def _way(candidate: Candidate) -> tuple[Calibrator, bool, bool]:
@@ -390,15 +387,14 @@ def _tried_again(found: Sequence[Candidate], request: Request, scorer: Scorer, s
             if candidate.graph is graph and candidate.trial is not None:
                 tries.setdefault(candidate.trial.form, []).append(candidate)
         result += _tried(tries, request, scorer, samples)
-        graph.memo.weights.integers.clear()
     return result
 
 
 def _finalists(found: Sequence[Candidate], request: Request) -> list[Candidate]:
     """The best few; for latency also the best of each kind."""
     ranked = sorted(found, key=lambda c: -c.sqnr_db)
-    different = {(c.graph, _content(c.plan)): c for c in reversed(ranked)}
-    kept = [c for c in ranked if different[c.graph, _content(c.plan)] is c][:_KEPT]
+    different = {(c.graph, content(c.plan)): c for c in reversed(ranked)}
+    kept = [c for c in ranked if different[c.graph, content(c.plan)] is c][:KEPT]
     return kept if request.goal != "latency" else [c for c in ranked if c in kept or c in _best_of_each(found)]
 
 

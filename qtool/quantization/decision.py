@@ -83,8 +83,9 @@ def prove(decided: Decision, original: Original) -> Proven:
         VerificationError: what is left does so too.
     """
     for rounds_left in reversed(range(_ROUNDS)):
-        prepared, plan = decided.prepared, decided.plan
-        model, shifted = rewritten(prepared.model, plan)
+        prepared, plan, candidate = decided.prepared, decided.plan, decided.candidate
+        known = None if candidate is None else candidate.graph.memo.weights
+        model, shifted = rewritten(prepared.model, plan, known)
         try:
             proof = verify(original, prepared.model, shifted, model, plan, TARGETS[plan.target])
             return Proven(decided, model, proof)

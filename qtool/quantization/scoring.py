@@ -1,6 +1,7 @@
 """The score of a plan: the SQNR of the outputs, as onnxruntime executes it, on the examples that choose."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,10 +13,43 @@ from qtool.graph import compose, edit, model_io
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
 from qtool.pipeline.rewrite.static import rewrite
-from qtool.pipeline.verify.judged import OutputJudge
+from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
+KEPT = 3
+"""Of the models that are compared on a few examples, so many of the best are worth to be compared on all."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A loaded model, and what it gave on the first `count` examples."""
+
+    run: Callable[[Arrays], Arrays]
+    judged: Judged
+    count: int
+
+    @property
+    def figure(self) -> float | None:
+        return _figure(self.judged)
+
+    @property
+    def worth(self) -> float:
+        """The figure; the least there is for none."""
+        return loudness(self.figure)
+
+
+def _figure(judged: Judged) -> float | None:
+    figure = judged.figure()
+    return None if figure is None else loudness(figure)
+
+
+def content(plan: Plan) -> Hashable:
+    """Return what plans for one graph that give the same model have in common."""
+    activations = tuple((row.tensor, row.params) for row in plan.activations)
+    rows = (*plan.weights, *plan.dynamic, *plan.stored)
+    weights = tuple((row.tensor, row.params, row.integers) for row in rows)
+    return activations, weights, plan.shifts
 
 
 class Scorer:
@@ -44,6 +78,12 @@ class Scorer:
             exact = list(side_by_side(Session(graph, name="the prepared model").run, examples))
         self._exact = exact
         self._judge = OutputJudge(prepared, examples[0], exact[0])
+        self._begun: dict[tuple[int, Hashable], _Begun] = {}
+
+    @property
+    def samples(self) -> int:
+        """The number of examples."""
+        return len(self._examples)
 
     def sqnr_db(self, plan: Plan, prepared: Model | None = None, memo: WeightMemo | None = None) -> float | None:
         """Return the worst output's SQNR in dB over the examples; None where there is none to measure.
@@ -52,20 +92,44 @@ class Scorer:
 
         `prepared` is the graph of the plan where that is another form of the same function; `memo` is that graph's.
         """
-        return self._figure(list(side_by_side(self._runner(plan, prepared, memo), self._examples)))
+        judged = self._judge.start()
+        made = side_by_side(self._runner(plan, prepared, memo), self._examples)
+        for exact, outputs in zip(self._exact, made, strict=True):
+            judged.add(exact, outputs)
+        return _figure(judged)
 
-    def compare(self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo) -> Iterator[float | None]:
-        """Yield the figure that `sqnr_db` gives for each of several plans of one graph, in their order."""
-        if len(plans) == 1:
-            yield self.sqnr_db(plans[0], prepared, memo)
-            return
-        quantize_ahead(prepared, plans, memo)
+    def compare(
+        self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo, *, first: int | None = None
+    ) -> Iterator[float | None]:
+        """Yield the figure that `sqnr_db` gives for each of several plans of one graph, in their order.
 
-        def measure(plan: Plan) -> float | None:
-            run = self._runner(plan, prepared, memo)
-            return self._figure([run(example) for example in self._examples])
+        `first`: on so many of the examples alone, the first. The models of the best `KEPT` stay loaded then, and run on
+        the others alone when they are compared on all; until `forget`.
+        """
+        if len(plans) > 1:
+            quantize_ahead(prepared, plans, memo)
+        each = side_by_side if len(plans) == 1 else map
 
-        yield from side_by_side(measure, plans)
+        def measure(plan: Plan) -> _Begun:
+            begun = self._begun.get((id(prepared), content(plan)))
+            begun = begun or _Begun(self._runner(plan, prepared, memo), self._judge.start(), 0)
+            examples = self._examples[begun.count : first]
+            outputs = each(begun.run, examples)
+            for exact, made in zip(self._exact[begun.count : first], outputs, strict=True):
+                begun.judged.add(exact, made)
+            return replace(begun, count=begun.count + len(examples))
+
+        for plan, begun in zip(plans, side_by_side(measure, plans), strict=True):
+            self._begun.pop((id(prepared), content(plan)), None)
+            if first is not None:
+                self._begun[id(prepared), content(plan)] = begun
+                if len(self._begun) > KEPT:
+                    del self._begun[min(self._begun, key=lambda key: self._begun[key].worth)]
+            yield begun.figure
+
+    def forget(self) -> None:
+        """Let go of the models that are loaded."""
+        self._begun.clear()
 
     def _runner(self, plan: Plan, prepared: Model | None, memo: WeightMemo | None) -> Callable[[Arrays], Arrays]:
         model = rewrite(self._prepared if prepared is None else prepared, plan, memo)
@@ -77,13 +141,6 @@ class Scorer:
             return made | {name: made[output] for name, output in reads.items()}
 
         return run
-
-    def _figure(self, outputs: Sequence[Arrays]) -> float | None:
-        judged = self._judge.start()
-        for exact, made in zip(self._exact, outputs, strict=True):
-            judged.add(exact, made)
-        figure = judged.figure()
-        return None if figure is None else loudness(figure)
 
 
 def quantize_ahead(prepared: Model, plans: Sequence[Plan], memo: WeightMemo) -> None:

@@ -34,7 +34,7 @@ def timed(original: Original, prepared: Model, plan: Plan, proven: Serialized, *
         return Timing(absent="no data was given" if blind else original.absent)
     try:
         sessions = [
-            Session(original.source),
+            original.session(),
             Session(proven, config=here.session, name="the quantised model"),
         ]
         found, rounds = measure_speed(sessions, original.examples, _SECONDS, _ROUNDS)

@@ -80,7 +80,7 @@ class Session:
         provider: str = "cpu",
         profile_to: Path | None = None,
     ) -> None:
-        external.let_go()
+        external.forget_files()
         runs_on = find_provider(provider)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

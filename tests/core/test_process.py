@@ -191,6 +191,14 @@ def test_a_command_does_not_load_sympy(tmp_path):
     assert (code, err) == (0, "") and out.endswith("loaded\n\n")
 
 
+def test_onnx_is_imported_without_its_forms_of_text():
+    """Where this fails, onnx uses them while it is imported."""
+    script = "import sys, qtool.graph.edit\nprint(type(sys.modules['google.protobuf.json_format']).__name__)"
+    assert python(script) == (0, "_LazyModule\n", "")
+    script = "import onnx, qtool.graph.edit\nprint(onnx.compose.merge_models.__name__)"
+    assert python(script) == (0, "merge_models\n", "")
+
+
 def test_sympy_is_loaded_once_it_is_used():
     code, out, err = python(f"import sys, qtool.graph.edit, sympy; assert sympy.Integer(2) + 1 == 3; {LOADED}")
     assert (code, err) == (0, "") and "sympy.core" in out
@@ -250,6 +258,19 @@ def test_ctrl_c_while_it_is_imported_is_no_reason_to_begin_again(package):
     run = package("print('begun')\nraise ImportError('initialization failed') from KeyboardInterrupt()\n")
     code, out, err = run("")
     assert (code, out) == (1, "begun\n") and "initialization failed" in err
+
+
+def test_garbage_is_looked_for_once_there_is_much_of_it():
+    """What refers to itself is freed then, and not before."""
+    script = (
+        "import gc, weakref\nfrom qtool.core.process import collect_rarely\n"
+        "class Ring:\n    def __init__(self): self.me = self\n"
+        "collect_rarely(); gc.collect(); one = weakref.ref(Ring())\n"
+        "few = [[] for _ in range(50_000)]; print(one() is None)\n"
+        "many = [[] for _ in range(60_000)]; print(one() is None)\n"
+        "gc.disable(); gc.set_threshold(7); collect_rarely(); print(gc.get_threshold()[0])"
+    )
+    assert python(script) == (0, "False\nTrue\n7\n", "")
 
 
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc")

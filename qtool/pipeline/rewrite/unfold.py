@@ -6,6 +6,7 @@ QuantizeLinear of what the float model computes or keeps anyhow. onnxruntime fol
 
 from collections.abc import Collection, Mapping, Sequence
 
+from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import Plan
 from qtool.graph import compose, contrib, edit, shapes
@@ -16,15 +17,17 @@ from qtool.pipeline.rewrite.static import rewrite, shift_biases
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
-def rewritten(model: Model, plan: Plan) -> tuple[Serialized, Model]:
+def rewritten(model: Model, plan: Plan, memo: WeightMemo | None = None) -> tuple[Serialized, Model]:
     """Return the model to be written, and the float one that it is without Q/DQ; see `rewrite` and `shift_biases`.
+
+    `memo`: as `rewrite` takes it.
 
     What onnxruntime's own operators in it compute is written beside them.
 
     Raises:
         ModelError: the plan names what the graph does not hold.
     """
-    result, shifted = rewrite(model, plan), shift_biases(model, plan)
+    result, shifted = rewrite(model, plan, memo), shift_biases(model, plan)
     readers = unfold(result)
     unfold(shifted, readers)
     lighten(result)

@@ -13,7 +13,7 @@ from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, wo
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
-from qtool.graph import compose, edit
+from qtool.graph import compose, edit, external
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
 from qtool.graph.serialized import Serialized, deserialize
@@ -281,6 +281,7 @@ def measure(
     Models of which only the outputs are wanted are in memory one after another.
     """
     halves, singles, widened = original.halves, original.outputs, original.widened
+    external.let_go()
     sessions = _Sessions(prepared, quantized, plan, config)
     result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
     for half, single in zip(halves, singles, strict=False):

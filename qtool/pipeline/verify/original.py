@@ -12,6 +12,7 @@ from qtool.core.concurrency import side_by_side
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
 from qtool.graph import model_io
 from qtool.graph.edit import Model
+from qtool.graph.serialized import Serialized
 from qtool.runtime.session import Session
 
 Arrays = Mapping[str, np.ndarray]
@@ -46,7 +47,7 @@ class Original:
     @cached_property
     def halves(self) -> Sequence[Arrays]:
         """The outputs of a float16 model in its own arithmetic, for each checked example; empty for another model."""
-        return _outputs(Session(self.source), self.checked) if self.widened is not None else ()
+        return _outputs(self.session(), self.checked) if self.widened is not None else ()
 
     @cached_property
     def outputs(self) -> Sequence[Arrays]:
@@ -92,9 +93,17 @@ class Original:
                 result[name] = min(db, result.get(name, math.inf))
         return result
 
+    def session(self, *, optimize: bool = True) -> Session:
+        """Return the model as it came, loaded."""
+        return Session(self._file, optimize=optimize, name=str(self.source))
+
+    @cached_property
+    def _file(self) -> Serialized:
+        return model_io.refer(self.source)
+
     def _session(self, *, optimize: bool = True) -> Session:
         if self.widened is None:
-            return Session(self.source, optimize=optimize)
+            return self.session(optimize=optimize)
         return Session(model_io.serialize(self.widened), optimize=optimize, name="the model in float32")
 
 
