@@ -46,7 +46,7 @@ _SCALARS: Mapping[Any, Mapping[str, Any]] = {
     Real: {"type": ["number", "null"]},
     Path: {"type": "string"},
 }
-_VERSIONS = {"type": "object", "additionalProperties": {"type": "string"}, "required": ["qtool"]}
+_VERSIONS = {"type": "object", "additionalProperties": {"type": "string"}}
 _NOT_FINITE = {"type": "object", "additionalProperties": {"enum": ["inf", "-inf", "nan"]}}
 
 
