@@ -135,7 +135,8 @@ def _row(model: Packaged, folder: Path, work: Path) -> tuple[list[str], str]:
     result = found["candidates"][0]
     speed = _figure((result["latency"] or {}).get("speedup"), ".2f")
     agreement = _figure(result["agreement"], ".4f")
-    row = [model.name, _figure(printed), _figure(result["sqnr_db"]), agreement, speed, size, left, seconds]
+    sqnr = result["sqnr_db"] if result["sqnr_db"] is not None else found["not_finite"].get("/candidates/0/sqnr_db")
+    row = [model.name, _figure(printed), _figure(sqnr), agreement, speed, size, left, seconds]
     return row, _short_of(made["verdict"]) or shortened(warned)
 
 

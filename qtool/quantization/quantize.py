@@ -123,6 +123,7 @@ def quantize(
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
+    compute = Compute(threads, provider, progress=progress)
     find_provider(provider)
     if blind and ("on" in (bias_correction, smoothing, refine) or optimize_for == "latency"):
         raise UsageError(
@@ -164,8 +165,11 @@ def quantize(
             fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    in_float = plan is None and request.in_float
-    prepared = during(progress, "prepare", lambda: prepare(model_io.load(model), parse_fixed(fix), transposed=in_float))
+    prepared = during(
+        progress,
+        "prepare",
+        lambda: prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float),
+    )
     given, absent = None, "the calibration holds no examples"
     if plan is not None:
         prepared, given = given_plan(plan, prepared)
@@ -179,9 +183,7 @@ def quantize(
                 place(prepared.model, request.target, request.scheme, name=prepared.name, folded=prepared.folded)
             tensors = find_tensors(prepared)
         feeds = opened(prepared, data)
-        prepared, statistics = count_prepared(
-            prepared, steps, feeds, tensors, Compute(threads, provider, progress=progress)
-        )
+        prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)
     else:
         if calibration is None:
             statistics, absent = without_data(prepared)

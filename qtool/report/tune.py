@@ -42,7 +42,7 @@ def tuned_text(result: Tuned) -> str:
         f"{percent(result.verification.integer_share)} of multiply-accumulates {planned}in integer kernels"
     )
     floating = [float_line(result.verification)] if result.verification.float_layers else []
-    lines = [head, *floating, f"  metric: {_measured(result)}", f"  data: {result.split}"]
+    lines = [head, *floating, f"  measured: {_measured(result)}", f"  data: {result.split}"]
     lines += [*_sample_lines(result), *_untried_lines(result)]
     advice = _next(result)
     lines += [] if advice is None else [f"  next: {advice}"]

@@ -1,4 +1,4 @@
-"""What figures mean in words, and the rows of a report: a label, and behind it a line for each thing that is said."""
+"""The words for figures, and the rows of a report: a label, and behind it a line for each thing that is said."""
 
 import math
 from collections.abc import Sequence

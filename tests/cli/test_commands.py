@@ -104,10 +104,21 @@ def test_the_users_day(folder):
         outs.append(done.stdout)
     assert re.fullmatch(r"digits\.calib: 200 samples, \d+ tensors, .*; serves every calibrator and target\n", outs[0])
     proof = outs[1].splitlines()
-    kinds = ["integer", "float", "arithmetic", "accuracy", "speed", "verdict"]
-    assert [line.split()[0] for line in proof[1:]] == kinds
-    assert "100.0 % of multiply-accumulates" in proof[1]
-    assert proof[2].split(None, 1)[1] == "no layer"
+    rows = {line[2:14].strip(): line[14:] for line in proof[1:]}
+    assert list(rows) == [
+        "size",
+        "settings",
+        "integer",
+        "float",
+        "arithmetic",
+        "accuracy",
+        "",
+        "speed",
+        "verdict",
+        "next",
+    ]
+    assert "100.0 % of multiply-accumulates" in rows["integer"] and rows["float"] == "no layer"
+    assert rows["next"].startswith("`qtool eval ") and len(proof[0]) <= 100
     table = [line.split() for line in outs[2].splitlines() if line]
     assert table[1][:2] == ["digits_cnn.onnx", "0.9940"]
     assert float(table[2][1]) > 0.98
@@ -185,7 +196,10 @@ def test_quantize_prints_json_alone(run):
 def test_json_into_a_file_leaves_the_lines(folder, run):
     code, out, _ = run("quantize", MODEL, "--calibration", "digits.calib", "--calibrator", "max", "--json", "r.json")
     assert code == 0
-    assert len(out.splitlines()) == 7
+    labels = [line[2:14].strip() for line in out.splitlines() if line.startswith("  ")]
+    assert labels == "size settings integer float arithmetic accuracy - speed verdict - next".replace("-", "").split(
+        " "
+    )
     assert strict_json((folder / "r.json").read_text())["schema"] == "qtool.quantize"
 
 

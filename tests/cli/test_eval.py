@@ -12,6 +12,7 @@ import pytest
 from qtool.cli import bar, main
 from tests.support.evaluation_models import linear
 from tests.support.places import ZOO
+from tests.support.schemas import schema_faults
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(20, 6)).astype(np.float32)
@@ -85,7 +86,8 @@ def test_files_are_written_beside_the_table(folder, run):
     assert out.splitlines()[0].split()[-3:] == ["latency", "ms", "speed-up"]
     assert "medians of 2 interleaved runs, batch 1" in out
     document = json.loads((folder / "e.json").read_text(), parse_constant=pytest.fail)
-    assert document["candidates"][0]["sqnr_db"] == "inf"
+    assert document["candidates"][0]["sqnr_db"] is None and schema_faults(document) == []
+    assert document["not_finite"]["/candidates/0/sqnr_db"] == "inf"
     root = ET.parse(folder / "e.xml").getroot()
     assert [len(suite.findall("testcase")) for suite in root] == [1, 1]
     assert len(list(root.iter("failure"))) == 1

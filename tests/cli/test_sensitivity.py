@@ -8,6 +8,7 @@ import pytest
 from qtool.cli import main
 from tests.support.places import REPOSITORY
 from tests.support.refusals import contents
+from tests.support.schemas import schema_faults
 
 DATA = REPOSITORY / "calib_data"
 MODEL = DATA / "digits_cnn.onnx"
@@ -47,9 +48,10 @@ def test_the_table_of_the_shipped_network(run):
     assert (code, err) == (0, "")
     document = strict_json(Path("j.json").read_text())
     kept = strict_json(Path("s.json").read_text())
+    assert document.pop("call")["command"] == "sensitivity" and schema_faults(kept) == []
     assert len(kept.pop("checksum")) == 64
     assert kept == document
-    assert (document["schema"], document["schema_version"], document["complete"]) == ("qtool.sensitivity", 1, True)
+    assert (document["schema"], document["schema_version"], document["complete"]) == ("qtool.sensitivity", 2, True)
     assert (document["samples"], document["metric"]["name"]) == (30, "top1")
     # 16 convolutions and a classifier in the network's description
     rows = document["layers"]
@@ -59,9 +61,16 @@ def test_the_table_of_the_shipped_network(run):
     assert all(row["alone"]["sqnr_db"] > document["quantized"]["sqnr_db"] for row in rows)
     table = [line.split() for line in out.splitlines()]
     start = next(i for i, words in enumerate(table) if words[:2] == ["layer", "op"]) + 1
-    assert [words[0] for words in table[start:]] == [row["name"] for row in rows]
-    assert [words[5] for words in table[start:]] == [f"{row['alone']['sqnr_db']:.2f}" for row in rows]
-    assert [words[8] for words in table[start:]] == [f"{row['without']['sqnr_db']:.2f}" for row in rows]
+    rest = table[start + len(rows) :]
+    table = table[start : start + len(rows)]
+    assert [words[0] for words in table] == [row["name"] for row in rows]
+    assert [words[5] for words in table] == [f"{row['alone']['sqnr_db']:.2f}" for row in rows]
+    assert [words[8] for words in table] == [f"{row['without']['sqnr_db']:.2f}" for row in rows]
+    # the option that is ready: what the network is better without, the best first
+    (words,) = [words for words in rest if "--exclude" in words]
+    named = words[words.index("--exclude") + 1 :: 2]
+    by_gain = sorted(rows, key=lambda row: (row["without"]["drop"], -row["without"]["sqnr_db"]))
+    assert 1 <= len(named) <= 3 and named == [row["name"] for row in by_gain[: len(named)]]
 
 
 def test_json_to_stdout_is_alone(run):

@@ -97,9 +97,10 @@ def test_a_missed_target_is_said_where_nothing_else_is(run, asked):
 
 def test_lines_name_the_measure(place, run):
     classifier(place / "m.onnx")
-    line = run("--max-drop", "50%")[1].splitlines()[0]
+    heading, line = run("--max-drop", "50%")[1].splitlines()[:2]
+    assert heading.startswith("measured: agreement, on ") and heading.endswith(", which chooses")
     assert line.startswith("ok  agreement 1.0000  drop   0.00 %  SQNR ")
-    line = run("--max-drop", "0.5")[1].splitlines()[0]
+    line = run("--max-drop", "0.5")[1].splitlines()[1]
     assert line.startswith("ok  agreement 1.0000  drop 0.0000  SQNR ")
 
 

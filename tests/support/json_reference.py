@@ -16,7 +16,9 @@ _MADE_BY = {
     "sensitivity": "`qtool sensitivity --json FILE` and `-o FILE`, which adds `checksum`; `Sensitivity.to_dict()`",
     "tune": "`qtool tune --json FILE`, `Tuned.to_dict()`",
     "finetune": "`qtool finetune --json FILE`, `Finetuned.to_dict()`",
-    "inspect": "`Inspection.to_dict()`",
+    "inspect": "`qtool inspect MODEL --json FILE`, `Inspection.to_dict()`",
+    "inspect-calibration": "`qtool inspect FILE.calib --json FILE`, `CalibrationInspection.to_dict()`",
+    "diff": "`qtool diff A B --json FILE`, `Difference.to_dict()`",
     "plan": "`--save-plan FILE`, `Plan.to_dict()`; also in what `quantize`, `tune` and `finetune` write",
     "worst": "`worst.json` in the folder of `qtool eval --save-worst N FOLDER`",
 }

@@ -188,7 +188,7 @@ def test_the_command(hard, tmp_path):
         r"^measured: \w+, float \d\.\d{4}, on \d+ samples of \S.*, which chooses$", answer.output, re.MULTILINE
     )
     assert re.search(
-        r"^  metric: \w+ \d\.\d{4}, float \d\.\d{4}, SQNR .* dB; on \d+ samples of", answer.output, re.MULTILINE
+        r"^  measured: \w+ \d\.\d{4}, float \d\.\d{4}, SQNR .* dB; on \d+ samples of", answer.output, re.MULTILINE
     )
     document = json.loads(report.read_text())
     assert document["met"] is True and len(document["steps"]) == 4

@@ -1,22 +1,24 @@
 """The record of what two int8 models, calibration files or plans differ in."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from qtool.core.records.codec import Real, encoded
-from qtool.core.records.header import header
+from qtool.core.records.codec import Real
+from qtool.core.records.header import document
 from qtool.core.records.inspection import Speed
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
 
-SCHEMA_VERSION = 1
 Compared = Literal["models", "calibration files", "plans"]
 Range = tuple[Real, Real]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerDifference:
-    """A node of which something else becomes. a, b: what it is in each, in words; "" where it is not there."""
+    """A node of which something else becomes.
+
+    name: its own. op: its operator. a, b: what it is in each, in words; "" where it is not there.
+    """
 
     name: str
     op: str
@@ -28,9 +30,10 @@ class LayerDifference:
 class RangeDifference:
     """A tensor whose grid, or range, differs.
 
-    a, b: the least and the greatest number of its grid, or of its values; None where one has none. steps: how far the
-    ends are apart, in steps of the coarser of both grids; None where there is no such step. moved: of calibration
-    files, the share of values that would have to be others, 0 to 1; None elsewhere. what: how else they differ.
+    tensor: its name. a, b: the least and the greatest number of its grid, or of its values; None where one has none.
+    steps: how far the ends are apart, in steps of the coarser of both grids; None where there is no such step. moved:
+    of calibration files, the share of values that would have to be others, 0 to 1; None elsewhere. what: how else they
+    differ.
     """
 
     tensor: str
@@ -59,13 +62,16 @@ class WeightDifference:
 class Difference:
     """The things that `b` has otherwise than `a`.
 
-    same: whether nothing differs of what is compared; the time it takes is no difference. facts: about the files as a
-    whole, a sentence each. layers: whose placement or kernel differs, in the order of `a`. ranges, weights: the largest
-    difference first. kernels: operator -> how often each runs it, where that differs. alike: how many layers (of
-    calibration files: tensors) are the same. speed: of `b`, beside `a` as its float model; None where not measured.
+    compared: what the files are. a, b: their paths. same: whether nothing differs of what is compared; the time it
+    takes is no difference. facts: about the files as a whole, a sentence each. layers: whose placement or kernel
+    differs, in the order of `a`. ranges, weights: the largest difference first. kernels: operator -> how often each
+    runs it, where that differs. alike: how many layers (of calibration files: tensors) are the same. speed: of `b`,
+    beside `a` as its float model; None where not measured.
     outputs: output -> SQNR in dB of b's against a's; None where it has none. inputs_from: what that was measured on.
     not_measured: what could not be, and why.
     """
+
+    SCHEMA: ClassVar[tuple[str, int]] = ("diff", 1)
 
     compared: Compared
     a: str
@@ -92,5 +98,5 @@ class Difference:
         return summary("Difference", self.compared, names, "the same" if self.same else "different", *counts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the difference as strict JSON."""
-        return {**header("diff", SCHEMA_VERSION), **encoded(self)}
+        """Return the difference as strict JSON; docs/json.md has its keys."""
+        return document(self)

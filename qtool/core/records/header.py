@@ -72,9 +72,9 @@ def without_header(document: Any, kind: str, *, former: str | None = None) -> tu
         return content.pop(former), content
     if content.pop("schema", None) != f"qtool.{kind}":
         return None, {}
-    for key in ("versions", "machine"):
-        content.pop(key, None)
-    lost = content.pop("not_finite", {})
+    content.pop("versions", None)
+    # only results have both; the key is another thing in calibration files
+    lost = content.pop("not_finite", {}) if content.pop("machine", None) is not None else {}
     if not isinstance(lost, dict):
         return None, {}
     for place, word in lost.items():

@@ -9,8 +9,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from qtool.core.records.calibration_inspection import CalibrationInspection
 from qtool.core.records.call import Invocation
 from qtool.core.records.codec import Real, keys
+from qtool.core.records.difference import Difference
 from qtool.core.records.evaluation import Evaluation, WorstSamples
 from qtool.core.records.finetuning import Finetuned
 from qtool.core.records.inspection import Inspection
@@ -30,6 +32,8 @@ DOCUMENTS: Mapping[str, type] = {
     "tune": Tuned,
     "finetune": Finetuned,
     "inspect": Inspection,
+    "inspect-calibration": CalibrationInspection,
+    "diff": Difference,
     "plan": Plan,
     "worst": WorstSamples,
 }

@@ -10,8 +10,10 @@ import pytest
 
 import qtool
 from qtool.core.records import schema as schemas
+from qtool.core.records.calibration_inspection import CalibratedTensor, CalibrationInspection, ChosenRange
 from qtool.core.records.call import FileRead, Invocation
 from qtool.core.records.codec import encoded
+from qtool.core.records.difference import Difference, LayerDifference, RangeDifference, WeightDifference
 from qtool.core.records.evaluation import WorstSample, WorstSamples
 from qtool.core.records.finetuning import Finetuned, Round, TorchAgreement
 from qtool.core.records.inspection import (
@@ -21,11 +23,12 @@ from qtool.core.records.inspection import (
     InspectedNode,
     Inspection,
     Port,
-    Speed,
     Prospect,
+    Speed,
     TensorError,
 )
 from qtool.core.records.machine import this_machine
+from qtool.core.records.recipe import Recipe
 from qtool.core.records.results import FilePart, LeftFloat, NoisyRegion, Quantized, Trial, Verdict
 from tests.report.test_evaluation import GOOD, NAN, evaluation
 from tests.support.patterns import Net
@@ -120,6 +123,39 @@ def test_an_inspection():
         inputs_from="", not_measured=(),
     )  # fmt: skip
     assert schema_faults(found.to_dict()) == []
+
+
+def test_a_difference_and_a_calibration_file():
+    differs = Difference(
+        "models", "a", "b", False, layers=(LayerDifference("c", "Conv", "int8", ""),), kernels={"Conv": (1, 0)},
+        ranges=(RangeDifference("t", (0.0, math.inf), None, None),), weights=(WeightDifference("c", 0.5, 3, None),),
+        outputs={"y": math.inf},
+    )  # fmt: skip
+    document = differs.to_dict()
+    assert schema_faults(document) == []
+    assert document["not_finite"] == {"/ranges/0/a/1": "inf", "/outputs/y": "inf"}
+    tensor = CalibratedTensor(
+        "t", 9, 0.0, 1.0, 0.5, (ChosenRange("max", 0.0, 1.0, 0.1, 1.0, 0.0),), None, (), (9,), (1.0,)
+    )
+    found = CalibrationInspection(
+        "f.calib",
+        "0" * 64,
+        9,
+        "1" * 64,
+        {"qtool": "0"},
+        9,
+        1,
+        {"x": (1, 3)},
+        None,
+        True,
+        Recipe(),
+        "int8",
+        (),
+        (tensor,),
+    )
+    document = found.to_dict()
+    assert schema_faults(document) == []
+    assert document["written_by"] == {"qtool": "0"} and document["versions"]["numpy"] == np.__version__
 
 
 def test_a_validator_sees_what_is_wrong(quantized):
