@@ -2,7 +2,7 @@
 
 import click
 
-from qtool.cli.common import Command, json_option, quiet_option, reading_options
+from qtool.cli.common import Command, json_option, progress_bar, quiet_option, reading_options
 from qtool.cli.config import config_option
 from qtool.cli.html import html_option, overlay_option, write_overlay, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
@@ -67,8 +67,13 @@ def command(
             ranges = inspect_calibration(model)
             text, document = calibration_inspection_text(ranges, every=verbose), ranges.to_dict()
         else:
-            found = inspect_model(model, float_model, data, latency=latency, **reading)
-            text = float_text(found, every=verbose) if found.kind == "float" else inspection_text(found, data)
+            with progress_bar(quiet) as progress:
+                found = inspect_model(model, float_model, data, latency=latency, progress=progress, **reading)
+            text = (
+                float_text(found, every=verbose)
+                if found.kind == "float"
+                else inspection_text(found, data, every=verbose)
+            )
             document = found.to_dict()
         if json_path is not None:
             written.json(json_path, document)

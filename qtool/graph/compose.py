@@ -162,7 +162,7 @@ def _cut_types(node: ir.Node) -> list[ir.TypeProtocol | None]:
     if node.op_type == "DynamicQuantizeLinear":
         stored, real = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.FLOAT)
         return [stored, real, stored]
-    if node.op_type == "QuantizeLinear" and node.inputs[2] is not None:
+    if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 and node.inputs[2] is not None:
         return [node.inputs[2].type]
     return []
 

@@ -5,7 +5,7 @@ grids.py     the scale and zero point of a tensor, through whatever Q/DQ stands 
 planned.py   the layers, as the file's Q/DQ ask for them
 executed.py  the graph that onnxruntime runs, and what became of each layer
 causes.py    why a layer is float
-findings.py  the table of rules: what costs speed, accuracy or trust
+findings.py  the table of rules: what costs speed, accuracy or trust; finders.py looks for it in a look.py
 speed.py     latency beside float, and the time of each node
 errors.py    the SQNR after each tensor and layer, and of each layer alone
 verdict.py   one line, and the next step

@@ -22,6 +22,8 @@ from qtool.targets.tables import TARGETS
 _RULES = TARGETS["x86"].rules
 _KINDS = ("Conv", "Gemm", "MatMul")
 """The layers that have a kernel with calibrated ranges."""
+_SCALARS = ("Add", "Mul")
+"""Those that are not taken with scales of shape [1], as others are."""
 _SCALE_NEAR = 0.01
 _LOWEST = {"uint8": 0, "int8": -128}
 
@@ -71,6 +73,9 @@ def _why_between(node: Node, rule: OpRule) -> Cause:
     if any(found is None for found in made):
         return Cause("missing-output-q", f"the output of {op} is not quantised{_readers(node.outputs[0])}")
     there = [found.grid for found in (*behind, *made) if found is not None]
+    placed = [found for found in (*behind, *made) if found is not None]
+    if op in _SCALARS and any(edit.static_shape(found.node.inputs[1]) == (1,) for found in placed):
+        return Cause("scale-shape", f"{op} has scales of shape [1]; its integer kernel takes scalars, of shape []")
     stored = any(v is not None and v.is_initializer() for v in data) and rule.kind == "elementwise"
     return _why_on_grids(op, there, moves=rule.kind == "passthrough", stored=stored)
 
@@ -117,8 +122,6 @@ def _vector(layer: PlannedLayer) -> Cause | None:
             return Cause(
                 "vector-scale", f"its {what} has {len(placed.grid.scale)} scales; the kernels take one for a tensor"
             )
-        if placed is not None and placed.node.op_type.endswith("quantizeLinear") and not placed.grid.scale:
-            return Cause("computed-scale", f"the scale of its {what} is computed, not a constant")
     return None
 
 
@@ -155,8 +158,7 @@ def _output_missing(layer: PlannedLayer) -> Cause | None:
     if layer.y is not None or (node.op_type != "Conv" and not _float_bias(layer)):
         return None
     output = node.outputs[0]
-    reader = edit.single_consumer(output)
-    if reader is not None and reader.op_type == "BatchNormalization":
+    if grids.behind_norm(node) is not None:
         return Cause("batch-norm", "a BatchNormalization stands between it and the QuantizeLinear")
     if output.is_graph_output() and not edit.consumers(output):
         return Cause("float-tail", "it makes an output of the model, with no QuantizeLinear behind it")

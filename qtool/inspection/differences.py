@@ -1,4 +1,4 @@
-"""What onnxruntime accepts and computes wrongly: its optimised layers against the file as it stands, each by itself.
+"""The comparison that shows what onnxruntime computes wrongly: its optimised layers, each alone, against the file.
 
 The graph is cut at each QuantizeLinear, as `qtool.pipeline.verify` does it for its own models.
 """
@@ -27,7 +27,7 @@ _HALF = 2
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """What was compared.
+    """The result of a comparison.
 
     found: layer -> in words, how far its kernel is off. whole_db: the worst output, optimised against unoptimised;
     None where it was not measured. absent: why nothing was compared.

@@ -23,7 +23,7 @@ _ENOUGH = 32
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """What is known of the errors.
+    """The errors of a model, as far as they are known.
 
     rows: in the order of the float model. alone: tensor -> the SQNR of its layer alone. of: a value of the int8
     model -> the tensor of the float model that it is. not_measured: what could not be, and why.
@@ -120,7 +120,9 @@ class _Pieces:
         for example in examples:
             wanted = exact.run(fed_to(exact, example))
             by_itself = self._run(example, wanted)
-            for pair in pairs if by_itself is not None else ():
+            if by_itself is None:
+                break
+            for pair in pairs:
                 alone[pair.tensor].add(wanted[pair.tensor], by_itself[pair.found])
         return alone
 

@@ -33,6 +33,8 @@ from qtool.targets.tables import find_target
 
 _SECONDS = 2.0
 _REORDERS = ("ReorderInput", "ReorderOutput")
+_ALIKE = 1.05
+"""Speeds within this factor are alike."""
 _MUCH = 0.05
 """The share of float's time from which what stays float is named."""
 
@@ -320,6 +322,8 @@ def _verdict(result: Inspection) -> str:
     words = f"float; on {own.target} {own.integer_layers} of {amount(own.layers, 'layer')}{share} can be integer"
     if own.speedup is None:
         return words
+    if 1 / _ALIKE < own.speedup < _ALIKE:
+        return f"{words}: about as fast as float (estimate)"
     slower = ", slower than float" if own.speedup < 1.0 else ""
     return f"{words}: about {own.speedup:.2g}x the speed of float{slower} (estimate)"
 

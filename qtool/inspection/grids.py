@@ -117,6 +117,24 @@ def grid_ahead(value: Value | None) -> Placed | None:
     return None
 
 
+def behind_norm(node: Node) -> Value | None:
+    """Return the output of the batch normalisation of a layer, constants multiplied or added in between; None if none.
+
+    Quantisers that train write Conv, Div, BatchNormalization, of which others make one Conv.
+    """
+    value = node.outputs[0]
+    for _ in range(4):
+        reader = edit.single_consumer(value)
+        if reader is None or not edit.is_main_op(reader, "BatchNormalization", "Div", "Mul", "Add"):
+            return None
+        if reader.op_type != "BatchNormalization" and not all(is_constant(v) for v in reader.inputs if v is not value):
+            return None
+        value = reader.outputs[0]
+        if reader.op_type == "BatchNormalization":
+            return value
+    return None
+
+
 def same_grid(one: Grid | None, other: Grid | None) -> bool:
     """Return whether two grids are the same numbers."""
     if one is None or other is None:

@@ -1,8 +1,8 @@
-"""What a model is measured on: the first samples of the user's data, or inputs that are made up from its signature."""
+"""The inputs that a model is measured on: samples of the user's data, or what its signature lets one make up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Unpack
 
 import numpy as np
@@ -14,8 +14,9 @@ from qtool.feeds import ReadOptions
 from qtool.feeds.formats.sequences import unrolled
 from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
-from qtool.graph import edit
+from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
+from qtool.inspection.pictures import as_picture
 from qtool.runtime.session import Session
 
 SAMPLES = 8
@@ -28,13 +29,15 @@ Example = Mapping[str, np.ndarray]
 class Examples:
     """Batches of inputs.
 
-    said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none.
+    said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none. fails: what
+    onnxruntime says where the model runs on them only without its optimisations.
     """
 
     batches: Sequence[Example]
     said: str
     made_up: bool = False
     absent: str = ""
+    fails: str = ""
 
 
 def examples_of(model: Model, session: Session, data: Data | None, **options: Unpack[ReadOptions]) -> Examples:
@@ -54,23 +57,48 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
     batches = tuple(batch.inputs for batch in islice(feeds, SAMPLES))
     if not batches:
         raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
-    return Examples(batches, f"{amount(len(batches), 'sample')} of {feeds.name}")
+    said = f"{amount(len(batches), 'sample')} of {feeds.name}"
+    try:
+        session.run(batches[0])
+    except DataError as error:
+        # raises as well where it is the data that does not fit
+        _plain(model, session.name).run(batches[0])
+        return Examples((), said, absent=str(error), fails=str(error))
+    return Examples(batches, said)
 
 
 def _made_up(model: Model, session: Session) -> Examples:
     reason = ""
     try:
-        for proposal in invented_inputs(edit.input_specs(model), edit.axis_lengths(model)):
+        specs = edit.input_specs(model)
+        likely = [as_picture(spec) for spec in specs]
+        # most models of pictures of any size take tiny ones too, of which nothing can be learned
+        first = islice(invented_inputs(likely), 1) if likely != specs else ()
+        for proposal in chain(first, invented_inputs(specs, edit.axis_lengths(model))):
             try:
                 wrong = flaw(session.run(proposal))
             except DataError as error:
+                if not reason and _runs_plain(model, proposal):
+                    return Examples((), MADE_UP, made_up=True, absent=str(error), fails=str(error))
                 wrong = f"{MADE_UP} do not fit ({error})"
             if not wrong:
                 return Examples((proposal,), MADE_UP, made_up=True)
             reason = reason or wrong
     except (NotInventedError, ModelError) as error:
         reason = str(error)
-    return Examples((), "", made_up=True, absent=f"{reason}; give {arg('data')}")
+    return Examples((), "", made_up=True, absent=f"{reason}; give data")
+
+
+def _plain(model: Model, name: str = "the model") -> Session:
+    """The model as its file says, without onnxruntime's optimisations."""
+    return Session(model_io.serialize(model), optimize=False, name=name)
+
+
+def _runs_plain(model: Model, example: Example) -> bool:
+    try:
+        return not flaw(_plain(model).run(example))
+    except (ModelError, DataError):
+        return False
 
 
 def fed_to(session: Session, example: Example) -> Example:

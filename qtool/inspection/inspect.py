@@ -7,19 +7,21 @@ from typing import Unpack
 
 from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, ModelError, UsageError, arg
+from qtool.core.progress import Progress, silent
 from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
+from qtool.inspection import grids
 from qtool.inspection.causes import why_float
 from qtool.inspection.differences import differences
 from qtool.inspection.errors import Errors, errors_of
 from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
-from qtool.inspection.findings import Look, find_all, remedy_of
+from qtool.inspection.findings import find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
-from qtool.inspection.grids import is_constant
 from qtool.inspection.inputs import Examples, examples_of, fed_to
 from qtool.inspection.islands import Island, find_islands
+from qtool.inspection.look import Look
 from qtool.inspection.makers import Maker, form_of, maker_of
 from qtool.inspection.opened import Opened, open_model, parameters
 from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
@@ -38,6 +40,7 @@ def inspect_model(
     data: Data | None = None,
     *,
     latency: bool = False,
+    progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Inspection:
     """Return what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
@@ -49,6 +52,7 @@ def inspect_model(
         float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
         data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
         latency: whether to time the model and each node of it, in one thread of this machine.
+        progress: told of each step of the work on a quantised model.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
@@ -60,7 +64,7 @@ def inspect_model(
         if float_model is not None:
             raise UsageError(f"{arg('float_model')}: {model} is a float model itself; leave it out")
         return inspect_float(opened, model_io.load(model), data, latency=latency, **reading)
-    return _Inspected(opened, float_model, data, latency, reading).inspection()
+    return _Inspected(opened, float_model, data, latency, reading, progress).inspection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +75,30 @@ class _Float:
     session: Session
 
 
+_STEPS = 6
+
+
 class _Inspected:
     """A quantised model, and what is found out of it, in order."""
 
     def __init__(
-        self, opened: Opened, float_model: str | Path | None, data: Data | None, latency: bool, reading: ReadOptions
+        self,
+        opened: Opened,
+        float_model: str | Path | None,
+        data: Data | None,
+        latency: bool,
+        reading: ReadOptions,
+        progress: Progress,
     ) -> None:
         self.opened = opened
+        self._progress, self._done = progress, 0
         self.session = Session(opened.path)
         self.missing: list[str] = []
         self.float = None if float_model is None else _Float(open_model(float_model), Session(float_model))
         self.examples: Examples = examples_of(opened.model, self.session, data, **reading)
         if self.examples.absent:
             self.missing.append(f"what takes a run: {self.examples.absent}")
+        self._step()
         self.planned = planned_layers(opened.model)
         self.executed = self._executed(opened, timed=latency)
         self.kernels = layer_kernels(self.executed, self.planned)
@@ -98,9 +113,17 @@ class _Inspected:
             frozenset(port.name for port in opened.inputs),
             dynamic=form_of(opened) == "dynamic",
         )
+        self._step()
         self.speed = self._speed() if latency else None
+        self._step()
         self.errors = self._errors()
+        self._step()
         self.float_ms = self._float_ms() if latency else {}
+        self._step()
+
+    def _step(self) -> None:
+        self._done += 1
+        self._progress("inspecting", self._done, _STEPS)
 
     def inspection(self) -> Inspection:
         """Put together what was found."""
@@ -109,9 +132,11 @@ class _Inspected:
         different = differences(opened.model, self.examples.batches, self.kernels)
         if different.absent and self.examples.batches:
             self.missing.append(f"optimised against unoptimised: {different.absent}")
+        self._step()
         look = Look(
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
+            fails=self.examples.fails,
         )  # fmt: skip
         layers = self._layers()
         findings = find_all(look)
@@ -212,7 +237,10 @@ class _Inspected:
         kernel = None if number is None else self.executed.nodes[number]
         integer = kernel is not None and is_integer(kernel)
         cause = None if integer or kernel is None else why_float(layer)
-        tensor = next((name for name in map(self._float_tensor, reversed(_tensors(layer))) if name), "")
+        tensors = [name for name in map(self._float_tensor, _tensors(layer)) if name]
+        tensor = tensors[-1] if tensors else ""
+        # what is behind it and belongs to it reads what float gives: the piece that holds the layer is the worst
+        alone = [db for name in tensors if (db := self.errors.alone.get(name)) is not None]
         return InspectedLayer(
             name=layer.name,
             op=layer.node.op_type,
@@ -229,7 +257,7 @@ class _Inspected:
             ms=None if number is None else self.executed.time([number]),
             float_ms=self.float_ms.get(tensor),
             sqnr_db=self.errors.by_tensor.get(tensor),
-            alone_db=self.errors.alone.get(tensor),
+            alone_db=min(alone, default=None),
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
@@ -244,14 +272,17 @@ _FUSED = ("Relu", "Clip", "BatchNormalization", "QuantizeLinear", "Cast", "Mul",
 
 def _tensors(layer: PlannedLayer) -> list[str]:
     """What a layer makes, and behind what belongs to it: its bound, and the scale and bias of a dynamic one."""
-    value, names = layer.node.outputs[0], [str(layer.node.outputs[0].name)]
+    names = [str(layer.node.outputs[0].name)]
+    value = grids.behind_norm(layer.node) or layer.node.outputs[0]
+    if value is not layer.node.outputs[0]:
+        names = [str(value.name)]
     dynamic = layer.written is not None and layer.written.dynamic
     while True:
         node = edit.single_consumer(value)
         if node is None or node.op_type not in (_FUSED if dynamic else _FUSED[:4]):
             return names
         others = [v for v in node.inputs if v is not None and v is not value and node.op_type == "Add"]
-        if not all(map(is_constant, others)):
+        if not all(map(grids.is_constant, others)):
             return names
         value = node.outputs[0]
         names.append(str(value.name))

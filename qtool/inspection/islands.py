@@ -9,7 +9,7 @@ from qtool.inspection.executed import Executed, is_integer, is_seam
 from qtool.inspection.planned import PlannedLayer
 
 _FLOATS = frozenset({"float", "float16", "double"})
-_TRIFLES = frozenset({"Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
+_TRIFLES = frozenset({"If", "Loop", "Scan", "Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
 
 
 _DYNAMIC = Cause("dynamic", "the dynamic form quantises products alone; what lies between them stays float")
@@ -63,7 +63,7 @@ def find_islands(
     for number in floats:
         groups.setdefault(find(number), []).append(number)
     shores = _shores(executed, {n: find(n) for n in floats})
-    by_kernel = {number: layer for layer in layers if (number := kernels.get(layer.name)) is not None}
+    by_kernel = {kernels[layer.name]: layer for layer in layers if layer.name in kernels}
     result = []
     for key, group in groups.items():
         if all(executed.nodes[n].op_type in _TRIFLES for n in group):
@@ -94,7 +94,7 @@ def _shores(executed: Executed, group_of: Mapping[int, int]) -> dict[int, list[i
             continue
         beside = [group for output in node.outputs for group in reads.get(output, [])]
         maker = executed.maker(node.inputs[0]) if node.inputs else None
-        if maker in group_of:
+        if maker is not None and maker in group_of:
             beside.insert(0, group_of[maker])
         if beside:
             result.setdefault(beside[0], []).append(number)

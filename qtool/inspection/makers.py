@@ -14,11 +14,13 @@ class Maker:
     """A tool that writes quantised models.
 
     name: in words. seen: whether a model is one of its. options: rule of `findings.py` -> what to set.
+    meant: rules whose finds it leaves so on purpose, so that there is nothing to mend.
     """
 
     name: str
     seen: Callable[[Opened], bool]
     options: dict[str, str]
+    meant: frozenset[str] = frozenset()
 
 
 def _producer(*words: str) -> Callable[[Opened], bool]:
@@ -108,8 +110,13 @@ def _outputs(word: str) -> Callable[[Opened], bool]:
     return lambda model: any(str(value.name).startswith(word) for node in model.nodes for value in node.outputs)
 
 
+_LEFT = frozenset({
+    "not-quantised", "missing-output-q", "missing-input-q", "float-tail", "no-kernel", "layout", "dynamic",
+    "weights-only", "unequal-ranges", "float-constant", "seams", "slower-in-integers",
+})  # fmt: skip
+_FOLDED = "fold batch normalisations into the convolutions before Q/DQ are put there (torch.nn.utils.fuse_conv_bn_eval)"
 MAKERS = (
-    Maker("qtool", _any(_metadata("qtool"), _producer("qtool")), {}),
+    Maker("qtool", _any(_metadata("qtool"), _producer("qtool")), {}, _LEFT),
     Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt"), _like_modelopt), _FOR_TENSORRT),
     Maker(
         "AMD Quark",
@@ -129,7 +136,7 @@ MAKERS = (
     Maker("pytorch-quantization", _names("input_quantizer/", "weight_quantizer/"), _FOR_TENSORRT),
     Maker("onnxruntime.quantization", _producer("onnx.quantize"), _ORT),
     Maker("tf2onnx", _producer("tf2onnx"), {}),
-    Maker("PyTorch", _producer("pytorch"), {}),
+    Maker("PyTorch", _producer("pytorch"), {"batch-norm": _FOLDED}),
 )
 
 

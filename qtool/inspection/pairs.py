@@ -1,4 +1,4 @@
-"""Which tensor of a float model is which of an int8 model of any maker: by name, else by the order of the layers."""
+"""The pairs of tensors of a float model and an int8 model of any maker: by name, else by the order of the layers."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -83,6 +83,8 @@ def _make_float(model: Model) -> None:
         if scale is None or zero is None or output.is_graph_output() or not output.uses():
             continue
         readers = edit.consumers(output)
+        if all(map(grids.is_dequantize, readers)):
+            continue
         base = names.fresh(f"{output.name}/float")
         dequantize = edit.new_node("DequantizeLinear", [output, scale, zero], base, name=names.fresh(f"{base}/dq"))
         again = names.fresh(f"{output.name}/again")
@@ -149,10 +151,7 @@ def _by_order(layers: Sequence[Node], others: Sequence[Node]) -> dict[Value, Val
 
 def _normalized(node: Node) -> Value:
     """The output of a layer, behind a batch normalisation, which one of two models may have folded."""
-    reader = edit.single_consumer(node.outputs[0])
-    if reader is not None and edit.is_main_op(reader, "BatchNormalization"):
-        return reader.outputs[0]
-    return node.outputs[0]
+    return grids.behind_norm(node) or node.outputs[0]
 
 
 def _kind(node: Node) -> tuple[object, ...]:

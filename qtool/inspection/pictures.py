@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ from qtool.core.tensorspec import InputSpec
 from qtool.graph import edit
 from qtool.graph.edit import Model, Value
 
-_CHANNELS, _LEAST = (1, 3), 16
-"""Of pictures; and the least height and width of what may be one."""
+_CHANNELS, _LEAST, _USUAL = (1, 3), 16, 224
+"""Of pictures; the least height and width of what may be one; and a usual one."""
 _NO_PICTURE = ("frame", "time", "sample", "seq", "mel", "bin", "step")
 """Parts of names of axes along which no picture has its height or width."""
 _STRIDES = (8, 16, 32)
@@ -36,6 +37,16 @@ def picture_suggestions(model: Model, inputs: Sequence[InputSpec], path: Path) -
     preset, why = _preset(model, spec, layout)
     takes = f"input '{spec.name}' takes {'grey ' if _channels(spec, layout) == 1 else ''}pictures ({layout})"
     yield f"preprocess='{preset}': {takes}; {why}"
+
+
+def as_picture(spec: InputSpec) -> InputSpec:
+    """Return an input with usual numbers for a height and width that it leaves free, where it may take pictures."""
+    layout = _layout(spec)
+    if layout is None or spec.shape is None:
+        return spec
+    sides = (2, 3) if layout == "NCHW" else (1, 2)
+    free = [axis for axis in sides if not isinstance(spec.shape[axis], int) or spec.shape[axis] == 0]
+    return replace(spec, shape=tuple(_USUAL if axis in free else dim for axis, dim in enumerate(spec.shape)))
 
 
 def _layout(spec: InputSpec) -> str | None:

@@ -38,7 +38,7 @@ class PlannedLayer:
 
     @property
     def name(self) -> str:
-        """Of its node."""
+        """The name of its node."""
         return str(self.node.name)
 
     @property

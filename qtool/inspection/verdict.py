@@ -46,6 +46,8 @@ def verdict_of(
     dear = next((one for one in findings if one.rule in _DEAR and (one.ms_share or 0.0) >= _MUCH), None)
     if dear is not None:
         parts.append(f"{100 * (dear.ms_share or 0.0):.0f} % in {dear.what}")
+    if any(one.rule == "does-not-run" for one in findings):
+        parts.insert(0, "DOES NOT RUN: onnxruntime loads it, and fails")
     if any(one.rule == "wrong-result" for one in findings):
         parts.insert(0, "WRONG: onnxruntime computes something else than the file says")
     return "; ".join(parts)
@@ -54,8 +56,8 @@ def verdict_of(
 def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) -> str:
     """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done."""
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
-    findings = [one for one in findings if slow or one.rule != "slower-in-integers"]
-    wrong = next((one for one in findings if one.rule in ("wrong-result", "no-integers")), None)
+    findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
+    wrong = next((one for one in findings if one.rule in ("does-not-run", "wrong-result", "no-integers")), None)
     dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
     found = wrong or dear
     if found is not None and found.remedy:

@@ -32,7 +32,13 @@ def evaluation_markdown(evaluation: Evaluation) -> str:
 
 
 def _notes(evaluation: Evaluation) -> list[str]:
-    notes = quantized_lines(evaluation) + node_lines(evaluation) + output_lines(evaluation) + nan_lines(evaluation)
+    notes = (
+        speed_lines(evaluation)
+        + quantized_lines(evaluation)
+        + node_lines(evaluation)
+        + output_lines(evaluation)
+        + nan_lines(evaluation)
+    )
     return notes + worst_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
 
 
@@ -47,6 +53,9 @@ def setup_line(evaluation: Evaluation) -> str:
     if evaluation.latency is not None:
         setup = evaluation.latency
         said += f"; latency: medians of {amount(setup.runs, 'interleaved run')}, batch {setup.batch}"
+        reference = evaluation.float_model.latency
+        if reference is not None and reference.p10_ms is not None:
+            said += " (p10 to p90 in brackets); speed-up: float's median over the model's"
     return said
 
 
@@ -59,6 +68,17 @@ def quantized_lines(evaluation: Evaluation) -> list[str]:
     """Return a line where the float model is quantised itself, which all others are compared with; else none."""
     model = evaluation.float_model
     return [f"{model.name}: is quantised itself; the others are compared with it, not with float"] * model.quantized
+
+
+def speed_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line for each candidate that is slower than float, or whose runs differ too much to say; else none."""
+    lines = []
+    for model in evaluation.candidates:
+        if model.latency is not None and model.latency.noisy:
+            lines.append(f"{model.name}: the runs differ too much to say which is faster; repeat it on a quiet machine")
+        elif model.latency is not None and model.latency.speedup < 1.0:
+            lines.append(f"{model.name}: SLOWER than float; qtool inspect --latency tells why")
+    return lines
 
 
 def node_lines(evaluation: Evaluation) -> list[str]:
@@ -154,7 +174,11 @@ def _metric_columns(metric: MetricInfo, *, alone: bool) -> list[_Column]:
 
 
 def _latency(model: ModelResult) -> str:
-    return ABSENT if model.latency is None else number(model.latency.median_ms, 3)
+    found = model.latency
+    if found is None:
+        return ABSENT
+    spread = None not in (found.p10_ms, found.p90_ms)
+    return number(found.median_ms, 3) + (f" ({number(found.p10_ms, 3)} to {number(found.p90_ms, 3)})" if spread else "")
 
 
 def _speedup(model: ModelResult) -> str:

@@ -155,3 +155,12 @@ def test_what_is_unusual(tmp_path):
         "a table, 'table', is 93 % of all parameters: stored in 8 bits, it makes the file smaller and nothing faster",
         "1 weight with NaN or Inf ('w'): repair the model",
     )
+
+
+def test_pictures_of_any_size_are_made_up_in_a_usual_one(tmp_path):
+    graph = (
+        """(float[N,3,H,W] x, float[N,3,48,W] y) => (float[N,3,H,W] a, float[N,3,48,W] b) {a = Relu(x) b = Relu(y)}"""
+    )
+    onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {graph}'), tmp_path / "m.onnx")
+    result = qtool.inspect_model(tmp_path / "m.onnx")
+    assert result.inputs_from == "made-up inputs (x [1, 3, 224, 224], y [1, 3, 48, 224])"

@@ -209,3 +209,13 @@ def test_float_has_no_noise_of_its_own():
     text = evaluation_text(replace(evaluation(), metrics=(sqnr,), float_model=reference, candidates=(same,)))
     cells = [line.split()[1] for line in text.splitlines()[1:3]]
     assert cells == ["-", "inf"]
+
+
+def test_the_spread_of_the_latency_is_shown_and_slower_or_noisy_is_said():
+    slow = replace(GOOD, name="slow.onnx", latency=Latency(4.0, 0.5, 3.5, 4.5))
+    noisy = replace(GOOD, name="noisy.onnx", latency=Latency(2.0, 1.0, 1.0, 9.0, noisy=True))
+    shown = replace(evaluation(slow, noisy), float_model=replace(FLOAT, latency=Latency(2.0, 1.0, 1.9, 2.25)))
+    text = evaluation_text(shown)
+    assert "2.000 (1.900 to 2.250)" in text and "p10 to p90 in brackets" in text
+    assert "slow.onnx: SLOWER than float" in text
+    assert "noisy.onnx: the runs differ too much" in text

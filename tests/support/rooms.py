@@ -82,7 +82,7 @@ ROOMS = {
     ),
     "quantization": _room(
         "`quantize`: the candidates for a plan, measured",
-        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.planning pipeline.calibration "
         "pipeline.rewrite pipeline.verify",
     ),
     "finetuning": _room(
@@ -97,7 +97,7 @@ ROOMS = {
     ),
     "inspection": _room(
         "`inspect`: what a model of any maker is, what onnxruntime runs of it, and what that costs",
-        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.planning pipeline.calibration "
         "pipeline.verify quantization",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),

@@ -164,7 +164,7 @@ class Prospect:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a model is and what onnxruntime runs of it.
+    """The result of an inspection: what a model is and what onnxruntime runs of it.
 
     model: its path; sha256, bytes: of the file with its external data. kind: "int8" where it holds quantised weights or
     Q/DQ. maker: who seems to have written it, in words; "" where unknown. form: of an int8 model, in words ("QDQ",

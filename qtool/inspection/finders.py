@@ -1,0 +1,298 @@
+"""The rules that find by themselves what they are about, one function each; `findings.py` has the table of them."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from qtool.core.text import amount
+from qtool.graph import edit
+from qtool.graph.edit import Node
+from qtool.graph.layers import Layer
+from qtool.inspection import grids
+from qtool.inspection.causes import bias_off, why_float, wrong_axis
+from qtool.inspection.executed import is_integer, is_seam
+from qtool.inspection.look import Found, Look, sentence
+from qtool.inspection.planned import PlannedLayer
+
+_NARROW = 64
+"""Weights of 7 bits lie between -64 and 64."""
+_SLOWER, _EXCESS = 1.2, 0.1
+"""A node is slower in integers from this factor on; it is said where these cost such a share of the time."""
+_SPREAD = 16.0
+"""Where the largest channel of a weight is so many times the smallest, one scale for all costs accuracy."""
+
+
+def fails(look: Look) -> Iterator[Found]:
+    """Find a model that onnxruntime loads, and cannot run."""
+    if look.fails:
+        yield Found((), "onnxruntime loads the model, and fails when it runs", sentence(look.fails))
+
+
+def nothing(look: Look) -> Iterator[Found]:
+    """Find a model of which nothing runs in integers."""
+    asked = sum(layer.planned for layer in look.planned)
+    if asked and not any(look.runs_integer(layer) for layer in look.planned):
+        why = Counter(why_float(layer).text for layer in look.planned).most_common(1)[0][0]
+        names = tuple(layer.name for layer in look.planned)
+        yield Found(
+            names, f"none of the {amount(asked, 'layer')} that the file quantises runs in integers", sentence(why)
+        )
+
+
+def requantised(look: Look) -> Iterator[Found]:
+    """Find layers that onnxruntime quantises though the file leaves them in float."""
+    layers = [
+        layer
+        for layer in look.planned
+        if layer.w is None
+        and layer.written is None
+        and look.runs_integer(layer)
+        and look.kernel(layer) != layer.node.op_type
+    ]
+    if layers:
+        yield Found(
+            tuple(layer.name for layer in layers),
+            f"{amount(len(layers), 'layer')} that the file leaves in float run in integers",
+            "Between a DequantizeLinear and a QuantizeLinear onnxruntime quantises the float weights of a Conv or Gemm "
+            "itself, one scale for the whole tensor (WeightBiasQuantization)",
+            tuple(look.numbers(layers)),
+        )
+
+
+def wrong(look: Look) -> Iterator[Found]:
+    """Find layers that onnxruntime computes otherwise than the file says."""
+    for place, words in look.differs.items():
+        layer = next((one for one in look.planned if one.name == place), None)
+        reasons = [] if layer is None else [wrong_axis(layer), bias_off(layer)]
+        why = next((reason for reason in reasons if reason), None)
+        yield Found(
+            (place,),
+            f"onnxruntime computes something else than the file says ({words})",
+            sentence(why) if why else "Its integer kernel reads the Q/DQ otherwise than ONNX defines them",
+        )
+
+
+def conv_integer(look: Look) -> Iterator[Found]:
+    """Find layers that run as ConvInteger."""
+    yield from _with_kernel(
+        look,
+        "ConvInteger",
+        "ConvInteger has no fast kernel, and its input is quantised anew in each run",
+    )
+
+
+def _with_kernel(look: Look, kernel: str, why: str) -> Iterator[Found]:
+    layers = [layer for layer in look.planned if look.kernel(layer) == kernel]
+    if layers:
+        words = f"{amount(len(layers), 'layer')} run as {kernel}"
+        yield Found(tuple(layer.name for layer in layers), words, why, tuple(look.numbers(layers)))
+
+
+def signed_kernel(look: Look) -> Iterator[Found]:
+    """Find integer layers that read int8 activations."""
+    layers = [
+        layer
+        for layer in look.planned
+        if (number := look.kernels.get(layer.name)) is not None
+        and look.executed.nodes[number].op_type in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger")
+        and look.executed.nodes[number].reads[:1] == ("int8",)
+    ]
+    if layers:
+        yield Found(
+            tuple(layer.name for layer in layers),
+            f"{amount(len(layers), 'layer')} run with int8 activations",
+            "On x86 the fast kernels read uint8 activations and int8 weights; with int8 activations they are slower, "
+            "for convolutions several times",
+            tuple(look.numbers(layers)),
+        )
+
+
+def slow_pool(look: Look) -> Iterator[Found]:
+    """Find MaxPools on 8-bit data that are channels first."""
+    numbers = [
+        n for n, node in enumerate(look.executed.nodes) if node.op_type == "MaxPool" and is_integer(node)
+    ]  # fmt: skip
+    if numbers:
+        yield Found(
+            tuple(look.executed.nodes[n].name for n in numbers),
+            f"{amount(len(numbers), 'MaxPool')} on 8-bit data, channels first",
+            "MaxPool has a fast kernel for 8 bits only channels last, behind a convolution that is integer itself; "
+            "channels first it takes several times what float does",
+            tuple(numbers),
+        )
+
+
+def slower(look: Look) -> Iterator[Found]:
+    """Find nodes in integers that float does faster, of which no other rule knows why: they cost the excess."""
+    known = {
+        n for find in (slow_pool, signed_kernel, conv_integer, one_channel) for one in find(look) for n in one.numbers
+    }
+    numbers = [
+        n
+        for n, ms in look.float_ms.items()
+        if look.executed.ms
+        and is_integer(look.executed.nodes[n])
+        and look.executed.ms[n] > _SLOWER * ms
+        and n not in known
+    ]
+    total = look.executed.total or 0.0
+    excess = sum(look.executed.ms[n] - look.float_ms[n] for n in numbers)
+    if numbers and excess > _EXCESS * total:
+        worst = sorted(numbers, key=lambda n: look.float_ms[n] - look.executed.ms[n])
+        ops = Counter(look.executed.nodes[n].op_type for n in worst)
+        kinds = ", ".join(op for op, _ in ops.most_common(4))
+        yield Found(
+            tuple(look.executed.nodes[n].name for n in worst),
+            f"{amount(len(numbers), 'node')} slower in integers than in float: {kinds}",
+            "Their integer kernels are slower here than float's, for these sizes and types",
+            tuple(numbers),
+            excess,
+        )
+
+
+def one_channel(look: Look) -> Iterator[Found]:
+    """Find integer convolutions with a single input channel."""
+    layers = []
+    for layer in look.planned:
+        shape = None if layer.w is None else edit.static_shape(layer.w.stored)
+        grouped = int(edit.attribute(layer.node, "group", 1)) > 1
+        if (
+            look.kernel(layer) == "QLinearConv"
+            and shape is not None
+            and len(shape) > 2
+            and shape[1] == 1
+            and not grouped
+        ):
+            layers.append(layer)
+    if layers:
+        yield Found(
+            tuple(layer.name for layer in layers),
+            f"{amount(len(layers), 'convolution')} in integers with a single input channel",
+            "QLinearConv with one input channel takes several times what the float Conv does",
+            tuple(look.numbers(layers)),
+        )
+
+
+def dropped(look: Look) -> Iterator[Found]:
+    """Find Q/DQ behind each other, with nothing in between."""
+    pairs = [str(node.name) for node in look.opened.nodes if grids.is_dequantize(node) and _only_quantized(node)]
+    if pairs:
+        yield Found(
+            tuple(pairs),
+            f"{amount(len(pairs), 'DequantizeLinear')} read by QuantizeLinear alone",
+            "onnxruntime drops such pairs, or pays for them; between different grids they round twice",
+        )
+
+
+def _only_quantized(node: Node) -> bool:
+    readers = edit.consumers(node.outputs[0])
+    return bool(readers) and all(map(grids.is_quantize, readers)) and not node.outputs[0].is_graph_output()
+
+
+def seams(look: Look) -> Iterator[Found]:
+    """Find Q/DQ that run between integer kernels."""
+    beside = {number for island in look.islands for number in island.seams}
+    numbers = [n for n, node in enumerate(look.executed.nodes) if is_seam(node) and n not in beside]
+    ends = [n for n in numbers if _at_end(look, n)]
+    inner = [n for n in numbers if n not in ends and look.executed.nodes[n].op_type != "DynamicQuantizeLinear"]
+    if inner:
+        yield Found(
+            tuple(look.executed.nodes[n].name or look.executed.nodes[n].label for n in inner),
+            f"{amount(len(inner), 'Q/DQ node')} run between integer kernels",
+            "Two grids meet there, or a node reads its numbers as float",
+            tuple(inner),
+        )
+
+
+def _at_end(look: Look, number: int) -> bool:
+    node = look.executed.nodes[number]
+    ends = {port.name for port in (*look.opened.inputs, *look.opened.outputs)}
+    return bool(ends.intersection((*node.inputs, *node.outputs)))
+
+
+def reduced_range(look: Look) -> Iterator[Found]:
+    """Find weights that use too few bits for this processor, or too many."""
+    stored = [
+        (layer, array)
+        for layer in look.planned
+        if layer.w is not None and layer.w.grid.dtype == "int8" and layer.w.grid.scale
+        for array in (edit.constant_or_none(layer.w.stored),)
+        if array is not None and array.dtype == np.int8
+    ]
+    narrow = [layer for layer, array in stored if array.size and np.abs(array.astype(np.int16)).max() <= _NARROW]
+    if look.vnni and narrow and len(narrow) == len(stored):
+        yield Found(
+            tuple(layer.name for layer in narrow),
+            f"the weights of {amount(len(narrow), 'layer')} use 7 of 8 bits",
+            "A reduced range keeps processors without VNNI from saturating; this one has VNNI, and loses 6 dB of the "
+            "weights for nothing",
+        )
+    wide = [
+        layer for layer, _ in stored if layer not in narrow and layer.x is not None and layer.x.grid.dtype == "uint8"
+    ]
+    if not look.vnni and wide:
+        yield Found(
+            tuple(layer.name for layer in wide),
+            f"{amount(len(wide), 'layer')} with 8-bit weights on a processor that may saturate",
+            "Without VNNI pairs of products of uint8 and int8 are added in 16 bits",
+        )
+
+
+def per_tensor(look: Look) -> Iterator[Found]:
+    """Find weights whose channels differ much, and share one scale."""
+    layers = []
+    for layer in look.planned:
+        array = None if layer.w is None else edit.constant_or_none(layer.w.stored)
+        known = None if layer.w is None else layer.w.grid
+        if array is None or known is None or len(known.scale) != 1 or array.ndim < 2 or array.dtype.kind not in "iu":
+            continue
+        row = layer.written
+        axis = row.axis if row is not None and row.axis is not None else _output_axis(layer)
+        flat = np.abs(np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1).astype(np.int32) - known.zero_point[0])
+        largest = flat.max(1)
+        largest = largest[largest > 0]
+        if largest.size > 1 and largest.max() > _SPREAD * np.percentile(largest, 10):
+            layers.append(layer)
+    if layers:
+        yield Found(
+            tuple(layer.name for layer in layers),
+            f"{amount(len(layers), 'layer')} whose weights have one scale for channels of very different size",
+            f"A tenth of their channels is {_SPREAD:g} times smaller than the largest, and left with a few steps",
+        )
+
+
+def _output_axis(layer: PlannedLayer) -> int:
+    known = Layer.of(layer.node)
+    return 0 if known is None else known.output_axis
+
+
+def old_opset(look: Look) -> Iterator[Found]:
+    """Find MaxPools that cannot run on 8 bits in this opset."""
+    version = look.opened.opset.get("ai.onnx", 0)
+    pools = [
+        str(node.name)
+        for node in look.opened.nodes
+        if edit.is_main_op(node, "MaxPool") and grids.direct_grid(node.inputs[0]) is not None
+    ]
+    if version < 12 and pools:
+        yield Found(
+            tuple(pools), f"opset {version}: {amount(len(pools), 'MaxPool')} cannot run on 8 bits",
+            "MaxPool takes 8-bit data since opset 12",
+        )  # fmt: skip
+
+
+def fake_weights(look: Look) -> Iterator[Found]:
+    """Find weights that are stored in float, with a Q behind them."""
+    layers = [
+        layer
+        for layer in look.planned
+        if layer.w is not None and layer.w.stored is not None and grids.is_quantize(layer.w.stored.producer())
+        and grids.is_constant(layer.w.stored)
+    ]  # fmt: skip
+    if layers:
+        yield Found(
+            tuple(layer.name for layer in layers),
+            f"the weights of {amount(len(layers), 'layer')} are stored in float, with a QuantizeLinear behind them",
+            "The file is four times as large as it need be, and onnxruntime rounds them whenever it loads the model",
+        )

@@ -1,1 +1,0 @@
-"""What a layer is planned as, and what it becomes, of models that onnxruntime's own quantiser writes."""

@@ -1,0 +1,176 @@
+"""Models that onnxruntime's own quantiser writes: what is planned and executed, errors, speed, the command."""
+
+import json
+import logging
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+
+from qtool import inspect_model, quantize
+from qtool.cli import app
+from qtool.core.errors import AlreadyQuantizedError
+from qtool.report.inspect import inspection_text
+
+RNG = np.random.default_rng(1)
+DATA = RNG.normal(size=(4, 3, 12, 12)).astype(np.float32)
+
+
+def float_net(path):
+    """Conv, Relu, Conv, Relu, GlobalAveragePool, Flatten, Gemm."""
+    arrays = {
+        "w1": RNG.normal(size=(8, 3, 3, 3)), "b1": RNG.normal(size=8), "w2": RNG.normal(size=(8, 8, 3, 3)) / 8,
+        "b2": RNG.normal(size=8), "w3": RNG.normal(size=(8, 5)), "b3": RNG.normal(size=5),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], name="conv1"),
+        helper.make_node("Relu", ["c1"], ["r1"], name="relu1"),
+        helper.make_node("Conv", ["r1", "w2", "b2"], ["c2"], name="conv2"),
+        helper.make_node("Relu", ["c2"], ["r2"], name="relu2"),
+        helper.make_node("GlobalAveragePool", ["r2"], ["p"], name="pool"),
+        helper.make_node("Flatten", ["p"], ["f"], name="flat"),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"], name="gemm"),
+    ]
+    graph = helper.make_graph(
+        nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+    model.ir_version = 8
+    onnx.save(model, str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Form -> path."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        def __init__(self):
+            self.left = [{"x": DATA[i : i + 1]} for i in range(len(DATA))]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    logging.disable(logging.WARNING)
+    folder = tmp_path_factory.mktemp("makers")
+    source = float_net(folder / "float.onnx")
+    made = {"float": source}
+    uint8 = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
+    for form, options in {
+        "qdq": {"quant_format": QuantFormat.QDQ, "per_channel": True, **uint8},
+        "signed": {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}},
+        "qoperator": {"quant_format": QuantFormat.QOperator, **uint8},
+    }.items():
+        made[form] = folder / f"{form}.onnx"
+        quantize_static(source, made[form], Reader(), **options)
+    made["dynamic"] = folder / "dynamic.onnx"
+    quantize_dynamic(source, made["dynamic"])
+    np.savez(folder / "data.npz", x=DATA)
+    made["data"] = folder / "data.npz"
+    logging.disable(logging.NOTSET)
+    return made
+
+
+MACS = [8 * 10 * 10 * 3 * 9, 8 * 8 * 8 * 8 * 9, 8 * 5]
+
+
+@pytest.mark.parametrize(
+    ("form", "said", "kernels"),
+    [
+        ("qdq", "QDQ", ["QLinearConv", "QLinearConv", "QGemm"]),
+        ("qoperator", "QOperator", ["QLinearConv", "QLinearConv", "QGemm"]),
+        ("dynamic", "dynamic", ["ConvInteger", "ConvInteger", "DynamicQuantizeMatMul"]),
+    ],
+)
+def test_layers_as_planned_and_as_executed(models, form, said, kernels):
+    found = inspect_model(models[form])
+    assert (found.kind, found.form, found.maker) == ("int8", said, "onnxruntime.quantization")
+    assert [layer.kernel for layer in found.layers] == kernels
+    assert all(layer.planned and layer.integer for layer in found.layers)
+    assert [layer.macs for layer in found.layers] == MACS
+    assert [layer.share for layer in found.layers] == pytest.approx(np.array(MACS) / sum(MACS))
+    assert found.verdict.startswith("3 of 3 layers, 100 % of multiply-accumulates in integers")
+
+
+def test_grids_are_those_of_the_file(models):
+    found = inspect_model(models["qdq"])
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(models["qdq"]).graph.initializer}
+    first = found.layers[0]
+    assert first.weight.scale == pytest.approx(stored["w1_scale"])
+    assert (first.weight.dtype, first.weight.axis) == ("int8", 0)
+    assert (first.input.dtype, first.input.axis) == ("uint8", None)
+    assert first.input.scale == pytest.approx([float(stored["x_scale"])])
+    assert first.input.zero_point == (int(stored["x_zero_point"]),)
+
+
+@pytest.mark.parametrize("form", ["qdq", "qoperator", "dynamic"])
+def test_the_error_of_each_layer_and_of_the_output(models, form):
+    found = inspect_model(models[form], models["float"], {"x": DATA})
+    exact, made = (ort.InferenceSession(str(models[name])).run(["y"], {"x": DATA[:1]})[0] for name in ("float", form))
+    signal, noise = (exact**2).sum(), ((exact - made) ** 2).sum()
+    one = inspect_model(models[form], models["float"], {"x": DATA[:1]})
+    assert one.errors[-1].tensor == "y"
+    assert one.errors[-1].sqnr_db == pytest.approx(10 * np.log10(signal / noise), abs=1.0)
+    layers = found.layers
+    assert all(15 < layer.sqnr_db < 60 for layer in layers)
+    assert layers[0].alone_db == pytest.approx(layers[0].sqnr_db, abs=0.5), "nothing stands in front of it"
+    assert layers[2].alone_db > layers[2].sqnr_db
+
+
+def test_signed_symmetric_activations_are_the_cause_of_float_islands(models):
+    found = inspect_model(models["signed"], models["float"], {"x": DATA}, latency=True)
+    rules = {finding.rule for finding in found.findings}
+    assert "relu-zero-point" in rules
+    assert "QUInt8" in next(one.remedy for one in found.findings if one.rule == "relu-zero-point")
+    assert "float island" in found.verdict
+    assert found.speed.speedup == pytest.approx(found.speed.float_ms[0] / found.speed.ms[0])
+    assert found.speed.ms[1] <= found.speed.ms[0] <= found.speed.ms[2]
+    assert 0 < sum(node.ms for node in found.nodes) < 1000
+    assert all(0 <= (one.ms_share or 0) <= 1 for one in found.findings)
+
+
+def test_without_data_errors_are_not_measured(models):
+    found = inspect_model(models["qdq"], models["float"])
+    assert found.errors == ()
+    assert all(layer.sqnr_db is None for layer in found.layers)
+    assert any("errors" in text for text in found.not_measured)
+    assert found.inputs_from == "made-up inputs"
+
+
+def test_the_command_prints_the_verdict_and_writes_it(models, tmp_path):
+    target = tmp_path / "found.json"
+    words = ["inspect", str(models["signed"]), "--float", str(models["float"]), "--data", str(models["data"])]
+    done = CliRunner().invoke(app, [*words, "--json", str(target)])
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0].startswith(f"{models['signed']}: int8, QDQ, by onnxruntime.quantization; opset 13")
+    assert "in integers" in lines[1] and lines[2].startswith("next: ")
+    assert f"qtool quantize {models['float']} --data {models['data']} -o" in lines[2]
+    written = json.loads(target.read_text(encoding="utf-8"))
+    assert (written["schema"], written["verdict"]) == ("qtool.inspect", lines[1])
+    assert [layer["kernel"] for layer in written["layers"]]
+
+
+def test_names_in_a_report_do_nothing_to_a_terminal(models, tmp_path):
+    model = onnx.load(models["qdq"])
+    next(node for node in model.graph.node if node.op_type == "Conv").name = "conv\x1b[31m"
+    path = tmp_path / "odd.onnx"
+    onnx.save(model, str(path))
+    assert "\x1b" not in inspection_text(inspect_model(path))
+
+
+def test_quantize_refuses_it_and_names_inspect(models, tmp_path):
+    with pytest.raises(AlreadyQuantizedError, match="give the float model; qtool inspect"):
+        quantize(models["qdq"], tmp_path / "out.onnx", form="dynamic")
