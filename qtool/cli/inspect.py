@@ -2,7 +2,8 @@
 
 import click
 
-from qtool.cli.common import Command, json_option, progress_bar, quiet_option, reading_options
+from qtool.cli.bar import progress_bar
+from qtool.cli.common import Command, json_option, quiet_option, reading_options
 from qtool.cli.config import config_option
 from qtool.cli.html import html_option, overlay_option, write_overlay, write_page
 from qtool.cli.outputs import STDOUT, outputs, show

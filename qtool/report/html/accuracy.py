@@ -9,7 +9,7 @@ from qtool.core.reading import read_bytes
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Gallery, Listing, Note, Section, Shot
 from qtool.report.html.documents import Document, evaluations, of_kind
-from qtool.report.html.figures import count_cell, db_cell, number_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, measured_alone, number_cell, real, share_cell
 from qtool.report.text import decibels, file_size, number
 
 Content = Mapping[str, Any]
@@ -68,7 +68,7 @@ def _models(content: Content) -> Listing:
         else:
             cells += [Cell("-", -1.0)] * 2
         rows.append(tuple(cells))
-    return Listing("Models", tuple(columns), tuple(rows))
+    return Listing("Models", *measured_alone(tuple(columns), tuple(rows)))
 
 
 def _classes(content: Content, metric: str) -> list[Block]:
@@ -116,7 +116,7 @@ def worst(documents: Sequence[Document]) -> list[Section]:
     sections = []
     for content in rows:
         shots, left = _shots(content)
-        blocks: list[Block] = [Gallery(shots)] if shots else []
+        blocks: list[Block] = [Gallery(shots, wide=any(_is_wide(shot) for shot in shots))] if shots else []
         blocks += [Note(f"{left} more are in {content['folder']}", "muted")] if left else []
         blocks.append(_samples(content))
         lead = f"The samples on which a model differs most from float, both side by side ({content['measure']})."
@@ -150,6 +150,12 @@ def _png(path: Path) -> bytes | None:
     except (OSError, ValueError):
         return None
     return content if content.startswith(_PNG) else None
+
+
+def _is_wide(shot: Shot) -> bool:
+    """Whether a picture has several panels: the beginning of a PNG says its size."""
+    head = base64.b64decode(shot.uri.partition(",")[2][:32])
+    return int.from_bytes(head[16:20]) > 2 * int.from_bytes(head[20:24])
 
 
 def _samples(content: Content) -> Listing:
