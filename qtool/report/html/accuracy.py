@@ -46,7 +46,8 @@ def _models(content: Content) -> Listing:
     for metric in content["metrics"]:
         columns += [Column(metric["name"], number=True), Column("drop", number=True, about="how much worse than float")]
     columns += [Column("SQNR dB", number=True), Column("agreement", number=True, about="same class as float")]
-    columns += [Column("size", number=True), Column("latency ms", number=True), Column("speed-up", number=True)]
+    columns += [Column("size", number=True), Column("latency ms", number=True)]
+    columns += [Column("p10 to p90", number=True), Column("speed-up", number=True)]
     models = [content["float_model"], *content["candidates"]]
     largest = max(model["size_bytes"] for model in models) or 1
     slowest = max((model["latency"]["median_ms"] for model in models if model["latency"]), default=1.0)
@@ -64,9 +65,12 @@ def _models(content: Content) -> Listing:
         cells.append(Cell(file_size(size), float(size), ((size / largest, tone),)))
         if latency:
             ms, speedup = latency["median_ms"], latency["speedup"]
-            cells += [Cell(f"{ms:.3f}", ms, ((ms / slowest, tone),)), Cell(f"{speedup:.2f}x", speedup)]
+            low, high = latency["p10_ms"], latency["p90_ms"]
+            spread = "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+            ratio = f"too noisy ({speedup:.2g}x)" if latency["noisy"] else f"{speedup:.2f}x"
+            cells += [Cell(f"{ms:.3f}", ms, ((ms / slowest, tone),)), Cell(spread, low or -1.0), Cell(ratio, speedup)]
         else:
-            cells += [Cell("-", -1.0)] * 2
+            cells += [Cell("-", -1.0)] * 3
         rows.append(tuple(cells))
     return Listing("Models", *measured_alone(tuple(columns), tuple(rows)))
 
