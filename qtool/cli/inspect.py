@@ -42,7 +42,7 @@ def command(
     json_path: str | None,
     quiet: bool,
 ) -> None:
-    """Say what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
+    """Tell what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
 
     \b
     Example:
