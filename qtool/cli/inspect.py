@@ -2,7 +2,7 @@
 
 import click
 
-from qtool.cli.common import Command, json_option, quiet_option, reading_options
+from qtool.cli.common import Command, json_option, progress_bar, quiet_option, reading_options
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.core.errors import UsageError
@@ -42,7 +42,7 @@ def command(
     json_path: str | None,
     quiet: bool,
 ) -> None:
-    """Say what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
+    """Tell what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
 
     \b
     Example:
@@ -61,8 +61,13 @@ def command(
             ranges = inspect_calibration(model)
             text, document = calibration_inspection_text(ranges, every=verbose), ranges.to_dict()
         else:
-            found = inspect_model(model, float_model, data, latency=latency, **reading)
-            text = float_text(found, every=verbose) if found.kind == "float" else inspection_text(found, data)
+            with progress_bar(quiet) as progress:
+                found = inspect_model(model, float_model, data, latency=latency, progress=progress, **reading)
+            text = (
+                float_text(found, every=verbose)
+                if found.kind == "float"
+                else inspection_text(found, data, every=verbose)
+            )
             document = found.to_dict()
         if json_path is not None:
             written.json(json_path, document)

@@ -22,6 +22,8 @@ from qtool.targets.tables import TARGETS
 _RULES = TARGETS["x86"].rules
 _KINDS = ("Conv", "Gemm", "MatMul")
 """The layers that have a kernel with calibrated ranges."""
+_SCALARS = ("Add", "Mul")
+"""Those that are not taken with scales of shape [1], as others are."""
 _SCALE_NEAR = 0.01
 _LOWEST = {"uint8": 0, "int8": -128}
 
@@ -71,6 +73,9 @@ def _why_between(node: Node, rule: OpRule) -> Cause:
     if any(found is None for found in made):
         return Cause("missing-output-q", f"the output of {op} is not quantised{_readers(node.outputs[0])}")
     there = [found.grid for found in (*behind, *made) if found is not None]
+    placed = [found for found in (*behind, *made) if found is not None]
+    if op in _SCALARS and any(edit.static_shape(found.node.inputs[1]) == (1,) for found in placed):
+        return Cause("scale-shape", f"{op} has scales of shape [1]; its integer kernel takes scalars, of shape []")
     stored = any(v is not None and v.is_initializer() for v in data) and rule.kind == "elementwise"
     return _why_on_grids(op, there, moves=rule.kind == "passthrough", stored=stored)
 

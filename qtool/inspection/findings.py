@@ -91,6 +91,7 @@ _BY_QTOOL = f"{REQUANTISE}, which puts Q/DQ where onnxruntime's integer kernels 
 _ROWS = (
     Rule("wrong-result", f"do not ship it; {REQUANTISE}, which proves it", finders.wrong),
     Rule("does-not-run", _BY_QTOOL, finders.fails),
+    Rule("accuracy", f"leave these out of quantisation; or {REQUANTISE}, which chooses ranges by it", finders.accuracy),
     Rule("no-integers", _BY_QTOOL, finders.nothing),
     Rule("requantised", f"{REQUANTISE} and leave it out there: it is then hidden", finders.requantised),
     Rule("missing-output-q", _BY_QTOOL),
@@ -103,6 +104,7 @@ _ROWS = (
     Rule("mixed-types", f"one 8-bit type throughout: {REQUANTISE}"),
     Rule("wide-type", f"8 bits: {REQUANTISE}; 16 and 4 bits and float8 are for other devices"),
     Rule("vector-scale", f"one scale for each activation: {REQUANTISE}"),
+    Rule("scale-shape", f"give scales and zero points the shape [] in the file; or {REQUANTISE}"),
     Rule("no-zero-point", f"write the zero point, 0 as it may be; or {REQUANTISE}"),
     Rule("wrong-axis", f"scales of weights along the output channels: {REQUANTISE}"),
     Rule("bias-scale", f"a bias scale that is the input's times the weight's: {REQUANTISE}"),

@@ -62,7 +62,7 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
         session.run(batches[0])
     except DataError as error:
         # raises as well where it is the data that does not fit
-        _plain(model).run(batches[0])
+        _plain(model, session.name).run(batches[0])
         return Examples((), said, absent=str(error), fails=str(error))
     return Examples(batches, said)
 
@@ -89,9 +89,9 @@ def _made_up(model: Model, session: Session) -> Examples:
     return Examples((), "", made_up=True, absent=f"{reason}; give data")
 
 
-def _plain(model: Model) -> Session:
+def _plain(model: Model, name: str = "the model") -> Session:
     """The model as its file says, without onnxruntime's optimisations."""
-    return Session(model_io.serialize(model), optimize=False, name="the model")
+    return Session(model_io.serialize(model), optimize=False, name=name)
 
 
 def _runs_plain(model: Model, example: Example) -> bool:

@@ -7,6 +7,7 @@ from typing import Unpack
 
 from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, ModelError, UsageError, arg
+from qtool.core.progress import Progress, silent
 from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
@@ -39,6 +40,7 @@ def inspect_model(
     data: Data | None = None,
     *,
     latency: bool = False,
+    progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Inspection:
     """Return what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
@@ -50,6 +52,7 @@ def inspect_model(
         float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
         data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
         latency: whether to time the model and each node of it, in one thread of this machine.
+        progress: told of each step of the work on a quantised model.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
@@ -61,7 +64,7 @@ def inspect_model(
         if float_model is not None:
             raise UsageError(f"{arg('float_model')}: {model} is a float model itself; leave it out")
         return inspect_float(opened, model_io.load(model), data, latency=latency, **reading)
-    return _Inspected(opened, float_model, data, latency, reading).inspection()
+    return _Inspected(opened, float_model, data, latency, reading, progress).inspection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,19 +75,30 @@ class _Float:
     session: Session
 
 
+_STEPS = 6
+
+
 class _Inspected:
     """A quantised model, and what is found out of it, in order."""
 
     def __init__(
-        self, opened: Opened, float_model: str | Path | None, data: Data | None, latency: bool, reading: ReadOptions
+        self,
+        opened: Opened,
+        float_model: str | Path | None,
+        data: Data | None,
+        latency: bool,
+        reading: ReadOptions,
+        progress: Progress,
     ) -> None:
         self.opened = opened
+        self._progress, self._done = progress, 0
         self.session = Session(opened.path)
         self.missing: list[str] = []
         self.float = None if float_model is None else _Float(open_model(float_model), Session(float_model))
         self.examples: Examples = examples_of(opened.model, self.session, data, **reading)
         if self.examples.absent:
             self.missing.append(f"what takes a run: {self.examples.absent}")
+        self._step()
         self.planned = planned_layers(opened.model)
         self.executed = self._executed(opened, timed=latency)
         self.kernels = layer_kernels(self.executed, self.planned)
@@ -99,9 +113,17 @@ class _Inspected:
             frozenset(port.name for port in opened.inputs),
             dynamic=form_of(opened) == "dynamic",
         )
+        self._step()
         self.speed = self._speed() if latency else None
+        self._step()
         self.errors = self._errors()
+        self._step()
         self.float_ms = self._float_ms() if latency else {}
+        self._step()
+
+    def _step(self) -> None:
+        self._done += 1
+        self._progress("inspecting", self._done, _STEPS)
 
     def inspection(self) -> Inspection:
         """Put together what was found."""
@@ -110,9 +132,11 @@ class _Inspected:
         different = differences(opened.model, self.examples.batches, self.kernels)
         if different.absent and self.examples.batches:
             self.missing.append(f"optimised against unoptimised: {different.absent}")
+        self._step()
         look = Look(
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
+            errors=self.errors, outputs=self._float_outputs(),
             fails=self.examples.fails,
         )  # fmt: skip
         layers = self._layers()
@@ -126,7 +150,7 @@ class _Inspected:
             kind="int8",
             maker="" if self.maker is None else self.maker.name,
             form=form,
-            verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings),
+            verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings, look.output_db),
             next=next_step(findings, self.speed, timed=self.speed is not None),
             inputs=opened.inputs,
             outputs=opened.outputs,
@@ -232,12 +256,16 @@ class _Inspected:
             weight=grid_or_none(layer.w),
             result=grid_or_none(layer.y),
             ms=None if number is None else self.executed.time([number]),
-            float_ms=self.float_ms.get(tensor),
+            # of what belongs to it, the layer itself takes most
+            float_ms=max((self.float_ms[name] for name in tensors if name in self.float_ms), default=None),
             sqnr_db=self.errors.by_tensor.get(tensor),
             alone_db=min(alone, default=None),
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
+
+    def _float_outputs(self) -> tuple[str, ...]:
+        return () if self.float is None else tuple(port.name for port in self.float.opened.outputs)
 
     def _float_tensor(self, name: str) -> str:
         """The tensor of the float model that one of this model is, where that is known."""

@@ -66,6 +66,7 @@ _ORT = {
     "batch-norm": "run quant_pre_process first, which folds batch normalisations",
     "reduced-range": "quantize_static(reduce_range=False)",
     "per-tensor": "quantize_static(per_channel=True)",
+    "accuracy": "nodes_to_exclude=[these], or another calibrate_method",
     "old-opset": "raise the opset to 13 with onnx.version_converter first",
 }
 _NNCF_RANGES = (
@@ -111,8 +112,8 @@ def _outputs(word: str) -> Callable[[Opened], bool]:
 
 
 _LEFT = frozenset({
-    "not-quantised", "missing-output-q", "missing-input-q", "float-tail", "no-kernel", "layout", "dynamic", "weights-only",
-    "unequal-ranges", "float-constant", "seams", "slower-in-integers",
+    "not-quantised", "missing-output-q", "missing-input-q", "float-tail", "no-kernel", "layout", "dynamic",
+    "weights-only", "unequal-ranges", "float-constant", "seams", "slower-in-integers",
 })  # fmt: skip
 _FOLDED = "fold batch normalisations into the convolutions before Q/DQ are put there (torch.nn.utils.fuse_conv_bn_eval)"
 MAKERS = (

@@ -14,14 +14,17 @@ _NAMED = 4
 _Column = tuple[str, Callable[[InspectedLayer], str]]
 
 
-def inspection_text(inspection: Inspection, data: str | None = None) -> str:
-    """Return an inspection as lines for a terminal. data: what it was called with, for the next command."""
+def inspection_text(inspection: Inspection, data: str | None = None, *, every: bool = False) -> str:
+    """Return the inspection of a quantised model as lines for a terminal.
+
+    data: what it was called with, for the next command. every: whether to show all layers, and not the first alone.
+    """
     parts = [_head(inspection), inspection.verdict]
     if inspection.next:
         parts.append(f"next: {inspection.next}{_command(inspection, data)}")
     parts += ["", *(f"  {row}" for row in _facts(inspection))]
     if inspection.layers:
-        parts += ["", *_layers(inspection)]
+        parts += ["", *_layers(inspection, len(inspection.layers) if every else _ROWS)]
     if inspection.findings:
         parts += ["", "what costs speed, accuracy or trust, the dearest first:"]
         parts += [text for finding in inspection.findings for text in _finding(finding)]
@@ -82,7 +85,7 @@ def _ms(spread: Sequence[float]) -> str:
     return f"{spread[0]:.3g} ms ({spread[1]:.3g} to {spread[2]:.3g})"
 
 
-def _layers(inspection: Inspection) -> list[str]:
+def _layers(inspection: Inspection, rows: int) -> list[str]:
     columns: list[_Column] = [
         ("layer", lambda one: one.name),
         ("makes", lambda one: one.output),
@@ -97,13 +100,13 @@ def _layers(inspection: Inspection) -> list[str]:
         ("input", lambda one: _grid(one.input)),
         ("weight", lambda one: _grid(one.weight)),
     ]
-    shown = inspection.layers[:_ROWS]
+    shown = inspection.layers[:rows]
     kept = [(title, cell) for title, cell in columns if any(cell(layer) != ABSENT for layer in shown)]
-    rows = [[cell(layer) for _, cell in kept] for layer in shown]
+    table = [[cell(layer) for _, cell in kept] for layer in shown]
     left = [number for number, (title, _) in enumerate(kept) if title in ("layer", "makes", "op", "planned", "runs as")]
-    lines = [aligned([title for title, _ in kept], rows, left=left)]
-    if len(inspection.layers) > _ROWS:
-        lines.append(f"... and {len(inspection.layers) - _ROWS} more layers; --json has them all")
+    lines = [aligned([title for title, _ in kept], table, left=left)]
+    if len(inspection.layers) > rows:
+        lines.append(f"... and {len(inspection.layers) - rows} more layers; -v shows them all")
     return lines
 
 
