@@ -251,7 +251,8 @@ def stop_after(count):
     """A progress that interrupts before the layer after so many."""
 
     def progress(step, done, total):
-        assert step == "measure layers"
+        if step != "measure layers":
+            return
         if done == count < total:
             raise KeyboardInterrupt
 
