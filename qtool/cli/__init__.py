@@ -15,7 +15,7 @@ COMMANDS = {
     "sensitivity": "Rank the layers by what it costs to quantise them, as executed.",
     "tune": "Find an int8 model within a target of accuracy: the whole workflow.",
     "finetune": "Train an int8 model to give what the float one gives; no labels are needed.",
-    "inspect": "Say what a model of any maker is, what onnxruntime runs of it, and what to do about it.",
+    "inspect": "Tell what a model of any maker is, what onnxruntime runs of it, and what to do about it.",
     "eval": "Compare the accuracy, size and latency of models with the float one.",
     "diff": "Tell what two int8 models, calibration files or plans differ in.",
     "report": "Make one page of what the others found, to be opened in a browser.",

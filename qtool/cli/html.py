@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.common import READING
 from qtool.cli.outputs import Outputs, with_call
 from qtool.cli.streams import warn
@@ -97,7 +98,9 @@ def looked_into(
         # what calibration keeps is read already
         kept = None if data is not None or calibration is None else list(load_statistics(calibration).examples)
         options: Any = {} if data is None else {name: reading.get(name) for name in READING}
-        found.append(inspect_model(model, float_model, kept or data, latency=True, **options).to_dict())
+        with progress_bar(bool(click.get_current_context().params["quiet"])) as progress:
+            seen = inspect_model(model, float_model, kept or data, latency=True, progress=progress, **options)
+        found.append(seen.to_dict())
     except QtoolError as error:
         warn([f"the page has no map of {model}: {error}"])
     if calibration is not None:

@@ -49,7 +49,7 @@ def command(
     overlay: str | None,
     quiet: bool,
 ) -> None:
-    """Say what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
+    """Tell what a model of any maker is, what onnxruntime runs of it, what that costs, and what to do about it.
 
     \b
     Example:

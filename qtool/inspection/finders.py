@@ -15,6 +15,8 @@ from qtool.inspection.executed import is_integer, is_seam
 from qtool.inspection.look import Found, Look, sentence
 from qtool.inspection.planned import PlannedLayer
 
+_FAIR, _WORST = 15.0, 4
+"""The SQNR of an output in dB below which accuracy is lost; so many tensors are named."""
 _NARROW = 64
 """Weights of 7 bits lie between -64 and 64."""
 _SLOWER, _EXCESS = 1.2, 0.1
@@ -27,6 +29,21 @@ def fails(look: Look) -> Iterator[Found]:
     """Find a model that onnxruntime loads, and cannot run."""
     if look.fails:
         yield Found((), "onnxruntime loads the model, and fails when it runs", sentence(look.fails))
+
+
+def accuracy(look: Look) -> Iterator[Found]:
+    """Find outputs that lie far from float's, and the tensors that lose most by themselves."""
+    db = look.output_db
+    if db is None or db >= _FAIR:
+        return
+    alone = {name: one for name, one in look.errors.alone.items() if one is not None and name not in look.outputs}
+    worst = tuple(sorted(alone, key=lambda name: alone[name])[:_WORST])
+    told = ", ".join(f"{name} {alone[name]:.1f} dB" for name in worst)
+    yield Found(
+        worst,
+        f"the output lies {db:.1f} dB from float's; below {_FAIR:g} it costs accuracy",
+        f"What loses most by itself: {told}" if told else "No layer alone is known to lose as much",
+    )
 
 
 def nothing(look: Look) -> Iterator[Found]:

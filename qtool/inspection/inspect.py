@@ -136,6 +136,7 @@ class _Inspected:
         look = Look(
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
+            errors=self.errors, outputs=self._float_outputs(),
             fails=self.examples.fails,
         )  # fmt: skip
         layers = self._layers()
@@ -149,7 +150,7 @@ class _Inspected:
             kind="int8",
             maker="" if self.maker is None else self.maker.name,
             form=form,
-            verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings),
+            verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings, look.output_db),
             next=next_step(findings, self.speed, timed=self.speed is not None),
             inputs=opened.inputs,
             outputs=opened.outputs,
@@ -255,12 +256,16 @@ class _Inspected:
             weight=grid_or_none(layer.w),
             result=grid_or_none(layer.y),
             ms=None if number is None else self.executed.time([number]),
-            float_ms=self.float_ms.get(tensor),
+            # of what belongs to it, the layer itself takes most
+            float_ms=max((self.float_ms[name] for name in tensors if name in self.float_ms), default=None),
             sqnr_db=self.errors.by_tensor.get(tensor),
             alone_db=min(alone, default=None),
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
+
+    def _float_outputs(self) -> tuple[str, ...]:
+        return () if self.float is None else tuple(port.name for port in self.float.opened.outputs)
 
     def _float_tensor(self, name: str) -> str:
         """The tensor of the float model that one of this model is, where that is known."""

@@ -69,7 +69,7 @@ def find_islands(
         if all(executed.nodes[n].op_type in _TRIFLES for n in group):
             continue
         cause, places = _cause(executed, group, by_kernel, nodes)
-        if dynamic and not any(n in by_kernel for n in group):
+        if dynamic and (cause.rule == "not-quantised" or not any(n in by_kernel for n in group)):
             cause = _DYNAMIC
         ends = any(outputs.intersection(executed.nodes[n].outputs) for n in group)
         begins = any(inputs.intersection(executed.nodes[n].inputs) for n in group)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qtool.inspection.errors import Errors
 from qtool.inspection.executed import Executed, is_integer
 from qtool.inspection.islands import Island
 from qtool.inspection.makers import Maker
@@ -17,7 +18,8 @@ class Look:
     kernels: layer -> number of the node that it became. islands: the float ones. differs: layer or tensor -> in words,
     by how much onnxruntime's optimised graph computes something else than the file says. vnni: whether this processor
     multiplies 8 bits without saturation. float_ms: number of a node -> what the same takes in the float model. fails:
-    what onnxruntime says where it loads the model, and cannot run it.
+    what onnxruntime says where it loads the model, and cannot run it. errors: of the tensors. outputs: the float
+    model's.
     """
 
     opened: Opened
@@ -31,6 +33,14 @@ class Look:
     float_ms: Mapping[int, float] = field(default_factory=dict)
     differs: Mapping[str, str] = field(default_factory=dict)
     fails: str = ""
+    errors: Errors = field(default_factory=Errors)
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def output_db(self) -> float | None:
+        """The SQNR of the worst output in dB; None where it was not measured."""
+        found = [self.errors.by_tensor.get(name) for name in self.outputs]
+        return min((db for db in found if db is not None), default=None)
 
     def kernel(self, layer: PlannedLayer) -> str:
         """Return the operator that a layer became; "" where it is gone."""
@@ -62,5 +72,5 @@ class Found:
 
 
 def sentence(text: str) -> str:
-    """Return a text with a capital at its beginning."""
-    return text[:1].upper() + text[1:]
+    """Return a text with a capital at its beginning, but for names that have none."""
+    return text if text.startswith("onnxruntime") else text[:1].upper() + text[1:]

@@ -66,6 +66,7 @@ _ORT = {
     "batch-norm": "run quant_pre_process first, which folds batch normalisations",
     "reduced-range": "quantize_static(reduce_range=False)",
     "per-tensor": "quantize_static(per_channel=True)",
+    "accuracy": "nodes_to_exclude=[these], or another calibrate_method",
     "old-opset": "raise the opset to 13 with onnx.version_converter first",
 }
 _NNCF_RANGES = (

@@ -19,6 +19,7 @@ def verdict_of(
     executed: Executed,
     speed: Speed | None,
     findings: Sequence[Finding],
+    output_db: float | None,
 ) -> str:
     """Return the verdict: the share in integers, the speed beside float, and the time in float islands."""
     integer = [layer for layer in layers if layer.integer]
@@ -36,6 +37,9 @@ def verdict_of(
         )
         slower = ": SLOWER than float" if speed.speedup < 1 / _ALIKE else ""
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
+    if output_db is not None:
+        low = any(one.rule == "accuracy" for one in findings)
+        parts.append(f"output SQNR {output_db:.1f} dB{': it COSTS ACCURACY' if low else ''}")
     total = executed.total
     if islands:
         share = ""
@@ -57,7 +61,9 @@ def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) 
     """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done."""
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
     findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
-    wrong = next((one for one in findings if one.rule in ("does-not-run", "wrong-result", "no-integers")), None)
+    wrong = next(
+        (one for one in findings if one.rule in ("does-not-run", "wrong-result", "accuracy", "no-integers")), None
+    )
     dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
     found = wrong or dear
     if found is not None and found.remedy:

@@ -174,3 +174,17 @@ def test_names_in_a_report_do_nothing_to_a_terminal(models, tmp_path):
 def test_quantize_refuses_it_and_names_inspect(models, tmp_path):
     with pytest.raises(AlreadyQuantizedError, match="give the float model; qtool inspect"):
         quantize(models["qdq"], tmp_path / "out.onnx", form="dynamic")
+
+
+def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_path):
+    model = onnx.load(models["qdq"])
+    scale = next(one for one in model.graph.initializer if one.name == "r1_scale")
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / 16, scale.name))
+    bias = next(one for one in model.graph.initializer if one.name == "b2_quantized_scale")
+    bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) / 16, bias.name))
+    path = tmp_path / "clipped.onnx"
+    onnx.save(model, str(path))
+    found = inspect_model(path, models["float"], {"x": DATA})
+    (lost,) = [one for one in found.findings if one.rule == "accuracy"]
+    assert lost.where[0] == "r1"
+    assert "COSTS ACCURACY" in found.verdict

@@ -292,4 +292,4 @@ def test_every_rule_is_explained_and_tried():
     page = (REPOSITORY / "docs" / "inspect.md").read_text(encoding="utf-8")
     assert [rule for rule in RULES if f"| `{rule}` |" not in page] == []
     # found by onnxruntime's clock, or the other way round: what no rule explains
-    assert set(RULES) - set(BUILDS) == {"slower-in-integers", "unexplained", "layout", "seams"}
+    assert set(RULES) - set(BUILDS) == {"slower-in-integers", "unexplained", "layout", "seams", "accuracy"}

@@ -82,7 +82,7 @@ ROOMS = {
     ),
     "quantization": _room(
         "`quantize`: the candidates for a plan, measured",
-        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.planning pipeline.calibration "
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning pipeline.calibration "
         "pipeline.rewrite pipeline.verify",
     ),
     "finetuning": _room(

@@ -9,7 +9,7 @@ from qtool.core.reading import read_bytes
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Gallery, Listing, Note, Section, Shot
 from qtool.report.html.documents import Document, evaluations, of_kind
-from qtool.report.html.figures import count_cell, db_cell, number_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, measured_alone, number_cell, real, share_cell
 from qtool.report.text import decibels, file_size, number
 
 Content = Mapping[str, Any]
@@ -46,7 +46,8 @@ def _models(content: Content) -> Listing:
     for metric in content["metrics"]:
         columns += [Column(metric["name"], number=True), Column("drop", number=True, about="how much worse than float")]
     columns += [Column("SQNR dB", number=True), Column("agreement", number=True, about="same class as float")]
-    columns += [Column("size", number=True), Column("latency ms", number=True), Column("speed-up", number=True)]
+    columns += [Column("size", number=True), Column("latency ms", number=True)]
+    columns += [Column("p10 to p90", number=True), Column("speed-up", number=True)]
     models = [content["float_model"], *content["candidates"]]
     largest = max(model["size_bytes"] for model in models) or 1
     slowest = max((model["latency"]["median_ms"] for model in models if model["latency"]), default=1.0)
@@ -64,11 +65,14 @@ def _models(content: Content) -> Listing:
         cells.append(Cell(file_size(size), float(size), ((size / largest, tone),)))
         if latency:
             ms, speedup = latency["median_ms"], latency["speedup"]
-            cells += [Cell(f"{ms:.3f}", ms, ((ms / slowest, tone),)), Cell(f"{speedup:.2f}x", speedup)]
+            low, high = latency["p10_ms"], latency["p90_ms"]
+            spread = "-" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+            ratio = f"too noisy ({speedup:.2g}x)" if latency["noisy"] else f"{speedup:.2f}x"
+            cells += [Cell(f"{ms:.3f}", ms, ((ms / slowest, tone),)), Cell(spread, low or -1.0), Cell(ratio, speedup)]
         else:
-            cells += [Cell("-", -1.0)] * 2
+            cells += [Cell("-", -1.0)] * 3
         rows.append(tuple(cells))
-    return Listing("Models", tuple(columns), tuple(rows))
+    return Listing("Models", *measured_alone(tuple(columns), tuple(rows)))
 
 
 def _classes(content: Content, metric: str) -> list[Block]:
@@ -116,7 +120,7 @@ def worst(documents: Sequence[Document]) -> list[Section]:
     sections = []
     for content in rows:
         shots, left = _shots(content)
-        blocks: list[Block] = [Gallery(shots)] if shots else []
+        blocks: list[Block] = [Gallery(shots, wide=any(_is_wide(shot) for shot in shots))] if shots else []
         blocks += [Note(f"{left} more are in {content['folder']}", "muted")] if left else []
         blocks.append(_samples(content))
         lead = f"The samples on which a model differs most from float, both side by side ({content['measure']})."
@@ -150,6 +154,12 @@ def _png(path: Path) -> bytes | None:
     except (OSError, ValueError):
         return None
     return content if content.startswith(_PNG) else None
+
+
+def _is_wide(shot: Shot) -> bool:
+    """Whether a picture has several panels: the beginning of a PNG says its size."""
+    head = base64.b64decode(shot.uri.partition(",")[2][:32])
+    return int.from_bytes(head[16:20]) > 2 * int.from_bytes(head[20:24])
 
 
 def _samples(content: Content) -> Listing:

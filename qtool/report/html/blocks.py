@@ -141,11 +141,12 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures of samples, side by side."""
+    """Pictures of samples, side by side; `wide` ones have several panels."""
 
     kind: ClassVar[str] = "gallery"
 
     shots: tuple[Shot, ...]
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, NetworkMap, Note, Section, Square
 from qtool.report.html.documents import Document, of_kind, verifications
-from qtool.report.html.figures import count_cell, db_cell, finite, ms_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, finite, measured_alone, ms_cell, real, share_cell
 from qtool.report.html.plots import strip
 
 Content = Mapping[str, Any]
@@ -197,13 +197,7 @@ def _times(content: Content) -> list[Section]:
         both = any(layer["float_ms"] is not None for layer in measured)
         lead += " Of two bars the upper one is this model, the lower one float." if both else ""
         lead += f" Layers take {total:.3g} ms" + (f", {exact:.3g} ms in float." if exact else ".")
-    # what is measured of no layer is no column
-    kept = [n for n in range(len(columns)) if any(row[n].text != "-" for row in rows)]
-    table = Listing(
-        "Layers, in the order of the network",
-        tuple(columns[n] for n in kept),
-        tuple(tuple(row[n] for n in kept) for row in rows),
-    )
+    table = Listing("Layers, in the order of the network", *measured_alone(columns, rows))
     return [Section("layers", "Layer by layer", lead, (table,))]
 
 
