@@ -19,6 +19,7 @@ from qtool.core.records.statistics import Statistics
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
 from qtool.graph.edit import Model
+from qtool.pipeline.planning.apart import APART
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
@@ -44,6 +45,8 @@ A number of them and not of seconds, so that every machine searches alike.
 """
 _REFINING, _REFINING_FINE = 3 * 10**10, 10**10
 """Multiply-accumulates that refining weights may take unasked: those that share a grid, and those of 7 bits."""
+_TIME_PER_DB, _SILENT_DB = 0.02, 20.0
+"""The share of the time that one dB of the outputs may take; less than so many dB below 0 are no gain any more."""
 _FEW, _KEPT = 4, 3
 """On how many examples candidates are measured at least, and how many of them are measured on all."""
 
@@ -99,6 +102,18 @@ class Candidate:
             return None
         return replace(self, planner=planner, plan=plan, trial=None)
 
+    def joined(self) -> "Candidate | None":
+        """Return the candidate with each Concat in integers, not measured; None where none is float for its parts.
+
+        Raises:
+            NothingToQuantizeError: onnxruntime runs no layer of it in integers.
+        """
+        if APART not in self.plan.skipped.values():
+            return None
+        planner = replace(self.planner, apart=False, memo=replace(self.planner.memo, amendments={}))
+        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts), refined=bool(self.plan.refined))
+        return replace(self, planner=planner, plan=plan)
+
     def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
         """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
         self.planner.reject(layers, self.floating)
@@ -127,7 +142,7 @@ def best_plan(
     first = _candidates(graphs[0], planners[form].scheme, request, request.calibrators)
     both = len(planners) > 1
     if not both and len(graphs) == len(first) == 1 and request.goal != "latency":
-        return first[0], ()
+        return _worth_apart(first[0], request), ()
     assert base.seen is not None
     examples, outputs = statistics.examples, base.seen.outputs
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
@@ -156,9 +171,31 @@ def best_plan(
         mixed = _alike(mixed, best) if thrifty else mixed
         found += _tried({"mixed": mixed}, request, scorer, len(examples))
     chosen, trials = _ranked(found, sketched, request)
+    chosen = _worth_apart(chosen, request, scorer)
+    trials = tuple(one for one in (chosen.trial, *trials[1:]) if one is not None)
     if request.goal == "latency" and request.target.on_cpu:
         return _hastened(chosen, trials, request, scorer)
     return chosen, trials
+
+
+def _worth_apart(chosen: Candidate, request: Request, scorer: Scorer | None = None) -> Candidate:
+    """The candidate, or the same with its Concats' parts joined, where keeping these apart takes more than it gains.
+
+    What it takes is by the target's table, in shares of the time; what it gains is measured.
+    """
+    joined, graph = chosen.joined(), chosen.graph
+    divider = None if joined is None else graph.divider(request.target, joined.planner.placement())
+    if joined is None or divider is None:
+        return chosen
+    whole = divider.time(())
+    share = divider.time([name for name, why in chosen.plan.skipped.items() if why == APART]) / whole - 1.0
+    if share < _TIME_PER_DB:
+        return chosen
+    scorer = scorer or Scorer(graph.model, graph.statistics.examples, request.target.session)
+    apart, figure = scorer.compare([chosen.plan, joined.plan], graph.model, graph.memo.weights)
+    if share <= _TIME_PER_DB * (loudness(apart) - max(loudness(figure), -_SILENT_DB)):
+        return chosen
+    return replace(joined, trial=None if joined.trial is None else replace(joined.trial, sqnr_db=figure))
 
 
 def _hastened(

@@ -118,6 +118,9 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     seen = candidate.graph.seen
     exact = None if seen is None else seen.outputs
     search = PartialSearch(candidate, wanted, exact, request)
+    if proven.proof.but_for_one(wanted.min_sqnr) and search.figure >= wanted.min_sqnr + FAR_DB:
+        # nothing that chooses is like that one
+        return proven
     mended = _searched(proven, search, search.found(before), original)
     if loudness(mended.proof.judged_db) >= wanted.min_sqnr:
         return mended

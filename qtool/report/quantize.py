@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
     MUCH_SMALLER,
@@ -25,6 +26,8 @@ _NAMED = 3
 _SHOWN_TRIALS = 7
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
+_MOSTLY = 0.5
+"""Of the multiply-accumulates: where less is in integers, most is not."""
 _LARGE_PART = 0.15
 """A part of a file is named as a reason where it is this share of it."""
 
@@ -55,13 +58,37 @@ def quantized_text(result: Quantized) -> str:
     if result.verdict is not None and proof.examples:
         lines += [f"  left float  {_left(result.verdict)}"] if result.verdict.left else []
         lines.append(f"  verdict     {_judged(result, result.verdict)}")
+    elif why := _hardly_integer(result):
+        lines.append(f"  verdict     {why}")
     return "\n".join(map(line, lines))
 
 
-def verdict_line(result: Quantized) -> str:
-    """Return the verdict as a line by itself; the result must have one."""
-    assert result.verdict is not None
-    return line(f"{result.output}: {_judged(result, result.verdict)}")
+def bad_verdict(result: Quantized) -> str:
+    """Return the verdict as a line by itself where it is no good one; "" where it is, or there is none."""
+    verdict = result.verdict
+    if verdict is None:
+        found = _hardly_integer(result)
+    else:
+        bad = not verdict.met and (verdict.asked or verdict.met is False)
+        found = _judged(result, verdict) if bad else ""
+    return line(f"{result.output}: {found}") if found else ""
+
+
+def _hardly_integer(result: Quantized) -> str:
+    """That most layers stay in float for want of ranges, and what to do; "" where it is not so."""
+    proof = result.verification
+    waiting = [name for name, why in proof.float_layers.items() if why == NEEDS_RANGES]
+    share = proof.integer_share
+    if share is None and proof.layers:
+        share = proof.integer_layers / proof.layers
+    if not waiting or share is None or share >= _MOSTLY:
+        return ""
+    model = _word(result.asked.model)
+    return (
+        f"HARDLY QUANTISED: {len(waiting)} of {amount(proof.layers, 'layer')} have integer kernels for calibrated "
+        f"ranges alone, and stay in float without data; next: `qtool quantize {model} --data DATA -o "
+        f"{_word(str(result.output))}`, without --dynamic"
+    )
 
 
 def _judged(result: Quantized, verdict: Verdict) -> str:
@@ -73,6 +100,8 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
             f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels: `qtool eval "
             f"{_word(result.asked.model)} {_word(str(result.output))} {_data(result.asked)} --metric METRIC`"
         )
+    if result.verification.but_for_one(verdict.min_sqnr) and not verdict.met:
+        return _but_for_one(result, verdict)
     if verdict.met:
         return f"accurate: outputs {figure}, at least {wanted} {asked}"
     words = f"NOT ACCURATE: outputs {figure}, at least {wanted} {asked}"
@@ -82,7 +111,19 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
         words += f"; {found} within {most} of multiply-accumulates"
     if verdict.noisiest:
         words += f"; most noise is of {', '.join(map(_noisy, verdict.noisiest))}"
-    return f"{words}; next: {_next(verdict, result.asked)}"
+    return f"{words}; next: {_next(result, verdict)}"
+
+
+def _but_for_one(result: Quantized, verdict: Verdict) -> str:
+    """That all samples but one are as accurate as wanted; whether new data has more like it, only more data tells."""
+    proof, asked = result.verification, result.asked
+    assert proof.uneven is not None
+    wanted = f"{verdict.min_sqnr:.4g} dB {'asked for' if verdict.asked else 'wanted'}"
+    return (
+        f"ACCURATE BUT FOR ONE SAMPLE: outputs {_figure(proof)}, at least {wanted}, and {proof.uneven.others_db:.1f} dB "
+        "without that sample, which lies at a threshold or is unlike the others; next: more samples in calibration, or "
+        f"`qtool eval {_word(asked.model)} {_word(str(result.output))} {_data(asked)}` on others"
+    )
 
 
 def _figure(proof: Verification) -> str:
@@ -95,12 +136,14 @@ def _figure(proof: Verification) -> str:
     return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
 
 
-def _next(verdict: Verdict, asked: Asked) -> str:
+def _next(result: Quantized, verdict: Verdict) -> str:
+    asked = result.asked
     model, data = _word(asked.model), _data(asked)
+    fixed = "".join(f" --fix {_word(text_of(*one))}" for one in (result.plan.recipe.fixed or {}).items())
     calibration = "FILE" if asked.calibration is None else _word(asked.calibration)
     explained = " (FILE is of `qtool calibrate`)" if asked.calibration is None else ""
     commands = [
-        f"`qtool tune {model} {data} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        f"`qtool tune {model} {data}{fixed} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"`qtool sensitivity {model} --calibration {calibration} {data}` shows which layers{explained}",
         f"`qtool finetune {model} --calibration {calibration} {data}` trains its numbers",
     ]
@@ -271,6 +314,13 @@ def _accuracy_line(proof: Verification) -> str:
     if not proof.held_out:
         samples += " that also chose: calibrate with more to know what new data gives"
     parts = [f"{_outputs(proof)} SQNR against float on {samples}"]
+    if proof.uneven is not None:
+        one = proof.uneven
+        which = "one of these" if one.arrays == proof.examples else "one batch of these"
+        parts.append(
+            f"{which} makes {percent(one.share)} of the noise: {one.others_db:.1f} dB on the others, "
+            f"{one.median_db:.1f} dB in the median"
+        )
     tensors = [(tensor.sqnr_db, tensor.tensor) for tensor in proof.tensors if tensor.sqnr_db is not None]
     if tensors:
         figure, name = min(tensors, key=lambda pair: pair[0])

@@ -3,11 +3,14 @@
 import shlex
 from collections.abc import Iterable
 
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.evaluation import MetricInfo
 from qtool.core.records.sensitivity import Figures, HeadSensitivity, LayerSensitivity, Sensitivity, View
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, decibels, number
 
+_GAIN_DB = 0.1
+"""What a table rounds away is no gain."""
 _TITLES: dict[View, str] = {"alone": "alone", "without": "all but it"}
 
 
@@ -19,11 +22,23 @@ def sensitivity_text(result: Sensitivity) -> str:
     if result.heads:
         rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
         parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
-        parts += [line(f"{head.name} in float: {_options(head.exclude)}") for head in result.heads]
+        parts += [
+            line(f"{head.name} in float: {_options(head.exclude)}") for head in result.heads if _gains(result, head)
+        ]
     every: list[LayerSensitivity | HeadSensitivity] = [*result.layers, *result.heads]
     notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
     return "\n".join([*parts, *map(line, notes)])
+
+
+def _gains(result: Sensitivity, head: HeadSensitivity) -> bool:
+    """Whether the model is better with the head in float; where that was not measured it may be."""
+    before, after = result.quantized, head.without
+    if after is None:
+        return "without" not in result.views
+    if before.drop is not None and after.drop is not None and before.drop != after.drop:
+        return after.drop < before.drop
+    return loudness(after.sqnr_db) >= loudness(before.sqnr_db) + _GAIN_DB
 
 
 def _row(result: Sensitivity, one: LayerSensitivity | HeadSensitivity, what: str) -> list[str]:

@@ -60,7 +60,7 @@ class Search:
 
 
 def proof(db):
-    return SimpleNamespace(judged_db=db, sqnr_db_by_output={"y": db}, sqnr_db_before={})
+    return SimpleNamespace(judged_db=db, sqnr_db_by_output={"y": db}, sqnr_db_before={}, but_for_one=lambda _: False)
 
 
 @pytest.fixture
