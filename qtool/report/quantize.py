@@ -121,7 +121,7 @@ def _but_for_one(result: Quantized, verdict: Verdict) -> str:
     wanted = f"{verdict.min_sqnr:.4g} dB {'asked for' if verdict.asked else 'wanted'}"
     return (
         f"ACCURATE BUT FOR ONE SAMPLE: outputs {_figure(proof)}, at least {wanted}, and {proof.uneven.others_db:.1f} dB "
-        "without that sample, which lies at a threshold or is unlike the others; next: more samples in calibration, or "
+        "without that one, which lies at a threshold or is unlike the others; next: calibrate with more, or "
         f"`qtool eval {_word(asked.model)} {_word(str(result.output))} {_data(asked)}` on others"
     )
 
