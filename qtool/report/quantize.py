@@ -120,8 +120,8 @@ def _but_for_one(result: Quantized, verdict: Verdict) -> str:
     assert proof.uneven is not None
     wanted = f"{verdict.min_sqnr:.4g} dB {'asked for' if verdict.asked else 'wanted'}"
     return (
-        f"ACCURATE BUT FOR ONE SAMPLE: outputs {_figure(proof)}, at least {wanted}, and {proof.uneven.others_db:.1f} dB "
-        "without that one, which lies at a threshold or is unlike the others; next: calibrate with more, or "
+        f"ACCURATE BUT FOR ONE SAMPLE: outputs {_figure(proof)}, at least {wanted}, and without that one, at a "
+        f"threshold or unlike the others, {proof.uneven.others_db:.1f} dB; next: calibrate with more, or "
         f"`qtool eval {_word(asked.model)} {_word(str(result.output))} {_data(asked)}` on others"
     )
 

@@ -394,6 +394,8 @@ def test_heads_are_measured_with_all_their_layers_at_once(tmp_path):
         assert head.alone.sqnr_db == pytest.approx(quiet, abs=6.0)
     text = sensitivity_text(found)
     assert f"head of {output} in float: --exclude 'near it' --exclude far" in text and "head  " in text
+    useless = replace(found, heads=tuple(replace(head, without=found.quantized) for head in found.heads))
+    assert "in float: --exclude" not in sensitivity_text(useless)
     # what stands in the file is not measured again
     document = json.loads(out.read_text())
     assert [head["name"] for head in document["heads"]] == [head.name for head in found.heads]
