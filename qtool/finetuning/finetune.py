@@ -32,8 +32,8 @@ from qtool.pipeline.verify.original import Original
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved
-from qtool.quantization.partial import MAX_FLOAT_MACS, Wanted
 from qtool.quantization.request import Request
+from qtool.quantization.wanted import MAX_FLOAT_MACS, Wanted
 from qtool.targets.tables import find_target
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ in common is found once: one pass of the float graph (`observe_examples`) serves
 of dynamic layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
@@ -28,6 +28,7 @@ from qtool.pipeline.recovery.weight_rounding import refining_work
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.by_clock import AS_PLANNED, by_clock
+from qtool.quantization.candidate import Candidate
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.quantization.mixed import better_dynamic
 from qtool.quantization.request import Request
@@ -49,82 +50,6 @@ _TIME_PER_DB, _SILENT_DB = 0.02, 20.0
 """The share of the time that one dB of the outputs may take; less than so many dB below 0 are no gain any more."""
 _FEW, _KEPT = 4, 3
 """On how many examples candidates are measured at least, and how many of them are measured on all."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A plan and where it comes from; `trial` says how it measured, None where there was nothing to compare it with.
-
-    floating: names of nodes that the plan leaves in float besides what the scheme excludes.
-    """
-
-    graph: FloatGraph
-    planner: Planner
-    calibrator: Calibrator
-    plan: Plan
-    trial: Trial | None = None
-    floating: frozenset[str] = frozenset()
-
-    @property
-    def sqnr_db(self) -> float:
-        """The SQNR of the outputs on the examples, in dB, -inf where they have none; the candidate must have run."""
-        assert self.trial is not None
-        return loudness(self.trial.sqnr_db)
-
-    def leaving(self, floating: Collection[str], *, settled: bool = True) -> Plan:
-        """Return the candidate's plan with some layers (names of nodes) in float; the ranges of the others stay.
-
-        `settled`: see `Planner.plan`.
-
-        Raises:
-            ModelError: see `make_plan`.
-        """
-        if not floating:
-            return self.plan
-        return self._plan(self.calibrator, floating, corrected=bool(self.plan.shifts), settled=settled)
-
-    def by(self, calibrator: Calibrator, *, corrected: bool) -> "Candidate":
-        """Return the candidate with the ranges of another calibrator, biases corrected or not; it was not measured."""
-        plan = self._plan(calibrator, self.floating, corrected=corrected)
-        return replace(self, calibrator=calibrator, plan=plan, trial=None)
-
-    def everywhere(self) -> "Candidate | None":
-        """Return the candidate with nothing in float for speed, not measured; None where nothing is.
-
-        Raises:
-            NothingToQuantizeError: onnxruntime runs no layer of it in integers.
-        """
-        if self.planner.speed is None:
-            return None
-        planner = replace(self.planner, speed=None, memo=replace(self.planner.memo, amendments={}))
-        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts), refined=bool(self.plan.refined))
-        if plan.integer.keys() == self.plan.integer.keys():
-            return None
-        return replace(self, planner=planner, plan=plan, trial=None)
-
-    def joined(self) -> "Candidate | None":
-        """Return the candidate with each Concat in integers, not measured; None where none is float for its parts.
-
-        Raises:
-            NothingToQuantizeError: onnxruntime runs no layer of it in integers.
-        """
-        if APART not in self.plan.skipped.values():
-            return None
-        planner = replace(self.planner, apart=False, memo=replace(self.planner.memo, amendments={}))
-        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts), refined=bool(self.plan.refined))
-        return replace(self, planner=planner, plan=plan)
-
-    def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
-        """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
-        self.planner.reject(layers, self.floating)
-        plan = self._plan(self.calibrator, self.floating, corrected=bool(self.plan.shifts))
-        return replace(self, plan=plan)
-
-    def _plan(
-        self, calibrator: Calibrator, floating: Collection[str], *, corrected: bool, settled: bool = True
-    ) -> Plan:
-        refined = bool(self.plan.refined)
-        return self.planner.plan(calibrator, floating=floating, corrected=corrected, refined=refined, settled=settled)
 
 
 def best_plan(

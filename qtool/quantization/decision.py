@@ -18,11 +18,13 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import Candidate, best_plan
+from qtool.quantization.candidate import Candidate
+from qtool.quantization.candidates import best_plan
 from qtool.quantization.graphs import look_at
 from qtool.quantization.halves import Halves
-from qtool.quantization.partial import FAR_DB, WORTH_DB, PartialSearch, Wanted
+from qtool.quantization.partial import FAR_DB, WORTH_DB, PartialSearch
 from qtool.quantization.request import Request
+from qtool.quantization.wanted import Wanted
 from qtool.targets.tables import TARGETS
 
 _ROUNDS = 4

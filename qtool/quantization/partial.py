@@ -9,26 +9,21 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
+from qtool.core.errors import DataError, ModelError, VerificationError
 from qtool.core.numerics.sqnr import loudness, noise_share
 from qtool.core.records.examples import spread
-from qtool.core.records.options import share
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import LeftFloat, NoisyRegion
-from qtool.evaluation.gates import check_gates
 from qtool.graph import edit
 from qtool.pipeline.planning.speed import Divider
 from qtool.pipeline.verify.macs import count_macs, known_total
-from qtool.quantization.candidates import Candidate
+from qtool.quantization.candidate import Candidate
 from qtool.quantization.ladder import Ladder
 from qtool.quantization.ranking import Region, integer_nodes, quantized_heads, rank_regions
 from qtool.quantization.request import Request
 from qtool.quantization.scoring import Arrays, Scorer
+from qtool.quantization.wanted import Wanted
 
-MIN_SQNR = 20.0
-"""The SQNR of the outputs that is wanted where none is asked for, in dB."""
-MAX_FLOAT_MACS = 0.1
-"""The share of multiply-accumulates that may be left in float for it."""
 FAR_DB = 2.0
 """What is in float for speed is given up where the outputs are so much better without, and less than wanted with it."""
 _MARGIN_DB = 1.0
@@ -60,32 +55,6 @@ _SLIMMED = 8
 """Of so many regions, the slowest, it is tried whether they can be integers."""
 _EXPLAINED = 8
 """Of so many regions, the noisiest, it is measured what they gain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The SQNR of the outputs that is wanted, in dB, and the share of multiply-accumulates that may be float for it.
-
-    strict: what is as fast in float counts too, as it does where a share is asked for.
-    """
-
-    min_sqnr: float
-    max_float_macs: float
-    strict: bool = True
-
-    @classmethod
-    def of(cls, min_sqnr: float | None, max_float_macs: float | str | None) -> "Wanted":
-        """Return what the arguments of a public function say; None is what is wanted where nothing is asked for.
-
-        Raises:
-            UsageError: no finite number, or no share.
-        """
-        check_gates((), None, min_sqnr)
-        try:
-            most = MAX_FLOAT_MACS if max_float_macs is None else share(max_float_macs)
-        except UsageError as error:
-            raise UsageError(f"{arg('max_float_macs')}: {error.marked}") from error
-        return cls(MIN_SQNR if min_sqnr is None else min_sqnr, most, max_float_macs is not None)
 
 
 @dataclass(slots=True)

@@ -36,9 +36,9 @@ from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, w
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved, original_of
-from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Goal, Request
 from qtool.quantization.timing import timed
+from qtool.quantization.wanted import Wanted
 from qtool.runtime.providers import find_provider
 from qtool.targets.tables import find_target
 

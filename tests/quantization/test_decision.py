@@ -9,7 +9,7 @@ import pytest
 from qtool.core.records.results import LeftFloat
 from qtool.quantization import decision as module
 from qtool.quantization.decision import Decision, Proven, mend
-from qtool.quantization.partial import Wanted
+from qtool.quantization.wanted import Wanted
 
 LEFT = (LeftFloat(("node",), 0.01, 3.0),)
 

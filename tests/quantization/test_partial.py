@@ -13,7 +13,8 @@ import qtool
 from qtool.cli import main
 from qtool.core.errors import UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
-from qtool.quantization import candidates, partial
+from qtool.quantization import partial
+from qtool.quantization.candidate import Candidate
 from qtool.quantization.partial import PartialSearch
 from qtool.quantization.ranking import Region, integer_nodes
 from qtool.report.quantize import quantized_text
@@ -249,7 +250,7 @@ def test_other_calibrators_are_tried_once_for_the_same_nodes(tmp_path, monkeypat
             counts.append(len(tried))
         return search.candidate, ()
 
-    monkeypatch.setattr(candidates.Candidate, "by", lambda self, calibrator, **_: tried.append(calibrator) or self)
+    monkeypatch.setattr(Candidate, "by", lambda self, calibrator, **_: tried.append(calibrator) or self)
     monkeypatch.setattr(PartialSearch, "found", found)
     qtool.quantize(outlier(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": LOUD[3:]}, smoothing="off")
     assert counts[:2] == [10, 10]

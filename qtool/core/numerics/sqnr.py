@@ -189,7 +189,7 @@ class OutputNoise:
 
     @property
     def uneven(self) -> Uneven | None:
-        """What one array makes of the noise, where that is most of it and the others are far better; else None."""
+        """The array that makes most of the noise, where the others are far better; None where there is none."""
         found = [
             (noise.db, sums)
             for noise, sums in zip((self._whole, *self._by_part), self._sums, strict=False)
