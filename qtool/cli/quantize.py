@@ -40,7 +40,7 @@ from qtool.core.records.recipe import ASKED
 from qtool.feeds import ReadOptions
 from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
-from qtool.report.quantize import quantized_text, verdict_line
+from qtool.report.quantize import bad_verdict, quantized_text
 from qtool.targets.tables import find_target
 
 
@@ -186,8 +186,8 @@ def command(
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
         show(quantized_text(result, verbose=verbose))
-    elif verdict is not None and not verdict.met and (verdict.asked or verdict.met is False):
-        remark(verdict_line(result))
+    elif bad := bad_verdict(result):
+        remark(bad)
     warn(result.warnings)
     if verdict is not None and verdict.failed:
         context.exit(1)

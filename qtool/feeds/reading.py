@@ -42,6 +42,16 @@ def unlabelled(options: LabelledOptions) -> ReadOptions:
     return {name: value for name, value in options.items() if name != "labels"}  # type: ignore[return-value]
 
 
+def as_given(options: ReadOptions) -> tuple[tuple[str, str], ...]:
+    """Return the name and the text of each option that a command line can give; a list is an option several times."""
+    return tuple(
+        (name, str(one))
+        for name, value in options.items()
+        for one in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(one, str | Path | int)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The options of reading, checked. Raises `UsageError` where they contradict each other."""

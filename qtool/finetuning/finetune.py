@@ -32,8 +32,8 @@ from qtool.pipeline.verify.original import Original
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved
-from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Request
+from qtool.quantization.wanted import MAX_FLOAT_MACS, Wanted
 from qtool.targets.tables import find_target
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _start(
     half = halved(ready, statistics)
     original = Original(model, ready.widened, half.reporting)
     proven = prove(decide(ready, half, request, original), original)
-    return mend(proven, Wanted.of(None, None) if partial else None, request, original).decision
+    return mend(proven, Wanted.of(None, MAX_FLOAT_MACS) if partial else None, request, original).decision
 
 
 def _stateless(feeds: Feeds) -> Feeds:

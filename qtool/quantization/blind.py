@@ -84,5 +84,5 @@ def check_raised(prepared: Prepared, statistics: Statistics) -> None:
 def arithmetic_alone(proof: Verification) -> Verification:
     """Return the proof without what inputs that were made up say of accuracy."""
     tensors = tuple(replace(tensor, sqnr_db=math.nan) for tensor in proof.tensors)
-    proof = replace(proof, sqnr_db_by_output={}, sqnr_db_before={}, agreement_by_output={}, unlike={})
+    proof = replace(proof, sqnr_db_by_output={}, sqnr_db_before={}, agreement_by_output={}, unlike={}, uneven=None)
     return replace(proof, examples=0, output_sqnr_db=math.nan, tensors=tensors)

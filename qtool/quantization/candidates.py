@@ -5,20 +5,20 @@ in common is found once: one pass of the float graph (`observe_examples`) serves
 of dynamic layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.examples import spread
 from qtool.core.records.options import Scheme
-from qtool.core.records.plan import Plan
 from qtool.core.records.results import Trial
 from qtool.core.records.statistics import Statistics
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
 from qtool.graph.edit import Model
+from qtool.pipeline.planning.apart import APART
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
@@ -27,6 +27,7 @@ from qtool.pipeline.recovery.weight_rounding import refining_work
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.by_clock import AS_PLANNED, by_clock
+from qtool.quantization.candidate import Candidate
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.quantization.mixed import better_dynamic
 from qtool.quantization.request import Request
@@ -44,72 +45,10 @@ A number of them and not of seconds, so that every machine searches alike.
 """
 _REFINING, _REFINING_FINE = 3 * 10**10, 10**10
 """Multiply-accumulates that refining weights may take unasked: those that share a grid, and those of 7 bits."""
+_TIME_PER_DB, _SILENT_DB = 0.02, 20.0
+"""The share of the time that one dB of the outputs may take; less than so many dB below 0 are no gain any more."""
 _FEW = 4
 """On how many examples candidates are measured at least."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
-    """A plan and where it comes from; `trial` says how it measured, None where there was nothing to compare it with.
-
-    floating: names of nodes that the plan leaves in float besides what the scheme excludes.
-    """
-
-    graph: FloatGraph
-    planner: Planner
-    calibrator: Calibrator
-    plan: Plan
-    trial: Trial | None = None
-    floating: frozenset[str] = frozenset()
-
-    @property
-    def sqnr_db(self) -> float:
-        """The SQNR of the outputs on the examples, in dB, -inf where they have none; the candidate must have run."""
-        assert self.trial is not None
-        return loudness(self.trial.sqnr_db)
-
-    def leaving(self, floating: Collection[str], *, settled: bool = True) -> Plan:
-        """Return the candidate's plan with some layers (names of nodes) in float; the ranges of the others stay.
-
-        `settled`: see `Planner.plan`.
-
-        Raises:
-            ModelError: see `make_plan`.
-        """
-        if not floating:
-            return self.plan
-        return self._plan(self.calibrator, floating, corrected=bool(self.plan.shifts), settled=settled)
-
-    def by(self, calibrator: Calibrator, *, corrected: bool) -> "Candidate":
-        """Return the candidate with the ranges of another calibrator, biases corrected or not; it was not measured."""
-        plan = self._plan(calibrator, self.floating, corrected=corrected)
-        return replace(self, calibrator=calibrator, plan=plan, trial=None)
-
-    def everywhere(self) -> "Candidate | None":
-        """Return the candidate with nothing in float for speed, not measured; None where nothing is.
-
-        Raises:
-            NothingToQuantizeError: onnxruntime runs no layer of it in integers.
-        """
-        if self.planner.speed is None:
-            return None
-        planner = replace(self.planner, speed=None, memo=replace(self.planner.memo, amendments={}))
-        plan = planner.plan(self.calibrator, corrected=bool(self.plan.shifts), refined=bool(self.plan.refined))
-        if plan.integer.keys() == self.plan.integer.keys():
-            return None
-        return replace(self, planner=planner, plan=plan, trial=None)
-
-    def rejecting(self, layers: Mapping[str, str]) -> "Candidate":
-        """Return the candidate with layers (name -> why) in float, planned again; it was not measured."""
-        self.planner.reject(layers, self.floating)
-        plan = self._plan(self.calibrator, self.floating, corrected=bool(self.plan.shifts))
-        return replace(self, plan=plan)
-
-    def _plan(
-        self, calibrator: Calibrator, floating: Collection[str], *, corrected: bool, settled: bool = True
-    ) -> Plan:
-        refined = bool(self.plan.refined)
-        return self.planner.plan(calibrator, floating=floating, corrected=corrected, refined=refined, settled=settled)
 
 
 def best_plan(
@@ -127,7 +66,7 @@ def best_plan(
     first = _candidates(graphs[0], planners[form].scheme, request, request.calibrators)
     both = len(planners) > 1
     if not both and len(graphs) == len(first) == 1 and request.goal != "latency":
-        return first[0], ()
+        return _worth_apart(first[0], request), ()
     assert base.seen is not None
     examples, outputs = statistics.examples, base.seen.outputs
     few = _affordable(base.seen.macs, len(examples), len(graphs) * (len(first) + 2 * both))
@@ -157,12 +96,34 @@ def best_plan(
         mixed = _alike(mixed, best) if thrifty else mixed
         found += _tried({"mixed": mixed}, request, scorer, len(examples))
     chosen, trials = _ranked(found, sketched, request)
+    chosen = _worth_apart(chosen, request, scorer)
+    trials = tuple(one for one in (chosen.trial, *trials[1:]) if one is not None)
     for graph in graphs:
         if graph is not chosen.graph:
             graph.memo.weights.integers.clear()
     if request.goal == "latency" and request.target.on_cpu:
         return _hastened(chosen, trials, request, scorer)
     return chosen, trials
+
+
+def _worth_apart(chosen: Candidate, request: Request, scorer: Scorer | None = None) -> Candidate:
+    """The candidate, or the same with its Concats' parts joined, where keeping these apart takes more than it gains.
+
+    What it takes is by the target's table, in shares of the time; what it gains is measured.
+    """
+    joined, graph = chosen.joined(), chosen.graph
+    divider = None if joined is None else graph.divider(request.target, joined.planner.placement())
+    if joined is None or divider is None:
+        return chosen
+    whole = divider.time(())
+    share = divider.time([name for name, why in chosen.plan.skipped.items() if why == APART]) / whole - 1.0
+    if share < _TIME_PER_DB:
+        return chosen
+    scorer = scorer or Scorer(graph.model, graph.statistics.examples, request.target.session)
+    apart, figure = scorer.compare([chosen.plan, joined.plan], graph.model, graph.memo.weights)
+    if share <= _TIME_PER_DB * (loudness(apart) - max(loudness(figure), -_SILENT_DB)):
+        return chosen
+    return replace(joined, trial=None if joined.trial is None else replace(joined.trial, sqnr_db=figure))
 
 
 def _hastened(

@@ -18,11 +18,13 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
-from qtool.quantization.candidates import Candidate, best_plan
+from qtool.quantization.candidate import Candidate
+from qtool.quantization.candidates import best_plan
 from qtool.quantization.graphs import look_at
 from qtool.quantization.halves import Halves
-from qtool.quantization.partial import FAR_DB, WORTH_DB, PartialSearch, Wanted
+from qtool.quantization.partial import FAR_DB, WORTH_DB, PartialSearch
 from qtool.quantization.request import Request
+from qtool.quantization.wanted import Wanted
 from qtool.targets.tables import TARGETS
 
 _ROUNDS = 4
@@ -119,6 +121,9 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     seen = candidate.graph.seen
     exact = None if seen is None else seen.outputs
     search = PartialSearch(candidate, wanted, exact, request)
+    if proven.proof.but_for_one(wanted.min_sqnr) and search.figure >= wanted.min_sqnr + FAR_DB:
+        # nothing that chooses is like that one
+        return proven
     mended = _searched(proven, search, search.found(before), original)
     if loudness(mended.proof.judged_db) >= wanted.min_sqnr:
         return mended

@@ -23,6 +23,8 @@ _MACS, _NUMBERS = 2**33, 2**25
 """More of them while together they multiply so often, and their outputs hold no more numbers than that; as many of
 those that report are compared tensor by tensor, where a number that is computed counts as `_PER_NUMBER`."""
 _PER_NUMBER = 2**6
+_REPORTS = 4
+"""So many times as much may be multiplied to report: it is done once, and a few samples may make most of the noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,12 @@ def halved(prepared: Prepared, statistics: Statistics) -> Halves:
     if len(choosing) <= _FEW:
         return Halves(replace(statistics, examples=choosing), reporting, CHECKED)
     macs, given = _work(prepared, choosing[0])
-    most = max(_ALWAYS, min(_MACS // max(macs, 1), _NUMBERS // max(given, 1)))
+    most, reports = (
+        max(_ALWAYS, min(times * _MACS // max(macs, 1), _NUMBERS // max(given, 1))) for times in (1, _REPORTS)
+    )
     numbers = sum(histogram.count for histogram in statistics.tensors.values()) // max(statistics.samples, 1)
     compared = max(_FEW, min(CHECKED, _MACS // max(macs + _PER_NUMBER * numbers, 1)))
-    return Halves(replace(statistics, examples=choosing[:most]), reporting[:most], compared)
+    return Halves(replace(statistics, examples=choosing[:most]), reporting[:reports], compared)
 
 
 def original_of(prepared: Prepared, half: Halves, absent: str = "there are no examples") -> Original:

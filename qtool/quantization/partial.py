@@ -9,25 +9,21 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from qtool.core.errors import DataError, ModelError, UsageError, VerificationError, arg
+from qtool.core.errors import DataError, ModelError, VerificationError
 from qtool.core.numerics.sqnr import loudness, noise_share
 from qtool.core.records.examples import spread
-from qtool.core.records.options import share
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import LeftFloat, NoisyRegion
-from qtool.evaluation.gates import check_gates
 from qtool.graph import edit
+from qtool.pipeline.planning.speed import Divider
 from qtool.pipeline.verify.macs import count_macs, known_total
-from qtool.quantization.candidates import Candidate
+from qtool.quantization.candidate import Candidate
 from qtool.quantization.ladder import Ladder
 from qtool.quantization.ranking import Region, integer_nodes, quantized_heads, rank_regions
 from qtool.quantization.request import Request
 from qtool.quantization.scoring import Arrays, Scorer
+from qtool.quantization.wanted import Wanted
 
-MIN_SQNR = 20.0
-"""The SQNR of the outputs that is wanted where none is asked for, in dB."""
-MAX_FLOAT_MACS = 0.1
-"""The share of multiply-accumulates that may be left in float for it."""
 FAR_DB = 2.0
 """What is in float for speed is given up where the outputs are so much better without, and less than wanted with it."""
 _MARGIN_DB = 1.0
@@ -36,6 +32,8 @@ WORTH_DB = 1.0
 """What falls short of the target all the same is kept where it gains this much."""
 _FLAT_DB = 0.25
 """A node that costs no more than this stays an integer where the target is out of reach."""
+_FASTER = 1.1
+"""So many times as fast as float by the table, in what there are times of, is fast enough to leave more in float."""
 _NODE_SHARE = 0.002
 """A node in float among integers converts what it reads and writes: as much as this share of multiply-accumulates."""
 _RANKING_WORK, _CHOOSING_WORK = 12 * 10**11, 16 * 10**11
@@ -59,36 +57,15 @@ _EXPLAINED = 8
 """Of so many regions, the noisiest, it is measured what they gain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The SQNR of the outputs that is wanted, in dB, and the share of multiply-accumulates that may be float for it."""
-
-    min_sqnr: float
-    max_float_macs: float
-
-    @classmethod
-    def of(cls, min_sqnr: float | None, max_float_macs: float | str | None) -> "Wanted":
-        """Return what the arguments of a public function say; None is what is wanted where nothing is asked for.
-
-        Raises:
-            UsageError: no finite number, or no share.
-        """
-        check_gates((), None, min_sqnr)
-        try:
-            most = MAX_FLOAT_MACS if max_float_macs is None else share(max_float_macs)
-        except UsageError as error:
-            raise UsageError(f"{arg('max_float_macs')}: {error.marked}") from error
-        return cls(MIN_SQNR if min_sqnr is None else min_sqnr, most)
-
-
 @dataclass(slots=True)
 class PartialSearch:
     """Looks for the fewest and cheapest nodes of a candidate to be left in float.
 
     exact: the outputs of float on the examples, where they are known. figure: the SQNR in dB of the candidate's outputs
-    on those examples that choose. spare: by how many dB what was found last is better on them than was aimed at;
-    negative where that was missed. needed: the share of multiply-accumulates that would have to be float, where `found`
-    has missed what is wanted for want of that; None where more would not help.
+    on those examples that choose. counted: multiply-accumulates, as far as they are limited. spare: by how many dB what
+    was found last is better on those examples than was aimed at; negative where that was missed. needed: the share of
+    multiply-accumulates that would have to be float, where `found` has missed what is wanted for want of that; None
+    where more would not help. widest: what that would be.
 
     Raises:
         DataError: onnxruntime refuses an example.
@@ -103,22 +80,36 @@ class PartialSearch:
     nodes: tuple[str, ...] = field(init=False)
     tries: int = field(init=False)
     figure: float = field(init=False)
+    counted: Mapping[str, int | None] = field(init=False)
     known: dict[frozenset[str], float] = field(default_factory=dict)
     ranked: tuple[Region, ...] = ()
     needed: float | None = None
+    widest: Sequence[Region] = ()
     spare: float = -math.inf
+    _compared: set[frozenset[str]] = field(default_factory=set)
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
         self.macs = count_macs(self.candidate.graph.model, self._examples[0])
         self.total = known_total(self.macs)
         self.nodes = integer_nodes(self.candidate.graph.model, self.candidate.plan)
+        self.counted = self._counted()
         self._scorer, self.tries = self._measuring(_CHOOSING_WORK, _CHOOSING)
         self.figure = self._measured(frozenset())
 
     @property
     def _examples(self) -> Sequence[Arrays]:
         return self.candidate.graph.statistics.examples
+
+    def _counted(self) -> Mapping[str, int | None]:
+        """The multiply-accumulates of what is slower in float by the target's table; the rest is not limited."""
+        divider = None if self.wanted.strict else self._divider()
+        alike = frozenset[str]() if divider is None else divider.alike
+        return {name: 0 if name in alike else macs for name, macs in self.macs.items()}
+
+    def _divider(self) -> Divider | None:
+        graph, planner = self.candidate.graph, self.candidate.planner
+        return graph.divider(self.request.target, planner.placement(self.candidate.floating))
 
     def _measuring(self, work: int, counts: range) -> tuple[Scorer, int]:
         """What measures on so many examples, spread over all of them, and how often it may for so much work."""
@@ -164,10 +155,30 @@ class PartialSearch:
     def noisiest(self, floating: Collection[str]) -> tuple[NoisyRegion, ...]:
         """Return what puts the most noise into the outputs, once it was ranked, beside the nodes `floating`."""
         loud = [one for one in self.ranked if 0.0 < one.noise < math.inf and not set(one.nodes) & set(floating)]
-        return tuple(NoisyRegion(one.nodes, one.share, -10.0 * math.log10(one.noise)) for one in loud[:_NOISIEST])
+        return tuple(
+            NoisyRegion(one.nodes, self._real_share(one.nodes), -10.0 * math.log10(one.noise))
+            for one in loud[:_NOISIEST]
+        )
 
     def _chosen(self, aim: float) -> list[Region]:
-        """The regions to be left in float: none where that gains too little; of a head, where that costs less."""
+        """The regions to be left in float; more than is allowed by default where integers are faster all the same."""
+        found = self._within(aim)
+        if self.wanted.strict or not self.widest:
+            return found
+        needed, limit = self.needed, self.wanted
+        self.wanted = replace(limit, max_float_macs=self._share(_names(self.widest)))
+        self.tries = max(self.tries, len(self.known)) + _QUICK
+        more = self._within(aim)
+        self.wanted, divider = limit, self._divider()
+        if divider is not None and self._meets(more, aim) and divider.speedup(_names(more)) >= _FASTER:
+            self.needed = None
+            return more
+        self.needed = needed
+        return found
+
+    def _within(self, aim: float) -> list[Region]:
+        """The regions within what is allowed: none where that gains too little; of a head, where that costs less."""
+        self.widest = ()
         heads = self._heads()
         enough = [head for head in heads if self._meets([head], aim)]
         ladder, found = self._by_noise(aim, heads)
@@ -175,7 +186,7 @@ class PartialSearch:
             head = self._pruned([min(enough, key=lambda one: one.share)], aim)
             cost = self._share if ladder is None else ladder.divider.time
             if not found or not self._meets(found, aim) or cost(_names(head)) < cost(_names(found)):
-                self.needed = None
+                self.needed, self.widest = None, ()
                 return head
         return found
 
@@ -214,8 +225,7 @@ class PartialSearch:
 
     def _ladder(self, ranked: Sequence[Region]) -> Ladder | None:
         """The quickest divisions by the noise that they leave; None where no times were measured."""
-        graph, planner = self.candidate.graph, self.candidate.planner
-        divider = graph.divider(self.request.target, planner.placement(self.candidate.floating))
+        divider = self._divider()
         if divider is None or not divider.nodes.intersection(self.nodes):
             return None
         noise = {name: one.noise / len(one.nodes) for one in ranked if one.noise < math.inf for name in one.nodes}
@@ -305,7 +315,7 @@ class PartialSearch:
             self.request.progress("rank layers", done, tries)
             return scorer.sqnr_db(plan, model, memo)
 
-        return rank_regions(model, self.candidate.plan, measure, self.macs, allowed, tries)
+        return rank_regions(model, self.candidate.plan, measure, self.counted, allowed, tries)
 
     def _enough(self, ranked: Sequence[Region], aim: float) -> float | None:
         """The share of multiply-accumulates with which the aim is met, however large; None where it is not."""
@@ -314,8 +324,10 @@ class PartialSearch:
         self.tries = begun + _ENOUGH
         found = self._fewest(order, noise_share(aim), aim) if order and self._meets(order, aim) else ()
         self.tries = allowed + len(self.known) - begun
-        share = sum(region.share for region in found)
-        return share if share > self.wanted.max_float_macs else None
+        if sum(region.share for region in found) <= self.wanted.max_float_macs:
+            return None
+        self.widest = found
+        return self._real_share(_names(found))
 
     def _fewest(self, order: Sequence[Region], allowed: float, aim: float) -> Sequence[Region]:
         """The fewest of the first regions, which together are enough for the aim, that are: by bisection."""
@@ -332,6 +344,9 @@ class PartialSearch:
         Which one is best was hidden by their noise.
         """
         floating, before, own = _names(order), self.candidate, self.known
+        if floating in self._compared:
+            return False
+        self._compared.add(floating)
         best, found = before, self.known.get(_names(order), -math.inf) + _FLAT_DB
         ways = (True, False) if self.request.correction == "auto" else (bool(before.plan.shifts),)
         for calibrator in self.request.calibrators if before.plan.activations else ():
@@ -369,6 +384,10 @@ class PartialSearch:
         ]
 
     def _share(self, nodes: Collection[str]) -> float:
+        """What the nodes are of the multiply-accumulates, as far as these are limited."""
+        return known_total({n: self.counted.get(n) for n in nodes}) / self.total if self.total else 0.0
+
+    def _real_share(self, nodes: Collection[str]) -> float:
         return known_total({n: self.macs.get(n) for n in nodes}) / self.total if self.total else 0.0
 
     def _meets(self, regions: Sequence[Region], aim: float) -> bool:
@@ -399,7 +418,9 @@ class PartialSearch:
             others = _names(one for one in chosen if one is not region)
             known = region in noisiest or others in self.known
             gain = figure - self._measured(others) if known else math.nan
-            result.append(LeftFloat(region.nodes, region.share, gain if math.isfinite(gain) else None))
+            result.append(
+                LeftFloat(region.nodes, self._real_share(region.nodes), gain if math.isfinite(gain) else None)
+            )
         return tuple(result)
 
 

@@ -20,6 +20,7 @@ from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Asked, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.feeds.reading import as_given
 from qtool.graph import model_io
 from qtool.graph.contents import contents
 from qtool.graph.model_files import model_size
@@ -35,9 +36,9 @@ from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, w
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
 from qtool.quantization.halves import halved, original_of
-from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Goal, Request
 from qtool.quantization.timing import timed
+from qtool.quantization.wanted import Wanted
 from qtool.runtime.providers import find_provider
 from qtool.targets.tables import find_target
 
@@ -225,24 +226,18 @@ def quantize(
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
         timing=timing,
-        asked=_asked(model, data, calibration, reading),
+        asked=_asked(model, data, calibration, reading, statistics),
         unrefined=_unrefined(proven, len(half.choosing.examples), asked=refine == "on"),
     )
 
 
-def _asked(model: PathLike, data: object, calibration: object, reading: Mapping[str, object]) -> Asked:
-    """The names of what was given, as they were given."""
+def _asked(model: PathLike, data: object, calibration: object, reading: ReadOptions, statistics: Statistics) -> Asked:
+    """The names of what was given, as they were given; how data is read, as it was where it calibrated."""
 
     def name(one: object) -> str | None:
         return str(one) if isinstance(one, str | Path) else None
 
-    options = [
-        (option, str(one))
-        for option, value in reading.items()
-        for one in (value if isinstance(value, list | tuple) else (value,))
-        if isinstance(one, str | Path | int)
-    ]
-    return Asked(str(model), name(data), name(calibration), tuple(options))
+    return Asked(str(model), name(data), name(calibration), as_given(reading) or statistics.reading)
 
 
 def _final(decision: Decision, statistics: Statistics, given: Plan | None) -> Plan:

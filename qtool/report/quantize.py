@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
+from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
@@ -27,6 +28,8 @@ _NAMED = 3
 _COLUMNS = 100
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
+_MOSTLY = 0.5
+"""Of the multiply-accumulates: where less is in integers, most is not."""
 _LARGE_PART = 0.15
 """A part of a file is named as a reason where it is this share of it."""
 
@@ -61,8 +64,10 @@ def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
-        lines += rows("cause", *_causes(result.verdict))
+        lines += rows("cause", *_causes(result, result.verdict))
         lines += rows("next", *_next(result, result.verdict))
+    elif hardly := _hardly_integer(result):
+        lines += [*rows("verdict", hardly[0]), *rows("next", hardly[1])]
     return "\n".join(map(line, lines))
 
 
@@ -86,11 +91,33 @@ def _made_with(plan: Plan) -> str:
     return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
 
 
-def verdict_line(result: Quantized) -> str:
-    """Return the verdict as a line by itself, with the next command; the result must have one."""
-    assert result.verdict is not None
-    parts = [_judged(result, result.verdict), *_causes(result.verdict)[:2], f"next: {_next(result, result.verdict)[0]}"]
+def bad_verdict(result: Quantized) -> str:
+    """Return the verdict as a line by itself, with what comes next, where it is no good one; else an empty text."""
+    verdict = result.verdict
+    if verdict is None:
+        hardly = _hardly_integer(result)
+        return line(f"{result.output}: {'; next: '.join(hardly)}") if hardly else ""
+    if verdict.met or (verdict.met is None and not verdict.asked):
+        return ""
+    causes = _causes(result, verdict)[:2]
+    parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict)[0]}"]
     return line(f"{result.output}: {'; '.join(parts)}")
+
+
+def _hardly_integer(result: Quantized) -> tuple[str, ...]:
+    """That most layers stay in float for want of ranges, and what to do; nothing where it is not so."""
+    proof = result.verification
+    waiting = [name for name, why in proof.float_layers.items() if why == NEEDS_RANGES]
+    share = proof.integer_share
+    if share is None and proof.layers:
+        share = proof.integer_layers / proof.layers
+    if not waiting or share is None or share >= _MOSTLY:
+        return ()
+    return (
+        f"HARDLY QUANTISED: {len(waiting)} of {amount(proof.layers, 'layer')} have integer kernels for calibrated "
+        "ranges alone, and stay in float without data",
+        f"`qtool quantize {_word(result.asked.model)} --data DATA -o {_word(str(result.output))}`, without --dynamic",
+    )
 
 
 def _judged(result: Quantized, verdict: Verdict) -> str:
@@ -99,8 +126,15 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
     asked = "asked for" if verdict.asked else "wanted"
     if verdict.met is None:
         return f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels"
+    if _but_for_one(result, verdict):
+        return f"ACCURATE BUT FOR ONE SAMPLE: outputs {figure}, at least {wanted} {asked}"
     judged = "accurate" if verdict.met else "NOT ACCURATE"
     return f"{judged}: outputs {figure}, at least {wanted} {asked}"
+
+
+def _but_for_one(result: Quantized, verdict: Verdict) -> bool:
+    """Whether one sample alone makes the outputs too noisy; only more data tells whether there are more like it."""
+    return not verdict.met and result.verification.but_for_one(verdict.min_sqnr)
 
 
 def _meaning(result: Quantized, verdict: Verdict) -> list[str]:
@@ -109,10 +143,13 @@ def _meaning(result: Quantized, verdict: Verdict) -> list[str]:
     return [] if verdict.met is None or math.isnan(db) else [f"{quality(db)}: {db:.1f} dB; {SCALE}"]
 
 
-def _causes(verdict: Verdict) -> list[str]:
+def _causes(result: Quantized, verdict: Verdict) -> list[str]:
     """What puts the noise into outputs that are not accurate, and what was tried against it; a line each."""
     if verdict.met is not False:
         return []
+    uneven = result.verification.uneven
+    if uneven is not None and _but_for_one(result, verdict):
+        return [f"one sample, at a threshold or unlike the others: {uneven.others_db:.1f} dB without it"]
     causes = []
     if verdict.max_float_macs is not None:
         found = "as much float as helps" if verdict.left else "no layer in float helps enough"
@@ -134,12 +171,16 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
     model, data = _word(asked.model), _data(asked)
+    compared = f"qtool eval {model} {_word(str(result.output))} {data}"
+    if _but_for_one(result, verdict):
+        return ["calibrate with more samples", f"`{compared}` on others tells whether there are more like it"]
     if verdict.met is not False:
-        return [f"`qtool eval {model} {_word(str(result.output))} {data} --metric METRIC` compares by your own metric"]
+        return [f"`{compared} --metric METRIC` compares by your own metric"]
+    fixed = "".join(f" --fix {_word(text_of(*one))}" for one in (result.plan.recipe.fixed or {}).items())
     calibration = "FILE" if asked.calibration is None else _word(asked.calibration)
     explained = " (FILE is of `qtool calibrate`)" if asked.calibration is None else ""
     commands = [
-        f"`qtool tune {model} {data} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        f"`qtool tune {model} {data}{fixed} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"`qtool sensitivity {model} --calibration {calibration} {data}` shows which layers{explained}",
         f"`qtool finetune {model} --calibration {calibration} {data}` trains its numbers",
     ]
@@ -308,6 +349,13 @@ def _accuracy(proof: Verification) -> list[str]:
     if not proof.held_out:
         samples += " that also chose: calibrate with more to know what new data gives"
     parts = [f"{_outputs(proof)} SQNR against float on {samples}"]
+    if proof.uneven is not None:
+        one = proof.uneven
+        which = "one of these" if one.arrays == proof.examples else "one batch of these"
+        parts.append(
+            f"{which} makes {percent(one.share)} of the noise: {one.others_db:.1f} dB on the others, "
+            f"{one.median_db:.1f} dB in the median"
+        )
     measured = [tensor for tensor in proof.tensors if tensor.sqnr_db is not None]
     if measured:
         worst = min(measured, key=lambda tensor: tensor.sqnr_db or 0.0)

@@ -30,7 +30,9 @@ def sensitivity_text(result: Sensitivity, top: int | None = None) -> str:
     if result.heads:
         rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
         parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
-        parts += [line(f"{head.name} in float: {_options(head.exclude)}") for head in result.heads]
+        parts += [
+            line(f"{head.name} in float: {_options(head.exclude)}") for head in result.heads if _gains(result, head)
+        ]
     every: list[LayerSensitivity | HeadSensitivity] = [*result.layers, *result.heads]
     notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
     notes += [f"{layer}: not ranked, stays float ({why})" for layer, why in result.unranked.items()]
@@ -55,8 +57,7 @@ def _gains(result: Sensitivity, one: LayerSensitivity | HeadSensitivity) -> bool
         return "without" not in result.views and one.alone is not None
     if before.drop is not None and after.drop is not None and before.drop != after.drop:
         return after.drop < before.drop
-    both = before.sqnr_db is not None and after.sqnr_db is not None
-    return both and loudness(after.sqnr_db or 0.0) >= loudness(before.sqnr_db or 0.0) + _GAIN_DB
+    return loudness(after.sqnr_db) >= loudness(before.sqnr_db) + _GAIN_DB
 
 
 def _row(result: Sensitivity, one: LayerSensitivity | HeadSensitivity, what: str) -> list[str]:

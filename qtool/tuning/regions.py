@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress
-from qtool.quantization.candidates import Candidate
+from qtool.quantization.candidate import Candidate
 from qtool.quantization.graphs import FloatGraph
-from qtool.quantization.partial import MIN_SQNR, PartialSearch, Wanted
+from qtool.quantization.partial import PartialSearch
 from qtool.quantization.request import Request
+from qtool.quantization.wanted import MIN_SQNR, Wanted
 from qtool.tuning.start import Start
 
 Regions = Callable[[Start, float], Candidate | None]

@@ -9,7 +9,7 @@ import pytest
 from qtool.core.records.results import LeftFloat
 from qtool.quantization import decision as module
 from qtool.quantization.decision import Decision, Proven, mend
-from qtool.quantization.partial import Wanted
+from qtool.quantization.wanted import Wanted
 
 LEFT = (LeftFloat(("node",), 0.01, 3.0),)
 
@@ -60,7 +60,7 @@ class Search:
 
 
 def proof(db):
-    return SimpleNamespace(judged_db=db, sqnr_db_by_output={"y": db}, sqnr_db_before={})
+    return SimpleNamespace(judged_db=db, sqnr_db_by_output={"y": db}, sqnr_db_before={}, but_for_one=lambda _: False)
 
 
 @pytest.fixture

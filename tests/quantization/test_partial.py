@@ -14,6 +14,8 @@ from qtool.cli import main
 from qtool.core.errors import UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.quantization import partial
+from qtool.quantization.candidate import Candidate
+from qtool.quantization.partial import PartialSearch
 from qtool.quantization.ranking import Region, integer_nodes
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
@@ -223,3 +225,39 @@ def test_python_refuses_the_same(tmp_path):
         with pytest.raises(UsageError, match=words):
             qtool.quantize(model, tmp_path / "q.onnx", **given, **form)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_more_than_is_allowed_by_default_where_integers_are_faster_all_the_same(tmp_path):
+    """Half of the work, a signal's filters whose power is taken, is float then; but not where a share was asked for."""
+    net = Net(1, 1024)
+    wave = net.conv("x", 1, 64, kernel=(65,), bias=False, name="filters")
+    power = net("Add", net("Mul", wave, wave, name="power"), net.const(np.float32(1e-6)), name="floor")
+    hidden = net("Relu", net.conv(net("Log", power, name="log"), 64, 32, kernel=(1,), name="first"))
+    model = net.save(tmp_path / "m.onnx", net.conv(hidden, 32, 32, kernel=(3,), name="last"))
+    loud = np.random.default_rng(4).normal(size=(6, 1, 1024)) * np.logspace(-2, 1, 6)[:, None, None]
+    options = {"calibrator": "max", "bias_correction": "off", "smoothing": "off", "target": "x86"}
+    data = {"x": loud.astype(np.float32)}
+    default = qtool.quantize(model, tmp_path / "q.onnx", data=data, **options)
+    assert default.verdict.before_db < 15.0 and default.verdict.met
+    assert {name for one in default.verdict.left for name in one.nodes} == {"filters"}
+    assert default.verdict.float_macs == pytest.approx(1.0 - default.verification.integer_share) and (
+        default.verdict.float_macs > 0.4
+    )
+    limited = qtool.quantize(model, tmp_path / "q.onnx", data=data, max_float_macs="10%", **options)
+    assert not limited.verdict.met and limited.verdict.float_macs <= 0.1
+    assert limited.verdict.float_needed == pytest.approx(default.verdict.float_macs)
+
+
+def test_other_calibrators_are_tried_once_for_the_same_nodes(tmp_path, monkeypatch):
+    tried, counts = [], []
+
+    def found(search, _):
+        for _ in range(2):
+            search._other_ranges([Region(("conv0",), 1.0, 0.1)])
+            counts.append(len(tried))
+        return search.candidate, ()
+
+    monkeypatch.setattr(Candidate, "by", lambda self, calibrator, **_: tried.append(calibrator) or self)
+    monkeypatch.setattr(PartialSearch, "found", found)
+    qtool.quantize(outlier(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": LOUD[3:]}, smoothing="off")
+    assert counts[:2] == [10, 10]

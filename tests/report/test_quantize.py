@@ -8,13 +8,15 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from PIL import Image
 
 import qtool
 from qtool.cli.group import app
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.numerics.sqnr import Uneven
 from qtool.core.records.results import Asked, FilePart, LeftFloat, Trial, Verdict
 from qtool.core.records.timing import Timing
-from qtool.report.quantize import quantized_text
+from qtool.report.quantize import bad_verdict, quantized_text
 from tests.support.patterns import Net
 from tests.support.refusals import SAMPLES, network
 
@@ -130,3 +132,43 @@ def test_the_commands_of_the_verdict_have_all_that_they_require(tmp_path):
             parameters = app.get_command(context, command).params
             needed = [p.opts for p in parameters if isinstance(p, click.Option) and p.required]
             assert all(set(shlex.split(words)) & set(names) for names in needed), words
+
+
+def test_one_sample_that_decides_is_named(tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES})
+    proof = replace(result.verification, output_sqnr_db=9.0, examples=17, uneven=Uneven(17, 0.998, 46.0, 44.0))
+    proof = replace(proof, sqnr_db_by_output={"y": 9.0})
+    missed = Verdict(20.0, asked=False, met=False)
+    lines = quantized_text(replace(result, verification=proof, verdict=missed)).splitlines()
+    (accuracy,) = [line for line in lines if line.startswith("  accuracy")]
+    assert "; one of these makes 99.8 % of the noise: 46.0 dB on the others, 44.0 dB in the median" in accuracy
+    assert "ACCURATE BUT FOR ONE SAMPLE: outputs 9.0 dB SQNR, at least 20 dB wanted, and without" in lines[-1]
+    assert "`qtool eval " in lines[-1]
+    missed = Verdict(50.0, asked=True, met=False)
+    assert "NOT ACCURATE" in quantized_text(replace(result, verification=proof, verdict=missed))
+
+
+def test_a_form_that_leaves_most_in_float_says_so(tmp_path):
+    """In the words of the verdict, and where nothing else is printed."""
+    net = Net(3, 8, 8)
+    hidden = net("Flatten", net("GlobalAveragePool", net("Relu", net.conv("x", 3, 8))))
+    model = net.save(tmp_path / "m.onnx", net.gemm(hidden, 8, 4))
+    result = qtool.quantize(model, tmp_path / "q.onnx", form="dynamic")
+    layers = result.verification.layers
+    last = quantized_text(result).splitlines()[-1]
+    assert last.startswith("  verdict     HARDLY QUANTISED: ") and f"of {layers} layers have integer kernels" in last
+    assert f"`qtool quantize {model} --data DATA -o {tmp_path / 'q.onnx'}`, without --dynamic" in last
+    assert bad_verdict(result) == f"{tmp_path / 'q.onnx'}: {last.removeprefix('  verdict     ')}"
+    assert bad_verdict(qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")) == ""
+
+
+def test_how_data_was_read_is_known_of_a_calibration_file(tmp_path):
+    model = network(tmp_path / "m.onnx")
+    calibration = tmp_path / "m.calib"
+    (tmp_path / "as.json").write_text('{"preset": "unet", "size": 8}')
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(tmp_path / "a.png")
+    qtool.calibrate(model, tmp_path, calibration, preprocess=tmp_path / "as.json")
+    result = qtool.quantize(model, tmp_path / "q.onnx", calibration=calibration, min_sqnr=90)
+    assert result.asked.reading == (("preprocess", str(tmp_path / "as.json")),)
+    last = quantized_text(result).splitlines()[-1]
+    assert f"`qtool tune {model} --data DATA --preprocess {tmp_path / 'as.json'} --min-sqnr 90`" in last

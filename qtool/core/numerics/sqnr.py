@@ -14,6 +14,8 @@ from qtool.core.numerics.counting import Array
 
 # within these, squares of float32 and their sums are exact enough for decibels and a fifth of the work of float64
 _SMALL, _LARGE = 1e-8, 1e12
+_FEW, _FAR_DB = 4, 6.0
+"""Of fewer arrays each makes much of the noise; one that decides is worth so much."""
 
 
 @dataclass(slots=True)
@@ -37,9 +39,28 @@ class SumOfSquares:
         self.total += float(scaled @ scaled)
 
     @property
+    def value(self) -> float:
+        """The sum itself; 0 or inf where it is no float64."""
+        return self.total * self.scale * self.scale
+
+    @property
     def decibels(self) -> float:
         """The sum in dB, -inf where it is 0."""
         return 10.0 * math.log10(self.total) + 20.0 * math.log10(self.scale) if self.total > 0.0 else -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Uneven:
+    """The SQNR of arrays of which one makes most of the noise, so that it alone decides the figure of all.
+
+    arrays: how many there are. share: what that one makes of the noise, 0 to 1. others_db: the SQNR of all others
+    together. median_db: of single ones.
+    """
+
+    arrays: int
+    share: float
+    others_db: float
+    median_db: float
 
 
 @dataclass(slots=True)
@@ -133,18 +154,20 @@ class OutputNoise:
         self._whole = SignalToNoise()
         self._parts = parts
         self._by_part = [SignalToNoise() for _ in parts.faint] if parts is not None else []
+        self._sums: list[list[tuple[float, float]]] = [[] for _ in (self._whole, *self._by_part)]
 
     def add(self, reference: Array, other: Array) -> None:
         """Add an array of the float model, and the same of the other one; of another rank or size, it has no parts."""
         self._whole.add(reference, other)
         parts = self._parts
-        if parts is None or reference.shape != other.shape:
-            return
-        if not _fits(parts.labels, reference.shape):
-            self._parts, self._by_part = None, []
-            return
-        for number, noise in enumerate(self._by_part):
-            noise.add(*(parts.of(number, array) for array in (reference, other)))
+        if parts is not None and reference.shape == other.shape:
+            if _fits(parts.labels, reference.shape):
+                for number, noise in enumerate(self._by_part):
+                    noise.add(*(parts.of(number, array) for array in (reference, other)))
+            else:
+                self._parts, self._by_part = None, []
+        for sums, noise in zip(self._sums, (self._whole, *self._by_part), strict=False):
+            sums.append((noise.signal.value, noise.noise.value))
 
     @property
     def unlike(self) -> int:
@@ -163,6 +186,29 @@ class OutputNoise:
         """Whether some value is large enough to say something, in every part that can be too faint for that."""
         faint = () if self._parts is None else self._parts.faint
         return all(noise.signal.scale >= least for noise, least in zip(self._by_part, faint, strict=False))
+
+    @property
+    def uneven(self) -> Uneven | None:
+        """The array that makes most of the noise, where the others are far better; None where there is none."""
+        found = [
+            (noise.db, sums)
+            for noise, sums in zip((self._whole, *self._by_part), self._sums, strict=False)
+            if noise.db is not None and noise.signal.total > 0.0
+        ]
+        if not found or self.unlike:
+            return None
+        _, sums = min(found, key=lambda one: loudness(one[0]))
+        signal, noise = np.diff(np.array([(0.0, 0.0), *sums]), axis=0).clip(min=0.0).T
+        loudest = int(noise.argmax())
+        rest, quiet = (float(np.delete(x, loudest).sum()) for x in (signal, noise))
+        if len(noise) < _FEW or not (0.0 < rest < math.inf and 0.0 < quiet < noise[loudest] < math.inf):
+            return None
+        others = 10.0 * math.log10(rest / quiet)
+        if others < 10.0 * math.log10(signal.sum() / noise.sum()) + _FAR_DB:
+            return None
+        sound = noise > 0.0
+        median = float(np.median(np.where(sound, signal, 1.0) / np.where(sound, noise, 1e-300)))
+        return Uneven(len(noise), float(noise[loudest] / noise.sum()), others, 10.0 * math.log10(max(median, 1e-30)))
 
     @property
     def db_of_clear(self) -> float | None:

@@ -114,7 +114,9 @@ def _total(given: Sequence[Statistics]) -> Statistics:
     for one in given:
         _add(tensors, channels, flaws, one)
     samples = sum(one.samples for one in given)
-    return _sound(replace(given[0], samples=samples, tensors=tensors, channels=channels, flaws=flaws))
+    reading = given[0].reading if all(one.reading == given[0].reading for one in given) else ()
+    total = replace(given[0], samples=samples, tensors=tensors, channels=channels, flaws=flaws, reading=reading)
+    return _sound(total)
 
 
 def _sound(statistics: Statistics) -> Statistics:

@@ -7,6 +7,8 @@ from qtool.core.numerics.affine import TensorSpec
 
 Reader = tuple[str, int]
 """(node name, input index)."""
+NEEDS_RANGES = "its integer kernel needs calibrated ranges"
+"""Why a layer stays float in a form that has none."""
 
 
 @dataclass(frozen=True, slots=True)

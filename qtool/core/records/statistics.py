@@ -63,6 +63,7 @@ class Statistics:
     ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
     flaws: tensor -> where NaN or Inf was seen in it; its histogram is empty then, and no range can be chosen.
     part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
+    reading: the options that said how the data is read, by name, as they were given: for commands that are proposed.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Statistics:
     ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
     flaws: dict[str, Flaw] = field(default_factory=dict)
     part: Part | None = None
+    reading: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return summary(
@@ -120,6 +122,7 @@ class Statistics:
             part,
             tuple(map(tuple, runs)),
             {name: (flaw.sample, flaw.origin) for name, flaw in sorted(self.flaws.items())} or None,
+            self.reading or None,
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -241,6 +244,7 @@ def _read(members: MemberReader, file: str, model_digest: str | None, model_name
         channels,
         flaws={name: Flaw(*found) for name, found in (known.not_finite or {}).items()},
         part=part,
+        reading=known.reading or (),
     )
 
 

@@ -33,7 +33,7 @@ class StatisticsHeader:
     """The JSON of a calibration file: everything but the arrays.
 
     examples: the names of each one's inputs. not_finite: tensor -> the sample and the batch in which NaN or Inf was
-    seen; None where it was in none.
+    seen; None where it was in none. reading: as in `Statistics`; None where there is none.
     """
 
     model: str
@@ -44,6 +44,7 @@ class StatisticsHeader:
     part: PartHeader | None = field(metadata=OPTIONAL)
     examples: tuple[tuple[str, ...], ...]
     not_finite: dict[str, tuple[int, str]] | None = field(default=None, metadata=OPTIONAL)
+    reading: tuple[tuple[str, str], ...] | None = field(default=None, metadata=OPTIONAL)
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, where there are no such statistics."""
@@ -52,3 +53,5 @@ class StatisticsHeader:
         for name, given in (("tensors", [row.name for row in self.tensors]), ("channels", list(self.channels))):
             if len(set(given)) < len(given):
                 raise ValueError(f"{name}: a name is there twice")
+        if not all(name.isidentifier() for name, _ in self.reading or ()):
+            raise ValueError("reading: no option is called so")

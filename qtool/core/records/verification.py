@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from qtool.core.numerics.sqnr import worst
+from qtool.core.numerics.sqnr import Uneven, loudness, worst
 from qtool.core.records.codec import UNWRITTEN, Real
 from qtool.core.records.summary import summary
 from qtool.core.text import amount
@@ -67,8 +67,8 @@ class Verification:
         entries that are float's, 0 to 1.
     unlike: output -> how many of its entries are NaN or Inf where float's are not, or the other way round.
     examples: how many samples that was measured on. held_out: whether none of them chose what was done.
-    tensors: each quantised activation. unchecked: why nothing was run to compare the arithmetic and to count; "" where
-    it was.
+    tensors: each quantised activation. uneven: of the worst output, where one example alone decides its figure.
+    unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -98,6 +98,7 @@ class Verification:
     sqnr_db_before: dict[str, Real] = field(default_factory=dict)
     agreement_by_output: dict[str, float] = field(default_factory=dict)
     held_out: bool = True
+    uneven: Uneven | None = None
 
     @property
     def judged_db(self) -> float:
@@ -106,6 +107,12 @@ class Verification:
         outputs = [self.output_sqnr_db] if measured or not self.sqnr_db_before else []
         found = worst([*outputs, *self.sqnr_db_before.values()])
         return math.nan if found is None else found
+
+    def but_for_one(self, min_sqnr: float) -> bool:
+        """Return whether all is as accurate as wanted, in dB, but for one example that is far worse than the others."""
+        before = min(self.sqnr_db_before.values(), default=math.inf)
+        found = self.uneven
+        return loudness(self.output_sqnr_db) < min_sqnr <= before and found is not None and found.others_db >= min_sqnr
 
     def __repr__(self) -> str:
         accuracy = f"outputs {self.output_sqnr_db:.1f} dB SQNR on {amount(self.examples, 'sample')}"

@@ -18,6 +18,7 @@ from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Calibrated
 from qtool.core.records.statistics import load_statistics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
+from qtool.feeds.reading import as_given
 from qtool.graph import model_io
 from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.checkpoint import Checkpoint
@@ -113,7 +114,7 @@ def calibrate(
         if origin is not None:
             kept = Checkpoint(checkpoint_path(output), checkpoint, origin)
     counting = CalibrationRun(prepared, feeds, tensors, compute, part_of_data, kept)
-    statistics = counting.count()
+    statistics = replace(counting.count(), reading=as_given(reading))
     size = 0
     if output is not None:
         size = statistics.save(output)

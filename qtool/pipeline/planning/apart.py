@@ -16,7 +16,8 @@ from qtool.targets.rules import Target
 
 _TIMES = 8.0
 """A range that so many times as wide costs a part three of its bits."""
-_WHY = "its inputs differ in range, and what reads them apart has a grid for each"
+APART = "its inputs differ in range, and what reads them apart has a grid for each"
+"""Why they stay float."""
 
 
 def joined_apart(
@@ -54,7 +55,7 @@ def joined_apart(
         cut = any(h is not None and _width((h.minimum, h.maximum)) * _TIMES <= width for h in counted)
         maker = value.producer()
         if maker is not None and (cut or floats or any(one.is_graph_output() for one in carried)):
-            result.update((str(node.name), _WHY) for node in (maker, *moves) if node.name in placement.integer)
+            result.update((str(node.name), APART) for node in (maker, *moves) if node.name in placement.integer)
     return result
 
 

@@ -58,6 +58,7 @@ class Planner:
     look: finds layers that onnxruntime would not run as a plan says; what it finds is placed again. None: nobody looks.
     dynamic: whether such a layer may be dynamic instead.
     speed: finds what is faster in float; that is left in float. None: nothing is, for that.
+    apart: leave Concats in float whose parts differ in range and are read apart.
 
     Raises (all methods):
         NothingToQuantizeError: no layer has an integer form on the target.
@@ -74,6 +75,7 @@ class Planner:
     look: Look | None = None
     dynamic: bool = False
     speed: Speed | None = None
+    apart: bool = True
 
     def placement(self, floating: Collection[str] = (), *, settled: bool = True) -> Placement:
         """Decide where Q/DQ go; `floating` are names of nodes that stay float besides what the scheme excludes.
@@ -155,7 +157,7 @@ class Planner:
         except NothingToQuantizeError:
             # `_settled` says what to do then
             return start
-        if not any(site.union for site in placement.sites):
+        if not self.apart or not any(site.union for site in placement.sites):
             return start
         ranges = choose(placement, self.statistics, Max(), self.memo.ranges)
         return start.leaving(joined_apart(self.prepared.model, placement, ranges, self.statistics, self.target))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qtool.core.records.options import Form, Scheme
+from qtool.core.records.placement import NEEDS_RANGES
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
@@ -194,7 +195,7 @@ def _kept_from_static(rule: OpRule, form: Form, node: Node) -> str | None:
         layer = Layer.of(node)
         return "its input is transposed" if layer is not None and layer.transposes_input else "dynamic"
     if form == "dynamic" and rule.static:
-        return "its integer kernel needs calibrated ranges"
+        return NEEDS_RANGES
     return "stored"
 
 

@@ -31,6 +31,8 @@ _LEAST_NS = 1500.0
 _GAIN = 4.0
 """The most that a layer may gain: an instruction takes four products of 8 bits where it takes one of float32."""
 _ALIGNED = 16
+_ALIKE = 1.1
+"""The table is right to some ten per cent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class Prices:
 class Divider:
     """The division of a placement's nodes into integer and float ones at the least time by the table, and noise.
 
+    alike: the names of layers that take hardly longer in float.
+
     Args:
         model, placement, shapes, costs, open_ended: as of `faster_in_float`; what is float in the placement stays so.
     """
@@ -145,7 +149,11 @@ class Divider:
             node: (real if real < inf else 0.0) + bool(numbers := _numbers(node)) * _LAYER_NS + _WORTHS[0] * numbers
             for node, (_, real) in self._graph.free.items()
         }
+        times = self._graph.free.items()
         self.nodes = frozenset(str(node.name) for node in self._graph.free)
+        self.alike = frozenset(
+            str(node.name) for node, (integer, real) in times if _numbers(node) and real <= _ALIKE * integer
+        )
         self.integer_ns = sum(integer for integer, _ in self._graph.free.values())
 
     def cheapest(self, prices: Prices) -> frozenset[str]:
@@ -157,6 +165,14 @@ class Divider:
             floating[node] = real + prices.share_ns * prices.work.get(name, 0.0)
         _, right = _division(self._graph, self._borders, floating, extra).cheapest()
         return frozenset(str(node.name) for node in self._graph.free if node in right)
+
+    def speedup(self, names: Collection[str]) -> float:
+        """Return how many times as long all in float takes as these nodes in float, whatever weights are worth."""
+        real = {node: time for node, (_, time) in self._graph.free.items() if time < inf}
+        floating = {node: time for node, time in real.items() if node.name in names}
+        fixed = dict.fromkeys(floating, inf)
+        result, _ = _division(self._graph, self._borders, floating, fixed).cheapest()
+        return sum(real.values()) / max(result, 1.0)
 
     def time(self, names: Collection[str]) -> float:
         """Return the nanoseconds that it takes with these nodes in float, and what their weights are worth."""

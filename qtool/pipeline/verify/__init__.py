@@ -85,6 +85,7 @@ def _verified(
         sqnr_db_before={} if measured.shipped is None else measured.shipped.before(),
         agreement_by_output={} if measured.shipped is None else measured.shipped.agreement(),
         unlike={} if measured.shipped is None else measured.shipped.unlike(),
+        uneven=None if measured.shipped is None else measured.shipped.uneven(),
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
         census=target.on_cpu,

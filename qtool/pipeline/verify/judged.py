@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from qtool.core.numerics.sqnr import OutputNoise, Parts, measured_outputs, worst
+from qtool.core.numerics.sqnr import OutputNoise, Parts, Uneven, loudness, measured_outputs, worst
 from qtool.graph.edit import Array, Model
 from qtool.graph.parts import Saturating, output_parts, parted_tensors, place_outputs, saturating_ends
 from qtool.pipeline.verify.macs import shapes_of
@@ -114,6 +114,13 @@ class Judged:
     def unlike(self) -> dict[str, int]:
         """Return how many entries of an output are NaN or Inf in one alone, or differently so, where any is."""
         return {name: noise.unlike for name, noise in self.outputs.items() if noise.unlike}
+
+    def uneven(self) -> Uneven | None:
+        """Return what one example makes of the noise of the worst output, where it alone decides the figure."""
+        figures = {name: db for name, db in self.by_output().items() if db is not None}
+        if not figures:
+            return None
+        return self.outputs[min(figures, key=lambda name: loudness(figures[name]))].uneven
 
     def figure(self) -> float | None:
         """Return what models are compared by: the worst of all in dB; None where nothing is measured."""

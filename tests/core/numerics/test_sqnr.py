@@ -5,7 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from qtool.core.numerics.sqnr import SignalToNoise, loudness, measured_outputs, signal_to_noise, unlike, worst
+from qtool.core.numerics.sqnr import (
+    OutputNoise,
+    Parts,
+    SignalToNoise,
+    loudness,
+    measured_outputs,
+    signal_to_noise,
+    unlike,
+    worst,
+)
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(7, 30))
@@ -98,3 +107,21 @@ def test_whole_numbers_are_measured_where_there_are_no_others():
     assert measured_outputs({"label": label, "real": real, "words": words}) == ("real",)
     assert measured_outputs({"label": label, "truths": truths, "words": words}) == ("label",)
     assert measured_outputs({"truths": truths, "words": words}) == ()
+
+
+def test_one_array_that_makes_most_of_the_noise_is_told_apart():
+    rng = np.random.default_rng(0)
+    exact = rng.normal(size=(9, 100))
+    found, parted = OutputNoise(), OutputNoise(Parts(np.repeat([0, 1], 50), (0.0, 0.0)))
+    for number, x in enumerate(exact):
+        error = np.where(np.arange(100) < 50, 0.001, 0.3 if number == 6 else 0.001)
+        found.add(x, x + error)
+        parted.add(x, x + error)
+    uneven = found.uneven
+    others = np.delete(exact, 6, axis=0)
+    assert uneven.others_db == pytest.approx(signal_to_noise(others, others + 0.001))
+    assert (uneven.arrays, uneven.share) == (9, pytest.approx(1.0, abs=1e-3))
+    assert uneven.median_db == pytest.approx(np.median([signal_to_noise(x, x + 0.001) for x in exact]), abs=1.0)
+    assert parted.uneven.others_db == pytest.approx(signal_to_noise(others[:, 50:], others[:, 50:] + 0.001))
+    found.add(exact[0], exact[0] + 0.3)
+    assert found.uneven is None and OutputNoise().uneven is None

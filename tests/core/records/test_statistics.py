@@ -6,6 +6,7 @@ import pickle
 import struct
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from qtool.core.errors import CalibrationError
 from qtool.core.numerics.histogram import ChannelRange, Histogram
+from qtool.core.records.merging import merge
 from qtool.core.records.statistics import Statistics, load_statistics
 
 DIGEST = "ab" * 32
@@ -438,3 +440,15 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path, monkeypatch):
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_how_data_was_read_is_kept_and_is_that_of_all_that_is_merged(tmp_path):
+    read = (("preprocess", "yolo"), ("state", "h=hn"), ("state", "c=cn"))
+    one = replace(statistics(), reading=read)
+    one.save(tmp_path / "a.calib")
+    loaded = load_statistics(tmp_path / "a.calib")
+    assert loaded.reading == read and merge([loaded, one]).reading == read
+    assert merge([one, statistics()]).reading == merge([statistics(), one]).reading == ()
+    replace(one, reading=(("no; option", "x"),)).save(tmp_path / "b.calib")
+    with pytest.raises(CalibrationError, match="reading: no option is called so"):
+        load_statistics(tmp_path / "b.calib")

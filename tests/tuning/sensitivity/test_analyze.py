@@ -405,6 +405,8 @@ def test_heads_are_measured_with_all_their_layers_at_once(tmp_path):
     assert f"head of {output} in float: --exclude 'near it' --exclude far" in text and "head  " in text
     shown = sensitivity_text(found, 1)
     assert f"and {len(found.layers) - 1} more layer" in shown and found.layers[1].name not in shown.split("in float")[0]
+    useless = replace(found, heads=tuple(replace(head, without=found.quantized) for head in found.heads))
+    assert f"head of {output} in float" not in sensitivity_text(useless)
     # what stands in the file is not measured again
     document = json.loads(out.read_text())
     assert [head["name"] for head in document["heads"]] == [head.name for head in found.heads]
