@@ -42,12 +42,13 @@ class InspectedLayer:
 
     name: of the node in the file; op: its operator; output: the tensor that it makes, as a viewer of networks shows it.
     inside: the node whose body holds it, or "". macs, share: multiply-accumulates of one batch, and of all, 0 to 1;
-    None where unknown. planned: whether the file's Q/DQ ask for integers. kernel: the operator that onnxruntime runs;
-    "" where the node is gone. integer: whether that computes in integers. input, weight, result: the grids of its
-    input, weight and output; None where these are float. ms: of one run; float_ms: of the same layer of the float
-    model; None where not measured. sqnr_db: of its output against the float model's; alone_db: of the same with the
-    layer's input taken from the float model; None where not measured. cause, remedy: why it is float though planned, or
-    not planned, and what to do; "" where there is nothing to say.
+    None where unknown. planned: whether the file's Q/DQ ask for integers; of a float model, whether `quantize` would
+    make it integer on this machine's target. kernel: the operator that onnxruntime runs; "" where the node is gone.
+    integer: whether that computes in integers. input, weight, result: the grids of its input, weight and output; None
+    where these are float. ms: of one run; float_ms: of the same layer of the float model; None where not measured.
+    sqnr_db: of its output against the float model's; alone_db: of the same with the layer's input taken from the float
+    model; None where not measured. cause, remedy: why it is float though planned, or not planned, and what to do; ""
+    where there is nothing to say.
     """
 
     name: str
