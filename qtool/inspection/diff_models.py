@@ -16,6 +16,7 @@ from qtool.core.text import amount
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit
 from qtool.graph.edit import Value
+from qtool.graph.layers import Layer
 from qtool.inspection import grids
 from qtool.inspection.diff_plans import integers_apart, range_difference, scales_apart
 from qtool.inspection.executed import Executed, is_integer, layer_kernels
@@ -149,6 +150,8 @@ def _params(grid: Grid | None) -> QParams | None:
 
 
 def _weight(name: str, one: PlannedLayer, other: PlannedLayer) -> WeightDifference | None:
+    if one.w is None and other.w is None:
+        return _float_weight(name, one, other)
     if one.w is None or other.w is None:
         return None
     left, right = _content(one.w.stored), _content(other.w.stored)
@@ -159,6 +162,17 @@ def _weight(name: str, one: PlannedLayer, other: PlannedLayer) -> WeightDifferen
     if (changed == 0.0 or (left is None and right is None)) and grids.same_grid(one.w.grid, other.w.grid):
         return None
     return WeightDifference(name, changed, most, scales)
+
+
+def _float_weight(name: str, one: PlannedLayer, other: PlannedLayer) -> WeightDifference | None:
+    arrays = [edit.constant_or_none(layer.weight) if (layer := Layer.of(p.node)) else None for p in (one, other)]
+    left, right = arrays
+    if left is None or right is None:
+        return None
+    if left.shape != right.shape:
+        return WeightDifference(name, None, None, None)
+    changed = float((left != right).mean()) if left.size else 0.0
+    return WeightDifference(name, changed, None, None) if changed else None
 
 
 def _content(value: Value | None) -> np.ndarray | None:

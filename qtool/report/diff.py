@@ -31,7 +31,7 @@ def diff_text(result: Difference, *, every: bool = False) -> str:
         ]
         for row in result.weights
     ]
-    parts += _table(["weight of", "integers that differ", "by at most", "scales"], weights, left=(0,), every=every)
+    parts += _table(["weight of", "numbers that differ", "by at most", "scales"], weights, left=(0,), every=every)
     return "\n".join(part.rstrip() for part in parts)
 
 

@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 import qtool
 from qtool.cli import main
@@ -153,3 +155,17 @@ def test_inspect_takes_calibration_files(made, capsys):
     assert "ranges by calibrator" in capsys.readouterr().out
     assert run("inspect", folder / "a.calib", "--latency") == 2
     assert "--latency: says nothing to a calibration file" in capsys.readouterr().err
+
+
+def test_float_models_differ_in_their_weights(tmp_path):
+    net = Net(3, 8, 8)
+    weight = net.weight(4, 3, 3, 3, inputs=27)
+    path = net.save(tmp_path / "a.onnx", net("Conv", "x", weight))
+    other = onnx.load(path)
+    array = numpy_helper.to_array(other.graph.initializer[0]).copy()
+    array[0] += 1.0
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(array, other.graph.initializer[0].name))
+    onnx.save(other, tmp_path / "b.onnx")
+    result = qtool.diff(path, tmp_path / "b.onnx")
+    assert not result.same and not result.layers
+    assert [(row.changed, row.most) for row in result.weights] == [(0.25, None)]
