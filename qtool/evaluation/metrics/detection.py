@@ -143,9 +143,9 @@ class BoxAgreement:
             return math.nan
         if not self._detections:
             raise DataError(
-                f"{arg('metric', 'box_agreement')}: no model finds a box of a score of {_CERTAIN} or more in any sample "
-                f"of {arg('data')}, so that there is nothing to compare; check {arg('preprocess')} and {arg('decode')}, "
-                f"or give {arg('metric', 'sqnr')}"
+                f"{arg('metric', 'box_agreement')}: no model finds a box of a score of {_CERTAIN} or more in any "
+                f"sample of {arg('data')}, so that there is nothing to compare; check {arg('preprocess')} and "
+                f"{arg('decode')}, or give {arg('metric', 'sqnr')}"
             )
         return 2 * self._pairs / self._detections
 
