@@ -232,7 +232,8 @@ def import_lazily(package: str, deferred: Collection[str]) -> None:
     """Import a package, and the modules `deferred` only once they are used; nothing where it is imported already.
 
     Why: onnx_ir needs sympy for arithmetic with symbolic dimensions alone, and sympy is half of what qtool takes to
-    start; onnx imports whatever it has, models as text included. The modules are Python's own lazy ones: real, and loaded when an attribute of them is asked for.
+    start; onnx imports whatever it has, models as text included. The modules are Python's own lazy ones: real, and
+    loaded when an attribute of them is asked for.
 
     A module that no longer exists, or that is not asked for any more, is left out. Where the package cannot be imported
     like that, it is imported as usual.

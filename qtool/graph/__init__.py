@@ -2,7 +2,5 @@
 
 from qtool.core.process import import_lazily
 
-import_lazily(
-    "onnx", {"google.protobuf.json_format", "google.protobuf.text_format", "onnx.compose", "onnx.gen_proto"}
-)
+import_lazily("onnx", {"google.protobuf.json_format", "google.protobuf.text_format", "onnx.compose", "onnx.gen_proto"})
 import_lazily("onnx_ir", {"sympy", "onnx_ir._symbolic_shapes"})

@@ -5,7 +5,7 @@ in common is found once: one pass of the float graph (`observe_examples`) serves
 of dynamic layers and the comparison, and the integers of weights are kept as long as their graph is (`WeightMemo`).
 """
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qtool.core.errors import NothingToQuantizeError

@@ -50,7 +50,7 @@ def _verified(
         lambda: take_census(quantized, target.session), lambda: check_structure(shifted, deserialize(quantized))
     )
     _check_census(plan, census, target)
-    shipped = list(side_by_side(lambda example: kept(session.run(example)), examples))
+    shipped = [kept(outputs) for outputs in side_by_side(session.run, examples)]
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
