@@ -65,7 +65,7 @@ def forget_files() -> bool:
 def let_go() -> None:
     """Give memory back to the system before much of it is needed, where files are mapped.
 
-    That is `forget_files`, and what the C library keeps of freed memory: all has to be zeroed to be used again.
+    That is `forget_files`, and what the C library keeps of freed memory, which is zeroed before it is used again.
     """
     if forget_files():
         trim_heap()

@@ -14,7 +14,7 @@ from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.judged import Judged, OutputJudge
-from qtool.runtime.session import Session
+from qtool.runtime.session import Session, kept
 
 Arrays = Mapping[str, np.ndarray]
 KEPT = 3
@@ -75,7 +75,8 @@ class Scorer:
             names = [str(v.name) for v in prepared.graph.outputs]
             reads = [end.reads for end in saturating_ends(prepared)]
             graph = compose.with_outputs(prepared, list(dict.fromkeys([*names, *reads])))
-            exact = list(side_by_side(Session(graph, name="the prepared model").run, examples))
+            run = Session(graph, name="the prepared model").run
+            exact = list(side_by_side(lambda example: kept(run(example)), examples))
         self._exact = exact
         self._judge = OutputJudge(prepared, examples[0], exact[0])
         self._begun: dict[tuple[int, Hashable], _Begun] = {}

@@ -155,6 +155,14 @@ class Session:
         return [_from_bfloat16(v) if name in brain else v.numpy() for name, v in zip(names, values, strict=True)]
 
 
+def kept(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return copies of outputs, for those that outlive their session.
+
+    An output lies in memory that onnxruntime lends, and with it lives all that the session has reserved for its runs.
+    """
+    return {name: array.copy() for name, array in arrays.items()}
+
+
 def as_array(found: Any) -> np.ndarray:
     """Return what onnxruntime gives for an output as one array.
 

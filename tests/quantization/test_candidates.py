@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 
 import qtool
+from qtool.core.numerics.calibrators import Max, Percentile
+from qtool.core.records.options import Scheme
 from qtool.graph import model_io
+from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.recovery.example_statistics import observe_examples
-from qtool.quantization import candidates
+from qtool.quantization import candidates, scoring
+from qtool.targets.tables import find_target
 from tests.support.patterns import Net
 
 
@@ -53,14 +57,45 @@ def test_plans_that_are_one_model_are_measured_once(tmp_path, monkeypatch):
     measured = []
     compare = candidates.Scorer.compare
 
-    def count(self, plans, *others):
+    def count(self, plans, *others, **options):
         measured.extend(plans)
-        return compare(self, plans, *others)
+        return compare(self, plans, *others, **options)
 
     monkeypatch.setattr(candidates.Scorer, "compare", count)
     trials = qtool.quantize(source, tmp_path / "q.onnx", data=[{"x": np.ones((1, 8), np.float32)}] * 4).trials
     assert len(trials) == 10 > len(measured)
     assert len({t.sqnr_db for t in trials}) <= len(measured)
+
+
+def test_a_model_that_goes_on_where_it_stopped_is_loaded_once_and_has_the_same_figure(tmp_path, monkeypatch):
+    net = Net(8)
+    source = net.save(tmp_path / "m.onnx", net("Gemm", "x", net.weight(8, 2, inputs=8)))
+    runs = [{"x": x} for x in np.random.default_rng(0).standard_normal((4, 1, 8), np.float32)]
+    prepared = prepare(model_io.load(source))
+    statistics = qtool.calibrate(source, runs).statistics
+    planner = Planner(prepared, statistics, find_target("x86"), Scheme())
+    plans = [planner.plan(one, corrected=False) for one in (Max(), *(Percentile(p) for p in (99.0, 90.0, 80.0, 70.0)))]
+    given = (plans, prepared.model, planner.memo.weights)
+    wanted = list(scoring.Scorer(prepared.model, runs, {}).compare(*given))
+    loaded = []
+    runner = scoring.Scorer._runner
+    monkeypatch.setattr(scoring.Scorer, "_runner", lambda *a: loaded.append(a[1]) or runner(*a))
+    scorer = scoring.Scorer(prepared.model, runs, {})
+    few = list(scorer.compare(*given, first=2))
+    assert few != wanted and len(loaded) == len(plans) == 5
+    assert list(scorer.compare(*given)) == wanted
+    # the three best were loaded still
+    assert len(loaded) == 7
+    least = sorted(few)[:2]
+    assert [few[plans.index(plan)] in least for plan in loaded[5:]] == [True, True]
+
+
+def test_what_is_seen_of_the_examples_outlives_the_session_by_itself(tmp_path):
+    """An output that is not copied holds all the memory that its session has reserved."""
+    net = Net(8)
+    source = net.save(tmp_path / "m.onnx", net("Gemm", "x", net.weight(8, 2, inputs=8)))
+    seen = observe_examples(prepare(model_io.load(source)).model, [{"x": np.ones((1, 8), np.float32)}])
+    assert all(array.base is None for outputs in seen.outputs for array in outputs.values()) and seen.outputs[0]
 
 
 def test_the_work_of_the_examples_is_counted(tmp_path):

@@ -12,7 +12,7 @@ from qtool.graph.layers import Layer
 from qtool.graph.parts import saturating_ends
 from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
 from qtool.pipeline.recovery.smoothing import divided_inputs, divided_names, smoothable_tensors
-from qtool.runtime.session import Session
+from qtool.runtime.session import Session, kept
 
 Arrays = Mapping[str, np.ndarray]
 Examples = Sequence[Arrays]
@@ -92,7 +92,7 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
         sums = {name: input_sums(layer, arrays[inputs[name]]) for name, layer in layers.items()}
         flat = {t: arrays[t].reshape(-1, arrays[t].shape[-1]) for t in tensors}
         return _Seen(
-            {o: arrays[o] for o in outputs},
+            kept({o: arrays[o] for o in outputs}),
             sums,
             {t: len(x) for t, x in flat.items()},
             {t: _of(x) for t, x in flat.items()},

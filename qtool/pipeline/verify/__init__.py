@@ -17,6 +17,7 @@ from qtool.pipeline.verify.measure import Measured, measure, worst_of
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
+from qtool.runtime.session import kept
 from qtool.targets.kernels import COMPUTING
 from qtool.targets.rules import Target
 
@@ -49,7 +50,7 @@ def _verified(
         lambda: take_census(quantized, target.session), lambda: check_structure(shifted, deserialize(quantized))
     )
     _check_census(plan, census, target)
-    shipped = list(side_by_side(session.run, examples))
+    shipped = [kept(outputs) for outputs in side_by_side(session.run, examples)]
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)

@@ -13,7 +13,7 @@ from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized
-from qtool.runtime.session import Session
+from qtool.runtime.session import Session, kept
 
 Arrays = Mapping[str, np.ndarray]
 CHECKED = 8
@@ -127,4 +127,8 @@ def _moved(array: np.ndarray) -> np.ndarray:
 
 def _outputs(session: Session, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
     names = [spec.name for spec in session.inputs]
-    return list(side_by_side(lambda example: session.run({n: example[n] for n in names if n in example}), examples))
+
+    def run(example: Arrays) -> dict[str, np.ndarray]:
+        return kept(session.run({n: example[n] for n in names if n in example}))
+
+    return list(side_by_side(run, examples))
