@@ -10,6 +10,7 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.text import amount
+from qtool.core.turns import turn_of
 from qtool.feeds import Feeds
 
 Arrays = dict[str, np.ndarray]
@@ -18,7 +19,6 @@ Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
 _TURNS = 10
 """Of so many samples one chooses and one reports."""
 _LEAST = 4
-_SEED = 14
 KEPT = 128
 """Samples that choose, and that report, at most: they are in memory."""
 FEW = 64
@@ -103,12 +103,10 @@ def part_samples(feeds: Feeds, reporting: Feeds | None, training: Samples) -> Pa
     if turns < _LEAST:
         raise DataError(f"{feeds.name}: holds {amount(turns, 'sample')}; give {_LEAST} or more, and best some hundreds")
     for number, batch in enumerate(feeds):
-        block, turn = divmod(number, turns)
-        # at random, since every tenth sample may be of one class
-        chooses, reports = np.random.default_rng([_SEED, block]).permutation(turns)[:2].tolist()
-        if turn == chooses and len(chosen) < KEPT:
+        turn = turn_of(number, turns)
+        if turn == 0 and len(chosen) < KEPT:
             chosen.append(dict(batch.inputs))
-        elif reporting is None and turn == reports and len(reported) < KEPT:
+        elif reporting is None and turn == 1 and len(reported) < KEPT:
             reported.append(dict(batch.inputs))
         else:
             training.add(dict(batch.inputs))

@@ -1,4 +1,4 @@
-"""Parts of a data set that take turns sample by sample, so that a set sorted by class splits evenly."""
+"""Parts of a data set that take turns sample by sample, at random, so that one sorted by class splits evenly."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qtool.core.turns import turn_of
 from qtool.feeds import Batch, Feeds
 
 Record = dict[str, Any]
@@ -18,7 +19,7 @@ _PARTS = 4
 class Subset:
     """The samples whose turn it is; called, it yields dictionaries of inputs and labels.
 
-    The turn of a sample is its index modulo `modulus`. A batch that cannot be taken apart, since an input of it does
+    Of each `modulus` samples in a row every one has another turn, see `turn_of`. A batch that cannot be taken apart, since an input of it does
     not count samples on its first axis or the model fixes the size of batches, has one turn as a whole.
     """
 
@@ -43,7 +44,7 @@ class Subset:
                 # a record is one sequence, without the axis of samples
                 arrays |= {name: array[0] for name, array in batch.labels.items()}
             size = _units(self.feeds, batch)
-            wanted = [i for i in range(size) if (first + i) % self.modulus in self.turns]
+            wanted = [i for i in range(size) if turn_of(first + i, self.modulus) in self.turns]
             first += size
             if len(wanted) == size:
                 yield arrays
@@ -109,8 +110,7 @@ def evaluation_subsets(data: Feeds, other: Feeds) -> tuple[Subset, Subset, str]:
         (both,) = subsets(other, 1, (0,))
         return both, both, f"{data.name} (no labels) calibrates; what there is of {other.name} chooses and reports"
     choosing, reporting = subsets(other, 2, (0,), (1,), unit=unit)
-    each = "sample" if unit == "samples" else "batch"
-    words = f"{data.name} (no labels) calibrates; every other {each} of {other.name} chooses, the others report"
+    words = f"{data.name} (no labels) calibrates; of two {unit} of {other.name} one chooses, one reports"
     return choosing, reporting, words
 
 

@@ -88,8 +88,8 @@ def tune(
             `quantize`; `labels` in `reading` are those of `eval_data`, where that is given.
         output: where the best model goes.
         save_plan: where the plan of the best model goes, whenever that is written.
-        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
-            other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
+        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, of
+            two samples of `eval_data` one chooses and one reports. None: of four samples of `data` two calibrate,
             one chooses, one reports.
         metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
         decode: how the outputs become boxes, as in `evaluate`; without labelled boxes box_agreement is held.
