@@ -1,4 +1,4 @@
-"""Samples that take turns at random, by a fixed seed: data sorted by class splits evenly, and so does data in a cycle."""
+"""Samples that take turns at random, by a fixed seed: data sorted by class splits evenly, as does data in a cycle."""
 
 from functools import lru_cache
 

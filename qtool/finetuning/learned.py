@@ -79,7 +79,9 @@ class Learned:
     scales: list[_Scale] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Model, plan: Plan, target: Target, learn: Collection[str]) -> "Learned":
+    def of(
+        cls, model: Model, plan: Plan, target: Target, learn: Collection[str], device: str | torch.device = "cpu"
+    ) -> "Learned":
         """Return what can be learned of a plan.
 
         Args:
@@ -87,8 +89,9 @@ class Learned:
             plan: the plan to begin with.
             target: the plan's.
             learn: what to learn: weights, biases, scales.
+            device: where the tensors are.
         """
-        maker = _Maker(model, plan, target)
+        maker = _Maker(model, plan, target, device)
         result = cls(plan)
         if "weights" in learn:
             result.weights = list(maker.weights())
@@ -132,8 +135,9 @@ class Learned:
                 yield reader, real
         grids = {row.tensor: row.params.scale[0] for row in self.plan.activations}
         for bias in self.biases:
-            x = scales.get(bias.input, torch.tensor(grids[bias.input]))
-            step = x * torch.tensor(bias.weight.params.scale)
+            device = bias.moved.device
+            x = scales.get(bias.input, torch.tensor(grids[bias.input], device=device))
+            step = x * torch.tensor(bias.weight.params.scale, device=device)
             integers = torch.maximum(torch.minimum(rounded(bias.real() / step), bias.most), -bias.most)
             yield bias.row.reader, integers * step
 
@@ -159,7 +163,7 @@ class Learned:
             for bias in self.biases:
                 name, index = reader = bias.row.reader
                 exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
-                moved = bias.real().numpy().astype(np.float64) - exact
+                moved = bias.real().cpu().numpy().astype(np.float64) - exact
                 if reader in shifts or moved.any():
                     shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
             return replace(
@@ -170,8 +174,8 @@ class Learned:
 class _Maker:
     """Finds what can be learned of a plan."""
 
-    def __init__(self, model: Model, plan: Plan, target: Target) -> None:
-        self.model, self.plan, self.target = model, plan, target
+    def __init__(self, model: Model, plan: Plan, target: Target, device: str | torch.device) -> None:
+        self.model, self.plan, self.target, self.device = model, plan, target, device
         self.nodes = {str(node.name): node for node in model.graph}
         self.rows = {row.tensor: row for row in plan.activations}
         self.by_reader = {reader: row for row in plan.weights for reader in row.readers}
@@ -190,7 +194,7 @@ class _Maker:
             integers = quantize_weight(exact, row.params)
             low, high = self._bounds(integers, row.params.axis)
             steps = np.clip(exact / scale, -127.0, 127.0)
-            yield _Weight(row, _leaf(steps), tensor_of(scale), tensor_of(low), tensor_of(high))
+            yield _Weight(row, self._leaf(steps), *(tensor_of(one, self.device) for one in (scale, low, high)))
 
     def _bounds(self, integers: Array, axis: int | None) -> tuple[Array, Array]:
         """The bounds of each element within which no sum of a pair saturates on the target, where any could."""
@@ -211,8 +215,10 @@ class _Maker:
                 continue
             start = edit.constant(node.inputs[row.reader[1]]).astype(np.float32)
             most = np.maximum(np.abs(start / np.asarray(row.scale, np.float32)), _ACCUMULATOR)
-            moved = _leaf(np.zeros_like(start))
-            yield _Bias(row, fed.tensor, weight, tensor_of(start), self._unit(node, start), moved, tensor_of(most))
+            moved, unit = self._leaf(np.zeros_like(start)), self._unit(node, start)
+            yield _Bias(
+                row, fed.tensor, weight, tensor_of(start, self.device), unit, moved, tensor_of(most, self.device)
+            )
 
     def _unit(self, node: Node, bias: Array) -> float:
         """A step of the output's grid, or where that has none a 255th of the largest bias."""
@@ -228,7 +234,10 @@ class _Maker:
             if any(row.params != rows[0].params for row in rows) or len(rows[0].params.scale) > 1:
                 continue
             most = 0.0 if any(self._is_clipped(row.tensor) for row in rows) else _FARTHEST
-            yield _Scale(tensors, rows[0].params.scale[0], _leaf(np.zeros((), np.float32)), most)
+            yield _Scale(tensors, rows[0].params.scale[0], self._leaf(np.zeros((), np.float32)), most)
+
+    def _leaf(self, array: Array) -> Tensor:
+        return tensor_of(array.astype(np.float32), self.device).requires_grad_()
 
     def _is_clipped(self, tensor: str) -> bool:
         """Whether a Clip makes it, whose bounds the grid must not leave."""
@@ -253,10 +262,6 @@ class _Maker:
         return list(dict.fromkeys(tuple(one) for one in group.values()))
 
 
-def _leaf(array: Array) -> Tensor:
-    return tensor_of(array.astype(np.float32)).requires_grad_()
-
-
 def _rescaled(row: ActivationPlan, scale: float | None) -> ActivationPlan:
     if scale is None:
         return row
@@ -268,7 +273,7 @@ def _rescaled(row: ActivationPlan, scale: float | None) -> ActivationPlan:
 
 
 def _held(row: WeightPlan, learned: _Weight | None) -> WeightPlan:
-    return row if learned is None else row.holding(torch.round(learned.steps).numpy())
+    return row if learned is None else row.holding(torch.round(learned.steps).cpu().numpy())
 
 
 def _rescaled_bias(

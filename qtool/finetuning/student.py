@@ -34,6 +34,8 @@ class Student:
         learn: what is learned: weights, biases, scales; nothing to only run it.
         wanted: the tensors that are given: outputs, and what Sigmoids and Softmaxes at their ends read.
         threads: of onnxruntime, where it computes what torch does not.
+        also: tensors that are given besides, for a loss on labels.
+        device: where torch computes.
 
     `untrained` are the layers that no gradient reaches, with the reason.
     """
@@ -46,20 +48,28 @@ class Student:
         learn: Collection[str],
         wanted: Sequence[str],
         threads: int = 1,
+        *,
+        also: Sequence[str] = (),
+        device: str | torch.device = "cpu",
     ) -> None:
         model = rewrite(prepared, plan)
         read = compose.hand_out_reads(model, {end.node: end.reads for end in saturating_ends(prepared)})
         self.wanted = tuple(wanted)
-        self._names = {name: read.get(name, name) for name in wanted}
+        self._names = {name: read.get(name, name) for name in (*wanted, *also)}
         stored = {written: tensor for tensor, written in compose.stored_names(prepared, model).items()}
         rounding = [node for node in model.graph if edit.is_main_op(node, "QuantizeLinear")]
         self._activations = {str(node.name): stored[str(node.outputs[0].name)] for node in rounding}
         self._grids = {row.tensor: row.params for row in plan.activations}
         self._reads = _without_quantizers(model)
-        self._interpreter = Interpreter(model, threads=threads)
+        self._interpreter = Interpreter(model, device=device, threads=threads)
         self.untrained = self._interpreter.untrained
-        self.learned = Learned.of(shift_biases(prepared, plan), plan, target, learn)
+        self.learned = Learned.of(shift_biases(prepared, plan), plan, target, learn, device)
         self.learned.keep(lambda reader: reader[0] not in self.untrained)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        return self._interpreter.device
 
     def run(self, feeds: Arrays, rounded: OnRounded | None = None) -> dict[str, Tensor]:
         """Return the wanted tensors for a batch of inputs, by their names in the float graph.
@@ -84,7 +94,7 @@ class Student:
         """An activation on its grid, or on that with another scale."""
         params = self._grids[tensor]
         low, high = integer_range(params.dtype)
-        step = torch.tensor(params.scale[0]) if scale is None else scale
+        step = torch.tensor(params.scale[0], device=x.device) if scale is None else scale
         return on_grid(x, step, params.zero_point[0], low, high)
 
 

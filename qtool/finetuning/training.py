@@ -10,7 +10,7 @@ import math
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from qtool.core.errors import CalibrationError, arg
 from qtool.core.files import atomic_output, remove_with_outputs
 from qtool.core.progress import Progress
 from qtool.core.records.finetuning import Round
+from qtool.finetuning.calls import tensor_of
 from qtool.finetuning.distillation import Teacher, decibels
+from qtool.finetuning.labels import LabelsLoss, balance
 from qtool.finetuning.samples import Arrays, Samples, joined, shuffled
 from qtool.finetuning.student import Student
 
@@ -61,13 +63,15 @@ class Settings:
 
 @dataclass(slots=True)
 class _State:
-    """How far a training is."""
+    """How far a training is. best, first: by `measure`, 0 where there is none."""
 
     step: int = 0
     round: int = 0
     seconds: float = 0.0
     since_best: int = 0
     best_db: float = -math.inf
+    best: float = -math.inf
+    first: float = -math.inf
     rounds: list[Round] = field(default_factory=list)
 
 
@@ -111,6 +115,9 @@ class Training:
         self._state = _State()
         self._rate = settings.rate
         self._best = self._copy()
+        self._measure: Callable[[], tuple[float, float]] | None = None
+        self._labelled: tuple[LabelsLoss, Samples] | None = None
+        self._weight = 0.0
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -120,7 +127,8 @@ class Training:
     @property
     def improved(self) -> bool:
         """Whether a state is better than that before any step, on the samples that are held out."""
-        return self._state.best_db > self._state.rounds[0].held_out_db
+        state = self._state
+        return (state.best, state.best_db) > (state.first, state.rounds[0].held_out_db)
 
     @property
     def steps(self) -> int:
@@ -154,6 +162,23 @@ class Training:
             checkpoint.save(self._saved())
         self._restore(self._best)
 
+    def guide(
+        self, measure: Callable[[], tuple[float, float]] | None, labelled: tuple[LabelsLoss, Samples] | None
+    ) -> None:
+        """Let a metric choose, and labels join the loss; before anything is trained.
+
+        Args:
+            measure: gives the metric of the student as it is, and as a figure of which more is better; SQNR decides
+                where that is equal. None: SQNR chooses.
+            labelled: a loss on labels, and these beside the samples that train; None for none.
+
+        Raises:
+            DataError: the loss has none, or no gradient.
+        """
+        self._measure, self._labelled = measure, labelled
+        if labelled is not None:
+            self._weight = self._balanced()
+
     def resume(self, checkpoint: "TrainingCheckpoint") -> bool:
         """Load what an earlier run left, to go on from it; return whether there is such. Raises `CalibrationError`."""
         found = checkpoint.load()
@@ -163,7 +188,8 @@ class Training:
         rounds = [Round(**one) for one in header.pop("rounds")]
         self._state = _State(**header, rounds=rounds)
         for index, (name, tensor) in enumerate(self._tensors.items()):
-            now, best, mean, square = (torch.from_numpy(arrays[f"{what}{index}"]) for what in _PARTS)
+            held = (torch.from_numpy(arrays[f"{what}{index}"]).to(tensor.device) for what in _PARTS)
+            now, best, mean, square = held
             with torch.no_grad():
                 tensor.copy_(now)
             self._best[name] = best
@@ -177,9 +203,9 @@ class Training:
             adam = self._adam.state[tensor]
             zeros = torch.zeros_like(tensor)
             kept = (tensor.detach(), self._best[name], adam.get("exp_avg", zeros), adam.get("exp_avg_sq", zeros))
-            arrays |= {f"{what}{index}": one.numpy() for what, one in zip(_PARTS, kept, strict=True)}
+            arrays |= {f"{what}{index}": one.cpu().numpy() for what, one in zip(_PARTS, kept, strict=True)}
         state = self._state
-        header = {name: getattr(state, name) for name in ("step", "round", "seconds", "since_best", "best_db")}
+        header = {name: getattr(state, name) for name in _KEPT}
         return {**header, "rounds": [asdict(one) for one in state.rounds]}, arrays
 
     def _progressed(self) -> float:
@@ -203,8 +229,8 @@ class Training:
         self._adam.zero_grad()
         loss = 0.0
         for part in [batch] if self._stackable else [[index] for index in batch]:
-            noise = self._noise([self._inputs[i] for i in part], [self._exact[i] for i in part])
-            mean = torch.stack([one.mean() for one in noise]).mean() * len(part) / len(batch)
+            parts = self._losses(part)
+            mean = (parts[0] + self._weight * parts[1] if len(parts) > 1 else parts[0]) * len(part) / len(batch)
             mean.backward()
             loss += float(mean.detach())
         self._adam.step()
@@ -216,27 +242,46 @@ class Training:
         kinds = {name.split(" ")[0] for name in self._tensors}
         return [rate for kind, rate in RATES.items() if kind in kinds]
 
-    def _noise(self, inputs: Sequence[Arrays], exact: Sequence[Arrays]) -> list[Tensor]:
+    def _losses(self, batch: Sequence[int]) -> list[Tensor]:
+        """The loss of these samples to what the float model gives, and that to their labels where there is one."""
+        made = self._student.run(joined([self._inputs[i] for i in batch]))
+        noise = self._noise(made, [self._exact[i] for i in batch])
+        losses = [torch.stack([one.mean() for one in noise]).mean()]
+        if self._labelled is not None:
+            loss, labels = self._labelled
+            given = joined([labels[i] for i in batch])
+            losses.append(loss(made, {name: tensor_of(one, self._student.device) for name, one in given.items()}))
+        return losses
+
+    def _balanced(self) -> float:
+        """The factor with which the loss to labels moves what is learned as much as the other one does at first."""
+        batch = next(iter(shuffled(self._inputs.shapes, self._settings.batch, np.random.default_rng(0))))
+        losses = self._losses(batch if self._stackable else batch[:1])
+        return balance(list(self._tensors.values()), *losses)
+
+    def _noise(self, made: Mapping[str, Tensor], exact: Sequence[Arrays]) -> list[Tensor]:
         """The noise of each target, part by part, for one of these samples."""
-        made = self._student.run(joined(inputs))
-        wanted = {name: torch.from_numpy(array) for name, array in joined(exact).items()}
-        return [one / len(inputs) for one in self._teacher.noise(made, wanted)]
+        wanted = {name: tensor_of(array, self._student.device) for name, array in joined(exact).items()}
+        return [one / len(exact) for one in self._teacher.noise(made, wanted)]
 
     def _judge(self, loss: float) -> None:
         """Measure the samples that are held out, and keep the state where it is the best so far."""
         state = self._state
         db = self.held_out_db()
-        state.rounds.append(Round(state.step, None if math.isnan(loss) else loss, db))
+        shown, figure = (None, 0.0) if self._measure is None else self._measure()
+        state.first = state.first if state.rounds else figure
+        state.rounds.append(Round(state.step, None if math.isnan(loss) else loss, db, shown))
         state.since_best += 1
-        if db > state.best_db:
-            state.best_db, state.since_best, self._best = db, 0, self._copy()
+        if (figure, db) > (state.best, state.best_db):
+            state.best, state.best_db, state.since_best, self._best = figure, db, 0, self._copy()
 
     def held_out_db(self) -> float:
         """Return the SQNR in dB of the noisiest part of the targets, over the samples that are held out."""
         with torch.no_grad():
             sums: list[np.ndarray] = []
             for inputs, exact in self._held_out:
-                noise = [one.numpy() for one in self._noise([inputs], [exact])]
+                made = self._student.run(inputs)
+                noise = [one.cpu().numpy() for one in self._noise(made, [exact])]
                 sums = noise if not sums else [a + b for a, b in zip(sums, noise, strict=True)]
             return decibels([float(x) / len(self._held_out) for one in sums for x in one])
 
@@ -250,6 +295,7 @@ class Training:
 
 
 _PARTS = ("now", "best", "mean", "square")
+_KEPT = ("step", "round", "seconds", "since_best", "best_db", "best", "first")
 
 
 @dataclass(frozen=True, slots=True)

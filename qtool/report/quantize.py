@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
@@ -71,7 +72,7 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
     if verdict.met is None:
         return (
             f"not known: no output has an SQNR, of which {wanted} are {asked}; compare with labels: `qtool eval "
-            f"{_word(result.asked.model)} {_word(str(result.output))} {_data(result.asked)} --metric METRIC`"
+            f"{_word(result.asked.model)} {_word(str(result.output))} {data_text(result.asked)} --metric METRIC`"
         )
     if verdict.met:
         return f"accurate: outputs {figure}, at least {wanted} {asked}"
@@ -96,22 +97,47 @@ def _figure(proof: Verification) -> str:
 
 
 def _next(verdict: Verdict, asked: Asked) -> str:
-    model, data = _word(asked.model), _data(asked)
-    calibration = "FILE" if asked.calibration is None else _word(asked.calibration)
-    explained = " (FILE is of `qtool calibrate`)" if asked.calibration is None else ""
+    model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
     commands = [
-        f"`qtool tune {model} {data} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
-        f"`qtool sensitivity {model} --calibration {calibration} {data}` shows which layers{explained}",
-        f"`qtool finetune {model} --calibration {calibration} {data}` trains its numbers",
+        f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
+        # without a calibration file it is of the samples that train
+        f"`qtool finetune {model}{_calibration(asked)} {data}{grid}` trains its numbers",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
-    return ", ".join(commands)
+    words = ", ".join(commands)
+    return (
+        words
+        if asked.data is not None
+        else f"{words} (DATA: what calibrated, with the options that say how it is read)"
+    )
 
 
-def _data(asked: Asked) -> str:
-    """The data as it was given, with how it is read."""
+def _after_calibration(asked: Asked, command: str) -> str:
+    """The beginning of a command that needs a calibration file, behind the one that makes it where there is none."""
+    model = _word(asked.model)
+    if asked.calibration is not None:
+        return f"`qtool {command} {model}{_calibration(asked)}"
+    file = _word(str(PurePath(asked.model).with_suffix(".calib")))
+    fixed = options_text(asked, only=("fix",))
+    made = f"qtool calibrate {model} {data_text(asked)}{fixed} -o {file}"
+    return f"`{made} && qtool {command} {model} --calibration {file}"
+
+
+def _calibration(asked: Asked) -> str:
+    return "" if asked.calibration is None else f" --calibration {_word(asked.calibration)}"
+
+
+def options_text(asked: Asked, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
+    """Return the options that were given as they are typed, with a space in front of each."""
+    wanted = [(name, text) for name, text in asked.options if (only is None or name in only) and name not in without]
+    return "".join(f" --{name.replace('_', '-')}{f' {_word(text)}' if text else ''}" for name, text in wanted)
+
+
+def data_text(asked: Asked) -> str:
+    """Return the data as it was given, with how it is read."""
     data = "DATA" if asked.data is None else _word(asked.data)
     return " ".join([f"--data {data}", *(f"--{name.replace('_', '-')} {_word(text)}" for name, text in asked.reading)])
 

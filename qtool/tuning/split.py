@@ -19,8 +19,9 @@ _PARTS = 4
 class Subset:
     """The samples whose turn it is; called, it yields dictionaries of inputs and labels.
 
-    Of each `modulus` samples in a row every one has another turn, see `turn_of`. A batch that cannot be taken apart, since an input of it does
-    not count samples on its first axis or the model fixes the size of batches, has one turn as a whole.
+    Of each `modulus` samples in a row every one has another turn, see `turn_of`. A batch that cannot be taken apart,
+    since an input of it does not count samples on its first axis or the model fixes the size of batches, has one turn
+    as a whole.
     """
 
     feeds: Feeds

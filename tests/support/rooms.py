@@ -87,7 +87,8 @@ ROOMS = {
     ),
     "finetuning": _room(
         "`finetune`, the only importer of torch: a prepared graph with gradients, and what is learned with them",
-        f"{_BELOW} feeds pipeline.prepare pipeline.recovery pipeline.rewrite pipeline.verify quantization",
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.calibration pipeline.rewrite "
+        "pipeline.verify quantization",
         "numpy torch",
     ),
     "tuning": _room(

@@ -1,12 +1,13 @@
 """The result of `finetune`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qtool.core.records.codec import encoded, json_number
 from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
+from qtool.core.records.results import Asked
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
@@ -16,12 +17,14 @@ class Round:
     """The figures that were measured after so many steps.
 
     loss: the mean over the steps before, of noise in units of the signal's power; None before the first.
-    held_out_db: SQNR of the samples that choose, dB, as torch computes it.
+    held_out_db: SQNR of the samples that choose, dB, as torch computes it. metric: of the same, as
+    onnxruntime runs them, where one chooses.
     """
 
     step: int
     loss: float | None
     held_out_db: float
+    metric: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +46,38 @@ class TorchAgreement:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricFigures:
+    """The metric that chose and reported: of the float model, and of the plan to begin with and of what was written.
+
+    reference, before, after: on the samples that report. chosen: of the plan to begin with and of what was trained, on
+    the samples that choose.
+    """
+
+    name: str
+    lower_is_better: bool
+    reference: float
+    before: float
+    after: float
+    chosen: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as strict JSON; numbers that are not finite become strings."""
+        result: dict[str, Any] = encoded(self)
+        return result
+
+
+@dataclass(frozen=True, slots=True)
 class Finetuned:
     """The result of `finetune`: the model that was written, and how it became that.
 
-    kept: whether what was trained is better on the samples that choose, and so was written; else it is the plan that
-    training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime runs them, on the samples that
-    report: of the plan to begin with, of what was written. chosen_db: the same two on the samples that choose.
+    kept: whether what was trained is better on the samples that choose, no worse on those that report, and so was
+    written; else it is the plan that training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime
+    runs them, on the samples that report: of the plan to begin with, of what was written. chosen_db: of the former and
+    of what was trained, on the samples that choose. refused_db: of what was trained, where the samples that report
+    refused it. metric: what chose and reported in the place of SQNR.
     rounds: what was measured while training. steps: of training. seconds: that it took. split: who trains, chooses and
     reports, in words. learned: how many numbers, by kind. untrained: layers that no gradient reaches, and why.
-    float_path: where the trained float model was written.
+    float_path: where the trained float model was written. asked: what it was given.
     """
 
     plan: Plan
@@ -71,8 +97,11 @@ class Finetuned:
     learned: dict[str, int]
     untrained: dict[str, str]
     agreement: TorchAgreement
+    metric: MetricFigures | None = None
+    refused_db: float | None = None
     float_path: Path | None = None
     warnings: tuple[str, ...] = ()
+    asked: Asked = field(default_factory=Asked)
 
     def __repr__(self) -> str:
         return summary(
@@ -95,6 +124,8 @@ class Finetuned:
             "before_db": json_number(self.before_db),
             "after_db": json_number(self.after_db),
             "chosen_db": {"before": json_number(self.chosen_db[0]), "after": json_number(self.chosen_db[1])},
+            "refused_db": None if self.refused_db is None else json_number(self.refused_db),
+            "metric": None if self.metric is None else self.metric.to_dict(),
             "steps": self.steps,
             "seconds": self.seconds,
             "resumed": self.resumed,
