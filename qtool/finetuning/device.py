@@ -20,3 +20,8 @@ def device_of(provider: str) -> str:
             "CUDA where there is an NVIDIA GPU, or leave it out"
         )
     return device
+
+
+def nearest_device(provider: str) -> str:
+    """Return the device that is nearest to where a provider runs models: a GPU only where torch finds one too."""
+    return "cuda" if provider != "cpu" and torch.cuda.is_available() else "cpu"

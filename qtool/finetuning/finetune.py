@@ -4,7 +4,7 @@ import functools
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack, cast
 
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
@@ -158,7 +158,7 @@ def finetune(
         prepared = prepare(model_io.load(model))
         start = Given.of(prepared, plan, calibration)
         own = eval_data is None or labels_loss is not None
-        plain: LabelledOptions = reading if own else {**unlabelled(reading)}
+        plain = reading if own else cast(LabelledOptions, unlabelled(reading))
         opened = functools.partial(open_for_model, start.prepared.model, samples=samples)
         parted = part_samples(
             _stateless(opened(data, **with_boxes(decode, plain))),

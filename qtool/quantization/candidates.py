@@ -320,23 +320,31 @@ def _candidates(
 
 def _refined(found: Sequence[Candidate], request: Request) -> list[Candidate]:
     """The candidates with weights rounded to what their layers compute, where that is asked for or may matter."""
-    if request.refinement == "off" or (request.refinement == "auto" and not any(map(_may_gain, found))):
+    if request.refinement == "off" or (
+        request.refinement == "auto"
+        and not any(may_gain(c.graph.model, c.plan, len(c.graph.statistics.examples)) for c in found)
+    ):
         return []
     corrects = request.correction != "off"
     tried = [replace(c, plan=c.planner.plan(c.calibrator, corrected=corrects, refined=True)) for c in found]
     return [c for c in tried if c.plan.refined]
 
 
-def _may_gain(candidate: Candidate) -> bool:
-    """Whether weights share one grid a tensor, or have 7 bits, and other ones are found with little work."""
-    plan, graph = candidate.plan, candidate.graph
+def may_gain(model: Model, plan: Plan, examples: int) -> bool:
+    """Return whether refining may pay: weights share a grid or have 7 bits, and other ones take little work.
+
+    Args:
+        model: the float graph that the plan is for.
+        plan: as it is without.
+        examples: how many it would be refined on.
+    """
     if plan.granularity == "per-tensor":
         most = _REFINING
     elif any(row.reduced_channels for row in plan.weights):
         most = _REFINING_FINE
     else:
         return False
-    return refining_work(graph.model, plan, len(graph.statistics.examples)) <= most
+    return refining_work(model, plan, examples) <= most
 
 
 def _possible(

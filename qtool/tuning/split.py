@@ -100,19 +100,32 @@ def parts(feeds: Feeds) -> tuple[Subset, Subset, Subset, str]:
     return calibrating, choosing, reporting, words[found]
 
 
-def evaluation_subsets(data: Feeds, other: Feeds) -> tuple[Subset, Subset, str]:
-    """Return what chooses, what reports, and both in words, where evaluation data is given beside calibration data."""
+def evaluation_subsets(data: Feeds, other: Feeds, *, apart: bool = False) -> tuple[Subset, Subset, Subset, str]:
+    """Return what calibrates, chooses and reports, and all in words, where evaluation data is given beside other data.
+
+    `apart`: what calibrates does not choose, as far as there are samples for that.
+    """
     first = next(iter(data), None)
+    (calibrating,), (reporting,) = subsets(data, 1, (0,)), subsets(other, 1, (0,))
     if first is not None and first.labels:
-        (choosing,), (reporting,) = subsets(data, 1, (0,)), subsets(other, 1, (0,))
-        return choosing, reporting, f"{data.name} calibrates and chooses, {other.name} reports"
+        found, unit = _first_units(data, _PARTS) if apart else (0, "samples")
+        if found == _PARTS:
+            calibrating, choosing = subsets(data, _PARTS, (0, 1, 2), (3,), unit=unit)
+            words = f"of four {unit} of {data.name} three calibrate and train, one chooses; {other.name} reports"
+            return calibrating, choosing, reporting, words
+        return calibrating, calibrating, reporting, f"{data.name} calibrates and chooses, {other.name} reports"
     found, unit = _first_units(other, 2)
     if found == 1:
         (both,) = subsets(other, 1, (0,))
-        return both, both, f"{data.name} (no labels) calibrates; what there is of {other.name} chooses and reports"
+        return (
+            calibrating,
+            both,
+            both,
+            f"{data.name} (no labels) calibrates; what there is of {other.name} chooses and reports",
+        )
     choosing, reporting = subsets(other, 2, (0,), (1,), unit=unit)
     words = f"{data.name} (no labels) calibrates; of two {unit} of {other.name} one chooses, one reports"
-    return choosing, reporting, words
+    return calibrating, choosing, reporting, words
 
 
 def subsets(feeds: Feeds, modulus: int, *turns: Sequence[int], unit: str = "samples") -> list[Subset]:

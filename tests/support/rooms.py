@@ -94,7 +94,7 @@ ROOMS = {
     "tuning": _room(
         "`sensitivity` and `tune`: plans varied and judged",
         f"{_BELOW} execution feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning "
-        "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
+        "pipeline.calibration pipeline.rewrite pipeline.verify quantization finetuning",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),
     "qtool": _room(

@@ -90,6 +90,6 @@ def test_time_major_sequences_stay_whole(size):
 
 def test_a_single_sample_of_evaluation_data_chooses_and_reports():
     feeds, other = open_feeds(rows(5), [X]), open_feeds({"x": rows(1), "labels": np.zeros(1, np.int64)}, [X])
-    choosing, reporting, words = evaluation_subsets(feeds, other)
+    _, choosing, reporting, words = evaluation_subsets(feeds, other)
     assert firsts(choosing) == firsts(reporting) == [0]
     assert words.endswith("chooses and reports")

@@ -28,6 +28,24 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class Training:
+    """A training as a step of tuning.
+
+    what: the step that it began with. steps: of training. seconds: that it took. kept: whether what was trained was
+    better on the samples that choose. chosen_db: SQNR in dB of the outputs on these, as onnxruntime runs them, before
+    and after. rounds: what was measured meanwhile. split: who trains and who chooses, in words.
+    """
+
+    what: str
+    steps: int
+    seconds: float
+    kept: bool
+    chosen_db: tuple[float | None, float | None]
+    rounds: tuple[Round, ...]
+    split: str
+
+
+@dataclass(frozen=True, slots=True)
 class TorchAgreement:
     """The nearness of torch to onnxruntime, before anything is trained.
 

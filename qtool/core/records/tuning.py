@@ -6,6 +6,7 @@ from typing import Any
 
 from qtool.core.records.codec import encoded
 from qtool.core.records.evaluation import Evaluation
+from qtool.core.records.finetuning import Training
 from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
@@ -14,6 +15,8 @@ from qtool.core.text import amount
 
 FLOAT = "layers in float"
 """What partial quantisation is called in `Tuned.untried`."""
+TRAINED = "finetune"
+"""What training is called there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Tuned:
     reporting and of the choosing part counts in the metric, as a share or in its unit, as max_drop is; None where the
     metric is no share of samples. float_needed: the share of multiply-accumulates in float with which the target is met
     on the choosing part, where that is more than may stay in float. evaluation: of the model written, on the reporting
-    part. split: the parts of the data, in words.
+    part. split: the parts of the data, in words. training: how the last step went, where there was one.
     """
 
     output: Path
@@ -79,6 +82,7 @@ class Tuned:
     evaluation: Evaluation
     verification: Verification
     plan: Plan
+    training: Training | None = None
 
     @property
     def target(self) -> str:
@@ -117,6 +121,7 @@ class Tuned:
             "stopped": self.stopped,
             "untried": self.untried,
             "split": self.split,
+            "training": encoded(self.training),
             "best": self.best.to_dict(),
             "steps": [step.to_dict() for step in self.steps],
             "evaluation": self.evaluation.to_dict(),
