@@ -21,7 +21,7 @@ from quark.onnx.quantization.config.spec import QuantGranularity
 from bench.peers.samples import Samples, raised
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]
+class Reader(CalibrationDataReader):
     """The samples as Quark reads them."""
 
     def __init__(self, samples: Samples) -> None:
@@ -54,9 +54,7 @@ def main() -> None:
     algorithms = []
     if options.learn is not None:
         kind, rate = kinds[options.learn]
-        algorithms = [
-            kind(num_iterations=options.iterations, learning_rate=rate, data_size=len(samples), batch_size=1)
-        ]
+        algorithms = [kind(num_iterations=options.iterations, learning_rate=rate, data_size=len(samples), batch_size=1)]
     config = QConfig(
         global_config=QLayerConfig(
             activation=UInt8Spec(symmetric=False),

@@ -41,7 +41,7 @@ class Taught:
     power: Tensor
 
     def on(self, device: torch.device) -> "Taught":
-        """Return it with its tensors on a device."""
+        """Return a copy with its tensors on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return replace(self, labels=labels, power=self.power.to(device))
 

@@ -1,4 +1,4 @@
-"""What labels say of the outputs, as a loss beside that of the float model: cross-entropy, or a function of the user's.
+"""The loss on labels beside that of the float model: cross-entropy, or a function of the user's.
 
 Such a function `(outputs, labels) -> loss` gets two dictionaries of tensors of torch, one batch, with gradients to the
 outputs, and returns one number, or one a sample, of which less is better.

@@ -16,7 +16,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import FLOAT, TRAINED
 from qtool.core.text import amount
 from qtool.pipeline.planning.planner import Ranges
-from qtool.quantization.candidates import may_gain
+from qtool.quantization.refining import refining_may_gain
 from qtool.quantization.scoring import Scorer
 from qtool.tuning.budget import SPENT, OutOfTimeError
 from qtool.tuning.floating import Floating
@@ -218,7 +218,7 @@ class Search:
             # the trail says so
             return False
         return bool(plan.weights) and (
-            self.refine == "on" or may_gain(judge.model, plan, len(planner.statistics.examples))
+            self.refine == "on" or refining_may_gain(judge.model, plan, len(planner.statistics.examples))
         )
 
     def _mix(self, start: Start, calibrators: Sequence[Calibrator]) -> Start:

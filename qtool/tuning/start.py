@@ -31,7 +31,7 @@ class Start:
 
     @property
     def way(self) -> str:
-        """What is done to weights and biases, behind the calibrator's name."""
+        """The words for what is done to weights and biases, behind the calibrator's name."""
         return ", refined" if self.refined else ", corrected" if self.corrected else ""
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qtool.core.compute import Compute
 from qtool.core.errors import DataError, ModelError, UsageError, VerificationError
-from qtool.core.records.finetuning import Training
+from qtool.core.records.finetuning import TrainingStep
 from qtool.core.records.plan import Plan
 from qtool.feeds import Feeds, open_for_model
 from qtool.finetuning.finetune import BATCH, EPOCHS, LEARNED
@@ -46,7 +46,7 @@ class Trainer:
     folder: Path
     budget: Budget
     compute: Compute
-    done: Training | None = field(default=None)
+    done: TrainingStep | None = field(default=None)
 
     def __call__(self, what: str, judge: Judge, plan: Plan) -> Plan:
         """Return the trained plan of a step.
@@ -90,7 +90,7 @@ class Trainer:
             )  # fmt: skip
             done = work.run(exact, self.compute.threads)
         done.checkpoint.remove()
-        self.done = Training(
+        self.done = TrainingStep(
             what, done.training.steps, done.seconds, done.kept, done.chosen_db, done.training.rounds, words
         )
         if not done.kept:

@@ -28,7 +28,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
-class Training:
+class TrainingStep:
     """A training as a step of tuning.
 
     what: the step that it began with. steps: of training. seconds: that it took. kept: whether what was trained was

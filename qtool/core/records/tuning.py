@@ -6,7 +6,7 @@ from typing import Any
 
 from qtool.core.records.codec import encoded
 from qtool.core.records.evaluation import Evaluation
-from qtool.core.records.finetuning import Training
+from qtool.core.records.finetuning import TrainingStep
 from qtool.core.records.header import header
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
@@ -82,7 +82,7 @@ class Tuned:
     evaluation: Evaluation
     verification: Verification
     plan: Plan
-    training: Training | None = None
+    training: TrainingStep | None = None
 
     @property
     def target(self) -> str:
