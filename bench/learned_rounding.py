@@ -26,8 +26,8 @@ PEERS = {
     "Quark, AdaQuant": ("quark", ("--learn", "adaquant", *_LEARNED)),
 }
 _TEXT = (
-    f"Every tool is a process with one thread and the same {_SAMPLES} calibration samples, the peers in environments of "
-    f"their own: `qtool quantize` as it comes, `qtool finetune --epochs {EPOCHS} --no-partial` (every layer in "
+    f"Every tool is a process with one thread and the same {_SAMPLES} calibration samples, the peers in environments "
+    f"of their own: `qtool quantize` as it comes, `qtool finetune --epochs {EPOCHS} --no-partial` (every layer in "
     "integers), AIMET (`QuantizationSimModel`, written by `to_onnx_qdq`) and Quark (U8S8, per channel), both alone and "
     f"with AdaRound or AdaQuant, {ITERATIONS} iterations a layer. SQNR, metric and speed of what came out (over float, "
     "one thread, interleaved) on the evaluation set, as one onnxruntime runs it; `integer`: of its convolutions and "
