@@ -1,6 +1,7 @@
 """`qtool finetune`: parse, call `finetune`, render."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -21,7 +22,7 @@ from qtool.cli.parameters import Duration
 from qtool.cli.streams import remark, warn
 from qtool.core.records.options import Scheme
 from qtool.feeds import LabelledOptions
-from qtool.finetuning.finetune import BATCH, EPOCHS, LEARNED, finetune, require_torch
+from qtool.finetuning.finetune import BATCH, EPOCHS, LEARNED, MEMORY, finetune, require_torch
 from qtool.finetuning.loss_names import CROSS_ENTROPY
 from qtool.report.finetune import finetuned_text, verdict_line
 from qtool.targets.tables import find_target
@@ -58,6 +59,28 @@ from qtool.targets.tables import find_target
     show_default=True,
     metavar="LIST",
     help="What is learned: weights, biases, scales of activations.",
+)
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "learned"]),
+    default="nearest",
+    show_default=True,
+    help="learned: weights move by no more than their rounding, down or up, which is learned.",
+)
+@click.option(
+    "--blocks/--end-to-end",
+    "blocks",
+    default=None,
+    help="Train block by block in the first half of the steps, or end to end alone.  [default: --end-to-end; with "
+    "learned rounding --blocks]",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(min=1),
+    default=MEMORY,
+    show_default=True,
+    metavar="MIB",
+    help="For the activations of a block; what is more is read from a file.",
 )
 @click.option(
     "--learning-rate", type=float, default=1.0, show_default=True, metavar="F", help="How far a step moves: a factor."
@@ -110,6 +133,9 @@ def command(
     steps: int | None,
     time_budget: float | None,
     learn: str,
+    rounding: Literal["nearest", "learned"],
+    blocks: bool | None,
+    memory: int,
     learning_rate: float,
     batch_size: int,
     seed: int,
@@ -172,6 +198,9 @@ def command(
                 steps=steps,
                 time_budget=time_budget,
                 learn=learn,
+                rounding=rounding,
+                blocks=blocks,
+                memory=memory,
                 learning_rate=learning_rate,
                 batch_size=batch_size,
                 seed=seed,

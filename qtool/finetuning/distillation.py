@@ -1,12 +1,11 @@
 """The loss: how far the outputs of the int8 model are from those of the float model, in front of what saturates.
 
-Of scores behind a Sigmoid or Softmax, what these read is compared. Each part of an output counts by the power of its
-own signal, so that the loss is the mean of inverse signal to noise ratios. Source: Hinton et al. 2015, "Distilling the
-Knowledge in a Neural Network", section 2.1: for logits without their means, squared error is the limit of distillation.
+Of scores behind a Sigmoid or Softmax, what these read is compared too. Each part of an output counts by the power of
+its own signal, so that the loss is the mean of inverse signal to noise ratios. Source: Hinton et al. 2015, "Distilling
+the Knowledge in a Neural Network", section 2.1: for logits without means, squared error is the limit of distillation.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,9 +88,8 @@ class Teacher:
             own = [end for end in ends if end.output == name]
             for end in own:
                 targets.append(_target(end.reads, end.axis, None))
-            found = parts.get(name)
-            if not own or (found is not None and len(found.faint) > 1):
-                targets.append(_target(name, None, found))
+            if exact[name].dtype.kind == "f":
+                targets.append(_target(name, None, parts.get(name)))
         unique = {target.name: target for target in targets}
         here = torch.device(device)
         return cls([target.on(here) for target in unique.values()], session, here)
@@ -134,9 +132,3 @@ def _target(name: str, axis: int | None, parts: Parts | None) -> Taught:
         return Taught(name, axis, None, 1, torch.zeros(1, dtype=torch.float64))
     labels = torch.from_numpy(np.ascontiguousarray(parts.labels, np.int64))
     return Taught(name, axis, labels, len(parts.faint), torch.zeros(len(parts.faint), dtype=torch.float64))
-
-
-def decibels(noise: Sequence[float]) -> float:
-    """Return the SQNR in dB of the noisiest of several parts, by their noise in units of the signal's power."""
-    worst = max(noise, default=0.0)
-    return math.inf if worst <= 0.0 else math.nan if math.isnan(worst) else -10.0 * math.log10(worst)

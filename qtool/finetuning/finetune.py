@@ -49,9 +49,12 @@ PathLike = str | Path
 LEARNED = ("weights", "biases", "scales")
 """What may be learned."""
 EPOCHS = 30
+MEMORY = 1024
+"""MiB for the activations of a block."""
 BATCH = 8
 """Samples of a step."""
 _ENDLESS = 10**6
+_MIB = 2**20
 
 
 @checked_types
@@ -70,6 +73,9 @@ def finetune(
     steps: int | None = None,
     time_budget: float | None = None,
     learn: Names = LEARNED,
+    rounding: Literal["nearest", "learned"] = "nearest",
+    blocks: bool | None = None,
+    memory: int = MEMORY,
     learning_rate: float = 1.0,
     batch_size: int = BATCH,
     seed: int = 0,
@@ -109,6 +115,10 @@ def finetune(
         steps: how many steps of training instead.
         time_budget: seconds of training, or None.
         learn: of weights, biases and scales (of activations), all or some.
+        rounding: `learned` moves no weight by more than its rounding, down or up, which is learned (AdaRound).
+        blocks: True trains block by block first, in half of the steps, then end to end; False end to end alone. None:
+            by block where rounding is learned.
+        memory: MiB that the activations of a block may take; what is more is read from a file.
         learning_rate: a factor of how far a step moves: 0.5 is half as far.
         batch_size: samples of a step.
         seed: of the order of samples.
@@ -126,10 +136,12 @@ def finetune(
         VerificationError: torch computes something else than onnxruntime, or the model something else than planned.
     """
     require_torch()
-    chosen = _chosen(learn)
+    chosen = _chosen(learn, rounding)
     _check(calibration, plan, eval_data, data, epochs, steps, time_budget, learning_rate, batch_size)
+    if memory < 1:
+        raise UsageError(f"{arg('memory', memory)}: give 1 or more")
+    from qtool.finetuning.descent import Settings
     from qtool.finetuning.device import device_of
-    from qtool.finetuning.training import Settings
     from qtool.finetuning.work import Work
 
     device = device_of(provider)
@@ -152,7 +164,8 @@ def finetune(
         "learn": None if chosen == LEARNED else ",".join(chosen), "static": form == "static", "no_partial": not partial,
         "samples": samples, "threads": threads, "output": output, "save_plan": save_plan, "save_float": save_float,
         **_unusual(learning_rate=(learning_rate, 1.0), batch_size=(batch_size, BATCH), seed=(seed, 0)),
-        **_unusual(provider=(provider, "cpu")),
+        **_unusual(provider=(provider, "cpu"), rounding=(rounding, "nearest"), memory=(memory, MEMORY)),
+        "blocks": blocks,
     }  # fmt: skip
     with limited(used), scratch_folder() as folder, Samples(folder / "in") as inputs, Samples(folder / "l") as labels:
         prepared = prepare(model_io.load(model))
@@ -168,12 +181,16 @@ def finetune(
             labelled=metric is not None,
         )
         begun = start.beginning(inputs, request, Compute(used, progress=progress), partial=partial)
+        begun = begun.better(parted.choosing.inputs)
         started = begun.decision
         measure = _measure(Path(model), started.prepared, metric, decode, folder, parted, Compute(used))
-        settings = Settings(*_lasting(epochs, steps, time_budget), batch_size, learning_rate, seed)
+        by_block = rounding == "learned" if blocks is None else blocks
+        settings = Settings(
+            *_lasting(epochs, steps, time_budget), batch_size, learning_rate, seed, by_block, memory * _MIB
+        )
         work = Work(
             started.prepared, started.plan, parted, chosen, settings, unfinished, resume, progress, measure,
-            labels_loss, device,
+            labels_loss, device, rounding == "learned", folder,
         )  # fmt: skip
         with Samples(folder / "out") as exact:
             done = work.run(exact, used)
@@ -209,6 +226,7 @@ def finetune(
         learned=done.counts,
         untrained=done.untrained,
         agreement=done.agreement,
+        blocks=done.training.blocks,
         metric=verdict.metric,
         float_path=None if save_float is None else Path(save_float),
         warnings=doubts,
@@ -269,13 +287,15 @@ def require_torch() -> None:
         raise UsageError("finetune: needs torch: pip install 'qtool[finetune]'")
 
 
-def _chosen(learn: Names) -> tuple[str, ...]:
+def _chosen(learn: Names, rounding: str) -> tuple[str, ...]:
     found = [part.strip() for text in names(learn) for part in text.split(",") if part.strip()]
     for name in found:
         if name not in LEARNED:
             raise UsageError(f"{arg('learn', name)}: is unknown; choose of {', '.join(LEARNED)}")
     if not found:
         raise UsageError(f"{arg('learn')}: names nothing; choose of {', '.join(LEARNED)}")
+    if rounding == "learned" and "weights" not in found:
+        raise UsageError(f"{arg('rounding', rounding)} says nothing where no weights are learned ({arg('learn')})")
     return tuple(found)
 
 

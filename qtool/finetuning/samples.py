@@ -29,12 +29,15 @@ FEW = 64
 class Samples:
     """Samples in a file that is open within a `with`, each a set of named arrays, read one by one in any order.
 
-    What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample.
+    What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample. The first of them
+    are in memory, in so many bytes of `room`; `spilled` are the bytes in the file.
     """
 
     path: Path
+    room: int = 0
+    spilled: int = 0
     shapes: list[Shapes] = field(default_factory=list)
-    _places: list[int] = field(default_factory=list)
+    _places: list[int | Arrays] = field(default_factory=list)
     _digest: Any = field(default_factory=hashlib.sha256)
     _file: BinaryIO | None = None
 
@@ -49,13 +52,21 @@ class Samples:
     def add(self, arrays: Arrays) -> None:
         """Add a sample. Raises `OSError`: there is no room."""
         assert self._file is not None
-        self._file.seek(0, 2)
-        self._places.append(self._file.tell())
         self.shapes.append(tuple((name, array.dtype.str, array.shape) for name, array in arrays.items()))
+        size = sum(array.nbytes for array in arrays.values())
+        held = size <= self.room
+        if held:
+            self.room -= size
+            self._places.append({name: np.array(array) for name, array in arrays.items()})
+        else:
+            self._file.seek(0, 2)
+            self._places.append(self._file.tell())
+            self.spilled += size
         for array in arrays.values():
             content = np.ascontiguousarray(array).tobytes()
             self._digest.update(content)
-            self._file.write(content)
+            if not held:
+                self._file.write(content)
 
     @property
     def digest(self) -> str:
@@ -66,8 +77,11 @@ class Samples:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Arrays:
+        place = self._places[index]
+        if isinstance(place, dict):
+            return place
         assert self._file is not None
-        self._file.seek(self._places[index])
+        self._file.seek(place)
         result: Arrays = {}
         for name, kind, shape in self.shapes[index]:
             dtype = np.dtype(kind)

@@ -1,13 +1,14 @@
 """The plan that a training begins with: a given one, or the best that `quantize` finds and that can be trained."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from qtool.core.compute import Compute
-from qtool.core.errors import NothingToQuantizeError
+from qtool.core.errors import NothingToQuantizeError, VerificationError
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import open_for_model
@@ -22,16 +23,39 @@ from qtool.quantization.given import as_calibrated, given_plan
 from qtool.quantization.halves import halved
 from qtool.quantization.partial import Wanted
 from qtool.quantization.request import Request
+from qtool.quantization.scoring import Scorer
+from qtool.targets.tables import TARGETS
 
 PathLike = str | Path
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The plan to begin with. dynamic: the better one that `quantize` would have taken, which has nothing to train."""
+    """The plan to begin with.
+
+    dynamic: the better one that `quantize` would have taken, which has nothing to train. refined: another one, whose
+    weights are rounded to what their layers compute, or None.
+    """
 
     decision: Decision
     dynamic: Decision | None = None
+    refined: Decision | None = None
+
+    def better(self, choosing: Sequence[Arrays]) -> "Beginning":
+        """Return the beginning with the plan, of its own and the refined one, that has more SQNR on those that choose.
+
+        Raises:
+            ModelError, DataError: the model does not run on them.
+        """
+        if self.refined is None:
+            return self
+        figures = []
+        for one in (self.decision, self.refined):
+            config = TARGETS[one.plan.target].session
+            figures.append(loudness(Scorer(one.prepared.model, choosing, config).sqnr_db(one.plan)))
+        best = self.refined if figures[1] > figures[0] else self.decision
+        return replace(self, decision=best, refined=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +105,25 @@ def find_beginning(prepared: Prepared, statistics: Statistics, request: Request,
 
     found = best(request)
     if found.plan.weights or not found.plan.dynamic:
-        return Beginning(found)
+        return Beginning(found, refined=_refined(found, request, best))
     static = replace(request, form="static", scheme=replace(request.scheme, form="static"))
     try:
-        return Beginning(best(static), found)
+        beginning = best(static)
+        return Beginning(beginning, found, _refined(beginning, static, best))
     except NothingToQuantizeError:
         # what is trained says that there is nothing to train
         return Beginning(found)
+
+
+def _refined(found: Decision, request: Request, best: Callable[[Request], Decision]) -> Decision | None:
+    """The best plan of those whose weights are rounded to what their layers compute; None where there is none."""
+    if found.plan.refined or not found.plan.weights:
+        return None
+    try:
+        refined = best(replace(request, form="static", refinement="on"))
+    except (NothingToQuantizeError, VerificationError):
+        return None
+    return refined if refined.plan.refined else None
 
 
 def calibrated_on(prepared: Prepared, training: Samples, compute: Compute) -> Statistics:

@@ -15,13 +15,15 @@ from qtool.core.progress import Progress
 from qtool.core.records.finetuning import TorchAgreement
 from qtool.core.records.plan import Plan
 from qtool.finetuning.agreement import check_agreement
+from qtool.finetuning.blockwise import BlockTraining, Means
+from qtool.finetuning.descent import Settings
 from qtool.finetuning.distillation import Teacher
 from qtool.finetuning.labels import LabelsLoss, find_labels_loss
 from qtool.finetuning.loss_names import LossSpec, describe
 from qtool.finetuning.measure import Measure
 from qtool.finetuning.samples import Parted, Samples, joined
 from qtool.finetuning.student import Student
-from qtool.finetuning.training import Settings, Training, TrainingCheckpoint
+from qtool.finetuning.training import Training, TrainingCheckpoint
 from qtool.graph import compose
 from qtool.pipeline.prepare import Prepared
 from qtool.quantization.scoring import Scorer
@@ -62,7 +64,8 @@ class Work:
     """A training: of a plan for a prepared graph, on samples, of what is in `learn`.
 
     path: of the checkpoint. resume: whether to go on with it. measure: of the metric that chooses, None for SQNR.
-    labels_loss: the loss on labels, None for none. device: of torch.
+    labels_loss: the loss on labels, None for none. device: of torch. rounding: whether of weights only that is learned.
+    folder: for what does not fit in memory.
     """
 
     prepared: Prepared
@@ -76,6 +79,8 @@ class Work:
     measure: Measure | None = None
     labels_loss: LossSpec | None = None
     device: str = "cpu"
+    rounding: bool = False
+    folder: Path = Path()
 
     def run(self, exact: Samples, threads: int) -> Done:
         """Run the training, and return its result.
@@ -97,16 +102,22 @@ class Work:
             labelled = self._labelled()
             student = Student(
                 model, plan, target, self.learn, teacher.names, threads,
-                also=() if labelled is None else labelled[0].reads, device=self.device,
+                also=() if labelled is None else labelled[0].reads, device=self.device, rounding=self.rounding,
             )  # fmt: skip
             counts = student.learned.counts()
             if not counts:
                 raise UsageError(self._untrainable(student))
             agreement = check_agreement(student, model, plan, target, parted.choosing.inputs[:_AGREEING])
-            held_out = self._taught(teacher, exact)
+            self._taught(teacher, exact)
+            scorer = Scorer(model, parted.choosing.inputs, target.session)
+
+            def judge() -> float | None:
+                return scorer.sqnr_db(student.learned.planned(model), model)
+
+            stackable = _stackable(student, teacher, parted.training)
             training = Training(
-                student, teacher, parted.training, exact, held_out, self.settings,
-                stackable=_stackable(student, teacher, parted.training), progress=self.progress,
+                student, teacher, parted.training, exact, judge, self.settings,
+                self._by_block(student, stackable=stackable), stackable=stackable, progress=self.progress,
             )  # fmt: skip
             training.guide(self._measured(student), labelled)
             checkpoint = self._checkpoint()
@@ -115,7 +126,6 @@ class Work:
             training.run(checkpoint)
             seconds = time.monotonic() - begun
             trained = student.learned.planned(model)
-            scorer = Scorer(model, parted.choosing.inputs, target.session)
             figures = scorer.sqnr_db(plan, model), scorer.sqnr_db(trained, model)
             chosen = None if self.measure is None else (self.measure.chosen(plan), self.measure.chosen(trained))
             kept = training.improved and self._gained(figures, chosen)
@@ -123,6 +133,18 @@ class Work:
             trained if kept else plan, kept, figures, training, checkpoint, seconds, resumed, counts,
             dict(student.untrained), agreement, chosen,
         )  # fmt: skip
+
+    def _by_block(self, student: Student, *, stackable: bool) -> Callable[[Callable[[], float]], BlockTraining] | None:
+        if not self.settings.blocks:
+            return None
+
+        def made(judge: Callable[[], float]) -> BlockTraining:
+            means = Means(
+                self.prepared.model, self.parted.training, self.folder, self.settings, stackable, judge, self.progress
+            )
+            return BlockTraining(student, means)
+
+        return made
 
     def _untrainable(self, student: Student) -> str:
         """Why nothing can be trained, and what to do."""
@@ -139,12 +161,12 @@ class Work:
         measured = None if self.measure is None else self.measure.info.name
         options = (
             self.settings.describe(), list(self.learn), self.parted.training.digest, measured,
-            describe(self.labels_loss), self.device,
+            describe(self.labels_loss), self.device, self.rounding,
         )  # fmt: skip
         return TrainingCheckpoint.of(self.path, *options, self.plan.to_dict())
 
-    def _taught(self, teacher: Teacher, exact: Samples) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """The samples that choose with what the float model gives; what it gives for those that train, to a file."""
+    def _taught(self, teacher: Teacher, exact: Samples) -> None:
+        """Write what the float model gives for the samples that train to a file."""
         training = self.parted.training
         for index in range(len(training)):
             made = teacher.run(training[index])
@@ -156,7 +178,6 @@ class Work:
                 "the outputs of the float model are zeros, or too faint for any scale, on all samples that train: "
                 "there is no signal to learn; correct the data or the model"
             )
-        return [(dict(sample), teacher.run(sample)) for sample in self.parted.choosing.inputs]
 
     def _labelled(self) -> tuple[LabelsLoss, Samples] | None:
         """The loss on labels, and these. Raises `UsageError`: they do not fit an output."""

@@ -2,8 +2,9 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 
-from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreement
+from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreement, TrainedBlock
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.quantize import data_text, float_line, options_text
@@ -25,6 +26,7 @@ def finetuned_text(result: Finetuned) -> str:
         *([float_line(proof)] if proof.float_layers else []),
         *([f"  metric      {_metric(result.metric)}"] if result.metric is not None else []),
         f"  learned     {_learned(result)}",
+        *([f"  blocks      {_blocks(result.blocks)}"] if result.blocks else []),
         f"  training    {_training(result)}",
         *([f"  gap         {_gap(result)}"] if _gap(result) else []),
         f"  data        {result.split}",
@@ -78,6 +80,18 @@ def _next(result: Finetuned) -> str:
     )
 
 
+def _blocks(blocks: Sequence[TrainedBlock]) -> str:
+    kept = [block for block in blocks if block.kept]
+    spilled = max(block.spilled for block in blocks)
+    held = f"; up to {file_size(spilled)} of activations a block were read from a file" if spilled else ""
+    last = kept[-1].held_out_db[1] if kept else blocks[0].held_out_db[0]
+    return (
+        f"{len(kept)} of {amount(len(blocks), 'block')} kept what each was trained to by itself, since the whole model "
+        f"had more of it on the samples that choose: {_decibels(blocks[0].held_out_db[0])} -> {_decibels(last)} dB"
+        f"{held}"
+    )
+
+
 def _metric(found: MetricFigures) -> str:
     chosen = " -> ".join(map(number, found.chosen))
     return (
@@ -119,8 +133,7 @@ def _training(result: Finetuned) -> str:
     resumed = ", resumed" if result.resumed else ""
     return (
         f"{amount(result.steps, 'step')} in {result.seconds:.0f} s{resumed}; on the samples that choose "
-        f"{decibels(rounds[0].held_out_db)} -> {decibels(best.held_out_db)} dB as torch computes, at step "
-        f"{best.step}; as onnxruntime does, {' -> '.join(map(decibels, result.chosen_db))} dB"
+        f"{' -> '.join(map(decibels, result.chosen_db))} dB, the best at step {best.step}"
     )
 
 

@@ -64,8 +64,8 @@ class Trainer:
             raise UntrainedError(str(error)) from error
 
     def _trained(self, what: str, judge: Judge, plan: Plan) -> Plan:
+        from qtool.finetuning.descent import Settings
         from qtool.finetuning.device import nearest_device
-        from qtool.finetuning.training import Settings
         from qtool.finetuning.work import Work
 
         with Samples(self.folder / "trained_on") as inputs, Samples(self.folder / "exact") as exact:

@@ -1,5 +1,6 @@
 """The result of `finetune`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ class Round:
     """The figures that were measured after so many steps.
 
     loss: the mean over the steps before, of noise in units of the signal's power; None before the first.
-    held_out_db: SQNR of the samples that choose, dB, as torch computes it. metric: of the same, as
+    held_out_db: SQNR of the samples that choose, dB, as onnxruntime runs it. metric: of the same, as
     onnxruntime runs them, where one chooses.
     """
 
@@ -25,6 +26,41 @@ class Round:
     loss: float | None
     held_out_db: float
     metric: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedBlock:
+    """A block of layers that was trained by itself.
+
+    layers: those with weights. steps: of training. noise: of what it makes of what the int8 model gives it, before and
+    after, in units of the signal's power, over the samples that train. held_out_db: SQNR of the whole model on the
+    samples that choose, before and after, dB, as onnxruntime runs it. kept: whether that rose; else the block is as it
+    was. spilled: bytes of its activations that were read from a file, for want of memory.
+    """
+
+    layers: tuple[str, ...]
+    steps: int
+    noise: tuple[float, float]
+    held_out_db: tuple[float, float]
+    kept: bool
+    spilled: int
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> "TrainedBlock":
+        """Return the block of which `dataclasses.asdict` made a dictionary, and JSON lists of its tuples."""
+        layers, noise, held_out = (tuple(saved[name]) for name in ("layers", "noise", "held_out_db"))
+        return cls(layers, saved["steps"], noise, held_out, saved["kept"], saved["spilled"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the block as strict JSON."""
+        return {
+            "layers": list(self.layers),
+            "steps": self.steps,
+            "noise": {"before": self.noise[0], "after": self.noise[1]},
+            "held_out_db": {"before": json_number(self.held_out_db[0]), "after": json_number(self.held_out_db[1])},
+            "kept": self.kept,
+            "spilled": self.spilled,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +130,9 @@ class Finetuned:
     of what was trained, on the samples that choose. refused_db: of what was trained, where the samples that report
     refused it. metric: what chose and reported in the place of SQNR.
     rounds: what was measured while training. steps: of training. seconds: that it took. split: who trains, chooses and
-    reports, in words. learned: how many numbers, by kind. untrained: layers that no gradient reaches, and why.
-    float_path: where the trained float model was written. asked: what it was given.
+    reports, in words. learned: how many numbers, by kind. untrained: layers that no gradient reaches, and why. blocks:
+    those that were trained by themselves first. float_path: where the trained float model was written. asked: what it
+    was given.
     """
 
     plan: Plan
@@ -117,6 +154,7 @@ class Finetuned:
     agreement: TorchAgreement
     metric: MetricFigures | None = None
     refused_db: float | None = None
+    blocks: tuple[TrainedBlock, ...] = ()
     float_path: Path | None = None
     warnings: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
@@ -151,6 +189,7 @@ class Finetuned:
             "learned": self.learned,
             "untrained": self.untrained,
             "agreement": encoded(self.agreement),
+            "blocks": [one.to_dict() for one in self.blocks],
             "rounds": [encoded(one) for one in self.rounds],
             "warnings": list(self.warnings),
             "verification": self.verification.to_dict(),
