@@ -38,7 +38,7 @@ _FAINT = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What all blocks are trained with.
+    """The graph, data and settings that all blocks are trained with.
 
     prepared: the float graph. inputs: the samples that train. folder: for what does not fit in memory. stackable:
     whether samples may be run as one batch. judge: returns the SQNR in dB of the whole int8 model on the samples that

@@ -177,7 +177,8 @@ class Training:
         if blocks.done:
             state.step = state.whole_from = max(one.steps for one in blocks.done)
             state.seconds = state.whole_seconds = time.monotonic() - begun
-            self._judge(None)
+            if state.step:
+                self._judge(None)
 
     def resume(self, checkpoint: "TrainingCheckpoint") -> bool:
         """Load what an earlier run left, to go on from it; return whether there is such. Raises `CalibrationError`."""
