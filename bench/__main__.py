@@ -20,6 +20,7 @@ from bench.document import replaced, signed
 from bench.environments import OPTIONAL
 from bench.finetuning import finetuning
 from bench.language import language
+from bench.learned_rounding import learned_rounding
 from bench.machine import machine
 from bench.packaged import packaged, packaged_folder
 from bench.process import REPOSITORY, demand
@@ -58,6 +59,7 @@ def main() -> None:
             "Refined weights": lambda: refined(models, folder),
             "Tuning": lambda: tuning(models, folder),
             "Fine-tuning": lambda: finetuning(models, folder),
+            "Learned rounding": lambda: learned_rounding(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
             "Cost of quantize": lambda: quantize_section(folder, PAIRS),

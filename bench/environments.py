@@ -26,7 +26,11 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "prettytable==3.18.0",  # this and scipy it imports without asking for them
         "scipy==1.17.1",
     ),
+    "aimet": (_RUNTIME[0], "onnx==1.22.0", "torch==2.14.1", "aimet-onnx==2.42.0"),
+    "quark": (_RUNTIME[0], "onnx==1.22.0", "torch==2.14.1", "amd-quark==0.13"),
 }
+LEARNING = ("aimet", "quark")
+"""Takes part in the section "Learned rounding" alone."""
 OPTIONAL = ("neural_compressor",)
 """Takes part where `--peer` names it."""
 _OWN = ("pyproject.toml", "LICENSE", "README.md", "qtool")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.contenders import PLAIN, Contender, contenders, introduction, plain_command
-from bench.environments import OPTIONAL, REQUIREMENTS, Environment, environment
+from bench.environments import LEARNING, OPTIONAL, REQUIREMENTS, Environment, environment
 from bench.judging import judged
 from bench.peers.samples import Samples
 from bench.process import Outcome, measure
@@ -33,7 +33,7 @@ Environments = Mapping[str, Environment]
 
 def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, peers: Sequence[str]) -> str:
     """The section's text."""
-    homes = {name: environment(name) for name in REQUIREMENTS if name not in OPTIONAL or name in peers}
+    homes = {name: environment(name) for name in REQUIREMENTS if name not in (*LEARNING, *OPTIONAL) or name in peers}
     for name in ("qtool", "onnxruntime"):
         if homes[name].failure is not None:
             sys.exit(f"no environment for {name}: {homes[name].failure}")
@@ -61,7 +61,7 @@ MobileNetV2, only the cost, one round."""
 
 
 def _compared(model: ZooModel, homes: Environments, folder: Path, rounds: int) -> str:
-    samples = _stored(_samples(model, model.calibration, model.calibrate_with or SAMPLES), folder / "samples")
+    samples = stored(samples_of(model, model.calibration, model.calibrate_with or SAMPLES), folder / "samples")
     entries = contenders(homes, transformer=model.trim is not None)
     lines, found = _run_all(model, entries, homes, samples, folder, rounds)
     lines = judged(model, lines, {entry.name: folder / f"{entry.name}.onnx" for entry in entries})
@@ -73,19 +73,21 @@ def _compared(model: ZooModel, homes: Environments, folder: Path, rounds: int) -
 
 def _costs(model: ZooModel, homes: Environments, folder: Path) -> str:
     """More samples: calibration pictures, and pictures of the evaluation set behind them."""
-    more = [*_samples(model, model.calibration, MANY), *_samples(model, model.evaluation, MANY)][:MANY]
-    samples = _stored(more, folder / "samples")
+    more = [*samples_of(model, model.calibration, MANY), *samples_of(model, model.evaluation, MANY)][:MANY]
+    samples = stored(more, folder / "samples")
     entries = contenders(homes, transformer=False)
     lines, seconds = _run_all(model, entries, homes, samples, folder, rounds=1)
     return f"{cost_table(lines)}\n\nThe plain pass took {seconds:.1f} s."
 
 
-def _samples(model: ZooModel, data: Path, count: int) -> list[Mapping[str, np.ndarray]]:
+def samples_of(model: ZooModel, data: Path, count: int) -> list[Mapping[str, np.ndarray]]:
+    """The first so many samples of a model's data, as its preprocessing makes them."""
     feeds = open_feeds(data, Session(model.model).inputs, preprocess=model.preprocess, trim=model.trim, samples=count)
     return [batch.inputs for batch in feeds]
 
 
-def _stored(samples: Iterable[Mapping[str, np.ndarray]], folder: Path) -> Path:
+def stored(samples: Iterable[Mapping[str, np.ndarray]], folder: Path) -> Path:
+    """The folder, with a file for each sample as the peers read them."""
     folder.mkdir(parents=True)
     for index, sample in enumerate(samples):
         arrays: dict[str, Any] = dict(sample)

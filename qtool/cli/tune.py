@@ -7,7 +7,7 @@ import click
 
 from qtool.cli import since_start
 from qtool.cli.bar import progress_bar
-from qtool.cli.choices import check_grid, fix_option, grid_options, selection_options
+from qtool.cli.choices import check_grid, fix_option, grid_options, refine_option, selection_options
 from qtool.cli.common import (
     Command,
     beside,
@@ -26,7 +26,7 @@ from qtool.cli.parameters import Calibrators, Drop, Duration, Share
 from qtool.cli.streams import remark, warn
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
 from qtool.core.records.evaluation import MaxDrop
-from qtool.core.records.options import Scheme
+from qtool.core.records.options import Correction, Scheme
 from qtool.core.records.tuning import Step
 from qtool.feeds import LabelledOptions
 from qtool.report.tune import missed_line, step_line, trail_heading, tuned_text
@@ -76,6 +76,12 @@ _LEAST_S = 0.001
 @grid_options
 @selection_options
 @fix_option
+@refine_option
+@click.option(
+    "--finetune",
+    is_flag=True,
+    help="Where the target is missed with all that, train the best plan (needs the extra finetune).",
+)
 @samples_option
 @click.option(
     "--threads",
@@ -113,6 +119,8 @@ def command(
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
     fix: tuple[str, ...],
+    refine: Correction,
+    finetune: bool,
     samples: int | None,
     threads: int | None,
     provider: str,
@@ -169,6 +177,8 @@ def command(
                 time_budget=None if time_budget is None else max(time_budget - since_start(), _LEAST_S),
                 scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
                 fix=fix,
+                refine=refine,
+                finetune=finetune,
                 target=target,
                 save_plan=save_plan,
                 samples=samples,

@@ -81,15 +81,16 @@ class _Watched:
             def rounded(tensor: str, found: Tensor) -> Tensor:
                 params = self._grids[tensor]
                 given = dequantize(ran[self._stored[tensor]], params)
-                self._compare(tensor, np.abs(np.rint((found.numpy() - given) / np.float32(params.scale[0]))))
-                return torch.from_numpy(given)
+                self._compare(tensor, np.abs(np.rint((found.cpu().numpy() - given) / np.float32(params.scale[0]))))
+                return torch.from_numpy(given).to(found.device)
 
             held = self._student.run(sample, rounded)
             for name, written in self._names.items():
                 exact = ran[written]
-                self._whole[name].add(exact, free[name].numpy())
-                self._behind[name].add(exact, held[name].numpy())
-                self._differing += int(np.count_nonzero(free[name].numpy() != exact))
+                here = free[name].cpu().numpy()
+                self._whole[name].add(exact, here)
+                self._behind[name].add(exact, held[name].cpu().numpy())
+                self._differing += int(np.count_nonzero(here != exact))
                 self._elements += exact.size
 
     def _compare(self, tensor: str, steps: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from qtool.core.records.placement import Reader
 from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, Plan, WeightPlan
 from qtool.finetuning.calls import tensor_of
 from qtool.finetuning.grids import rounded
+from qtool.finetuning.rounding import LearnedRounding, undecided
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node
 from qtool.graph.layers import Layer
@@ -28,16 +29,32 @@ _FARTHEST = float(np.log(4.0))
 
 @dataclass(slots=True)
 class _Weight:
-    """A weight in steps of its grid: `steps` is learned and rounded; `low` and `high` are its bounds."""
+    """A weight in steps of its grid: `steps` is learned and rounded; `low` and `high` are its bounds.
+
+    rounding: where it is there, the rounding alone is learned: whether each number is the integer below or above.
+    """
 
     row: WeightPlan
     steps: Tensor
     scale: Tensor
     low: Tensor
     high: Tensor
+    rounding: LearnedRounding | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{'weight' if self.rounding is None else 'rounding'} {self.row.tensor}"
+
+    @property
+    def learned(self) -> Tensor:
+        return self.steps if self.rounding is None else self.rounding.logit
 
     def real(self) -> Tensor:
-        return rounded(self.steps) * self.scale
+        return self.integers() * self.scale
+
+    def integers(self) -> Tensor:
+        """In steps, with a gradient."""
+        return rounded(self.steps) if self.rounding is None else self.rounding.steps()
 
 
 @dataclass(slots=True)
@@ -79,7 +96,16 @@ class Learned:
     scales: list[_Scale] = field(default_factory=list)
 
     @classmethod
-    def of(cls, model: Model, plan: Plan, target: Target, learn: Collection[str]) -> "Learned":
+    def of(
+        cls,
+        model: Model,
+        plan: Plan,
+        target: Target,
+        learn: Collection[str],
+        device: str | torch.device = "cpu",
+        *,
+        rounding: Model | None = None,
+    ) -> "Learned":
         """Return what can be learned of a plan.
 
         Args:
@@ -87,11 +113,14 @@ class Learned:
             plan: the plan to begin with.
             target: the plan's.
             learn: what to learn: weights, biases, scales.
+            device: where the tensors are.
+            rounding: the prepared graph, with the weights as they were before anything was rounded: learn of each only
+                whether it is rounded down or up.
         """
-        maker = _Maker(model, plan, target)
+        maker = _Maker(model, plan, target, device)
         result = cls(plan)
         if "weights" in learn:
-            result.weights = list(maker.weights())
+            result.weights = list(maker.weights(rounding))
         if "biases" in learn:
             result.biases = list(maker.biases())
         if "scales" in learn:
@@ -115,7 +144,7 @@ class Learned:
     def named(self) -> dict[str, Tensor]:
         """Return the tensors that are learned, by a name of their own, in a fixed order."""
         return {
-            **{f"weight {one.row.tensor}": one.steps for one in self.weights},
+            **{one.name: one.learned for one in self.weights},
             **{f"bias {one.row.reader[0]} {one.row.reader[1]}": one.moved for one in self.biases},
             **{f"scale {one.tensors[0]}": one.log for one in self.scales},
         }
@@ -132,15 +161,27 @@ class Learned:
                 yield reader, real
         grids = {row.tensor: row.params.scale[0] for row in self.plan.activations}
         for bias in self.biases:
-            x = scales.get(bias.input, torch.tensor(grids[bias.input]))
-            step = x * torch.tensor(bias.weight.params.scale)
+            device = bias.moved.device
+            x = scales.get(bias.input, torch.tensor(grids[bias.input], device=device))
+            step = x * torch.tensor(bias.weight.params.scale, device=device)
             integers = torch.maximum(torch.minimum(rounded(bias.real() / step), bias.most), -bias.most)
             yield bias.row.reader, integers * step
+
+    def undecided(self, names: Collection[str], progress: float) -> Tensor | None:
+        """Return how far from integers weights are whose rounding is being learned: 0 to 1, with a gradient.
+
+        names: of the tensors to count, as `named` gives them. progress: of the training, 0 to 1; early in it nothing
+        counts, and None is returned, as where there are none.
+        """
+        asked = [one for one in self.weights if one.name in names]
+        return undecided([one.rounding for one in asked if one.rounding is not None], progress)
 
     def keep_within(self) -> None:
         """Keep every number within its bounds."""
         with torch.no_grad():
             for weight in self.weights:
+                if weight.rounding is not None:
+                    continue
                 torch.minimum(torch.maximum(weight.steps, weight.low), weight.high, out=weight.steps)
             for scale in self.scales:
                 scale.log.clamp_(-_FARTHEST, min(_FARTHEST, scale.most))
@@ -159,7 +200,7 @@ class Learned:
             for bias in self.biases:
                 name, index = reader = bias.row.reader
                 exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
-                moved = bias.real().numpy().astype(np.float64) - exact
+                moved = bias.real().cpu().numpy().astype(np.float64) - exact
                 if reader in shifts or moved.any():
                     shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
             return replace(
@@ -170,13 +211,13 @@ class Learned:
 class _Maker:
     """Finds what can be learned of a plan."""
 
-    def __init__(self, model: Model, plan: Plan, target: Target) -> None:
-        self.model, self.plan, self.target = model, plan, target
+    def __init__(self, model: Model, plan: Plan, target: Target, device: str | torch.device) -> None:
+        self.model, self.plan, self.target, self.device = model, plan, target, device
         self.nodes = {str(node.name): node for node in model.graph}
         self.rows = {row.tensor: row for row in plan.activations}
         self.by_reader = {reader: row for row in plan.weights for reader in row.readers}
 
-    def weights(self) -> Iterator[_Weight]:
+    def weights(self, floats: Model | None) -> Iterator[_Weight]:
         """Those that integer layers alone read, with one grid."""
         for row in self.plan.weights:
             value = self.model.graph.initializers[row.tensor]
@@ -190,7 +231,14 @@ class _Maker:
             integers = quantize_weight(exact, row.params)
             low, high = self._bounds(integers, row.params.axis)
             steps = np.clip(exact / scale, -127.0, 127.0)
-            yield _Weight(row, _leaf(steps), tensor_of(scale), tensor_of(low), tensor_of(high))
+            bounds = tensor_of(low, self.device), tensor_of(high, self.device)
+            rounding = None
+            if floats is not None:
+                before = edit.constant(floats.graph.initializers[row.tensor]) / scale
+                begun = integers.astype(np.float32)
+                near = tensor_of(before, self.device), tensor_of(begun, self.device)
+                rounding = LearnedRounding.of(*near, *bounds)
+            yield _Weight(row, self._leaf(steps), tensor_of(scale, self.device), *bounds, rounding)
 
     def _bounds(self, integers: Array, axis: int | None) -> tuple[Array, Array]:
         """The bounds of each element within which no sum of a pair saturates on the target, where any could."""
@@ -211,8 +259,10 @@ class _Maker:
                 continue
             start = edit.constant(node.inputs[row.reader[1]]).astype(np.float32)
             most = np.maximum(np.abs(start / np.asarray(row.scale, np.float32)), _ACCUMULATOR)
-            moved = _leaf(np.zeros_like(start))
-            yield _Bias(row, fed.tensor, weight, tensor_of(start), self._unit(node, start), moved, tensor_of(most))
+            moved, unit = self._leaf(np.zeros_like(start)), self._unit(node, start)
+            yield _Bias(
+                row, fed.tensor, weight, tensor_of(start, self.device), unit, moved, tensor_of(most, self.device)
+            )
 
     def _unit(self, node: Node, bias: Array) -> float:
         """A step of the output's grid, or where that has none a 255th of the largest bias."""
@@ -228,7 +278,10 @@ class _Maker:
             if any(row.params != rows[0].params for row in rows) or len(rows[0].params.scale) > 1:
                 continue
             most = 0.0 if any(self._is_clipped(row.tensor) for row in rows) else _FARTHEST
-            yield _Scale(tensors, rows[0].params.scale[0], _leaf(np.zeros((), np.float32)), most)
+            yield _Scale(tensors, rows[0].params.scale[0], self._leaf(np.zeros((), np.float32)), most)
+
+    def _leaf(self, array: Array) -> Tensor:
+        return tensor_of(array.astype(np.float32), self.device).requires_grad_()
 
     def _is_clipped(self, tensor: str) -> bool:
         """Whether a Clip makes it, whose bounds the grid must not leave."""
@@ -253,10 +306,6 @@ class _Maker:
         return list(dict.fromkeys(tuple(one) for one in group.values()))
 
 
-def _leaf(array: Array) -> Tensor:
-    return tensor_of(array.astype(np.float32)).requires_grad_()
-
-
 def _rescaled(row: ActivationPlan, scale: float | None) -> ActivationPlan:
     if scale is None:
         return row
@@ -268,7 +317,7 @@ def _rescaled(row: ActivationPlan, scale: float | None) -> ActivationPlan:
 
 
 def _held(row: WeightPlan, learned: _Weight | None) -> WeightPlan:
-    return row if learned is None else row.holding(torch.round(learned.steps).numpy())
+    return row if learned is None else row.holding(torch.round(learned.integers()).cpu().numpy())
 
 
 def _rescaled_bias(

@@ -8,9 +8,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from qtool.core.errors import DataError
+from qtool.core.errors import DataError, arg
 from qtool.core.text import amount
-from qtool.feeds import Feeds
+from qtool.core.turns import turn_of
+from qtool.feeds import Batch, Feeds
 
 Arrays = dict[str, np.ndarray]
 Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -18,7 +19,6 @@ Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
 _TURNS = 10
 """Of so many samples one chooses and one reports."""
 _LEAST = 4
-_SEED = 14
 KEPT = 128
 """Samples that choose, and that report, at most: they are in memory."""
 FEW = 64
@@ -29,12 +29,15 @@ FEW = 64
 class Samples:
     """Samples in a file that is open within a `with`, each a set of named arrays, read one by one in any order.
 
-    What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample.
+    What holds the same shapes may be joined to a batch: `shapes` has a key of these for each sample. The first of them
+    are in memory, in so many bytes of `room`; `spilled` are the bytes in the file.
     """
 
     path: Path
+    room: int = 0
+    spilled: int = 0
     shapes: list[Shapes] = field(default_factory=list)
-    _places: list[int] = field(default_factory=list)
+    _places: list[int | Arrays] = field(default_factory=list)
     _digest: Any = field(default_factory=hashlib.sha256)
     _file: BinaryIO | None = None
 
@@ -49,13 +52,21 @@ class Samples:
     def add(self, arrays: Arrays) -> None:
         """Add a sample. Raises `OSError`: there is no room."""
         assert self._file is not None
-        self._file.seek(0, 2)
-        self._places.append(self._file.tell())
         self.shapes.append(tuple((name, array.dtype.str, array.shape) for name, array in arrays.items()))
+        size = sum(array.nbytes for array in arrays.values())
+        held = size <= self.room
+        if held:
+            self.room -= size
+            self._places.append({name: np.array(array) for name, array in arrays.items()})
+        else:
+            self._file.seek(0, 2)
+            self._places.append(self._file.tell())
+            self.spilled += size
         for array in arrays.values():
             content = np.ascontiguousarray(array).tobytes()
             self._digest.update(content)
-            self._file.write(content)
+            if not held:
+                self._file.write(content)
 
     @property
     def digest(self) -> str:
@@ -66,8 +77,11 @@ class Samples:
         return len(self._places)
 
     def __getitem__(self, index: int) -> Arrays:
+        place = self._places[index]
+        if isinstance(place, dict):
+            return place
         assert self._file is not None
-        self._file.seek(self._places[index])
+        self._file.seek(place)
         result: Arrays = {}
         for name, kind, shape in self.shapes[index]:
             dtype = np.dtype(kind)
@@ -76,47 +90,119 @@ class Samples:
         return result
 
 
+@dataclass(slots=True)
+class Labelled:
+    """Samples in memory with what the data holds beside the inputs; called, it yields both together, for a metric.
+
+    name: of the data. labels: beside each of `inputs`.
+    """
+
+    name: str
+    inputs: list[Arrays] = field(default_factory=list)
+    labels: list[Arrays] = field(default_factory=list)
+
+    @property
+    def __name__(self) -> str:
+        """What to call the data in messages."""
+        return self.name
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def add(self, batch: Batch) -> None:
+        """Add a sample."""
+        self.inputs.append(dict(batch.inputs))
+        self.labels.append(dict(batch.labels))
+
+    def __call__(self) -> Iterator[Arrays]:
+        """Yield the samples as dictionaries of inputs and labels."""
+        for inputs, labels in zip(self.inputs, self.labels, strict=True):
+            yield {**labels, **inputs}
+
+
 @dataclass(frozen=True, slots=True)
 class Parted:
-    """The data by what it is for; words: who does what. count: of the samples that train."""
+    """The data by what it is for; words: who does what. labels: beside what trains, where they are wanted."""
 
-    choosing: Sequence[Arrays]
-    reporting: Sequence[Arrays]
+    choosing: Labelled
+    reporting: Labelled
     training: Samples
     words: str
+    labels: Samples | None = None
 
 
-def part_samples(feeds: Feeds, reporting: Feeds | None, training: Samples) -> Parted:
+def part_samples(
+    feeds: Feeds,
+    reporting: Feeds | None,
+    training: Samples,
+    labels: Samples | None = None,
+    *,
+    labelled: bool = False,
+) -> Parted:
     """Return the samples of data by what they are for: of ten, one chooses, one reports, and the others train.
 
     Args:
         feeds: the data, in batches of one sample, or of as many as the model fixes.
         reporting: data that reports instead, where it is given.
         training: is added what trains.
+        labels: is added what the data holds beside that, unless it is None.
+        labelled: what chooses needs labels: where the data has none, of two samples of what reports one chooses.
 
     Raises:
-        DataError: there are too few samples.
+        DataError: there are too few samples, or no labels where they are wanted.
     """
-    chosen: list[Arrays] = []
-    reported: list[Arrays] = []
     turns = min(_TURNS, _counted(feeds))
     if turns < _LEAST:
-        raise DataError(f"{feeds.name}: holds {amount(turns, 'sample')}; give {_LEAST} or more, and best some hundreds")
+        raise DataError(_too_few(feeds, turns))
+    first = next(iter(feeds))
+    if labels is not None and not first.labels:
+        raise DataError(
+            f"{arg('labels_loss')}: {feeds.name} has no labels; give data that has, or leave it out, and only the "
+            "float model is learned from"
+        )
+    elsewhere = labelled and reporting is not None and not first.labels
+    chosen, reported = Labelled(feeds.name), Labelled(feeds.name if reporting is None else reporting.name)
     for number, batch in enumerate(feeds):
-        block, turn = divmod(number, turns)
-        # at random, since every tenth sample may be of one class
-        chooses, reports = np.random.default_rng([_SEED, block]).permutation(turns)[:2].tolist()
-        if turn == chooses and len(chosen) < KEPT:
-            chosen.append(dict(batch.inputs))
-        elif reporting is None and turn == reports and len(reported) < KEPT:
-            reported.append(dict(batch.inputs))
+        turn = None if elsewhere else turn_of(number, turns)
+        if turn == 0 and len(chosen) < KEPT:
+            chosen.add(batch)
+        elif reporting is None and turn == 1 and len(reported) < KEPT:
+            reported.add(batch)
         else:
             training.add(dict(batch.inputs))
+            if labels is not None:
+                labels.add({name: array for name, array in batch.labels.items() if array.dtype.kind in "biuf"})
     if reporting is not None:
-        reported = [dict(batch.inputs) for batch, _ in zip(reporting, range(KEPT), strict=False)]
-    source = feeds.name if reporting is None else reporting.name
-    words = f"{len(training)} of {feeds.name} train, {len(chosen)} choose; {len(reported)} of {source} report"
-    return Parted(chosen, reported, training, words)
+        chosen = _taken(reporting, chosen, reported, elsewhere=elsewhere)
+    words = (
+        f"{len(training)} of {feeds.name} train, {len(chosen)} of {chosen.name} choose; {len(reported)} of "
+        f"{reported.name} report"
+        if elsewhere
+        else f"{len(training)} of {feeds.name} train, {len(chosen)} choose; {len(reported)} of {reported.name} report"
+    )
+    return Parted(chosen, reported, training, words, labels)
+
+
+def _taken(reporting: Feeds, chosen: Labelled, reported: Labelled, *, elsewhere: bool) -> Labelled:
+    """What chooses, where data that reports is given, which is added to `reported`; of a single sample both do."""
+    if not elsewhere:
+        for batch, _ in zip(reporting, range(KEPT), strict=False):
+            reported.add(batch)
+        return chosen
+    chosen = Labelled(reporting.name)
+    for number, batch in zip(range(2 * KEPT), reporting, strict=False):
+        (chosen if turn_of(number, 2) == 0 else reported).add(batch)
+    if not len(chosen) or not len(reported):
+        raise DataError(f"{reporting.name}: holds 1 sample; give 2 or more, since one chooses and one reports")
+    return chosen
+
+
+def _too_few(feeds: Feeds, found: int) -> str:
+    """Why so few samples do not do, and what to give."""
+    asked, least = feeds.source.samples, f"give {_LEAST} or more, and best some hundreds"
+    if asked is not None and asked <= found:
+        return f"{arg('samples', asked)}: too few to train, choose and report; {least}"
+    return f"{feeds.name}: holds {amount(found, 'sample')}; {least}"
 
 
 def _counted(feeds: Feeds) -> int:

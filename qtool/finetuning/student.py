@@ -32,8 +32,11 @@ class Student:
         plan: the plan to begin with.
         target: the plan's.
         learn: what is learned: weights, biases, scales; nothing to only run it.
+        rounding: of weights, learn only whether each is rounded down or up.
         wanted: the tensors that are given: outputs, and what Sigmoids and Softmaxes at their ends read.
         threads: of onnxruntime, where it computes what torch does not.
+        also: tensors that are given besides, for a loss on labels.
+        device: where torch computes.
 
     `untrained` are the layers that no gradient reaches, with the reason.
     """
@@ -46,26 +49,60 @@ class Student:
         learn: Collection[str],
         wanted: Sequence[str],
         threads: int = 1,
+        *,
+        also: Sequence[str] = (),
+        device: str | torch.device = "cpu",
+        rounding: bool = False,
     ) -> None:
         model = rewrite(prepared, plan)
         read = compose.hand_out_reads(model, {end.node: end.reads for end in saturating_ends(prepared)})
         self.wanted = tuple(wanted)
-        self._names = {name: read.get(name, name) for name in wanted}
-        stored = {written: tensor for tensor, written in compose.stored_names(prepared, model).items()}
-        rounding = [node for node in model.graph if edit.is_main_op(node, "QuantizeLinear")]
-        self._activations = {str(node.name): stored[str(node.outputs[0].name)] for node in rounding}
+        self._names = {name: read.get(name, name) for name in (*wanted, *also)}
+        self._stored = compose.stored_names(prepared, model)
+        stored = {written: tensor for tensor, written in self._stored.items()}
+        quantizers = [node for node in model.graph if edit.is_main_op(node, "QuantizeLinear")]
+        self._activations = {str(node.name): stored[str(node.outputs[0].name)] for node in quantizers}
         self._grids = {row.tensor: row.params for row in plan.activations}
         self._reads = _without_quantizers(model)
-        self._interpreter = Interpreter(model, threads=threads)
+        self._made = {str(value.name) for node in model.graph for value in node.outputs}
+        self._interpreter = Interpreter(model, device=device, threads=threads)
         self.untrained = self._interpreter.untrained
-        self.learned = Learned.of(shift_biases(prepared, plan), plan, target, learn)
+        floats = prepared if rounding else None
+        self.learned = Learned.of(shift_biases(prepared, plan), plan, target, learn, device, rounding=floats)
         self.learned.keep(lambda reader: reader[0] not in self.untrained)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that it computes on."""
+        return self._interpreter.device
 
     def run(self, feeds: Arrays, rounded: OnRounded | None = None) -> dict[str, Tensor]:
         """Return the wanted tensors for a batch of inputs, by their names in the float graph.
 
         `rounded`: is told the name of each activation and its tensor on its grid, and returns what is computed with.
         """
+        made = self._run(feeds, list(self._names.values()), rounded, None)
+        return {name: made[written] for name, written in self._names.items()}
+
+    def between(self, feeds: Arrays, starts: Mapping[str, Tensor], wanted: Sequence[str]) -> dict[str, Tensor]:
+        """Return tensors by their names in the float graph, as the next layers read them.
+
+        starts: tensors that are given, likewise; nothing is computed before them.
+        """
+        given = {self._written(name): tensor for name, tensor in starts.items()}
+        made = self._run(feeds, [self._written(name) for name in wanted], None, given)
+        return {name: made[self._written(name)] for name in wanted}
+
+    def has(self, tensor: str) -> bool:
+        """Return whether the int8 model computes a tensor of the float graph, so that `between` can give it."""
+        return self._written(tensor) in self._made
+
+    def _written(self, tensor: str) -> str:
+        return self._stored.get(tensor, tensor)
+
+    def _run(
+        self, feeds: Arrays, wanted: list[str], rounded: OnRounded | None, start: Mapping[str, Tensor] | None
+    ) -> dict[str, Tensor]:
         scales = self.learned.scale_of()
         parameters = {self._reads[reader]: tensor for reader, tensor in self.learned.read(scales)}
 
@@ -76,15 +113,13 @@ class Student:
             found = self._rounded(tensor, made, scales.get(tensor))
             return found if rounded is None else rounded(tensor, found)
 
-        wanted = list(self._names.values())
-        made = self._interpreter.run(feeds, parameters=parameters, on_output=on_output, wanted=wanted)
-        return {name: made[written] for name, written in self._names.items()}
+        return self._interpreter.run(feeds, parameters=parameters, on_output=on_output, wanted=wanted, start=start)
 
     def _rounded(self, tensor: str, x: Tensor, scale: Tensor | None) -> Tensor:
         """An activation on its grid, or on that with another scale."""
         params = self._grids[tensor]
         low, high = integer_range(params.dtype)
-        step = torch.tensor(params.scale[0]) if scale is None else scale
+        step = torch.tensor(params.scale[0], device=x.device) if scale is None else scale
         return on_grid(x, step, params.zero_point[0], low, high)
 
 

@@ -1,8 +1,6 @@
-"""Training: steps of Adam on what is learned, judged after every round by samples that are held out.
+"""Training: first block by block, where asked, then end to end; judged after every round by samples held out."""
 
-Source of the optimiser: Kingma and Ba 2015, "Adam"; of the schedule: Loshchilov and Hutter 2017, "SGDR" (one cosine).
-"""
-
+import functools
 import hashlib
 import io
 import json
@@ -10,7 +8,7 @@ import math
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,53 +19,39 @@ from torch import Tensor
 
 from qtool.core.errors import CalibrationError, arg
 from qtool.core.files import atomic_output, remove_with_outputs
+from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
-from qtool.core.records.finetuning import Round
-from qtool.finetuning.distillation import Teacher, decibels
+from qtool.core.records.finetuning import Round, TrainedBlock
+from qtool.finetuning.blockwise import BlockTraining
+from qtool.finetuning.calls import tensor_of
+from qtool.finetuning.descent import Descent, Settings
+from qtool.finetuning.distillation import Teacher
+from qtool.finetuning.labels import LabelsLoss, balance
 from qtool.finetuning.samples import Arrays, Samples, joined, shuffled
 from qtool.finetuning.student import Student
 
-RATES = {"weight": 0.02, "bias": 0.02, "scale": 0.002}
-"""How far a step of Adam moves: weights in their own steps, biases in those of the output, scales as a share."""
-_COARSE_DB = 15.0
-"""Steps are that far where the model to begin with has this SQNR or less; where it has more, less by as much."""
-_WARM_UP = 0.1
 _PATIENCE = 0.4
 """The share of all rounds without a better state after which training ends."""
 _LATE = 0.75
 """It ends so only behind this share of it: long steps cost some decibels first, which short ones give back and more."""
-_BETAS, _NOTHING = (0.9, 0.99), 1e-16
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The way of training.
-
-    epochs, steps: how often each sample is seen, or how many steps; one of them. seconds: an end besides, or None.
-    batch: samples of a step. rate: the factor of `RATES`. seed: of the order of samples.
-    """
-
-    epochs: int
-    steps: int | None
-    seconds: float | None
-    batch: int
-    rate: float
-    seed: int
-
-    def describe(self) -> dict[str, Any]:
-        """Return what another training must have in common to go on with this one."""
-        return {"epochs": self.epochs, "steps": self.steps, "batch": self.batch, "rate": self.rate, "seed": self.seed}
 
 
 @dataclass(slots=True)
 class _State:
-    """How far a training is."""
+    """How far a training is. best, first: by `measure`, 0 where there is none.
 
+    whole_from, whole_seconds: the step and the time with which training end to end begins, behind that of the blocks.
+    """
+
+    whole_from: int = 0
+    whole_seconds: float = 0.0
     step: int = 0
     round: int = 0
     seconds: float = 0.0
     since_best: int = 0
     best_db: float = -math.inf
+    best: float = -math.inf
+    first: float = -math.inf
     rounds: list[Round] = field(default_factory=list)
 
 
@@ -78,8 +62,10 @@ class Training:
         student: the int8 model, whose numbers are changed.
         teacher: the float model.
         inputs, exact: the samples that train, and what the teacher gives for them.
-        held_out: the samples that judge, with what the teacher gives for them.
+        judge: returns the SQNR in dB of the student as it is, on samples that are held out, as onnxruntime runs it;
+            None where it has none.
         settings: the way of training.
+        blocks: makes the training of blocks that comes first, of what judges the model; None where none does.
         stackable: whether samples may be run as one batch.
         progress: is told of every step.
     """
@@ -90,27 +76,26 @@ class Training:
         teacher: Teacher,
         inputs: Samples,
         exact: Samples,
-        held_out: Sequence[tuple[Arrays, Arrays]],
+        judge: Callable[[], float | None],
         settings: Settings,
+        blocks: Callable[[Callable[[], float]], BlockTraining] | None,
         *,
         stackable: bool,
         progress: Progress,
     ) -> None:
         self._student, self._teacher = student, teacher
-        self._inputs, self._exact, self._held_out = inputs, exact, held_out
+        self._inputs, self._exact, self._score = inputs, exact, judge
         self._settings, self._stackable, self._progress = settings, stackable, progress
         self._tensors = student.learned.named()
-        groups = [
-            {"params": tensors, "lr": RATES[kind]}
-            for kind in RATES
-            if (tensors := [t for name, t in self._tensors.items() if name.split(" ")[0] == kind])
-        ]
-        self._adam = torch.optim.Adam(groups, betas=_BETAS, eps=_NOTHING)
         self._per_round = -(-len(inputs) // settings.batch)
         self._total = settings.steps or settings.epochs * self._per_round
         self._state = _State()
-        self._rate = settings.rate
+        self._blocks = None if blocks is None else blocks(self.held_out_db)
+        self._descent = Descent(self._tensors, student.learned, settings.rate, settings.rate)
         self._best = self._copy()
+        self._measure: Callable[[], tuple[float, float]] | None = None
+        self._labelled: tuple[LabelsLoss, Samples] | None = None
+        self._weight = 0.0
 
     @property
     def rounds(self) -> tuple[Round, ...]:
@@ -120,7 +105,13 @@ class Training:
     @property
     def improved(self) -> bool:
         """Whether a state is better than that before any step, on the samples that are held out."""
-        return self._state.best_db > self._state.rounds[0].held_out_db
+        state = self._state
+        return (state.best, state.best_db) > (state.first, state.rounds[0].held_out_db)
+
+    @property
+    def blocks(self) -> tuple[TrainedBlock, ...]:
+        """The blocks that were trained first, in their order."""
+        return () if self._blocks is None else tuple(self._blocks.done)
 
     @property
     def steps(self) -> int:
@@ -135,10 +126,11 @@ class Training:
         """
         state = self._state
         if not state.rounds:
-            self._judge(math.nan)
-        noise = 10.0 ** (-(state.rounds[0].held_out_db - _COARSE_DB) / 20.0)
-        self._rate = self._settings.rate * min(1.0, noise)
+            self._judge(None)
+        self._descent.rate = self._settings.rate_at(state.rounds[0].held_out_db)
         begun = time.monotonic() - state.seconds
+        if self._blocks is not None and state.step == 0:
+            self._train_blocks(self._blocks, begun, checkpoint)
         while not self._ended():
             losses = []
             random = np.random.default_rng([self._settings.seed, state.round])
@@ -149,10 +141,44 @@ class Training:
                 losses.append(self._step(batch))
                 self._progress("train", min(state.step, self._total), self._total)
             state.round += 1
-            self._judge(float(np.mean(losses)) if losses else math.nan)
+            self._judge(float(np.mean(losses)) if losses else None)
             state.seconds = time.monotonic() - begun
             checkpoint.save(self._saved())
         self._restore(self._best)
+
+    def guide(
+        self, measure: Callable[[], tuple[float, float]] | None, labelled: tuple[LabelsLoss, Samples] | None
+    ) -> None:
+        """Let a metric choose, and labels join the loss; before anything is trained.
+
+        Args:
+            measure: gives the metric of the student as it is, and as a figure of which more is better; SQNR decides
+                where that is equal. None: SQNR chooses.
+            labelled: a loss on labels, and these beside the samples that train; None for none.
+
+        Raises:
+            DataError: the loss has none, or no gradient.
+        """
+        self._measure, self._labelled = measure, labelled
+        if labelled is not None:
+            self._weight = self._balanced()
+
+    def _train_blocks(self, blocks: BlockTraining, begun: float, checkpoint: "TrainingCheckpoint") -> None:
+        """Spend half of the training on blocks; a step of every block counts as one."""
+        state, seconds = self._state, self._settings.seconds
+
+        def save() -> None:
+            state.seconds = time.monotonic() - begun
+            checkpoint.save(self._saved())
+
+        steps = max(1, self._total // 2)
+        rate = self._descent.rate
+        blocks.run(rate, steps, None if seconds is None else seconds / 2.0 - state.seconds, save)
+        if blocks.done:
+            state.step = state.whole_from = max(one.steps for one in blocks.done)
+            state.seconds = state.whole_seconds = time.monotonic() - begun
+            if state.step:
+                self._judge(None)
 
     def resume(self, checkpoint: "TrainingCheckpoint") -> bool:
         """Load what an earlier run left, to go on from it; return whether there is such. Raises `CalibrationError`."""
@@ -161,84 +187,98 @@ class Training:
             return False
         header, arrays = found
         rounds = [Round(**one) for one in header.pop("rounds")]
+        trained, owned = header.pop("blocks"), header.pop("owned")
+        if self._blocks is not None:
+            self._blocks.resume(trained, owned)
         self._state = _State(**header, rounds=rounds)
         for index, (name, tensor) in enumerate(self._tensors.items()):
-            now, best, mean, square = (torch.from_numpy(arrays[f"{what}{index}"]) for what in _PARTS)
+            held = (torch.from_numpy(arrays[f"{what}{index}"]).to(tensor.device) for what in _PARTS)
+            now, best, mean, square = held
             with torch.no_grad():
                 tensor.copy_(now)
             self._best[name] = best
-            steps = torch.tensor(float(self._state.step))
-            self._adam.state[tensor] = {"step": steps, "exp_avg": mean, "exp_avg_sq": square}
+            steps = torch.tensor(float(self._state.step - self._state.whole_from))
+            self._descent.adam.state[tensor] = {"step": steps, "exp_avg": mean, "exp_avg_sq": square}
         return True
 
     def _saved(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays: dict[str, np.ndarray] = {}
         for index, (name, tensor) in enumerate(self._tensors.items()):
-            adam = self._adam.state[tensor]
+            adam = self._descent.adam.state[tensor]
             zeros = torch.zeros_like(tensor)
             kept = (tensor.detach(), self._best[name], adam.get("exp_avg", zeros), adam.get("exp_avg_sq", zeros))
-            arrays |= {f"{what}{index}": one.numpy() for what, one in zip(_PARTS, kept, strict=True)}
-        state = self._state
-        header = {name: getattr(state, name) for name in ("step", "round", "seconds", "since_best", "best_db")}
-        return {**header, "rounds": [asdict(one) for one in state.rounds]}, arrays
+            arrays |= {f"{what}{index}": one.cpu().numpy() for what, one in zip(_PARTS, kept, strict=True)}
+        blocks = ([], []) if self._blocks is None else self._blocks.saved()
+        header = {**asdict(self._state), "blocks": blocks[0], "owned": blocks[1]}
+        return header, arrays
 
     def _progressed(self) -> float:
-        """The share of the training that is done."""
-        seconds = self._settings.seconds
-        by_time = 0.0 if seconds is None else self._state.seconds / seconds
-        return max(self._state.step / self._total, by_time)
+        """The share of the training end to end that is done."""
+        state, seconds = self._state, self._settings.seconds
+        if state.step >= self._total:
+            return 1.0
+        spent = state.seconds - state.whole_seconds
+        by_time = 0.0 if seconds is None else spent / max(seconds - state.whole_seconds, 1e-9)
+        return max((state.step - state.whole_from) / self._left, by_time)
+
+    @property
+    def _left(self) -> int:
+        """The steps of training end to end."""
+        return max(self._total - self._state.whole_from, 1)
 
     def _ended(self) -> bool:
-        rounds = max(self._total / self._per_round, 1.0)
+        rounds = max(self._left / self._per_round, 1.0)
         late = self._progressed() > _LATE
         hopeless = late and self._state.since_best >= max(3.0, _PATIENCE * rounds)
         return self._progressed() >= 1.0 or hopeless
 
     def _step(self, batch: Sequence[int]) -> float:
-        done = self._progressed()
-        rise = min(1.0, (done + 1.0 / self._total) / _WARM_UP)
-        factor = self._rate * rise * 0.5 * (1.0 + math.cos(math.pi * done))
-        for group, rate in zip(self._adam.param_groups, self._rates(), strict=True):
-            group["lr"] = rate * factor
-        self._adam.zero_grad()
-        loss = 0.0
-        for part in [batch] if self._stackable else [[index] for index in batch]:
-            noise = self._noise([self._inputs[i] for i in part], [self._exact[i] for i in part])
-            mean = torch.stack([one.mean() for one in noise]).mean() * len(part) / len(batch)
-            mean.backward()
-            loss += float(mean.detach())
-        self._adam.step()
-        self._student.learned.keep_within()
+        parts = [batch] if self._stackable else [[index] for index in batch]
+        found = ((len(part) / len(batch), functools.partial(self._loss, part)) for part in parts)
+        loss = self._descent.step(self._progressed(), 1.0 / self._left, found)
         self._state.step += 1
         return loss
 
-    def _rates(self) -> list[float]:
-        kinds = {name.split(" ")[0] for name in self._tensors}
-        return [rate for kind, rate in RATES.items() if kind in kinds]
+    def _loss(self, samples: Sequence[int]) -> Tensor:
+        losses = self._losses(samples)
+        return losses[0] if len(losses) == 1 else losses[0] + self._weight * losses[1]
 
-    def _noise(self, inputs: Sequence[Arrays], exact: Sequence[Arrays]) -> list[Tensor]:
+    def _losses(self, batch: Sequence[int]) -> list[Tensor]:
+        """The loss of these samples to what the float model gives, and that to their labels where there is one."""
+        made = self._student.run(joined([self._inputs[i] for i in batch]))
+        noise = self._noise(made, [self._exact[i] for i in batch])
+        losses = [torch.stack([one.mean() for one in noise]).mean()]
+        if self._labelled is not None:
+            loss, labels = self._labelled
+            given = joined([labels[i] for i in batch])
+            losses.append(loss(made, {name: tensor_of(one, self._student.device) for name, one in given.items()}))
+        return losses
+
+    def _balanced(self) -> float:
+        """The factor with which the loss to labels moves what is learned as much as the other one does at first."""
+        batch = next(iter(shuffled(self._inputs.shapes, self._settings.batch, np.random.default_rng(0))))
+        losses = self._losses(batch if self._stackable else batch[:1])
+        return balance(list(self._tensors.values()), *losses)
+
+    def _noise(self, made: Mapping[str, Tensor], exact: Sequence[Arrays]) -> list[Tensor]:
         """The noise of each target, part by part, for one of these samples."""
-        made = self._student.run(joined(inputs))
-        wanted = {name: torch.from_numpy(array) for name, array in joined(exact).items()}
-        return [one / len(inputs) for one in self._teacher.noise(made, wanted)]
+        wanted = {name: tensor_of(array, self._student.device) for name, array in joined(exact).items()}
+        return [one / len(exact) for one in self._teacher.noise(made, wanted)]
 
-    def _judge(self, loss: float) -> None:
+    def _judge(self, loss: float | None) -> None:
         """Measure the samples that are held out, and keep the state where it is the best so far."""
         state = self._state
         db = self.held_out_db()
-        state.rounds.append(Round(state.step, None if math.isnan(loss) else loss, db))
+        shown, figure = (None, 0.0) if self._measure is None else self._measure()
+        state.first = state.first if state.rounds else figure
+        state.rounds.append(Round(state.step, loss, db, shown))
         state.since_best += 1
-        if db > state.best_db:
-            state.best_db, state.since_best, self._best = db, 0, self._copy()
+        if (figure, db) > (state.best, state.best_db):
+            state.best, state.best_db, state.since_best, self._best = figure, db, 0, self._copy()
 
     def held_out_db(self) -> float:
-        """Return the SQNR in dB of the noisiest part of the targets, over the samples that are held out."""
-        with torch.no_grad():
-            sums: list[np.ndarray] = []
-            for inputs, exact in self._held_out:
-                noise = [one.numpy() for one in self._noise([inputs], [exact])]
-                sums = noise if not sums else [a + b for a, b in zip(sums, noise, strict=True)]
-            return decibels([float(x) / len(self._held_out) for one in sums for x in one])
+        """Return the SQNR in dB of the outputs on the samples that are held out, inf without noise; see `judge`."""
+        return loudness(self._score())
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._tensors.items()}

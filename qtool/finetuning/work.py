@@ -1,7 +1,7 @@
 """The training of one plan on one set of data, from the check of the arithmetic to the plan that is kept."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,19 @@ from qtool.core.progress import Progress
 from qtool.core.records.finetuning import TorchAgreement
 from qtool.core.records.plan import Plan
 from qtool.finetuning.agreement import check_agreement
+from qtool.finetuning.blockwise import BlockTraining, Means
+from qtool.finetuning.descent import Settings
 from qtool.finetuning.distillation import Teacher
+from qtool.finetuning.labels import LabelsLoss, find_labels_loss
+from qtool.finetuning.loss_names import LossSpec, describe
+from qtool.finetuning.measure import Measure
 from qtool.finetuning.samples import Parted, Samples, joined
 from qtool.finetuning.student import Student
-from qtool.finetuning.training import Settings, Training, TrainingCheckpoint
+from qtool.finetuning.training import Training, TrainingCheckpoint
+from qtool.graph import compose
 from qtool.pipeline.prepare import Prepared
 from qtool.quantization.scoring import Scorer
+from qtool.runtime.session import Session
 from qtool.targets.tables import TARGETS
 
 Arrays = Mapping[str, np.ndarray]
@@ -36,7 +43,7 @@ class Done:
 
     plan: what is kept, which is what was trained where `kept`. chosen_db: of the plan to begin with and of what was
     trained, as onnxruntime runs them on the samples that choose. resumed: whether an earlier run was gone on with.
-    counts: of what is learned.
+    counts: of what is learned. metric: the same two as `chosen_db`, by the metric that chooses, where there is one.
     """
 
     plan: Plan
@@ -49,13 +56,16 @@ class Done:
     counts: dict[str, int]
     untrained: dict[str, str]
     agreement: TorchAgreement
+    metric: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
     """A training: of a plan for a prepared graph, on samples, of what is in `learn`.
 
-    path: of the checkpoint. resume: whether to go on with it.
+    path: of the checkpoint. resume: whether to go on with it. measure: of the metric that chooses, None for SQNR.
+    labels_loss: the loss on labels, None for none. device: of torch. rounding: whether of weights only that is learned.
+    folder: for what does not fit in memory.
     """
 
     prepared: Prepared
@@ -66,6 +76,11 @@ class Work:
     path: Path
     resume: bool
     progress: Progress
+    measure: Measure | None = None
+    labels_loss: LossSpec | None = None
+    device: str = "cpu"
+    rounding: bool = False
+    folder: Path = Path()
 
     def run(self, exact: Samples, threads: int) -> Done:
         """Run the training, and return its result.
@@ -80,58 +95,130 @@ class Work:
             VerificationError: torch computes something else than onnxruntime.
         """
         model, plan, parted, target = self.prepared.model, self.plan, self.parted, TARGETS[self.plan.target]
-        with _threads(threads):
-            teacher = Teacher.of(model, parted.choosing[0])
+        with _computing(threads):
+            teacher = Teacher.of(model, parted.choosing.inputs[0], self.device)
             if not teacher.targets:
                 raise DataError("the model has no output in real numbers to learn from; it cannot be trained")
-            student = Student(model, plan, target, self.learn, teacher.names, threads)
+            labelled = self._labelled()
+            student = Student(
+                model, plan, target, self.learn, teacher.names, threads,
+                also=() if labelled is None else labelled[0].reads, device=self.device, rounding=self.rounding,
+            )  # fmt: skip
             counts = student.learned.counts()
             if not counts:
-                why = "; ".join(dict.fromkeys(student.untrained.values())) or "no layer with weights is an integer one"
-                raise UsageError(f"{arg('learn')}: nothing of it can be trained ({why}); use the model as it is")
-            agreement = check_agreement(student, model, plan, target, parted.choosing[:_AGREEING])
-            held_out = self._taught(teacher, exact)
+                raise UsageError(self._untrainable(student))
+            agreement = check_agreement(student, model, plan, target, parted.choosing.inputs[:_AGREEING])
+            self._taught(teacher, exact)
+            scorer = Scorer(model, parted.choosing.inputs, target.session)
+
+            def judge() -> float | None:
+                return scorer.sqnr_db(student.learned.planned(model), model)
+
+            stackable = _stackable(student, teacher, parted.training)
             training = Training(
-                student, teacher, parted.training, exact, held_out, self.settings,
-                stackable=_stackable(student, teacher, parted.training), progress=self.progress,
+                student, teacher, parted.training, exact, judge, self.settings,
+                self._by_block(student, stackable=stackable), stackable=stackable, progress=self.progress,
             )  # fmt: skip
+            training.guide(self._measured(student), labelled)
             checkpoint = self._checkpoint()
             resumed = self.resume and training.resume(checkpoint)
             begun = time.monotonic()
             training.run(checkpoint)
             seconds = time.monotonic() - begun
             trained = student.learned.planned(model)
-            scorer = Scorer(model, parted.choosing, target.session)
             figures = scorer.sqnr_db(plan, model), scorer.sqnr_db(trained, model)
-            kept = training.improved and _louder(figures)
+            chosen = None if self.measure is None else (self.measure.chosen(plan), self.measure.chosen(trained))
+            kept = training.improved and self._gained(figures, chosen)
         return Done(
             trained if kept else plan, kept, figures, training, checkpoint, seconds, resumed, counts,
-            dict(student.untrained), agreement,
+            dict(student.untrained), agreement, chosen,
         )  # fmt: skip
+
+    def _by_block(self, student: Student, *, stackable: bool) -> Callable[[Callable[[], float]], BlockTraining] | None:
+        if not self.settings.blocks:
+            return None
+
+        def made(judge: Callable[[], float]) -> BlockTraining:
+            means = Means(
+                self.prepared.model, self.parted.training, self.folder, self.settings, stackable, judge, self.progress
+            )
+            return BlockTraining(student, means)
+
+        return made
+
+    def _untrainable(self, student: Student) -> str:
+        """Why nothing can be trained, and what to do."""
+        if self.plan.dynamic and not self.plan.weights:
+            return (
+                f"{arg('plan')}: its layers are dynamic, which have no ranges to train; begin with "
+                f"{arg('calibration')} and {arg('form', 'static')} instead"
+            )
+        why = "; ".join(dict.fromkeys(student.untrained.values())) or "no layer with weights is an integer one"
+        return f"{arg('learn')}: nothing of it can be trained ({why}); use the model as it is"
 
     def _checkpoint(self) -> TrainingCheckpoint:
         """That of a training of this plan on this data in this way."""
-        options = (self.settings.describe(), list(self.learn), self.parted.training.digest)
+        measured = None if self.measure is None else self.measure.info.name
+        options = (
+            self.settings.describe(), list(self.learn), self.parted.training.digest, measured,
+            describe(self.labels_loss), self.device, self.rounding,
+        )  # fmt: skip
         return TrainingCheckpoint.of(self.path, *options, self.plan.to_dict())
 
-    def _taught(self, teacher: Teacher, exact: Samples) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """The samples that choose with what the float model gives; what it gives for those that train, to a file."""
+    def _taught(self, teacher: Teacher, exact: Samples) -> None:
+        """Write what the float model gives for the samples that train to a file."""
         training = self.parted.training
         for index in range(len(training)):
             made = teacher.run(training[index])
             teacher.measure(made)
             exact.add(made)
             self.progress("run the float model", index + 1, len(training))
-        return [(dict(sample), teacher.run(sample)) for sample in self.parted.choosing]
+        if teacher.is_silent:
+            raise DataError(
+                "the outputs of the float model are zeros, or too faint for any scale, on all samples that train: "
+                "there is no signal to learn; correct the data or the model"
+            )
+
+    def _labelled(self) -> tuple[LabelsLoss, Samples] | None:
+        """The loss on labels, and these. Raises `UsageError`: they do not fit an output."""
+        labels = self.parted.labels
+        if self.labels_loss is None or labels is None:
+            return None
+        model, example = self.prepared.model, self.parted.training[0]
+        names = (str(value.name) for value in model.graph.outputs)
+        outputs = Session(compose.with_outputs(model, list(names)), name="the prepared model").run(example)
+        return find_labels_loss(self.labels_loss, model, outputs, labels[0]), labels
+
+    def _measured(self, student: Student) -> Callable[[], tuple[float, float]] | None:
+        measure, model = self.measure, self.prepared.model
+        if measure is None:
+            return None
+
+        def measured() -> tuple[float, float]:
+            value = measure.chosen(student.learned.planned(model))
+            return value, measure.worth(value)
+
+        return measured
+
+    def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
+        """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""
+        if self.measure is None or chosen is None:
+            return _louder(figures)
+        before, after = map(self.measure.worth, chosen)
+        return after > before or (after == before and _louder(figures))
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
+def _computing(threads: int) -> Iterator[None]:
+    """So many threads; on a GPU as exactly as on the CPU, and the same again."""
+    before, coarse = torch.get_num_threads(), torch.backends.cuda.matmul.allow_tf32
+    torch.set_num_threads(threads)
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            torch.backends.cuda.matmul.allow_tf32 = False
+            yield
     finally:
+        torch.backends.cuda.matmul.allow_tf32 = coarse
         torch.set_num_threads(before)
 
 

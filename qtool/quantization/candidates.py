@@ -23,13 +23,13 @@ from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.smoothing import token_layers
-from qtool.pipeline.recovery.weight_rounding import refining_work
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.by_clock import AS_PLANNED, by_clock
 from qtool.quantization.candidate import Candidate
 from qtool.quantization.graphs import FloatGraph, migrated, observed_graph
 from qtool.quantization.mixed import better_dynamic
+from qtool.quantization.refining import refining_may_gain
 from qtool.quantization.request import Request
 from qtool.quantization.scoring import KEPT, Scorer, content
 from qtool.runtime.session import Session
@@ -43,8 +43,6 @@ _CHEAP = 10**11
 
 A number of them and not of seconds, so that every machine searches alike.
 """
-_REFINING, _REFINING_FINE = 3 * 10**10, 10**10
-"""Multiply-accumulates that refining weights may take unasked: those that share a grid, and those of 7 bits."""
 _TIME_PER_DB, _SILENT_DB = 0.02, 20.0
 """The share of the time that one dB of the outputs may take; less than so many dB below 0 are no gain any more."""
 _FEW = 4
@@ -284,23 +282,14 @@ def _candidates(
 
 def _refined(found: Sequence[Candidate], request: Request) -> list[Candidate]:
     """The candidates with weights rounded to what their layers compute, where that is asked for or may matter."""
-    if request.refinement == "off" or (request.refinement == "auto" and not any(map(_may_gain, found))):
+    if request.refinement == "off" or (
+        request.refinement == "auto"
+        and not any(refining_may_gain(c.graph.model, c.plan, len(c.graph.statistics.examples)) for c in found)
+    ):
         return []
     corrects = request.correction != "off"
     tried = [replace(c, plan=c.planner.plan(c.calibrator, corrected=corrects, refined=True)) for c in found]
     return [c for c in tried if c.plan.refined]
-
-
-def _may_gain(candidate: Candidate) -> bool:
-    """Whether weights share one grid a tensor, or have 7 bits, and other ones are found with little work."""
-    plan, graph = candidate.plan, candidate.graph
-    if plan.granularity == "per-tensor":
-        most = _REFINING
-    elif any(row.reduced_channels for row in plan.weights):
-        most = _REFINING_FINE
-    else:
-        return False
-    return refining_work(graph.model, plan, len(graph.statistics.examples)) <= most
 
 
 def _possible(

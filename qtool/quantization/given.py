@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qtool.core.errors import UsageError, arg
+from qtool.core.records.options import Scheme
 from qtool.core.records.plan import Plan, checked, load_plan
 from qtool.core.records.recipe import ASKED, text_of
 from qtool.core.records.statistics import Statistics
@@ -81,6 +82,15 @@ def as_calibrated(prepared: Prepared, statistics: Statistics, steps: tuple[str, 
                 "it out here"
             )
     return apply_recorded(prepared, statistics)
+
+
+def grid_given(scheme: Scheme) -> dict[str, bool]:
+    """Return which parts of a scheme are given, by the names that messages have for them."""
+    plain = Scheme()
+    named = {"granularity": scheme.granularity, "include_ops": scheme.include_ops, "exclude_ops": scheme.exclude_ops}
+    named["exclude"] = scheme.exclude
+    rest = (scheme.activations, scheme.form, scheme.dynamic) != (plain.activations, plain.form, plain.dynamic)
+    return {"scheme": rest, **{name: value != getattr(plain, name) for name, value in named.items()}}
 
 
 def refuse_decided(**given: bool) -> None:

@@ -17,7 +17,7 @@ from qtool.core.records.doubts import calibration_doubts, grid_doubts, notes, wi
 from qtool.core.records.options import Correction, Form, Names, Scheme
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
-from qtool.core.records.results import MUCH_SMALLER, Asked, Quantized, Verdict
+from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.reading import as_given
@@ -32,9 +32,10 @@ from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.recovery.steps import chosen_steps, statistics_for
 from qtool.pipeline.recovery.weight_rounding import left_alone
+from qtool.quantization.asked import asked_of, grid_options
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
-from qtool.quantization.given import as_calibrated, check_files, given_plan, refuse_decided
+from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
 from qtool.quantization.request import Goal, Request
 from qtool.quantization.timing import timed
@@ -153,8 +154,7 @@ def quantize(
     if plan is not None:
         refuse_decided(
             calibrator=calibrator not in (None, "auto"),
-            scheme=scheme not in (None, Scheme()),
-            **{name: bool(names) for name, names in selection.items()},
+            **grid_given(wanted),
             target=target != "auto",
             form=form != "auto",
             bias_correction=bias_correction != "auto",
@@ -226,18 +226,15 @@ def quantize(
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
         timing=timing,
-        asked=_asked(model, data, calibration, reading, statistics),
+        asked=asked_of(
+            model,
+            data,
+            calibration,
+            as_given(reading) or statistics.reading,
+            {**grid_options(wanted, target), "fix": fix},
+        ),
         unrefined=_unrefined(proven, len(half.choosing.examples), asked=refine == "on"),
     )
-
-
-def _asked(model: PathLike, data: object, calibration: object, reading: ReadOptions, statistics: Statistics) -> Asked:
-    """The names of what was given, as they were given; how data is read, as it was where it calibrated."""
-
-    def name(one: object) -> str | None:
-        return str(one) if isinstance(one, str | Path) else None
-
-    return Asked(str(model), name(data), name(calibration), as_given(reading) or statistics.reading)
 
 
 def _final(decision: Decision, statistics: Statistics, given: Plan | None) -> Plan:

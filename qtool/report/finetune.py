@@ -1,14 +1,20 @@
 """The lines that `finetune` prints: what was written, what was learned, how it went, and how good it is."""
 
 import math
+import shlex
+from collections.abc import Sequence
 
-from qtool.core.records.finetuning import Finetuned, TorchAgreement
+from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreement, TrainedBlock
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
-from qtool.report.quantize import float_line
-from qtool.report.text import decibels, file_size
+from qtool.report.quantize import data_text, float_line, options_text
+from qtool.report.text import decibels, file_size, number
 
 _NAMED = 3
+_APART_DB = 1.0
+"""Gains that differ by more are told apart in words."""
+_GRID = ("scheme", "granularity", "target", "include_op", "exclude_op", "exclude")
+"""Options that `tune` has too."""
 
 
 def finetuned_text(result: Finetuned) -> str:
@@ -18,11 +24,19 @@ def finetuned_text(result: Finetuned) -> str:
         verdict_line(result),
         f"  integer     {percent(proof.integer_share)} of multiply-accumulates",
         *([float_line(proof)] if proof.float_layers else []),
+        *([f"  metric      {_metric(result.metric)}"] if result.metric is not None else []),
         f"  learned     {_learned(result)}",
+        *([f"  blocks      {_blocks(result.blocks)}"] if result.blocks else []),
         f"  training    {_training(result)}",
+        *([f"  gap         {_gap(result)}"] if _gap(result) else []),
         f"  data        {result.split}",
         f"  agreement   {_agreement(result.agreement)}",
     ]
+    if result.plan.dynamic:
+        lines.append(
+            f"  dynamic     {amount(len(result.plan.dynamic), 'weight')} of dynamic layers not trained, since each run "
+            "finds their ranges; `--static` begins without such layers"
+        )
     if result.untrained:
         lines.append(f"  not trained {_untrained(result)}")
     if result.float_path is not None:
@@ -35,19 +49,78 @@ def verdict_line(result: Finetuned) -> str:
     """Return the verdict as a line by itself: how much better the outputs are, or that nothing was gained."""
     size = f"{file_size(result.size)}, was {file_size(result.float_size)}"
     before, after = (_decibels(db) for db in (result.before_db, result.after_db))
+    metric = result.metric
     if not result.kept:
+        scored = "" if metric is None else f"{metric.name} {number(metric.before)} (float {number(metric.reference)}), "
         return line(
             f"{result.output}: {size}; NOTHING GAINED: no state was better both on the samples that choose and on "
-            f"those that report, so it is the model that training began with: outputs {before} dB SQNR on "
+            f"those that report, so it is the model that training began with: {scored}outputs {before} dB SQNR on "
             f"those; next: {_next(result)}"
         )
-    words = f"{result.output}: {size}; outputs {before} -> {after} dB SQNR on the samples that report"
-    return line(words)
+    scored = ""
+    if metric is not None:
+        scored = f"{metric.name} {number(metric.before)} -> {number(metric.after)} (float {number(metric.reference)}), "
+    return line(f"{result.output}: {size}; {scored}outputs {before} -> {after} dB SQNR on the samples that report")
 
 
 def _next(result: Finetuned) -> str:
-    more = "" if result.warnings else ", or give more `--data`"
-    return f"try `--learning-rate 0.3`{more}; the model of `qtool quantize` is as good, and `qtool tune` tries more"
+    asked = result.asked
+    few = "give more `--data`, or " if result.warnings else ""
+    rate = dict(asked.options).get("learning_rate")
+    if rate is None:
+        again = f"qtool finetune {shlex.quote(asked.model)}"
+        again += "" if asked.calibration is None else f" --calibration {shlex.quote(asked.calibration)}"
+        advice = f"{few}try smaller steps: `{again} {data_text(asked)}{options_text(asked)} --learning-rate 0.3`"
+    else:
+        advice = f"{few}leave `--learning-rate` as it is by default"
+    shared = options_text(asked, only=("eval_data", "metric", "decode", *_GRID))
+    return (
+        f"{advice}; `qtool tune {shlex.quote(asked.model)} {data_text(asked)}{shared}` tries more; the model of `qtool "
+        "quantize` is as good"
+    )
+
+
+def _blocks(blocks: Sequence[TrainedBlock]) -> str:
+    kept = [block for block in blocks if block.kept]
+    spilled = max(block.spilled for block in blocks)
+    held = f"; up to {file_size(spilled)} of activations a block were read from a file" if spilled else ""
+    last = kept[-1].held_out_db[1] if kept else blocks[0].held_out_db[0]
+    return (
+        f"{len(kept)} of {amount(len(blocks), 'block')} kept what each was trained to by itself, since the whole model "
+        f"had more of it on the samples that choose: {_decibels(blocks[0].held_out_db[0])} -> {_decibels(last)} dB"
+        f"{held}"
+    )
+
+
+def _metric(found: MetricFigures) -> str:
+    chosen = " -> ".join(map(number, found.chosen))
+    return (
+        f"{found.name} chose and reports: {number(found.before)} -> {number(found.after)} on the samples that report "
+        f"(float {number(found.reference)}), {chosen} on those that choose; what is equal by it, SQNR decides"
+    )
+
+
+def _gap(result: Finetuned) -> str | None:
+    """What the samples that choose gained beside those that report, where they say other things."""
+    first, last = result.chosen_db
+    if first is None or last is None or not all(map(math.isfinite, (first, last, result.before_db, result.after_db))):
+        return None
+    chosen = last - first
+    if result.refused_db is not None:
+        return (
+            f"what was trained has {_decibels(result.refused_db)} dB on the samples that report, {chosen:+.1f} dB on "
+            "those that choose: they say different things, so that it was not written"
+        )
+    reported = result.after_db - result.before_db
+    if not result.kept or abs(chosen - reported) < _APART_DB:
+        return None
+    why = "are of another difficulty"
+    if chosen > reported:
+        why = "chose the best state, which flatters them"
+    return (
+        f"{chosen:+.1f} dB on the samples that choose, {reported:+.1f} dB on those that report: the former {why}, and "
+        "new data gains what the latter do"
+    )
 
 
 def _learned(result: Finetuned) -> str:
@@ -60,8 +133,7 @@ def _training(result: Finetuned) -> str:
     resumed = ", resumed" if result.resumed else ""
     return (
         f"{amount(result.steps, 'step')} in {result.seconds:.0f} s{resumed}; on the samples that choose "
-        f"{decibels(rounds[0].held_out_db)} -> {decibels(best.held_out_db)} dB as torch computes, at step "
-        f"{best.step}; as onnxruntime does, {' -> '.join(map(decibels, result.chosen_db))} dB"
+        f"{' -> '.join(map(decibels, result.chosen_db))} dB, the best at step {best.step}"
     )
 
 

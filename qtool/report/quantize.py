@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
@@ -170,28 +171,49 @@ def _figure(proof: Verification) -> str:
 def _next(result: Quantized, verdict: Verdict) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
-    model, data = _word(asked.model), _data(asked)
+    model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
     compared = f"qtool eval {model} {_word(str(result.output))} {data}"
     if _but_for_one(result, verdict):
         return ["calibrate with more samples", f"`{compared}` on others tells whether there are more like it"]
     if verdict.met is not False:
         return [f"`{compared} --metric METRIC` compares by your own metric"]
-    fixed = "".join(f" --fix {_word(text_of(*one))}" for one in (result.plan.recipe.fixed or {}).items())
-    calibration = "FILE" if asked.calibration is None else _word(asked.calibration)
-    explained = " (FILE is of `qtool calibrate`)" if asked.calibration is None else ""
     commands = [
-        f"`qtool tune {model} {data}{fixed} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
-        f"`qtool sensitivity {model} --calibration {calibration} {data}` shows which layers{explained}",
-        f"`qtool finetune {model} --calibration {calibration} {data}` trains its numbers",
+        f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
+        # without a calibration file it is of the samples that train
+        f"`qtool finetune {model}{_calibration(asked)} {data}{grid}` trains its numbers",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
+    if asked.data is None:
+        commands.append("DATA: what calibrated, with the options that say how it is read")
     return commands
 
 
-def _data(asked: Asked) -> str:
-    """The data as it was given, with how it is read."""
+def _after_calibration(asked: Asked, command: str) -> str:
+    """The beginning of a command that needs a calibration file, behind the one that makes it where there is none."""
+    model = _word(asked.model)
+    if asked.calibration is not None:
+        return f"`qtool {command} {model}{_calibration(asked)}"
+    file = _word(str(PurePath(asked.model).with_suffix(".calib")))
+    fixed = options_text(asked, only=("fix",))
+    made = f"qtool calibrate {model} {data_text(asked)}{fixed} -o {file}"
+    return f"`{made} && qtool {command} {model} --calibration {file}"
+
+
+def _calibration(asked: Asked) -> str:
+    return "" if asked.calibration is None else f" --calibration {_word(asked.calibration)}"
+
+
+def options_text(asked: Asked, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
+    """Return the options that were given as they are typed, with a space in front of each."""
+    wanted = [(name, text) for name, text in asked.options if (only is None or name in only) and name not in without]
+    return "".join(f" --{name.replace('_', '-')}{f' {_word(text)}' if text else ''}" for name, text in wanted)
+
+
+def data_text(asked: Asked) -> str:
+    """Return the data as it was given, with how it is read."""
     data = "DATA" if asked.data is None else _word(asked.data)
     return " ".join([f"--data {data}", *(f"--{name.replace('_', '-')} {_word(text)}" for name, text in asked.reading)])
 

@@ -2,7 +2,7 @@
 
 import math
 
-from qtool.core.records.tuning import AGREEMENT, FLOAT, Step, Tuned
+from qtool.core.records.tuning import AGREEMENT, FLOAT, TRAINED, Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
@@ -43,7 +43,7 @@ def tuned_text(result: Tuned) -> str:
     )
     floating = [float_line(result.verification)] if result.verification.float_layers else []
     lines = [head, *floating, f"  measured: {_measured(result)}", f"  data: {result.split}"]
-    lines += [*_sample_lines(result), *_untried_lines(result)]
+    lines += [*_sample_lines(result), *_trained_lines(result), *_untried_lines(result)]
     advice = _next(result)
     lines += [] if advice is None else [f"  next: {advice}"]
     return "\n".join([*map(line, lines), evaluation_text(result.evaluation)])
@@ -77,6 +77,18 @@ def _sample_lines(result: Tuned) -> list[str]:
     return lines
 
 
+def _trained_lines(result: Tuned) -> list[str]:
+    """How the last step went, where there was one."""
+    found = result.training
+    if found is None:
+        return []
+    before, after = (decibels(db) for db in found.chosen_db)
+    return [
+        f"  finetune: {amount(found.steps, 'step')} in {found.seconds:.0f} s from {found.what}; {found.split}: "
+        f"SQNR {before} -> {after} dB there{'' if found.kept else ', not kept'}"
+    ]
+
+
 def _worth(value: float, *, relative: bool) -> str:
     return f"{100 * value:.2f} %" if relative else number(value)
 
@@ -94,11 +106,13 @@ def _next(result: Tuned) -> str | None:
         return f"--max-float-macs {share:g}% meets the target on the data that chooses"
     if result.best.met:
         return "the data that chooses meets the target: give more data, so that both parts agree, or ask for less"
+    trained = result.training is not None or TRAINED in result.untried
+    more = "" if trained else "train the best with --finetune, or "
     return (
-        "no share of layers in float meets the target on the data that chooses: ask for less; `qtool sensitivity` says "
-        "what each layer costs"
+        f"no share of layers in float meets the target on the data that chooses: {more}ask for less; `qtool "
+        "sensitivity` says what each layer costs"
         if result.untried.get(FLOAT) is None
-        else "more layers in float, with --max-float-macs, or ask for less"
+        else f"more layers in float, with --max-float-macs, or {more}ask for less"
     )
 
 

@@ -22,6 +22,8 @@ _SHARE = 0.25
 """Of the budget: what is kept for the last evaluation at most."""
 _PASSES = 5.0
 """Passes over the examples until the first model is proven, about."""
+TRAINING = 0.4
+"""Of the budget: what is kept for training."""
 _SLACK = 1.25
 """Times what the last evaluation is thought to take."""
 _END = (0.02, 0.3)
@@ -39,6 +41,7 @@ class Budget:
     Attributes:
         kept: seconds that are kept for the last evaluation.
         per_model: seconds that trying a model takes at most, from its plan on; None before the first.
+        reserved: seconds that are kept for training, until that begins.
         binding: whether there is a model on disk, so that the search may end at any time.
         ratio: how many samples report for each that chooses, None where that is not known.
         longest: the seconds that work which cannot be ended in the middle has taken at most, by what it is called.
@@ -52,6 +55,7 @@ class Budget:
     per_model: float | None = None
     binding: bool = False
     ratio: float | None = None
+    reserved: float = 0.0
     longest: dict[str, float] = field(default_factory=dict)
     begun: float = field(init=False)
 
@@ -71,7 +75,7 @@ class Budget:
     @property
     def left(self) -> float:
         """The seconds that are left to the search."""
-        return self.end - self.kept - time.monotonic()
+        return self.end - self.kept - self.reserved - time.monotonic()
 
     def part(self) -> float:
         """Return the latest end of a part of the data that begins now, in time.monotonic."""

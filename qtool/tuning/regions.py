@@ -27,7 +27,7 @@ def regions_by_quantize(
     """
     planner, aim = start.judge.planner, start.judge.aim
     graph = FloatGraph(planner.prepared, planner.statistics, None, memo=planner.memo)
-    plan = planner.plan(start.calibrator, corrected=start.corrected)
+    plan = planner.plan(start.calibrator, corrected=start.corrected, refined=start.refined)
     request = Request(planner.scheme, planner.target, None, tuple(calibrators), "auto", "off", "accuracy", progress)
     least = max(MIN_SQNR if aim.min_sqnr is None else aim.min_sqnr, demand_db)
     search = PartialSearch(

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from qtool.core.errors import ModelError, VerificationError
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.progress import Progress
+from qtool.core.records.options import Correction
 from qtool.core.records.plan import Plan
-from qtool.core.records.tuning import FLOAT
+from qtool.core.records.tuning import FLOAT, TRAINED
 from qtool.core.text import amount
 from qtool.pipeline.planning.planner import Ranges
+from qtool.quantization.refining import refining_may_gain
 from qtool.quantization.scoring import Scorer
 from qtool.tuning.budget import SPENT, OutOfTimeError
 from qtool.tuning.floating import Floating
@@ -24,6 +26,7 @@ from qtool.tuning.ranking import Rank, UnrankedError, rank_by_sensitivity
 from qtool.tuning.regions import regions_by_quantize
 from qtool.tuning.start import Start
 from qtool.tuning.trail import Trail
+from qtool.tuning.trained import Train, UntrainedError
 
 _MIXING_SHARE = 0.25
 """Of the time that is left."""
@@ -58,13 +61,17 @@ class Attempt:
 class Search:
     """The rounds, each begun where those before have not found what the trail asks for.
 
-    attempts: what to try, in this order, each made when its turn comes. stopped: why it ended before all was tried.
+    attempts: what to try, in this order, each made when its turn comes. refine: whether weights are rounded to what
+    their layers compute; auto where that may pay. train: what trains the best plan in the end, None for nothing.
+    stopped: why it ended before all was tried.
     """
 
     attempts: Sequence[Attempt]
     trail: Trail
     progress: Progress
     rank: Rank = rank_by_sensitivity
+    refine: Correction = "off"
+    train: Train | None = None
     stopped: str | None = None
     ended: bool = False
     _ahead: list[str] = field(default_factory=list)
@@ -113,7 +120,36 @@ class Search:
         self.ended = True
 
     def _rounds(self, calibrators: Sequence[Calibrator]) -> Iterator[None]:
-        """Yield after each round."""
+        """Yield after each round; the last one trains, also where those before have had the time that they may have."""
+        if self.train is None:
+            yield from self._searched(calibrators)
+            return
+        try:
+            yield from self._searched(calibrators)
+        except OutOfTimeError:
+            self.trail.untried.update(dict.fromkeys(self._ahead, SPENT))
+        except UnrankedError as error:
+            self.trail.untried[FLOAT] = str(error)
+        self.trail.budget.reserved = 0.0
+        self._trained(self.train)
+        yield
+
+    def _trained(self, train: Train) -> None:
+        """Try the best plan of those that can be trained, trained."""
+        best = self.trail.trainable()
+        if best is None:
+            self.trail.untried[TRAINED] = "no plan has layers with calibrated ranges"
+            return
+        what, tried = best
+        try:
+            plan = train(what, tried.judge, tried.plan)
+        except UntrainedError as error:
+            self.trail.untried[TRAINED] = str(error)
+            return
+        self.trail.try_all(tried.judge, {f"{what}, finetuned": lambda: plan}, tried.floating)
+
+    def _searched(self, calibrators: Sequence[Calibrator]) -> Iterator[None]:
+        """Yield after each round before."""
         trail = self.trail
         start, calibrator = None, calibrators[0]
         firsts: list[Start] = []
@@ -160,16 +196,30 @@ class Search:
         return [] if judge is None else self._first_round(judge, attempt, chosen)
 
     def _first_round(self, judge: Judge, attempt: Attempt, calibrators: Sequence[Calibrator]) -> list[Start]:
-        """Every calibrator, with bias correction and without; one where no range is calibrated."""
-        starts = {
-            f"{attempt.label}{calibrator}{', corrected' if corrected else ''}": Start(
-                judge, attempt.label, calibrator, corrected
-            )
+        """Every calibrator, with bias correction and without, and refined; one where no range is calibrated."""
+        ways = [
+            Start(judge, attempt.label, calibrator, corrected, refined=refined)
             for calibrator in calibrators
-            for corrected in (True, False)
-        }
+            for corrected, refined in ((True, True), (True, False), (False, False))
+            if not refined or self.refines(judge, calibrator)
+        ]
+        starts = {f"{start.label}{start.calibrator}{start.way}": start for start in ways}
         first = self.trail.try_all(judge, {what: start.plan for what, start in starts.items()})
         return [] if first is None else [starts.pop(first.what), *starts.values()]
+
+    def refines(self, judge: Judge, calibrator: Calibrator) -> bool:
+        """Return whether refined weights are tried with the ranges of a calibrator."""
+        planner = judge.planner
+        if self.refine == "off" or planner.scheme.form == "dynamic":
+            return False
+        try:
+            plan = planner.plan(calibrator)
+        except (ModelError, VerificationError):
+            # the trail says so
+            return False
+        return bool(plan.weights) and (
+            self.refine == "on" or refining_may_gain(judge.model, plan, len(planner.statistics.examples))
+        )
 
     def _mix(self, start: Start, calibrators: Sequence[Calibrator]) -> Start:
         judge, planner, trail = start.judge, start.judge.planner, self.trail

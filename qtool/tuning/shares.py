@@ -6,7 +6,7 @@ from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
 from qtool.feeds.reading import unlabelled
 from qtool.pipeline.prepare import Prepared
 from qtool.tuning.budget import Budget, Portion
-from qtool.tuning.split import Subset, evaluation_subsets, parts, subsets
+from qtool.tuning.split import Subset, evaluation_subsets, parts
 
 KEPT = 2**28
 """Bytes of the data that chooses that are kept, since every model is judged on it."""
@@ -35,21 +35,28 @@ def part_data(
     reading: LabelledOptions,
     budget: Budget,
     threads: int,
+    *,
+    apart: bool = False,
 ) -> Shares:
-    """Open the data and let its samples take turns. Raises `DataError`, see `open_for_model`."""
+    """Open the data and let its samples take turns.
+
+    `apart`: what calibrates trains, so that it does not choose.
+
+    Raises:
+        DataError: see `open_for_model`.
+    """
     plain = reading if eval_data is None else unlabelled(reading)
     feeds = open_for_model(prepared.model, data, samples=samples, **plain)
     if eval_data is not None:
         other = open_for_model(prepared.model, eval_data, samples=samples, **reading)
-        (calibrating,) = subsets(feeds, 1, (0,))
-        choosing, reporting, words = evaluation_subsets(feeds, other)
+        calibrating, choosing, reporting, words = evaluation_subsets(feeds, other, apart=apart)
     else:
         calibrating, choosing, reporting, words = parts(feeds)
     budget.ratio = _ratio(choosing, reporting)
-    timed = Portion(calibrating, budget.part)
+    timed, is_part = Portion(calibrating, budget.part), eval_data is None or calibrating.modulus > 1
     return Shares(
         # all of it is read as it is, and where workers can, by them
-        open_for_model(prepared.model, timed, state=feeds.states) if eval_data is None or budget.seconds else feeds,
+        open_for_model(prepared.model, timed, state=feeds.states) if is_part or budget.seconds else feeds,
         timed,
         Portion(choosing, budget.part, kept=KEPT),
         Portion(reporting, lambda: budget.end, ahead=threads + 1),

@@ -1,4 +1,4 @@
-"""Parts of a data set that take turns sample by sample, so that a set sorted by class splits evenly."""
+"""Parts of a data set that take turns sample by sample, at random, so that one sorted by class splits evenly."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qtool.core.turns import turn_of
 from qtool.feeds import Batch, Feeds
 
 Record = dict[str, Any]
@@ -18,8 +19,9 @@ _PARTS = 4
 class Subset:
     """The samples whose turn it is; called, it yields dictionaries of inputs and labels.
 
-    The turn of a sample is its index modulo `modulus`. A batch that cannot be taken apart, since an input of it does
-    not count samples on its first axis or the model fixes the size of batches, has one turn as a whole.
+    Of each `modulus` samples in a row every one has another turn, see `turn_of`. A batch that cannot be taken apart,
+    since an input of it does not count samples on its first axis or the model fixes the size of batches, has one turn
+    as a whole.
     """
 
     feeds: Feeds
@@ -43,7 +45,7 @@ class Subset:
                 # a record is one sequence, without the axis of samples
                 arrays |= {name: array[0] for name, array in batch.labels.items()}
             size = _units(self.feeds, batch)
-            wanted = [i for i in range(size) if (first + i) % self.modulus in self.turns]
+            wanted = [i for i in range(size) if turn_of(first + i, self.modulus) in self.turns]
             first += size
             if len(wanted) == size:
                 yield arrays
@@ -98,20 +100,32 @@ def parts(feeds: Feeds) -> tuple[Subset, Subset, Subset, str]:
     return calibrating, choosing, reporting, words[found]
 
 
-def evaluation_subsets(data: Feeds, other: Feeds) -> tuple[Subset, Subset, str]:
-    """Return what chooses, what reports, and both in words, where evaluation data is given beside calibration data."""
+def evaluation_subsets(data: Feeds, other: Feeds, *, apart: bool = False) -> tuple[Subset, Subset, Subset, str]:
+    """Return what calibrates, chooses and reports, and all in words, where evaluation data is given beside other data.
+
+    `apart`: what calibrates does not choose, as far as there are samples for that.
+    """
     first = next(iter(data), None)
+    (calibrating,), (reporting,) = subsets(data, 1, (0,)), subsets(other, 1, (0,))
     if first is not None and first.labels:
-        (choosing,), (reporting,) = subsets(data, 1, (0,)), subsets(other, 1, (0,))
-        return choosing, reporting, f"{data.name} calibrates and chooses, {other.name} reports"
+        found, unit = _first_units(data, _PARTS) if apart else (0, "samples")
+        if found == _PARTS:
+            calibrating, choosing = subsets(data, _PARTS, (0, 1, 2), (3,), unit=unit)
+            words = f"of four {unit} of {data.name} three calibrate and train, one chooses; {other.name} reports"
+            return calibrating, choosing, reporting, words
+        return calibrating, calibrating, reporting, f"{data.name} calibrates and chooses, {other.name} reports"
     found, unit = _first_units(other, 2)
     if found == 1:
         (both,) = subsets(other, 1, (0,))
-        return both, both, f"{data.name} (no labels) calibrates; what there is of {other.name} chooses and reports"
+        return (
+            calibrating,
+            both,
+            both,
+            f"{data.name} (no labels) calibrates; what there is of {other.name} chooses and reports",
+        )
     choosing, reporting = subsets(other, 2, (0,), (1,), unit=unit)
-    each = "sample" if unit == "samples" else "batch"
-    words = f"{data.name} (no labels) calibrates; every other {each} of {other.name} chooses, the others report"
-    return choosing, reporting, words
+    words = f"{data.name} (no labels) calibrates; of two {unit} of {other.name} one chooses, one reports"
+    return calibrating, choosing, reporting, words
 
 
 def subsets(feeds: Feeds, modulus: int, *turns: Sequence[int], unit: str = "samples") -> list[Subset]:

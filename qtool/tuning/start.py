@@ -13,7 +13,8 @@ from qtool.tuning.judge import Judge
 class Start:
     """A plan of the first round.
 
-    label: in front of what steps are called. mixed: the ranges; None are the calibrator's own.
+    label: in front of what steps are called. mixed: the ranges; None are the calibrator's own. refined: whether weights
+    are rounded to what their layers compute.
     """
 
     judge: Judge
@@ -21,11 +22,17 @@ class Start:
     calibrator: Calibrator
     corrected: bool
     mixed: Ranges | None = None
+    refined: bool = False
 
     @property
     def name(self) -> str:
         """The label of steps that begin with it, by its calibrator."""
-        return f"{self.label}{self.calibrator}{', corrected' if self.corrected else ''}, "
+        return f"{self.label}{self.calibrator}{self.way}, "
+
+    @property
+    def way(self) -> str:
+        """The words for what is done to weights and biases, behind the calibrator's name."""
+        return ", refined" if self.refined else ", corrected" if self.corrected else ""
 
     @property
     def ranges(self) -> Ranges:
@@ -36,5 +43,6 @@ class Start:
         """Return the plan with some layers (names of nodes) in float; see `Planner.plan`, also for the errors."""
         planner = self.judge.planner
         return planner.plan(
-            self.calibrator, floating=floating, ranges=self.ranges, corrected=self.corrected, settled=settled
-        )
+            self.calibrator, floating=floating, ranges=self.ranges, corrected=self.corrected, refined=self.refined,
+            settled=settled,
+        )  # fmt: skip

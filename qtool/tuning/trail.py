@@ -23,7 +23,7 @@ _ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
+class Tried:
     """A plan that was judged, and how to make it again without more layers. floating: those that it leaves in float."""
 
     judge: Judge
@@ -51,7 +51,7 @@ class Trail:
     untried: dict[str, str] = field(default_factory=dict)
     demand_db: float = -math.inf
     failure: Failure | None = None
-    _tried: dict[str, _Tried] = field(default_factory=dict)
+    _tried: dict[str, Tried] = field(default_factory=dict)
 
     def found(self) -> tuple[Step, Plan, Verification]:
         """Return the best step so far, its plan and its proof; at least one plan must have been judged."""
@@ -75,6 +75,13 @@ class Trail:
                 return
             if self._keep(step) is not None:
                 return
+
+    def trainable(self) -> tuple[str, Tried] | None:
+        """Return the best of what was tried that has layers with calibrated ranges, and what it is called."""
+        for step in sorted((step for step in self.steps if step.what in self._tried), key=self._key):
+            if self._tried[step.what].plan.weights:
+                return step.what, self._tried[step.what]
+        return None
 
     def try_all(self, judge: Judge, makes: Makes, floating: Collection[str] = (), *, keep: bool = True) -> Step | None:
         """Judge plans that leave `floating` in float, keep the best, and return the best of these.
@@ -122,7 +129,7 @@ class Trail:
         self.budget.tried(time.monotonic() - begun, 1 + len(plans))
         try:
             if keep:
-                self._tried |= {what: _Tried(judge, plan, makes[what], floating) for what, plan in plans.items()}
+                self._tried |= {what: Tried(judge, plan, makes[what], floating) for what, plan in plans.items()}
                 steps = self._best_kept(steps)
         finally:
             for step in steps.values():
@@ -156,7 +163,7 @@ class Trail:
             del self._tried[step.what]
             return None
 
-    def _kept(self, step: Step, tried: _Tried) -> Step:
+    def _kept(self, step: Step, tried: Tried) -> Step:
         judge, plan = tried.judge, tried.plan
         for again in reversed(range(_ROUNDS)):
             if self.best is not None and not better(step, self.best, self.demand_db):

@@ -14,7 +14,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator, listed_calibrators
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, MetricKind
-from qtool.core.records.options import Names, Scheme, share
+from qtool.core.records.options import Correction, Names, Scheme, share
 from qtool.core.records.tuning import Step, Tuned
 from qtool.core.scratch import scratch_folder
 from qtool.evaluation.decoding.user import DecodeSpec
@@ -24,6 +24,7 @@ from qtool.evaluation.metrics.registry import MetricSpec, check_decode, resolve_
 from qtool.feeds import Data, LabelledOptions, open_for_model
 from qtool.feeds.reading import unlabelled
 from qtool.feeds.source import same_data
+from qtool.finetuning.finetune import require_torch
 from qtool.graph import model_io
 from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.tensors import find_tensors
@@ -35,11 +36,12 @@ from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target, target_of
 from qtool.tuning.aim import Aim
-from qtool.tuning.budget import Budget
+from qtool.tuning.budget import TRAINING, Budget
 from qtool.tuning.search import Search
 from qtool.tuning.shares import Shares, part_data
 from qtool.tuning.starts import Starts
 from qtool.tuning.trail import Trail
+from qtool.tuning.trained import Trainer
 
 PathLike = str | Path
 _REPORTS = 4
@@ -67,6 +69,8 @@ def tune(
     exclude_ops: Names = (),
     exclude: Names = (),
     fix: Fixing = (),
+    refine: Correction = "auto",
+    finetune: bool = False,
     target: str = "auto",
     save_plan: PathLike | None = None,
     samples: int | None = None,
@@ -88,8 +92,8 @@ def tune(
             `quantize`; `labels` in `reading` are those of `eval_data`, where that is given.
         output: where the best model goes.
         save_plan: where the plan of the best model goes, whenever that is written.
-        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, every
-            other sample of `eval_data` chooses and the others report. None: of four samples of `data` two calibrate,
+        eval_data: labelled data that reports, while `data` calibrates and chooses; where `data` has no labels, of
+            two samples of `eval_data` one chooses and one reports. None: of four samples of `data` two calibrate,
             one chooses, one reports.
         metric: what to hold, as in `evaluate`; None without labels is agreement with the float model.
         decode: how the outputs become boxes, as in `evaluate`; without labelled boxes box_agreement is held.
@@ -98,20 +102,23 @@ def tune(
         min_sqnr: asked for as well, in dB.
         calibrators: what to try; also as a text such as "max,percentile:99.9".
         max_float_macs: the share of multiply-accumulates that may stay in float, 0 to 1 or "10%".
+        refine: as in `quantize`; here `on` tries it whatever the weights are.
+        finetune: trains the best plan in the end, where the target is missed until then; with `eval_data` of four
+            samples of `data` three calibrate and train, and one chooses. Needs torch, the extra `finetune`.
         time_budget: seconds, or None. It is kept from the first round to the last evaluation, for which room is left:
             where it is short, less of the data calibrates, chooses and reports (at least one sample each), and what is
             not tried is in `Tuned.untried`.
         provider: where the float model is calibrated, and every model judged: cpu, cuda or tensorrt, which alone runs
             target tensorrt and is then what `auto` means. What ranks, and the verification, run on the CPU.
         threads: how much is done side by side, None for all cores, and one a worker; the result is the same at any
-            number. Every model runs in one thread.
+            number, but where `finetune` trains, with as many threads. Every model runs in one thread.
         executor: where data is calibrated, models are judged and layers are ranked; see `calibrate`.
         tell: is told of every model that was tried.
 
     Raises:
         UsageError, ModelError, DataError, OutputError, VerificationError: as their names say.
     """
-    budget = Budget(time_budget)
+    budget = _budget(time_budget, finetune=finetune)
     # within a worker a single thread, which has the others beside it
     every = 1 if executor is not None else cores()
     compute = Compute(every if threads is None else threads, provider, executor, budget.watched(progress))
@@ -137,15 +144,18 @@ def tune(
             placed = static_scheme(prepared.model, runs_on, wanted)
             place(prepared.model, runs_on, placed, name=prepared.name, folded=prepared.folded)
             tensors = find_tensors(prepared)
-        parts = part_data(prepared, data, eval_data, samples, with_boxes(decode, reading), budget, compute.threads)
+        parts = part_data(
+            prepared, data, eval_data, samples, with_boxes(decode, reading), budget, compute.threads, apart=finetune
+        )
         by_sample = _check_data(model, aim, parts, provider)
         starts = Starts(Path(model), prepared, tensors, runs_on, wanted, aim, parts, folder, budget, compute)
         trail = Trail(Path(output), None if save_plan is None else Path(save_plan), budget, tell or (lambda _: None))
-        search = Search(starts.attempts(), trail, compute.progress)
+        trainer = Trainer(Path(model), aim, parts, folder, budget, compute) if finetune else None
+        search = Search(starts.attempts(), trail, compute.progress, refine=refine, train=trainer)
 
         def report() -> Evaluation:
-            told = replace(compute, progress=progress)
             progress("report", 0, None)
+            told = replace(compute, progress=progress)
             return compare(model, [output], parts.reporting, metric, decode, told, parts.feeds.states)
 
         progress("calibrate and try", 0, None)
@@ -165,7 +175,6 @@ def tune(
     if best.float_macs > aim.max_float_macs:
         most = f"asked at most {100 * aim.max_float_macs:.4g} %"
         missed = (*missed, f"{100 * best.float_macs:.1f} % of multiply-accumulates in float, {most}")
-    reached = aim.reached(found)
     one = aim.one_sample(evaluation, by_sample=by_sample)
     return Tuned(
         output=Path(output),
@@ -175,8 +184,8 @@ def tune(
         stopped=search.stopped,
         untried=trail.untried,
         split="; ".join((parts.words, *starts.cut())),
-        metric=reached.name,
-        max_drop=None if reached.drop is None else str(aim.max_drop),
+        metric=aim.reached(found).name,
+        max_drop=None if aim.reached(found).drop is None else str(aim.max_drop),
         min_sqnr=min_sqnr,
         missed=missed,
         complete=complete,
@@ -187,7 +196,17 @@ def tune(
         evaluation=replace(evaluation, warnings=(*parts.notes, *starts.doubts, *evaluation.warnings, *hints)),
         verification=proof,
         plan=plan,
+        training=None if trainer is None else trainer.done,
     )
+
+
+def _budget(seconds: float | None, *, finetune: bool) -> Budget:
+    """The time that there is, some of it kept for training. Raises `UsageError`: torch is not installed for that."""
+    if finetune:
+        require_torch()
+    budget = Budget(seconds)
+    budget.reserved = TRAINING * seconds if finetune and seconds is not None else 0.0
+    return budget
 
 
 def _check_plan(save_plan: PathLike, model: PathLike, output: PathLike) -> None:

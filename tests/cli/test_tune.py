@@ -82,7 +82,10 @@ def test_a_missed_target_is_named(place, run):
     assert (report["min_sqnr"], report["max_drop"], report["met"]) == (80.0, None, False)
     assert f"q.onnx: target missed (SQNR at least 80 dB): {report['missed'][0]}; kept: " in out
     assert "  not tried: layers in float (the worst layer, " in out
-    assert "  next: more layers in float, with --max-float-macs, or ask for less\n" in out
+    assert (
+        "  next: more layers in float, with --max-float-macs, or train the best with --finetune, or ask for less\n"
+        in out
+    )
     assert "metric" not in out and "drop" not in out
 
 

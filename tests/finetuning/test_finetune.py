@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import qtool
 from qtool.cli import main
-from qtool.core.errors import CalibrationError, OutputError, UsageError, VerificationError
+from qtool.core.errors import CalibrationError, DataError, OutputError, UsageError, VerificationError
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.options import Scheme
 from qtool.core.records.plan import load_plan
@@ -235,14 +235,19 @@ def test_torch_is_not_imported_before_it_is_needed():
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"plan": None}, UsageError, "a calibration file or a plan"),
-        ({"calibration": "c"}, UsageError, "a calibration file or a plan"),
+        ({"calibration": "c"}, UsageError, "calibration says nothing to plan"),
+        ({"form": "static"}, UsageError, "form says nothing to plan"),
+        ({"exclude": "Conv_0"}, UsageError, "exclude says nothing to plan"),
+        ({"metric": "nothing"}, UsageError, "metric='nothing'"),
+        ({"metric": "top1"}, DataError, "labels"),
+        ({"labels_loss": "cross_entropy"}, DataError, "labels_loss: .* has no labels"),
+        ({"provider": "tensorrt"}, UsageError, "nothing is trained there; choose one of cpu, cuda"),
         ({"epochs": 2}, UsageError, "epochs and steps say the same"),
         ({"learn": "zeros"}, UsageError, "learn='zeros'.*choose of weights, biases, scales"),
         ({"learn": ()}, UsageError, "names nothing"),
         ({"learning_rate": 0.0}, UsageError, "learning_rate=0.0.*above 0"),
         ({"partial": False}, UsageError, "partial says nothing to plan"),
-        ({"scheme": PER_TENSOR}, UsageError, "scheme says nothing to plan"),
+        ({"scheme": PER_TENSOR}, UsageError, "granularity says nothing to plan"),
         ({"batch_size": 0}, UsageError, "batch_size=0.*1 or more"),
         ({"save_float": "nowhere/f.onnx"}, OutputError, "nowhere"),
     ],
@@ -281,7 +286,7 @@ def test_the_digits_network_whose_per_tensor_weights_collapsed_is_repaired(tmp_p
     result = qtool.finetune(
         tmp_path / "float.onnx", DIGITS / "digits_calib.npz", tmp_path / "after.onnx", steps=40, threads=1, **options
     )
-    assert result.kept and result.after_db > result.before_db + 4.0
+    assert result.kept and result.after_db > result.before_db + 2.0
     found = qtool.evaluate(
         tmp_path / "float.onnx", [tmp_path / "before.onnx", tmp_path / "after.onnx"], DIGITS / "digits_eval.npz"
     )

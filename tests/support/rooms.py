@@ -87,13 +87,14 @@ ROOMS = {
     ),
     "finetuning": _room(
         "`finetune`, the only importer of torch: a prepared graph with gradients, and what is learned with them",
-        f"{_BELOW} feeds pipeline.prepare pipeline.recovery pipeline.rewrite pipeline.verify quantization",
+        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.calibration pipeline.rewrite "
+        "pipeline.verify quantization",
         "numpy torch",
     ),
     "tuning": _room(
         "`sensitivity` and `tune`: plans varied and judged",
         f"{_BELOW} execution feeds evaluation pipeline.prepare pipeline.recovery pipeline.planning "
-        "pipeline.calibration pipeline.rewrite pipeline.verify quantization",
+        "pipeline.calibration pipeline.rewrite pipeline.verify quantization finetuning",
     ),
     "inspection": _room(
         "`inspect`: what a model of any maker is, what onnxruntime runs of it, and what that costs",

@@ -1,12 +1,14 @@
 """The result of `finetune`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from qtool.core.records.codec import Real, called
+from qtool.core.records.codec import UNWRITTEN, Real, called
 from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
+from qtool.core.records.results import Asked
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
@@ -16,13 +18,56 @@ class Round:
     """The figures that were measured after so many steps.
 
     step: how many. loss: the mean over the steps before, of noise in units of the signal's power; None before the
-    first.
-    held_out_db: SQNR of the samples that choose, dB, as torch computes it.
+    first. held_out_db: SQNR of the samples that choose, dB, as onnxruntime runs it. metric: of the same, where one
+    chooses.
     """
 
     step: int
     loss: Real | None
     held_out_db: Real
+    metric: Real | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedBlock:
+    """A block of layers that was trained by itself.
+
+    layers: those with weights. steps: of training. noise: of what it makes of what the int8 model gives it, before and
+    after, in units of the signal's power, over the samples that train. held_out_db: SQNR of the whole model on the
+    samples that choose, before and after, dB, as onnxruntime runs it. kept: whether that rose; else the block is as it
+    was. spilled: bytes of its activations that were read from a file, for want of memory.
+    """
+
+    layers: tuple[str, ...]
+    steps: int
+    noise: tuple[Real, Real]
+    held_out_db: tuple[Real, Real]
+    kept: bool
+    spilled: int
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Any]) -> "TrainedBlock":
+        """Return the block of which `dataclasses.asdict` made a dictionary, and JSON lists of its tuples."""
+        layers, noise, held_out = (tuple(saved[name]) for name in ("layers", "noise", "held_out_db"))
+        return cls(layers, saved["steps"], noise, held_out, saved["kept"], saved["spilled"])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingStep:
+    """A training as a step of tuning.
+
+    what: the step that it began with. steps: of training. seconds: that it took. kept: whether what was trained was
+    better on the samples that choose. chosen_db: SQNR in dB of the outputs on these, as onnxruntime runs them, before
+    and after. rounds: what was measured meanwhile. split: who trains and who chooses, in words.
+    """
+
+    what: str
+    steps: int
+    seconds: float
+    kept: bool
+    chosen_db: tuple[Real | None, Real | None]
+    rounds: tuple[Round, ...]
+    split: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +89,36 @@ class TorchAgreement:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricFigures:
+    """The metric that chose and reported: of the float model, and of the plan to begin with and of what was written.
+
+    reference, before, after: on the samples that report. chosen: of the plan to begin with and of what was trained, on
+    the samples that choose.
+    """
+
+    name: str
+    lower_is_better: bool
+    reference: Real
+    before: Real
+    after: Real
+    chosen: tuple[Real, Real]
+
+
+@dataclass(frozen=True, slots=True)
 class Finetuned:
     """The result of `finetune`: the model that was written, and how it became that.
 
     plan, verification: of the int8 model. output: it. size, float_size: of the int8 and the float model in bytes.
-    kept: whether what was trained is better on the samples that choose, and so was written; else it is the plan that
-    training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime runs them, on the samples that
-    report: of the plan to begin with, of what was written. chosen_db: the same two on the samples that choose.
-    rounds: what was measured while training. steps: of training. seconds: that it took. split: who trains, chooses and
-    reports, in words. learned: how many numbers, by kind. untrained: layers that no gradient reaches, and why.
+    kept: whether what was trained is better on the samples that choose, no worse on those that report, and so was
+    written; else it is the plan that training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime
+    runs them, on the samples that report: of the plan to begin with, of what was written. chosen_db: of the former and
+    of what was trained, on the samples that choose. refused_db: of what was trained, where the samples that report
+    refused it. metric: what chose and reported in the place of SQNR. rounds: what was measured while training. steps:
+    of training. seconds: that it took. split: who trains, chooses and reports. learned: how many numbers, by
+    kind. untrained: layers that no gradient reaches, and why. blocks: those that were trained by themselves first.
     resumed: whether from a checkpoint. agreement: of torch with onnxruntime, before anything is trained. float_path:
-    where the trained float model was written. warnings: what is odd about the data, and what to check.
+    where the trained float model was written. warnings: what is odd about the data, and what to check. asked: what it
+    was given.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("finetune", 2)
@@ -76,8 +140,12 @@ class Finetuned:
     learned: dict[str, int]
     untrained: dict[str, str]
     agreement: TorchAgreement
+    metric: MetricFigures | None = None
+    refused_db: Real | None = None
+    blocks: tuple[TrainedBlock, ...] = ()
     float_path: Path | None = field(default=None, metadata=called("float_output"))
     warnings: tuple[str, ...] = ()
+    asked: Asked = field(default_factory=Asked)
 
     def __repr__(self) -> str:
         return summary(

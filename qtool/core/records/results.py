@@ -177,15 +177,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The names of what `quantize` was given to read, for the commands that a report proposes; None: it has none.
+    """The names of what a call was given, for the commands that a report proposes; None: it has none.
 
-    model, data, calibration: paths. reading: the options that say how the data is read, with their values.
+    model, data, calibration: paths. reading, options: the options that say how the data is read, and what else there
+    was, with their values; no value of a flag.
     """
 
     model: str = "MODEL"
     data: str | None = None
     calibration: str | None = None
     reading: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from qtool.core.records.codec import Real
 from qtool.core.records.evaluation import Evaluation
+from qtool.core.records.finetuning import TrainingStep
 from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.summary import shortened, summary
@@ -16,6 +17,8 @@ AGREEMENT = "agreement"
 """What is held where there are no labels: the share of predictions that are float's."""
 FLOAT = "layers in float"
 """What partial quantisation is called in `Tuned.untried`."""
+TRAINED = "finetune"
+"""What training is called there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,7 @@ class Tuned:
     metric is no share of samples. float_needed: the share of multiply-accumulates in float with which the target is met
     on the choosing part, where that is more than may stay in float. evaluation: of the model written, on the reporting
     part. verification: what onnxruntime runs of the model. plan: of it. split: the parts of the data, in words.
+    training: how the last step went, where there was one.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("tune", 3)
@@ -84,6 +88,7 @@ class Tuned:
     evaluation: Evaluation
     verification: Verification
     plan: Plan
+    training: TrainingStep | None = None
 
     @property
     def target(self) -> str:
