@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from qtool.core.records.codec import UNWRITTEN, Real, called
+from qtool.core.records.codec import Real, called
 from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import Asked
