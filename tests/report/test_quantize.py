@@ -101,6 +101,19 @@ def test_a_file_that_is_hardly_smaller_says_what_its_bytes_are(tmp_path):
     assert result.to_dict()["parts"][0]["largest"] == "offsets"
 
 
+@pytest.mark.parametrize("op", ["FusedConv", "FusedGemm"])
+def test_what_multiplies_without_an_integer_form_holds_weights_of_layers(op, tmp_path):
+    net = Net(8, 12, 12) if op == "FusedConv" else Net(8)
+    held = net.weight(32, 8, 3, 3, inputs=72) if op == "FusedConv" else net.weight(8, 256, inputs=8)
+    fused = net(op, "x", held, domain="com.microsoft", activation="Relu")
+    flat = net("Flatten", net("GlobalAveragePool", fused)) if op == "FusedConv" else fused
+    width = 32 if op == "FusedConv" else 256
+    y = net("MatMul", flat, net.weight(width, 2, inputs=width))
+    result = qtool.quantize(net.save(tmp_path / "m.onnx", y), tmp_path / "q.onnx", data=[net.samples(4)])
+    largest = result.to_dict()["parts"][0]
+    assert (largest["what"], largest["largest"]) == ("weights of layers in float", held)
+
+
 def test_weights_alone_have_no_kernels_to_name(tmp_path):
     model = network(tmp_path / "m.onnx")
     result = qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")
