@@ -112,7 +112,7 @@ def test_a_node_without_a_name_is_called_after_what_it_makes(tmp_path):
     lost, waiting = (node("Add", f"x {name}", "y") for name in ("gone", "y"))
     for odd in (lost, waiting):
         odd.name = ""
-        with pytest.raises(ModelError, match="node 'y' (reads 'gone', which nothing makes|waits for its own output)"):
+        with pytest.raises(ModelError, match=r"node 'y' (reads 'gone', which nothing makes|waits for its own output)"):
             model_io.load(saved(tmp_path / "m.onnx", [odd]))
 
 
