@@ -374,9 +374,10 @@ def _accuracy(proof: Verification) -> list[str]:
     if proof.uneven is not None:
         one = proof.uneven
         which = "one of these" if one.arrays == proof.examples else "one batch of these"
+        middle = "no noise" if one.median_db is None else f"{one.median_db:.1f} dB"
         parts.append(
             f"{which} makes {percent(one.share)} of the noise: {one.others_db:.1f} dB on the others, "
-            f"{one.median_db:.1f} dB in the median"
+            f"{middle} in the median"
         )
     measured = [tensor for tensor in proof.tensors if tensor.sqnr_db is not None]
     if measured:
