@@ -154,6 +154,8 @@ def test_one_sample_that_decides_is_named(tmp_path):
     missed = Verdict(20.0, asked=False, met=False)
     lines = quantized_text(replace(result, verification=proof, verdict=missed)).splitlines()
     assert f"{'':14}one of these makes 99.8 % of the noise: 46.0 dB on the others, 44.0 dB in the median" in lines
+    still = replace(proof, uneven=Uneven(17, 0.998, 46.0, None))
+    assert "46.0 dB on the others, no noise in the median\n" in quantized_text(replace(result, verification=still))
     assert "  verdict     ACCURATE BUT FOR ONE SAMPLE: outputs 9.0 dB SQNR, at least 20 dB wanted" in lines
     assert "  cause       one sample, at a threshold or unlike the others: 46.0 dB without it" in lines
     assert lines[-2] == "  next        calibrate with more samples" and "`qtool eval " in lines[-1]
