@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtool.core.records.inspection import REQUANTISE, Finding, Grid, InspectedLayer, Inspection, Speed
-from qtool.core.text import amount, line
+from qtool.core.text import amount, line, rounded
 from qtool.report.text import ABSENT, aligned, decibels, file_size
 
 _ROWS = 60
@@ -82,7 +82,7 @@ def speed_line(speed: Speed) -> str:
 
 
 def _ms(spread: Sequence[float]) -> str:
-    return f"{spread[0]:.3g} ms ({spread[1]:.3g} to {spread[2]:.3g})"
+    return f"{rounded(spread[0])} ms ({rounded(spread[1])} to {rounded(spread[2])})"
 
 
 def _layers(inspection: Inspection, rows: int) -> list[str]:
@@ -117,7 +117,7 @@ def _runs(layer: InspectedLayer) -> str:
 
 
 def _time(ms: float | None) -> str:
-    return ABSENT if ms is None else f"{ms:.3g}"
+    return ABSENT if ms is None else rounded(ms)
 
 
 def _grid(grid: Grid | None) -> str:
