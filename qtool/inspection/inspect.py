@@ -172,7 +172,7 @@ class _Inspected:
 
     def _executed(self, opened: Opened, *, timed: bool) -> Executed:
         if not timed or not self.examples.batches:
-            return Executed.of(take_census(opened.serialized)[1].nodes)
+            return Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
         return Executed.of(*timed_nodes(opened.serialized, self.examples.batches, PROFILE_SECONDS))
 
     def _speed(self) -> Speed | None:
