@@ -46,6 +46,23 @@ def accuracy(look: Look) -> Iterator[Found]:
     )
 
 
+def no_scale(look: Look) -> Iterator[Found]:
+    """Find layers whose input or weight has a scale that no number can be divided by."""
+    layers = []
+    for layer in look.planned:
+        read = np.array(layer.x.grid.scale if layer.x is not None else (), float)
+        weighed = np.array(layer.w.grid.scale if layer.w is not None else (), float)
+        # a channel of a weight may be empty
+        if not (read > 0).all() or not (weighed >= 0).all() or np.isinf([*read, *weighed]).any():
+            layers.append(layer)
+    if layers:
+        yield Found(
+            tuple(layer.name for layer in layers),
+            f"{amount(len(layers), 'layer')} whose input or weight has a scale of 0, or none that is a positive number",
+            "Nothing comes back from such 8 bits: what was calibrated was constant, empty or not a number",
+        )
+
+
 def nothing(look: Look) -> Iterator[Found]:
     """Find a model of which nothing runs in integers."""
     asked = sum(layer.planned for layer in look.planned)

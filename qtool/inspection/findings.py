@@ -91,6 +91,7 @@ _BY_QTOOL = f"{REQUANTISE}, which puts Q/DQ where onnxruntime's integer kernels 
 _ROWS = (
     Rule("wrong-result", f"do not ship it; {REQUANTISE}, which proves it", finders.wrong),
     Rule("does-not-run", _BY_QTOOL, finders.fails),
+    Rule("no-scale", f"calibrate with data that reaches these layers; or {REQUANTISE}", finders.no_scale),
     Rule("accuracy", f"leave these out of quantisation; or {REQUANTISE}, which chooses ranges by it", finders.accuracy),
     Rule("no-integers", _BY_QTOOL, finders.nothing),
     Rule("requantised", f"{REQUANTISE} and leave it out there: it is then hidden", finders.requantised),

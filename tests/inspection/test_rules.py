@@ -74,6 +74,10 @@ def does_not_run(net):
     return [net.fake(net.conv(net.fake("x", [0.02, 0.03, 0.04, 0.05], [128] * 4)))]
 
 
+def no_scale(net):
+    return [net.fake(net.conv(net.fake("x", 0.0)))]
+
+
 def scale_shape(net):
     def fake(value):
         grid = [net.constant(np.full(1, number)) for number in (np.float32(0.05), np.uint8(128))]
@@ -204,6 +208,7 @@ BUILDS: dict[str, Callable[[Net], list[str]]] = {
     "wide-type": wide_type,
     "vector-scale": vector_scale,
     "does-not-run": does_not_run,
+    "no-scale": no_scale,
     "scale-shape": scale_shape,
     "no-zero-point": no_zero_point,
     "wrong-result": wrong_axis,
