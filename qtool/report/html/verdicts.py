@@ -10,7 +10,7 @@ from qtool.core.records.inspection import REQUANTISE
 from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.report.html.blocks import Card, Headline
-from qtool.report.html.documents import Document, evaluations, of_kind, verifications
+from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind, verifications
 from qtool.report.html.figures import db_tone, db_words, ratio_words, real, size_bars
 from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import ALIKE
@@ -151,7 +151,7 @@ def _given(content: Content, option: str) -> str | None:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("onnxruntime") else text[:1].upper() + text[1:]
 
 
 def _word(text: str) -> str:
@@ -231,14 +231,17 @@ def _integers(documents: Sequence[Document]) -> list[Card]:
         if one.content["kind"] == "int8" and layers:
             whole = [layer for layer in layers if layer["integer"]]
             known = all(layer["share"] is not None for layer in layers)
-            share = sum(layer["share"] for layer in whole) if known else None
+            # a sum of shares is rounded, and must not say "more than 99.9 %" where all layers are in integers
+            share = None if not known else 1.0 if len(whole) == len(layers) else sum(one["share"] for one in whole)
             words = f"of multiply-accumulates; {len(whole)} of {amount(len(layers), 'layer')}"
             return [Card("In integers", percent(share), words, "")]
     return []
 
 
 def title_of(documents: Sequence[Document]) -> str:
-    """Return what the page is about: the name of the model."""
-    names = [str(one.content[key]) for key in ("output", "model") for one in documents if one.content.get(key)]
+    """Return what the page is about: the name of the model, or of the calibration file, which knows a digest alone."""
+    named = [one for one in documents if one.kind != CALIBRATION]
+    names = [str(one.content[key]) for key in ("output", "model") for one in named if one.content.get(key)]
     names += [one["candidates"][0]["name"] for one in evaluations(documents)]
+    names += [one.name for one in of_kind(documents, CALIBRATION)]
     return Path(names[0]).name if names else "model"

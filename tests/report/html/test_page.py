@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -231,6 +232,15 @@ def test_the_map_shows_each_executed_node_by_its_kind():
         "One node is float. No Q stands behind it", "Add one.", "62.50 %",
     ]  # fmt: skip
     assert "Not measured: SQNR alone: no data" in page.text
+
+
+def test_shares_and_times_of_layers_are_added_up_as_they_are_known():
+    """Ten tenths are all, and a layer that float has not under that name counts on neither side."""
+    rows = [layer(str(number), share=0.1, ms=0.5, float_ms=1.0 if number < 4 else None) for number in range(10)]
+    assert sum(one.share for one in rows) < 1.0
+    page = Read(page_of([document_of(replace(INSPECTED, layers=tuple(rows)).to_dict(), "i.json")]))
+    assert "100.0 %" in page.text and "more than 99.9 %" not in page.text
+    assert "The 4 layers found in float too take 2 ms, 4 ms in float." in page.text
 
 
 def test_the_overlay_has_a_value_for_each_node_and_colours_for_the_ends(made):
