@@ -243,5 +243,5 @@ def title_of(documents: Sequence[Document]) -> str:
     named = [one for one in documents if one.kind != CALIBRATION]
     names = [str(one.content[key]) for key in ("output", "model") for one in named if one.content.get(key)]
     names += [one["candidates"][0]["name"] for one in evaluations(documents)]
-    names += [one.name for one in of_kind(documents, CALIBRATION)]
+    names += [str(one.content["file"]) for one in of_kind(documents, CALIBRATION)]
     return Path(names[0]).name if names else "model"
