@@ -16,6 +16,7 @@ from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import ALIKE
 
 Content = Mapping[str, Any]
+_READING = ("--preprocess", "--tokenizer", "--max-length", "--trim", "--state")
 
 
 def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
@@ -43,6 +44,7 @@ def _quantized(content: Content) -> Headline:
     verdict, timing = content["verdict"], content["timing"]
     sqnr = real(content["verification"]["output_sqnr_db"])
     model, data = _asked(content)
+    how = _reading(content)
     if verdict is None:
         words, tone = "Written; its accuracy is not measured, since there was no data", "warn"
     elif verdict["met"] is None:
@@ -60,21 +62,21 @@ def _quantized(content: Content) -> Headline:
         words += f"; {speedup:.2f}x as fast as float" if speedup >= 1 else f"; SLOWER than float ({speedup:.2f}x)"
         tone = "warn" if speedup < 1 and tone == "good" else tone
     if verdict is not None and verdict["met"] is False:
-        step = f"qtool tune {model} --data {data} --min-sqnr {verdict['min_sqnr']:.4g}"
+        step = f"qtool tune {model} --data {data}{how} --min-sqnr {verdict['min_sqnr']:.4g}"
     elif speedup is not None and speedup < 1:
-        step = f"qtool quantize {model} --data {data} --optimize-for latency"
+        step = f"qtool quantize {model} --data {data}{how} --optimize-for latency"
     else:
-        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED --max-drop 1% --latency"
+        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED{how} --max-drop 1% --latency"
     return Headline(str(content["output"]), words, tone, step)
 
 
 def _tuned(content: Content) -> Headline:
     target = [f"{content['metric']} drop at most {content['max_drop']}"] if content["max_drop"] is not None else []
     target += [f"SQNR at least {content['min_sqnr']:.4g} dB"] if content["min_sqnr"] is not None else []
-    model, data = content["evaluation"]["float_model"]["path"], "DATA"
+    model, data = content["evaluation"]["float_model"]["path"], f"DATA{_reading(content)}"
     kept = f"kept: {content['best']['what']}"
     if content["met"]:
-        step = f"qtool eval {_word(model)} {_word(content['output'])} --data LABELLED --latency"
+        step = f"qtool eval {_word(model)} {_word(content['output'])} --data LABELLED{_reading(content)} --latency"
         return Headline(str(content["output"]), f"Target met ({', '.join(target)}); {kept}", "good", step)
     missed = "; ".join(content["missed"]) or "not all data could report"
     words = f"Target missed ({', '.join(target)}): {missed}; {kept}"
@@ -97,7 +99,7 @@ def _evaluated(content: Content) -> Headline:
     models = ", ".join(model["name"] for model in content["candidates"])
     failed = [gate["message"] for gate in content["gates"] if not gate["passed"]]
     if failed:
-        step = f"qtool tune {_word(content['float_model']['path'])} --data {_word(content['data'])}"
+        step = f"qtool tune {_word(content['float_model']['path'])} --data {_word(content['data'])}{_reading(content)}"
         return Headline(models, f"Gate failed: {'; '.join(failed)}", "bad", step)
     if content["gates"]:
         return Headline(models, f"Gates passed: {'; '.join(gate['message'] for gate in content['gates'])}", "good")
@@ -123,7 +125,8 @@ def _inspected(content: Content) -> Headline:
     # what a remedy says in words is a command where the float model is known
     source = content["model"] if content["kind"] == "float" else content["float_model"] or "FLOAT"
     quantising = content["kind"] == "float" or REQUANTISE in advice
-    step = f"qtool quantize {_word(source)} --data {_word(_given(content, '--data') or 'DATA')}" if quantising else ""
+    data = f"{_word(_given(content, '--data') or 'DATA')}{_reading(content)}"
+    step = f"qtool quantize {_word(source)} --data {data}" if quantising else ""
     return Headline(str(content["model"]), _sentence(content["verdict"]), tone, step, _sentence(advice))
 
 
@@ -148,6 +151,15 @@ def _given(content: Content, option: str) -> str | None:
     call = content.get("call") or {"options": {}}
     words = call["options"].get(option)
     return str(words[0]) if words else None
+
+
+def _reading(content: Content) -> str:
+    """The options that say how data is read, as they were given, or as the calibration file has them."""
+    asked, call = content.get("asked") or {}, content.get("call") or {}
+    found = [(f"--{name.replace('_', '-')}", text) for name, text in asked.get("reading", ())]
+    options = call.get("options", {})
+    found = found or [(option, text) for option in _READING for text in options.get(option, ())]
+    return "".join(f" {option} {_word(text)}" for option, text in found)
 
 
 def _sentence(text: str) -> str:

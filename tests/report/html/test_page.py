@@ -10,7 +10,15 @@ from html.parser import HTMLParser
 import pytest
 
 from qtool.core.errors import UsageError
-from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed, TensorError
+from qtool.core.records.inspection import (
+    REQUANTISE,
+    Finding,
+    InspectedLayer,
+    InspectedNode,
+    Inspection,
+    Speed,
+    TensorError,
+)
 from qtool.report.html.documents import load_document
 from qtool.report.html.documents import made as document_of
 from qtool.report.html.overlay import overlay
@@ -169,6 +177,17 @@ def test_the_verdict_comes_with_the_next_command(made, speedup, met, words, step
     page = Read(page_of([document_of(content, "q.json")]))
     assert words in page.text
     assert step.format(m=made / "m.onnx", q=made / "q.onnx") in page.text
+    content["asked"]["reading"] = [["preprocess", "my own.json"]]
+    page = Read(page_of([document_of(content, "q.json")]))
+    given = re.sub("(LABELLED|DATA)", r"\1 --preprocess 'my own.json'", step)
+    assert given.format(m=made / "m.onnx", q=made / "q.onnx") in page.text
+
+
+def test_the_next_command_of_an_inspection_reads_its_data_alike():
+    content = replace(INSPECTED, next=f"{REQUANTISE} then").to_dict()
+    content["call"] = {"command": "inspect", "options": {"--data": ["pictures"], "--preprocess": ["yolo"]}, "read": []}
+    page = Read(page_of([document_of(content, "i.json")]))
+    assert "qtool quantize m.onnx --data pictures --preprocess yolo" in page.text
 
 
 def test_a_name_of_ten_megabytes_is_shortened(made):
