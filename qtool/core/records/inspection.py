@@ -10,6 +10,8 @@ from qtool.core.records.summary import shortened, summary
 Kind = Literal["float", "int8"]
 REQUANTISE = "quantise the float model with qtool"
 """How a remedy says it; a report that knows the paths shows the command beside it."""
+FOR_LATENCY = f"{REQUANTISE} for latency"
+"""The same, with the option that lets the clock choose."""
 
 
 @dataclass(frozen=True, slots=True)

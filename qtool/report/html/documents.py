@@ -9,6 +9,7 @@ from qtool.core.errors import UsageError
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.codec import parsed
 from qtool.core.records.header import without_header
+from qtool.core.records.schema import schema_version
 
 CALIBRATION = "inspect-calibration"
 """The kind of what `inspect` says of a calibration file."""
@@ -59,7 +60,13 @@ def made(content: Mapping[str, Any], name: str) -> Document:
             "finetune or inspect writes, plans, and calibration files"
         )
     # numbers that are not finite are null there, and stand in a list of their own
-    _, numbers = without_header(content, kind)
+    version, numbers = without_header(content, kind)
+    known = schema_version(kind)
+    if version != known:
+        raise UsageError(
+            f"{name}: is {schema} of version {version}, and this qtool shows version {known}; write it again with "
+            "--json"
+        )
     return Document(name, kind, {**content, **numbers})
 
 
