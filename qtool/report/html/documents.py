@@ -15,6 +15,8 @@ CALIBRATION = "inspect-calibration"
 """The kind of what `inspect` says of a calibration file."""
 KINDS = ("inspect", "quantize", "tune", "finetune", "evaluation", "sensitivity", CALIBRATION, "plan", "worst")
 _PREFIX = "qtool."
+_FLOATS = {"evaluation": ("FLOAT",), "inspect": ("--float",)}
+"""Kind of a document that does not hold it -> the options by which its command read the float model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class Document:
             return str(self.content["identity"]["model"])
         if self.kind == "inspect" and self.content["kind"] == "float":
             return str(self.content["sha256"])
-        return None
+        read = (self.content.get("call") or {}).get("read", ())
+        digests = [one["sha256"] for one in read if one["option"] in _FLOATS.get(self.kind, ())]
+        return str(digests[0]) if digests and digests[0] else None
 
 
 def made(content: Mapping[str, Any], name: str) -> Document:

@@ -280,6 +280,11 @@ def test_documents_of_another_model_are_refused(made):
     other["identity"]["model"] = "ef" * 32
     with pytest.raises(UsageError, match=r"^s.json: is of another model \(SHA-256 efefefefefef\) than q.json"):
         page_of([document_of(document(made / "q.json"), "q.json"), document_of(other, "s.json")])
+    # what holds no digest itself says which file its command read
+    judged = document(made / "e.json")
+    judged["call"] = {"command": "eval", "options": {}, "read": [{"option": "FLOAT", "sha256": "ab" * 32}]}
+    with pytest.raises(UsageError, match=r"^e.json: is of another model \(SHA-256 abababababab\) than q.json"):
+        page_of([document_of(document(made / "q.json"), "q.json"), document_of(judged, "e.json")])
 
 
 @pytest.mark.parametrize(
