@@ -62,7 +62,7 @@ def command(
     """
     calibration = is_calibration(model)
     if calibration:
-        options = {"float": float_model, "data": data, "latency": latency, **reading}
+        options = {"float": float_model, "data": data, "latency": latency, "model_explorer": overlay, **reading}
         for name in (name for name, value in options.items() if value):
             raise UsageError(f"--{name.replace('_', '-')}: says nothing to a calibration file; leave it out")
     with outputs({"--json": json_path, "--html": html_path, "--model-explorer": overlay}) as written:

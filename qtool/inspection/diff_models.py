@@ -41,7 +41,7 @@ class _Side:
 
     @classmethod
     def of(cls, opened: Opened) -> "_Side":
-        executed = Executed.of(take_census(opened.serialized)[1].nodes)
+        executed = Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
         layers = planned_layers(opened.model)
         kernels = layer_kernels(executed, layers)
         words = {layer.name: _in_words(layer, executed, kernels.get(layer.name)) for layer in layers}

@@ -10,7 +10,7 @@ from qtool.graph import edit
 from qtool.graph.edit import Node
 from qtool.graph.layers import Layer
 from qtool.inspection import grids
-from qtool.inspection.causes import bias_off, why_float, wrong_axis
+from qtool.inspection.causes import bias_off, scale_off, why_float, wrong_axis
 from qtool.inspection.executed import is_integer, is_seam
 from qtool.inspection.look import Found, Look, sentence
 from qtool.inspection.planned import PlannedLayer
@@ -44,6 +44,28 @@ def accuracy(look: Look) -> Iterator[Found]:
         f"the output lies {db:.1f} dB from float's; below {_FAIR:g} it costs accuracy",
         f"What loses most by itself: {told}" if told else "No layer alone is known to lose as much",
     )
+
+
+def bad_scale(look: Look) -> Iterator[Found]:
+    """Find activations whose scale is 0, negative or not finite."""
+    grids_of = {
+        str(node.outputs[0].name): grids.grid_of(node)
+        for node in look.opened.nodes
+        if grids.is_quantize(node) and not grids.is_constant(node.inputs[0])
+    }
+    for layer in look.planned:
+        for end, placed in (("input", layer.x), ("output", layer.y)):
+            if placed is not None and not (grids.is_quantize(placed.node) or grids.is_dequantize(placed.node)):
+                grids_of[f"{end} of {layer.name}"] = placed.grid
+    wrong = {name: scale for name, grid in grids_of.items() if (scale := scale_off(grid)) is not None}
+    if wrong:
+        numbers = [n for island in look.islands if island.cause.rule == "bad-scale" for n in island.nodes]
+        yield Found(
+            tuple(wrong),
+            f"{amount(len(wrong), 'tensor')} quantised with a scale that is {', '.join(sorted(set(wrong.values())))}",
+            "A scale is a positive number; with another all that the tensor holds is lost",
+            tuple(numbers),
+        )
 
 
 def nothing(look: Look) -> Iterator[Found]:

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from qtool.core.records.inspection import REQUANTISE, Finding
+from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, Finding
 from qtool.core.text import amount
 from qtool.inspection import finders
 from qtool.inspection.islands import Island
 from qtool.inspection.look import Found, Look, sentence
-from qtool.inspection.makers import Maker
+from qtool.inspection.makers import OWN, Maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ def remedy_of(rule: str, maker: Maker | None) -> str:
         return ""
     own = "" if maker is None else maker.options.get(rule, "")
     general = RULES[rule].remedy
+    if own and maker is OWN:
+        return own
     if own and maker is not None:
         other = f"; or {REQUANTISE}" if REQUANTISE in general else ""
         return f"{maker.name}: {own}{other}"
@@ -91,6 +93,7 @@ _BY_QTOOL = f"{REQUANTISE}, which puts Q/DQ where onnxruntime's integer kernels 
 _ROWS = (
     Rule("wrong-result", f"do not ship it; {REQUANTISE}, which proves it", finders.wrong),
     Rule("does-not-run", _BY_QTOOL, finders.fails),
+    Rule("bad-scale", f"calibrate again on data whose values are finite; or {REQUANTISE}", finders.bad_scale),
     Rule("accuracy", f"leave the noisiest in float; or {REQUANTISE}, which chooses ranges by it", finders.accuracy),
     Rule("no-integers", _BY_QTOOL, finders.nothing),
     Rule("requantised", f"{REQUANTISE} and leave that layer out there: it is then hidden", finders.requantised),
@@ -123,7 +126,7 @@ _ROWS = (
     Rule("weights-only", f"it saves memory, not time; for speed {REQUANTISE}"),
     Rule("conv-integer", f"calibrated ranges instead of dynamic ones: {REQUANTISE}", finders.conv_integer),
     Rule("slow-pool", f"leave MaxPool without Q/DQ where its neighbours are float; or {REQUANTISE}", finders.slow_pool),
-    Rule("slower-in-integers", f"{REQUANTISE} for latency: it leaves in float what is slower", finders.slower),
+    Rule("slower-in-integers", f"{FOR_LATENCY}: it leaves in float what is slower", finders.slower),
     Rule("one-channel", f"leave layers of one input channel in float; or {REQUANTISE}", finders.one_channel),
     Rule("old-opset", f"export with opset 13 or later; or {REQUANTISE}, which raises it", finders.old_opset),
     Rule("unexplained", f"{REQUANTISE}, which looks at what onnxruntime makes of it, and plans again"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qtool.core.records.inspection import FOR_LATENCY
 from qtool.graph.edit import Node
 from qtool.graph.quantizers import is_quantizing
 from qtool.inspection.grids import grid_of, is_constant
@@ -107,23 +108,28 @@ def _is_symmetric(node: Node) -> bool:
     return grid.dtype == "int8" and not any(grid.zero_point)
 
 
-def _like_qtool(model: Opened) -> bool:
-    """Whether each node that quantises has the name that `rewrite` gives it, after what it makes."""
-    placed = [node for node in model.nodes if node.op_type in _PLACED]
-    return bool(placed) and all(node.name == f"{node.outputs[0].name}_node" for node in placed)
-
-
 def _outputs(word: str) -> Callable[[Opened], bool]:
     return lambda model: any(str(value.name).startswith(word) for node in model.nodes for value in node.outputs)
 
 
-_PLACED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _LEFT = frozenset({
     "not-quantised", "missing-output-q", "missing-input-q", "float-tail", "no-kernel", "layout", "dynamic",
-    "weights-only", "unequal-ranges", "float-constant", "seams", "slower-in-integers", "one-channel",
+    "weights-only", "unequal-ranges", "float-constant", "seams", "slower-in-integers",
 })  # fmt: skip
 _FOLDED = "fold batch normalisations into the convolutions before Q/DQ are put there (torch.nn.utils.fuse_conv_bn_eval)"
-OWN = Maker("qtool", _any(_metadata("qtool"), _producer("qtool"), _like_qtool), {}, _LEFT)
+_LATENCY = f"{FOR_LATENCY}: it leaves in float what is slower in integers on this machine"
+OWN = Maker(
+    "qtool",
+    _any(_metadata("qtool"), _producer("qtool")),
+    {
+        "one-channel": _LATENCY,
+        "slow-pool": _LATENCY,
+        "signed-kernel": _LATENCY,
+        "accuracy": "run qtool tune, which looks for the layers that have to stay in float",
+    },
+    _LEFT,
+)
+"""qtool itself: that it quantises the model again is no remedy."""
 MAKERS = (
     OWN,
     Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt"), _like_modelopt), _FOR_TENSORRT),

@@ -4,7 +4,16 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qtool.core.records.inspection import REQUANTISE, TIME_IT, Finding, Grid, InspectedLayer, Inspection, Speed
+from qtool.core.records.inspection import (
+    FOR_LATENCY,
+    REQUANTISE,
+    TIME_IT,
+    Finding,
+    Grid,
+    InspectedLayer,
+    Inspection,
+    Speed,
+)
 from qtool.core.records.results import Asked
 from qtool.core.text import amount, line
 from qtool.report.quantize import data_text
@@ -27,14 +36,14 @@ def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: b
     if inspection.next:
         parts.append(f"next: {inspection.next}{_command(inspection, asked)}")
     parts += ["", *(f"  {row}" for row in _facts(inspection))]
-    if inspection.layers:
-        parts += ["", *_layers(inspection, len(inspection.layers) if every else _ROWS)]
+    table = ["", *_layers(inspection, len(inspection.layers) if every else _ROWS)] if inspection.layers else []
+    ends = []
     if inspection.findings:
-        parts += ["", "what costs speed, accuracy or trust, the dearest first:"]
-        parts += [text for finding in inspection.findings for text in _finding(finding)]
+        ends += ["", "what costs speed, accuracy or trust, the dearest first:"]
+        ends += [text for finding in inspection.findings for text in _finding(finding)]
     if inspection.not_measured:
-        parts += ["", *(f"not measured: {text}" for text in inspection.not_measured)]
-    return "\n".join(text if "\n" in text else line(text) for text in parts)
+        ends += ["", *(f"not measured: {text}" for text in inspection.not_measured)]
+    return "\n".join([*map(line, parts), *table, *map(line, ends)])
 
 
 def _head(inspection: Inspection) -> str:
@@ -51,7 +60,8 @@ def _command(inspection: Inspection, asked: Asked) -> str:
     if REQUANTISE not in inspection.next:
         return ""
     output = shlex.quote(Path(inspection.model).with_suffix(".qtool.onnx").name)
-    return f": qtool quantize {source} {data_text(asked)} -o {output}"
+    fast = " --optimize-for latency" if FOR_LATENCY in inspection.next else ""
+    return f": qtool quantize {source} {data_text(asked)}{fast} -o {output}"
 
 
 def _facts(inspection: Inspection) -> list[str]:

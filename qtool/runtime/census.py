@@ -29,8 +29,12 @@ class Census:
         return not self._by_name.get(name, set()).isdisjoint(kernels)
 
 
-def take_census(model: bytes | Serialized, config: Mapping[str, str] | None = None) -> tuple[Session, Census]:
+def take_census(
+    model: bytes | Serialized, config: Mapping[str, str] | None = None, name: str = "the quantised model"
+) -> tuple[Session, Census]:
     """Load a model as a user would and read the graph that is executed.
+
+    config: session configuration entries. name: what to call the model in messages.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -43,8 +47,6 @@ def take_census(model: bytes | Serialized, config: Mapping[str, str] | None = No
         with suppress(OSError):
             # nobody reads the weights
             (path.parent / "weights").symlink_to(os.devnull)
-        session = Session(
-            own.model, save_optimized=path, save_weights="weights", config=config, name="the quantised model"
-        )
+        session = Session(own.model, save_optimized=path, save_weights="weights", config=config, name=name)
         nodes = tuple(executed_nodes(path, own))
     return session, Census(dict(sorted(Counter(n.op_type for n in nodes).items())), nodes)

@@ -15,6 +15,7 @@ from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
 from qtool.core.records.inspection import REQUANTISE
 from qtool.report.inspect import inspection_text
+from tests.support.patterns import Net
 
 RNG = np.random.default_rng(1)
 DATA = RNG.normal(size=(4, 3, 12, 12)).astype(np.float32)
@@ -201,3 +202,16 @@ def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_pa
     (lost,) = [one for one in found.findings if one.rule == "accuracy"]
     assert lost.where[0] == "r1"
     assert "COSTS ACCURACY" in found.verdict
+
+
+def test_to_quantise_again_is_no_remedy_for_its_own_models(tmp_path):
+    """By an entry in its metadata the file tells whose it is; its layer has one input channel."""
+    net = Net(1, 8, 8)
+    source = net.save(tmp_path / "one.onnx", net("Tanh", net("Relu", net.conv("x", 1, 8, name="first"))))
+    quantize(source, tmp_path / "own.onnx", data=[net.samples(2)], calibrator="max", optimize_for="size")
+    found = inspect_model(tmp_path / "own.onnx")
+    assert found.maker == "qtool"
+    (one,) = [finding for finding in found.findings if finding.rule == "one-channel"]
+    assert one.remedy.startswith("quantise the float model with qtool for latency: ")
+    assert not any(finding.remedy for finding in found.findings if finding.rule in ("float-tail", "missing-output-q"))
+    assert " --data DATA --optimize-for latency -o own.qtool.onnx" in inspection_text(found)

@@ -11,6 +11,8 @@ Kind = Literal["float", "int8"]
 TIME_IT = "time it beside the float model"
 REQUANTISE = "quantise the float model with qtool"
 """How a next step or a remedy says it; a report that knows the paths shows the command beside it."""
+FOR_LATENCY = f"{REQUANTISE} for latency"
+"""The same, with the option that lets the clock choose."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qtool.core.records.inspection import REQUANTISE
+from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE
 from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.report.html.blocks import Card, Headline
@@ -125,8 +125,9 @@ def _inspected(content: Content) -> Headline:
     # what a remedy says in words is a command where the float model is known
     source = content["model"] if content["kind"] == "float" else content["float_model"] or "FLOAT"
     quantising = content["kind"] == "float" or REQUANTISE in advice
+    fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
     data = f"{_word(_given(content, '--data') or 'DATA')}{_reading(content)}"
-    step = f"qtool quantize {_word(source)} --data {data}" if quantising else ""
+    step = f"qtool quantize {_word(source)} --data {data}{fast}" if quantising else ""
     return Headline(str(content["model"]), _sentence(content["verdict"]), tone, step, _sentence(advice))
 
 

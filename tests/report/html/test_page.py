@@ -309,6 +309,11 @@ def test_documents_of_another_model_are_refused(made):
     other["identity"]["model"] = "ef" * 32
     with pytest.raises(UsageError, match=r"^s.json: is of another model \(SHA-256 efefefefefef\) than q.json"):
         page_of([document_of(document(made / "q.json"), "q.json"), document_of(other, "s.json")])
+    # what holds no digest itself says which file its command read
+    judged = document(made / "e.json")
+    judged["call"] = {"command": "eval", "options": {}, "read": [{"option": "FLOAT", "sha256": "ab" * 32}]}
+    with pytest.raises(UsageError, match=r"^e.json: is of another model \(SHA-256 abababababab\) than q.json"):
+        page_of([document_of(document(made / "q.json"), "q.json"), document_of(judged, "e.json")])
 
 
 @pytest.mark.parametrize(
@@ -317,9 +322,11 @@ def test_documents_of_another_model_are_refused(made):
         ("{", "not JSON"),
         ("[]", "is no document that a report shows"),
         ('{"schema": "qtool.unheard-of"}', "is no document that a report shows"),
-        ('{"schema": "qtool.quantize", "schema_version": 1}', "lacks what its form has"),
+        ('{"schema": "qtool.quantize", "schema_version": 2}', "lacks what its form has"),
+        ('{"schema": "qtool.quantize", "schema_version": 1}', "of version 1, and this qtool shows version 2"),
+        ('{"schema": "qtool.quantize", "schema_version": 99}', "of version 99, and this qtool shows version 2"),
         (
-            '{"schema": "qtool.evaluation", "schema_version": 1, "candidates": 3, "metrics": 7}',
+            '{"schema": "qtool.evaluation", "schema_version": 2, "candidates": 3, "metrics": 7}',
             "lacks what its form has",
         ),
     ],
