@@ -310,7 +310,22 @@ def _types(there: list[Grid]) -> str:
     return ", ".join(dict.fromkeys(grid.dtype for grid in there))
 
 
+def scale_off(grid: Grid) -> str | None:
+    """Return a scale of activations that is none, in words; None where all are positive and finite."""
+    wrong = [scale for scale in grid.scale if not 0.0 < scale < float("inf")]
+    return f"{wrong[0]:g}" if wrong else None
+
+
+def _bad_scale(layer: PlannedLayer) -> Cause | None:
+    for what, placed in (("input", layer.x), ("output", layer.y)):
+        wrong = None if placed is None else scale_off(placed.grid)
+        if wrong is not None:
+            return Cause("bad-scale", f"the scale of its {what} is {wrong}")
+    return None
+
+
 _PLANNED: tuple[_Check, ...] = (
+    _bad_scale,
     _no_kernel,
     _wide,
     _vector,

@@ -10,7 +10,7 @@ from qtool.graph import edit
 from qtool.graph.edit import Node
 from qtool.graph.layers import Layer
 from qtool.inspection import grids
-from qtool.inspection.causes import bias_off, why_float, wrong_axis
+from qtool.inspection.causes import bias_off, scale_off, why_float, wrong_axis
 from qtool.inspection.executed import is_integer, is_seam
 from qtool.inspection.look import Found, Look, sentence
 from qtool.inspection.planned import PlannedLayer
@@ -46,20 +46,25 @@ def accuracy(look: Look) -> Iterator[Found]:
     )
 
 
-def no_scale(look: Look) -> Iterator[Found]:
-    """Find layers whose input or weight has a scale that no number can be divided by."""
-    layers = []
+def bad_scale(look: Look) -> Iterator[Found]:
+    """Find activations whose scale is 0, negative or not finite."""
+    grids_of = {
+        str(node.outputs[0].name): grids.grid_of(node)
+        for node in look.opened.nodes
+        if grids.is_quantize(node) and not grids.is_constant(node.inputs[0])
+    }
     for layer in look.planned:
-        read = np.array(layer.x.grid.scale if layer.x is not None else (), float)
-        weighed = np.array(layer.w.grid.scale if layer.w is not None else (), float)
-        # a channel of a weight may be empty
-        if not (read > 0).all() or not (weighed >= 0).all() or np.isinf([*read, *weighed]).any():
-            layers.append(layer)
-    if layers:
+        for end, placed in (("input", layer.x), ("output", layer.y)):
+            if placed is not None and not (grids.is_quantize(placed.node) or grids.is_dequantize(placed.node)):
+                grids_of[f"{end} of {layer.name}"] = placed.grid
+    wrong = {name: scale for name, grid in grids_of.items() if (scale := scale_off(grid)) is not None}
+    if wrong:
+        numbers = [n for island in look.islands if island.cause.rule == "bad-scale" for n in island.nodes]
         yield Found(
-            tuple(layer.name for layer in layers),
-            f"{amount(len(layers), 'layer')} whose input or weight has a scale of 0, or none that is a positive number",
-            "Nothing comes back from such 8 bits: what was calibrated was constant, empty or not a number",
+            tuple(wrong),
+            f"{amount(len(wrong), 'tensor')} quantised with a scale that is {', '.join(sorted(set(wrong.values())))}",
+            "A scale is a positive number; with another all that the tensor holds is lost",
+            tuple(numbers),
         )
 
 

@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from qtool.core.records.inspection import REQUANTISE, Finding
+from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, Finding
 from qtool.core.text import amount
 from qtool.inspection import finders
 from qtool.inspection.islands import Island
 from qtool.inspection.look import Found, Look, sentence
-from qtool.inspection.makers import Maker
+from qtool.inspection.makers import OWN, Maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,8 @@ def remedy_of(rule: str, maker: Maker | None) -> str:
         return ""
     own = "" if maker is None else maker.options.get(rule, "")
     general = RULES[rule].remedy
+    if own and maker is OWN:
+        return own
     if own and maker is not None:
         other = f"; or {REQUANTISE}" if REQUANTISE in general else ""
         return f"{maker.name}: {own}{other}"
@@ -91,10 +93,10 @@ _BY_QTOOL = f"{REQUANTISE}, which puts Q/DQ where onnxruntime's integer kernels 
 _ROWS = (
     Rule("wrong-result", f"do not ship it; {REQUANTISE}, which proves it", finders.wrong),
     Rule("does-not-run", _BY_QTOOL, finders.fails),
-    Rule("no-scale", f"calibrate with data that reaches these layers; or {REQUANTISE}", finders.no_scale),
-    Rule("accuracy", f"leave these out of quantisation; or {REQUANTISE}, which chooses ranges by it", finders.accuracy),
+    Rule("bad-scale", f"calibrate again on data whose values are finite; or {REQUANTISE}", finders.bad_scale),
+    Rule("accuracy", f"leave the noisiest in float; or {REQUANTISE}, which chooses ranges by it", finders.accuracy),
     Rule("no-integers", _BY_QTOOL, finders.nothing),
-    Rule("requantised", f"{REQUANTISE} and leave it out there: it is then hidden", finders.requantised),
+    Rule("requantised", f"{REQUANTISE} and leave that layer out there: it is then hidden", finders.requantised),
     Rule("missing-output-q", _BY_QTOOL),
     Rule("missing-input-q", _BY_QTOOL),
     Rule("also-read", _BY_QTOOL),
@@ -110,7 +112,11 @@ _ROWS = (
     Rule("wrong-axis", f"scales of weights along the output channels: {REQUANTISE}"),
     Rule("bias-scale", f"a bias scale that is the input's times the weight's: {REQUANTISE}"),
     Rule("batch-norm", f"fold batch normalisations before quantising; or {REQUANTISE}, which does"),
-    Rule("no-kernel", f"leave it without Q/DQ; or {REQUANTISE}, which puts none there, and rewrites what it can"),
+    Rule(
+        "no-kernel",
+        f"no Q/DQ for operators without an integer kernel; or {REQUANTISE}, which puts none there, and rewrites what "
+        "it can",
+    ),
     Rule("layout", _BY_QTOOL),
     Rule("not-quantised", _BY_QTOOL),
     Rule("float-weight", _BY_QTOOL),
@@ -120,8 +126,8 @@ _ROWS = (
     Rule("weights-only", f"it saves memory, not time; for speed {REQUANTISE}"),
     Rule("conv-integer", f"calibrated ranges instead of dynamic ones: {REQUANTISE}", finders.conv_integer),
     Rule("slow-pool", f"leave MaxPool without Q/DQ where its neighbours are float; or {REQUANTISE}", finders.slow_pool),
-    Rule("slower-in-integers", f"{REQUANTISE} for latency: it leaves in float what is slower", finders.slower),
-    Rule("one-channel", f"leave that layer in float; or {REQUANTISE}, which measures it", finders.one_channel),
+    Rule("slower-in-integers", f"{FOR_LATENCY}: it leaves in float what is slower", finders.slower),
+    Rule("one-channel", f"leave layers of one input channel in float; or {REQUANTISE}", finders.one_channel),
     Rule("old-opset", f"export with opset 13 or later; or {REQUANTISE}, which raises it", finders.old_opset),
     Rule("unexplained", f"{REQUANTISE}, which looks at what onnxruntime makes of it, and plans again"),
     Rule("seams", _BY_QTOOL, finders.seams),

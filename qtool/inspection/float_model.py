@@ -200,7 +200,7 @@ def _example(
 def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds: float) -> Executed:
     if example is None:
         return Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
-    return Executed.of(*timed_nodes(opened.serialized, [example], seconds))
+    return Executed.of(*timed_nodes(opened.serialized, [example], seconds, str(opened.path)))
 
 
 def _heirs(prepared: Prepared) -> dict[str, Node]:

@@ -16,8 +16,9 @@ from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
+from qtool.inspection.opened import Opened
 from qtool.inspection.pictures import as_picture
-from qtool.runtime.session import Session
+from qtool.runtime.session import Session, one_line
 
 SAMPLES = 8
 """So many samples of the data are taken."""
@@ -87,6 +88,27 @@ def _made_up(model: Model, session: Session) -> Examples:
     except (NotInventedError, ModelError) as error:
         reason = str(error)
     return Examples((), "", made_up=True, absent=f"{reason}; give data")
+
+
+def loaded(opened: Opened) -> Session:
+    """Return a default session of a quantised model.
+
+    Raises:
+        ModelError: onnxruntime does not load it, or only without the optimisations that make integers of Q/DQ.
+    """
+    try:
+        return Session(opened.path)
+    except ModelError as error:
+        try:
+            _plain(opened.model)
+        except ModelError:
+            raise error from None
+        why = one_line(error.__cause__ or error)
+        raise ModelError(
+            f"{opened.path}: onnxruntime's optimisations fail on it, and without them it loads: {why}; quantise the "
+            "float model with qtool, which proves that what it writes loads, or run this one with "
+            "ORT_DISABLE_ALL, in float"
+        ) from error
 
 
 def _plain(model: Model, name: str = "the model") -> Session:

@@ -19,10 +19,10 @@ from qtool.inspection.errors import Errors, errors_of
 from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
 from qtool.inspection.findings import find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
-from qtool.inspection.inputs import Examples, examples_of, fed_to
+from qtool.inspection.inputs import Example, Examples, examples_of, fed_to, loaded
 from qtool.inspection.islands import Island, find_islands
 from qtool.inspection.look import Look
-from qtool.inspection.makers import Maker, form_of, maker_of
+from qtool.inspection.makers import OWN, Maker, form_of, maker_of
 from qtool.inspection.opened import Opened, open_model, parameters
 from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
 from qtool.inspection.speed import PROFILE_SECONDS, speed_of
@@ -75,6 +75,26 @@ class _Float:
     session: Session
 
 
+def _float_of(opened: Opened, float_model: str | Path) -> _Float:
+    found = open_model(float_model)
+    if found.is_quantized:
+        raise UsageError(
+            f"{arg('float_model')}: {float_model} is quantised itself; give the float model that {opened.path} is made "
+            "of"
+        )
+    return _Float(found, Session(float_model))
+
+
+def _check_runs(found: _Float, example: Example, opened: Opened) -> None:
+    try:
+        found.session.run(fed_to(found.session, example))
+    except DataError as error:
+        raise UsageError(
+            f"{arg('float_model')}: does not run on what {opened.path} takes ({error}); give the float model that that "
+            "is made of"
+        ) from error
+
+
 _STEPS = 6
 
 
@@ -92,10 +112,12 @@ class _Inspected:
     ) -> None:
         self.opened = opened
         self._progress, self._done = progress, 0
-        self.session = Session(opened.path)
+        self.session = loaded(opened)
         self.missing: list[str] = []
-        self.float = None if float_model is None else _Float(open_model(float_model), Session(float_model))
+        self.float = None if float_model is None else _float_of(opened, float_model)
         self.examples: Examples = examples_of(opened.model, self.session, data, **reading)
+        if self.float is not None and self.examples.batches:
+            _check_runs(self.float, self.examples.batches[0], opened)
         if self.examples.absent:
             self.missing.append(f"what takes a run: {self.examples.absent}")
         self._step()
@@ -151,7 +173,7 @@ class _Inspected:
             maker="" if self.maker is None else self.maker.name,
             form=form,
             verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings, look.output_db),
-            next=next_step(findings, self.speed, timed=self.speed is not None),
+            next=next_step(findings, self.speed, own=self.maker is OWN),
             inputs=opened.inputs,
             outputs=opened.outputs,
             opset=opened.opset,
@@ -173,7 +195,7 @@ class _Inspected:
     def _executed(self, opened: Opened, *, timed: bool) -> Executed:
         if not timed or not self.examples.batches:
             return Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
-        return Executed.of(*timed_nodes(opened.serialized, self.examples.batches, PROFILE_SECONDS))
+        return Executed.of(*timed_nodes(opened.serialized, self.examples.batches, PROFILE_SECONDS, str(opened.path)))
 
     def _speed(self) -> Speed | None:
         if not self.examples.batches:
@@ -201,7 +223,8 @@ class _Inspected:
         if self.float is None or not self.examples.batches:
             return {}
         examples = [fed_to(self.float.session, example) for example in self.examples.batches]
-        executed = Executed.of(*timed_nodes(self.float.opened.serialized, examples, PROFILE_SECONDS))
+        opened = self.float.opened
+        executed = Executed.of(*timed_nodes(opened.serialized, examples, PROFILE_SECONDS, str(opened.path)))
         layers = {str(layer.node.name): layer for layer in planned_layers(self.float.opened.model)}
         result: dict[str, float] = {}
         for node in self.float.opened.nodes:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qtool.core.records.inspection import FOR_LATENCY
 from qtool.graph.edit import Node
 from qtool.graph.quantizers import is_quantizing
 from qtool.inspection.grids import grid_of, is_constant
@@ -116,8 +117,21 @@ _LEFT = frozenset({
     "weights-only", "unequal-ranges", "float-constant", "seams", "slower-in-integers",
 })  # fmt: skip
 _FOLDED = "fold batch normalisations into the convolutions before Q/DQ are put there (torch.nn.utils.fuse_conv_bn_eval)"
+_LATENCY = f"{FOR_LATENCY}: it leaves in float what is slower in integers on this machine"
+OWN = Maker(
+    "qtool",
+    _any(_metadata("qtool"), _producer("qtool")),
+    {
+        "one-channel": _LATENCY,
+        "slow-pool": _LATENCY,
+        "signed-kernel": _LATENCY,
+        "accuracy": "run qtool tune, which looks for the layers that have to stay in float",
+    },
+    _LEFT,
+)
+"""qtool itself: that it quantises the model again is no remedy."""
 MAKERS = (
-    Maker("qtool", _any(_metadata("qtool"), _producer("qtool")), {}, _LEFT),
+    OWN,
     Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt"), _like_modelopt), _FOR_TENSORRT),
     Maker(
         "AMD Quark",

@@ -53,28 +53,22 @@ def open_model(path: str | Path) -> Opened:
     """
     loaded = model_io.load(path)
     model = loaded.model
-    found = Opened(
+    tidied = edit.clone(model)
+    shapes.forget(tidied)
+    opset.tidy(tidied, str(path))
+    shapes.infer(tidied)
+    return Opened(
         path=loaded.path,
         digest=loaded.digest,
         size=model_size(loaded.path),
-        model=edit.clone(model),
+        model=tidied,
         opset={domain or "ai.onnx": version for domain, version in sorted(model.opset_imports.items())},
         inputs=tuple(_port(v) for v in model.graph.inputs if not v.is_initializer()),
         outputs=tuple(_port(v) for v in model.graph.outputs),
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
         metadata={str(key): str(text) for key, text in model.metadata_props.items()},
-        serialized=Serialized(b"", {}, None),
+        serialized=model_io.serialize(tidied),
     )
-    shapes.forget(found.model)
-    opset.tidy(found.model, str(path))
-    shapes.infer(found.model)
-    return _with_serialized(found)
-
-
-def _with_serialized(found: Opened) -> Opened:
-    from dataclasses import replace
-
-    return replace(found, serialized=model_io.serialize(found.model))
 
 
 def element_type(value: Value | None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qtool.core.records.inspection import REQUANTISE, Finding, InspectedLayer, Speed
+from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, TIME_IT, Finding, InspectedLayer, Speed
 from qtool.core.text import amount
 from qtool.inspection.executed import Executed
 from qtool.inspection.islands import Island
@@ -11,6 +11,8 @@ _ALIKE = 1.03
 _MUCH = 0.1
 _DEAR = ("slow-pool", "signed-kernel", "conv-integer", "one-channel", "slower-in-integers")
 """What costs time in integers."""
+_FIRST = ("does-not-run", "wrong-result", "bad-scale", "accuracy", "no-integers")
+"""What is to be mended before anything is made faster."""
 
 
 def verdict_of(
@@ -52,22 +54,27 @@ def verdict_of(
         parts.append(f"{100 * (dear.ms_share or 0.0):.0f} % in {dear.what}")
     if any(one.rule == "does-not-run" for one in findings):
         parts.insert(0, "DOES NOT RUN: onnxruntime loads it, and fails")
+    if any(one.rule == "bad-scale" for one in findings):
+        parts.insert(0, "WRONG: a scale is 0, negative or not finite")
     if any(one.rule == "wrong-result" for one in findings):
         parts.insert(0, "WRONG: onnxruntime computes something else than the file says")
     return "; ".join(parts)
 
 
-def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) -> str:
-    """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done."""
+def next_step(findings: Sequence[Finding], speed: Speed | None, *, own: bool) -> str:
+    """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done.
+
+    own: whether qtool made the model, so that quantising it anew would give the same.
+    """
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
     findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
-    wrong = next(
-        (one for one in findings if one.rule in ("does-not-run", "wrong-result", "accuracy", "no-integers")), None
-    )
+    wrong = next((one for one in findings if one.rule in _FIRST), None)
     dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
     found = wrong or dear
     if found is not None and found.remedy:
         return found.remedy
+    if slow and own:
+        return f"{FOR_LATENCY}, or keep the float model where speed is what counts"
     if slow:
         return f"{REQUANTISE} and compare, or keep the float model where speed is what counts"
-    return "" if timed else "time it beside the float model"
+    return "" if speed is not None else TIME_IT

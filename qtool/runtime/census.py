@@ -30,11 +30,11 @@ class Census:
 
 
 def take_census(
-    model: bytes | Serialized, config: Mapping[str, str] | None = None, *, name: str = "the quantised model"
+    model: bytes | Serialized, config: Mapping[str, str] | None = None, name: str = "the quantised model"
 ) -> tuple[Session, Census]:
     """Load a model as a user would and read the graph that is executed.
 
-    `name`: what to call the model in messages.
+    config: session configuration entries. name: what to call the model in messages.
 
     Raises:
         ModelError: onnxruntime cannot load the model.

@@ -45,12 +45,13 @@ def node_times(
 
 
 def timed_nodes(
-    model: Serialized, examples: Sequence[Mapping[str, np.ndarray]], seconds: float
+    model: Serialized, examples: Sequence[Mapping[str, np.ndarray]], seconds: float, name: str = "the model"
 ) -> tuple[tuple[ExecutedNode, ...], tuple[float, ...]]:
     """Run a model in a default session with onnxruntime's profiler, and return the graph that is executed, with times.
 
     Of each node the milliseconds of one run, the median over the runs, 0 for one that did not run; of an If, Loop or
     Scan those that it takes beside the nodes of its bodies. `seconds`: after as long, the last run begins.
+    `name`: what to call the model in messages.
 
     Raises:
         DataError, ModelError: the model does not run on an example, or does not load.
@@ -62,7 +63,7 @@ def timed_nodes(
             # nobody reads the weights
             (folder / "weights").symlink_to(os.devnull)
         session = Session(
-            own.model, profile_to=folder / "profile", save_optimized=path, save_weights="weights", name="the model"
+            own.model, profile_to=folder / "profile", save_optimized=path, save_weights="weights", name=name
         )
         taken, runs = _profiled(session, examples, seconds)
         nodes = tuple(executed_nodes(path, own))

@@ -13,7 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from qtool import inspect_model, quantize
 from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
+from qtool.core.records.inspection import REQUANTISE
 from qtool.report.inspect import inspection_text
+from tests.support.patterns import Net
 
 RNG = np.random.default_rng(1)
 DATA = RNG.normal(size=(4, 3, 12, 12)).astype(np.float32)
@@ -163,6 +165,18 @@ def test_the_command_prints_the_verdict_and_writes_it(models, tmp_path):
     assert [layer["kernel"] for layer in written["layers"]]
 
 
+@pytest.mark.parametrize("how", [{"data": {"x": DATA}, "calibrator": "max"}, {"form": "dynamic"}])
+def test_a_model_of_qtool_is_known_and_not_to_be_made_again(models, tmp_path, how):
+    quantize(models["float"], tmp_path / "own.onnx", **how)
+    found = inspect_model(tmp_path / "own.onnx")
+    assert found.maker == "qtool"
+    assert REQUANTISE not in found.next
+    assert inspection_text(found).splitlines()[2] == (
+        f"next: time it beside the float model: qtool inspect {tmp_path / 'own.onnx'} --float FLOAT.onnx --data DATA "
+        "--latency"
+    )
+
+
 def test_names_in_a_report_do_nothing_to_a_terminal(models, tmp_path):
     model = onnx.load(models["qdq"])
     next(node for node in model.graph.node if node.op_type == "Conv").name = "conv\x1b[31m"
@@ -188,3 +202,16 @@ def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_pa
     (lost,) = [one for one in found.findings if one.rule == "accuracy"]
     assert lost.where[0] == "r1"
     assert "COSTS ACCURACY" in found.verdict
+
+
+def test_to_quantise_again_is_no_remedy_for_its_own_models(tmp_path):
+    """By an entry in its metadata the file tells whose it is; its layer has one input channel."""
+    net = Net(1, 8, 8)
+    source = net.save(tmp_path / "one.onnx", net("Tanh", net("Relu", net.conv("x", 1, 8, name="first"))))
+    quantize(source, tmp_path / "own.onnx", data=[net.samples(2)], calibrator="max", optimize_for="size")
+    found = inspect_model(tmp_path / "own.onnx")
+    assert found.maker == "qtool"
+    (one,) = [finding for finding in found.findings if finding.rule == "one-channel"]
+    assert one.remedy.startswith("quantise the float model with qtool for latency: ")
+    assert not any(finding.remedy for finding in found.findings if finding.rule in ("float-tail", "missing-output-q"))
+    assert " --data DATA --optimize-for latency -o own.qtool.onnx" in inspection_text(found)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from qtool import inspect_model
+from qtool.core.errors import ModelError, UsageError
 from qtool.inspection.findings import RULES
 from tests.inspection.written import RNG, Net
 from tests.support.places import REPOSITORY
@@ -74,8 +75,8 @@ def does_not_run(net):
     return [net.fake(net.conv(net.fake("x", [0.02, 0.03, 0.04, 0.05], [128] * 4)))]
 
 
-def no_scale(net):
-    return [net.fake(net.conv(net.fake("x", 0.0)))]
+def bad_scale(net):
+    return [net.fake(net.conv(net.fake("x")), np.inf)]
 
 
 def scale_shape(net):
@@ -208,7 +209,7 @@ BUILDS: dict[str, Callable[[Net], list[str]]] = {
     "wide-type": wide_type,
     "vector-scale": vector_scale,
     "does-not-run": does_not_run,
-    "no-scale": no_scale,
+    "bad-scale": bad_scale,
     "scale-shape": scale_shape,
     "no-zero-point": no_zero_point,
     "wrong-result": wrong_axis,
@@ -254,6 +255,34 @@ def test_a_rule_finds_what_it_is_about(rule, tmp_path):
         (layer,) = found.layers
         assert (layer.planned, layer.integer) == (True, False)
         assert layer.cause and layer.remedy
+
+
+@pytest.mark.parametrize(("scale", "said"), [(0.0, "0"), (-0.5, "-0.5"), (np.nan, "nan")])
+def test_a_scale_that_is_none_is_said_first(scale, said, tmp_path):
+    found = inspected(tmp_path, lambda net: [net.fake(net.add("Tanh", net.fake("x", scale)))])
+    assert found.verdict.startswith("WRONG: a scale is 0, negative or not finite")
+    (finding,) = [one for one in found.findings if one.rule == "bad-scale"]
+    assert finding.what.endswith(f"a scale that is {said}") and finding.remedy == found.next
+
+
+def test_a_model_that_only_the_optimisations_break_is_told_apart(tmp_path):
+    """Of opset 10, where onnxruntime quantises a float bias with a Round that is there since 11."""
+    net = Net(opset=10)
+    bias = net.constant(np.zeros(4, np.float32))
+    path = net.write(tmp_path / "model.onnx", net.fake(net.conv(net.fake("x"), bias=bias)))
+    with pytest.raises(ModelError, match=r"model.onnx: onnxruntime's optimisations fail on it, .* Round"):
+        inspect_model(path)
+
+
+def test_the_float_model_is_one_that_the_other_is_made_of(tmp_path):
+    net, other = Net(), Net((1, 4, 4, 4))
+    path = net.write(tmp_path / "model.onnx", *whole(net))
+    with pytest.raises(UsageError, match=r"model.onnx is quantised itself; give the float model"):
+        inspect_model(path, path)
+    weight = other.constant(np.ones((4, 4, 1, 1), np.float32))
+    smaller = other.write(tmp_path / "other.onnx", other.add("Conv", "x", weight))
+    with pytest.raises(UsageError, match=r"does not run on what \S+model.onnx takes \(\S+other.onnx"):
+        inspect_model(path, smaller)
 
 
 def test_a_model_as_onnxruntime_wants_it_has_no_finding(tmp_path):

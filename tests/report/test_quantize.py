@@ -60,7 +60,9 @@ def test_the_first_line_fits_a_hundred_columns(tmp_path):
     for name in ("q.onnx", "folder/" * 40 + "mobilenetv2.int8.onnx"):
         plan = replace(made.plan, calibrator="percentile 99.999")
         head = quantized_text(replace(made, output=Path(name), plan=plan, trials=tuple(tried))).splitlines()[0]
-        assert len(head) <= 100 and re.search(r"calibrator percentile 99.999( corrected)?, -?[0-9.]+ dB, best of 12$", head)
+        assert len(head) <= 100 and re.search(
+            r"calibrator percentile 99.999( corrected)?, -?[0-9.]+ dB, best of 12$", head
+        )
         assert head.startswith(name[-20:]) or "mobilenetv2.int8.onnx: " in head
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from qtool.core.numerics.histogram import Distribution
 from qtool.core.records.plan import Plan
-from qtool.core.records.recipe import CALIBRATED
+from qtool.core.records.recipe import CALIBRATED, FLOAT
 from qtool.core.records.statistics import Statistics
 from qtool.core.text import amount
 
@@ -75,11 +75,13 @@ def with_ranges(plan: Plan, statistics: Statistics, inputs: Collection[str]) -> 
 
 
 def notes(plan: Plan) -> dict[str, str]:
-    """Return what to note in a model's metadata of the inputs that it does not quantise: their range in calibration.
+    """Return what to note in a model's metadata: what it is made of, and the range in calibration of some inputs.
 
-    By the entry's key; "low,high". Whoever evaluates the model can tell then that its data is preprocessed otherwise.
+    By the entry's key: of the float model the SHA-256, which also tells that qtool made this; of each input that the
+    model does not quantise "low,high", so that whoever evaluates it can tell that data is preprocessed otherwise.
     """
-    return {f"{CALIBRATED}{name}": f"{low!r},{high!r}" for name, (low, high) in plan.inputs.items()}
+    ranges = {f"{CALIBRATED}{name}": f"{low!r},{high!r}" for name, (low, high) in plan.inputs.items()}
+    return {FLOAT: plan.model_digest, **ranges}
 
 
 def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:

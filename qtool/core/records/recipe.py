@@ -27,6 +27,8 @@ FIXED = "qtool.fixed."
 """What the metadata of a model call the value of an input that it is made for, with the input's name behind it."""
 CALIBRATED = "qtool.calibrated."
 """What the metadata of a model call the range that an input had in calibration, where no grid of its own says that."""
+FLOAT = "qtool.float"
+"""What the metadata of an int8 model call the SHA-256 of the float model that it is made of."""
 # elements of an input, in messages
 _SHOWN = 8
 

@@ -15,6 +15,8 @@ CALIBRATION = "inspect-calibration"
 """The kind of what `inspect` says of a calibration file."""
 KINDS = ("inspect", "quantize", "tune", "finetune", "evaluation", "sensitivity", CALIBRATION, "plan", "worst")
 _PREFIX = "qtool."
+_FLOATS = {"evaluation": ("FLOAT",), "inspect": ("--float",)}
+"""Kind of a document that does not hold it -> the options by which its command read the float model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,9 @@ class Document:
             return str(self.content["identity"]["model"])
         if self.kind == "inspect" and self.content["kind"] == "float":
             return str(self.content["sha256"])
-        return None
+        read = (self.content.get("call") or {}).get("read", ())
+        digests = [one["sha256"] for one in read if one["option"] in _FLOATS.get(self.kind, ())]
+        return str(digests[0]) if digests and digests[0] else None
 
 
 def made(content: Mapping[str, Any], name: str) -> Document:
@@ -61,10 +65,11 @@ def made(content: Mapping[str, Any], name: str) -> Document:
         )
     # numbers that are not finite are null there, and stand in a list of their own
     version, numbers = without_header(content, kind)
-    if version != schema_version(kind):
+    known = schema_version(kind)
+    if version != known:
         raise UsageError(
-            f"{name}: {schema} of version {str(version)[:12]!r}, this qtool reads {schema_version(kind)}; write it "
-            "again with --json"
+            f"{name}: is {schema} of version {version}, and this qtool shows version {known}; write it again with "
+            "--json"
         )
     return Document(name, kind, {**content, **numbers})
 

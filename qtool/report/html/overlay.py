@@ -34,7 +34,12 @@ def overlay(documents: Sequence[Document]) -> dict[str, Any]:
                 ],
             }
     names = " or ".join(one.name for one in documents)
-    raise UsageError(f"{names}: has neither SQNR nor time of any node; give what `qtool inspect --data` writes")
+    missing = [str(why) for one in of_kind(documents, "inspect") for why in one.content["not_measured"]]
+    why = f" ({missing[0]})" if missing else ""
+    raise UsageError(
+        f"{names}: has neither SQNR nor time of any node{why}; `qtool inspect` measures times with --latency, and SQNR "
+        "of an int8 model with --float and --data"
+    )
 
 
 def _sqnr(documents: Sequence[Document]) -> dict[str, float]:
