@@ -9,7 +9,9 @@ from qtool.cli.html import html_option, overlay_option, write_overlay, write_pag
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.core.errors import UsageError
 from qtool.core.recognition import is_calibration
+from qtool.core.records.results import Asked
 from qtool.feeds import ReadOptions
+from qtool.feeds.reading import as_given
 from qtool.inspection.calibration_file import inspect_calibration
 from qtool.inspection.inspect import inspect_model
 from qtool.report.html.documents import made
@@ -70,10 +72,11 @@ def command(
         else:
             with progress_bar(quiet) as progress:
                 found = inspect_model(model, float_model, data, latency=latency, progress=progress, **reading)
+            asked = Asked(model, data, reading=as_given(reading))
             text = (
-                float_text(found, every=verbose)
+                float_text(found, asked, every=verbose)
                 if found.kind == "float"
-                else inspection_text(found, data, every=verbose)
+                else inspection_text(found, asked, every=verbose)
             )
             document = found.to_dict()
         if json_path is not None:

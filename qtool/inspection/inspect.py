@@ -22,7 +22,7 @@ from qtool.inspection.float_model import inspect_float
 from qtool.inspection.inputs import Example, Examples, examples_of, fed_to, loaded
 from qtool.inspection.islands import Island, find_islands
 from qtool.inspection.look import Look
-from qtool.inspection.makers import Maker, form_of, maker_of
+from qtool.inspection.makers import OWN, Maker, form_of, maker_of
 from qtool.inspection.opened import Opened, open_model, parameters
 from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
 from qtool.inspection.speed import PROFILE_SECONDS, speed_of
@@ -173,7 +173,7 @@ class _Inspected:
             maker="" if self.maker is None else self.maker.name,
             form=form,
             verdict=verdict_of(layers, self.islands, self.executed, self.speed, findings, look.output_db),
-            next=next_step(findings, self.speed, timed=self.speed is not None),
+            next=next_step(findings, self.speed, own=self.maker is OWN),
             inputs=opened.inputs,
             outputs=opened.outputs,
             opset=opened.opset,

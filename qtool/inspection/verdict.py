@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qtool.core.records.inspection import REQUANTISE, Finding, InspectedLayer, Speed
+from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, TIME_IT, Finding, InspectedLayer, Speed
 from qtool.core.text import amount
 from qtool.inspection.executed import Executed
 from qtool.inspection.islands import Island
@@ -61,8 +61,11 @@ def verdict_of(
     return "; ".join(parts)
 
 
-def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) -> str:
-    """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done."""
+def next_step(findings: Sequence[Finding], speed: Speed | None, *, own: bool) -> str:
+    """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done.
+
+    own: whether qtool made the model, so that quantising it anew would give the same.
+    """
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
     findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
     wrong = next((one for one in findings if one.rule in _FIRST), None)
@@ -70,6 +73,8 @@ def next_step(findings: Sequence[Finding], speed: Speed | None, *, timed: bool) 
     found = wrong or dear
     if found is not None and found.remedy:
         return found.remedy
+    if slow and own:
+        return f"{FOR_LATENCY}, or keep the float model where speed is what counts"
     if slow:
         return f"{REQUANTISE} and compare, or keep the float model where speed is what counts"
-    return "" if timed else "time it beside the float model"
+    return "" if speed is not None else TIME_IT

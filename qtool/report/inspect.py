@@ -1,12 +1,25 @@
 """An inspection as text: the verdict and the next command first, then the layers, and what each finding costs."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, Finding, Grid, InspectedLayer, Inspection, Speed
+from qtool.core.records.inspection import (
+    FOR_LATENCY,
+    REQUANTISE,
+    TIME_IT,
+    Finding,
+    Grid,
+    InspectedLayer,
+    Inspection,
+    Speed,
+)
+from qtool.core.records.results import Asked
 from qtool.core.text import amount, line
+from qtool.report.quantize import data_text
 from qtool.report.text import ABSENT, aligned, decibels, file_size
 
+_NOTHING = Asked()
 _ROWS = 60
 _NAMED = 4
 
@@ -14,14 +27,14 @@ _NAMED = 4
 _Column = tuple[str, Callable[[InspectedLayer], str]]
 
 
-def inspection_text(inspection: Inspection, data: str | None = None, *, every: bool = False) -> str:
+def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: bool = False) -> str:
     """Return the inspection of a quantised model as lines for a terminal.
 
-    data: what it was called with, for the next command. every: whether to show all layers, and not the first alone.
+    asked: what it was called with, for the next command. every: whether to show all layers, and not the first alone.
     """
     parts = [_head(inspection), inspection.verdict]
     if inspection.next:
-        parts.append(f"next: {inspection.next}{_command(inspection, data)}")
+        parts.append(f"next: {inspection.next}{_command(inspection, asked)}")
     parts += ["", *(f"  {row}" for row in _facts(inspection))]
     table = ["", *_layers(inspection, len(inspection.layers) if every else _ROWS)] if inspection.layers else []
     ends = []
@@ -40,13 +53,15 @@ def _head(inspection: Inspection) -> str:
     return f"{inspection.model}: {inspection.kind}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
 
 
-def _command(inspection: Inspection, data: str | None) -> str:
+def _command(inspection: Inspection, asked: Asked) -> str:
+    source = shlex.quote(inspection.float_model or "FLOAT.onnx")
+    if inspection.next == TIME_IT:
+        return f": qtool inspect {shlex.quote(inspection.model)} --float {source} {data_text(asked)} --latency"
     if REQUANTISE not in inspection.next:
         return ""
-    source = inspection.float_model or "FLOAT.onnx"
-    output = Path(inspection.model).with_suffix(".qtool.onnx").name
+    output = shlex.quote(Path(inspection.model).with_suffix(".qtool.onnx").name)
     fast = " --optimize-for latency" if FOR_LATENCY in inspection.next else ""
-    return f": qtool quantize {source} --data {data or 'DATA'}{fast} -o {output}"
+    return f": qtool quantize {source} {data_text(asked)}{fast} -o {output}"
 
 
 def _facts(inspection: Inspection) -> list[str]:

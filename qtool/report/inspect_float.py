@@ -5,20 +5,23 @@ import shlex
 from collections import Counter
 
 from qtool.core.records.inspection import Inspection, Port, Prospect
+from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
+from qtool.report.quantize import data_text
 from qtool.report.text import ABSENT, aligned, file_size
 
 _SUGGESTED = re.compile(r"(\w+)='(.*?)': (.*)", re.DOTALL)
 _LAYERS, _OPERATORS, _NAMED = 10, 8, 3
 """Rows of tables, and names in a line, unless all are wanted."""
+_NOTHING = Asked()
 _BIG = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-def float_text(result: Inspection, *, every: bool = False) -> str:
+def float_text(result: Inspection, asked: Asked = _NOTHING, *, every: bool = False) -> str:
     """Return what a float model is: the verdict, the file, what to give with it, what targets make of it, its time.
 
-    `every`: with all layers, instead of those that take most.
+    `asked`: what it was called with, for the next command. `every`: with all layers, instead of those that take most.
     """
     facts = [("file", _file(result)), ("work", _work(result))]
     facts += [("input", _port(port)) for port in result.inputs] + [("output", _port(port)) for port in result.outputs]
@@ -28,7 +31,7 @@ def float_text(result: Inspection, *, every: bool = False) -> str:
     parts = [line(f"{result.model}: {result.verdict}"), *(line(f"  {name:<10}  {text}") for name, text in facts)]
     parts += _targets(result) + _floats(result, every=every) + _operators(result, every=every)
     parts += _layers(result, every=every)
-    return "\n".join([*parts, "", line(f"next: {_next(result)}")])
+    return "\n".join([*parts, "", line(f"next: {_next(result, asked)}")])
 
 
 def as_options(suggestion: str) -> str:
@@ -162,11 +165,12 @@ def _layers(result: Inspection, *, every: bool) -> list[str]:
     return ["", aligned(header, rows, left=(0, 1, 2, len(header) - 1)), *([more] if more else [])]
 
 
-def _next(result: Inspection) -> str:
-    """The command that comes next, with what the model asks for."""
+def _next(result: Inspection, asked: Asked) -> str:
+    """The command that comes next: with the data that was given, as it was read, or with what the model asks for."""
     found = [_SUGGESTED.fullmatch(text) for text in result.suggestions]
-    options = [_option(one[1], one[2]) for one in found if one is not None]
+    # data that was run is read as it should be
+    options = [_option(one[1], one[2]) for one in found if one is not None and (asked.data is None or one[1] == "fix")]
     fixed = any(one is not None and one[1] == "fix" for one in found)
     if not result.targets or not (fixed or any(one.integer_layers for one in result.targets)):
         return result.next
-    return " ".join(["qtool quantize", shlex.quote(result.model), "--data DATA", *options])
+    return " ".join(["qtool quantize", shlex.quote(result.model), data_text(asked), *options])

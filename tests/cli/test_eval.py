@@ -231,4 +231,5 @@ def test_a_real_model_scores_what_it_is_known_to():
     document = json.loads(done.stdout, parse_constant=pytest.fail)
     assert document["float_model"]["metrics"]["top1"]["value"] == pytest.approx(0.7775)
     candidate = document["candidates"][0]
-    assert (candidate["agreement"], candidate["sqnr_db"]) == (1.0, "inf")
+    assert (candidate["agreement"], candidate["sqnr_db"]) == (1.0, None)
+    assert document["not_finite"]["/candidates/0/sqnr_db"] == "inf"

@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper, parser
 
 import qtool
 from qtool.core.errors import UsageError
+from qtool.core.records.results import Asked
 from qtool.graph import model_io
 from qtool.inspection.unusual import unusual
 from qtool.report.inspect_float import as_options, float_text
@@ -95,6 +96,19 @@ def test_the_page_names_the_next_command_with_its_options(tmp_path):
     assert document["schema"] == "qtool.inspect"
     assert document["suggestions"] == ["state='h=hn': their names and shapes say that it is fed back"]
     assert as_options(document["suggestions"][0]).startswith("--state h=hn: ")
+
+
+def test_the_next_command_reads_data_as_it_was_read(tmp_path):
+    graph = """(float[1,3,32,32] x) => (float[1,4,30,30] y) {y = Conv(x, w)}"""
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {graph}')
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"))
+    onnx.save(model, tmp_path / "m.onnx")
+    result = qtool.inspect_model(tmp_path / "m.onnx")
+    command = f"next: qtool quantize {tmp_path / 'm.onnx'} --data "
+    assert float_text(result).splitlines()[-1] == f"{command}DATA --preprocess PRESET"
+    assert float_text(result, Asked(data="a b.npz")).splitlines()[-1] == f"{command}'a b.npz'"
+    read = Asked(data="pictures", reading=(("preprocess", "yolo"),))
+    assert float_text(result, read).splitlines()[-1] == f"{command}pictures --preprocess yolo"
 
 
 def test_a_float_model_has_no_float_model(tmp_path):

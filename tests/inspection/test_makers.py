@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from qtool import inspect_model, quantize
 from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
+from qtool.core.records.inspection import REQUANTISE
 from qtool.report.inspect import inspection_text
 from tests.support.patterns import Net
 
@@ -162,6 +163,18 @@ def test_the_command_prints_the_verdict_and_writes_it(models, tmp_path):
     written = json.loads(target.read_text(encoding="utf-8"))
     assert (written["schema"], written["verdict"]) == ("qtool.inspect", lines[1])
     assert [layer["kernel"] for layer in written["layers"]]
+
+
+@pytest.mark.parametrize("how", [{"data": {"x": DATA}, "calibrator": "max"}, {"form": "dynamic"}])
+def test_a_model_of_qtool_is_known_and_not_to_be_made_again(models, tmp_path, how):
+    quantize(models["float"], tmp_path / "own.onnx", **how)
+    found = inspect_model(tmp_path / "own.onnx")
+    assert found.maker == "qtool"
+    assert REQUANTISE not in found.next
+    assert inspection_text(found).splitlines()[2] == (
+        f"next: time it beside the float model: qtool inspect {tmp_path / 'own.onnx'} --float FLOAT.onnx --data DATA "
+        "--latency"
+    )
 
 
 def test_names_in_a_report_do_nothing_to_a_terminal(models, tmp_path):

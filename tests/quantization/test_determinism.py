@@ -62,7 +62,9 @@ def outputs(network, folder, *, threads, hash_seed, batch_size=1):
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     document = json.loads(found["q.json"])
     assert document.pop("timing").keys() >= {"speedup"}
-    return found | {"q.json": json.dumps(document).encode()}
+    calibrated = json.loads(found["c.json"])
+    assert calibrated.pop("call")["options"]["--threads"] == [str(threads)]
+    return found | {"q.json": json.dumps(document).encode(), "c.json": json.dumps(calibrated).encode()}
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])

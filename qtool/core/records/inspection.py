@@ -8,8 +8,9 @@ from qtool.core.records.header import document
 from qtool.core.records.summary import shortened, summary
 
 Kind = Literal["float", "int8"]
+TIME_IT = "time it beside the float model"
 REQUANTISE = "quantise the float model with qtool"
-"""How a remedy says it; a report that knows the paths shows the command beside it."""
+"""How a next step or a remedy says it; a report that knows the paths shows the command beside it."""
 FOR_LATENCY = f"{REQUANTISE} for latency"
 """The same, with the option that lets the clock choose."""
 

@@ -193,10 +193,12 @@ def _times(content: Content) -> list[Section]:
     measured = [layer for layer in layers if real(layer["ms"]) is not None]
     lead = "Each layer as the file plans it and as onnxruntime runs it."
     if measured:
-        total, exact = (sum(real(layer[key]) or 0.0 for layer in measured) for key in ("ms", "float_ms"))
-        both = any(layer["float_ms"] is not None for layer in measured)
-        lead += " Of two bars the upper one is this model, the lower one float." if both else ""
-        lead += f" Layers take {total:.3g} ms" + (f", {exact:.3g} ms in float." if exact else ".")
+        paired = [layer for layer in measured if real(layer["float_ms"]) is not None]
+        total = sum(real(layer["ms"]) or 0.0 for layer in paired or measured)
+        lead += " Of two bars the upper one is this model, the lower one float." if paired else ""
+        which = f"The {len(paired)} layers found in float too" if 0 < len(paired) < len(measured) else "Layers"
+        exact = sum(real(layer["float_ms"]) or 0.0 for layer in paired)
+        lead += f" {which} take {total:.3g} ms" + (f", {exact:.3g} ms in float." if paired else ".")
     table = Listing("Layers, in the order of the network", *measured_alone(columns, rows))
     return [Section("layers", "Layer by layer", lead, (table,))]
 

@@ -10,12 +10,13 @@ from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE
 from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.report.html.blocks import Card, Headline
-from qtool.report.html.documents import Document, evaluations, of_kind, verifications
+from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind, verifications
 from qtool.report.html.figures import db_tone, db_words, ratio_words, real, size_bars
 from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import ALIKE
 
 Content = Mapping[str, Any]
+_READING = ("--preprocess", "--tokenizer", "--max-length", "--trim", "--state")
 
 
 def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
@@ -43,6 +44,7 @@ def _quantized(content: Content) -> Headline:
     verdict, timing = content["verdict"], content["timing"]
     sqnr = real(content["verification"]["output_sqnr_db"])
     model, data = _asked(content)
+    how = _reading(content)
     if verdict is None:
         words, tone = "Written; its accuracy is not measured, since there was no data", "warn"
     elif verdict["met"] is None:
@@ -60,21 +62,21 @@ def _quantized(content: Content) -> Headline:
         words += f"; {speedup:.2f}x as fast as float" if speedup >= 1 else f"; SLOWER than float ({speedup:.2f}x)"
         tone = "warn" if speedup < 1 and tone == "good" else tone
     if verdict is not None and verdict["met"] is False:
-        step = f"qtool tune {model} --data {data} --min-sqnr {verdict['min_sqnr']:.4g}"
+        step = f"qtool tune {model} --data {data}{how} --min-sqnr {verdict['min_sqnr']:.4g}"
     elif speedup is not None and speedup < 1:
-        step = f"qtool quantize {model} --data {data} --optimize-for latency"
+        step = f"qtool quantize {model} --data {data}{how} --optimize-for latency"
     else:
-        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED --max-drop 1% --latency"
+        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED{how} --max-drop 1% --latency"
     return Headline(str(content["output"]), words, tone, step)
 
 
 def _tuned(content: Content) -> Headline:
     target = [f"{content['metric']} drop at most {content['max_drop']}"] if content["max_drop"] is not None else []
     target += [f"SQNR at least {content['min_sqnr']:.4g} dB"] if content["min_sqnr"] is not None else []
-    model, data = content["evaluation"]["float_model"]["path"], "DATA"
+    model, data = content["evaluation"]["float_model"]["path"], f"DATA{_reading(content)}"
     kept = f"kept: {content['best']['what']}"
     if content["met"]:
-        step = f"qtool eval {_word(model)} {_word(content['output'])} --data LABELLED --latency"
+        step = f"qtool eval {_word(model)} {_word(content['output'])} --data LABELLED{_reading(content)} --latency"
         return Headline(str(content["output"]), f"Target met ({', '.join(target)}); {kept}", "good", step)
     missed = "; ".join(content["missed"]) or "not all data could report"
     words = f"Target missed ({', '.join(target)}): {missed}; {kept}"
@@ -97,7 +99,7 @@ def _evaluated(content: Content) -> Headline:
     models = ", ".join(model["name"] for model in content["candidates"])
     failed = [gate["message"] for gate in content["gates"] if not gate["passed"]]
     if failed:
-        step = f"qtool tune {_word(content['float_model']['path'])} --data {_word(content['data'])}"
+        step = f"qtool tune {_word(content['float_model']['path'])} --data {_word(content['data'])}{_reading(content)}"
         return Headline(models, f"Gate failed: {'; '.join(failed)}", "bad", step)
     if content["gates"]:
         return Headline(models, f"Gates passed: {'; '.join(gate['message'] for gate in content['gates'])}", "good")
@@ -124,7 +126,7 @@ def _inspected(content: Content) -> Headline:
     source = content["model"] if content["kind"] == "float" else content["float_model"] or "FLOAT"
     quantising = content["kind"] == "float" or REQUANTISE in advice
     fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
-    data = _word(_given(content, "--data") or "DATA")
+    data = f"{_word(_given(content, '--data') or 'DATA')}{_reading(content)}"
     step = f"qtool quantize {_word(source)} --data {data}{fast}" if quantising else ""
     return Headline(str(content["model"]), _sentence(content["verdict"]), tone, step, _sentence(advice))
 
@@ -152,8 +154,17 @@ def _given(content: Content, option: str) -> str | None:
     return str(words[0]) if words else None
 
 
+def _reading(content: Content) -> str:
+    """The options that say how data is read, as they were given, or as the calibration file has them."""
+    asked, call = content.get("asked") or {}, content.get("call") or {}
+    found = [(f"--{name.replace('_', '-')}", text) for name, text in asked.get("reading", ())]
+    options = call.get("options", {})
+    found = found or [(option, text) for option in _READING for text in options.get(option, ())]
+    return "".join(f" {option} {_word(text)}" for option, text in found)
+
+
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("onnxruntime") else text[:1].upper() + text[1:]
 
 
 def _word(text: str) -> str:
@@ -233,14 +244,17 @@ def _integers(documents: Sequence[Document]) -> list[Card]:
         if one.content["kind"] == "int8" and layers:
             whole = [layer for layer in layers if layer["integer"]]
             known = all(layer["share"] is not None for layer in layers)
-            share = sum(layer["share"] for layer in whole) if known else None
+            # a sum of shares is rounded, and must not say "more than 99.9 %" where all layers are in integers
+            share = None if not known else 1.0 if len(whole) == len(layers) else sum(one["share"] for one in whole)
             words = f"of multiply-accumulates; {len(whole)} of {amount(len(layers), 'layer')}"
             return [Card("In integers", percent(share), words, "")]
     return []
 
 
 def title_of(documents: Sequence[Document]) -> str:
-    """Return what the page is about: the name of the model."""
-    names = [str(one.content[key]) for key in ("output", "model") for one in documents if one.content.get(key)]
+    """Return what the page is about: the name of the model, or of the calibration file, which knows a digest alone."""
+    named = [one for one in documents if one.kind != CALIBRATION]
+    names = [str(one.content[key]) for key in ("output", "model") for one in named if one.content.get(key)]
     names += [one["candidates"][0]["name"] for one in evaluations(documents)]
+    names += [str(one.content["file"]) for one in of_kind(documents, CALIBRATION)]
     return Path(names[0]).name if names else "model"

@@ -4,12 +4,21 @@ import base64
 import hashlib
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from qtool.core.errors import UsageError
-from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed, TensorError
+from qtool.core.records.inspection import (
+    REQUANTISE,
+    Finding,
+    InspectedLayer,
+    InspectedNode,
+    Inspection,
+    Speed,
+    TensorError,
+)
 from qtool.report.html.documents import load_document
 from qtool.report.html.documents import made as document_of
 from qtool.report.html.overlay import overlay
@@ -168,6 +177,17 @@ def test_the_verdict_comes_with_the_next_command(made, speedup, met, words, step
     page = Read(page_of([document_of(content, "q.json")]))
     assert words in page.text
     assert step.format(m=made / "m.onnx", q=made / "q.onnx") in page.text
+    content["asked"]["reading"] = [["preprocess", "my own.json"]]
+    page = Read(page_of([document_of(content, "q.json")]))
+    given = re.sub("(LABELLED|DATA)", r"\1 --preprocess 'my own.json'", step)
+    assert given.format(m=made / "m.onnx", q=made / "q.onnx") in page.text
+
+
+def test_the_next_command_of_an_inspection_reads_its_data_alike():
+    content = replace(INSPECTED, next=f"{REQUANTISE} then").to_dict()
+    content["call"] = {"command": "inspect", "options": {"--data": ["pictures"], "--preprocess": ["yolo"]}, "read": []}
+    page = Read(page_of([document_of(content, "i.json")]))
+    assert "qtool quantize m.onnx --data pictures --preprocess yolo" in page.text
 
 
 def test_a_name_of_ten_megabytes_is_shortened(made):
@@ -231,6 +251,15 @@ def test_the_map_shows_each_executed_node_by_its_kind():
         "One node is float. No Q stands behind it", "Add one.", "62.50 %",
     ]  # fmt: skip
     assert "Not measured: SQNR alone: no data" in page.text
+
+
+def test_shares_and_times_of_layers_are_added_up_as_they_are_known():
+    """Ten tenths are all, and a layer that float has not under that name counts on neither side."""
+    rows = [layer(str(number), share=0.1, ms=0.5, float_ms=1.0 if number < 4 else None) for number in range(10)]
+    assert sum(one.share for one in rows) < 1.0
+    page = Read(page_of([document_of(replace(INSPECTED, layers=tuple(rows)).to_dict(), "i.json")]))
+    assert "100.0 %" in page.text and "more than 99.9 %" not in page.text
+    assert "The 4 layers found in float too take 2 ms, 4 ms in float." in page.text
 
 
 def test_the_overlay_has_a_value_for_each_node_and_colours_for_the_ends(made):
