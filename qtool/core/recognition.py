@@ -26,6 +26,8 @@ _MARKS = (
     (0, b"<net ", "an OpenVINO model"),
 )
 """Offset, the bytes there, and what they say."""
+_NAME_LENGTH, _NAME = slice(26, 28), 30
+"""Where a zip file's first header has the length of the first name, and where the name begins (APPNOTE.TXT, 4.3.7)."""
 _SUFFIXES = {".pt": "a PyTorch file", ".pth": "a PyTorch file", ".pb": "a TensorFlow graph", ".onnx": "an ONNX model"}
 """Of formats that their first bytes do not tell, or not always."""
 
@@ -43,16 +45,17 @@ def recognised(path: str | Path) -> str | None:
     for start, mark, what in _MARKS:
         if head[start:].startswith(mark):
             return what
-    return _archive(path) if head.startswith(b"PK\x03\x04") else None
+    return _archive(path, head) if head.startswith(b"PK\x03\x04") else None
 
 
-def _archive(path: str | Path) -> str | None:
-    """What a zip file is, by the names in it."""
+def _archive(path: str | Path, head: bytes) -> str | None:
+    """What a zip file is, by the names in it; of a truncated one, by the first of them, which `head` holds."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return None
+        length = int.from_bytes(head[_NAME_LENGTH], "little")
+        names = [head[_NAME : _NAME + length].decode(errors="replace")]
     if any(name.endswith("data.pkl") for name in names):
         return "a PyTorch file"
     if _HEADER in names:

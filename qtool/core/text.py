@@ -8,6 +8,8 @@ _LONG, _KEPT = 300, 80
 _LINE, _HEAD, _TAIL = 6000, 2000, 1000
 """Characters of a line that is shown whole; and of a longer one its beginning and end, where the remedy is."""
 _LONG_WORD = re.compile(rf"[^\s'\"]{{{_LONG + 1},}}")
+_THREE_DIGITS = 999.5
+"""What rounds to more than three digits in front of the point."""
 _TOLD = 300
 """Characters of what somebody else's exception says."""
 
@@ -29,6 +31,11 @@ def cell(text: str) -> str:
 def amount(number: int, noun: str, several: str | None = None) -> str:
     """Return a number with its noun: 1 sample, 2 samples; `several` where an s does not make the plural."""
     return f"{number} {noun if number == 1 else several or noun + 's'}"
+
+
+def rounded(number: float) -> str:
+    """Return a number with three digits that count, and all of those in front of the point: 0.0123, 12.3, 1234."""
+    return f"{number:.3g}" if abs(number) < _THREE_DIGITS else f"{number:.0f}"
 
 
 def told(error: BaseException) -> str:

@@ -55,6 +55,11 @@ def _arrange_graph(graph: onnx.GraphProto, around: Set[str], start: str) -> None
     _arrange(graph.node, around | _given(graph), [value.name for value in graph.output], start)
 
 
+def _called(node: onnx.NodeProto) -> str:
+    """What messages call a node: its name, or that of its first output, as `qtool.graph.names` will name it."""
+    return node.name or next((name for name in node.output if name), node.op_type)
+
+
 def _given(graph: onnx.GraphProto) -> set[str]:
     """The names that a graph has without a node's work."""
     sparse = {tensor.values.name for tensor in graph.sparse_initializer}
@@ -68,7 +73,7 @@ def _arrange(nodes: Nodes, known: Set[str], outputs: Iterable[str], start: str) 
     for node, names in zip(nodes, reads, strict=True):
         for name in names:
             if name not in makers and name not in known:
-                raise ModelError(f"{start}node {node.name!r} reads {name!r}, which nothing makes); export it again")
+                raise ModelError(f"{start}node {_called(node)!r} reads {name!r}, which nothing makes); export it again")
     for name in outputs:
         if name not in makers and name not in known:
             raise ModelError(f"{start}nothing makes output {name!r}); export it again")
@@ -77,7 +82,7 @@ def _arrange(nodes: Nodes, known: Set[str], outputs: Iterable[str], start: str) 
         order = _order(waits)
         if len(order) < len(nodes):
             stuck = min(set(range(len(nodes))) - set(order))
-            raise ModelError(f"{start}node {nodes[stuck].name!r} waits for its own output); export it again")
+            raise ModelError(f"{start}node {_called(nodes[stuck])!r} waits for its own output); export it again")
         arranged = [nodes[index] for index in order]
         copies = []
         for node in arranged:
@@ -168,7 +173,7 @@ def unnamed_output(proto: onnx.ModelProto) -> str | None:
         if "" in node.output and onnx.defs.has(node.op_type, node.domain):
             last = onnx.defs.get_schema(node.op_type, node.domain).outputs[-1]
             if last.option == onnx.defs.OpSchema.FormalParameterOption.Variadic:
-                return f"{node.op_type} node {node.name!r}"
+                return f"{node.op_type} node {_called(node)!r}"
     return None
 
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 import onnx
 
 from qtool.core.records.results import FilePart
-from qtool.graph.layers import OPERATORS
+from qtool.graph.products import is_product
 from qtool.graph.serialized import Serialized
 
 _INTEGERS = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 _SMALL = 256
 """Constants of fewer bytes count among the nodes that read them."""
-_BESIDE = {"DynamicQuantizeLSTM", "MatMulInteger", "FusedMatMul", "Attention", "Einsum"}
+_PRODUCT = "product"
+_INTEGER_PRODUCTS = {"DynamicQuantizeLSTM", "MatMulInteger"}
 
 
 def contents(model: Serialized) -> tuple[FilePart, ...]:
@@ -37,7 +38,10 @@ def contents(model: Serialized) -> tuple[FilePart, ...]:
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, set[str]]:
-    """The operators that read each value; those that read what is made of constants alone read these."""
+    """The operators that read each value; those that read what is made of constants alone read these.
+
+    What multiplies and accumulates counts as one operator, and so does the table of a Gather.
+    """
     known = {tensor.name for tensor in graph.initializer}
     made = []
     for node in graph.node:
@@ -49,7 +53,9 @@ def _readers(graph: onnx.GraphProto) -> dict[str, set[str]]:
         if not node.output or node.output[0] not in known:
             for index, name in enumerate(node.input):
                 table = node.op_type == "Gather" and index == 0
-                readers.setdefault(name, set()).add("table" if table else node.op_type)
+                product = is_product(node.domain, node.op_type)
+                reader = "table" if table else _PRODUCT if product else node.op_type
+                readers.setdefault(name, set()).add(reader)
     for node in reversed(made):
         found = set().union(*(readers.get(name, set()) for name in node.output))
         for name in node.input:
@@ -59,11 +65,11 @@ def _readers(graph: onnx.GraphProto) -> dict[str, set[str]]:
 
 def _kind(tensor: onnx.TensorProto, readers: set[str]) -> str | None:
     """None for scales and integer biases."""
-    if tensor.data_type in _INTEGERS and readers & {"DequantizeLinear", "table", *_BESIDE}:
+    if tensor.data_type in _INTEGERS and readers & {"DequantizeLinear", "table", _PRODUCT, *_INTEGER_PRODUCTS}:
         return FilePart.IN_8_BITS
     if readers <= {"QuantizeLinear", "DequantizeLinear"}:
         return None
-    if readers & {*OPERATORS, *_BESIDE}:
+    if _PRODUCT in readers:
         return "weights of layers in float"
     return "tables in float" if "table" in readers else "constants that are no weights of layers"
 

@@ -25,6 +25,16 @@ def multiplies(node: Node) -> bool:
     return _layer(node) is not None or _key(node) in _COUNTS
 
 
+def is_product(domain: str, operator: str) -> bool:
+    """Return whether nodes of an operator multiply and accumulate, as `multiplies` says of a node.
+
+    `domain`: "" or "ai.onnx" for the operators of ONNX.
+    """
+    key = ("" if domain == "ai.onnx" else domain, operator)
+    layer = None if key[0] else OPERATORS.get(operator)
+    return key in _COUNTS or key in _SAME or (layer is not None and layer.kind != "table")
+
+
 def counted(node: Node) -> tuple[Value, ...]:
     """Return the values whose shapes `macs` needs; constants know theirs."""
     layer = _layer(node)

@@ -7,6 +7,7 @@ import numpy as np
 from qtool.core.errors import DataError, ModelError
 from qtool.core.records.plan import Plan
 from qtool.core.records.timing import Timing
+from qtool.core.text import rounded
 from qtool.evaluation.latency import measure_speed
 from qtool.graph import shapes
 from qtool.graph.edit import Model
@@ -52,6 +53,6 @@ def _causes(prepared: Model, plan: Plan, examples: Sequence[Mapping[str, np.ndar
     known = shapes.known_shapes(prepared, {name: array.shape for name, array in examples[0].items()})
     rows = slower_than_float(prepared, plan.integer, known, costs)
     return tuple(
-        f"{plan.integer[name][0]} {name} takes {integer / 1000:.3g} us, float {floating / 1000:.3g}"
+        f"{plan.integer[name][0]} {name} takes {rounded(integer / 1000)} us, float {rounded(floating / 1000)}"
         for name, integer, floating in rows[:_NAMED]
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from qtool.core.records.difference import Difference, Range, RangeDifference
-from qtool.core.text import amount, line
+from qtool.core.text import amount, line, rounded
 from qtool.report.text import ABSENT, aligned, decibels
 
 _SHOWN = 20
@@ -63,7 +63,7 @@ def _measured(result: Difference) -> list[str]:
 
 
 def _spread(times: tuple[float, float, float]) -> str:
-    return f"{times[0]:.3g} ({times[1]:.3g} to {times[2]:.3g})"
+    return f"{rounded(times[0])} ({rounded(times[1])} to {rounded(times[2])})"
 
 
 def _moved_title(result: Difference) -> list[str]:

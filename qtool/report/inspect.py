@@ -15,7 +15,7 @@ from qtool.core.records.inspection import (
     Speed,
 )
 from qtool.core.records.results import Asked
-from qtool.core.text import amount, line
+from qtool.core.text import amount, line, rounded
 from qtool.report.quantize import data_text
 from qtool.report.text import ABSENT, aligned, decibels, file_size
 
@@ -91,7 +91,7 @@ def speed_line(speed: Speed) -> str:
 
 
 def _ms(spread: Sequence[float]) -> str:
-    return f"{spread[0]:.3g} ms ({spread[1]:.3g} to {spread[2]:.3g})"
+    return f"{rounded(spread[0])} ms ({rounded(spread[1])} to {rounded(spread[2])})"
 
 
 def _layers(inspection: Inspection, rows: int) -> list[str]:
@@ -126,7 +126,7 @@ def _runs(layer: InspectedLayer) -> str:
 
 
 def _time(ms: float | None) -> str:
-    return ABSENT if ms is None else f"{ms:.3g}"
+    return ABSENT if ms is None else rounded(ms)
 
 
 def _grid(grid: Grid | None) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from qtool.core.records.inspection import Inspection, Port, Prospect
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
-from qtool.core.text import amount, line
+from qtool.core.text import amount, line, rounded
 from qtool.report.quantize import data_text
 from qtool.report.text import ABSENT, aligned, file_size
 
@@ -61,7 +61,7 @@ def _short(number: int) -> str:
     """301 M, 12.5 k."""
     for size, unit in _BIG:
         if number >= size:
-            return f"{number / size:.3g} {unit}"
+            return f"{rounded(number / size)} {unit}"
     return str(number)
 
 
@@ -120,7 +120,7 @@ def _operators(result: Inspection, *, every: bool) -> list[str]:
     for node in timed:
         times[node.op] = times.get(node.op, 0.0) + (node.ms or 0.0)
     rows = [
-        [op, str(counts[op]), f"{ms:.3g}", f"{100 * ms / total:.1f} %"]
+        [op, str(counts[op]), rounded(ms), f"{100 * ms / total:.1f} %"]
         for op, ms in sorted(times.items(), key=lambda item: -item[1])
     ]
     shown = rows if every else rows[:_OPERATORS]
@@ -135,9 +135,9 @@ def _operators(result: Inspection, *, every: bool) -> list[str]:
 def _run(result: Inspection, total: float) -> str:
     """The time of a run without the profiler, and the sum of what it says."""
     if result.speed is None:
-        return f"{total:.3g} ms"
+        return f"{rounded(total)} ms"
     median, low, high = result.speed.ms
-    return f"{median:.3g} ms ({low:.3g} to {high:.3g}); {total:.3g} ms by the profiler, of which"
+    return f"{rounded(median)} ms ({rounded(low)} to {rounded(high)}); {rounded(total)} ms by the profiler, of which"
 
 
 def _layers(result: Inspection, *, every: bool) -> list[str]:
@@ -151,7 +151,7 @@ def _layers(result: Inspection, *, every: bool) -> list[str]:
             layer.op,
             layer.output,
             ABSENT if layer.share is None else f"{100 * layer.share:.1f}",
-            *([ABSENT if layer.ms is None else f"{layer.ms:.3g}"] if timed else []),
+            *([ABSENT if layer.ms is None else rounded(layer.ms)] if timed else []),
             "integer" if layer.planned else f"float: {layer.cause}" if layer.cause else "float",
         ]
         for layer in shown

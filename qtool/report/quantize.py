@@ -77,7 +77,7 @@ def _head(result: Quantized) -> str:
     proof = result.verification
     words = f"{_ratio(result)}; {_made_with(result.plan)}"
     measured = proof.examples and not math.isnan(proof.judged_db)
-    words += f" {proof.judged_db:.1f} dB" if measured else ", accuracy not measured"
+    words += f", {proof.judged_db:.1f} dB" if measured else ", accuracy not measured"
     if len(result.trials) > 1:
         words += f", best of {len(result.trials)}"
     # the end of a path tells most
@@ -88,7 +88,7 @@ def _head(result: Quantized) -> str:
 
 def _made_with(plan: Plan) -> str:
     if plan.activations:
-        return f"{plan.calibrator}{' corrected' if plan.shifts else ''}"
+        return f"calibrator {plan.calibrator}{' corrected' if plan.shifts else ''}"
     return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
 
 
@@ -374,9 +374,10 @@ def _accuracy(proof: Verification) -> list[str]:
     if proof.uneven is not None:
         one = proof.uneven
         which = "one of these" if one.arrays == proof.examples else "one batch of these"
+        middle = "no noise" if one.median_db is None else f"{one.median_db:.1f} dB"
         parts.append(
             f"{which} makes {percent(one.share)} of the noise: {one.others_db:.1f} dB on the others, "
-            f"{one.median_db:.1f} dB in the median"
+            f"{middle} in the median"
         )
     measured = [tensor for tensor in proof.tensors if tensor.sqnr_db is not None]
     if measured:

@@ -1,6 +1,7 @@
 """The lines that say how fast the int8 model is beside float."""
 
 from qtool.core.records.timing import Timing
+from qtool.core.text import rounded
 from qtool.report.text import ABSENT
 from qtool.report.words import rows
 
@@ -34,4 +35,4 @@ def timing_lines(timing: Timing, shrunk: str, *, by_clock: bool) -> list[str]:
 
 
 def _ms(time: float | None) -> str:
-    return ABSENT if time is None else f"{time:.3g} ms"
+    return ABSENT if time is None else f"{rounded(time)} ms"

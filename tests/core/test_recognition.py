@@ -43,6 +43,9 @@ def test_the_members_of_an_archive_say_what_it_is(members, what, tmp_path):
         for member in members:
             archive.writestr(member, b"")
     assert recognised(tmp_path / "a") == what
+    whole = (tmp_path / "a").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) - 30])
+    assert recognised(tmp_path / "cut") == what
 
 
 def test_arrays_folders_and_what_is_not_there(tmp_path):

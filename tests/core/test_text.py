@@ -3,7 +3,7 @@
 import pytest
 
 from qtool.core.errors import DataError
-from qtool.core.text import amount, cell, in_utf8, line, told
+from qtool.core.text import amount, cell, in_utf8, line, rounded, told
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,12 @@ def test_a_long_line_keeps_its_end():
 )
 def test_numbers_have_their_nouns(number, words, said):
     assert amount(number, *words) == said
+
+
+def test_rounded_numbers_show_what_stands_before_the_point():
+    assert [rounded(x) for x in (0.012345, 12.345, 999.4, 999.6, 4010.2, 5.0)] == [
+        "0.0123", "12.3", "999", "1000", "4010", "5",
+    ]  # fmt: skip
 
 
 class SilentError(Exception):

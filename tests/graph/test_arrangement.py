@@ -108,6 +108,14 @@ def test_nodes_that_wait_for_each_other(tmp_path):
         model_io.load(saved(tmp_path / "m.onnx", nodes))
 
 
+def test_a_node_without_a_name_is_called_after_what_it_makes(tmp_path):
+    lost, waiting = (node("Add", f"x {name}", "y") for name in ("gone", "y"))
+    for odd in (lost, waiting):
+        odd.name = ""
+        with pytest.raises(ModelError, match=r"node 'y' (reads 'gone', which nothing makes|waits for its own output)"):
+            model_io.load(saved(tmp_path / "m.onnx", [odd]))
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_what_nothing_makes(inside, tmp_path, capsys):
     odd = node("Add", "x gone", "y")

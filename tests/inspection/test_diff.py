@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import qtool
 from qtool.cli import main
-from qtool.core.errors import UsageError
+from qtool.core.errors import ModelError, UsageError
 from qtool.core.records.plan import load_plan
 from qtool.inspection.diff_plans import diff_plans
 from qtool.report.diff import diff_text
@@ -170,3 +170,12 @@ def test_float_models_differ_in_their_weights(tmp_path):
     result = qtool.diff(path, tmp_path / "b.onnx")
     assert not result.same and not result.layers
     assert [(row.changed, row.most) for row in result.weights] == [(0.25, None)]
+
+
+def test_the_model_that_onnxruntime_does_not_load_is_named(made, tmp_path):
+    io = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Odd", ["x"], ["y"], domain="own")], "g", io[:1], io[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "own.onnx")
+    with pytest.raises(ModelError, match=r"own\.onnx: onnxruntime cannot load it"):
+        qtool.diff(made[0] / "a.onnx", tmp_path / "own.onnx")

@@ -60,7 +60,9 @@ def test_the_first_line_fits_a_hundred_columns(tmp_path):
     for name in ("q.onnx", "folder/" * 40 + "mobilenetv2.int8.onnx"):
         plan = replace(made.plan, calibrator="percentile 99.999")
         head = quantized_text(replace(made, output=Path(name), plan=plan, trials=tuple(tried))).splitlines()[0]
-        assert len(head) <= 100 and re.search(r"percentile 99.999( corrected)? -?[0-9.]+ dB, best of 12$", head)
+        assert len(head) <= 100 and re.search(
+            r"calibrator percentile 99.999( corrected)?, -?[0-9.]+ dB, best of 12$", head
+        )
         assert head.startswith(name[-20:]) or "mobilenetv2.int8.onnx: " in head
 
 
@@ -99,6 +101,19 @@ def test_a_file_that_is_hardly_smaller_says_what_its_bytes_are(tmp_path):
     assert kinds[FilePart.IN_8_BITS] == pytest.approx(64 * 64, rel=0.01)
     assert "of it are constants that are no weights of layers (offsets the largest)\n" in quantized_text(result)
     assert result.to_dict()["parts"][0]["largest"] == "offsets"
+
+
+@pytest.mark.parametrize("op", ["FusedConv", "FusedGemm"])
+def test_what_multiplies_without_an_integer_form_holds_weights_of_layers(op, tmp_path):
+    net = Net(8, 12, 12) if op == "FusedConv" else Net(8)
+    held = net.weight(32, 8, 3, 3, inputs=72) if op == "FusedConv" else net.weight(8, 256, inputs=8)
+    fused = net(op, "x", held, domain="com.microsoft", activation="Relu")
+    flat = net("Flatten", net("GlobalAveragePool", fused)) if op == "FusedConv" else fused
+    width = 32 if op == "FusedConv" else 256
+    y = net("MatMul", flat, net.weight(width, 2, inputs=width))
+    result = qtool.quantize(net.save(tmp_path / "m.onnx", y), tmp_path / "q.onnx", data=[net.samples(4)])
+    largest = result.to_dict()["parts"][0]
+    assert (largest["what"], largest["largest"]) == ("weights of layers in float", held)
 
 
 def test_weights_alone_have_no_kernels_to_name(tmp_path):
@@ -141,6 +156,8 @@ def test_one_sample_that_decides_is_named(tmp_path):
     missed = Verdict(20.0, asked=False, met=False)
     lines = quantized_text(replace(result, verification=proof, verdict=missed)).splitlines()
     assert f"{'':14}one of these makes 99.8 % of the noise: 46.0 dB on the others, 44.0 dB in the median" in lines
+    still = replace(proof, uneven=Uneven(17, 0.998, 46.0, None))
+    assert "46.0 dB on the others, no noise in the median\n" in quantized_text(replace(result, verification=still))
     assert "  verdict     ACCURATE BUT FOR ONE SAMPLE: outputs 9.0 dB SQNR, at least 20 dB wanted" in lines
     assert "  cause       one sample, at a threshold or unlike the others: 46.0 dB without it" in lines
     assert lines[-2] == "  next        calibrate with more samples" and "`qtool eval " in lines[-1]

@@ -19,6 +19,11 @@ CAUSES = ("QLinearConv first takes 30 us, float 10",)
             "1.80x faster than float on this machine (3.7 ms, float 6.66 ms, one thread)",
         ),
         (
+            Timing(2.0, 1234.5, 2469.0, 90),
+            False,
+            "2.00x faster than float on this machine (1234 ms, float 2469 ms, one thread)",
+        ),
+        (
             Timing(0.8, 2.0, 1.6, 90, CAUSES),
             False,
             "WARNING: slower than float on this machine: 0.80x (2 ms, float 1.6 ms, one thread), though 3.0x smaller\n"

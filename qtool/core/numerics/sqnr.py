@@ -54,13 +54,13 @@ class Uneven:
     """The SQNR of arrays of which one makes most of the noise, so that it alone decides the figure of all.
 
     arrays: how many there are. share: what that one makes of the noise, 0 to 1. others_db: the SQNR of all others
-    together. median_db: of single ones.
+    together. median_db: of single ones that have a signal; None where half of them or more have no noise.
     """
 
     arrays: int
     share: float
     others_db: float
-    median_db: float
+    median_db: float | None
 
 
 @dataclass(slots=True)
@@ -206,9 +206,10 @@ class OutputNoise:
         others = 10.0 * math.log10(rest / quiet)
         if others < 10.0 * math.log10(signal.sum() / noise.sum()) + _FAR_DB:
             return None
-        sound = noise > 0.0
-        median = float(np.median(np.where(sound, signal, 1.0) / np.where(sound, noise, 1e-300)))
-        return Uneven(len(noise), float(noise[loudest] / noise.sum()), others, 10.0 * math.log10(max(median, 1e-30)))
+        with np.errstate(divide="ignore", over="ignore"):
+            median = float(np.median((signal / noise)[signal > 0.0]))
+        middle = 10.0 * math.log10(median) if median < math.inf else None
+        return Uneven(len(noise), float(noise[loudest] / noise.sum()), others, middle)
 
     @property
     def db_of_clear(self) -> float | None:

@@ -11,6 +11,7 @@ from math import inf
 
 from qtool.core.partition import Division
 from qtool.core.records.placement import Placement
+from qtool.core.text import rounded
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
@@ -246,7 +247,7 @@ def _why(graph: _Graph, node: Node) -> str:
     integer, floating = graph.free[node]
     if integer <= floating:
         return "its neighbours are faster in float"
-    return f"float is faster for its shape: {floating / 1000:.3g} us, {integer / 1000:.3g} in integers"
+    return f"float is faster for its shape: {rounded(floating / 1000)} us, {rounded(integer / 1000)} in integers"
 
 
 def _graph(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from qtool.core.text import rounded
 from qtool.report.html.blocks import Cell, Column
 from qtool.report.text import decibels, file_size, number
 from qtool.report.words import GOOD_DB, POOR_DB
@@ -91,6 +92,6 @@ def size_bars(rows: Mapping[str, float], unit: str) -> tuple[tuple[str, float, s
     """Return the bars of a card: float's first, the others after it, each with its number."""
     most = max(rows.values()) or 1.0
     return tuple(
-        (f"{name} {file_size(int(value)) if unit == 'B' else f'{value:.3g} {unit}'}", value / most, tone)
+        (f"{name} {file_size(int(value)) if unit == 'B' else f'{rounded(value)} {unit}'}", value / most, tone)
         for (name, value), tone in zip(rows.items(), ["float", *["int"] * len(rows)], strict=False)
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from qtool.core.text import amount
+from qtool.core.text import amount, rounded
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, NetworkMap, Note, Section, Square
 from qtool.report.html.documents import Document, of_kind, verifications
 from qtool.report.html.figures import count_cell, db_cell, finite, measured_alone, ms_cell, real, share_cell
@@ -70,7 +70,7 @@ def _inspected(content: Content) -> Section:
             for ms, tone, _ in measured:
                 by_tone[tone] += ms / total
             shares = [f"{words} {100 * by_tone[tone]:.0f} %" for tone, words in _TONES.items() if by_tone[tone]]
-            caption = f"The same by time: {total:.3g} ms a run; {', '.join(shares)}"
+            caption = f"The same by time: {rounded(total)} ms a run; {', '.join(shares)}"
             blocks.append(strip(caption, caption, measured, ()))
         blocks.append(_kernels(Counter((n["op"], _tone(n)) for n in nodes)))
     blocks += _findings(content)
@@ -100,7 +100,7 @@ def _tone(node: Content) -> str:
 
 def _about(node: Content) -> str:
     ms = real(node["ms"])
-    return f"{node['op']} {node['name']}" + ("" if ms is None else f": {ms:.3g} ms")
+    return f"{node['op']} {node['name']}" + ("" if ms is None else f": {rounded(ms)} ms")
 
 
 def _map(nodes: Sequence[tuple[str, str]], label: str) -> NetworkMap:
@@ -198,7 +198,7 @@ def _times(content: Content) -> list[Section]:
         lead += " Of two bars the upper one is this model, the lower one float." if paired else ""
         which = f"The {len(paired)} layers found in float too" if 0 < len(paired) < len(measured) else "Layers"
         exact = sum(real(layer["float_ms"]) or 0.0 for layer in paired)
-        lead += f" {which} take {total:.3g} ms" + (f", {exact:.3g} ms in float." if paired else ".")
+        lead += f" {which} take {rounded(total)} ms" + (f", {rounded(exact)} ms in float." if paired else ".")
     table = Listing("Layers, in the order of the network", *measured_alone(columns, rows))
     return [Section("layers", "Layer by layer", lead, (table,))]
 

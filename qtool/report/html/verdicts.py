@@ -8,7 +8,7 @@ from typing import Any
 
 from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE
 from qtool.core.records.verification import percent
-from qtool.core.text import amount
+from qtool.core.text import amount, rounded
 from qtool.report.html.blocks import Card, Headline
 from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind, verifications
 from qtool.report.html.figures import db_tone, db_words, ratio_words, real, size_bars
@@ -230,9 +230,9 @@ def _latency(documents: Sequence[Document]) -> list[Card]:
     exact, ms, speedup, noisy = rows[0]
     bars = size_bars({"float": exact, "int8": ms}, "ms")
     if noisy:
-        return [Card("Latency", f"{ms:.3g} ms", f"too noisy to compare (about {speedup:.2g}x)", "warn", bars)]
+        return [Card("Latency", f"{rounded(ms)} ms", f"too noisy to compare (about {speedup:.2g}x)", "warn", bars)]
     words = f"{speedup:.2f}x as fast as float" if speedup >= 1 else f"SLOWER than float: {speedup:.2f}x"
-    return [Card("Latency", f"{ms:.3g} ms", words, "good" if speedup >= ALIKE else "warn", bars)]
+    return [Card("Latency", f"{rounded(ms)} ms", words, "good" if speedup >= ALIKE else "warn", bars)]
 
 
 def _integers(documents: Sequence[Document]) -> list[Card]:

@@ -125,3 +125,15 @@ def test_one_array_that_makes_most_of_the_noise_is_told_apart():
     assert parted.uneven.others_db == pytest.approx(signal_to_noise(others[:, 50:], others[:, 50:] + 0.001))
     found.add(exact[0], exact[0] + 0.3)
     assert found.uneven is None and OutputNoise().uneven is None
+
+
+@pytest.mark.parametrize(("sound", "middle"), [(1, 60.0), (5, None)])
+def test_arrays_without_noise_have_no_median_in_decibels(sound, middle):
+    found = OutputNoise()
+    found.add(np.ones(100), np.full(100, 2.0))
+    found.add(np.zeros(100), np.full(100, 1e-4))
+    for number in range(7):
+        found.add(np.ones(100), np.full(100, 1.0 if number < sound else 1.001))
+    uneven = found.uneven
+    assert uneven is not None and uneven.share > 0.99
+    assert uneven.median_db == (None if middle is None else pytest.approx(middle, abs=0.1))
