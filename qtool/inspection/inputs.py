@@ -100,7 +100,7 @@ def loaded(opened: Opened) -> Session:
         return Session(opened.path)
     except ModelError as error:
         try:
-            _plain(opened.model)
+            Session(opened.path, optimize=False)
         except ModelError:
             raise error from None
         why = one_line(error.__cause__ or error)

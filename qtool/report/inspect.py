@@ -73,13 +73,6 @@ def _facts(inspection: Inspection) -> list[str]:
     stored = ", ".join(f"{number:,} {dtype}" for dtype, number in list(inspection.parameters.items())[:_NAMED])
     if stored:
         rows.append(f"constants    {stored}")
-    rows += [f"suggested    {text}" for text in inspection.suggestions]
-    rows += [f"unusual      {text}" for text in inspection.unusual]
-    for target in inspection.targets:
-        share = "" if target.macs_share is None else f", {100 * target.macs_share:.0f} % of multiply-accumulates"
-        rows.append(
-            f"on {target.target:<10}{target.integer_layers} of {amount(target.layers, 'layer')} would be integer{share}"
-        )
     return rows
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from qtool.core.text import cell, line
 
-Tone = Literal["", "good", "warn", "bad", "int", "float", "seam", "move", "muted"]
-"""How a thing looks: a judgement, or the kind of kernel that it stands for."""
 WHOLE = 100.0
 """The width of a picture: all places across are in percent of it, all places down in pixels."""
 

@@ -65,11 +65,10 @@ def made(content: Mapping[str, Any], name: str) -> Document:
         )
     # numbers that are not finite are null there, and stand in a list of their own
     version, numbers = without_header(content, kind)
-    known = schema_version(kind)
-    if version != known:
+    if version != schema_version(kind):
         raise UsageError(
-            f"{name}: is {schema} of version {version}, and this qtool shows version {known}; write it again with "
-            "--json"
+            f"{name}: {schema} of version {str(version)[:12]!r}, this qtool reads {schema_version(kind)}; write it "
+            "again with --json"
         )
     return Document(name, kind, {**content, **numbers})
 

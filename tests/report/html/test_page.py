@@ -323,8 +323,6 @@ def test_documents_of_another_model_are_refused(made):
         ("[]", "is no document that a report shows"),
         ('{"schema": "qtool.unheard-of"}', "is no document that a report shows"),
         ('{"schema": "qtool.quantize", "schema_version": 2}', "lacks what its form has"),
-        ('{"schema": "qtool.quantize", "schema_version": 1}', "of version 1, and this qtool shows version 2"),
-        ('{"schema": "qtool.quantize", "schema_version": 99}', "of version 99, and this qtool shows version 2"),
         (
             '{"schema": "qtool.evaluation", "schema_version": 2, "candidates": 3, "metrics": 7}',
             "lacks what its form has",
