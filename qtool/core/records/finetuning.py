@@ -115,8 +115,8 @@ class TorchAgreement:
 class MetricFigures:
     """The metric that chose and reported: of the float model, and of the plan to begin with and of what was written.
 
-    reference, before, after: on the samples that report. chosen: of the plan to begin with and of what was trained, on
-    the samples that choose.
+    name: of the metric. lower_is_better: whether less of it is better. reference, before, after: on the samples that
+    report. chosen: of the plan to begin with and of what was trained, on the samples that choose.
     """
 
     name: str
