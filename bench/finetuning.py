@@ -23,8 +23,8 @@ def finetuning(models: list[ZooModel], folder: Path) -> str:
             print(f"{model.name} {granularity}: fine-tuned", file=sys.stderr)
     head = ["model", "weights", "SQNR dB", "finetuned", "score of float", "int8", "finetuned", "steps", "seconds"]
     text = (
-        f"`qtool finetune --no-partial --epochs {EPOCHS} --threads 1` on the calibration data, of which eight of ten "
-        "samples train; figures of the evaluation data, of the int8 model before and after."
+        f"`qtool finetune --no-partial --epochs {EPOCHS} --threads 1` on the calibration data, of which half to eight "
+        "of ten samples train; figures of the evaluation data, of the int8 model before and after."
     )
     return "\n".join(["## Fine-tuning", "", text, "", markdown(head, rows, left=(0, 1))])
 

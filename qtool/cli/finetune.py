@@ -40,9 +40,7 @@ from qtool.targets.tables import find_target
     "--plan", "plan_path", metavar="FILE", help="Begin with this plan instead, of quantize, tune or finetune."
 )
 @data_option
-@click.option(
-    "--eval-data", metavar="DATA", help="Data that reports.  [default: of ten samples of --data one; one chooses]"
-)
+@click.option("--eval-data", metavar="DATA", help="Data that reports.  [default: a tenth to a quarter of --data]")
 @click.option("--metric", metavar="METRIC", help="What chooses and reports, as in eval.  [default: SQNR]")
 @click.option(
     "--labels-loss",

@@ -103,7 +103,7 @@ def finetune(
 
     Args:
         model, output, save_plan, scheme, include_ops, exclude_ops, exclude, target, partial: as in `quantize`.
-        data: needs no labels. Of ten samples eight train, one chooses, one reports.
+        data: needs no labels. A quarter chooses, a quarter reports, the others train; of 320 samples and more a tenth.
         eval_data: reports instead. Where a metric needs labels that `data` has not, of two of its samples one chooses.
         metric: chooses and reports in the place of SQNR, as in `evaluate`; what is equal by it, SQNR decides.
         decode: how the outputs become boxes, as in `evaluate`.
@@ -217,6 +217,7 @@ def finetune(
         before_db=before.proof.judged_db,
         after_db=after.proof.judged_db,
         chosen_db=done.chosen_db,
+        gain=done.gain,
         refused_db=verdict.refused_db,
         rounds=done.training.rounds,
         steps=done.training.steps,

@@ -1,6 +1,6 @@
 """The numbers of a plan that are learned: integers of weights, biases, scales of activations; and the way back."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,6 +21,8 @@ from qtool.targets.rules import Target
 
 _ACCUMULATOR = float(2**30)
 """The most of a bias in its steps, since products are added to it in 32 bits."""
+_FULL = float(2**31 - 256)
+"""The most that any bias may be in its steps: as far as 32 bits go, in float32."""
 _PAIR = 128
 """Two neighbouring weights of one sign are at most this together where products are added in pairs in 16 bits."""
 _FARTHEST = float(np.log(4.0))
@@ -59,7 +61,11 @@ class _Weight:
 
 @dataclass(slots=True)
 class _Bias:
-    """A bias: `start` and, in units of `unit`, how far it has moved, which is learned."""
+    """A bias: `start` and, in units of `unit`, how far it has moved, which is learned where that has a gradient.
+
+    most: in steps, at which it ends. Steps become smaller with the scale of what the layer reads, while a channel with
+    tiny weights begins with a bias of nearly so many.
+    """
 
     row: BiasPlan
     input: str
@@ -121,8 +127,8 @@ class Learned:
         result = cls(plan)
         if "weights" in learn:
             result.weights = list(maker.weights(rounding))
-        if "biases" in learn:
-            result.biases = list(maker.biases())
+        if not {"biases", "scales"}.isdisjoint(learn):
+            result.biases = list(maker.biases(learned="biases" in learn))
         if "scales" in learn:
             result.scales = list(maker.scales())
         return result
@@ -136,7 +142,7 @@ class Learned:
         """Return how many numbers are learned, by kind; without those of which there are none."""
         found = {
             "weights": sum(one.steps.numel() for one in self.weights),
-            "biases": sum(one.moved.numel() for one in self.biases),
+            "biases": sum(one.moved.numel() for one in self._learned_biases()),
             "scales": len(self.scales),
         }
         return {name: count for name, count in found.items() if count}
@@ -145,9 +151,12 @@ class Learned:
         """Return the tensors that are learned, by a name of their own, in a fixed order."""
         return {
             **{one.name: one.learned for one in self.weights},
-            **{f"bias {one.row.reader[0]} {one.row.reader[1]}": one.moved for one in self.biases},
+            **{f"bias {one.row.reader[0]} {one.row.reader[1]}": one.moved for one in self._learned_biases()},
             **{f"scale {one.tensors[0]}": one.log for one in self.scales},
         }
+
+    def _learned_biases(self) -> Iterator[_Bias]:
+        return (one for one in self.biases if one.moved.requires_grad)
 
     def scale_of(self) -> dict[str, Tensor]:
         """Return the scale of each activation whose scale is learned."""
@@ -196,16 +205,24 @@ class Learned:
             nodes = {str(node.name): node for node in model.graph}
             grids = {row.tensor: row.params.scale[0] for row in activations}
             biases = tuple(_rescaled_bias(row, nodes, grids, rows) for row in self.plan.biases)
-            shifts = {shift.reader: shift for shift in self.plan.shifts}
-            for bias in self.biases:
-                name, index = reader = bias.row.reader
-                exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
-                moved = bias.real().cpu().numpy().astype(np.float64) - exact
-                if reader in shifts or moved.any():
-                    shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
-            return replace(
-                self.plan, activations=activations, weights=rows, biases=biases, shifts=tuple(shifts.values())
-            )
+            shifts = self._shifts(nodes, biases)
+            return replace(self.plan, activations=activations, weights=rows, biases=biases, shifts=shifts)
+
+    def _shifts(self, nodes: Mapping[str, Node], rows: Sequence[BiasPlan]) -> tuple[BiasShift, ...]:
+        """The shifts that make the biases what was learned, and end them where their integers do: as `read` does."""
+        shifts = {shift.reader: shift for shift in self.plan.shifts}
+        learned = {bias.row.reader: bias for bias in self._learned_biases()}
+        for before, row in zip(self.plan.biases, rows, strict=True):
+            name, index = reader = row.reader
+            bias, shift = learned.get(reader), shifts.get(reader)
+            exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
+            start = (exact + (0.0 if shift is None else np.asarray(shift.shift))).astype(np.float32)
+            real = (start if bias is None else bias.real().cpu().numpy()).astype(np.float64)
+            most = _most(start, before).astype(np.float64) * np.asarray(row.scale)
+            moved = np.clip(real, -most, most) - exact
+            if (bias is None and (np.abs(real) > most).any()) or (bias is not None and (shift or moved.any())):
+                shifts[reader] = BiasShift(reader, tuple(map(float, moved)))
+        return tuple(shifts.values())
 
 
 class _Maker:
@@ -250,7 +267,8 @@ class _Maker:
         free = np.clip(_PAIR - np.abs(start).max(axis=others, keepdims=True), 0.0, SEVEN_BITS)
         return -np.maximum(-start, free), np.maximum(start, free)
 
-    def biases(self) -> Iterator[_Bias]:
+    def biases(self, *, learned: bool) -> Iterator[_Bias]:
+        """Those whose layers have a weight in the plan; where they are not learned, they end with their steps too."""
         for row in self.plan.biases:
             node = self.nodes[row.reader[0]]
             layer, fed = Layer.of(node), self.rows.get(str(node.inputs[0].name if node.inputs[0] else ""))
@@ -258,11 +276,9 @@ class _Maker:
             if fed is None or weight is None or weight.readers == ():
                 continue
             start = edit.constant(node.inputs[row.reader[1]]).astype(np.float32)
-            most = np.maximum(np.abs(start / np.asarray(row.scale, np.float32)), _ACCUMULATOR)
-            moved, unit = self._leaf(np.zeros_like(start)), self._unit(node, start)
-            yield _Bias(
-                row, fed.tensor, weight, tensor_of(start, self.device), unit, moved, tensor_of(most, self.device)
-            )
+            moved, unit = self._leaf(np.zeros_like(start)).requires_grad_(learned), self._unit(node, start)
+            most = tensor_of(_most(start, row), self.device)
+            yield _Bias(row, fed.tensor, weight, tensor_of(start, self.device), unit, moved, most)
 
     def _unit(self, node: Node, bias: Array) -> float:
         """A step of the output's grid, or where that has none a 255th of the largest bias."""
@@ -304,6 +320,12 @@ class _Maker:
                     one += two
                     group.update(dict.fromkeys(two, one))
         return list(dict.fromkeys(tuple(one) for one in group.values()))
+
+
+def _most(start: Array, row: BiasPlan) -> Array:
+    """How many steps a bias may have, so that the accumulator holds it and the products: float32."""
+    steps = np.abs(start / np.asarray(row.scale, np.float32))
+    return np.clip(steps, _ACCUMULATOR, _FULL).astype(np.float32)
 
 
 def _rescaled(row: ActivationPlan, scale: float | None) -> ActivationPlan:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from qtool.core.compute import Compute
+from qtool.core.errors import DataError
 from qtool.core.records.evaluation import Evaluation, MetricInfo
 from qtool.core.records.plan import Plan
 from qtool.evaluation.decoding.user import DecodeSpec
@@ -59,6 +60,21 @@ class Measure:
             self._reference = Reference(Session(self.source), _KEPT)
         found = self._measured([plan], self.choosing, self._reference)
         return found.candidates[0].scores[0].value
+
+    def by_sample(self, plans: Sequence[Plan]) -> list[list[float]]:
+        """Return what the metric of each plan's model is worth on each of the samples that choose, by itself.
+
+        NaN where the metric says nothing of a single sample.
+        """
+        found: list[list[float]] = [[] for _ in plans]
+        for sample in self.choosing.one_by_one():
+            try:
+                values = self.reported(plans, sample)[1]
+            except DataError:
+                values = [math.nan] * len(plans)
+            for figures, value in zip(found, values, strict=True):
+                figures.append(math.nan if math.isnan(value) else self.worth(value))
+        return found
 
     def reported(self, plans: Sequence[Plan], reporting: Labelled) -> tuple[float, list[float]]:
         """Return the metric of the float model on the samples that report, and that of each plan's model."""

@@ -16,9 +16,10 @@ from qtool.feeds import Batch, Feeds
 Arrays = dict[str, np.ndarray]
 Shapes = tuple[tuple[str, str, tuple[int, ...]], ...]
 """Of a sample, each array's name, type and shape."""
-_TURNS = 10
-"""Of so many samples one chooses and one reports."""
-_LEAST = 4
+_LEAST, _TURNS = 4, 10
+"""Of so many samples one chooses and one reports: the fewer there are, the more of them."""
+_ENOUGH = 32
+"""Samples that choose, and that report, where there are as many: of fewer the noise hides small gains."""
 KEPT = 128
 """Samples that choose, and that report, at most: they are in memory."""
 FEW = 64
@@ -114,6 +115,11 @@ class Labelled:
         self.inputs.append(dict(batch.inputs))
         self.labels.append(dict(batch.labels))
 
+    def one_by_one(self) -> Iterator["Labelled"]:
+        """Yield each sample by itself."""
+        for inputs, labels in zip(self.inputs, self.labels, strict=True):
+            yield Labelled(self.name, [inputs], [labels])
+
     def __call__(self) -> Iterator[Arrays]:
         """Yield the samples as dictionaries of inputs and labels."""
         for inputs, labels in zip(self.inputs, self.labels, strict=True):
@@ -139,7 +145,9 @@ def part_samples(
     *,
     labelled: bool = False,
 ) -> Parted:
-    """Return the samples of data by what they are for: of ten, one chooses, one reports, and the others train.
+    """Return the samples of data by what they are for: some choose, as many report, and the others train.
+
+    These are 32 each where they are a tenth to a quarter of all, else the nearer of both.
 
     Args:
         feeds: the data, in batches of one sample, or of as many as the model fixes.
@@ -151,9 +159,10 @@ def part_samples(
     Raises:
         DataError: there are too few samples, or no labels where they are wanted.
     """
-    turns = min(_TURNS, _counted(feeds))
-    if turns < _LEAST:
-        raise DataError(_too_few(feeds, turns))
+    count = _counted(feeds)
+    if count < _LEAST:
+        raise DataError(_too_few(feeds, count))
+    turns = max(_LEAST, min(_TURNS, count // _ENOUGH))
     first = next(iter(feeds))
     if labels is not None and not first.labels:
         raise DataError(
@@ -207,7 +216,7 @@ def _too_few(feeds: Feeds, found: int) -> str:
 
 def _counted(feeds: Feeds) -> int:
     """How many batches there are, as far as that matters."""
-    return sum(1 for _ in zip(feeds, range(_TURNS), strict=False))
+    return sum(1 for _ in zip(range(_TURNS * _ENOUGH), feeds, strict=False))
 
 
 def shuffled(shapes: Sequence[Shapes], size: int, random: np.random.Generator) -> Iterator[list[int]]:

@@ -12,12 +12,13 @@ import torch
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress
-from qtool.core.records.finetuning import TorchAgreement
+from qtool.core.records.finetuning import PairedGain, TorchAgreement
 from qtool.core.records.plan import Plan
 from qtool.finetuning.agreement import check_agreement
 from qtool.finetuning.blockwise import BlockTraining, Means
 from qtool.finetuning.descent import Settings
 from qtool.finetuning.distillation import Teacher
+from qtool.finetuning.gain import paired_gain
 from qtool.finetuning.labels import LabelsLoss, find_labels_loss
 from qtool.finetuning.loss_names import LossSpec, describe
 from qtool.finetuning.measure import Measure
@@ -41,7 +42,8 @@ _SAME = 0.03
 class Done:
     """The result of a training.
 
-    plan: what is kept, which is what was trained where `kept`. chosen_db: of the plan to begin with and of what was
+    plan: what is kept, which is what was trained where `kept`. gain: of what was trained, on the samples that choose,
+    one by one; None where they have no figures of their own. chosen_db: of the plan to begin with and of what was
     trained, as onnxruntime runs them on the samples that choose. resumed: whether an earlier run was gone on with.
     counts: of what is learned. metric: the same two as `chosen_db`, by the metric that chooses, where there is one.
     """
@@ -56,6 +58,7 @@ class Done:
     counts: dict[str, int]
     untrained: dict[str, str]
     agreement: TorchAgreement
+    gain: PairedGain | None = None
     metric: tuple[float, float] | None = None
 
 
@@ -128,10 +131,11 @@ class Work:
             trained = student.learned.planned(model)
             figures = scorer.sqnr_db(plan, model), scorer.sqnr_db(trained, model)
             chosen = None if self.measure is None else (self.measure.chosen(plan), self.measure.chosen(trained))
-            kept = training.improved and self._gained(figures, chosen)
+            gain = self._gain(scorer, trained, chosen)
+            kept = training.improved and self._gained(figures, chosen) and (gain is None or gain.sure)
         return Done(
             trained if kept else plan, kept, figures, training, checkpoint, seconds, resumed, counts,
-            dict(student.untrained), agreement, chosen,
+            dict(student.untrained), agreement, gain, chosen,
         )  # fmt: skip
 
     def _by_block(self, student: Student, *, stackable: bool) -> Callable[[Callable[[], float]], BlockTraining] | None:
@@ -199,6 +203,15 @@ class Work:
             return value, measure.worth(value)
 
         return measured
+
+    def _gain(self, scorer: Scorer, trained: Plan, chosen: tuple[float, float] | None) -> PairedGain | None:
+        """The gain of a plan, sample by sample: by the metric, but by SQNR where that is equal, or better by chance."""
+        if self.measure is not None and chosen is not None and chosen[0] != chosen[1]:
+            found = paired_gain(self.measure.info.name, *self.measure.by_sample([self.plan, trained]))
+            if found is not None and found.sure:
+                return found
+        model = self.prepared.model
+        return paired_gain("SQNR", *(scorer.by_example(plan, model) for plan in (self.plan, trained)))
 
     def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
         """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""

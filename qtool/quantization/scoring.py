@@ -99,6 +99,15 @@ class Scorer:
             judged.add(exact, outputs)
         return _figure(judged)
 
+    def by_example(self, plan: Plan, prepared: Model) -> list[float | None]:
+        """Return the figure that `sqnr_db` gives for each example by itself."""
+        figures = []
+        for exact, outputs in zip(self._exact, map(self._runner(plan, prepared, None), self._examples), strict=True):
+            judged = self._judge.start()
+            judged.add(exact, outputs)
+            figures.append(_figure(judged))
+        return figures
+
     def compare(
         self, plans: Sequence[Plan], prepared: Model, memo: WeightMemo, *, first: int | None = None
     ) -> Iterator[float | None]:

@@ -28,6 +28,7 @@ def finetuned_text(result: Finetuned) -> str:
         f"  learned     {_learned(result)}",
         *([f"  blocks      {_blocks(result.blocks)}"] if result.blocks else []),
         f"  training    {_training(result)}",
+        f"  gain        {_gain(result)}",
         *([f"  gap         {_gap(result)}"] if _gap(result) else []),
         f"  data        {result.split}",
         f"  agreement   {_agreement(result.agreement)}",
@@ -53,9 +54,9 @@ def verdict_line(result: Finetuned) -> str:
     if not result.kept:
         scored = "" if metric is None else f"{metric.name} {number(metric.before)} (float {number(metric.reference)}), "
         return line(
-            f"{result.output}: {size}; NOTHING GAINED: no state was better both on the samples that choose and on "
-            f"those that report, so it is the model that training began with: {scored}outputs {before} dB SQNR on "
-            f"those; next: {_next(result)}"
+            f"{result.output}: {size}; NOTHING GAINED: no state was better on the samples that choose, by more than "
+            f"their noise, and no worse on those that report, so it is the model that training began with: {scored}"
+            f"outputs {before} dB SQNR on those; next: {_next(result)}"
         )
     scored = ""
     if metric is not None:
@@ -98,6 +99,23 @@ def _metric(found: MetricFigures) -> str:
         f"{found.name} chose and reports: {number(found.before)} -> {number(found.after)} on the samples that report "
         f"(float {number(found.reference)}), {chosen} on those that choose; what is equal by it, SQNR decides"
     )
+
+
+def _gain(result: Finetuned) -> str:
+    """How it was decided whether what was trained is better, in words."""
+    found = result.gain
+    if found is None:
+        return (
+            "not measured sample by sample, since fewer than 2 of those that choose have a figure of their own; all of "
+            "them together decided"
+        )
+    unit = " dB" if found.by == "SQNR" else f" of {found.by}"
+    figures = f"{found.mean:+.3g}{unit} a sample, standard error {found.error:.2g}, of {found.samples} that choose"
+    if found.mean == found.error == 0.0:
+        return f"{figures}: no state was better than the model to begin with"
+    if found.sure:
+        return f"{figures}: more than twice that, so it is no chance"
+    return f"{figures}: NOT more than twice that, which may be chance, so it was not written"
 
 
 def _gap(result: Finetuned) -> str | None:

@@ -94,7 +94,7 @@ class Trainer:
             what, done.training.steps, done.seconds, done.kept, done.chosen_db, done.training.rounds, words
         )
         if not done.kept:
-            raise UntrainedError("nothing was gained on the samples that choose")
+            raise UntrainedError("nothing was gained on the samples that choose, beyond their noise")
         return done.plan
 
     def _opened(self, judge: Judge, records: object) -> Feeds:

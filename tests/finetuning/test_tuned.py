@@ -10,7 +10,8 @@ pytestmark = needs_torch
 
 
 def test_tuning_ends_in_training(tmp_path):
-    model, data = lopsided(tmp_path, 120)
+    # 100 choose: what is gained behind equalised weights is little beside the noise of fewer
+    model, data = lopsided(tmp_path, 400)
     result = qtool.tune(
         model, data, tmp_path / "q.onnx", scheme=PER_TENSOR, target="x86", min_sqnr=60.0, calibrators="max", threads=1,
         finetune=True,

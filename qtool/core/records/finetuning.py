@@ -12,6 +12,9 @@ from qtool.core.records.results import Asked
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 
+_ERRORS = 2.0
+"""Of several states the best is chosen, which flatters it: one standard error is no proof."""
+
 
 @dataclass(frozen=True, slots=True)
 class Round:
@@ -53,12 +56,32 @@ class TrainedBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class PairedGain:
+    """The gain of what was trained over what it began with, sample by sample, on those that choose.
+
+    by: `SQNR`, or the metric. samples: that have a figure of their own. mean: of their gains, in dB or in the metric's
+    units; above 0 is better. error: its standard error.
+    """
+
+    by: str
+    samples: int
+    mean: Real
+    error: Real
+
+    @property
+    def sure(self) -> bool:
+        """Whether the gain is more than the noise of the samples: than two standard errors."""
+        return self.mean > _ERRORS * self.error
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStep:
     """A training as a step of tuning.
 
     what: the step that it began with. steps: of training. seconds: that it took. kept: whether what was trained was
-    better on the samples that choose. chosen_db: SQNR in dB of the outputs on these, as onnxruntime runs them, before
-    and after. rounds: what was measured meanwhile. split: who trains and who chooses, in words.
+    better on the samples that choose, by more than their noise. chosen_db: SQNR in dB of the outputs on these, as
+    onnxruntime runs them, before and after. rounds: what was measured meanwhile. split: who trains and who chooses, in
+    words.
     """
 
     what: str
@@ -108,17 +131,18 @@ class MetricFigures:
 class Finetuned:
     """The result of `finetune`: the model that was written, and how it became that.
 
-    plan, verification: of the int8 model. output: it. size, float_size: of the int8 and the float model in bytes.
-    kept: whether what was trained is better on the samples that choose, no worse on those that report, and so was
-    written; else it is the plan that training began with. before_db, after_db: SQNR in dB of the outputs as onnxruntime
-    runs them, on the samples that report: of the plan to begin with, of what was written. chosen_db: of the former and
-    of what was trained, on the samples that choose. refused_db: of what was trained, where the samples that report
-    refused it. metric: what chose and reported in the place of SQNR. rounds: what was measured while training. steps:
-    of training. seconds: that it took. split: who trains, chooses and reports. learned: how many numbers, by
-    kind. untrained: layers that no gradient reaches, and why. blocks: those that were trained by themselves first.
-    resumed: whether from a checkpoint. agreement: of torch with onnxruntime, before anything is trained. float_path:
-    where the trained float model was written. warnings: what is odd about the data, and what to check. asked: what it
-    was given.
+    plan, verification: of the int8 model. output: it. size, float_size: of the int8 and the float model in bytes. kept:
+    whether what was trained is better on the samples that choose by more than their noise, no worse on those that
+    report, and so was written; else it is the plan that training began with. before_db, after_db: SQNR in dB of the
+    outputs as onnxruntime runs them, on the samples that report: of the plan to begin with, of what was written.
+    chosen_db: of the former and of what was trained, on the samples that choose. gain: of what was trained, sample by
+    sample; None where fewer than two of those that choose have a figure of their own. refused_db: of what was trained,
+    where the samples that report refused it. metric: what chose and reported in the place of SQNR. rounds: what was
+    measured while training. steps: of training. seconds: that it took. split: who trains, chooses and reports. learned:
+    how many numbers, by kind. untrained: layers that no gradient reaches, and why. blocks: those that were trained by
+    themselves first. resumed: whether from a checkpoint. agreement: of torch with onnxruntime, before anything is
+    trained. float_path: where the trained float model was written. warnings: what is odd about the data, and what to
+    check. asked: what it was given.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("finetune", 2)
@@ -141,6 +165,7 @@ class Finetuned:
     untrained: dict[str, str]
     agreement: TorchAgreement
     metric: MetricFigures | None = None
+    gain: PairedGain | None = None
     refused_db: Real | None = None
     blocks: tuple[TrainedBlock, ...] = ()
     float_path: Path | None = field(default=None, metadata=called("float_output"))
