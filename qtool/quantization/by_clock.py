@@ -10,6 +10,7 @@ from qtool.core.records.plan import Plan
 from qtool.evaluation.latency import measure_speed
 from qtool.graph import edit, model_io
 from qtool.pipeline.planning.planner import Planner
+from qtool.pipeline.planning.speed import faster_by_clock
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.quantization.graphs import FloatGraph
 from qtool.runtime.profile import node_times
@@ -21,6 +22,8 @@ _PROFILE_SECONDS, _SECONDS, _ROUNDS = 2.0, 6.0, 200
 _DOUBTS = (1.0, 1.2, 0.8)
 """How many times as long float is taken to last as the profile says: kernels take other times in other company."""
 _WORTH = 1.02
+_SINGLE = 3
+"""How many of the nodes that lose most in integers are also tried in float by themselves, and together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,8 @@ def by_clock(
     """Return the plan as it is and others that leave more or less in float, measured side by side, the fastest first.
 
     They are: nothing left in float for speed; the regions that are faster in float by onnxruntime's profile of both
-    forms. The plan itself comes first where no other is faster by more than two per cent.
+    forms; and the few nodes that lose most by it, one by one and together. The plan itself comes first where no other
+    is faster by more than two per cent.
     """
     variants = [(AS_PLANNED, planner, plan)]
     known = {frozenset(plan.integer)}
@@ -84,6 +88,16 @@ def _planners(
             measured[name] = (integer[name], sum(floating.get(end, 0.0) for end in dict.fromkeys(ends)))
     for doubt in _DOUBTS:
         yield PROFILE, anew(speed=graph.speed(target, measured, doubt))
+    # what a border costs depends on what it fuses with, so that only a run of the whole tells
+    worst = sorted((name for name, (own, exact) in measured.items() if own > exact), key=lambda n: _lost(measured[n]))
+    worst = worst[-_SINGLE:][::-1]
+    for names in (*([name] for name in worst), *(worst[:count] for count in range(2, len(worst) + 1))):
+        why = {name: faster_by_clock(*measured[name]) for name in names}
+        yield PROFILE, anew(speed=lambda _, why=why: why)
+
+
+def _lost(times: tuple[float, float]) -> float:
+    return times[0] - times[1]
 
 
 def _serialized(graph: FloatGraph, plan: Plan) -> Any:

@@ -7,10 +7,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qtool
+from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Max
 from qtool.graph import model_io
-from qtool.quantization import candidates
+from qtool.quantization import by_clock, candidates
 from qtool.quantization.by_clock import AS_PLANNED, NOTHING, TimedPlan
+from qtool.quantization.graphs import FloatGraph
 from qtool.runtime.profile import node_times
 from qtool.targets.tables import find_target
 from tests.support.patterns import Net
@@ -110,6 +112,28 @@ def test_the_clock_says_what_it_tried(grey, tmp_path):
     assert {"", "nothing in float for speed"} <= set(tried)
     assert all(trial.latency_ms > 0 for trial in result.trials)
     assert all(trial.sqnr_db > result.trials[0].sqnr_db - 60 for trial in result.trials)
+
+
+def test_single_layers_are_tried_that_the_profile_calls_slow(grey, tmp_path, monkeypatch):
+    """Where the division of the whole leaves nothing in float, since borders are said to cost more."""
+    plans = []
+
+    def profiled(_, __, config, ___):
+        integer = {"first": 9000.0, "second": 5000.0, "third": 2000.0}
+        return integer if config is not None else dict.fromkeys(("r0", "r1", "y"), 3000.0)
+
+    def timed(sessions, *_):
+        raise UsageError(f"{len(sessions)} candidates")
+
+    monkeypatch.setattr(by_clock, "node_times", profiled)
+    monkeypatch.setattr(by_clock, "measure_speed", timed)
+    monkeypatch.setattr(by_clock, "_serialized", lambda _, plan: plans.append(frozenset(plan.integer)) or b"")
+    monkeypatch.setattr(by_clock, "Session", lambda *_, **__: None)
+    monkeypatch.setattr(FloatGraph, "speed", lambda *_: None)
+    with pytest.raises(UsageError, match="candidates"):
+        qtool.quantize(grey, tmp_path / "q.onnx", data=MAPS, optimize_for="latency", **FAST)
+    layers = {frozenset(plan & {"first", "second", "third"}) for plan in plans}
+    assert layers >= {frozenset({"second", "third"}), frozenset({"first", "third"}), frozenset({"third"})}
 
 
 def test_the_fastest_is_taken_of_those_near_the_best(grey, tmp_path, monkeypatch):
