@@ -36,10 +36,10 @@ def test_what_is_marked_runs_whole_or_not_at_all():
 
 
 def test_the_file_holds_the_functions_that_are_over_the_budget(tmp_path):
-    quick, several, long = {"t.py::quick": 0.06}, dict.fromkeys(cases("t.py::several", 4), 0.06), {"t.py::long": 2.5}
+    quick, several, long = {"t.py::quick": 0.04}, dict.fromkeys(cases("t.py::several", 4), 0.04), {"t.py::long": 2.5}
     file = tmp_path / "times.txt"
     file.write_text(fast.dump(long | several | quick))
-    assert fast.load(file) == {"t.py::long": 2.5, "t.py::several": 0.06}
+    assert fast.load(file) == {"t.py::long": 2.5, "t.py::several": 0.04}
 
 
 def test_the_times_are_of_tests_that_exist():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).with_name("times.txt")
-BUDGET_S = 0.07
+BUDGET_S = 0.05
 _HEAD = "# seconds a case, of the functions that --fast cannot run whole; written by `make times`"
 _REAL = {"long", "slow", "zoo"}
 

@@ -21,7 +21,6 @@ from qtool.core.numerics.affine import (
     quantize,
 )
 
-pytestmark = pytest.mark.fast
 QUANTIZED = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
 SPECS = [
@@ -107,6 +106,7 @@ def test_per_tensor_quantisation_is_onnx_bit_for_bit(params, values, steps):
     assert same_bits(ours[sane], reference[sane])
 
 
+@pytest.mark.fast
 @settings(max_examples=150)
 @given(st.data(), st.integers(0, 2))
 def test_per_channel_quantisation_is_onnx_bit_for_bit(data, axis):

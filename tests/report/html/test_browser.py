@@ -9,6 +9,7 @@ from tests.report.html.conftest import HOSTILE, document
 KINDS = ("activations", "weights", "constants")
 """What the small network has grids of."""
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+pytestmark = pytest.mark.fast(0)
 
 
 @pytest.fixture(scope="module")
