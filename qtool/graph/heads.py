@@ -119,7 +119,8 @@ def _learns(node: Node) -> bool:
 def _decodes(node: Node) -> bool:
     """Whether its numbers look fixed: see `decoding_layers`."""
     layer, shape = Layer.of(node), _weight_size(node)
-    if layer is None or shape is None or not layer.is_linear or layer.bias is not None:
+    # a malformed model may have a scalar for a weight
+    if layer is None or not shape or not layer.is_linear or layer.bias is not None:
         return False
     outputs = 1 if len(shape) == 1 else layer.output_size(shape)
     if outputs <= _COORDINATES and layer.groups == 1 and _reads_softmax(node):

@@ -9,6 +9,7 @@ from qtool.core.numerics.calibrators import Max
 from qtool.core.records.options import Scheme
 from qtool.graph import model_io
 from qtool.graph.heads import decoding_layers, heads_of
+from qtool.graph.protos import from_proto
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
@@ -139,6 +140,12 @@ def test_a_layer_behind_a_softmax_that_learns_is_none_that_decodes(tmp_path, cha
     y = net.conv(y, 1, 2, bias=False) if change == "a layer behind" else y
     model = prepare(model_io.load(net.save(tmp_path / "m.onnx", y))).model
     assert decoding_layers(model) == ()
+
+
+def test_a_scalar_for_a_weight_decodes_nothing():
+    model = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,8] x) => (float[N,8] y) <float w = {2.0}> { y = MatMul(x, w) }""")
+    assert list(decoding_layers(from_proto(model))) == []
 
 
 def test_what_a_plan_quantises_of_heads(tmp_path):
