@@ -71,16 +71,7 @@ def make_grid(dtype: str, scale: Value | None, zero: Value | None, axis: int | N
 
 def grid_behind(value: Value | None) -> Placed | None:
     """Return the grid that a value was given by the DequantizeLinear that makes it, moves of a constant in between."""
-    moved = False
-    while value is not None:
-        node = value.producer()
-        if is_dequantize(node):
-            assert node is not None
-            return Placed(grid_of(node), node, node.inputs[0], moved)
-        if node is None or not edit.is_main_op(node, *_MOVES):
-            return None
-        value, moved = node.inputs[0], True
-    return None
+    return _behind(value, _MOVES)
 
 
 # what onnxruntime carries a DequantizeLinear forward through (qdq_propagation.cc)
@@ -89,13 +80,18 @@ _CARRIED = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "MaxPool", 
 
 def carried_grid(value: Value | None) -> Placed | None:
     """Return the grid of a value that a DequantizeLinear makes, what only moves its numbers in between."""
+    return _behind(value, _CARRIED)
+
+
+def _behind(value: Value | None, between: tuple[str, ...]) -> Placed | None:
+    """The grid of the DequantizeLinear that a value comes from, with nothing but these operators in between."""
     moved = False
     while value is not None:
         node = value.producer()
         if is_dequantize(node):
             assert node is not None
             return Placed(grid_of(node), node, node.inputs[0], moved)
-        if node is None or not edit.is_main_op(node, *_CARRIED):
+        if node is None or not edit.is_main_op(node, *between):
             return None
         value, moved = node.inputs[0], True
     return None

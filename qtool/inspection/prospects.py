@@ -10,7 +10,6 @@ from qtool.core.records.placement import NOTHING_AMENDED, Placement
 from qtool.core.records.statistics import Statistics
 from qtool.graph import edit, products
 from qtool.graph.edit import Model, Node
-from qtool.graph.origins import origins_of
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.selection import is_layer, select, static_scheme
 from qtool.pipeline.planning.speed import Divider
@@ -143,8 +142,3 @@ def _in_words(model: Model, target: Target, floats: Mapping[str, str], integer: 
 
 def _multiplies_computed(node: Node) -> bool:
     return edit.is_main_op(node, "MatMul", "Gemm") and len(edit.activations(node)) == 2
-
-
-def called(node: Node) -> tuple[str, ...]:
-    """Return the names by which a node of a prepared graph, or what was folded into it, is called in the file."""
-    return tuple(dict.fromkeys(name for origin in origins_of(node) for name in origin.names if name))

@@ -301,6 +301,8 @@ def test_the_digits_network_whose_per_tensor_weights_collapsed_is_repaired(tmp_p
     )
     before, after = (candidate.scores[0].value for candidate in found.candidates)
     assert before < 0.8 and after > 0.95
+    noisy, repaired = (candidate.sqnr_db for candidate in found.candidates)
+    assert repaired > noisy + 4.0
 
 
 @needs_torch
