@@ -148,9 +148,12 @@ class OutputNoise:
     """The SQNR of an output, of which arrays are added, and of each of its parts: the worst of these counts.
 
     A part whose signal is 0 has no figure of its own: its noise is in that of the whole.
+
+    each: whether the sums of each array are kept, two numbers, which `uneven` needs.
     """
 
-    def __init__(self, parts: Parts | None = None) -> None:
+    def __init__(self, parts: Parts | None = None, *, each: bool = False) -> None:
+        self._each = each
         self._whole = SignalToNoise()
         self._parts = parts
         self._by_part = [SignalToNoise() for _ in parts.faint] if parts is not None else []
@@ -166,7 +169,7 @@ class OutputNoise:
                     noise.add(*(parts.of(number, array) for array in (reference, other)))
             else:
                 self._parts, self._by_part = None, []
-        for sums, noise in zip(self._sums, (self._whole, *self._by_part), strict=False):
+        for sums, noise in zip(self._sums if self._each else (), (self._whole, *self._by_part), strict=False):
             sums.append((noise.signal.value, noise.noise.value))
 
     @property
@@ -189,13 +192,13 @@ class OutputNoise:
 
     @property
     def uneven(self) -> Uneven | None:
-        """The array that makes most of the noise, where the others are far better; None where there is none."""
+        """The array that makes most of the noise, where the others are far better; else None, as without `each`."""
         found = [
             (noise.db, sums)
             for noise, sums in zip((self._whole, *self._by_part), self._sums, strict=False)
             if noise.db is not None and noise.signal.total > 0.0
         ]
-        if not found or self.unlike:
+        if not found or self.unlike or not self._each:
             return None
         _, sums = min(found, key=lambda one: loudness(one[0]))
         signal, noise = np.diff(np.array([(0.0, 0.0), *sums]), axis=0).clip(min=0.0).T

@@ -60,7 +60,7 @@ class Judged:
         ends: Sequence[Saturating],
         places: Collection[str] = (),
     ) -> None:
-        self.outputs = {name: OutputNoise(parts.get(name)) for name in names}
+        self.outputs = {name: OutputNoise(parts.get(name), each=True) for name in names}
         # those of several levels of a detector are of one kind
         kinds = dict.fromkeys((end.output, end.axis, end.chooses) for end in ends)
         self._reads = {kind: _Reads(kind[1]) for kind in kinds}

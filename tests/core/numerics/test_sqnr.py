@@ -112,7 +112,8 @@ def test_whole_numbers_are_measured_where_there_are_no_others():
 def test_one_array_that_makes_most_of_the_noise_is_told_apart():
     rng = np.random.default_rng(0)
     exact = rng.normal(size=(9, 100))
-    found, parted = OutputNoise(), OutputNoise(Parts(np.repeat([0, 1], 50), (0.0, 0.0)))
+    parts = Parts(np.repeat([0, 1], 50), (0.0, 0.0))
+    found, parted = OutputNoise(each=True), OutputNoise(parts, each=True)
     for number, x in enumerate(exact):
         error = np.where(np.arange(100) < 50, 0.001, 0.3 if number == 6 else 0.001)
         found.add(x, x + error)
@@ -124,12 +125,12 @@ def test_one_array_that_makes_most_of_the_noise_is_told_apart():
     assert uneven.median_db == pytest.approx(np.median([signal_to_noise(x, x + 0.001) for x in exact]), abs=1.0)
     assert parted.uneven.others_db == pytest.approx(signal_to_noise(others[:, 50:], others[:, 50:] + 0.001))
     found.add(exact[0], exact[0] + 0.3)
-    assert found.uneven is None and OutputNoise().uneven is None
+    assert found.uneven is None and OutputNoise(each=True).uneven is None
 
 
 @pytest.mark.parametrize(("sound", "middle"), [(1, 60.0), (5, None)])
 def test_arrays_without_noise_have_no_median_in_decibels(sound, middle):
-    found = OutputNoise()
+    found = OutputNoise(each=True)
     found.add(np.ones(100), np.full(100, 2.0))
     found.add(np.zeros(100), np.full(100, 1e-4))
     for number in range(7):
