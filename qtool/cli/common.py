@@ -75,6 +75,14 @@ def json_option(function: _Function) -> _Function:
     return decorate(function)
 
 
+def junit_option(function: _Function) -> _Function:
+    """Add `--junit FILE`; return the command, which takes it as `junit_path`, None unless given."""
+    decorate: _Decorator[_Function] = click.option(
+        "--junit", "junit_path", metavar="FILE", help="Write the gates as JUnit XML."
+    )
+    return decorate(function)
+
+
 def threads_option(function: _Function) -> _Function:
     """Add `--threads T`; return the command, which takes it as `threads`, 1 unless given."""
     decorate: _Decorator[_Function] = click.option(

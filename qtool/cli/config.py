@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from qtool.cli.outputs import CONFIG
-from qtool.cli.parameters import Drop, Share
+from qtool.cli.parameters import Drop, Share, Size
 from qtool.core.errors import UsageError
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
@@ -103,7 +103,7 @@ def _kinds(option: click.Option, kind: Any) -> tuple[tuple[type, ...], str]:
         return (int,), "a whole number"
     if isinstance(kind, click.types.FloatParamType):
         return (int, float), "a number"
-    if isinstance(kind, Drop | Share):
+    if isinstance(kind, Drop | Share | Size):
         return (str, int, float), "a number, or a text such as '1%'"
     return (str,), "texts" if option.multiple else "a text"
 

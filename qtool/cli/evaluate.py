@@ -12,6 +12,7 @@ from qtool.cli.common import (
     executor_options,
     given,
     json_option,
+    junit_option,
     labelled_options,
     provider_option,
     quiet_option,
@@ -19,8 +20,9 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.gates import LimitOptions, limit_options
 from qtool.cli.html import html_option, write_page
-from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.outputs import STDOUT, outputs, show, taken
 from qtool.cli.parameters import Drop
 from qtool.cli.streams import remark, warn
 from qtool.core.errors import UsageError
@@ -58,6 +60,7 @@ from qtool.report.junit import evaluation_junit
     help="Fail where a metric with labels gets worse by more: 1% of float's value, or 0.01 in its unit.",
 )
 @click.option("--min-sqnr", type=float, metavar="DB", help="Fail where the SQNR of the outputs is less.")
+@limit_options
 @samples_option
 @batch_size_option
 @labelled_options
@@ -81,7 +84,7 @@ from qtool.report.junit import evaluation_junit
 @executor_options
 @json_option
 @html_option
-@click.option("--junit", "junit_path", metavar="FILE", help="Write the gates as JUnit XML.")
+@junit_option
 @click.option("--markdown", "markdown_path", metavar="FILE", help="Write the table as Markdown.")
 @config_option
 @quiet_option
@@ -96,6 +99,7 @@ def command(
     decode: str | None,
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
+    limits: LimitOptions,
     samples: int | None,
     batch_size: int,
     reading: LabelledOptions,
@@ -117,11 +121,11 @@ def command(
     Example:
       qtool eval model.onnx model.int8.onnx --data labelled.npz --metric top1 --max-drop 1%
 
-    Exits with 1 where a gate (--max-drop, --min-sqnr) fails. A metric of your own is a function (outputs,
+    Exits with 1 where a gate (--max-drop, --min-..., --max-size) fails. A metric of your own is a function (outputs,
     labels), two dictionaries of arrays, that returns a score for each sample or one for the batch; or a class
     with update(outputs, labels) and result(). Higher is better unless it has lower_is_better = True.
     """
-    if not latency and "latency_runs" in given(context):
+    if not latency and limits["min_speedup"] is None and "latency_runs" in given(context):
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
     paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path, "--html": html_path}
     read = (data, reading.get("labels"))
@@ -135,6 +139,7 @@ def command(
                 decode=decode,
                 max_drop=max_drop,
                 min_sqnr=min_sqnr,
+                **limits,
                 samples=samples,
                 batch_size=batch_size,
                 save_worst=save_worst,
@@ -148,7 +153,7 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, evaluation.to_dict())
-        written.text(junit_path, evaluation_junit(evaluation))
+        written.text(junit_path, evaluation_junit(evaluation, taken()))
         written.text(markdown_path, evaluation_markdown(evaluation))
     # the pictures are in their place now
     write_page(html_path, evaluation.to_dict())

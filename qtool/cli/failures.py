@@ -14,7 +14,7 @@ import click
 
 from qtool import __version__
 from qtool.cli import COMMANDS, debugging
-from qtool.cli.outputs import what_was_written
+from qtool.cli.outputs import what_was_written, write_failure
 from qtool.cli.streams import complain
 from qtool.core.errors import QtoolError, UnexpectedWorkerError
 from qtool.core.process import TerminatedError, first_signal
@@ -68,17 +68,23 @@ def _told(error: BaseException, words: Sequence[str]) -> int:
         with contextlib.suppress(OSError, ValueError):
             error.show()
     elif isinstance(error, QtoolError):
-        complain(_message(error, words))
+        _complain(BAD, _message(error, words))
     elif isinstance(error, click.ClickException):
-        complain(_usage(error))
+        _complain(BAD, _usage(error))
     elif isinstance(error, MemoryError):
-        complain(f"out of memory; {_less_memory(words)}; {what_was_written()}")
+        _complain(BAD, f"out of memory; {_less_memory(words)}; {what_was_written()}")
     elif isinstance(error, OSError):
         # of the machine, such as a full disk: files of the user's are reported as QtoolError
-        complain(f"{error.filename or 'the system'}: {error.strerror or told(error)}; {what_was_written()}")
+        _complain(BAD, f"{error.filename or 'the system'}: {error.strerror or told(error)}; {what_was_written()}")
     else:
         return _bug(error, words)
     return BAD
+
+
+def _complain(code: int, message: str) -> None:
+    """Say it on stderr, and in the documents that were asked for."""
+    complain(message)
+    write_failure(code, message)
 
 
 def _message(error: QtoolError, words: Sequence[str]) -> str:
@@ -128,7 +134,7 @@ def _bug(error: BaseException, words: Sequence[str], traced: BaseException | Non
             where = f"please report it with {_kept(traced or error, words)}"
         except OSError:
             where = "run `qtool --debug ...` again for its traceback"
-    complain(f"a bug of qtool: {told(error)}; {where}; {what_was_written()}")
+    _complain(BUG, f"a bug of qtool: {told(error)}; {where}; {what_was_written()}")
     return BUG
 
 

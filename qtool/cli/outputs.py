@@ -1,25 +1,30 @@
 """The outputs of a command: never over what it reads, all of them together, and `-` for standard output."""
 
+import datetime
 import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from qtool.cli.streams import check_stdout, complain, print_document, reserved_stdout, say
 from qtool.cli.wording import option_of
-from qtool.core.errors import UsageError
+from qtool.core.errors import OutputError, UsageError
 from qtool.core.files import check_writable, place_of, restored_on_error, together, write_text
 from qtool.core.process import watch_reads
 from qtool.core.reading import open_file
 from qtool.core.records.call import FileRead, Invocation
 from qtool.core.records.codec import encoded
+
+if TYPE_CHECKING:
+    from qtool.report.junit import Taken
 
 STDOUT = "-"
 CONFIG = "qtool.config"
@@ -66,20 +71,57 @@ class _Made:
     """What the current command has made so far.
 
     appeared: its outputs, once they are there. stands: says which part of the work is kept where it is stopped. reads:
-    lists the files that were read, in a program.
+    lists the files that were read, in a program. documents: option to path, of those that tell how the command ended,
+    once these may be written. command: its name. began: when it did, by the clock and by the processor's.
     """
 
     appeared: Sequence[Path] = ()
     stands: Callable[[], str | None] | None = None
     reads: Callable[[], list[str]] | None = None
+    documents: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    began: tuple[datetime.datetime, float] = (datetime.datetime.fromtimestamp(0, datetime.UTC), 0.0)
 
 
 _made = _Made()
 
 
 def begin() -> None:
-    """Let nothing be written yet, as far as `what_was_written` knows."""
-    _made.appeared, _made.stands = (), None
+    """Let nothing be written yet, as far as `what_was_written` knows, and the command begin now."""
+    _made.appeared, _made.stands, _made.documents, _made.command = (), None, {}, ""
+    _made.began = datetime.datetime.now(datetime.UTC), time.monotonic()
+
+
+def taken() -> "Taken":
+    """Return when the current command began, and how long it takes so far."""
+    from qtool.report.junit import Taken
+
+    when, clock = _made.began
+    return Taken(when, time.monotonic() - clock)
+
+
+def write_failure(exit_code: int, message: str) -> None:
+    """Let the documents that were asked for say why the command failed, where they could have been written.
+
+    Those that are there already are of work that is done. What cannot be written is not: the line on stderr says it.
+    """
+    if _made.appeared or not _made.documents:
+        return
+    from qtool.core.records.failure import Failure
+    from qtool.report.junit import failure_junit
+
+    failure = Failure(_made.command, exit_code, message)
+    made = {
+        "--json": lambda: json.dumps(failure.to_dict(), indent=2, allow_nan=False) + "\n",
+        "--junit": lambda: failure_junit(_made.command, message, taken()),
+    }
+    for option, path in _made.documents.items():
+        with suppress(OutputError, OSError):
+            if path == STDOUT:
+                with reserved_stdout(wanted=True):
+                    print_document(made[option]())
+            else:
+                write_text(path, made[option]())
 
 
 def note_reads() -> None:
@@ -122,7 +164,10 @@ def outputs(
     appearing = {**written, **(replaced or {})}
     given = {option: path for option, path in {**appearing, **(growing or {})}.items() if path is not None}
     there = any(path != STDOUT and os.path.exists(path) for path in given.values())  # noqa: PTH110
-    check_outputs(given, _read(click.get_current_context()) if there else {})
+    context = click.get_current_context()
+    check_outputs(given, _read(context) if there else {})
+    _made.command = str(context.info_name)
+    _made.documents = {option: path for option, path in given.items() if option in ("--json", "--junit")}
     files = [path for option, path in given.items() if option in appearing and path != STDOUT]
     _made.appeared, _made.stands = (), stands
     with (

@@ -7,18 +7,19 @@ import click
 
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import SPELLINGS, Calibrator, Percentile, listed_calibrators
-from qtool.core.records.evaluation import MaxDrop
+from qtool.core.records.evaluation import MaxDrop, MaxSize
 from qtool.core.records.options import share
 
 if TYPE_CHECKING:
     # generic from click 8.2 on only
     _OfDrop = click.ParamType[MaxDrop]
     _OfShare = click.ParamType[float]
+    _OfSize = click.ParamType[MaxSize]
     _OfDuration = click.ParamType[float]
     _OfCalibrator = click.ParamType["Calibrator | str"]
     _OfCalibrators = click.ParamType[tuple[Calibrator, ...]]
 else:
-    _OfDrop = _OfShare = _OfDuration = _OfCalibrator = _OfCalibrators = click.ParamType
+    _OfDrop = _OfShare = _OfSize = _OfDuration = _OfCalibrator = _OfCalibrators = click.ParamType
 
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 CALIBRATOR_METAVAR = f"[{'|'.join(['auto', *SPELLINGS])}]"
@@ -46,6 +47,19 @@ class Share(_OfShare):
         """Return the number that `value` says, from 0 to 1; raise click's usage error where it is no share."""
         try:
             return share(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Size(_OfSize):
+    """The size of a file: `30%` of float's, or `5MB`. Becomes a `MaxSize`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> MaxSize:
+        """Return the `MaxSize` that `value` says; raise click's usage error where it says none."""
+        try:
+            return MaxSize.parse(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

@@ -21,6 +21,7 @@ from qtool.cli.common import (
     beside,
     given,
     json_option,
+    junit_option,
     provider_option,
     quiet_option,
     reading_options,
@@ -28,8 +29,9 @@ from qtool.cli.common import (
     threads_option,
 )
 from qtool.cli.config import config_option
+from qtool.cli.gates import LimitOptions, limit_options
 from qtool.cli.html import html_option, looked_into, write_page
-from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.outputs import STDOUT, outputs, show, taken
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
@@ -40,7 +42,8 @@ from qtool.core.records.recipe import ASKED
 from qtool.feeds import ReadOptions
 from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
-from qtool.report.quantize import bad_verdict, quantized_text
+from qtool.report.junit import quantized_junit
+from qtool.report.quantize import bad_verdict, failed_lines, quantized_text
 from qtool.targets.tables import find_target
 
 
@@ -66,6 +69,7 @@ from qtool.targets.tables import find_target
     metavar="DB",
     help="Fail where the SQNR of the outputs is less; leave layers in float for it.  [default: 20, as a warning]",
 )
+@limit_options
 @click.option(
     "--max-float-macs",
     type=Share(),
@@ -96,6 +100,7 @@ from qtool.targets.tables import find_target
 @reading_options
 @config_option
 @json_option
+@junit_option
 @html_option
 @click.option("-v", "--verbose", is_flag=True, help="Show what was tried, in a table.")
 @quiet_option
@@ -115,6 +120,7 @@ def command(
     smoothing: Correction,
     optimize_for: Goal,
     min_sqnr: float | None,
+    limits: LimitOptions,
     max_float_macs: float | None,
     partial: bool,
     bias_correction: Correction,
@@ -133,6 +139,7 @@ def command(
     provider: str,
     reading: ReadOptions,
     json_path: str | None,
+    junit_path: str | None,
     html_path: str | None,
     verbose: bool,
     quiet: bool,
@@ -143,14 +150,19 @@ def command(
     Example:
       qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
 
-    Exits with 1 where --min-sqnr is asked for and missed; the model is written then too.
+    Exits with 1 where a gate (--min-..., --max-size) is asked for and missed; the model is written then too.
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
-    with outputs(
-        {"--output": result_path, "--save-plan": save_plan, "--json": json_path, "--html": html_path}
-    ) as written:
-        with progress_bar(quiet or json_path == STDOUT) as progress:
+    paths = {
+        "--output": result_path,
+        "--save-plan": save_plan,
+        "--json": json_path,
+        "--junit": junit_path,
+        "--html": html_path,
+    }
+    with outputs(paths) as written:
+        with progress_bar(quiet or STDOUT in paths.values()) as progress:
             result = quantize(
                 model,
                 result_path,
@@ -164,6 +176,7 @@ def command(
                 smoothing=smoothing,
                 optimize_for=optimize_for,
                 min_sqnr=min_sqnr,
+                **limits,
                 max_float_macs=max_float_macs,
                 partial=partial,
                 bias_correction=bias_correction,
@@ -181,15 +194,17 @@ def command(
             )
         if json_path is not None:
             written.json(json_path, result.to_dict())
+        if junit_path is not None:
+            written.text(junit_path, quantized_junit(result, taken()))
     seen = looked_into(html_path, result_path, model, data, calibration, reading)
     write_page(html_path, result.to_dict(), *seen)
-    verdict = result.verdict
-    if not quiet and json_path != STDOUT:
+    if not quiet and STDOUT not in paths.values():
         show(quantized_text(result, verbose=verbose))
-    elif bad := bad_verdict(result):
-        remark(bad)
+    else:
+        for said in filter(None, [bad_verdict(result), *failed_lines(result)]):
+            remark(said)
     warn(result.warnings)
-    if verdict is not None and verdict.failed:
+    if not result.passed:
         context.exit(1)
 
 
@@ -223,7 +238,7 @@ _STEPS = set(ASKED.values())
 _OF_DATA = {"samples", "batch_size", "threads", "provider", *_STEPS, *READING}
 _CALIBRATED = {"calibrator", "percentile", "scheme"}
 _MEASURED = {"bias_correction", "smoothing", "refine", "optimize_for"}
-_JUDGED = {"min_sqnr", "max_float_macs", "partial"}
+_JUDGED = {"min_sqnr", "min_agreement", "min_speedup", "max_float_macs", "partial"}
 _FORMS = {"dynamic", "static", "weight_only"}
 _SELECTED = {"include_ops", "exclude_ops", "exclude"}
 _DECIDED = {

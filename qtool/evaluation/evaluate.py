@@ -34,6 +34,7 @@ from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
+from qtool.evaluation.limits import Limits, ShareLimit, SizeLimit
 from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, check_decode, resolve_metrics
@@ -64,6 +65,9 @@ def evaluate(
     decode: DecodeSpec | None = None,
     max_drop: MaxDrop | str | float | None = None,
     min_sqnr: float | None = None,
+    min_agreement: ShareLimit = None,
+    min_speedup: float | None = None,
+    max_size: SizeLimit = None,
     samples: int | None = None,
     batch_size: int = 1,
     save_worst: tuple[int, str | Path] | None = None,
@@ -92,6 +96,9 @@ def evaluate(
             `qtool.evaluation.decoding.user`.
         max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
         min_sqnr: gate on the SQNR of the worst output, dB.
+        min_agreement: gate on the share of samples, or of tokens, with the class that float predicts: "99%", or 0.99.
+        min_speedup: gate on the speed, as a multiple of float's; the models are timed for it, as with `latency`.
+        max_size: gate on the size with external data: "30%" of float's, "5MB", or bytes.
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
             model feeds back its own state, and a time is of one step.
         batch_size: samples a run, where the model's batch is dynamic.
@@ -121,6 +128,7 @@ def evaluate(
             raise UsageError(f"{arg(name, count)}: give 1 or more")
     compute = Compute(threads, provider, executor, progress)
     drop = None if max_drop is None else MaxDrop.parse(max_drop)
+    limits = Limits.of(min_agreement, None, min_speedup, max_size)
     chosen = None if metrics is None else resolve_metrics(metrics)
     check_decode(chosen or (), decode)
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
@@ -139,12 +147,12 @@ def evaluate(
     comparison.add(run_models(sessions, paths, feeds, compute, inputs=folder is not None), feeds, progress)
     timed: tuple[Latency, ...] | None = None
     setup = None
-    if latency:
+    if latency or min_speedup is not None:
         one = _one_sample(feeds, data, specs["inputs"], sessions[0], reading)
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
-    gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr, judged.ended)
+    gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr, limits, judged.ended)
     hints = undecoded(found, metrics, decode, reading)
     doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints)
     worst = None if comparison.worst is None else comparison.worst.save()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
+from qtool.evaluation.limits import Limits
 
 ROUNDING = 1e-9
 """0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass."""
@@ -64,9 +65,10 @@ def judge(
     metrics: Sequence[MetricInfo],
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
+    limits: Limits,
     ended: Sequence[str] = (),
 ) -> tuple[Gate, ...]:
-    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on the worst output.
+    """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on the worst output, limits.
 
     `ended`: the outputs of which `quantize` also judges what the Sigmoid or Softmax at their end reads; a message on
     the SQNR says that here it is not.
@@ -79,6 +81,13 @@ def judge(
                     gates.append(_drop_gate(float_model, model, metric, max_drop))
         if min_sqnr is not None:
             gates.append(_sqnr_gate(model, min_sqnr, ended))
+        gates += limits.gates(
+            model.name,
+            agreement=model.agreement,
+            integer=model.integer_share,
+            size=(model.size_bytes, float_model.size_bytes),
+            speed=model.latency,
+        )
     return tuple(gates)
 
 

@@ -19,6 +19,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
+from qtool.evaluation.limits import Limits, ShareLimit, SizeLimit
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.reading import as_given
 from qtool.graph import model_io
@@ -35,6 +36,7 @@ from qtool.pipeline.recovery.weight_rounding import left_alone
 from qtool.quantization.asked import asked_of, grid_options
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
+from qtool.quantization.gates import agreement_of, gates_of, sqnr_gate
 from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
 from qtool.quantization.request import Goal, Request
@@ -65,6 +67,10 @@ def quantize(
     refine: Correction = "auto",
     optimize_for: Goal = "accuracy",
     min_sqnr: float | None = None,
+    min_agreement: ShareLimit = None,
+    min_integer: ShareLimit = None,
+    min_speedup: float | None = None,
+    max_size: SizeLimit = None,
     max_float_macs: float | str | None = None,
     partial: bool = True,
     equalize: bool = False,
@@ -96,6 +102,9 @@ def quantize(
             `auto` keeps it where the outputs' SQNR is better with it.
         min_sqnr: the SQNR of the worst output that is asked for, in dB. Where it is missed the model is written all the
             same, and `Quantized.verdict` says so. None wants 20 dB.
+        min_agreement, min_integer, min_speedup, max_size: gates on what is written, which `Quantized.gates` answers: the
+            share of predictions on the examples that are float's, of multiply-accumulates in integer kernels ("95%", or
+            0.95), the speed as a multiple of float's on this machine, and the size ("30%" of float's, "5MB", bytes).
         max_float_macs: the share of multiply-accumulates that may be left in float for it, 0 to 1 or "10%", which None
             means as well.
         partial: where the SQNR on the examples is less, leave the fewest and cheapest layers in float that mend it.
@@ -132,9 +141,14 @@ def quantize(
             f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
             f"{arg('calibration')}, or leave them out"
         )
-    measures = {"min_sqnr": min_sqnr is not None, "max_float_macs": max_float_macs is not None, "partial": not partial}
+    measures = {
+        "min_sqnr": min_sqnr is not None,
+        "min_agreement": min_agreement is not None,
+        "min_speedup": min_speedup is not None,
+        "max_float_macs": max_float_macs is not None, "partial": not partial}
     _refuse_unmeasured(measures, blind=blind)
     aim = Wanted.of(min_sqnr, max_float_macs)
+    limits = Limits.of(min_agreement, min_integer, min_speedup, max_size)
     selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
     wanted = (scheme or Scheme()).selecting(**selection)
     request = replace(
@@ -214,6 +228,9 @@ def quantize(
             final.save(save_plan)
         size = model_io.write(proven.model.noting(notes(final)), output)
     before = model_size(model)
+    verdict = None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None)
+    agreement = None if limits.min_agreement is None else agreement_of(original, proven.model)
+    name = Path(output).name
     return Quantized(
         final,
         arithmetic_alone(proven.proof) if blind else replace(proven.proof, held_out=half.held_out),
@@ -224,8 +241,12 @@ def quantize(
         before,
         warnings=() if blind else _doubts(statistics, final, prepared),
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
-        verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
+        verdict=verdict,
         timing=timing,
+        gates=(
+            *sqnr_gate(name, verdict, proven.proof),
+            *gates_of(limits, name, proven.proof, timing, agreement, (size, before)),
+        ),
         asked=asked_of(
             model,
             data,

@@ -1,61 +1,129 @@
-"""An evaluation as JUnit XML, so that continuous integration shows the gates as tests.
+"""Gates as JUnit XML, so that continuous integration shows them as tests.
 
-A `testsuite` a candidate, its metrics as properties, a `testcase` a gate. A candidate without gates gets the
-one testcase `evaluated`, because several readers call a suite without tests an error.
+A `testsuite` a model, what was measured as properties, a `testcase` a gate. A model without gates gets the one testcase
+`evaluated`, because several readers call a suite without tests an error. Valid by both schemas that are in use, which
+is why each suite has an id, a package and a hostname, and what passing gates say stands in the suite's `system-out`:
+Jenkins' junit-10.xsd, and the JUnit.xsd of Ant's task.
 """
 
+import datetime
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from qtool.core.records.evaluation import Evaluation, Gate, ModelResult
+from qtool.core.records.evaluation import Evaluation, Gate, GateRule, ModelResult
+from qtool.core.records.results import Quantized
 from qtool.core.text import line
 
-_SUITE = "qtool eval"
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """When a command began, and how many seconds it took."""
+
+    began: datetime.datetime
+    seconds: float
 
 
-def evaluation_junit(evaluation: Evaluation) -> str:
-    """Return the XML document, with its declaration and a final line break."""
-    root = ET.Element("testsuites", name=_SUITE)
-    tests = failures = 0
-    for model in evaluation.candidates:
-        gates = [gate for gate in evaluation.gates if gate.model == model.name]
-        suite = _suite(evaluation, model, gates)
-        root.append(suite)
-        tests += int(suite.attrib["tests"])
-        failures += int(suite.attrib["failures"])
-    root.attrib |= {"tests": str(tests), "failures": str(failures), "errors": "0"}
+@dataclass(frozen=True, slots=True)
+class _Suite:
+    """The gates of one model, what was measured of it, and what went wrong before it could be."""
+
+    command: str
+    name: str
+    gates: Sequence[Gate] = ()
+    properties: Sequence[tuple[str, float | int | str | None]] = ()
+    error: str = ""
+
+
+def evaluation_junit(evaluation: Evaluation, taken: Taken) -> str:
+    """Return an evaluation as an XML document, with its declaration and a final line break."""
+    suites = [
+        _Suite(
+            "eval",
+            model.name,
+            [gate for gate in evaluation.gates if gate.model == model.name],
+            _properties(evaluation, model),
+        )
+        for model in evaluation.candidates
+    ]
+    return _document(suites, taken)
+
+
+def quantized_junit(result: Quantized, taken: Taken) -> str:
+    """Return the gates of a model that was quantised as an XML document."""
+    proof, timing = result.verification, result.timing
+    rows = [
+        ("path", str(result.output)),
+        ("size_bytes", result.size),
+        ("float_size_bytes", result.float_size),
+        ("target", result.plan.target),
+        ("sqnr_db", None if result.verdict is None else proof.judged_db),
+        ("integer_share", proof.integer_share),
+        ("latency_ms", timing.int8_ms),
+        ("speedup", timing.speedup),
+    ]
+    return _document([_Suite("quantize", result.output.name, result.gates, rows)], taken)
+
+
+def failure_junit(command: str, message: str, taken: Taken) -> str:
+    """Return the XML document of a command that ended with an error, before anything was measured."""
+    return _document([_Suite(command, command, error=message)], taken)
+
+
+def _document(suites: Sequence[_Suite], taken: Taken) -> str:
+    root = ET.Element("testsuites")
+    for number, suite in enumerate(suites):
+        root.append(_element(suite, number, taken))
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(evaluation: Evaluation, model: ModelResult, gates: list[Gate]) -> ET.Element:
-    failed = sum(not gate.passed for gate in gates)
-    suite = ET.Element(
+def _element(suite: _Suite, number: int, taken: Taken) -> ET.Element:
+    # what stands between dots is taken for packages
+    package, name = f"qtool.{suite.command}", line(suite.name).replace(".", "_")
+    element = ET.Element(
         "testsuite",
-        name=line(model.name),
-        tests=str(max(len(gates), 1)),
-        failures=str(failed),
-        errors="0",
+        id=str(number),
+        package=package,
+        name=line(suite.name),
+        timestamp=taken.began.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        hostname=platform.node() or "localhost",
+        tests=str(max(len(suite.gates), 1)),
+        failures=str(sum(not gate.passed for gate in suite.gates)),
+        errors=str(int(bool(suite.error))),
         skipped="0",
+        time=f"{taken.seconds:.3f}",
     )
-    properties = ET.SubElement(suite, "properties")
-    for name, value in _properties(evaluation, model):
-        ET.SubElement(properties, "property", name=line(name), value=line(value))
-    classname = line(f"{_SUITE}.{model.name}")
-    if not gates:
-        ET.SubElement(suite, "testcase", classname=classname, name="evaluated")
-    for gate in gates:
-        limit = f"{100 * gate.limit:g}%" if gate.relative else f"{gate.limit:g}"
-        case = ET.SubElement(
-            suite, "testcase", classname=classname, name=line(f"{gate.metric} {gate.rule.value} {limit}")
-        )
-        if gate.passed:
-            ET.SubElement(case, "system-out").text = line(gate.message)
-        else:
-            ET.SubElement(case, "failure", type=gate.rule.value, message=line(gate.message))
-    return suite
+    properties = ET.SubElement(element, "properties")
+    for key, value in suite.properties:
+        if value is not None:
+            ET.SubElement(properties, "property", name=line(key), value=line(str(value)))
+
+    def case(called: str) -> ET.Element:
+        # the models are run for all gates together; each by itself is a comparison of two numbers
+        return ET.SubElement(element, "testcase", classname=f"{package}.{name}", name=line(called), time="0.000")
+
+    if suite.error:
+        ET.SubElement(case("finished"), "error", type="error", message=line(suite.error))
+    elif not suite.gates:
+        case("evaluated")
+    for gate in suite.gates:
+        found = case(f"{gate.metric} {gate.rule.value} {_limit(gate)}")
+        if not gate.passed:
+            ET.SubElement(found, "failure", type=gate.rule.value, message=line(gate.message))
+    passed = [line(gate.message) for gate in suite.gates if gate.passed]
+    ET.SubElement(element, "system-out").text = "\n".join(passed)
+    ET.SubElement(element, "system-err")
+    return element
 
 
-def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, str]]:
+def _limit(gate: Gate) -> str:
+    in_percent = gate.relative or gate.rule in (GateRule.MIN_AGREEMENT, GateRule.MIN_INTEGER)
+    return f"{100 * gate.limit:g}%" if in_percent else f"{gate.limit:g}"
+
+
+def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, float | int | str | None]]:
     rows: list[tuple[str, float | int | str | None]] = [
         ("path", model.path),
         ("samples", evaluation.samples),
@@ -70,9 +138,13 @@ def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, s
             (f"{score.metric}.float", evaluation.float_model.score(score.metric).value),
             (f"{score.metric}.drop", score.drop),
         ]
-    rows += [("sqnr_db", model.sqnr_db), ("agreement", model.agreement)]
+    rows += [
+        ("sqnr_db", model.sqnr_db),
+        ("agreement", model.agreement),
+        ("integer_share", model.integer_share),
+    ]
     if model.latency is not None:
         rows += [("latency_ms", model.latency.median_ms), ("speedup", model.latency.speedup)]
     if model.nan is not None:
         rows.append(("nan", str(model.nan)))
-    return [(name, str(value)) for name, value in rows if value is not None]
+    return rows

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from qtool.core.records.evaluation import GateRule
 from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
@@ -21,6 +22,7 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
+from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import timing_lines
 from qtool.report.words import SCALE, listed, quality, rows
@@ -69,6 +71,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
         lines += rows("next", *_next(result, result.verdict))
     elif hardly := _hardly_integer(result):
         lines += [*rows("verdict", hardly[0]), *rows("next", hardly[1])]
+    lines += rows("gates", *(gate_line(gate) for gate in result.gates)) if result.gates else []
     return "\n".join(map(line, lines))
 
 
@@ -90,6 +93,11 @@ def _made_with(plan: Plan) -> str:
     if plan.activations:
         return f"calibrator {plan.calibrator}{' corrected' if plan.shifts else ''}"
     return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
+
+
+def failed_lines(result: Quantized) -> list[str]:
+    """Return a line for each gate that failed, but that on the SQNR, of which `bad_verdict` says more."""
+    return [gate_line(g) for g in result.gates if not g.passed and g.rule is not GateRule.MIN_SQNR]
 
 
 def bad_verdict(result: Quantized) -> str:

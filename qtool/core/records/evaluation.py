@@ -4,6 +4,7 @@ A null in JSON means "does not apply"; a number that is not finite is null there
 `qtool.core.records.header.document`.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -31,6 +32,10 @@ class GateRule(Enum):
 
     MAX_DROP = "max-drop"
     MIN_SQNR = "min-sqnr"
+    MIN_AGREEMENT = "min-agreement"
+    MIN_SPEEDUP = "min-speedup"
+    MIN_INTEGER = "min-integer"
+    MAX_SIZE = "max-size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,43 @@ class MaxDrop:
 
     def __str__(self) -> str:
         return percent(self.value) if self.relative else f"{self.value:.4g}"
+
+
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True, slots=True)
+class MaxSize:
+    """The size that a model may have: bytes, or a fraction of float's."""
+
+    value: float
+    relative: bool
+
+    def __post_init__(self) -> None:
+        check_type("value", self.value, float)
+        check_type("relative", self.relative, bool)
+        if not 0 < self.value < math.inf:
+            raise UsageError(f"a size of {self.value} makes no sense; give a share of float's such as 30%, or 5MB")
+
+    @classmethod
+    def parse(cls, value: "MaxSize | str | int") -> "MaxSize":
+        """Return the size that a text or number says.
+
+        `"30%"` is of float's size; `"5MB"`, `"5MiB"`, `"800kB"` and a number alone are bytes.
+
+        Raises:
+            UsageError: no number, another unit, or not above 0.
+        """
+        if isinstance(value, MaxSize):
+            return value
+        number = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*", str(value))
+        unit = number and ({"%": 0.01} | _UNITS).get(number.group(2))
+        if number is None or unit is None:
+            raise UsageError(f"a size of '{value}' makes no sense; give a share of float's such as 30%, or 5MB")
+        return cls(float(number.group(1)) * unit, relative=number.group(2) == "%")
+
+    def __str__(self) -> str:
+        return f"{percent(self.value)} of float's" if self.relative else f"{self.value:.0f} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +228,8 @@ class ModelResult:
     with the same predicted class as float's; None where the model predicts none. confusion: the classes where these
     differ. nan: NaN or Inf unlike float's; None where there is none. latency: None where it was not asked for. nodes:
     how many each execution provider of onnxruntime runs, empty on the CPU. quantized: whether it is the float model and
-    is quantised itself.
+    is quantised itself. integer_share: of the multiply-accumulates, what runs in integer kernels, 0 to 1; None where it
+    was not asked for, or is not known.
     """
 
     name: str
@@ -201,6 +244,7 @@ class ModelResult:
     nodes: tuple[tuple[str, int], ...] = field(default=(), metadata=PAIRS)
     quantized: bool = False
     confusion: Confusion | None = None
+    integer_share: float | None = None
 
     def score(self, metric: str) -> Score:
         """Return the score of the metric of that name. Raises `KeyError`."""
@@ -214,9 +258,11 @@ class ModelResult:
 class Gate:
     """One question put to one candidate, and the answer.
 
-    model: the candidate's name. rule: what was asked. metric: of which. limit: the most that it may drop, as a fraction
-    of float's value where `relative`, or the least SQNR in dB. relative: see limit. found: in the unit of limit; None
-    where it is not defined. passed: the answer. message: it in words.
+    model: the candidate's name. rule: what was asked. metric: of which metric, or what else was measured. limit: the
+    most that it may drop, or the most bytes that it may have, as a fraction of float's where `relative`; or the least
+    SQNR in dB, the least share of equal predictions or of multiply-accumulates in integers (0 to 1), the least speed as
+    a multiple of float's. relative: see limit. found: in the unit of limit; None where it is not defined, or was not
+    measured. passed: the answer. message: it in words.
     """
 
     model: str

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.codec import TEXT, UNWRITTEN, Real, called
+from qtool.core.records.evaluation import Gate
 from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
@@ -165,11 +166,6 @@ class Verdict:
     noisiest: tuple[NoisyRegion, ...] = ()
 
     @property
-    def failed(self) -> bool:
-        """Whether a gate that was asked for was missed."""
-        return self.asked and not self.met
-
-    @property
     def float_macs(self) -> float:
         """The share of multiply-accumulates that was left in float, 0 to 1."""
         return sum(one.macs_share for one in self.left)
@@ -204,10 +200,11 @@ class Quantized:
     timing: how fast it is beside float on this machine.
     asked: what it was given to read.
     unrefined: where weights were rounded to what their layers compute, those that were not, by tensor, and why.
+    gates: what was asked of it, and the answers.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("quantize", 2)
-    DERIVED: ClassVar[tuple[str, ...]] = ("refined",)
+    DERIVED: ClassVar[tuple[str, ...]] = ("refined", "passed")
 
     plan: Plan
     verification: Verification
@@ -222,6 +219,12 @@ class Quantized:
     timing: Timing = field(default_factory=Timing)
     asked: Asked = field(default_factory=Asked)
     unrefined: dict[str, str] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate failed."""
+        return all(gate.passed for gate in self.gates)
 
     @property
     def refined(self) -> int:

@@ -14,6 +14,7 @@ from qtool.core.records.call import Invocation
 from qtool.core.records.codec import Real, keys
 from qtool.core.records.difference import Difference
 from qtool.core.records.evaluation import Evaluation, WorstSamples
+from qtool.core.records.failure import Failure
 from qtool.core.records.finetuning import Finetuned
 from qtool.core.records.inspection import Inspection
 from qtool.core.records.machine import Machine
@@ -36,6 +37,7 @@ DOCUMENTS: Mapping[str, type] = {
     "diff": Difference,
     "plan": Plan,
     "worst": WorstSamples,
+    "failure": Failure,
 }
 """What documents call themselves in `schema`, behind "qtool." -> the record that they hold."""
 _SCALARS: Mapping[Any, Mapping[str, Any]] = {
