@@ -3,6 +3,7 @@
 import click
 
 from qtool.cli.bar import progress_bar
+from qtool.cli.check import Checked, checked, checked_text
 from qtool.cli.choices import (
     calibrator_option,
     check_grid,
@@ -35,13 +36,15 @@ from qtool.cli.outputs import STDOUT, outputs, show, taken
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
-from qtool.core.errors import UsageError
+from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.options import Correction, Form, Scheme
 from qtool.core.records.recipe import ASKED
+from qtool.core.records.results import Quantized
 from qtool.feeds import ReadOptions
 from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
+from qtool.report.evaluation import gate_line
 from qtool.report.junit import quantized_junit
 from qtool.report.quantize import bad_verdict, failed_lines, quantized_text
 from qtool.targets.tables import find_target
@@ -91,6 +94,11 @@ from qtool.targets.tables import find_target
 @click.option("--absorb-biases", is_flag=True, help="With --data: move what a channel never falls below into a bias.")
 @selection_options
 @fix_option
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Write nothing: fail where the output that is there is not what these inputs and options give.",
+)
 @click.option("--save-plan", metavar="FILE", help="Write every scale, zero point and decision as JSON.")
 @click.option("--plan", "plan_path", metavar="FILE", help="Apply this plan instead of making one; needs no data.")
 @samples_option
@@ -131,6 +139,7 @@ def command(
     exclude_ops: tuple[str, ...],
     exclude: tuple[str, ...],
     fix: tuple[str, ...],
+    check: bool,
     save_plan: str | None,
     plan_path: str | None,
     samples: int | None,
@@ -154,58 +163,82 @@ def command(
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
-    paths = {
-        "--output": result_path,
-        "--save-plan": save_plan,
-        "--json": json_path,
-        "--junit": junit_path,
-        "--html": html_path,
-    }
+    paths = {"--json": json_path, "--junit": junit_path}
+    if check:
+        _refuse_written(save_plan=save_plan, html=html_path)
+    else:
+        paths |= {"--output": result_path, "--save-plan": save_plan, "--html": html_path}
+    silent = quiet or STDOUT in paths.values()
     with outputs(paths) as written:
-        with progress_bar(quiet or STDOUT in paths.values()) as progress:
-            result = quantize(
-                model,
-                result_path,
-                calibration=calibration,
-                data=data,
-                calibrator=calibrator,
-                scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
-                fix=fix,
-                target=target,
-                form=form or "auto",
-                smoothing=smoothing,
-                optimize_for=optimize_for,
-                min_sqnr=min_sqnr,
-                **limits,
-                max_float_macs=max_float_macs,
-                partial=partial,
-                bias_correction=bias_correction,
-                refine=refine,
-                equalize=equalize,
-                absorb_biases=absorb_biases,
-                plan=plan_path,
-                save_plan=save_plan,
-                samples=samples,
-                batch_size=batch_size,
-                threads=threads,
-                provider=provider,
-                progress=progress,
-                **reading,
-            )
+        with progress_bar(silent) as progress:
+
+            def make(path: str) -> Quantized:
+                return quantize(
+                    model,
+                    path,
+                    calibration=calibration,
+                    data=data,
+                    calibrator=calibrator,
+                    scheme=Scheme(scheme, granularity, include_ops, exclude_ops, exclude),  # type: ignore[arg-type]
+                    fix=fix,
+                    target=target,
+                    form=form or "auto",
+                    smoothing=smoothing,
+                    optimize_for=optimize_for,
+                    min_sqnr=min_sqnr,
+                    **limits,
+                    max_float_macs=max_float_macs,
+                    partial=partial,
+                    bias_correction=bias_correction,
+                    refine=refine,
+                    equalize=equalize,
+                    absorb_biases=absorb_biases,
+                    plan=plan_path,
+                    save_plan=save_plan,
+                    samples=samples,
+                    batch_size=batch_size,
+                    threads=threads,
+                    provider=provider,
+                    progress=progress,
+                    **reading,
+                )
+
+            found = checked(result_path, make) if check else None
+            result = make(result_path) if found is None else found.result
         if json_path is not None:
-            written.json(json_path, result.to_dict())
+            written.json(json_path, (result if found is None else found.difference).to_dict())
         if junit_path is not None:
             written.text(junit_path, quantized_junit(result, taken()))
-    seen = looked_into(html_path, result_path, model, data, calibration, reading)
-    write_page(html_path, result.to_dict(), *seen)
-    if not quiet and STDOUT not in paths.values():
+    if not check:
+        seen = looked_into(html_path, result_path, model, data, calibration, reading)
+        write_page(html_path, result.to_dict(), *seen)
+    _tell(result, found, silent=silent, verbose=verbose)
+    if not result.passed or (found is not None and not found.difference.same):
+        context.exit(1)
+
+
+def _tell(result: Quantized, found: Checked | None, *, silent: bool, verbose: bool) -> None:
+    """Print the result; where nothing may be printed, what is wrong with it goes to stderr."""
+    if found is not None:
+        said = checked_text(found, verbose=verbose)
+        if not silent:
+            show("\n".join([said, *map(gate_line, result.gates)]))
+        else:
+            for one in ([] if found.difference.same else [said.splitlines()[0]]) + failed_lines(result):
+                remark(one)
+    elif not silent:
         show(quantized_text(result, verbose=verbose))
     else:
-        for said in filter(None, [bad_verdict(result), *failed_lines(result)]):
-            remark(said)
+        for one in filter(None, [bad_verdict(result), *failed_lines(result)]):
+            remark(one)
     warn(result.warnings)
-    if not result.passed:
-        context.exit(1)
+
+
+def _refuse_written(**given: str | None) -> None:
+    """A file that would be written with the model says nothing to a check."""
+    for name, path in given.items():
+        if path is not None:
+            raise UsageError(f"{arg(name)}: writes a file, and {arg('check')} writes no model; leave one out")
 
 
 def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:

@@ -10,6 +10,7 @@ from typing import Unpack
 
 import numpy as np
 
+from qtool.anatomy.share import integer_share
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.concurrency import side_by_side
@@ -66,6 +67,7 @@ def evaluate(
     max_drop: MaxDrop | str | float | None = None,
     min_sqnr: float | None = None,
     min_agreement: ShareLimit = None,
+    min_integer: ShareLimit = None,
     min_speedup: float | None = None,
     max_size: SizeLimit = None,
     samples: int | None = None,
@@ -97,6 +99,7 @@ def evaluate(
         max_drop: gate on every metric that compares with labels: "1%" of float's value, or 0.01 in its unit.
         min_sqnr: gate on the SQNR of the worst output, dB.
         min_agreement: gate on the share of samples, or of tokens, with the class that float predicts: "99%", or 0.99.
+        min_integer: gate on the share of multiply-accumulates that run in integer kernels on the CPU: "95%", or 0.95.
         min_speedup: gate on the speed, as a multiple of float's; the models are timed for it, as with `latency`.
         max_size: gate on the size with external data: "30%" of float's, "5MB", or bytes.
         samples: use the first so many samples; None uses all. With `state` in `reading` a sample is a sequence, every
@@ -128,7 +131,7 @@ def evaluate(
             raise UsageError(f"{arg(name, count)}: give 1 or more")
     compute = Compute(threads, provider, executor, progress)
     drop = None if max_drop is None else MaxDrop.parse(max_drop)
-    limits = Limits.of(min_agreement, None, min_speedup, max_size)
+    limits = Limits.of(min_agreement, min_integer, min_speedup, max_size)
     chosen = None if metrics is None else resolve_metrics(metrics)
     check_decode(chosen or (), decode)
     check_gates([m.info for m in chosen or ()], drop if chosen else None, min_sqnr)
@@ -146,17 +149,28 @@ def evaluate(
         comparison.worst = _keeper(save_worst[0], folder, paths, feeds, specs["inputs"])
     comparison.add(run_models(sessions, paths, feeds, compute, inputs=folder is not None), feeds, progress)
     timed: tuple[Latency, ...] | None = None
-    setup = None
-    if latency or min_speedup is not None:
+    setup = one = None
+    if latency or min_speedup is not None or limits.min_integer is not None:
         one = _one_sample(feeds, data, specs["inputs"], sessions[0], reading)
+    if one is not None and (latency or min_speedup is not None):
         timed = measure_latency(sessions, one.inputs, latency_runs, progress)
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
+    if one is not None and limits.min_integer is not None:
+        found = replace(found, candidates=tuple(_with_share(model, one) for model in found.candidates))
     gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr, limits, judged.ended)
     hints = undecoded(found, metrics, decode, reading)
     doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints)
     worst = None if comparison.worst is None else comparison.worst.save()
     return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts, worst=worst)
+
+
+def _with_share(model: ModelResult, sample: Batch) -> ModelResult:
+    """A candidate with the share of its work that is in integers, unknown of a file that cannot be looked into."""
+    try:
+        return replace(model, integer_share=integer_share(model.path, sample.inputs))
+    except ModelError:
+        return model
 
 
 def _keeper(number: int, folder: Path, paths: Sequence[Path], feeds: Feeds, inputs: Sequence[InputSpec]) -> Keeper:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.records.evaluation import Gate, GateRule, MaxDrop, MetricInfo, MetricKind, ModelResult, Score, percent
-from qtool.evaluation.limits import Limits
+from qtool.evaluation.limits import NO_LIMITS, Limits
 
 ROUNDING = 1e-9
 """0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass."""
@@ -65,7 +65,7 @@ def judge(
     metrics: Sequence[MetricInfo],
     max_drop: MaxDrop | None,
     min_sqnr: float | None,
-    limits: Limits,
+    limits: Limits = NO_LIMITS,
     ended: Sequence[str] = (),
 ) -> tuple[Gate, ...]:
     """Return every gate of every candidate: `max_drop` on each accuracy metric, `min_sqnr` on the worst output, limits.

@@ -1,7 +1,6 @@
 """Gates that need no metric: the classes that a model predicts, its speed, its size, what of it runs in integers."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +78,7 @@ class Limits:
         return tuple(gate for gate in asked if gate)
 
 
-def failed(gates: Sequence[Gate]) -> tuple[Gate, ...]:
-    """Return the gates that failed."""
-    return tuple(gate for gate in gates if not gate.passed)
+NO_LIMITS = Limits()
 
 
 def _least(name: str, given: ShareLimit) -> float | None:
@@ -151,4 +148,6 @@ def _gate(
     **answered: Any,
 ) -> Gate:
     answer = {"relative": False, "passed": found is not None and found >= limit, **answered}
-    return Gate(model=name, rule=rule, metric=metric, limit=limit, found=found, message=f"{name}: {metric}{said}", **answer)
+    return Gate(
+        model=name, rule=rule, metric=metric, limit=limit, found=found, message=f"{name}: {metric}{said}", **answer
+    )

@@ -1,9 +1,5 @@
 """inspection: what a model is, what onnxruntime runs of it, what that costs, and what to do about it; of any maker.
 
-opened.py    a model as it was read: ports, constants, who made it
-grids.py     the scale and zero point of a tensor, through whatever Q/DQ stands there
-planned.py   the layers, as the file's Q/DQ ask for them
-executed.py  the graph that onnxruntime runs, and what became of each layer
 causes.py    why a layer is float
 findings.py  the table of rules: what costs speed, accuracy or trust; finders.py looks for it in a look.py
 speed.py     latency beside float, and the time of each node

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.anatomy import grids
+from qtool.anatomy.executed import EIGHT_BITS
+from qtool.anatomy.planned import PlannedLayer
 from qtool.core.records.inspection import Grid
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.layers import Layer
-from qtool.inspection import grids
-from qtool.inspection.executed import EIGHT_BITS
-from qtool.inspection.planned import PlannedLayer
 from qtool.targets.rules import OpRule
 from qtool.targets.tables import TARGETS
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Unpack
 
+from qtool.anatomy.opened import open_model
 from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
@@ -14,7 +15,6 @@ from qtool.feeds import Data, ReadOptions
 from qtool.inspection.diff_calibrations import diff_calibrations
 from qtool.inspection.diff_models import diff_models
 from qtool.inspection.diff_plans import diff_plans
-from qtool.inspection.opened import open_model
 
 
 @checked_types

@@ -7,6 +7,10 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from qtool.anatomy import grids
+from qtool.anatomy.executed import Executed, is_integer, layer_kernels
+from qtool.anatomy.opened import Opened
+from qtool.anatomy.planned import PlannedLayer, planned_layers
 from qtool.core.errors import QtoolError
 from qtool.core.numerics.affine import QParams
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
@@ -17,12 +21,8 @@ from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit
 from qtool.graph.edit import Value
 from qtool.graph.layers import Layer
-from qtool.inspection import grids
 from qtool.inspection.diff_plans import integers_apart, range_difference, scales_apart
-from qtool.inspection.executed import Executed, is_integer, layer_kernels
 from qtool.inspection.inputs import Examples, examples_of, fed_to
-from qtool.inspection.opened import Opened
-from qtool.inspection.planned import PlannedLayer, planned_layers
 from qtool.inspection.speed import speed_of
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.anatomy.planned import is_layer
 from qtool.core.errors import DataError, ModelError
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model
 from qtool.inspection.inputs import Example
-from qtool.inspection.planned import is_layer
 from qtool.runtime.session import Session
 
 _MEAN_STEPS = 0.5

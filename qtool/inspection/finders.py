@@ -5,15 +5,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from qtool.anatomy import grids
+from qtool.anatomy.executed import is_integer, is_seam
+from qtool.anatomy.planned import PlannedLayer
 from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Node
 from qtool.graph.layers import Layer
-from qtool.inspection import grids
 from qtool.inspection.causes import bias_off, scale_off, why_float, wrong_axis
-from qtool.inspection.executed import is_integer, is_seam
 from qtool.inspection.look import Found, Look, sentence
-from qtool.inspection.planned import PlannedLayer
 
 _FAIR, _WORST = 15.0, 4
 """The SQNR of an output in dB below which accuracy is lost; so many tensors are named."""

@@ -6,6 +6,9 @@ from typing import Unpack
 
 import numpy as np
 
+from qtool.anatomy.executed import Executed, inspected_nodes, layer_kernels
+from qtool.anatomy.opened import Opened, parameters
+from qtool.anatomy.planned import PlannedLayer, macs_of, planned_layers, shapes_in
 from qtool.core.errors import DataError, ModelError, QtoolError
 from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed
 from qtool.core.records.statistics import Statistics
@@ -15,11 +18,8 @@ from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
-from qtool.inspection.executed import Executed, inspected_nodes, layer_kernels
 from qtool.inspection.inputs import examples_of
 from qtool.inspection.makers import maker_of
-from qtool.inspection.opened import Opened, parameters
-from qtool.inspection.planned import PlannedLayer, macs_of, planned_layers, shapes_in
 from qtool.inspection.prospects import Outlook, outlooks
 from qtool.inspection.speed import speed_of
 from qtool.inspection.suggestions import suggest

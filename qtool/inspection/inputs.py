@@ -7,6 +7,7 @@ from typing import Unpack
 
 import numpy as np
 
+from qtool.anatomy.opened import Opened
 from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.records.verification import MADE_UP
 from qtool.core.text import amount
@@ -16,7 +17,6 @@ from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
-from qtool.inspection.opened import Opened
 from qtool.inspection.pictures import as_picture
 from qtool.runtime.session import Session, one_line
 

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
+from qtool.anatomy import grids
+from qtool.anatomy.executed import Executed, inspected_nodes, is_integer, layer_kernels
+from qtool.anatomy.opened import Opened, open_model, parameters
+from qtool.anatomy.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
 from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.progress import Progress, silent
@@ -12,19 +16,15 @@ from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
-from qtool.inspection import grids
 from qtool.inspection.causes import why_float
 from qtool.inspection.differences import differences
 from qtool.inspection.errors import Errors, errors_of
-from qtool.inspection.executed import Executed, inspected_nodes, is_integer, layer_kernels
 from qtool.inspection.findings import find_all, remedy_of
 from qtool.inspection.float_model import inspect_float
 from qtool.inspection.inputs import Example, Examples, examples_of, fed_to, loaded
 from qtool.inspection.islands import Island, find_islands
 from qtool.inspection.look import Look
 from qtool.inspection.makers import OWN, Maker, form_of, maker_of
-from qtool.inspection.opened import Opened, open_model, parameters
-from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
 from qtool.inspection.speed import PROFILE_SECONDS, speed_of
 from qtool.inspection.verdict import next_step, verdict_of
 from qtool.runtime.census import take_census

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from qtool.anatomy.executed import Executed, is_integer, is_seam
+from qtool.anatomy.planned import PlannedLayer
 from qtool.graph.edit import Node
 from qtool.inspection.causes import Cause, why_float, why_float_node
-from qtool.inspection.executed import Executed, is_integer, is_seam
-from qtool.inspection.planned import PlannedLayer
 
 _FLOATS = frozenset({"float", "float16", "double"})
 _TRIFLES = frozenset({"If", "Loop", "Scan", "Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})

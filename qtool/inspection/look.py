@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from qtool.anatomy.executed import Executed, is_integer
+from qtool.anatomy.opened import Opened
+from qtool.anatomy.planned import PlannedLayer
 from qtool.inspection.errors import Errors
-from qtool.inspection.executed import Executed, is_integer
 from qtool.inspection.islands import Island
 from qtool.inspection.makers import Maker
-from qtool.inspection.opened import Opened
-from qtool.inspection.planned import PlannedLayer
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from qtool.anatomy.grids import grid_of, is_constant
+from qtool.anatomy.opened import Opened
 from qtool.core.records.inspection import FOR_LATENCY
 from qtool.graph.edit import Node
 from qtool.graph.quantizers import is_quantizing
-from qtool.inspection.grids import grid_of, is_constant
-from qtool.inspection.opened import Opened
 
 
 @dataclass(frozen=True, slots=True)

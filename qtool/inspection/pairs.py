@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from qtool.anatomy import grids
+from qtool.anatomy.integers import INTEGER_OPERATORS
+from qtool.anatomy.opened import element_type
+from qtool.anatomy.planned import is_layer
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.inspection import grids
-from qtool.inspection.integers import INTEGER_OPERATORS
-from qtool.inspection.opened import element_type
-from qtool.inspection.planned import is_layer
 
 _FLOATS = frozenset({"float", "float16", "double", "bfloat16"})
 # what makers call the 8-bit form of a tensor

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from qtool.anatomy.executed import Executed
 from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, TIME_IT, Finding, InspectedLayer, Speed
 from qtool.core.text import amount
-from qtool.inspection.executed import Executed
 from qtool.inspection.islands import Island
 
 _ALIKE = 1.03

@@ -14,35 +14,43 @@ from qtool.evaluation.metrics.observation import Observation
 from qtool.graph.edit import Array
 from qtool.graph.serialized import Serialized
 from qtool.pipeline.verify.original import Original
+from qtool.quantization.decision import Proven
 from qtool.runtime.session import Session
 
 
 def gates_of(
-    limits: Limits, name: str, proof: Verification, timing: Timing, agreement: float | None, size: tuple[int, int]
+    limits: Limits,
+    name: str,
+    proven: Proven,
+    original: Original,
+    timing: Timing,
+    verdict: Verdict | None,
+    size: tuple[int, int],
 ) -> tuple[Gate, ...]:
-    """Return the gates of what is asked of the model of that name; all but the SQNR, which is `sqnr_gate`.
+    """Return the gates of what is asked of the model of that name.
 
-    agreement: as `agreement_of` measures it. size: of the int8 and the float model, in bytes.
+    verdict: on its SQNR; None where it was not measured. size: of the int8 and the float model, in bytes.
     """
+    proof = proven.proof
     speed = None
     if timing.speedup is not None and timing.int8_ms is not None:
         speed = Latency(timing.int8_ms, timing.speedup)
     given = {} if proof.examples else {"unread": "there are no examples"}
-    why = "this machine cannot run it" if not proof.census else proof.unchecked
-    return limits.gates(
+    found = limits.gates(
         name,
-        agreement=agreement,
+        agreement=None if limits.min_agreement is None else agreement_of(original, proven.model),
         integer=proof.integer_share if proof.census else None,
         size=size,
         speed=speed,
-        unknown=why,
+        unknown=proof.unchecked if proof.census else "this machine cannot run it",
         untimed=timing.absent,
         **given,
     )
+    return (*_sqnr(name, verdict, proof), *found)
 
 
-def sqnr_gate(name: str, verdict: Verdict | None, proof: Verification) -> tuple[Gate, ...]:
-    """Return the gate on the SQNR of the outputs, where one was asked for."""
+def _sqnr(name: str, verdict: Verdict | None, proof: Verification) -> tuple[Gate, ...]:
+    """The gate on the SQNR of the outputs, where one was asked for."""
     if verdict is None or not verdict.asked:
         return ()
     found = None if verdict.met is None else proof.judged_db

@@ -36,7 +36,7 @@ from qtool.pipeline.recovery.weight_rounding import left_alone
 from qtool.quantization.asked import asked_of, grid_options
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
-from qtool.quantization.gates import agreement_of, gates_of, sqnr_gate
+from qtool.quantization.gates import gates_of
 from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
 from qtool.quantization.request import Goal, Request
@@ -102,9 +102,9 @@ def quantize(
             `auto` keeps it where the outputs' SQNR is better with it.
         min_sqnr: the SQNR of the worst output that is asked for, in dB. Where it is missed the model is written all the
             same, and `Quantized.verdict` says so. None wants 20 dB.
-        min_agreement, min_integer, min_speedup, max_size: gates on what is written, which `Quantized.gates` answers: the
-            share of predictions on the examples that are float's, of multiply-accumulates in integer kernels ("95%", or
-            0.95), the speed as a multiple of float's on this machine, and the size ("30%" of float's, "5MB", bytes).
+        min_agreement, min_integer, min_speedup, max_size: gates on what is written, which `Quantized.gates` answers:
+            the share of predictions on the examples that are float's, of multiply-accumulates in integer kernels
+            ("95%", or 0.95), the speed as a multiple of float's here, the size ("30%" of float's, "5MB", or bytes).
         max_float_macs: the share of multiply-accumulates that may be left in float for it, 0 to 1 or "10%", which None
             means as well.
         partial: where the SQNR on the examples is less, leave the fewest and cheapest layers in float that mend it.
@@ -132,21 +132,17 @@ def quantize(
         model, {"output": output, "save_plan": save_plan}, {"calibration": calibration, "data": data, "plan": plan}
     )
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
-    if data is None and provider != "cpu":
-        raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
     compute = Compute(threads, provider, progress=progress)
-    find_provider(provider)
-    if blind and ("on" in (bias_correction, smoothing, refine) or optimize_for == "latency"):
-        raise UsageError(
-            f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
-            f"{arg('calibration')}, or leave them out"
-        )
+    _check_provider(provider, used=data is not None)
     measures = {
         "min_sqnr": min_sqnr is not None,
         "min_agreement": min_agreement is not None,
         "min_speedup": min_speedup is not None,
-        "max_float_macs": max_float_macs is not None, "partial": not partial}
-    _refuse_unmeasured(measures, blind=blind)
+        "max_float_macs": max_float_macs is not None,
+        "partial": not partial,
+    }
+    on_data = "on" in (bias_correction, smoothing, refine) or optimize_for == "latency"
+    _refuse_unmeasured(measures, blind=blind, on_data=on_data)
     aim = Wanted.of(min_sqnr, max_float_macs)
     limits = Limits.of(min_agreement, min_integer, min_speedup, max_size)
     selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
@@ -229,8 +225,6 @@ def quantize(
         size = model_io.write(proven.model.noting(notes(final)), output)
     before = model_size(model)
     verdict = None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None)
-    agreement = None if limits.min_agreement is None else agreement_of(original, proven.model)
-    name = Path(output).name
     return Quantized(
         final,
         arithmetic_alone(proven.proof) if blind else replace(proven.proof, held_out=half.held_out),
@@ -243,10 +237,7 @@ def quantize(
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=verdict,
         timing=timing,
-        gates=(
-            *sqnr_gate(name, verdict, proven.proof),
-            *gates_of(limits, name, proven.proof, timing, agreement, (size, before)),
-        ),
+        gates=gates_of(limits, Path(output).name, proven, original, timing, verdict, (size, before)),
         asked=asked_of(
             model,
             data,
@@ -279,8 +270,23 @@ def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str
     return (*calibration_doubts(statistics), *grid_doubts(statistics, plan, inputs))
 
 
-def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool) -> None:
-    """Refuse what is asked of an accuracy that is not measured, and a limit of what is not done."""
+def _check_provider(provider: str, *, used: bool) -> None:
+    """Refuse a provider that is not there, or that nothing would be run on."""
+    if not used and provider != "cpu":
+        raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
+    find_provider(provider)
+
+
+def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool, on_data: bool) -> None:
+    """Refuse what is asked of an accuracy that is not measured, and a limit of what is not done.
+
+    on_data: whether something is asked for that data decides.
+    """
+    if blind and on_data:
+        raise UsageError(
+            f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
+            f"{arg('calibration')}, or leave them out"
+        )
     for name, is_given in given.items():
         if is_given and blind:
             raise UsageError(

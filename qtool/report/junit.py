@@ -53,7 +53,7 @@ def evaluation_junit(evaluation: Evaluation, taken: Taken) -> str:
 def quantized_junit(result: Quantized, taken: Taken) -> str:
     """Return the gates of a model that was quantised as an XML document."""
     proof, timing = result.verification, result.timing
-    rows = [
+    rows: list[tuple[str, float | int | str | None]] = [
         ("path", str(result.output)),
         ("size_bytes", result.size),
         ("float_size_bytes", result.float_size),

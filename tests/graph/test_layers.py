@@ -211,7 +211,7 @@ def test_every_operator_has_the_inputs_that_onnx_names():
     ("word", "others"),
     [
         ('"transB"', {"pipeline/prepare/pointwise_head.py"}),
-        ('"transA"', {"inspection/planned.py"}),
+        ('"transA"', {"anatomy/planned.py"}),
         ('"group"', {"inspection/finders.py"}),
     ],
 )

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -20,7 +19,6 @@ from qtool.core.records.evaluation import (
 )
 from qtool.evaluation.gates import judge, scored_drop
 from qtool.report.evaluation import evaluation_markdown, evaluation_text
-from qtool.report.junit import evaluation_junit
 from qtool.report.text import aligned, file_size, markdown, number
 
 TOP1 = MetricInfo("top1", MetricKind.ACCURACY, lower_is_better=False)
@@ -94,35 +92,6 @@ def test_markdown_is_a_table_with_the_gates_below():
     assert lines[3].startswith("| a\\|b.onnx | 0.7000 |")
     assert len({line.replace("\\|", "").count("|") for line in lines[:4]}) == 1
     assert lines[-1].startswith("- FAIL a\\|b.onnx: top1")
-
-
-def test_junit_has_a_testcase_for_each_gate():
-    xml = evaluation_junit(evaluation(GOOD, BAD, NAN, max_drop="1%", min_sqnr=20))
-    root = ET.fromstring(xml)
-    assert (root.tag, root.attrib["tests"], root.attrib["failures"]) == ("testsuites", "6", "4")
-    suites = {suite.attrib["name"]: suite for suite in root.iter("testsuite")}
-    assert {name: suite.attrib["failures"] for name, suite in suites.items()} == {
-        "good.onnx": "0",
-        "bad.onnx": "2",
-        "nan.onnx": "2",
-    }
-    cases = suites["bad.onnx"].findall("testcase")
-    assert [case.attrib["name"] for case in cases] == ["top1 max-drop 1%", "sqnr min-sqnr 20"]
-    failure = cases[0].find("failure")
-    assert failure is not None
-    assert failure.attrib["message"] == "bad.onnx: top1: drop 12.5% (0.8 to 0.7), asked at most 1%"
-    properties = {p.attrib["name"]: p.attrib["value"] for p in suites["good.onnx"].iter("property")}
-    assert properties["top1"] == "0.796"
-    assert properties["top1.float"] == "0.8"
-    assert properties["sqnr_db"] == "inf"
-
-
-def test_junit_without_gates_and_with_awkward_names():
-    root = ET.fromstring(evaluation_junit(evaluation(replace(GOOD, name='a<&"\x07\ud800.onnx'))))
-    case = root.find("testsuite/testcase")
-    assert case is not None
-    assert case.attrib == {"classname": 'qtool eval.a<&"\\x07\\ud800.onnx', "name": "evaluated"}
-    assert root.attrib["tests"] == "1"
 
 
 def test_the_dictionary_is_strict_json_with_infinities_apart():

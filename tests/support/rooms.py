@@ -75,9 +75,12 @@ ROOMS = {
     ),
     "pipeline.rewrite": _room("a plan applied to the prepared graph; no policy", f"{_CORE} graph"),
     "pipeline.verify": _room("what onnxruntime runs of it, and whether it computes the same", _BELOW),
+    "anatomy": _room(
+        "the layers of a model of any maker, as its file asks for them and as onnxruntime runs them", _BELOW
+    ),
     "evaluation": _room(
         "metrics, decoders of boxes, latency, gates: models beside the float one; pictures of the worst samples",
-        f"{_CORE} graph runtime execution feeds",
+        f"{_CORE} graph runtime execution feeds anatomy",
         "numpy PIL faster_coco_eval",
     ),
     "quantization": _room(
@@ -98,7 +101,7 @@ ROOMS = {
     ),
     "inspection": _room(
         "`inspect`: what a model of any maker is, what onnxruntime runs of it, and what that costs",
-        f"{_BELOW} feeds evaluation pipeline.prepare pipeline.planning pipeline.calibration "
+        f"{_BELOW} feeds anatomy evaluation pipeline.prepare pipeline.planning pipeline.calibration "
         "pipeline.verify quantization",
     ),
     "report": _room("records -> text, JUnit, Markdown", _CORE, ""),

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.anatomy import grids
+from qtool.anatomy.grids import Placed
+from qtool.anatomy.integers import INTEGER_OPERATORS, LAYERS, IntegerOperator
+from qtool.anatomy.opened import element_type
 from qtool.core.errors import DataError, ModelError
 from qtool.core.records.inspection import Grid
 from qtool.graph import compose, edit, products, shapes
 from qtool.graph.edit import Graph, Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.inspection import grids
-from qtool.inspection.grids import Placed
-from qtool.inspection.integers import INTEGER_OPERATORS, LAYERS, IntegerOperator
-from qtool.inspection.opened import element_type
 from qtool.runtime.session import Session
 
 Shapes = Mapping[str, Sequence[int]]

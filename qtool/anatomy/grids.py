@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.anatomy.opened import element_type
 from qtool.core.records.inspection import Grid
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
-from qtool.inspection.opened import element_type
 
 QUANTIZE = ("QuantizeLinear",)
 DEQUANTIZE = ("DequantizeLinear",)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from qtool.anatomy.integers import INTEGER_OPERATORS
+from qtool.anatomy.planned import PlannedLayer, is_layer
 from qtool.core.records.inspection import InspectedNode
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.optimized import ExecutedNode
-from qtool.inspection.integers import INTEGER_OPERATORS
-from qtool.inspection.planned import PlannedLayer, is_layer
 from qtool.targets.kernels import COMPUTING
 
 EIGHT_BITS = frozenset({"int8", "uint8"})

@@ -1,0 +1,135 @@
+"""Gates of `quantize` and `eval`, `--check`, and what JSON and JUnit say of a command that fails."""
+
+import json
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx
+import pytest
+
+import qtool
+from qtool.cli import main
+from tests.support.evaluation_models import linear
+from tests.support.schemas import schema_faults
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(24, 16)).astype(np.float32)
+WEIGHTS = RNG.normal(size=(16, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs `qtool ...`: the exit code, stdout, stderr."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """float.onnx, which scores classes, and d.npz."""
+    monkeypatch.chdir(tmp_path)
+    linear(tmp_path / "float.onnx", WEIGHTS, output_name="logits")
+    np.savez(tmp_path / "d.npz", x=X)
+    return tmp_path
+
+
+QUANTIZE = ("quantize", "float.onnx", "--data", "d.npz", "--optimize-for", "size", "-o", "q.onnx")
+
+
+def test_the_gates_of_quantize(folder, run):
+    asked = ("--min-agreement", "60%", "--min-integer", "100%", "--max-size", "0.1kB", "--min-sqnr", "10")
+    code, out, _ = run(*QUANTIZE, *asked, "--json", "q.json", "--junit", "q.xml")
+    assert code == 1 and (folder / "q.onnx").exists()
+    document = json.loads((folder / "q.json").read_text())
+    assert schema_faults(document) == [] and document["passed"] is False
+    found = {gate["rule"]: (gate["found"], gate["passed"]) for gate in document["gates"]}
+    # half of the samples, those that report
+    said = qtool.evaluate("float.onnx", "q.onnx", "d.npz").candidates[0].agreement
+    assert found["min-agreement"] == (pytest.approx(said, abs=0.1), True)
+    assert found["min-integer"] == (1.0, True)
+    assert found["max-size"] == ((folder / "q.onnx").stat().st_size, False)
+    assert found["min-sqnr"][1] is True
+    cases = ET.parse(folder / "q.xml").getroot().findall("testsuite/testcase")
+    assert [case.find("failure") is not None for case in cases] == [not passed for _, passed in found.values()]
+    assert f"FAIL q.onnx: size is {found['max-size'][0]:.0f} bytes, asked at most 100 bytes" in out
+    assert run(*QUANTIZE, *asked, "-q")[1:] == ("", out.splitlines()[-1].strip() + "\n")
+
+
+def test_the_gates_of_eval(folder, run):
+    run(*QUANTIZE)
+    words = ("eval", "float.onnx", "q.onnx", "float.onnx", "--data", "d.npz", "--min-integer", "100%")
+    code, out, _ = run(*words, "--json", "e.json")
+    assert code == 1
+    assert "PASS q.onnx: integer: 100% of multiply-accumulates" in out
+    assert "FAIL float.onnx (2): integer: 0% of multiply-accumulates" in out
+    document = json.loads((folder / "e.json").read_text())
+    assert [model["integer_share"] for model in document["candidates"]] == [1.0, 0.0]
+    assert schema_faults(document) == []
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_gate_on_the_speed_times_the_models(run):
+    code, out, _ = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--min-speedup", "1000")
+    assert code == 1 and "latency ms" in out and "asked at least 1000x" in out
+
+
+@pytest.mark.usefixtures("folder")
+def test_gates_on_data_need_data(run):
+    for gate in (("--min-agreement", "90%"), ("--min-speedup", "1.1")):
+        code, _, err = run("quantize", "float.onnx", "--dynamic", *gate)
+        assert code == 2 and f"{gate[0]} says nothing without data" in err
+
+
+def test_a_check_compares_with_what_would_be_written(folder, run):
+    code, _, err = run(*QUANTIZE, "--check")
+    assert code == 2 and "q.onnx is not there" in err
+    run(*QUANTIZE)
+    before = (folder / "q.onnx").read_bytes()
+    code, out, _ = run(*QUANTIZE, "--check")
+    assert (code, out) == (0, "q.onnx: is what these inputs and options give, byte for byte\n")
+    code, out, _ = run(*QUANTIZE, "--check", "--scheme", "symmetric", "--json", "c.json")
+    assert code == 1 and "q.onnx: is NOT what these inputs and options give" in out
+    document = json.loads((folder / "c.json").read_text())
+    assert (document["schema"], document["same"]) == ("qtool.diff", False) and schema_faults(document) == []
+    assert [row["tensor"] for row in document["ranges"]] == ["x"]
+    model = onnx.load("q.onnx")
+    model.metadata_props.add(key="note", value="ours")
+    onnx.save(model, "q.onnx")
+    code, out, _ = run(*QUANTIZE, "--check")
+    assert code == 0 and "only names and notes in the file differ" in out
+    onnx.save(onnx.load_from_string(before), "q.onnx")
+    assert sorted(p.name for p in folder.iterdir()) == ["c.json", "d.npz", "float.onnx", "q.onnx"]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_check_writes_no_file_of_the_model(run):
+    code, _, err = run(*QUANTIZE, "--check", "--save-plan", "p.json")
+    assert code == 2 and "--save-plan: writes a file, and --check writes no model" in err
+
+
+def test_what_failed_says_so_in_the_documents(folder, run):
+    absent = ("quantize", "float.onnx", "--data", "absent.npz", "-o", "q.onnx")
+    code, _, err = run(*absent, "--json", "q.json", "--junit", "q.xml")
+    assert code == 2 and not (folder / "q.onnx").exists()
+    document = json.loads((folder / "q.json").read_text())
+    assert schema_faults(document) == []
+    assert (document["schema"], document["command"], document["exit_code"]) == ("qtool.failure", "quantize", 2)
+    assert f"qtool: {document['error']}\n" == err
+    error = ET.parse(folder / "q.xml").getroot().find("testsuite/testcase/error")
+    assert error is not None and error.attrib["message"] == document["error"]
+    code, out, _ = run("eval", "float.onnx", "absent.onnx", "--data", "d.npz", "--json", "-")
+    assert code == 2 and json.loads(out)["exit_code"] == 2
+
+
+def test_what_may_not_be_written_is_not_written_then_either(folder, run):
+    before = (folder / "d.npz").read_bytes()
+    for output in ("d.npz", "no/q.json"):
+        code, _, _ = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--json", output)
+        assert code == 2
+    assert (folder / "d.npz").read_bytes() == before
