@@ -1,6 +1,7 @@
 """Options that choose how a model is quantised, shared by `quantize`, `sensitivity` and `tune`."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import click
 
 from qtool.cli.common import given, typed_options
 from qtool.cli.parameters import CALIBRATOR_METAVAR, OneCalibrator
+from qtool.cli.streams import warn
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator, Percentile
 from qtool.core.records.options import CORRECTIONS, FORMS, GRANULARITIES, SCHEMES
@@ -78,6 +80,15 @@ def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         function = option(function)
     return function
+
+
+def warn_of_target(context: click.Context, target: Target) -> None:
+    """Warn where the machine of a pipeline decides what a model is for; the next one may be another.
+
+    Pipelines say what they are by the variable CI, as those of GitHub and GitLab do.
+    """
+    if os.environ.get("CI", "").lower() in ("1", "true") and "target" not in given(context):
+        warn([f"--target auto is {target.name} on this machine of the pipeline; pin it with --target {target.name}"])
 
 
 def check_grid(context: click.Context, target: Target) -> None:

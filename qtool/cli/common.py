@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from qtool.cli.base import Helpful
 from qtool.core.compute import PROVIDERS
@@ -17,12 +18,35 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[_Function], _Function]
 
 
+class FileName(click.types.StringParamType):
+    """A text that names a file: a shell completes it as one."""
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        """Return what tells the shell to complete the names of files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+FILES = ("FILE", "FOLDER", "PATH", "MODEL", "DATA", "FLOAT", "CANDIDATE", "JSON", "A", "B", "F", "SPEC", "METRIC")
+"""How options and arguments are shown that take names of files, or something else beside these."""
+
+
 class Command(Helpful):
-    """A command that refuses values which click lets pass.
+    """A command that refuses values which click lets pass, and completes names of files in a shell.
 
     These are an empty text, which as a path would be the current folder, or no path at all; a number that is none, or
     infinite; and a second value of an option that takes one, of which click would forget the first.
     """
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **values)
+        for parameter in self.params:
+            if parameter.type is click.STRING and str(parameter.metavar).removesuffix("...") in FILES:
+                parameter.type = FileName()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse the arguments as click does, and refuse what it lets pass; return those that are left over.

@@ -1,18 +1,19 @@
 """`--config`: defaults for the options of a command, from its table in a TOML file."""
 
 import datetime
-import difflib
 import reprlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from qtool.cli.outputs import CONFIG
+from qtool.cli.outputs import CONFIG, STDOUT
 from qtool.cli.parameters import Drop, Share, Size
 from qtool.core.errors import UsageError
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
+from qtool.core.text import meant
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Decorator = Callable[[_Function], _Function]
@@ -62,13 +63,16 @@ def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[
     """Parameter -> value. Raises `UsageError` for a key that the command does not know, or a value of another kind."""
     options = _options(context)
     defaults: dict[str, Any] = {}
-    for key, value in table.items():
+    folder = Path(path).parent
+    for written, value in table.items():
+        key = written.replace("_", "-")
         if key not in options:
-            near = difflib.get_close_matches(key.replace("_", "-"), options, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise UsageError(
-                f"{path}: unknown key {key!r} in [{context.info_name}]{hint}; the keys are {', '.join(options)}"
+                f"{path}: unknown key {written!r} in [{context.info_name}]{meant(key, options)}; the keys are "
+                f"{', '.join(options)}"
             )
+        if str(options[key].name) in defaults:
+            raise UsageError(f"{path}: {key} is given twice in [{context.info_name}], with - and with _; remove one")
         several = options[key].multiple or options[key].nargs > 1
         if isinstance(value, dict) or isinstance(value, list) != several:
             raise UsageError(f"{path}: {key} must be {'a list' if several else 'one value'}")
@@ -77,8 +81,37 @@ def _defaults(context: click.Context, path: str, table: dict[str, Any]) -> dict[
                 raise UsageError(f"{path}: {key} must be {wanted}, not {_shown(item)}")
             if isinstance(item, str) and "\0" in item:
                 raise UsageError(f"{path}: {key} holds a null character; remove it")
-        defaults[str(options[key].name)] = value
+        defaults[str(options[key].name)] = _placed(options[key], value, folder)
     return defaults
+
+
+def _placed(option: click.Option, value: Any, folder: Path) -> Any:
+    """The value, in which names of files start from the folder that the configuration is in, as its reader expects."""
+    if isinstance(value, list) and option.multiple:
+        return [_placed_text(str(option.metavar), item, folder) for item in value]
+    if isinstance(option.type, click.Tuple):
+        words = str(option.metavar).split()
+        return [_placed_text(word, item, folder) for word, item in zip(words, value, strict=False)]
+    return _placed_text(str(option.metavar), value, folder)
+
+
+def _placed_text(metavar: str, value: Any, folder: Path) -> Any:
+    """One value of an option that is shown as `metavar`."""
+    if not isinstance(value, str) or metavar not in (*_FILES, *_OR_FUNCTION, *_OR_NAME) or value in ("", STDOUT):
+        return value
+    source, colon, _ = value.rpartition(":")
+    function = bool(colon) and metavar not in _FILES
+    named = metavar in _OR_NAME and not (Path(value).suffix or "/" in value)
+    if (function and not source.endswith(".py")) or (named and not function):
+        # MODULE:FUNCTION, or a name of ours
+        return value
+    return str(folder / value)
+
+
+_FILES = ("FILE", "FOLDER", "PATH", "MODEL")
+_OR_FUNCTION = ("DATA",)
+_OR_NAME = ("SPEC", "METRIC", "DECODER", "LOSS")
+"""What options are shown with that take files; or the function of one; or names of ours, beside these."""
 
 
 def _items(option: click.Option, value: Any) -> Iterator[tuple[Any, tuple[tuple[type, ...], str]]]:

@@ -105,8 +105,19 @@ def _usage(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     if isinstance(error, click.NoSuchOption) and error.option_name == "--debug":
         return f"{message}; it stands before the command: qtool --debug COMMAND"
+    if isinstance(error, click.NoSuchOption):
+        message += _elsewhere(error.option_name, error.ctx)
     context = error.ctx if isinstance(error, click.UsageError) else None
     return message if context is None else f"{message}; see `{context.command_path} --help`"
+
+
+def _elsewhere(option: str, context: click.Context | None) -> str:
+    """Which other commands have an option; "" where none has."""
+    from qtool.cli.group import command_of
+
+    own = None if context is None else context.info_name
+    others = [name for name in COMMANDS if name != own and any(option in p.opts for p in command_of(name).params)]
+    return f"; {', '.join(others)} {'has' if len(others) == 1 else 'have'} it" if others else ""
 
 
 def _less_memory(words: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 import click
 
 from qtool.cli.bar import progress_bar
-from qtool.cli.choices import check_grid, grid_options, selection_options
+from qtool.cli.choices import check_grid, grid_options, selection_options, warn_of_target
 from qtool.cli.common import (
     Command,
     beside,
@@ -171,6 +171,7 @@ def command(
     require_torch()
     result_path = beside(model, ".int8.onnx") if output is None else output
     check_grid(context, find_target(target))
+    warn_of_target(context, find_target(target))
     silent = quiet or json_path == STDOUT
     checkpoint = Path(f"{result_path}.finetune")
 

@@ -1,11 +1,12 @@
 """The group of commands, each imported when it is used."""
 
-import difflib
 import gc
 import importlib
+import os
 from collections.abc import Sequence
 
 import click
+from click.shell_completion import shell_complete
 
 from qtool import __version__
 from qtool.cli import COMMANDS
@@ -13,6 +14,7 @@ from qtool.cli.base import Helpful
 from qtool.cli.outputs import begin
 from qtool.cli.streams import say
 from qtool.core.process import lazy_dataclasses
+from qtool.core.text import closest
 
 
 class LazyGroup(Helpful, click.Group):
@@ -32,9 +34,9 @@ class LazyGroup(Helpful, click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command as click does, and return it; an unknown one is refused with what was meant perhaps."""
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        near = closest(args[0], COMMANDS)
         if args[0] not in COMMANDS and near:
-            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near[0]!r}?", ctx)
+            raise click.UsageError(f"No such command {args[0]!r}. Did you mean {near!r}?", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -91,13 +93,19 @@ def app(*, debug: bool) -> None:
     """
 
 
+_COMPLETE = "_QTOOL_COMPLETE"
+"""The variable by which a shell asks to complete a line, or for what makes it ask."""
+
+
 def ran(words: Sequence[str]) -> int:
-    """Run the command line, and return its exit code.
+    """Run the command line, or complete one for a shell, and return its exit code.
 
     Raises:
         Exception: whatever goes wrong, click's own errors too.
     """
     begin()
+    if instruction := os.environ.get(_COMPLETE):
+        return shell_complete(app, {}, "qtool", _COMPLETE, instruction)
     try:
         with app.make_context("qtool", list(words)) as context:
             code = app.invoke(context)

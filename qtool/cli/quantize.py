@@ -14,6 +14,7 @@ from qtool.cli.choices import (
     refine_option,
     selection_options,
     smoothing_option,
+    warn_of_target,
 )
 from qtool.cli.common import (
     READING,
@@ -163,6 +164,8 @@ def command(
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
+    if plan_path is None:
+        warn_of_target(context, find_target(target))
     paths = {"--json": json_path, "--junit": junit_path}
     if check:
         _refuse_written(save_plan=save_plan, html=html_path)

@@ -7,7 +7,14 @@ import click
 
 from qtool.cli import since_start
 from qtool.cli.bar import progress_bar
-from qtool.cli.choices import check_grid, fix_option, grid_options, refine_option, selection_options
+from qtool.cli.choices import (
+    check_grid,
+    fix_option,
+    grid_options,
+    refine_option,
+    selection_options,
+    warn_of_target,
+)
 from qtool.cli.common import (
     Command,
     beside,
@@ -137,6 +144,8 @@ def command(
       qtool tune mobilenetv2.onnx --data labelled.npz --max-drop 1% -o mobilenetv2.int8.onnx
     """
     check_grid(context, target_of(provider) or find_target(target))
+    if target_of(provider) is None:
+        warn_of_target(context, find_target(target))
     result_path = beside(model, ".int8.onnx") if output is None else output
     silent = quiet or json_path == STDOUT
 

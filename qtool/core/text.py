@@ -1,6 +1,8 @@
 """Text for people: what names may hold is escaped and shortened, and numbers are followed by the right noun."""
 
+import difflib
 import re
+from collections.abc import Iterable
 from os import PathLike
 
 _LONG, _KEPT = 300, 80
@@ -82,3 +84,17 @@ def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that somebody who wrote `name` may have meant, or None."""
+    known = list(names)
+    folded = {other.casefold(): other for other in known}
+    found = difflib.get_close_matches(name.casefold(), list(folded), n=1)
+    return folded[found[0]] if found else None
+
+
+def meant(name: str, names: Iterable[str]) -> str:
+    """Return the question whether one of `names` was meant, in brackets behind a space; "" where none is near."""
+    near = closest(name, names)
+    return "" if near is None else f" (did you mean '{near}'?)"

@@ -1,6 +1,5 @@
 """Checks whether an array can be fed to an input of the model: type, shape, values."""
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
 from itertools import permutations
@@ -32,14 +31,6 @@ def quoted(names: Iterable[str]) -> str:
     known = list(names)
     text = ", ".join(f"'{name}'" for name in known[:8])
     return f"{text}, ... ({len(known)} in all)" if len(known) > 8 else text
-
-
-def closest(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of `names` that somebody who wrote `name` may have meant, or None."""
-    known = list(names)
-    folded = {other.casefold(): other for other in known}
-    found = difflib.get_close_matches(name.casefold(), list(folded), n=1)
-    return folded[found[0]] if found else None
 
 
 def fits_dimensions(shape: Sequence[int], expected: Dimensions) -> bool:

@@ -8,14 +8,13 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError
 from qtool.core.tensorspec import InputSpec
-from qtool.core.text import amount
+from qtool.core.text import amount, closest
 from qtool.feeds.batching import Batching, Chunk, Place
 from qtool.feeds.boxes import moved, shifted_classes
 from qtool.feeds.checks import (
     Described,
     check_dtype,
     check_shape,
-    closest,
     quoted,
     shape_error,
     to_input,

@@ -7,8 +7,9 @@ import numpy as np
 from qtool.core.errors import DataError, arg
 from qtool.core.state import may_feed_back
 from qtool.core.tensorspec import InputSpec, describe
+from qtool.core.text import closest
 from qtool.feeds.boxes import BOXES, CLASSES
-from qtool.feeds.checks import Described, castable, closest, fits_dimensions, quoted
+from qtool.feeds.checks import Described, castable, fits_dimensions, quoted
 
 LABELS = "labels"
 _LABEL_NAMES = (LABELS, "label", "targets", "target", "y", "classes", "class")

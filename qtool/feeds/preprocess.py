@@ -11,8 +11,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.affine import FLOAT32_MAX
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed, parsed_toml
-from qtool.core.text import amount
-from qtool.feeds.checks import closest
+from qtool.core.text import amount, closest
 
 LAYOUTS = ("NCHW", "NHWC", "AUTO")
 COLORS = ("RGB", "BGR", "GRAY")

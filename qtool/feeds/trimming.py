@@ -7,8 +7,9 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.tensorspec import InputSpec, describe
+from qtool.core.text import closest
 from qtool.feeds.batching import Batch
-from qtool.feeds.checks import closest, quoted
+from qtool.feeds.checks import quoted
 
 
 @dataclass(frozen=True, slots=True)

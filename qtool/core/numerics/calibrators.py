@@ -17,6 +17,7 @@ from qtool.core.numerics.affine import TensorSpec
 from qtool.core.numerics.counting import Array
 from qtool.core.numerics.histogram import MANTISSA_BITS, Distribution
 from qtool.core.numerics.least_squares import least_squares
+from qtool.core.text import meant
 
 ENTROPY_BINS = 2048
 ENTROPY_LEVELS = 128
@@ -69,7 +70,9 @@ class Calibrator(ABC):
         method, *parameters = re.split(r"\s*:\s*|\s+", str(given).strip())
         kind = next((kind for kind in CALIBRATORS if kind.method == method), None)
         if kind is None:
-            raise UsageError(f"unknown calibrator {str(given)!r}; choose one of {', '.join(SPELLINGS)}")
+            raise UsageError(
+                f"unknown calibrator {str(given)!r}{meant(method, SPELLINGS)}; choose one of {', '.join(SPELLINGS)}"
+            )
         try:
             return kind(*map(float, parameters))
         except (TypeError, ValueError):

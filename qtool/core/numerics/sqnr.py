@@ -209,8 +209,9 @@ class OutputNoise:
         others = 10.0 * math.log10(rest / quiet)
         if others < 10.0 * math.log10(signal.sum() / noise.sum()) + _FAR_DB:
             return None
+        heard = signal > 0.0
         with np.errstate(divide="ignore", over="ignore"):
-            median = float(np.median((signal / noise)[signal > 0.0]))
+            median = float(np.median(signal[heard] / noise[heard]))
         middle = 10.0 * math.log10(median) if median < math.inf else None
         return Uneven(len(noise), float(noise[loudest] / noise.sum()), others, middle)
 

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
-from qtool.core.text import amount
+from qtool.core.text import amount, meant
 from qtool.evaluation.decoding.boxes import Detections
 from qtool.evaluation.decoding.decoders import DECODERS, Candidates, Decoder
 from qtool.evaluation.metrics.observation import Observation
 from qtool.feeds import load_function, raised, refuse_to_stop
-from qtool.feeds.checks import closest
 
 DecodeFunction = Callable[[dict[str, np.ndarray]], Any]
 DecodeSpec = str | DecodeFunction
@@ -86,7 +85,7 @@ def resolve_decoder(spec: DecodeSpec) -> AnyDecoder:
         return DECODERS[spec]
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
-        near = closest(spec, DECODERS)
+        near = meant(spec, DECODERS)
         hint = f" (did you mean '{near}'?)" if near else ""
         raise UsageError(
             f"{arg('decode', spec)}: no such decoder{hint}; use {', '.join(DECODERS)}, or a function of your own as "

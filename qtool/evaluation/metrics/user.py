@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.text import meant
 from qtool.evaluation.metrics.observation import Observation, holds_nan
 from qtool.feeds import load_function, raised, refuse_to_stop
 
@@ -47,8 +48,8 @@ def load_user_metric(spec: str, known: Iterable[str]) -> UserMetric:
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
         raise UsageError(
-            f"{arg('metric', spec)}: is none of {', '.join(known)}; a metric of your own is MODULE:FUNCTION or "
-            "file.py:FUNCTION"
+            f"{arg('metric', spec)}: is none of {', '.join(known)}{meant(spec, known)}; a metric of your own is "
+            "MODULE:FUNCTION or file.py:FUNCTION"
         )
     try:
         return check_user_metric(load_function(spec), spec)

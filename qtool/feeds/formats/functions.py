@@ -15,9 +15,8 @@ import numpy as np
 
 from qtool.core.errors import DataError
 from qtool.core.process import TerminatedError, may_be_interrupted
-from qtool.core.text import told
+from qtool.core.text import closest, told
 from qtool.feeds.batching import Chunk, Reader
-from qtool.feeds.checks import closest
 from qtool.feeds.fitting import Fitter
 
 _HERE = Path(__file__).parents[2]

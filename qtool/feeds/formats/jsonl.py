@@ -15,9 +15,9 @@ from qtool.core.errors import DataError, arg
 from qtool.core.reading import read_lines
 from qtool.core.records.codec import parsed
 from qtool.core.tensorspec import InputSpec
-from qtool.core.text import amount
+from qtool.core.text import amount, closest
 from qtool.feeds.batching import Chunk, Deferred, Reader
-from qtool.feeds.checks import closest, quoted
+from qtool.feeds.checks import quoted
 from qtool.feeds.fitting import Fitter
 from qtool.feeds.matching import LABELS
 

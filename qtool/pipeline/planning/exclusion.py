@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.records.options import Scheme
+from qtool.core.text import meant
 from qtool.graph.edit import Model, Node
 from qtool.graph.origins import Origin
 from qtool.targets.rules import Target
@@ -45,7 +46,10 @@ def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, fo
     came = present | {origin.op_type for origin in folded}
     for op in (*scheme.include_ops, *scheme.exclude_ops):
         if op not in came:
-            raise UsageError(f"{name}: holds no {op} (its operators are {', '.join(sorted(came))}); check the spelling")
+            raise UsageError(
+                f"{name}: holds no {op} (its operators are {', '.join(sorted(came))}){meant(op, came)}; check the "
+                "spelling"
+            )
     for op in scheme.exclude_ops:
         parts = {
             next(filter(None, origin.names), ""): into[0]
@@ -78,8 +82,9 @@ def _matching(model: Model, pattern: str, name: str, folded: Folded) -> dict[Nod
     if parts:
         # it computed a constant, or nothing, and is gone: nothing of it becomes integer
         return {}
+    near = meant(pattern, [*(n.name for n in nodes if n.name), *(name for origin in folded for name in origin.names)])
     raise UsageError(
-        f"{name}: no node is called {pattern!r}; the plan of a run without {arg('exclude')} lists the names"
+        f"{name}: no node is called {pattern!r}{near}; the plan of a run without {arg('exclude')} lists the names"
     )
 
 

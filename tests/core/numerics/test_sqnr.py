@@ -138,3 +138,14 @@ def test_arrays_without_noise_have_no_median_in_decibels(sound, middle):
     uneven = found.uneven
     assert uneven is not None and uneven.share > 0.99
     assert uneven.median_db == (None if middle is None else pytest.approx(middle, abs=0.1))
+
+
+def test_silent_arrays_without_noise_say_nothing_of_the_median():
+    # pytest makes errors of numpy's warnings
+    found = OutputNoise(each=True)
+    found.add(np.ones(100), np.full(100, 2.0))
+    for number in range(8):
+        exact = np.zeros(100) if number < 3 else np.ones(100)
+        found.add(exact, exact * 1.001)
+    assert found.uneven is not None
+    assert found.uneven.median_db == pytest.approx(60.0, abs=0.1)
