@@ -21,12 +21,7 @@ _Decorator = Callable[[_Function], _Function]
 class FileName(click.types.StringParamType):
     """A text that names a file: a shell completes it as one."""
 
-    def shell_complete(
-        self,
-        ctx: click.Context,
-        param: click.Parameter,
-        incomplete: str,
-    ) -> list[CompletionItem]:
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
         """Return what tells the shell to complete the names of files."""
         return [CompletionItem(incomplete, type="file")]
 

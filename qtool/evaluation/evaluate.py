@@ -18,6 +18,7 @@ from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.numerics.sqnr import measured_outputs
 from qtool.core.progress import Progress, silent
 from qtool.core.recognition import no_model
+from qtool.core.records.doubts import reading_doubts, reading_noted
 from qtool.core.records.evaluation import (
     Evaluation,
     Latency,
@@ -48,7 +49,7 @@ from qtool.feeds.formats.annotations import AUTO
 from qtool.feeds.preprocess import DETECTORS, preset_of
 from qtool.feeds.shown import PictureInput
 from qtool.graph.finite import fed_specs_of
-from qtool.graph.model_files import model_size
+from qtool.graph.model_files import metadata_of, model_size
 from qtool.graph.quantizers import is_quantized
 from qtool.runtime.session import Session
 
@@ -160,7 +161,7 @@ def evaluate(
         found = replace(found, candidates=tuple(_with_share(model, one) for model in found.candidates))
     gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr, limits, judged.ended)
     hints = undecoded(found, metrics, decode, reading)
-    doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints)
+    doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints, *_read_otherwise(found, feeds))
     worst = None if comparison.worst is None else comparison.worst.save()
     return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts, worst=worst)
 
@@ -171,6 +172,16 @@ def _with_share(model: ModelResult, sample: Batch) -> ModelResult:
         return replace(model, integer_share=integer_share(model.path, sample.inputs))
     except ModelError:
         return model
+
+
+def _read_otherwise(found: Evaluation, feeds: Feeds) -> tuple[str, ...]:
+    """A line for each candidate of ours that was calibrated on data that was read otherwise."""
+    reading = dict(feeds.source.read_by())
+    return tuple(
+        doubt
+        for model in found.candidates
+        for doubt in reading_doubts(reading_noted(metadata_of(model.path)), reading, model.name)
+    )
 
 
 def _keeper(number: int, folder: Path, paths: Sequence[Path], feeds: Feeds, inputs: Sequence[InputSpec]) -> Keeper:

@@ -2,11 +2,13 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qtool.core.errors import UsageError, arg
 from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
+from qtool.core.records.merging import read_otherwise
 from qtool.feeds.reading import Reading
 
 
@@ -40,11 +42,26 @@ class Source:
     def settings(self) -> str:
         """Return a digest of what decides which samples make up which batch, wherever the data lies."""
         reading = self.reading
-        tokenizer = ""
-        if reading.tokenizer is not None:
-            tokenizer = hashlib.sha256(read_bytes(reading.tokenizer, DOCUMENT_LIMIT)).hexdigest()
+        tokenizer = "" if reading.tokenizer is None else _of_file(reading.tokenizer)
         parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
         return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
+
+    def read_by(self) -> tuple[tuple[str, str], ...]:
+        """Return what was given of how data is read: digests of the preprocess and the tokenizer, and the others."""
+        reading = self.reading
+        given: dict[str, str | None] = {
+            "preprocess": None if reading.preprocess is None else _digest(repr(reading.preprocess)),
+            "tokenizer": None if reading.tokenizer is None else _of_file(reading.tokenizer),
+            "max_length": None if reading.max_length is None else str(reading.max_length),
+            "trim": reading.trim,
+            "state": " ".join(map(str, reading.states)) or None,
+        }
+        return tuple(sorted((name, text) for name, text in given.items() if text is not None))
+
+    def check_like(self, read_by: Sequence[tuple[str, str]], calibration: str) -> None:
+        """Refuse data that is read otherwise than what calibrated; see `Statistics.read_by`. Raises `UsageError`."""
+        for name in read_otherwise(dict(read_by), dict(self.read_by())):
+            raise UsageError(f"{arg(name)}: {calibration} was calibrated with another one; give the same here")
 
     def origin(self, outputs: Iterable[Path] = ()) -> str | None:
         """Return a digest of the name, size and time of every file of the data; None where the data has no name.
@@ -72,6 +89,10 @@ def same_data(one: object, other: object) -> bool:
 
 NOWHERE = Source(None, None, 1, Reading(), None)
 """The source of data that has no name."""
+
+
+def _of_file(path: Path) -> str:
+    return hashlib.sha256(read_bytes(path, DOCUMENT_LIMIT)).hexdigest()
 
 
 def _absolute(text: str) -> str:

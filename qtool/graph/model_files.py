@@ -21,6 +21,7 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
+_METADATA = 14
 _OP_TYPE = 4
 
 
@@ -54,6 +55,23 @@ def operators(path: str | Path) -> set[str]:
             return set(_operators(data, 0, len(data), "model"))
         except ValueError:
             return set()
+
+
+def metadata_of(path: str | Path) -> dict[str, str]:
+    """Return the entries of a model's metadata (ModelProto.metadata_props); none of what is no ONNX model."""
+    model = Path(path)
+    if not model.stat().st_size:
+        return {}
+    found = {}
+    with open_file(model) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            for number, kind, _, begin, stop in fields(data, 0, len(data)):
+                if number == _METADATA and kind == BYTES:
+                    entry = {field.number: data[field.start : field.end] for field in fields(data, begin, stop)}
+                    found[entry.get(1, b"").decode("utf-8", "replace")] = entry.get(2, b"").decode("utf-8", "replace")
+        except (ValueError, TypeError):
+            return {}
+    return found
 
 
 def _operators(data: mmap.mmap, start: int, end: int, message: str) -> Iterator[str]:

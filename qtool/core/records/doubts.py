@@ -1,13 +1,17 @@
 """The doubts that a calibration raises by itself: one sample, always the same one, inputs that 8 bits hardly hold."""
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from qtool.core.numerics.histogram import Distribution
-from qtool.core.records.plan import Plan
-from qtool.core.records.recipe import CALIBRATED, FLOAT
+from qtool.core.records.codec import encoded
+from qtool.core.records.header import installed_versions
+from qtool.core.records.merging import read_otherwise
+from qtool.core.records.plan import CalibrationNote, Plan
+from qtool.core.records.recipe import CALIBRATED, FLOAT, MADE
 from qtool.core.records.statistics import Statistics
 from qtool.core.text import amount
 
@@ -67,21 +71,57 @@ def grid_doubts(statistics: Statistics, plan: Plan, inputs: Collection[str]) -> 
 
 
 def with_ranges(plan: Plan, statistics: Statistics, inputs: Collection[str]) -> Plan:
-    """Return the plan with the range in calibration of each of the inputs that it does not quantise."""
+    """Return the plan with what calibrated it, and the range there of each of the inputs that it does not quantise.
+
+    Nothing calibrated it where there are no samples.
+    """
     gridded = {row.tensor for row in plan.activations}
     found = {name: statistics.tensors.get(name) for name in sorted(inputs) if name not in gridded}
     ranges = {name: (h.minimum, h.maximum) for name, h in found.items() if h is not None and h.count}
-    return replace(plan, inputs=ranges)
+    known = None
+    if statistics.samples:
+        known = CalibrationNote(statistics.samples, statistics.values_digest(inputs), dict(statistics.read_by))
+    return replace(plan, inputs=ranges, calibration=known)
 
 
 def notes(plan: Plan) -> dict[str, str]:
-    """Return what to note in a model's metadata: what it is made of, and the range in calibration of some inputs.
+    """Return what to note in a model's metadata: what it is made of and how, and the range of some inputs.
 
-    By the entry's key: of the float model the SHA-256, which also tells that qtool made this; of each input that the
-    model does not quantise "low,high", so that whoever evaluates it can tell that data is preprocessed otherwise.
+    By the entry's key: of the float model the SHA-256, which also tells that qtool made this; how it was made, as JSON;
+    of each input that the model does not quantise the range in calibration "low,high", so that whoever evaluates it can
+    tell that data is preprocessed otherwise.
     """
     ranges = {f"{CALIBRATED}{name}": f"{low!r},{high!r}" for name, (low, high) in plan.inputs.items()}
-    return {FLOAT: plan.model_digest, **ranges}
+    made = {
+        "versions": dict(installed_versions()),
+        "target": plan.target,
+        "scheme": plan.scheme,
+        "granularity": plan.granularity,
+        "calibrator": plan.calibrator,
+        "calibration": None if plan.calibration is None else encoded(plan.calibration),
+    }
+    return {FLOAT: plan.model_digest, MADE: json.dumps(made), **ranges}
+
+
+def reading_noted(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return how the data was read that calibrated a model with this metadata; empty where that is not noted."""
+    try:
+        made = json.loads(metadata.get(MADE, "{}"))
+        reading = ((made.get("calibration") or {}) if isinstance(made, dict) else {}).get("reading")
+        return {str(k): str(v) for k, v in reading.items()} if isinstance(reading, dict) else {}
+    except (ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def reading_doubts(calibrated: Mapping[str, str], reading: Mapping[str, str], whose: str) -> tuple[str, ...]:
+    """Return a line where data is read otherwise than what calibrated; see `Statistics.read_by`.
+
+    whose: calibration it was, in words.
+    """
+    others = read_otherwise(calibrated, reading)
+    if not others:
+        return ()
+    return (f"{whose} was calibrated on data read with another {' and '.join(others)}; read this data with the same",)
 
 
 def _same(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:

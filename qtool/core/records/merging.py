@@ -1,6 +1,6 @@
 """Adds statistics together: the parts of one calibration, or whole calibrations of one model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from qtool.core.errors import CalibrationError, arg
@@ -115,8 +115,32 @@ def _total(given: Sequence[Statistics]) -> Statistics:
         _add(tensors, channels, flaws, one)
     samples = sum(one.samples for one in given)
     reading = given[0].reading if all(one.reading == given[0].reading for one in given) else ()
-    total = replace(given[0], samples=samples, tensors=tensors, channels=channels, flaws=flaws, reading=reading)
+    known: dict[str, str] = {}
+    for one in given:
+        for name in read_otherwise(known, dict(one.read_by)):
+            raise CalibrationError(
+                f"{one.name}: its data was read with another {name} than that of {given[0].name}; calibrate all with "
+                "the same"
+            )
+        known |= dict(one.read_by)
+    total = replace(
+        given[0],
+        samples=samples,
+        tensors=tensors,
+        channels=channels,
+        flaws=flaws,
+        reading=reading,
+        read_by=tuple(sorted(known.items())),
+    )
     return _sound(total)
+
+
+def read_otherwise(one: Mapping[str, str], other: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of what both readings of data say, and say otherwise, see `Statistics.read_by`.
+
+    What one does not say says nothing: arrays need no preprocess, and may hold what pictures become by one.
+    """
+    return tuple(name for name in one if name in other and one[name] != other[name])
 
 
 def _sound(statistics: Statistics) -> Statistics:

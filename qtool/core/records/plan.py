@@ -132,12 +132,25 @@ class BiasShift:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationNote:
+    """What ranges were calibrated on.
+
+    samples: how many. sha256: of how often each value was fed to each input, which other data changes, and the same
+    data read otherwise. reading: how the data was read, as `Statistics.read_by` has it.
+    """
+
+    samples: int
+    sha256: str
+    reading: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The changes that `rewrite` applies to the graph that `recipe` makes of the model with this digest.
 
     weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
     anew in each run. stored: of layers that compute in float. inputs: of those that have no grid, the least and the
-    largest value that calibrated.
+    largest value that calibrated. calibration: what calibrated; None where nothing did.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("plan", 1)
@@ -160,6 +173,7 @@ class Plan:
     dynamic: tuple[WeightPlan, ...] = ()
     stored: tuple[WeightPlan, ...] = ()
     inputs: dict[str, tuple[float, float]] = field(default_factory=dict)
+    calibration: CalibrationNote | None = field(default=None, metadata=OPTIONAL)
 
     def __repr__(self) -> str:
         rows = {

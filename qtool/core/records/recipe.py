@@ -29,6 +29,8 @@ CALIBRATED = "qtool.calibrated."
 """What the metadata of a model call the range that an input had in calibration, where no grid of its own says that."""
 FLOAT = "qtool.float"
 """What the metadata of an int8 model call the SHA-256 of the float model that it is made of."""
+MADE = "qtool.made"
+"""What the metadata of an int8 model call how it was made: versions, options, and what calibrated it, as JSON."""
 # elements of an input, in messages
 _SHOWN = 8
 

@@ -4,10 +4,11 @@ The file is a zip of `.npy` arrays and a JSON header: no pickle, and byte for by
 same installed versions, which the header names. Its last member is a checksum of the others.
 """
 
+import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -64,6 +65,7 @@ class Statistics:
     flaws: tensor -> where NaN or Inf was seen in it; its histogram is empty then, and no range can be chosen.
     part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
     reading: the options that said how the data is read, by name, as they were given: for commands that are proposed.
+    read_by: what they say: digests of the preprocess and of the tokenizer, and the others, by name.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Statistics:
     flaws: dict[str, Flaw] = field(default_factory=dict)
     part: Part | None = None
     reading: tuple[tuple[str, str], ...] = ()
+    read_by: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return summary(
@@ -88,6 +91,20 @@ class Statistics:
             "" if self.part is None else f"shard {self.part.shard}",
             " ".join(self.recipe.steps),
         )
+
+    def values_digest(self, inputs: Collection[str]) -> str:
+        """Return the SHA-256 of what was fed: how often each value of the inputs occurs, and the examples.
+
+        Whole numbers, such as tokens, are not counted, and are in the examples alone.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(set(inputs) & set(self.tensors)):
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0" + self.tensors[name].counts.tobytes())
+        for example in self.examples:
+            for name, array in sorted(example.items()):
+                digest.update(f"{name}\0{array.dtype}{array.shape}\0".encode("utf-8", "surrogateescape"))
+                digest.update(repr(array.tolist()).encode() if array.dtype.kind == "O" else array.tobytes())
+        return digest.hexdigest()
 
     def save(self, path: str | Path) -> int:
         """Write atomically; returns the size in bytes. Raises `OutputError`."""
@@ -123,6 +140,7 @@ class Statistics:
             tuple(map(tuple, runs)),
             {name: (flaw.sample, flaw.origin) for name, flaw in sorted(self.flaws.items())} or None,
             self.reading or None,
+            self.read_by or None,
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -245,6 +263,7 @@ def _read(members: MemberReader, file: str, model_digest: str | None, model_name
         flaws={name: Flaw(*found) for name, found in (known.not_finite or {}).items()},
         part=part,
         reading=known.reading or (),
+        read_by=known.read_by or (),
     )
 
 

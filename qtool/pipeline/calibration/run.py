@@ -66,7 +66,8 @@ class CalibrationRun:
             if self.checkpoint is not None and time.monotonic() >= self.checkpoint.due:
                 self.checkpoint.save(total)
         total = total or Sum(self._collector().collect((), self.shard, 0, settings=self._settings()))
-        result = replace(total.statistics(complete=True), name=self.prepared.name)
+        found = total.statistics(complete=True)
+        result = replace(found, name=self.prepared.name, read_by=self.feeds.source.read_by())
         if self.shard.count > 1:
             return result
         if result.samples == 0:

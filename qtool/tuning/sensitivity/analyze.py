@@ -142,6 +142,7 @@ def sensitivity(
             "layers to quantise"
         )
     feeds = open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **with_boxes(decode, reading))
+    feeds.source.check_like(statistics.read_by, statistics.name)
     return measure_layers(
         prepared,
         lambda floating: best.leaving(floating, settled=False),

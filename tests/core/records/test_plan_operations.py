@@ -6,11 +6,14 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from qtool.core.numerics.affine import QParams
-from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, ConstantPlan, Plan, WeightPlan
+from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, CalibrationNote, ConstantPlan, Plan, WeightPlan
 
 GRID = QParams((0.1,), (0,), "int8")
 # what a plan says of the model and of how it was made; these stay whatever is taken out
-FACTS = {"model_digest", "target", "scheme", "granularity", "calibrator", "layers", "skipped", "recipe", "inputs"}
+FACTS = {
+    "model_digest", "target", "scheme", "granularity", "calibrator", "layers", "skipped", "recipe", "inputs",
+    "calibration",
+}  # fmt: skip
 
 
 def activation(tensor: str, *readers: str, produced: bool) -> ActivationPlan:
@@ -41,6 +44,7 @@ PLAN = Plan(
     dynamic=(WeightPlan("m", GRID, (("d", 1), ("other d", 1)), 0),),
     stored=(WeightPlan("t", GRID, (("e", 1), ("table", 0)), 0),),
     inputs={"y": (0.0, 1.0)},
+    calibration=CalibrationNote(3, "ab", {"trim": "mask"}),
 )
 
 
