@@ -20,6 +20,7 @@ _MADE_BY = {
     "inspect-calibration": "`qtool inspect FILE.calib --json FILE`, `CalibrationInspection.to_dict()`",
     "diff": "`qtool diff A B --json FILE`, `Difference.to_dict()`",
     "plan": "`--save-plan FILE`, `Plan.to_dict()`; also in what `quantize`, `tune` and `finetune` write",
+    "failure": "`--json FILE` of a command that ends with 2 or 3",
     "worst": "`worst.json` in the folder of `qtool eval --save-worst N FOLDER`",
 }
 _HEAD = """# JSON

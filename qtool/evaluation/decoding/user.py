@@ -85,10 +85,8 @@ def resolve_decoder(spec: DecodeSpec) -> AnyDecoder:
         return DECODERS[spec]
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
-        near = meant(spec, DECODERS)
-        hint = f" (did you mean '{near}'?)" if near else ""
         raise UsageError(
-            f"{arg('decode', spec)}: no such decoder{hint}; use {', '.join(DECODERS)}, or a function of your own as "
+            f"{arg('decode', spec)}: no such decoder{meant(spec, DECODERS)}; use {', '.join(DECODERS)}, or a function of your own as "
             "file.py:FUNCTION"
         )
     try:
