@@ -85,8 +85,9 @@ def resolve_decoder(spec: DecodeSpec) -> AnyDecoder:
         return DECODERS[spec]
     source, colon, name = spec.rpartition(":")
     if not (colon and source and name):
+        known = ", ".join(DECODERS)
         raise UsageError(
-            f"{arg('decode', spec)}: no such decoder{meant(spec, DECODERS)}; use {', '.join(DECODERS)}, or a function of your own as "
+            f"{arg('decode', spec)}: no such decoder{meant(spec, DECODERS)}; use {known}, or a function of your own as "
             "file.py:FUNCTION"
         )
     try:
