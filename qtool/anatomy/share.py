@@ -1,4 +1,4 @@
-"""How much of the work of a model of any maker runs in integer kernels."""
+"""The share of the work of a model, of any maker, that runs in integer kernels."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -18,7 +18,7 @@ _BLOCK = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What became of a check.
+    """The outcome of a check.
 
     result: of what would be written. difference: what that has otherwise than what is there. exact: whether each byte
     is the same; else names and notes may differ, such as the versions that made it.

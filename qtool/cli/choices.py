@@ -83,7 +83,7 @@ def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def warn_of_target(context: click.Context, target: Target) -> None:
-    """Warn where the machine of a pipeline decides what a model is for; the next one may be another.
+    """Tell, in a warning, that the machine of a pipeline decides what a model is for; the next one may be another.
 
     Pipelines say what they are by the variable CI, as those of GitHub and GitLab do.
     """

@@ -93,7 +93,7 @@ def begin() -> None:
 
 
 def taken() -> "Taken":
-    """Return when the current command began, and how long it takes so far."""
+    """Return the time at which the current command began, and the seconds that it takes so far."""
     from qtool.report.junit import Taken
 
     when, clock = _made.began

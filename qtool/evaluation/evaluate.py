@@ -10,7 +10,6 @@ from typing import Unpack
 
 import numpy as np
 
-from qtool.anatomy.share import integer_share
 from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.concurrency import side_by_side
@@ -18,7 +17,6 @@ from qtool.core.errors import DataError, ModelError, UsageError, arg, naming
 from qtool.core.numerics.sqnr import measured_outputs
 from qtool.core.progress import Progress, silent
 from qtool.core.recognition import no_model
-from qtool.core.records.doubts import reading_doubts, reading_noted
 from qtool.core.records.evaluation import (
     Evaluation,
     Latency,
@@ -33,6 +31,7 @@ from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids, nothing_right
+from qtool.evaluation.files import read_otherwise, with_share
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -49,7 +48,7 @@ from qtool.feeds.formats.annotations import AUTO
 from qtool.feeds.preprocess import DETECTORS, preset_of
 from qtool.feeds.shown import PictureInput
 from qtool.graph.finite import fed_specs_of
-from qtool.graph.model_files import metadata_of, model_size
+from qtool.graph.model_files import model_size
 from qtool.graph.quantizers import is_quantized
 from qtool.runtime.session import Session
 
@@ -158,30 +157,12 @@ def evaluate(
         setup = LatencySetup(latency_runs, WARMUP_ROUNDS, one.size)
     found = comparison.evaluation(paths, feeds, provider, timed)
     if one is not None and limits.min_integer is not None:
-        found = replace(found, candidates=tuple(_with_share(model, one) for model in found.candidates))
+        found = replace(found, candidates=tuple(with_share(model, one.inputs) for model in found.candidates))
     gates = judge(found.float_model, found.candidates, found.metrics, drop, min_sqnr, limits, judged.ended)
     hints = undecoded(found, metrics, decode, reading)
-    doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints, *_read_otherwise(found, feeds))
+    doubts = (*feeds.notes, *comparison.doubts(found.float_model, paths), *hints, *read_otherwise(found, feeds))
     worst = None if comparison.worst is None else comparison.worst.save()
     return replace(found, threads=threads, gates=gates, latency=setup, warnings=doubts, worst=worst)
-
-
-def _with_share(model: ModelResult, sample: Batch) -> ModelResult:
-    """A candidate with the share of its work that is in integers, unknown of a file that cannot be looked into."""
-    try:
-        return replace(model, integer_share=integer_share(model.path, sample.inputs))
-    except ModelError:
-        return model
-
-
-def _read_otherwise(found: Evaluation, feeds: Feeds) -> tuple[str, ...]:
-    """A line for each candidate of ours that was calibrated on data that was read otherwise."""
-    reading = dict(feeds.source.read_by())
-    return tuple(
-        doubt
-        for model in found.candidates
-        for doubt in reading_doubts(reading_noted(metadata_of(model.path)), reading, model.name)
-    )
 
 
 def _keeper(number: int, folder: Path, paths: Sequence[Path], feeds: Feeds, inputs: Sequence[InputSpec]) -> Keeper:

@@ -16,7 +16,7 @@ SizeLimit = MaxSize | str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is asked of a model besides its metrics; None: nothing.
+    """The limits that are asked of a model besides its metrics; None: nothing.
 
     min_agreement: the least share of predictions that are float's. min_integer: of multiply-accumulates that run in
     integer kernels. min_speedup: the least speed, as a multiple of float's. max_size: of its file, with external data.

@@ -1,4 +1,4 @@
-"""What is asked of the model that `quantize` writes, answered by what it has measured."""
+"""The gates on what `quantize` writes, answered by what it has measured."""
 
 from collections.abc import Sequence
 

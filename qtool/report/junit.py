@@ -19,7 +19,7 @@ from qtool.core.text import line
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """When a command began, and how many seconds it took."""
+    """The time at which a command began, and the seconds that it took."""
 
     began: datetime.datetime
     seconds: float

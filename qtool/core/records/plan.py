@@ -133,7 +133,7 @@ class BiasShift:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationNote:
-    """What ranges were calibrated on.
+    """The data that ranges were calibrated on.
 
     samples: how many. sha256: of how often each value was fed to each input, which other data changes, and the same
     data read otherwise. reading: how the data was read, as `Statistics.read_by` has it.
