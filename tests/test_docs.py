@@ -21,6 +21,7 @@ from qtool.evaluation.metrics.registry import NAMES as METRICS
 from qtool.feeds import PRESETS
 from qtool.targets.tables import TARGETS
 from tests.support import api_reference, cli_reference, json_reference
+from tests.support.messages import texts
 from tests.support.places import REPOSITORY
 
 PACKAGE = Path(qtool.__file__).parent
@@ -166,3 +167,11 @@ def test_the_first_block_of_the_readme_runs(tmp_path, monkeypatch):
 def test_the_readme_names_the_two_commands_first():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert text.index("make demo") < text.index("make test") < text.index("## The user's day")
+
+
+def test_every_message_that_is_explained_is_one_that_can_come():
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    known = texts()
+    assert len(explained) > 20
+    assert [message for message in explained if any(part not in known for part in message.split("…"))] == []
