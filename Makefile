@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fast test test-long times test-finetune test-zoo bench lint types sdist clean FORCE
+.PHONY: demo fast test test-long times test-finetune test-zoo bench site lint types sdist clean FORCE
 # two goals of one call would install into the same environment side by side
 .NOTPARALLEL:
 
@@ -45,6 +45,10 @@ test-finetune: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m bench
 
+# the pages of docs/ as a site, in site/
+site: $(VENV)/dev
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(VENV)/dev
 	$(BIN)/ruff check qtool tests bench calib_data
 	$(BIN)/ruff format --check qtool tests bench calib_data
@@ -57,7 +61,7 @@ sdist: $(VENV)/dev
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) demo-out bench-out build dist qtool.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out bench-out site build dist qtool.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The virtual environment. $(VENV)/python says what it was made with: the version, and the interpreter itself where $(PYTHON)
 # is a link to it. While $(VENV)/unfinished is there, an installation has not come to its end.

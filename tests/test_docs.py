@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import yaml
 
 import qtool
 from qtool.cli import main
@@ -175,3 +176,19 @@ def test_every_message_that_is_explained_is_one_that_can_come():
     known = texts()
     assert len(explained) > 20
     assert [message for message in explained if any(part not in known for part in message.split("…"))] == []
+
+
+def test_the_site_has_every_page():
+    """And `docs/index.md` leads to each."""
+    nav = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    listed = [
+        page for part in nav for pages in part.values() for page in (pages if isinstance(pages, list) else [pages])
+    ]
+    pages = {str(page.relative_to(REPOSITORY / "docs")) for page in (REPOSITORY / "docs").rglob("*.md")}
+    assert len(listed) == len(set(listed)) and set(listed) == pages
+    index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    assert {page for page in pages if f"({page}" not in index} == {"index.md"}
+
+
+def test_the_readme_is_short():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) < 120
