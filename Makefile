@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fast test test-long times test-finetune test-zoo bench site lint types sdist clean FORCE
+.PHONY: demo fast test test-long times test-finetune test-zoo fuzz bench site lint types sdist clean FORCE
 # two goals of one call would install into the same environment side by side
 .NOTPARALLEL:
 
@@ -39,6 +39,11 @@ test-zoo: $(VENV)/dev
 test-finetune: $(VENV)/dev
 	$(BIN)/python -c 'import torch'
 	$(BIN)/python -m pytest -q tests/finetuning -m 'not slow'
+
+# changed models and files, and random networks: CASES of them, from SEED on (default: another part each day)
+CASES ?= 10000
+fuzz: $(VENV)/dev
+	$(BIN)/python -m tests.support.fuzz --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
 # side by side with onnxruntime's own quantizer and NNCF, each in a virtual environment of its own (bench-out/venvs), on
 # the zoo's models ($$QTOOL_ZOO or ../shared/zoo); writes docs/benchmarks.md

@@ -32,6 +32,7 @@ from qtool.core.records.plan import Plan
 from qtool.graph import model_io
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.recovery.steps import apply
+from tests.support.fuzz import confine
 from tests.support.noise import predicted_db, sqnr_db
 from tests.support.random_kinds import unusual_case
 from tests.support.random_models import RandomCase, random_case, run_float
@@ -177,6 +178,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="folder for the models and data of findings")
     parser.add_argument("--unusual", action="store_true", help="graphs of tests.support.random_kinds")
     given = parser.parse_args()
+    confine()
     forms = tuple(form for form in TRIED_FORMS if form in given.forms.split(","))
     counts: Counter[str] = Counter()
     margins, start = [], time.monotonic()

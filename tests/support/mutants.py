@@ -23,9 +23,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import qtool
+from tests.support.fuzz import confine
 from tests.support.patterns import Net
 
-_TIMEOUT_S = 120
+_TIMEOUT_S = 60
 _AT_ONCE = 20
 _FED = 64
 
@@ -337,7 +338,8 @@ def outcomes(works: list[Work], report: Path) -> list[str]:
 
 
 def main() -> None:
-    """Run the campaign, and print what is wrong."""
+    """Run the campaign, and print what is wrong; exit with 1 where something is."""
+    confine()
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 500
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     folder = Path(tempfile.mkdtemp(prefix="mutants-"))
@@ -364,6 +366,7 @@ def main() -> None:
     print(f"{count} mutants; {kinds.total()} wrong")
     for last, times in kinds.most_common():
         print(f"{times:5d}  {last}")
+    sys.exit(bool(kinds))
 
 
 if __name__ == "__main__":
