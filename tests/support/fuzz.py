@@ -1,9 +1,9 @@
 """All campaigns, a share of each: `python -m tests.support.fuzz --cases N --seed S`, which `make fuzz` calls.
 
-Changed models (mutants.py), changed files of every other kind (hostile.py), and random valid networks, plain, unusual and
-with exclusions (campaign.py). Each runs as a program of its own, which may not take more than 4 GiB, nor write outside of
-a temporary folder, nor open a file that is neither there nor part of Python, the system or the repository. The seed of
-another day is another part of the same endless set.
+Changed models (mutants.py), changed files of every other kind (hostile.py), and random valid networks, plain, unusual
+and with exclusions (campaign.py). Each runs as a program of its own, which may not take more than 4 GiB, nor write
+outside of a temporary folder, nor open a file that is neither there nor part of Python, the system or the repository.
+The seed of another day is another part of the same endless set.
 """
 
 import argparse
