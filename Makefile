@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo fast test test-long times test-finetune test-zoo fuzz bench site lint types sdist clean FORCE
+.PHONY: demo fast test test-long times test-finetune test-zoo test-versions fuzz bench site lint types sdist clean FORCE
 # two goals of one call would install into the same environment side by side
 .NOTPARALLEL:
 
@@ -39,6 +39,10 @@ test-zoo: $(VENV)/dev
 test-finetune: $(VENV)/dev
 	$(BIN)/python -c 'import torch'
 	$(BIN)/python -m pytest -q tests/finetuning -m 'not slow'
+
+# with the oldest and the newest packages that pyproject.toml admits, on each Python that is there: an hour and more
+test-versions: $(VENV)/dev
+	$(BIN)/python -m tests.support.versions
 
 # changed models and files, and random networks: CASES of them, from SEED on (default: another part each day)
 CASES ?= 10000

@@ -120,7 +120,7 @@ def write_failure(exit_code: int, message: str) -> None:
             if path == STDOUT:
                 with reserved_stdout(wanted=True):
                     print_document(made[option]())
-            else:
+            elif _identity(path) not in _read_meanwhile():
                 write_text(path, made[option]())
 
 
@@ -328,18 +328,25 @@ def _input_at(place: str, inputs: Mapping[str, list[Path]]) -> str | None:
 def _refuse_overwriting(outputs: Mapping[str, str]) -> None:
     """Refuse an output over a file that was read meanwhile, by the user's own functions too. Raises `UsageError`."""
     there = {option: path for option, path in outputs.items() if Path(path).exists()}
-    if not there:
-        return
+    known = _read_meanwhile() if there else set()
+    for option, path in there.items():
+        if _identity(path) in known:
+            raise UsageError(f"{option} {path}: was read by this command; name another file")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _read_meanwhile() -> set[tuple[int, int]]:
+    """The files that this process has read so far: modules, and in a program what functions of the user's opened."""
     # asking a module that is imported lazily for an attribute would load it
     modules = [object.__getattribute__(module, "__dict__").get("__file__") for module in list(sys.modules.values())]
     read = [*modules, *(() if _made.reads is None else _made.reads())]
-    known = set()
-    for path in read:
-        if isinstance(path, str):
-            with suppress(OSError, ValueError):
-                stat = os.stat(path)  # noqa: PTH116
-                known.add((stat.st_dev, stat.st_ino))
-    for option, path in there.items():
-        stat = Path(path).stat()
-        if (stat.st_dev, stat.st_ino) in known:
-            raise UsageError(f"{option} {path}: was read by this command; name another file")
+    found = (_identity(path) for path in read if isinstance(path, str))
+    return {one for one in found if one is not None}

@@ -43,6 +43,7 @@ from qtool.quantization.request import Goal, Request
 from qtool.quantization.timing import timed
 from qtool.quantization.wanted import Wanted
 from qtool.runtime.providers import find_provider
+from qtool.runtime.versions import version_doubts
 from qtool.targets.tables import find_target
 
 PathLike = str | Path
@@ -233,7 +234,7 @@ def quantize(
         Path(output),
         size,
         before,
-        warnings=() if blind else _doubts(statistics, final, prepared),
+        warnings=(*version_doubts(), *(() if blind else _doubts(statistics, final, prepared))),
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=verdict,
         timing=timing,
