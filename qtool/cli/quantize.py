@@ -166,11 +166,10 @@ def command(
     _refuse_ignored(context, form=form, calibration=calibration, data=data)
     if plan_path is None:
         warn_of_target(context, find_target(target))
-    paths = {"--json": json_path, "--junit": junit_path}
+    paths = {"--output": None if check else result_path, "--save-plan": save_plan, "--html": html_path}
     if check:
         _refuse_written(save_plan=save_plan, html=html_path)
-    else:
-        paths |= {"--output": result_path, "--save-plan": save_plan, "--html": html_path}
+    paths |= {"--json": json_path, "--junit": junit_path}
     silent = quiet or STDOUT in paths.values()
     with outputs(paths) as written:
         with progress_bar(silent) as progress:

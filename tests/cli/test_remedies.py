@@ -46,7 +46,7 @@ def _config(*_):
 
 
 def _named(*_):
-    Path("c.toml").write_text("[tune]\nmin_sqnr = 10\n")
+    Path("c.toml").write_text("[tune]\nmin_sqnrr = 10\n")
 
 
 TUNE = ["tune", "m.onnx", "--data", "good.npz", "--calibrators", "max", "-o", "q.onnx"]
@@ -140,10 +140,10 @@ CASES = {
         [*TUNE, "--metric", "sqnr", "--min-sqnr", "10"],
     ),
     "a key outside of a table": (_config, [*TUNE, "--config", "c.toml"], "write it below [tune]", None),
-    "a key with an underscore": (
+    "a misspelt key": (
         _named,
         [*TUNE, "--config", "c.toml"],
-        "unknown key 'min_sqnr' in [tune] (did you mean 'min-sqnr'?)",
+        "unknown key 'min_sqnrr' in [tune] (did you mean 'min-sqnr'?)",
         None,
     ),
     "an unknown command": (
