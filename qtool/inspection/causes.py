@@ -14,7 +14,9 @@ from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.layers import Layer
 from qtool.inspection import grids
-from qtool.inspection.executed import EIGHT_BITS
+from qtool.inspection.executed import EIGHT_BITS, IN_BLOCKS
+from qtool.inspection.integers import NBITS
+from qtool.inspection.opened import element_type
 from qtool.inspection.planned import PlannedLayer
 from qtool.targets.rules import OpRule
 from qtool.targets.tables import TARGETS
@@ -112,7 +114,23 @@ def _wide(layer: PlannedLayer) -> Cause | None:
     for what, placed in (("input", layer.x), ("weight", layer.w), ("output", layer.y)):
         if placed is not None and placed.grid.dtype not in EIGHT_BITS:
             dtype = placed.grid.dtype or "an unknown type"
-            return Cause("wide-type", f"its {what} is {dtype}; the CPU's integer kernels take 8 bits")
+            return Cause("wide-type", f"its {what} is {dtype}; the CPU's integer kernels take int8 and uint8")
+    return None
+
+
+def _scales(layer: PlannedLayer) -> Cause | None:
+    """Scales that no kernel takes: computed in the run, or of another type than float32."""
+    for what, placed in (("input", layer.x), ("weight", layer.w), ("output", layer.y)):
+        if placed is None or not (grids.is_quantize(placed.node) or grids.is_dequantize(placed.node)):
+            continue
+        if not placed.grid.scale:
+            return Cause(
+                "computed-scale",
+                f"the scale of its {what} is computed in each run; kernels with calibrated ranges take constants",
+            )
+        dtype = element_type(placed.node.inputs[1])
+        if dtype not in ("", "float"):
+            return Cause("half-scales", f"the scale of its {what} is {dtype}; the integer kernels take float32 scales")
     return None
 
 
@@ -287,13 +305,25 @@ def bias_off(layer: PlannedLayer) -> str | None:
 def _only_weights(layer: PlannedLayer) -> Cause | None:
     if not layer.weights_only:
         return None
+    if layer.node.op_type == NBITS:
+        return _in_float(layer.node)
     graph = layer.node.graph
     if graph is None or not any(grids.is_quantize(node) and not grids.is_constant(node.inputs[0]) for node in graph):
-        return Cause("weights-only", "only its weight is quantised, and not its input")
+        dtype = layer.w.grid.dtype if layer.w is not None else ""
+        return Cause("weights-only", f"only its weight is quantised ({dtype or 'of an unknown type'}), and not its input")
     data = layer.node.inputs[0]
     maker = None if data is None else data.producer()
     source = "its input" if maker is None else f"its input, which {maker.op_type} makes,"
     return Cause("missing-input-q", f"{source} is not quantised")
+
+
+def _in_float(node: Node) -> Cause:
+    bits, block, level = (int(edit.attribute(node, name, 0)) for name in ("bits", "block_size", "accuracy_level"))
+    if level != IN_BLOCKS:
+        return Cause(
+            "accuracy-level", f"its weights have {bits} bits, and with accuracy_level {level} it computes in float"
+        )
+    return Cause("weights-only", f"onnxruntime has no integer kernel for weights of {bits} bits in blocks of {block}")
 
 
 def _float_weight(layer: PlannedLayer) -> Cause | None:
@@ -328,6 +358,7 @@ _PLANNED: tuple[_Check, ...] = (
     _bad_scale,
     _no_kernel,
     _wide,
+    _scales,
     _vector,
     _no_zero_point,
     _axis,

@@ -74,9 +74,9 @@ def nothing(look: Look) -> Iterator[Found]:
     if asked and not any(look.runs_integer(layer) for layer in look.planned):
         why = Counter(why_float(layer).text for layer in look.planned).most_common(1)[0][0]
         names = tuple(layer.name for layer in look.planned)
-        yield Found(
-            names, f"none of the {amount(asked, 'layer')} that the file quantises runs in integers", sentence(why)
-        )
+        which = "the one layer" if asked == 1 else f"none of the {asked} layers"
+        words = f"{which} that the file quantises runs in {'float' if asked == 1 else 'integers'}"
+        yield Found(names, words, sentence(why))
 
 
 def requantised(look: Look) -> Iterator[Found]:
@@ -245,9 +245,10 @@ def seams(look: Look) -> Iterator[Found]:
 
 
 def _at_end(look: Look, number: int) -> bool:
+    """Whether it reads an input, or makes an output, of the model or of the body that holds it."""
     node = look.executed.nodes[number]
-    ends = {port.name for port in (*look.opened.inputs, *look.opened.outputs)}
-    return bool(ends.intersection((*node.inputs, *node.outputs)))
+    made = look.executed.maker(node.inputs[0]) is not None
+    return not made or not any(map(look.executed.readers, node.outputs))
 
 
 def reduced_range(look: Look) -> Iterator[Found]:

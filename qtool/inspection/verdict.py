@@ -1,5 +1,7 @@
 """The verdict on a quantised model in one line, and the step that comes next."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, TIME_IT, Finding, InspectedLayer, Speed
@@ -30,7 +32,7 @@ def verdict_of(
     whole = sum(layer.macs or 0 for layer in known)
     if whole and len(known) == len(layers):
         words += f", {100 * sum(layer.macs or 0 for layer in integer) / whole:.0f} % of multiply-accumulates"
-    parts = [f"{words} in integers"]
+    parts = [f"{words} in integers" if layers else "nothing in it multiplies and accumulates", *_narrow(layers)]
     if speed is not None and speed.speedup is not None:
         ratio = (
             f"{speed.speedup:.2g}x the speed of float"
@@ -59,6 +61,16 @@ def verdict_of(
     if any(one.rule == "wrong-result" for one in findings):
         parts.insert(0, "WRONG: onnxruntime computes something else than the file says")
     return "; ".join(parts)
+
+
+def _narrow(layers: Sequence[InspectedLayer]) -> list[str]:
+    """How many layers have weights of other than 8 bits, in words."""
+    bits = Counter(
+        int(found[0])
+        for layer in layers
+        if layer.weight is not None and (found := re.findall(r"^u?int(\d+)$", layer.weight.dtype)) and found[0] != "8"
+    )
+    return [f"weights of {number} bits in {amount(count, 'layer')}" for number, count in sorted(bits.items())]
 
 
 def next_step(findings: Sequence[Finding], speed: Speed | None, *, own: bool) -> str:

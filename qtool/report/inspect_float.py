@@ -4,7 +4,7 @@ import re
 import shlex
 from collections import Counter
 
-from qtool.core.records.inspection import Inspection, Port, Prospect
+from qtool.core.records.inspection import ANY_PRESET, ANY_VALUE, Inspection, Port, Prospect
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line, rounded
@@ -169,8 +169,22 @@ def _next(result: Inspection, asked: Asked) -> str:
     """The command that comes next: with the data that was given, as it was read, or with what the model asks for."""
     found = [_SUGGESTED.fullmatch(text) for text in result.suggestions]
     # data that was run is read as it should be
-    options = [_option(one[1], one[2]) for one in found if one is not None and (asked.data is None or one[1] == "fix")]
+    given = [one for one in found if one is not None and (asked.data is None or one[1] == "fix")]
+    lacks = [] if asked.data is not None else ["your samples as --data"]
+    lacks += [_lacking(one[1], one[2]) for one in given if _is_open(one[2])]
+    options = [_option(one[1], one[2]) for one in given if not _is_open(one[2])]
     fixed = any(one is not None and one[1] == "fix" for one in found)
     if not result.targets or not (fixed or any(one.integer_layers for one in result.targets)):
         return result.next
-    return " ".join(["qtool quantize", shlex.quote(result.model), data_text(asked), *options])
+    command = " ".join([f"qtool quantize {shlex.quote(result.model)}{data_text(asked)}", *options])
+    return f"with {' and '.join(lacks)}: {command}" if lacks else command
+
+
+def _is_open(value: str) -> bool:
+    """Whether a suggestion leaves to the user what it should be."""
+    return value.rpartition("=")[2] in (ANY_PRESET, ANY_VALUE)
+
+
+def _lacking(name: str, value: str) -> str:
+    option, setting, _ = f"--{name.replace('_', '-')}", *value.rpartition("=")[:2]
+    return f"its value as {option} {setting}=" if setting else f"what suits your pictures as {option}"

@@ -90,7 +90,7 @@ def test_the_page_names_the_next_command_with_its_options(tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     result = qtool.inspect_model(tmp_path / "m.onnx")
     assert float_text(result).splitlines()[-1] == (
-        f"next: qtool quantize {tmp_path / 'm.onnx'} --data DATA --state h=hn"
+        f"next: with your samples as --data: qtool quantize {tmp_path / 'm.onnx'} --state h=hn"
     )
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert document["schema"] == "qtool.inspect"
@@ -105,7 +105,8 @@ def test_the_next_command_reads_data_as_it_was_read(tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     result = qtool.inspect_model(tmp_path / "m.onnx")
     command = f"next: qtool quantize {tmp_path / 'm.onnx'} --data "
-    assert float_text(result).splitlines()[-1] == f"{command}DATA --preprocess PRESET"
+    lacking = "with your samples as --data and what suits your pictures as --preprocess"
+    assert float_text(result).splitlines()[-1] == f"next: {lacking}: qtool quantize {tmp_path / 'm.onnx'}"
     assert float_text(result, Asked(data="a b.npz")).splitlines()[-1] == f"{command}'a b.npz'"
     read = Asked(data="pictures", reading=(("preprocess", "yolo"),))
     assert float_text(result, read).splitlines()[-1] == f"{command}pictures --preprocess yolo"

@@ -14,6 +14,7 @@ from qtool import inspect_model, quantize
 from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
 from qtool.core.records.inspection import REQUANTISE
+from qtool.core.records.results import Asked
 from qtool.report.inspect import inspection_text
 from tests.support.patterns import Net
 
@@ -172,8 +173,8 @@ def test_a_model_of_qtool_is_known_and_not_to_be_made_again(models, tmp_path, ho
     assert found.maker == "qtool"
     assert REQUANTISE not in found.next
     assert inspection_text(found).splitlines()[2] == (
-        f"next: time it beside the float model: qtool inspect {tmp_path / 'own.onnx'} --float FLOAT.onnx --data DATA "
-        "--latency"
+        "next: time it beside the float model, with the float model as --float and your samples as --data: qtool inspect "
+        f"{tmp_path / 'own.onnx'} --latency"
     )
 
 
@@ -214,4 +215,6 @@ def test_to_quantise_again_is_no_remedy_for_its_own_models(tmp_path):
     (one,) = [finding for finding in found.findings if finding.rule == "one-channel"]
     assert one.remedy.startswith("quantise the float model with qtool for latency: ")
     assert not any(finding.remedy for finding in found.findings if finding.rule in ("float-tail", "missing-output-q"))
-    assert " --data DATA --optimize-for latency -o own.qtool.onnx" in inspection_text(found)
+    assert ": `qtool quantize`, with the float model that it is made of and your samples as --data" in inspection_text(found)
+    known = inspection_text(inspect_model(tmp_path / "own.onnx", source, [net.samples(2)]), Asked(data="a.npz"))
+    assert f": qtool quantize {source} --data a.npz --optimize-for latency -o own.qtool.onnx" in known

@@ -14,6 +14,9 @@ REQUANTISE = "quantise the float model with qtool"
 FOR_LATENCY = f"{REQUANTISE} for latency"
 """The same, with the option that lets the clock choose."""
 
+ANY_PRESET, ANY_VALUE = "PRESET", "VALUE"
+"""In the place of a suggested value of which a file says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
