@@ -52,7 +52,7 @@ def inspect_model(
         float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
         data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
         latency: whether to time the model and each node of it, in one thread of this machine.
-        progress: told of each step of the work on a quantised model.
+        progress: told of each step of the work on a quantised model, and on the draft of one.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
@@ -63,7 +63,7 @@ def inspect_model(
     if not opened.is_quantized:
         if float_model is not None:
             raise UsageError(f"{arg('float_model')}: {model} is a float model itself; leave it out")
-        return inspect_float(opened, model_io.load(model), data, latency=latency, **reading)
+        return inspect_float(opened, model_io.load(model), data, latency=latency, progress=progress, **reading)
     return _Inspected(opened, float_model, data, latency, reading, progress).inspection()
 
 

@@ -74,19 +74,20 @@ def _targets(result: Inspection) -> list[str]:
     """Targets on which the same becomes of everything share a row."""
     alike: dict[tuple[object, ...], list[Prospect]] = {}
     for one in result.targets:
-        key = (one.layers, one.integer_layers, one.macs_share, one.layers_speedup, tuple(one.floats.items()))
+        key = (one.layers, one.integer_layers, one.macs_share, one.layers_speedup, one.speedup, tuple(one.floats.items()))
         alike.setdefault(key, []).append(one)
-    rows = [_target(several) for several in alike.values()]
-    header = ["target", "layers in integers", "of the MACs", "estimated: these layers", "the model"]
-    return ["", aligned(header, rows)] if rows else []
+    timed = any(one.speedup is not None for one in result.targets)
+    rows = [_target(several, timed=timed) for several in alike.values()]
+    speed = "the draft, timed here" if timed else "estimated: these layers"
+    return ["", aligned(["target", "layers in integers", "of the MACs", speed], rows)] if rows else []
 
 
-def _target(several: list[Prospect]) -> list[str]:
+def _target(several: list[Prospect], *, timed: bool) -> list[str]:
     one = several[0]
     share = ABSENT if one.macs_share is None else percent(one.macs_share)
-    gain = ABSENT if one.layers_speedup is None else f"{one.layers_speedup:.2g}x"
-    whole = ABSENT if one.speedup is None else f"{one.speedup:.2g}x"
-    return [", ".join(p.target for p in several), f"{one.integer_layers} of {one.layers}", share, gain, whole]
+    gain = one.speedup if timed else one.layers_speedup
+    speed = ABSENT if gain is None else f"{gain:.2g}x"
+    return [", ".join(p.target for p in several), f"{one.integer_layers} of {one.layers}", share, speed]
 
 
 def _floats(result: Inspection, *, every: bool) -> list[str]:

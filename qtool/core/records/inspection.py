@@ -156,8 +156,8 @@ class Prospect:
     target: its name. layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None
     where unknown.
     floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
-    that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
-    model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
+    that become integer are as in float, borders included: an estimate; None where there is no table. speedup: how many
+    times as fast as float a draft of the int8 model ran here; None where none was timed.
     """
 
     target: str
