@@ -118,18 +118,10 @@ def _wide(layer: PlannedLayer) -> Cause | None:
     return None
 
 
-def _scales(layer: PlannedLayer) -> Cause | None:
-    """Scales that no kernel takes: computed in the run, or of another type than float32."""
+def _half(layer: PlannedLayer) -> Cause | None:
     for what, placed in (("input", layer.x), ("weight", layer.w), ("output", layer.y)):
-        if placed is None or not (grids.is_quantize(placed.node) or grids.is_dequantize(placed.node)):
-            continue
-        if not placed.grid.scale:
-            return Cause(
-                "computed-scale",
-                f"the scale of its {what} is computed in each run; kernels with calibrated ranges take constants",
-            )
-        dtype = element_type(placed.node.inputs[1])
-        if dtype not in ("", "float"):
+        dtype = "" if placed is None or len(placed.node.inputs) < 2 else element_type(placed.node.inputs[1])
+        if dtype in ("float16", "bfloat16"):
             return Cause("half-scales", f"the scale of its {what} is {dtype}; the integer kernels take float32 scales")
     return None
 
@@ -358,7 +350,7 @@ _PLANNED: tuple[_Check, ...] = (
     _bad_scale,
     _no_kernel,
     _wide,
-    _scales,
+    _half,
     _vector,
     _no_zero_point,
     _axis,

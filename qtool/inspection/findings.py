@@ -107,7 +107,6 @@ _ROWS = (
     Rule("mixed-types", f"one 8-bit type throughout: {REQUANTISE}"),
     Rule("wide-type", f"8 bits: {REQUANTISE}; 16 and 4 bits and float8 are for other devices"),
     Rule("half-scales", f"float32 scales, of the model in float32: {REQUANTISE}"),
-    Rule("computed-scale", f"ranges found once, on samples: {REQUANTISE}; or its dynamic form, which writes MatMulInteger"),
     Rule("vector-scale", f"one scale for each activation: {REQUANTISE}"),
     Rule("scale-shape", f"give scales and zero points the shape [] in the file; or {REQUANTISE}"),
     Rule("no-zero-point", f"write the zero point, 0 as it may be; or {REQUANTISE}"),

@@ -71,12 +71,12 @@ def _next(result: Finetuned) -> str:
     if rate is None:
         again = f"qtool finetune {shlex.quote(asked.model)}"
         again += "" if asked.calibration is None else f" --calibration {shlex.quote(asked.calibration)}"
-        advice = f"{few}try smaller steps: `{again}{data_text(asked)}{options_text(asked)} --learning-rate 0.3`"
+        advice = f"{few}try smaller steps: `{again} {data_text(asked)}{options_text(asked)} --learning-rate 0.3`"
     else:
         advice = f"{few}leave `--learning-rate` as it is by default"
     shared = options_text(asked, only=("eval_data", "metric", "decode", *_GRID))
     return (
-        f"{advice}; `qtool tune {shlex.quote(asked.model)}{data_text(asked)}{shared}` tries more; the model of `qtool "
+        f"{advice}; `qtool tune {shlex.quote(asked.model)} {data_text(asked)}{shared}` tries more; the model of `qtool "
         "quantize` is as good"
     )
 

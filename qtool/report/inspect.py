@@ -73,12 +73,13 @@ def _command(inspection: Inspection, asked: Asked) -> str:
         return f": `qtool quantize`, with {' and '.join(['the float model that it is made of', *samples])}"
     lacks = ["the float model as --float"] * (source is None) + samples
     words = f", with {' and '.join(lacks)}" if lacks else ""
+    data = "" if asked.data is None else f" {data_text(asked)}"
     floating = "" if source is None else f" {'--float ' if timed else ''}{shlex.quote(source)}"
     if timed:
-        return f"{words}: qtool inspect {shlex.quote(inspection.model)}{floating}{data_text(asked)} --latency"
+        return f"{words}: qtool inspect {shlex.quote(inspection.model)}{floating}{data} --latency"
     output = shlex.quote(Path(inspection.model).with_suffix(".qtool.onnx").name)
     fast = " --optimize-for latency" if FOR_LATENCY in inspection.next else ""
-    return f"{words}: qtool quantize{floating}{data_text(asked)}{fast} -o {output}"
+    return f"{words}: qtool quantize{floating}{data}{fast} -o {output}"
 
 
 def _facts(inspection: Inspection) -> list[str]:
@@ -100,11 +101,12 @@ def speed_line(speed: Speed) -> str:
     )
     own = f"{_ms(speed.ms)}"
     if speed.float_ms is None or speed.speedup is None:
-        return f"{own}; {how}{'; too noisy to trust' if speed.noisy else ''}"
+        return f"{own}{', too noisy to trust' if speed.noisy else ''}; {how}"
     ratio = f"float {_ms(speed.float_ms)} / int8 {own} = {speed.speedup:.2f}x"
     if speed.noisy:
         return f"{ratio}, too noisy to say which is faster; {how}"
-    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}; {how}"
+    rough = ", roughly: the rounds differ much" if speed.rough else ""
+    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}{rough}; {how}"
 
 
 def _ms(spread: Sequence[float]) -> str:

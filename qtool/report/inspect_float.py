@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 
 from qtool.core.records.inspection import ANY_PRESET, ANY_VALUE, Inspection, Port, Prospect
 from qtool.core.records.results import Asked
@@ -167,18 +168,27 @@ def _layers(result: Inspection, *, every: bool) -> list[str]:
 
 
 def _next(result: Inspection, asked: Asked) -> str:
-    """The command that comes next: with the data that was given, as it was read, or with what the model asks for."""
-    found = [_SUGGESTED.fullmatch(text) for text in result.suggestions]
-    # data that was run is read as it should be
-    given = [one for one in found if one is not None and (asked.data is None or one[1] == "fix")]
-    lacks = [] if asked.data is not None else ["your samples as --data"]
-    lacks += [_lacking(one[1], one[2]) for one in given if _is_open(one[2])]
-    options = [_option(one[1], one[2]) for one in given if not _is_open(one[2])]
-    fixed = any(one is not None and one[1] == "fix" for one in found)
+    """The command that comes next, behind words for what it lacks that nobody has given."""
+    found = [one for one in map(_SUGGESTED.fullmatch, result.suggestions) if one is not None]
+    fixed = any(one[1] == "fix" for one in found)
     if not result.targets or not (fixed or any(one.integer_layers for one in result.targets)):
         return result.next
-    command = " ".join([f"qtool quantize {shlex.quote(result.model)}{data_text(asked)}", *options])
+    ran = asked.data is not None
+    lacks = [] if ran else ["your samples as --data"]
+    lacks += [_lacking(one[1], one[2]) for one in found if _is_open(one[2]) and (not ran or one[1] == "fix")]
+    command = quantize_command(result.model, data_text(asked) if ran else "", result.suggestions, ran=ran)
     return f"with {' and '.join(lacks)}: {command}" if lacks else command
+
+
+def quantize_command(model: str, data: str, suggestions: Sequence[str], *, ran: bool) -> str:
+    """Return the command that quantises a float model, without what nobody can know but its user.
+
+    data: with what stands in front of it, and how it is read. suggestions: that an inspection makes. ran: whether the
+    data was run, and so is read as it should be.
+    """
+    found = [one for one in map(_SUGGESTED.fullmatch, suggestions) if one is not None and not _is_open(one[2])]
+    options = [_option(one[1], one[2]) for one in found if not ran or one[1] == "fix"]
+    return " ".join(filter(None, ["qtool quantize", shlex.quote(model), data, *options]))
 
 
 def _is_open(value: str) -> bool:

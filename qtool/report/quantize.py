@@ -117,8 +117,7 @@ def _hardly_integer(result: Quantized) -> tuple[str, ...]:
     return (
         f"HARDLY QUANTISED: {len(waiting)} of {amount(proof.layers, 'layer')} have integer kernels for calibrated "
         "ranges alone, and stay in float without data",
-        f"`qtool quantize {_word(result.asked.model)} -o {_word(str(result.output))}`, without --dynamic and with your "
-        "samples as --data",
+        f"`qtool quantize {_word(result.asked.model)} --data DATA -o {_word(str(result.output))}`, without --dynamic",
     )
 
 
@@ -173,22 +172,22 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
     model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
-    compared = f"`qtool eval {model} {_word(str(result.output))}{data}`{yours(asked)}"
+    compared = f"qtool eval {model} {_word(str(result.output))} {data}"
     if _but_for_one(result, verdict):
-        return ["calibrate with more samples", f"{compared} on others tells whether there are more like it"]
+        return ["calibrate with more samples", f"`{compared}` on others tells whether there are more like it"]
     if verdict.met is not False:
-        return [f"{compared} compares with labels, where the data has some; `--metric` chooses how"]
+        return [f"`{compared} --metric METRIC` compares by your own metric"]
     commands = [
-        f"`qtool tune {model}{data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
-        f"{_after_calibration(asked, 'sensitivity')}{data}{grid}` shows which layers",
+        f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
+        f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
         # without a calibration file it is of the samples that train
-        f"`qtool finetune {model}{_calibration(asked)}{data}{grid}` trains its numbers",
+        f"`qtool finetune {model}{_calibration(asked)} {data}{grid}` trains its numbers",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
     if asked.data is None:
-        commands.append("each with what calibrated as `--data`, and the options that say how it is read")
+        commands.append("DATA: what calibrated, with the options that say how it is read")
     return commands
 
 
@@ -199,7 +198,7 @@ def _after_calibration(asked: Asked, command: str) -> str:
         return f"`qtool {command} {model}{_calibration(asked)}"
     file = _word(str(PurePath(asked.model).with_suffix(".calib")))
     fixed = options_text(asked, only=("fix",))
-    made = f"qtool calibrate {model}{data_text(asked)}{fixed} -o {file}"
+    made = f"qtool calibrate {model} {data_text(asked)}{fixed} -o {file}"
     return f"`{made} && qtool {command} {model} --calibration {file}"
 
 
@@ -214,14 +213,9 @@ def options_text(asked: Asked, *, only: Sequence[str] | None = None, without: Se
 
 
 def data_text(asked: Asked) -> str:
-    """Return the data as it was given, and how it is read, with a space in front of each; see `yours`."""
-    data = [] if asked.data is None else [("data", asked.data)]
-    return "".join(f" --{name.replace('_', '-')} {_word(text)}" for name, text in (*data, *asked.reading))
-
-
-def yours(asked: Asked) -> str:
-    """Return what a command lacks that nobody has given, in words that stand outside of it; "" where that is nothing."""
-    return " with your samples as `--data`" if asked.data is None else ""
+    """Return the data as it was given, with how it is read."""
+    data = "DATA" if asked.data is None else _word(asked.data)
+    return " ".join([f"--data {data}", *(f"--{name.replace('_', '-')} {_word(text)}" for name, text in asked.reading)])
 
 
 def _word(name: str) -> str:

@@ -175,7 +175,7 @@ def test_a_form_that_leaves_most_in_float_says_so(tmp_path):
     verdict, command = quantized_text(result).splitlines()[-2:]
     judged = verdict.removeprefix("  verdict     ")
     assert judged.startswith("HARDLY QUANTISED: ") and f"of {layers} layers have integer kernels" in judged
-    advised = f"`qtool quantize {model} -o {tmp_path / 'q.onnx'}`, without --dynamic and with your samples as --data"
+    advised = f"`qtool quantize {model} --data DATA -o {tmp_path / 'q.onnx'}`, without --dynamic"
     assert command == f"  next        {advised}"
     assert bad_verdict(result) == f"{tmp_path / 'q.onnx'}: {judged}; next: {advised}"
     assert bad_verdict(qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")) == ""
@@ -189,6 +189,6 @@ def test_how_data_was_read_is_known_of_a_calibration_file(tmp_path):
     qtool.calibrate(model, tmp_path, calibration, preprocess=tmp_path / "as.json")
     result = qtool.quantize(model, tmp_path / "q.onnx", calibration=calibration, min_sqnr=90)
     assert result.asked.reading == (("preprocess", str(tmp_path / "as.json")),)
-    assert f"`qtool tune {model} --preprocess {tmp_path / 'as.json'} --min-sqnr 90`" in quantized_text(
+    assert f"`qtool tune {model} --data DATA --preprocess {tmp_path / 'as.json'} --min-sqnr 90`" in quantized_text(
         result
     )

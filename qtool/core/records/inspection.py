@@ -126,7 +126,7 @@ class Speed:
 
     ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
     model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so
-    much that the ratio says nothing; threads: of the session; rounds: how many.
+    much that the ratio says nothing; rough: whether so much that it may be 15 % off; threads: of the session; rounds: how many.
     """
 
     ms: tuple[float, float, float]
@@ -135,6 +135,7 @@ class Speed:
     noisy: bool
     threads: int
     rounds: int
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
