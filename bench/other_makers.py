@@ -87,7 +87,7 @@ REMEDIES: tuple[tuple[str, Way, Way], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What `inspect` printed of a model, and the speed-up that `qtool.evaluate` measured; `failure`: why there is none."""
+    """What `inspect` says of a model, and the speed-up that was measured; `failure`: why there is none."""
 
     found: Mapping[str, Any]
     speedup: float | None
@@ -114,9 +114,9 @@ def other_makers(models: Sequence[ZooModel], folder: Path) -> str:
     second = [_mended(model, slow, way, seen) for model, slow, way in REMEDIES]
     return "\n".join([
         "## Other makers", "", _text(homes), "",
-        markdown(["maker", "how", "model", "speed-up", "`qtool inspect`: the verdict", "to blame"], first, left=range(6)),
-        "", "What the remedy brings that `inspect` names for a slow one:", "",
-        markdown(["model", "maker", "speed-up", "remedy", "applied", "then"], second, left=range(6)), "",
+        markdown(["maker", "how", "model", "speed-up", "the verdict", "to blame"], first, left=(0, 1, 2, 4, 5)),
+        "", "What the next step brings that `inspect` names, for slow ones:", "",
+        markdown(["model", "maker", "speed-up", "next", "applied", "then"], second, left=(0, 1, 3, 4)), "",
     ])  # fmt: skip
 
 

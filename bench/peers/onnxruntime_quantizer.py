@@ -1,4 +1,4 @@
-"""onnxruntime's own quantizer, as its documentation recommends for x86 (QDQ, U8S8, per channel) unless asked otherwise."""
+"""onnxruntime's own quantizer; unless asked otherwise as documented for x86 (QDQ, U8S8, per channel)."""
 
 import argparse
 import logging

@@ -302,7 +302,9 @@ def _only_weights(layer: PlannedLayer) -> Cause | None:
     graph = layer.node.graph
     if graph is None or not any(grids.is_quantize(node) and not grids.is_constant(node.inputs[0]) for node in graph):
         dtype = layer.w.grid.dtype if layer.w is not None else ""
-        return Cause("weights-only", f"only its weight is quantised ({dtype or 'of an unknown type'}), and not its input")
+        return Cause(
+            "weights-only", f"only its weight is quantised ({dtype or 'of an unknown type'}), and not its input"
+        )
     data = layer.node.inputs[0]
     maker = None if data is None else data.producer()
     source = "its input" if maker is None else f"its input, which {maker.op_type} makes,"

@@ -75,7 +75,14 @@ def _targets(result: Inspection) -> list[str]:
     """Targets on which the same becomes of everything share a row."""
     alike: dict[tuple[object, ...], list[Prospect]] = {}
     for one in result.targets:
-        key = (one.layers, one.integer_layers, one.macs_share, one.layers_speedup, one.speedup, tuple(one.floats.items()))
+        key = (
+            one.layers,
+            one.integer_layers,
+            one.macs_share,
+            one.layers_speedup,
+            one.speedup,
+            tuple(one.floats.items()),
+        )
         alike.setdefault(key, []).append(one)
     timed = any(one.speedup is not None for one in result.targets)
     rows = [_target(several, timed=timed) for several in alike.values()]

@@ -215,6 +215,8 @@ def test_to_quantise_again_is_no_remedy_for_its_own_models(tmp_path):
     (one,) = [finding for finding in found.findings if finding.rule == "one-channel"]
     assert one.remedy.startswith("quantise the float model with qtool for latency: ")
     assert not any(finding.remedy for finding in found.findings if finding.rule in ("float-tail", "missing-output-q"))
-    assert ": `qtool quantize`, with the float model that it is made of and your samples as --data" in inspection_text(found)
+    assert ": `qtool quantize`, with the float model that it is made of and your samples as --data" in inspection_text(
+        found
+    )
     known = inspection_text(inspect_model(tmp_path / "own.onnx", source, [net.samples(2)]), Asked(data="a.npz"))
     assert f": qtool quantize {source} --data a.npz --optimize-for latency -o own.qtool.onnx" in known

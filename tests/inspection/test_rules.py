@@ -388,7 +388,9 @@ def test_a_model_of_foreign_operators_says_whose_they_are(tmp_path):
     net = Net()
     read = net.add("Quant", "x", *net.grid(0.05, 0.0, "float32"), domain="qonnx.custom_op.general")
     path = net.write(tmp_path / "model.onnx", net.conv(read))
-    with pytest.raises(ModelError, match=r"onnxruntime does not run it: its operators \(Quant and others\) are QONNX's"):
+    with pytest.raises(
+        ModelError, match=r"onnxruntime does not run it: its operators \(Quant and others\) are QONNX's"
+    ):
         inspect_model(path)
 
 
@@ -419,9 +421,9 @@ def test_a_table_fits_a_terminal_whatever_layers_are_called(tmp_path):
     value = net.fake("x")
     for part in "ab":
         value = net.fake(net.conv(value))
-        next(node for node in net.nodes if node.op_type == "Conv" and len(node.name) < 20).name = (
-            f"/model/encoder/layers.{part}/self_attention/projection/out/Conv"
-        )
+        next(
+            node for node in net.nodes if node.op_type == "Conv" and len(node.name) < 20
+        ).name = f"/model/encoder/layers.{part}/self_attention/projection/out/Conv"
     found = inspect_model(net.write(tmp_path / "model.onnx", value))
     table = inspection_text(found).split("\n\n")[2].splitlines()
     assert max(map(len, table)) <= 100 and "…" in table[1] and table[-1] == "with -v: whole names and all columns"
