@@ -33,11 +33,8 @@ Environments = Mapping[str, Environment]
 
 def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, peers: Sequence[str]) -> str:
     """The section's text."""
-    homes = {
-        name: environment(name)
-        for name in REQUIREMENTS
-        if name not in (*LEARNING, *INSPECTED, *OPTIONAL) or name in peers
-    }
+    elsewhere = (*LEARNING, *INSPECTED, *OPTIONAL)
+    homes = {name: environment(name) for name in REQUIREMENTS if name not in elsewhere or name in peers}
     for name in ("qtool", "onnxruntime"):
         if homes[name].failure is not None:
             sys.exit(f"no environment for {name}: {homes[name].failure}")

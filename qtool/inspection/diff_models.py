@@ -20,7 +20,7 @@ from qtool.graph.layers import Layer
 from qtool.inspection import grids
 from qtool.inspection.diff_plans import integers_apart, range_difference, scales_apart
 from qtool.inspection.executed import Executed, is_integer, layer_kernels
-from qtool.inspection.inputs import Examples, examples_of, fed_to
+from qtool.inspection.inputs import Examples, examples_of, fed_to, loaded
 from qtool.inspection.opened import Opened
 from qtool.inspection.planned import PlannedLayer, planned_layers
 from qtool.inspection.speed import speed_of
@@ -41,6 +41,7 @@ class _Side:
 
     @classmethod
     def of(cls, opened: Opened) -> "_Side":
+        loaded(opened)
         executed = Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
         layers = planned_layers(opened.model)
         kernels = layer_kernels(executed, layers)

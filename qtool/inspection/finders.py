@@ -99,7 +99,7 @@ def requantised(look: Look) -> Iterator[Found]:
 
 
 def _of(look: Look, layers: Sequence[PlannedLayer], what: str, why: str, *, costs_time: bool = True) -> Iterator[Found]:
-    """The find about some layers; none where there is none. costs_time: whether the time of these layers is its price."""
+    """The find about some layers; none where there is none. costs_time: whether their time is its price."""
     if layers:
         numbers = tuple(look.numbers(layers)) if costs_time else ()
         yield Found(tuple(layer.name for layer in layers), what, why, numbers)

@@ -123,7 +123,7 @@ _ROWS = (
     Rule("float-weight", _BY_QTOOL),
     Rule("float-constant", _BY_QTOOL),
     Rule("float-tail", _BY_QTOOL),
-    Rule("dynamic", f"calibrated ranges, where its operators have kernels for them: {REQUANTISE}"),
+    Rule("dynamic", f"calibrated ranges are not faster by themselves: {REQUANTISE}, which measures both forms"),
     Rule(
         "accuracy-level",
         f"set accuracy_level to 4: blocks of its input are then rounded to 8 bits; or {REQUANTISE}",

@@ -60,7 +60,6 @@ _ORT = {
     "mixed-types": _ORT_UINT8,
     "wide-type": _ORT_UINT8,
     "conv-integer": "quantize_static with data, or quantize_dynamic(op_types_to_quantize=['MatMul', 'Gemm'])",
-    "dynamic": "quantize_static with data",
     "missing-output-q": _ORT_ALL,
     "missing-input-q": _ORT_ALL,
     "not-quantised": _ORT_ALL,

@@ -13,6 +13,10 @@ _ALIKE = 1.03
 _MUCH = 0.1
 _DEAR = ("slow-pool", "signed-kernel", "conv-integer", "one-channel", "slower-in-integers")
 """What costs time in integers."""
+_ONLY_SLOW = ("slower-in-integers", "dynamic")
+"""What is to be mended only where the model is no faster than float."""
+_BY_CLOCK = ("slow-pool", "one-channel", "slower-in-integers", "seams", "dropped-pairs", "layout", "float-tail")
+"""What may cost next to nothing: of a model that was not timed it is no reason to mend it."""
 _FIRST = ("does-not-run", "wrong-result", "bad-scale", "accuracy", "no-integers")
 """What is to be mended before anything is made faster."""
 
@@ -79,7 +83,9 @@ def next_step(findings: Sequence[Finding], speed: Speed | None, *, own: bool) ->
     own: whether qtool made the model, so that quantising it anew would give the same.
     """
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
-    findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
+    if speed is None:
+        findings = [one for one in findings if one.rule not in _BY_CLOCK]
+    findings = [one for one in findings if one.remedy and (slow or one.rule not in _ONLY_SLOW)]
     wrong = next((one for one in findings if one.rule in _FIRST), None)
     dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
     found = wrong or dear

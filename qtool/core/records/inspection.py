@@ -126,7 +126,8 @@ class Speed:
 
     ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
     model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so
-    much that the ratio says nothing; rough: whether so much that it may be 15 % off; threads: of the session; rounds: how many.
+    much that the ratio says nothing; rough: whether so much that it may be 15 % off. threads: of the session; rounds:
+    how many.
     """
 
     ms: tuple[float, float, float]
