@@ -34,7 +34,7 @@ def fails(look: Look) -> Iterator[Found]:
 def accuracy(look: Look) -> Iterator[Found]:
     """Find outputs that lie far from float's, and the tensors that lose most by themselves."""
     db = look.output_db
-    if db is None or db >= _FAIR:
+    if db is None or db >= _FAIR or look.trained:
         return
     alone = {name: one for name, one in look.errors.alone.items() if one is not None and name not in look.outputs}
     worst = tuple(sorted(alone, key=lambda name: alone[name])[:_WORST])
@@ -44,6 +44,16 @@ def accuracy(look: Look) -> Iterator[Found]:
         f"the output lies {db:.1f} dB from float's; below {_FAIR:g} it costs accuracy",
         f"What loses most by itself: {told}" if told else "No layer alone is known to lose as much",
     )
+
+
+def trained(look: Look) -> Iterator[Found]:
+    """Find a model that was trained behind the float one, of which SQNR says little."""
+    if look.trained:
+        yield Found(
+            look.trained,
+            f"the weights of {amount(len(look.trained), 'layer')} are others than float's, whatever their rounding",
+            "It was trained on, or corrected: SQNR says how far it moved from that float model, and not what it lost",
+        )
 
 
 def bad_scale(look: Look) -> Iterator[Found]:

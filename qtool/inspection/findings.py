@@ -95,6 +95,7 @@ _ROWS = (
     Rule("does-not-run", _BY_QTOOL, finders.fails),
     Rule("bad-scale", f"calibrate again on data whose values are finite; or {REQUANTISE}", finders.bad_scale),
     Rule("accuracy", f"leave the noisiest in float; or {REQUANTISE}, which chooses ranges by it", finders.accuracy),
+    Rule("trained", "compare both with labels: qtool eval", finders.trained),
     Rule("no-integers", _BY_QTOOL, finders.nothing),
     Rule("requantised", f"{REQUANTISE} and leave that layer out there: it is then hidden", finders.requantised),
     Rule("missing-output-q", _BY_QTOOL),

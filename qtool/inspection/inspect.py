@@ -1,6 +1,6 @@
 """`inspect_model`: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
@@ -26,6 +26,7 @@ from qtool.inspection.makers import OWN, Maker, form_of, maker_of
 from qtool.inspection.opened import Opened, open_model, parameters
 from qtool.inspection.planned import PlannedLayer, grid_or_none, macs_of, planned_layers, shapes_in
 from qtool.inspection.speed import PROFILE_SECONDS, speed_of
+from qtool.inspection.trained import trained_layers
 from qtool.inspection.verdict import next_step, verdict_of
 from qtool.runtime.census import take_census
 from qtool.runtime.profile import timed_nodes
@@ -159,7 +160,7 @@ class _Inspected:
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
             errors=self.errors, outputs=self._float_outputs(),
-            fails=self.examples.fails,
+            fails=self.examples.fails, trained=trained_layers(self._twins()),
         )  # fmt: skip
         layers = self._layers()
         findings = find_all(look)
@@ -286,6 +287,16 @@ class _Inspected:
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
+
+    def _twins(self) -> Iterator[tuple[PlannedLayer, PlannedLayer]]:
+        """The layers of the model, each with that of the float one, as far as it is known."""
+        if self.float is None:
+            return
+        made = {tensor: layer for layer in planned_layers(self.float.opened.model) for tensor in _tensors(layer)}
+        for layer in self.planned:
+            twin = next((made[t] for t in map(self._float_tensor, _tensors(layer)) if t in made), None)
+            if twin is not None:
+                yield layer, twin
 
     def _float_outputs(self) -> tuple[str, ...]:
         return () if self.float is None else tuple(port.name for port in self.float.opened.outputs)

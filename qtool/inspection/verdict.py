@@ -47,7 +47,9 @@ def verdict_of(
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
     if output_db is not None:
         low = any(one.rule == "accuracy" for one in findings)
-        parts.append(f"output SQNR {output_db:.1f} dB{': it COSTS ACCURACY' if low else ''}")
+        trained = any(one.rule == "trained" for one in findings)
+        said = ": it COSTS ACCURACY" if low else " from float's, which it was trained on from" if trained else ""
+        parts.append(f"output SQNR {output_db:.1f} dB{said}")
     total = executed.total
     if islands:
         share = ""

@@ -258,3 +258,22 @@ def test_a_model_that_is_good_as_far_as_is_known_is_to_be_timed(tmp_path):
     found = inspect_model(tmp_path / "q.onnx")
     assert "one-channel" in {finding.rule for finding in found.findings}
     assert found.next == TIME_IT
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_that_was_trained_on_is_not_judged_by_its_distance_from_float(models, tmp_path, trained):
+    """Its weights are no rounding of float's; multiplied by a factor for each channel they still are."""
+    other = onnx.load(models["float"])
+    for name in ("w1", "w2"):
+        weight = next(one for one in other.graph.initializer if one.name == name)
+        array = numpy_helper.to_array(weight)
+        moved = array + RNG.normal(size=array.shape) if trained else array * np.linspace(1, 4, 8).reshape(8, 1, 1, 1)
+        weight.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), name))
+    onnx.save(other, tmp_path / "other.onnx")
+    found = inspect_model(models["qdq"], tmp_path / "other.onnx", {"x": DATA})
+    rules = {finding.rule for finding in found.findings}
+    assert ("trained" in rules, "accuracy" in rules) == (trained, not trained), found.verdict
+    assert ("COSTS ACCURACY" in found.verdict) == (not trained)
+    assert "trained" not in {
+        finding.rule for finding in inspect_model(models["qdq"], models["float"], {"x": DATA}).findings
+    }
