@@ -100,7 +100,7 @@ def other_makers(models: Sequence[ZooModel], folder: Path) -> str:
     homes = {way.environment: environment(way.environment) for _, way in wanted if way.environment != _QTOOL}
     samples, floats = {}, {}
     for model in models:
-        if model.name in {name for name, _ in wanted}:
+        if model.name in {_TRAINED_ON, *(name for name, _ in wanted)}:
             taken = samples_of(model, model.calibration, SAMPLES)
             samples[model.name], floats[model.name] = stored(taken, folder / f"{model.name} samples"), model.model
     samples[TRAINED], floats[TRAINED] = samples[_TRAINED_ON], folder / "trained.onnx"
