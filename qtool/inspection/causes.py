@@ -361,7 +361,7 @@ _PLANNED: tuple[_Check, ...] = (
     _types_differ,
     _relu,
     _bias,
-    _moved,
     _signed,
+    _moved,
 )
 _UNPLANNED: tuple[_Check, ...] = (_only_weights, _no_kernel, _float_weight, _unquantized)

@@ -412,6 +412,19 @@ def test_a_seam_at_the_end_of_a_body_is_none_between_kernels(tmp_path):
     assert not any(one.rule == "seams" for one in found.findings)
 
 
+@pytest.mark.parametrize(("dtype", "zero", "integer"), [("uint8", 128, True), ("int8", -1, False)])
+def test_int8_that_two_nodes_read_is_to_blame_and_not_a_transpose_in_front(dtype, zero, integer, tmp_path):
+    """As TFLite models are by tf2onnx: pictures channels last, int8, a residual branch."""
+    net = Net((1, 8, 8, 4))
+    grid = (0.05, zero, dtype)
+    first = net.fake(net.conv(net.add("Transpose", net.fake("x", *grid), perm=[0, 3, 1, 2])), *grid)
+    second = net.fake(net.conv(first), *grid)
+    found = inspect_model(net.write(tmp_path / "model.onnx", net.fake(net.add("Add", first, second), *grid)))
+    assert [layer.integer for layer in found.layers] == [integer] * 2
+    assert ["two" if "int8" in layer.cause else "" for layer in found.layers] == ["" if integer else "two"] * 2
+    assert {one.rule for one in found.findings} == (set() if integer else {"no-integers", "signed-activations"})
+
+
 def test_a_model_without_layers_says_so(tmp_path):
     found = inspected(tmp_path, lambda net: [net.fake(net.add("Add", net.fake("x"), net.fake("x")))])
     assert found.verdict == "nothing in it multiplies and accumulates"

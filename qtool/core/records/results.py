@@ -204,6 +204,7 @@ class Quantized:
     timing: how fast it is beside float on this machine.
     asked: what it was given to read.
     unrefined: where weights were rounded to what their layers compute, those that were not, by tensor, and why.
+    decoders: by the shapes of its outputs, those that may read it as a detector.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("quantize", 2)
@@ -222,6 +223,7 @@ class Quantized:
     timing: Timing = field(default_factory=Timing)
     asked: Asked = field(default_factory=Asked)
     unrefined: dict[str, str] = field(default_factory=dict)
+    decoders: tuple[str, ...] = ()
 
     @property
     def refined(self) -> int:
