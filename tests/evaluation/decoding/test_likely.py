@@ -16,7 +16,7 @@ def real(*shape):
 @pytest.mark.parametrize(
     ("outputs", "names"),
     [
-        ({"y": real(1, 84, 190)}, ("yolov8",)),
+        ({"y": real(1, 83, 190)}, ("yolov8",)),
         ({"y": real(1, 8 * 8 + 4 * 4 + 2 * 2 + 300, 10)}, ("yolov5",)),
         ({"y": real(1, 8 * 8 + 4 * 4 + 2 * 2, 10)}, ()),  # 84 rows may be the steps of a text
         ({"boxes": real(1, 400, 4), "scores": real(1, 400, 3)}, ("ssd", "detr")),
