@@ -105,13 +105,13 @@ def other_makers(models: Sequence[ZooModel], folder: Path) -> str:
             samples[model.name], floats[model.name] = stored(taken, folder / f"{model.name} samples"), model.model
     samples[TRAINED], floats[TRAINED] = samples[_TRAINED_ON], folder / "trained.onnx"
     seen: dict[tuple[str, Way], Seen] = {}
-    for model, way in wanted:
-        output = folder / f"{model} {way.maker} {len(seen)}.onnx"
-        command = way.command(homes.get(way.environment), floats[model], samples[model], output)
-        seen[model, way] = _seen(command, homes.get(way.environment), floats[model], samples[model], output)
-        print(model, way.maker, way.name, seen[model, way].failure or seen[model, way].speedup, file=sys.stderr)
-    first = [_row(model, way, seen[model, way]) for model, way in CASES]
-    second = [_mended(model, slow, way, seen) for model, slow, way in REMEDIES]
+    for name, way in wanted:
+        output, home = folder / f"{name} {way.maker} {len(seen)}.onnx", homes.get(way.environment)
+        command = way.command(home, floats[name], samples[name], output)
+        found = seen[name, way] = _seen(command, home, floats[name], samples[name], output)
+        print(name, way.maker, way.name, found.failure or found.speedup, file=sys.stderr, flush=True)
+    first = [_row(name, way, seen[name, way]) for name, way in CASES]
+    second = [_mended(name, slow, way, seen) for name, slow, way in REMEDIES]
     return "\n".join([
         "## Other makers", "", _text(homes), "",
         markdown(["maker", "how", "model", "speed-up", "the verdict", "to blame"], first, left=(0, 1, 2, 4, 5)),

@@ -13,6 +13,7 @@ from torch import nn
 
 from bench.peers.samples import Samples
 
+FORM: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamo": False, "opset_version": 13}
 STEPS, BATCH, CLASSES = 20, 8, 10
 RATE, FINE_RATE = 0.01, 1e-6
 """Of learning, in float and with Q/DQ: the second trains the ranges, and next to nothing else."""
@@ -83,8 +84,7 @@ def _train(network: Any, pictures: torch.Tensor, rate: float) -> None:
 
 
 def _export(network: Any, pictures: torch.Tensor, output: Path) -> None:
-    names = {"input_names": ["x"], "output_names": ["y"]}
-    torch.onnx.export(network, (pictures[:1],), str(output), dynamo=False, opset_version=13, **names)
+    torch.onnx.export(network, (pictures[:1],), str(output), **FORM)
 
 
 def _with_pytorch(network: nn.Module, pictures: torch.Tensor, output: Path) -> None:
@@ -118,7 +118,7 @@ def _with_brevitas(network: nn.Module, pictures: torch.Tensor, output: Path) -> 
     prepared = quantize(preprocess_for_quantize(network.eval(), trace_model=True))
     prepared.train()
     _train(prepared, pictures, FINE_RATE)
-    export_onnx_qcdq(prepared.eval(), args=pictures[:1], export_path=str(output), opset_version=13, dynamo=False)
+    export_onnx_qcdq(prepared.eval(), args=pictures[:1], export_path=str(output), **FORM)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def why_float_node(node: Node) -> Cause:
         if found is not None:
             return found
     if rule is None or rule.kind == "bridge":
-        return Cause("no-kernel", f"onnxruntime has no integer kernel for {op}")
+        return Cause("no-kernel", f"{op} has no integer kernel")
     return _why_between(node, rule)
 
 
@@ -107,7 +107,7 @@ def _moved(layer: PlannedLayer) -> Cause | None:
 def _no_kernel(layer: PlannedLayer) -> Cause | None:
     if layer.node.op_type in _KINDS:
         return None
-    return Cause("no-kernel", f"onnxruntime has no integer kernel for {layer.node.op_type} with calibrated ranges")
+    return Cause("no-kernel", f"{layer.node.op_type} has no integer kernel for calibrated ranges")
 
 
 def _wide(layer: PlannedLayer) -> Cause | None:

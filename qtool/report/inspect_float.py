@@ -10,7 +10,7 @@ from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line, rounded
 from qtool.report.quantize import data_text
-from qtool.report.text import ABSENT, aligned, file_size
+from qtool.report.text import ABSENT, aligned, file_size, fitted
 
 _SUGGESTED = re.compile(r"(\w+)='(.*?)': (.*)", re.DOTALL)
 _LAYERS, _OPERATORS, _NAMED = 10, 8, 3
@@ -168,10 +168,13 @@ def _layers(result: Inspection, *, every: bool) -> list[str]:
     if not rows:
         return []
     header = ["layer", "op", "tensor", "MACs %", *(["ms"] if timed else []), "on this machine's target"]
-    more = (
-        f"{amount(len(result.layers) - len(rows), 'layer')} more; all with -v" if len(rows) < len(result.layers) else ""
-    )
-    return ["", aligned(header, rows, left=(0, 1, 2, len(header) - 1)), *([more] if more else [])]
+    left = (0, 1, 2, len(header) - 1)
+    if every:
+        return ["", aligned(header, rows, left=left)]
+    table, narrowed = fitted(header, rows, left=left, names=0, spare=(2,))
+    fewer = len(result.layers) - len(rows)
+    parts = [amount(fewer, "more layer")] * bool(fewer) + ["whole names and all columns"] * narrowed
+    return ["", table, *([f"with -v: {', '.join(parts)}"] if parts else [])]
 
 
 def _next(result: Inspection, asked: Asked) -> str:
