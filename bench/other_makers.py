@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import qtool
 from bench.environments import REQUIREMENTS, Environment, environment
+from bench.peers.samples import Samples
 from bench.process import measure, shortened
 from bench.side_by_side import samples_of, stored
 from bench.zoo_models import ZooModel
+from qtool.core.errors import QtoolError
+from qtool.evaluation.latency import measure_speed
 from qtool.report.text import ABSENT, markdown
+from qtool.runtime.session import Session
 
 SAMPLES = 16
 SECONDS = 1800
+TIMED, ROUNDS = 4.0, 300
 TRAINED = "a small network"
 _TRAINED_ON = "mlperf_resnet8"
 _QTOOL = "qtool"
@@ -127,8 +131,8 @@ def _text(homes: Mapping[str, Environment]) -> str:
         f"{SAMPLES} samples. `{TRAINED}` has three blocks of convolutions, a residual branch and a linear layer, and "
         "is trained for a few steps with Q/DQ in it, which the tool exports. Then `qtool inspect --float --data "
         "--latency` looks at what came out: its verdict as it stands, and the finding that costs most. Speed-up: over "
-        "float, measured by `qtool eval --latency` (one sample, one thread, medians of interleaved rounds), and not "
-        "by `inspect`, whose own is in the verdict."
+        "float, one sample, one thread, the processor's time, medians of interleaved rounds; measured anew, while "
+        "`inspect`'s own is in the verdict."
     )
 
 
@@ -145,11 +149,11 @@ def _seen(command: Sequence[object], home: Environment | None, model: Path, samp
         return Seen({}, None, looked.failure)
     found = json.loads(report.read_text(encoding="utf-8"))
     try:
-        compared = qtool.evaluate(model, [output], str(samples), metrics=["sqnr"], latency=True)
-    except qtool.QtoolError as error:
+        both = [Session(path) for path in (model, output)]
+        (_, latency), _ = measure_speed(both, list(Samples(samples)), TIMED, ROUNDS)
+    except QtoolError as error:
         return Seen(found, None, shortened(str(error)))
-    latency = compared.candidates[0].latency
-    return Seen(found, None if latency is None else latency.speedup)
+    return Seen(found, latency.speedup)
 
 
 def _row(model: str, way: Way, seen: Seen) -> list[str]:
@@ -167,7 +171,7 @@ def _blamed(seen: Seen) -> str:
     if not findings:
         return "nothing"
     share = findings[0]["ms_share"]
-    return f"`{findings[0]['rule']}`" + ("" if share is None else f", {100 * share:.0f} % of the time")
+    return str(findings[0]["rule"]) + ("" if share is None else f", {100 * share:.0f} % of the time")
 
 
 def _mended(model: str, slow: Way, way: Way, seen: Mapping[tuple[str, Way], Seen]) -> list[str]:

@@ -110,6 +110,14 @@ def _no_kernel(layer: PlannedLayer) -> Cause | None:
     return Cause("no-kernel", f"{layer.node.op_type} has no integer kernel for calibrated ranges")
 
 
+def _float_only(layer: PlannedLayer) -> Cause | None:
+    if layer.node.op_type in _KINDS or layer.w is not None:
+        return None
+    return Cause(
+        "float-only", f"{layer.node.op_type} has no integer kernel for calibrated ranges, and nobody asks for it"
+    )
+
+
 def _wide(layer: PlannedLayer) -> Cause | None:
     for what, placed in (("input", layer.x), ("weight", layer.w), ("output", layer.y)):
         if placed is not None and placed.grid.dtype not in EIGHT_BITS:
@@ -364,4 +372,4 @@ _PLANNED: tuple[_Check, ...] = (
     _signed,
     _moved,
 )
-_UNPLANNED: tuple[_Check, ...] = (_only_weights, _no_kernel, _float_weight, _unquantized)
+_UNPLANNED: tuple[_Check, ...] = (_only_weights, _float_only, _no_kernel, _float_weight, _unquantized)

@@ -119,6 +119,7 @@ _ROWS = (
         f"no Q/DQ for operators without an integer kernel; or {REQUANTISE}, which puts none there, and rewrites what "
         "it can",
     ),
+    Rule("float-only", ""),
     Rule("layout", _BY_QTOOL),
     Rule("not-quantised", _BY_QTOOL),
     Rule("float-weight", _BY_QTOOL),

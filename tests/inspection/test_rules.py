@@ -153,6 +153,11 @@ def requantised(net):
     return [net.fake(net.conv(net.fake(made)))]
 
 
+def float_only(net):
+    weight = net.constant(RNG.normal(size=(4, 4, 2, 2)).astype(np.float32))
+    return [net.add("ConvTranspose", net.add("Tanh", net.fake(net.conv(net.fake("x")))), weight)]
+
+
 def few_bits(net, level):
     """A product of 8 numbers with weights of 4 bits in blocks of 16."""
     stored = net.constant(RNG.integers(0, 255, (4, 1, 8)).astype(np.uint8))
@@ -244,6 +249,7 @@ BUILDS: dict[str, Callable[[Net], list[str]]] = {
     "float-tail": float_tail,
     "float-constant": float_constant,
     "weights-only": weights_only,
+    "float-only": float_only,
     "accuracy-level": lambda net: few_bits(net, 0),
     "half-scales": half_scales,
     "requantised": requantised,
