@@ -22,6 +22,7 @@ from bench.finetuning import finetuning
 from bench.language import language
 from bench.learned_rounding import learned_rounding
 from bench.machine import machine
+from bench.other_makers import other_makers
 from bench.packaged import packaged, packaged_folder
 from bench.process import REPOSITORY, demand
 from bench.recurrent import recurrent
@@ -60,6 +61,7 @@ def main() -> None:
             "Tuning": lambda: tuning(models, folder),
             "Fine-tuning": lambda: finetuning(models, folder),
             "Learned rounding": lambda: learned_rounding(models, folder),
+            "Other makers": lambda: other_makers(vision_models(zoo), folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
             "Cost of quantize": lambda: quantize_section(folder, PAIRS),

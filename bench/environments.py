@@ -28,9 +28,25 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
     ),
     "aimet": (_RUNTIME[0], "onnx==1.22.0", "torch==2.14.1", "aimet-onnx==2.42.0"),
     "quark": (_RUNTIME[0], "onnx==1.22.0", "torch==2.14.1", "amd-quark==0.13"),
+    "modelopt": (
+        *_RUNTIME,  # its extra `onnx` asks for older ones, and for those of a GPU
+        "torch==2.13.0",
+        "nvidia-modelopt==0.47.0",
+        "cppimport==26.4.17",
+        "lief==1.0.0",
+        "onnx-graphsurgeon==0.6.1",
+        "onnxconverter-common==1.16.0",
+        "onnxscript==0.7.2",
+        "onnxslim==0.1.98",
+        "polygraphy==0.53.6",
+    ),
+    "pytorch": (*_RUNTIME, "torch==2.13.0"),
+    "brevitas": (*_RUNTIME, "torch==2.13.0", "brevitas==0.13.4", "onnxoptimizer==0.4.2"),
 }
 LEARNING = ("aimet", "quark")
 """Takes part in the section "Learned rounding" alone."""
+INSPECTED = ("modelopt", "pytorch", "brevitas")
+"""Takes part in the section "Other makers" alone."""
 OPTIONAL = ("neural_compressor",)
 """Takes part where `--peer` names it."""
 _OWN = ("pyproject.toml", "LICENSE", "README.md", "qtool")

@@ -14,11 +14,12 @@ from bench import environments
 from bench.contenders import CONTENDERS, contenders, plain_command
 from bench.detectors import EXPORTER, RECIPES, Case, compared
 from bench.document import replaced, signed
-from bench.environments import LEARNING, OPTIONAL, REQUIREMENTS, Environment, digest, environment
+from bench.environments import INSPECTED, LEARNING, OPTIONAL, REQUIREMENTS, Environment, digest, environment
 from bench.incumbent import U8S8, Settings, quantize_incumbent
 from bench.judging import judged
 from bench.kernels import integer_layers
 from bench.learned_rounding import PEERS
+from bench.other_makers import CASES, REMEDIES
 from bench.peers.samples import Samples, raised
 from bench.process import Outcome, measure, reason
 from bench.standing import Cost, Line, Quality, ahead, cost, cost_table, interleaved, table
@@ -161,9 +162,13 @@ def test_names_of_contenders_are_unique_and_their_environments_known():
     for transformer in (True, False):
         names = [entry.name for entry in contenders(REQUIREMENTS, transformer=transformer)]
         assert len(set(names)) == len(names)
-    assert {entry.environment for entry in CONTENDERS} == set(REQUIREMENTS) - set(LEARNING)
+    assert {entry.environment for entry in CONTENDERS} == set(REQUIREMENTS) - {*LEARNING, *INSPECTED}
     assert {home for home, _ in PEERS.values()} == set(LEARNING)
     assert set(OPTIONAL) < set(REQUIREMENTS)
+    makers = {way.environment for _, way in CASES}
+    assert makers >= {*INSPECTED, "onnxruntime", "nncf", "quark", "qtool"} and len(CASES) >= 8
+    # each of the slow ones that is mended is in the first table
+    assert {(model, slow) for model, slow, _ in REMEDIES} <= set(CASES)
     assert {entry.environment for entry in contenders(["nncf"], transformer=True)} == {"nncf"}
 
 

@@ -16,6 +16,7 @@ from quark.onnx import (
     QLayerConfig,
     UInt8Spec,
 )
+from quark.onnx.quantization.config import Config, get_default_config
 from quark.onnx.quantization.config.spec import QuantGranularity
 
 from bench.peers.samples import Samples, raised
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--learn", choices=["adaround", "adaquant"])
     parser.add_argument("--iterations", type=int, default=1000, help="a layer; 1000 is Quark's default")
+    parser.add_argument("--config", help="one of Quark's own in the place of U8S8 per channel: XINT8, S8S8_AAWS")
     options = parser.parse_args()
     samples = Samples(options.samples)
     kinds = {"adaround": (AdaRoundConfig, 0.1), "adaquant": (AdaQuantConfig, 1e-5)}
@@ -62,6 +64,8 @@ def main() -> None:
         ),
         algo_config=algorithms,
     )
+    if options.config is not None:
+        config = Config(global_quant_config=get_default_config(options.config))
     with tempfile.TemporaryDirectory() as name:
         file = raised(options.model, Path(name))
         ModelQuantizer(config).quantize_model(str(file), str(options.output), Reader(samples))

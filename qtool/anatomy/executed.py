@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from qtool.anatomy.integers import INTEGER_OPERATORS
+from qtool.anatomy.integers import INTEGER_OPERATORS, NBITS
 from qtool.anatomy.planned import PlannedLayer, is_layer
 from qtool.core.records.inspection import InspectedNode
 from qtool.graph import edit
@@ -14,7 +14,7 @@ from qtool.targets.kernels import COMPUTING
 EIGHT_BITS = frozenset({"int8", "uint8"})
 _SEAMS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _INTEGER = COMPUTING - {"DynamicQuantizeLinear"} | {
-    "ConvInteger", "MatMulNBits", "QAttention", "QLinearConcat", "QLinearReduceMean", "QEmbedLayerNormalization",
+    "ConvInteger", "QAttention", "QLinearConcat", "QLinearReduceMean", "QEmbedLayerNormalization",
 }  # fmt: skip
 _MOVES = frozenset({"Transpose", "Reshape", "ReorderInput", "ReorderOutput", "Cast", "Squeeze", "Unsqueeze", "Flatten"})
 # what may be fused with a layer: the tensor behind it is then the kernel's output
@@ -24,10 +24,17 @@ _FUSED = frozenset({
     "Unsqueeze", "Softmax", "Identity", "Pow",
 })  # fmt: skip
 _FAR = 8
+IN_BLOCKS = 4
+"""The accuracy_level of a MatMulNBits that rounds blocks of its input to 8 bits; with another it computes in float."""
+_NO_KERNEL = (2, 16)
+"""Bits and block of weights that it computes in float at every level."""
 
 
 def is_integer(node: ExecutedNode) -> bool:
     """Return whether a node of the optimised graph computes on 8-bit data: an integer kernel, or a pass-through."""
+    if node.op_type == NBITS:
+        kind = (node.attributes.get("bits"), node.attributes.get("block_size"))
+        return node.attributes.get("accuracy_level") == IN_BLOCKS and kind != _NO_KERNEL
     if node.op_type in _INTEGER:
         return True
     return not is_seam(node) and bool(node.makes) and node.makes[0] in EIGHT_BITS and node.reads[:1] != ("float",)

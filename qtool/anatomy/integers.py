@@ -28,6 +28,8 @@ class IntegerOperator:
     axis: int | None = None
 
 
+NBITS = "MatMulNBits"
+"""Weights of 2, 4 or 8 bits in blocks, packed into bytes."""
 _UNARY = IntegerOperator(x_scale=1, x_zero=2, y_scale=3, y_zero=4)
 _BINARY = IntegerOperator(x_scale=1, x_zero=2, w=3, w_scale=4, w_zero=5, y_scale=6, y_zero=7)
 
@@ -40,7 +42,7 @@ INTEGER_OPERATORS = {
     "MatMulIntegerToFloat": IntegerOperator("MatMul", w=1, x_scale=2, w_scale=3, x_zero=4, w_zero=5, axis=-1),
     "DynamicQuantizeMatMul": IntegerOperator("MatMul", w=1, w_scale=2, w_zero=3, dynamic=True, axis=-1),
     "DynamicQuantizeLSTM": IntegerOperator("LSTM", w=1, w_scale=8, w_zero=9, dynamic=True),
-    "MatMulNBits": IntegerOperator("MatMulNBits", w=1, w_scale=2, w_zero=3),
+    NBITS: IntegerOperator(NBITS, w=1, w_scale=2, w_zero=3),
     "QAttention": IntegerOperator("Attention", w=1, x_scale=3, w_scale=4, x_zero=6, w_zero=7),
     "QLinearAdd": _BINARY,
     "QLinearMul": _BINARY,

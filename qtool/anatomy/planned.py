@@ -8,7 +8,7 @@ import numpy as np
 
 from qtool.anatomy import grids
 from qtool.anatomy.grids import Placed
-from qtool.anatomy.integers import INTEGER_OPERATORS, LAYERS, IntegerOperator
+from qtool.anatomy.integers import INTEGER_OPERATORS, LAYERS, NBITS, IntegerOperator
 from qtool.anatomy.opened import element_type
 from qtool.core.errors import DataError, ModelError
 from qtool.core.records.inspection import Grid
@@ -49,12 +49,14 @@ class PlannedLayer:
     @property
     def planned(self) -> bool:
         """Whether the file asks for integers: input and weight are on a grid, or it is an integer operator."""
+        if self.node.op_type == NBITS:
+            return False
         return self.written is not None or (self.x is not None and self.w is not None)
 
     @property
     def weights_only(self) -> bool:
         """Whether its weight is on a grid, and its input is not."""
-        return self.node.op_type == "MatMulNBits" or (self.x is None and self.w is not None and self.written is None)
+        return self.node.op_type == NBITS or (self.x is None and self.w is not None and self.written is None)
 
 
 def planned_layers(model: Model) -> tuple[PlannedLayer, ...]:
@@ -125,13 +127,30 @@ def _written(node: Node, inside: str, row: IntegerOperator) -> PlannedLayer:
         return Placed(grids.make_grid(dtype, _input(node, scale), _input(node, zero), axis), node, value)
 
     x = grid(row.x, row.x_scale, row.x_zero, None)
-    w = grid(row.w, row.w_scale, row.w_zero, row.axis)
+    w = _packed(node, row) if node.op_type == NBITS else grid(row.w, row.w_scale, row.w_zero, row.axis)
     y = None
     if row.y_scale is not None:
         stored = node.outputs[0]
         dtype = element_type(_input(node, row.y_zero)) or element_type(stored)
         y = Placed(grids.make_grid(dtype, _input(node, row.y_scale), _input(node, row.y_zero), None), node, stored)
     return PlannedLayer(node, inside, x, w, y)
+
+
+def _packed(node: Node, row: IntegerOperator) -> Placed:
+    """The grid of weights of a few bits, of which several lie in a byte; their zero point is the middle unless given.
+
+    Source: MatMulNBits in onnxruntime's docs/ContribOperators.md.
+    """
+    bits, block = int(edit.attribute(node, "bits", 4)), int(edit.attribute(node, "block_size", 0))
+    scales, zeros = (edit.constant_or_none(_input(node, index)) for index in (row.w_scale, row.w_zero))
+    scale = () if scales is None else tuple(float(s) for s in scales.reshape(-1))
+    points = (1 << bits - 1,) * len(scale)
+    if zeros is not None and zeros.dtype == np.uint8 and zeros.size and scale:
+        columns = int(edit.attribute(node, "N", 0)) or 1
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        rows = zeros.reshape(columns, -1)[..., None] >> shifts & (1 << bits) - 1
+        points = tuple(int(z) for z in rows.reshape(columns, -1)[:, : len(scale) // columns].reshape(-1))
+    return Placed(Grid(f"uint{bits}", scale, points, None, block or None), node, _input(node, row.w))
 
 
 def shapes_in(model: Model, example: Mapping[str, np.ndarray] | None) -> dict[str, tuple[int, ...]]:
@@ -181,7 +200,7 @@ def macs_of(layer: PlannedLayer, known: Shapes) -> int | None:
             found = math.prod(output) * x[-1]
         case "Gemm" if output is not None and x is not None:
             found = math.prod(output) * x[0 if edit.attribute(node, "transA", 0) else -1]
-        case "MatMulNBits" if output is not None:
+        case _ if row.counted_as == NBITS and output is not None:
             found = math.prod(output) * int(edit.attribute(node, "K", 0))
         case "LSTM" if x is not None and w is not None:
             recurrent = known.get(str(node.inputs[2].name)) if node.inputs[2] is not None else None

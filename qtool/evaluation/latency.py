@@ -100,15 +100,13 @@ def _summary(first: Sequence[int], taken: Sequence[int]) -> Latency:
     own = taken is not first
     speedup = float(np.median(first)) / max(float(np.median(taken)), 1.0) if own else 1.0
     ratios = [one / max(other, 1) for one, other in zip(first, taken, strict=True)] if own else list(taken)
-    return Latency(median, speedup, low, high, _is_noisy(ratios, against=1.0 if own else None))
+    least, most = _median_between(ratios)
+    rough = most > _NOISY * least
+    return Latency(median, speedup, low, high, rough and (not own or least < 1.0 < most), rough)
 
 
-def _is_noisy(figures: Sequence[float], *, against: float | None = None) -> bool:
-    """Whether the median may as well be another one: the order statistics that hold it in 95 of 100 cases.
-
-    `against`: what it is compared with; where these all lie on one side of it, it says something.
-    """
+def _median_between(figures: Sequence[float]) -> tuple[float, float]:
+    """The order statistics that hold the median in 95 of 100 cases."""
     ordered = sorted(figures)
     skipped = max(math.floor(len(ordered) / 2 - 0.98 * math.sqrt(len(ordered))), 0)
-    low, high = ordered[skipped], ordered[-1 - skipped]
-    return high > _NOISY * low and (against is None or low < against < high)
+    return ordered[skipped], ordered[-1 - skipped]

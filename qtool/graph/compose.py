@@ -163,8 +163,12 @@ def _cut_types(node: ir.Node) -> list[ir.TypeProtocol | None]:
         stored, real = ir.TensorType(ir.DataType.UINT8), ir.TensorType(ir.DataType.FLOAT)
         return [stored, real, stored]
     if node.op_type == "QuantizeLinear" and len(node.inputs) > 2 and node.inputs[2] is not None:
-        return [node.inputs[2].type]
+        # numpy has no arrays of the others, such as float8
+        return [node.inputs[2].type] if node.inputs[2].dtype in _FED else []
     return []
+
+
+_FED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32)
 
 
 def dynamic_tensors(model: ir.Model) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,8 @@ class ExecutedNode:
 
     name: that of the node of the model which it stands for; onnxruntime's own where it stands for none. label: its own
     in the optimised graph, by which the profiler calls it. inside: the label of the If, Loop or Scan whose body holds
-    it. reads, makes: the element types of its inputs and outputs, "" where unknown.
+    it. reads, makes: the element types of its inputs and outputs, "" where unknown. attributes: those that are whole
+    numbers.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ExecutedNode:
     inside: str = ""
     reads: tuple[str, ...] = ()
     makes: tuple[str, ...] = ()
+    attributes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _executed(graph: onnx.GraphProto, own: OwnNames, inside: str, around: Mappin
         reads, makes = (tuple(types.get(name, "") for name in names) for names in (node.input, node.output))
         yield ExecutedNode(
             own.before(node.name), node.op_type, node.domain, tuple(node.input), tuple(node.output), node.name, inside,
-            reads, makes,
+            reads, makes, {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT},
         )  # fmt: skip
         for body in _bodies(node):
             yield from _executed(body, own, node.name, types)

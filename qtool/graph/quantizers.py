@@ -10,6 +10,8 @@ from qtool.graph.model_files import operators
 
 _QUANTIZED = re.compile(r"QLinear|Q[A-Z][a-z]|DynamicQuantize|(Conv|MatMul)Integer|MatMulNBits|MatMulBnb4|Quantize")
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_OF_QONNX = frozenset({"Quant", "BipolarQuant", "IntQuant", "FloatQuant"})
+"""Those of QONNX and FINN, which onnxruntime does not run."""
 
 
 def is_quantized(path: str | Path) -> bool:
@@ -22,7 +24,7 @@ def is_quantized(path: str | Path) -> bool:
 
 def is_quantizing(op: str) -> bool:
     """Return whether an operator quantises, or computes with integers in the place of one of real numbers."""
-    return op in _QUANTIZERS or _QUANTIZED.match(op) is not None
+    return op in _QUANTIZERS or op in _OF_QONNX or _QUANTIZED.match(op) is not None
 
 
 def has_quantizers(model: str | Path | bytes) -> bool:

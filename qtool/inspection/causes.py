@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtool.anatomy import grids
-from qtool.anatomy.executed import EIGHT_BITS
+from qtool.anatomy.executed import EIGHT_BITS, IN_BLOCKS
+from qtool.anatomy.integers import NBITS
+from qtool.anatomy.opened import element_type
 from qtool.anatomy.planned import PlannedLayer
 from qtool.core.records.inspection import Grid
 from qtool.graph import edit
@@ -58,7 +60,7 @@ def why_float_node(node: Node) -> Cause:
         if found is not None:
             return found
     if rule is None or rule.kind == "bridge":
-        return Cause("no-kernel", f"onnxruntime has no integer kernel for {op}")
+        return Cause("no-kernel", f"{op} has no integer kernel")
     return _why_between(node, rule)
 
 
@@ -105,14 +107,30 @@ def _moved(layer: PlannedLayer) -> Cause | None:
 def _no_kernel(layer: PlannedLayer) -> Cause | None:
     if layer.node.op_type in _KINDS:
         return None
-    return Cause("no-kernel", f"onnxruntime has no integer kernel for {layer.node.op_type} with calibrated ranges")
+    return Cause("no-kernel", f"{layer.node.op_type} has no integer kernel for calibrated ranges")
+
+
+def _float_only(layer: PlannedLayer) -> Cause | None:
+    if layer.node.op_type in _KINDS or layer.w is not None:
+        return None
+    return Cause(
+        "float-only", f"{layer.node.op_type} has no integer kernel for calibrated ranges, and nobody asks for it"
+    )
 
 
 def _wide(layer: PlannedLayer) -> Cause | None:
     for what, placed in (("input", layer.x), ("weight", layer.w), ("output", layer.y)):
         if placed is not None and placed.grid.dtype not in EIGHT_BITS:
             dtype = placed.grid.dtype or "an unknown type"
-            return Cause("wide-type", f"its {what} is {dtype}; the CPU's integer kernels take 8 bits")
+            return Cause("wide-type", f"its {what} is {dtype}; the CPU's integer kernels take int8 and uint8")
+    return None
+
+
+def _half(layer: PlannedLayer) -> Cause | None:
+    for what, placed in (("input", layer.x), ("weight", layer.w), ("output", layer.y)):
+        dtype = "" if placed is None or len(placed.node.inputs) < 2 else element_type(placed.node.inputs[1])
+        if dtype in ("float16", "bfloat16"):
+            return Cause("half-scales", f"the scale of its {what} is {dtype}; the integer kernels take float32 scales")
     return None
 
 
@@ -287,13 +305,27 @@ def bias_off(layer: PlannedLayer) -> str | None:
 def _only_weights(layer: PlannedLayer) -> Cause | None:
     if not layer.weights_only:
         return None
+    if layer.node.op_type == NBITS:
+        return _in_float(layer.node)
     graph = layer.node.graph
     if graph is None or not any(grids.is_quantize(node) and not grids.is_constant(node.inputs[0]) for node in graph):
-        return Cause("weights-only", "only its weight is quantised, and not its input")
+        dtype = layer.w.grid.dtype if layer.w is not None else ""
+        return Cause(
+            "weights-only", f"only its weight is quantised ({dtype or 'of an unknown type'}), and not its input"
+        )
     data = layer.node.inputs[0]
     maker = None if data is None else data.producer()
     source = "its input" if maker is None else f"its input, which {maker.op_type} makes,"
     return Cause("missing-input-q", f"{source} is not quantised")
+
+
+def _in_float(node: Node) -> Cause:
+    bits, block, level = (int(edit.attribute(node, name, 0)) for name in ("bits", "block_size", "accuracy_level"))
+    if level != IN_BLOCKS:
+        return Cause(
+            "accuracy-level", f"its weights have {bits} bits, and with accuracy_level {level} it computes in float"
+        )
+    return Cause("weights-only", f"onnxruntime has no integer kernel for weights of {bits} bits in blocks of {block}")
 
 
 def _float_weight(layer: PlannedLayer) -> Cause | None:
@@ -328,6 +360,7 @@ _PLANNED: tuple[_Check, ...] = (
     _bad_scale,
     _no_kernel,
     _wide,
+    _half,
     _vector,
     _no_zero_point,
     _axis,
@@ -336,7 +369,7 @@ _PLANNED: tuple[_Check, ...] = (
     _types_differ,
     _relu,
     _bias,
-    _moved,
     _signed,
+    _moved,
 )
-_UNPLANNED: tuple[_Check, ...] = (_only_weights, _no_kernel, _float_weight, _unquantized)
+_UNPLANNED: tuple[_Check, ...] = (_only_weights, _float_only, _no_kernel, _float_weight, _unquantized)

@@ -22,7 +22,7 @@ from qtool.graph import edit
 from qtool.graph.edit import Value
 from qtool.graph.layers import Layer
 from qtool.inspection.diff_plans import integers_apart, range_difference, scales_apart
-from qtool.inspection.inputs import Examples, examples_of, fed_to
+from qtool.inspection.inputs import Examples, examples_of, fed_to, loaded
 from qtool.inspection.speed import speed_of
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
@@ -41,6 +41,7 @@ class _Side:
 
     @classmethod
     def of(cls, opened: Opened) -> "_Side":
+        loaded(opened)
         executed = Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
         layers = planned_layers(opened.model)
         kernels = layer_kernels(executed, layers)

@@ -1,6 +1,6 @@
 """The SQNR after each tensor and layer of an int8 model, and of each layer alone, against the float model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from qtool.core.errors import DataError, ModelError
 from qtool.core.numerics.sqnr import SignalToNoise
 from qtool.core.records.inspection import TensorError
+from qtool.core.text import amount
 from qtool.graph import compose
 from qtool.graph.edit import Array, Model
 from qtool.inspection.inputs import Example, fed_to
@@ -15,7 +16,7 @@ from qtool.inspection.pairs import Pair, pair_tensors
 from qtool.runtime.session import Session
 
 _SCALED_DB = 15.0
-"""Where a factor for each channel explains so much more, the maker has scaled the channels, and nothing can be said."""
+"""Where a factor for each channel explains so much more, the maker holds the channels at another scale."""
 _SPEAKS_DB = 20.0
 _ENOUGH = 32
 """Numbers of a channel, of which a factor can be told."""
@@ -61,17 +62,20 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
         )
     except ModelError as error:
         return Errors(not_measured=(f"the error of each layer: {error}",))
-    sums, scaled = _compared(pairs, exact, whole, examples)
-    figures = {name: None if name in scaled else noise.db for name, noise in sums.items()}
+    outputs = frozenset(str(value.name) for value in floating.graph.outputs)
+    scales = _scales([pair for pair in pairs if pair.tensor not in outputs], exact, whole, examples)
+    sums = _compared(pairs, exact, whole, examples, scales)
+    figures = {name: noise.db for name, noise in sums.items()}
     missing = sum(db is None for db in figures.values())
     # what float gives fits only where both models hold the same numbers
     same = [pair for pair in pairs if figures[pair.tensor] is not None]
     pieces = _Pieces(paired.model, same)
-    alone = pieces.compared(same, exact, examples)
-    if scaled:
-        notes.append(f"{len(scaled)} tensors whose channels the int8 model holds at another scale")
-    if missing > len(scaled):
-        notes.append(f"{missing - len(scaled)} tensors that have another shape, or hold no numbers to compare")
+    alone = pieces.compared(same, exact, examples, scales)
+    if scales:
+        held = amount(len(scales), "tensor")
+        notes.append(f"the scale of {held} that the int8 model holds at another: SQNR is beyond a factor a channel")
+    if missing:
+        notes.append(f"{amount(missing, 'tensor')} of another shape, or that hold no numbers to compare")
     if pieces.failed:
         notes.append(f"the error of each layer alone: {pieces.failed}")
     return Errors(
@@ -82,14 +86,17 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
     )
 
 
+Scales = dict[str, Array]
+"""Tensor -> the factors of its channels, shaped as it takes them."""
+
+
 def _compared(
-    pairs: Sequence[Pair], exact: Session, whole: Session, examples: Sequence[Example]
-) -> tuple[dict[str, SignalToNoise], set[str]]:
-    """Tensor -> its differences, and the tensors that the int8 model holds at another scale."""
+    pairs: Sequence[Pair], exact: Session, whole: Session, examples: Sequence[Example], scales: Scales
+) -> dict[str, SignalToNoise]:
+    """Tensor -> its differences."""
     sums = {pair.tensor: SignalToNoise() for pair in pairs}
-    scaled: set[str] = set()
     for example in examples:
-        wanted = exact.run(fed_to(exact, example))
+        wanted = _scaled(exact.run(fed_to(exact, example)), scales)
         found = whole.run(example)
         for pair in pairs:
             one, other = wanted[pair.tensor], found[pair.found]
@@ -97,9 +104,28 @@ def _compared(
                 sums[pair.tensor].incomparable += 1
                 continue
             sums[pair.tensor].add(one, other)
-            if _is_scaled(one, other):
-                scaled.add(pair.tensor)
-    return sums, scaled
+    return sums
+
+
+def _scaled(arrays: Mapping[str, Array], scales: Scales) -> dict[str, Array]:
+    return {
+        name: array * scales[name].astype(array.dtype) if name in scales else array for name, array in arrays.items()
+    }
+
+
+def _scales(pairs: Sequence[Pair], exact: Session, whole: Session, examples: Sequence[Example]) -> Scales:
+    """The tensors that the int8 model holds at another scale, and the factors: those of the first example."""
+    if not examples:
+        return {}
+    wanted, found = exact.run(fed_to(exact, examples[0])), whole.run(examples[0])
+    result = {}
+    for pair in pairs:
+        one, other = wanted[pair.tensor], found[pair.found]
+        if one.dtype.kind == "f" and one.shape == other.shape and one.size:
+            factors = _factors(one, other)
+            if factors is not None:
+                result[pair.tensor] = factors
+    return result
 
 
 class _Pieces:
@@ -114,11 +140,13 @@ class _Pieces:
         except (ModelError, KeyError) as error:
             self.failed = str(error)
 
-    def compared(self, pairs: Sequence[Pair], exact: Session, examples: Sequence[Example]) -> dict[str, SignalToNoise]:
+    def compared(
+        self, pairs: Sequence[Pair], exact: Session, examples: Sequence[Example], scales: Scales
+    ) -> dict[str, SignalToNoise]:
         """Tensor -> the differences of its layer alone."""
         alone = {pair.tensor: SignalToNoise() for pair in pairs}
         for example in examples:
-            wanted = exact.run(fed_to(exact, example))
+            wanted = _scaled(exact.run(fed_to(exact, example)), scales)
             by_itself = self._run(example, wanted)
             if by_itself is None:
                 break
@@ -140,21 +168,24 @@ class _Pieces:
             return None
 
 
-def _is_scaled(one: Array, other: Array) -> bool:
-    """Whether a factor for each channel, on axis 1 or the last, explains far more than equality does."""
+def _factors(one: Array, other: Array) -> Array | None:
+    """The factors of the channels, on axis 1 or the last, where they explain far more than equality does; else None."""
     x, y = one.astype(np.float64), other.astype(np.float64)
     plain = _db(x, x - y)
-    if plain > _SPEAKS_DB or x.ndim < 2:
-        return False
-    best = plain
+    # not finite ones have no factor
+    if not plain <= _SPEAKS_DB or x.ndim < 2:
+        return None
+    best, factors = plain + _SCALED_DB, None
     for axis in {1, x.ndim - 1}:
         if x.size < _ENOUGH * x.shape[axis]:
             continue
         others = tuple(a for a in range(x.ndim) if a != axis)
         power = (x * x).sum(others, keepdims=True)
         gain = np.divide((x * y).sum(others, keepdims=True), power, out=np.ones_like(power), where=power > 0)
-        best = max(best, _db(gain * x, gain * x - y))
-    return bool(best > plain + _SCALED_DB)
+        explained = _db(gain * x, gain * x - y)
+        if explained > best:
+            best, factors = explained, gain
+    return factors
 
 
 def _db(signal: Array, noise: Array) -> float:

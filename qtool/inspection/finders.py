@@ -1,7 +1,7 @@
 """The rules that find by themselves what they are about, one function each; `findings.py` has the table of them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from qtool.anatomy.executed import is_integer, is_seam
 from qtool.anatomy.planned import PlannedLayer
 from qtool.core.text import amount
 from qtool.graph import edit
-from qtool.graph.edit import Node
+from qtool.graph.edit import Node, Value
 from qtool.graph.layers import Layer
 from qtool.inspection.causes import bias_off, scale_off, why_float, wrong_axis
 from qtool.inspection.look import Found, Look, sentence
@@ -34,7 +34,7 @@ def fails(look: Look) -> Iterator[Found]:
 def accuracy(look: Look) -> Iterator[Found]:
     """Find outputs that lie far from float's, and the tensors that lose most by themselves."""
     db = look.output_db
-    if db is None or db >= _FAIR:
+    if db is None or db >= _FAIR or look.trained:
         return
     alone = {name: one for name, one in look.errors.alone.items() if one is not None and name not in look.outputs}
     worst = tuple(sorted(alone, key=lambda name: alone[name])[:_WORST])
@@ -44,6 +44,16 @@ def accuracy(look: Look) -> Iterator[Found]:
         f"the output lies {db:.1f} dB from float's; below {_FAIR:g} it costs accuracy",
         f"What loses most by itself: {told}" if told else "No layer alone is known to lose as much",
     )
+
+
+def trained(look: Look) -> Iterator[Found]:
+    """Find a model that was trained behind the float one, of which SQNR says little."""
+    if look.trained:
+        yield Found(
+            look.trained,
+            f"the weights of {amount(len(look.trained), 'layer')} are others than float's, whatever their rounding",
+            "It was trained on, or corrected: SQNR says how far it moved from that float model, and not what it lost",
+        )
 
 
 def bad_scale(look: Look) -> Iterator[Found]:
@@ -74,9 +84,9 @@ def nothing(look: Look) -> Iterator[Found]:
     if asked and not any(look.runs_integer(layer) for layer in look.planned):
         why = Counter(why_float(layer).text for layer in look.planned).most_common(1)[0][0]
         names = tuple(layer.name for layer in look.planned)
-        yield Found(
-            names, f"none of the {amount(asked, 'layer')} that the file quantises runs in integers", sentence(why)
-        )
+        which = "the one layer" if asked == 1 else f"none of the {asked} layers"
+        words = f"{which} that the file quantises runs in {'float' if asked == 1 else 'integers'}"
+        yield Found(names, words, sentence(why))
 
 
 def requantised(look: Look) -> Iterator[Found]:
@@ -89,14 +99,24 @@ def requantised(look: Look) -> Iterator[Found]:
         and look.runs_integer(layer)
         and look.kernel(layer) != layer.node.op_type
     ]
+    yield from _of(
+        look,
+        layers,
+        f"{_count(layers)} that the file leaves in float run in integers",
+        "Between a DequantizeLinear and a QuantizeLinear onnxruntime quantises the float weights of a Conv or Gemm "
+        "itself, one scale for the whole tensor (WeightBiasQuantization)",
+    )
+
+
+def _of(look: Look, layers: Sequence[PlannedLayer], what: str, why: str, *, costs_time: bool = True) -> Iterator[Found]:
+    """The find about some layers; none where there is none. costs_time: whether their time is its price."""
     if layers:
-        yield Found(
-            tuple(layer.name for layer in layers),
-            f"{amount(len(layers), 'layer')} that the file leaves in float run in integers",
-            "Between a DequantizeLinear and a QuantizeLinear onnxruntime quantises the float weights of a Conv or Gemm "
-            "itself, one scale for the whole tensor (WeightBiasQuantization)",
-            tuple(look.numbers(layers)),
-        )
+        numbers = tuple(look.numbers(layers)) if costs_time else ()
+        yield Found(tuple(layer.name for layer in layers), what, why, numbers)
+
+
+def _count(layers: Sequence[PlannedLayer]) -> str:
+    return amount(len(layers), "layer")
 
 
 def wrong(look: Look) -> Iterator[Found]:
@@ -114,18 +134,16 @@ def wrong(look: Look) -> Iterator[Found]:
 
 def conv_integer(look: Look) -> Iterator[Found]:
     """Find layers that run as ConvInteger."""
-    yield from _with_kernel(
+    layers = [layer for layer in look.planned if look.kernel(layer) == "ConvInteger"]
+    yield from _of(
         look,
-        "ConvInteger",
+        layers,
+        f"{_count(layers)} run as ConvInteger",
         "ConvInteger has no fast kernel, and its input is quantised anew in each run",
     )
 
 
-def _with_kernel(look: Look, kernel: str, why: str) -> Iterator[Found]:
-    layers = [layer for layer in look.planned if look.kernel(layer) == kernel]
-    if layers:
-        words = f"{amount(len(layers), 'layer')} run as {kernel}"
-        yield Found(tuple(layer.name for layer in layers), words, why, tuple(look.numbers(layers)))
+_READING = ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger")
 
 
 def signed_kernel(look: Look) -> Iterator[Found]:
@@ -134,17 +152,16 @@ def signed_kernel(look: Look) -> Iterator[Found]:
         layer
         for layer in look.planned
         if (number := look.kernels.get(layer.name)) is not None
-        and look.executed.nodes[number].op_type in ("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger")
+        and look.executed.nodes[number].op_type in _READING
         and look.executed.nodes[number].reads[:1] == ("int8",)
     ]
-    if layers:
-        yield Found(
-            tuple(layer.name for layer in layers),
-            f"{amount(len(layers), 'layer')} run with int8 activations",
-            "On x86 the fast kernels read uint8 activations and int8 weights; with int8 activations they are slower, "
-            "for convolutions several times",
-            tuple(look.numbers(layers)),
-        )
+    yield from _of(
+        look,
+        layers,
+        f"{_count(layers)} run with int8 activations",
+        "On x86 the fast kernels read uint8 activations and int8 weights; with int8 activations they are slower, "
+        "for convolutions several times",
+    )
 
 
 def slow_pool(look: Look) -> Iterator[Found]:
@@ -204,13 +221,12 @@ def one_channel(look: Look) -> Iterator[Found]:
             and not grouped
         ):
             layers.append(layer)
-    if layers:
-        yield Found(
-            tuple(layer.name for layer in layers),
-            f"{amount(len(layers), 'convolution')} in integers with a single input channel",
-            "QLinearConv with one input channel takes several times what the float Conv does",
-            tuple(look.numbers(layers)),
-        )
+    yield from _of(
+        look,
+        layers,
+        f"{amount(len(layers), 'convolution')} in integers with a single input channel",
+        "QLinearConv with one input channel takes several times what the float Conv does",
+    )
 
 
 def dropped(look: Look) -> Iterator[Found]:
@@ -245,9 +261,10 @@ def seams(look: Look) -> Iterator[Found]:
 
 
 def _at_end(look: Look, number: int) -> bool:
+    """Whether it reads an input, or makes an output, of the model or of the body that holds it."""
     node = look.executed.nodes[number]
-    ends = {port.name for port in (*look.opened.inputs, *look.opened.outputs)}
-    return bool(ends.intersection((*node.inputs, *node.outputs)))
+    made = look.executed.maker(node.inputs[0]) is not None
+    return not made or not any(map(look.executed.readers, node.outputs))
 
 
 def reduced_range(look: Look) -> Iterator[Found]:
@@ -260,21 +277,25 @@ def reduced_range(look: Look) -> Iterator[Found]:
         if array is not None and array.dtype == np.int8
     ]
     narrow = [layer for layer, array in stored if array.size and np.abs(array.astype(np.int16)).max() <= _NARROW]
-    if look.vnni and narrow and len(narrow) == len(stored):
-        yield Found(
-            tuple(layer.name for layer in narrow),
-            f"the weights of {amount(len(narrow), 'layer')} use 7 of 8 bits",
+    if look.vnni and len(narrow) == len(stored):
+        yield from _of(
+            look,
+            narrow,
+            f"the weights of {_count(narrow)} use 7 of 8 bits",
             "A reduced range keeps processors without VNNI from saturating; this one has VNNI, and loses 6 dB of the "
             "weights for nothing",
+            costs_time=False,
         )
     wide = [
         layer for layer, _ in stored if layer not in narrow and layer.x is not None and layer.x.grid.dtype == "uint8"
     ]
-    if not look.vnni and wide:
-        yield Found(
-            tuple(layer.name for layer in wide),
-            f"{amount(len(wide), 'layer')} with 8-bit weights on a processor that may saturate",
+    if not look.vnni:
+        yield from _of(
+            look,
+            wide,
+            f"{_count(wide)} with 8-bit weights on a processor that may saturate",
             "Without VNNI pairs of products of uint8 and int8 are added in 16 bits",
+            costs_time=False,
         )
 
 
@@ -293,12 +314,13 @@ def per_tensor(look: Look) -> Iterator[Found]:
         largest = largest[largest > 0]
         if largest.size > 1 and largest.max() > _SPREAD * np.percentile(largest, 10):
             layers.append(layer)
-    if layers:
-        yield Found(
-            tuple(layer.name for layer in layers),
-            f"{amount(len(layers), 'layer')} whose weights have one scale for channels of very different size",
-            f"A tenth of their channels is {_SPREAD:g} times smaller than the largest, and left with a few steps",
-        )
+    yield from _of(
+        look,
+        layers,
+        f"{_count(layers)} whose weights have one scale for channels of very different size",
+        f"A tenth of their channels is {_SPREAD:g} times smaller than the largest, and left with a few steps",
+        costs_time=False,
+    )
 
 
 def _output_axis(layer: PlannedLayer) -> int:
@@ -323,15 +345,19 @@ def old_opset(look: Look) -> Iterator[Found]:
 
 def fake_weights(look: Look) -> Iterator[Found]:
     """Find weights that are stored in float, with a Q behind them."""
-    layers = [
-        layer
-        for layer in look.planned
-        if layer.w is not None and layer.w.stored is not None and grids.is_quantize(layer.w.stored.producer())
-        and grids.is_constant(layer.w.stored)
-    ]  # fmt: skip
-    if layers:
-        yield Found(
-            tuple(layer.name for layer in layers),
-            f"the weights of {amount(len(layers), 'layer')} are stored in float, with a QuantizeLinear behind them",
-            "The file is four times as large as it need be, and onnxruntime rounds them whenever it loads the model",
-        )
+    layers = [layer for layer in look.planned if layer.w is not None and _is_rounded_at_load(layer.w.stored)]
+    yield from _of(
+        look,
+        layers,
+        f"the weights of {_count(layers)} are stored in float, with a QuantizeLinear behind them",
+        "The file is four times as large as it need be, and onnxruntime rounds them whenever it loads the model",
+        costs_time=False,
+    )
+
+
+def _is_rounded_at_load(stored: Value | None) -> bool:
+    """Whether 8-bit weights are made of float ones, a Clip to fewer bits in between or not (QCDQ)."""
+    node = None if stored is None else stored.producer()
+    if node is not None and edit.is_main_op(node, "Clip"):
+        node = None if node.inputs[0] is None else node.inputs[0].producer()
+    return grids.is_quantize(node) and grids.is_constant(stored)

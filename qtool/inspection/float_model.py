@@ -10,6 +10,7 @@ from qtool.anatomy.executed import Executed, inspected_nodes, layer_kernels
 from qtool.anatomy.opened import Opened, parameters
 from qtool.anatomy.planned import PlannedLayer, macs_of, planned_layers, shapes_in
 from qtool.core.errors import DataError, ModelError, QtoolError
+from qtool.core.progress import Progress, silent
 from qtool.core.records.inspection import Finding, InspectedLayer, InspectedNode, Inspection, Speed
 from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import percent
@@ -18,6 +19,7 @@ from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
+from qtool.inspection.draft import draft_speedup
 from qtool.inspection.inputs import examples_of
 from qtool.inspection.makers import maker_of
 from qtool.inspection.prospects import Outlook, outlooks
@@ -45,8 +47,8 @@ class _Known:
 
     prepared: None where quantisation would refuse the model. outlooks: of each target. example: one batch of inputs,
     None where there is none; source: what it is, in words. executed: what onnxruntime runs; None where it does not.
-    macs: of all nodes of the prepared graph that multiply. speed: of the file; slower: how many times as long it takes
-    as the same with its constants made so, which `executed` runs; 1 where that was not measured.
+    macs: of all nodes of the prepared graph that multiply. speed: of the file; drafted: how many times as fast as that
+    a draft of the int8 model is; None where these were not measured.
     """
 
     prepared: Prepared | None
@@ -57,7 +59,7 @@ class _Known:
     missing: tuple[str, ...]
     macs: Mapping[str, int | None]
     speed: Speed | None
-    slower: float
+    drafted: float | None
     heirs: Mapping[str, Node] = field(default_factory=dict)
 
     @property
@@ -79,6 +81,7 @@ def inspect_float(
     *,
     latency: bool = False,
     seconds: float = _SECONDS,
+    progress: Progress = silent,
     **reading: Unpack[ReadOptions],
 ) -> Inspection:
     """Return the inspection of a float model.
@@ -86,19 +89,17 @@ def inspect_float(
     Args:
         opened, loaded: the model, tidied and as it came.
         data: whose first batch gives the shapes, and is what is timed; None makes inputs up.
-        latency: also time each node, for about so many `seconds`.
+        latency: also time each node, for about so many `seconds`, and a draft of the int8 model.
+        progress: told of the steps of the draft.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
         DataError, UsageError: the data cannot be read.
     """
-    known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds)
+    known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds, progress=progress)
     layers = planned_layers(opened.model)
     rows = _layers(layers, known, opened)
-    share = _time_share(known, opened)
-    prospects = tuple(
-        one.record(known.macs, share if one is known.own else None, known.slower) for one in known.outlooks
-    )
+    prospects = tuple(one.record(known.macs, known.drafted if one is known.own else None) for one in known.outlooks)
     prepared = known.prepared
     done = [] if prepared is None else [prepared_in_words(prepared.changes)]
     counted = [row.macs for row in rows if row.macs is not None]
@@ -143,6 +144,7 @@ def _known(
     *,
     latency: bool,
     seconds: float,
+    progress: Progress,
 ) -> _Known:
     missing = []
     prepared = None
@@ -162,20 +164,14 @@ def _known(
         missing.append(f"what onnxruntime runs: {_without_name(error, opened)}")
     if latency and example is None:
         missing.append("times: there are no inputs to run it on")
-    own = next((one for one in found if one.target.name == find_target().name), None)
-    if latency and own is not None and own.kernels and own.gain is None:
-        missing.append(f"what integers gain: too few of these layers are in a table of times for {own.target.name}")
     heirs = {} if prepared is None else _heirs(prepared)
-    speed, slower = _speed(opened, example) if latency and executed is not None and example is not None else (None, 1.0)
-    return _Known(prepared, found, example, source, executed, tuple(missing), macs, speed, slower, heirs)
-
-
-def _speed(opened: Opened, example: Mapping[str, np.ndarray]) -> tuple[Speed, float]:
-    """The speed of the file, and how many times as long it takes as the tidied model."""
-    tidied = Session(opened.serialized, name=str(opened.path))
-    found = speed_of(Session(opened.path), tidied, [example])
-    alone = replace(found, float_ms=None, speedup=None)
-    return alone, 1.0 / found.speedup if found.speedup else 1.0
+    speed = drafted = None
+    if latency and executed is not None and example is not None:
+        speed = speed_of(Session(opened.path), None, [example])
+        if prepared is not None:
+            drafted, why = draft_speedup(opened.path, example, progress)
+            missing += [] if drafted is not None else [f"what integers gain: {why}"]
+    return _Known(prepared, found, example, source, executed, tuple(missing), macs, speed, drafted, heirs)
 
 
 def _without_name(error: QtoolError, opened: Opened) -> str:
@@ -260,14 +256,14 @@ def _nodes(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tup
     return inspected_nodes(known.executed, layer_kernels(known.executed, layers), names)
 
 
-def _split(known: _Known, opened: Opened) -> tuple[list[tuple[int, str]], list[int]]:
-    """The numbers of the executed nodes that stay float, each with the reason, and of those that become integer.
+def _floats(known: _Known, opened: Opened) -> list[tuple[int, str]]:
+    """The numbers of the executed nodes that stay float, each with the reason.
 
-    What only changes the layout for a kernel of float is one of those where a neighbour is.
+    What only changes the layout for a kernel of float is none of these where a neighbour becomes integer.
     """
     executed, outlook = known.executed, known.own
     if executed is None or outlook is None:
-        return [], []
+        return []
     integers, reasons = set(), dict.fromkeys(range(len(executed.nodes)), "")
     for node in opened.nodes:
         number = executed.kernel_of(node)
@@ -280,15 +276,7 @@ def _split(known: _Known, opened: Opened) -> tuple[list[tuple[int, str]], list[i
         if moved.op_type in _REORDERS:
             ends = {executed.maker(moved.inputs[0]), *executed.readers(moved.outputs[0])}
             integers.update([number] if ends & integers else [])
-    return [(number, why) for number, why in reasons.items() if number not in integers], sorted(integers)
-
-
-def _time_share(known: _Known, opened: Opened) -> float | None:
-    """The share of float's time in the nodes that are to be integer."""
-    executed = known.executed
-    if executed is None or not executed.total:
-        return None
-    return (executed.time(_split(known, opened)[1]) or 0.0) / executed.total
+    return [(number, why) for number, why in reasons.items() if number not in integers]
 
 
 def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
@@ -297,7 +285,7 @@ def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
     if executed is None or not executed.total:
         return ()
     by_op: dict[str, list[tuple[int, str]]] = {}
-    for number, why in _split(known, opened)[0]:
+    for number, why in _floats(known, opened):
         by_op.setdefault(executed.nodes[number].op_type, []).append((number, why))
     result = []
     for op, found in by_op.items():
@@ -322,12 +310,10 @@ def _verdict(result: Inspection) -> str:
     words = f"float; on {own.target} {own.integer_layers} of {amount(own.layers, 'layer')}{share} can be integer"
     if own.speedup is None:
         return words
-    if 1 / _ALIKE < own.speedup < _ALIKE:
-        return f"{words}: about as fast as float (estimate)"
-    if own.speedup < 1.0:
-        # the tables of times see no more than single layers, and have been wrong by half
-        return f"{words}: perhaps no faster than float (estimated {own.speedup:.2g}x; quantising measures it)"
-    return f"{words}: about {own.speedup:.2g}x the speed of float (estimate)"
+    timed = f"a draft of it runs at {own.speedup:.2g}x the speed of float"
+    if own.speedup < 1 / _ALIKE:
+        return f"{words}; {timed}: SLOWER than float"
+    return f"{words}; {timed}"
 
 
 def _main_reason(floats: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
+from qtool.inspection.makers import strange_operators
 from qtool.inspection.pictures import as_picture
 from qtool.runtime.session import Session, one_line
 
@@ -102,6 +103,9 @@ def loaded(opened: Opened) -> Session:
         try:
             Session(opened.path, optimize=False)
         except ModelError:
+            whose = strange_operators(opened)
+            if whose:
+                raise ModelError(f"{opened.path}: onnxruntime does not run it: {whose}") from error
             raise error from None
         why = one_line(error.__cause__ or error)
         raise ModelError(

@@ -1,6 +1,6 @@
 """`inspect_model`: what a model is, what onnxruntime runs of it, what that costs, and what to do about it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
@@ -26,6 +26,7 @@ from qtool.inspection.islands import Island, find_islands
 from qtool.inspection.look import Look
 from qtool.inspection.makers import OWN, Maker, form_of, maker_of
 from qtool.inspection.speed import PROFILE_SECONDS, speed_of
+from qtool.inspection.trained import trained_layers
 from qtool.inspection.verdict import next_step, verdict_of
 from qtool.runtime.census import take_census
 from qtool.runtime.profile import timed_nodes
@@ -52,7 +53,7 @@ def inspect_model(
         float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
         data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
         latency: whether to time the model and each node of it, in one thread of this machine.
-        progress: told of each step of the work on a quantised model.
+        progress: told of each step of the work on a quantised model, and on the draft of one.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
@@ -63,7 +64,7 @@ def inspect_model(
     if not opened.is_quantized:
         if float_model is not None:
             raise UsageError(f"{arg('float_model')}: {model} is a float model itself; leave it out")
-        return inspect_float(opened, model_io.load(model), data, latency=latency, **reading)
+        return inspect_float(opened, model_io.load(model), data, latency=latency, progress=progress, **reading)
     return _Inspected(opened, float_model, data, latency, reading, progress).inspection()
 
 
@@ -159,7 +160,7 @@ class _Inspected:
             opened, self.planned, self.executed, self.kernels, self.islands, self.maker, form,
             vnni=not find_target().saturates, differs=different.found, float_ms=self._float_ms_of_nodes(),
             errors=self.errors, outputs=self._float_outputs(),
-            fails=self.examples.fails,
+            fails=self.examples.fails, trained=trained_layers(self._twins()),
         )  # fmt: skip
         layers = self._layers()
         findings = find_all(look)
@@ -286,6 +287,16 @@ class _Inspected:
             cause="" if cause is None else cause.text,
             remedy="" if cause is None else remedy_of(cause.rule, self.maker),
         )
+
+    def _twins(self) -> Iterator[tuple[PlannedLayer, PlannedLayer]]:
+        """The layers of the model, each with that of the float one, as far as it is known."""
+        if self.float is None:
+            return
+        made = {tensor: layer for layer in planned_layers(self.float.opened.model) for tensor in _tensors(layer)}
+        for layer in self.planned:
+            twin = next((made[t] for t in map(self._float_tensor, _tensors(layer)) if t in made), None)
+            if twin is not None:
+                yield layer, twin
 
     def _float_outputs(self) -> tuple[str, ...]:
         return () if self.float is None else tuple(port.name for port in self.float.opened.outputs)

@@ -119,6 +119,8 @@ def _cause(
     if cause is None:
         op = executed.nodes[order[0]].op_type
         moves = op in ("Transpose", *_TRIFLES)
+        if op == "Cast":
+            return Cause("layout", "the type changes there, for a kernel beside it"), tuple(places)
         cause = Cause("layout", "the channels change place there, for a kernel beside it") if moves else None
         cause = cause or Cause("no-kernel", f"onnxruntime makes a float {op} of it")
     return cause, tuple(dict.fromkeys(places))

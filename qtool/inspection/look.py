@@ -19,7 +19,7 @@ class Look:
     by how much onnxruntime's optimised graph computes something else than the file says. vnni: whether this processor
     multiplies 8 bits without saturation. float_ms: number of a node -> what the same takes in the float model. fails:
     what onnxruntime says where it loads the model, and cannot run it. errors: of the tensors. outputs: the float
-    model's.
+    model's. trained: layers whose weights are others than float's.
     """
 
     opened: Opened
@@ -35,6 +35,7 @@ class Look:
     fails: str = ""
     errors: Errors = field(default_factory=Errors)
     outputs: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
     @property
     def output_db(self) -> float | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qtool.anatomy.grids import grid_of, is_constant
+from qtool.anatomy.integers import NBITS
 from qtool.anatomy.opened import Opened
 from qtool.core.records.inspection import FOR_LATENCY
 from qtool.graph.edit import Node
@@ -59,7 +60,6 @@ _ORT = {
     "mixed-types": _ORT_UINT8,
     "wide-type": _ORT_UINT8,
     "conv-integer": "quantize_static with data, or quantize_dynamic(op_types_to_quantize=['MatMul', 'Gemm'])",
-    "dynamic": "quantize_static with data",
     "missing-output-q": _ORT_ALL,
     "missing-input-q": _ORT_ALL,
     "not-quantised": _ORT_ALL,
@@ -147,7 +147,7 @@ MAKERS = (
     ),
     Maker("NNCF", _any(_producer("nncf"), _metadata("nncf"), _names("nncf"), _outputs("dq_output_")), _NNCF),
     Maker("Intel Neural Compressor", _any(_producer("neural-compressor", "neural_compressor"), _metadata("inc.")), {}),
-    Maker("Brevitas", _any(_producer("brevitas"), _domains("onnx.brevitas")), {}),
+    Maker("Brevitas", _any(_producer("brevitas"), _domains("onnx.brevitas"), _names("/export_handler")), {}),
     Maker("pytorch-quantization", _names("input_quantizer/", "weight_quantizer/"), _FOR_TENSORRT),
     Maker("onnxruntime.quantization", _producer("onnx.quantize"), _ORT),
     Maker("tf2onnx", _producer("tf2onnx"), {}),
@@ -158,6 +158,23 @@ MAKERS = (
 def maker_of(model: Opened) -> Maker | None:
     """Return who seems to have written a quantised model; None where nothing says it."""
     return next((maker for maker in MAKERS if maker.seen(model)), None)
+
+
+# domain -> what to do, where onnxruntime knows its operators not
+_STRANGE = {
+    ("qonnx", "onnx.brevitas", "finn"): "QONNX's: export it with Q/DQ in their place (Brevitas: export_onnx_qcdq)",
+    ("com.vai", "com.amd.quark"): "AMD Quark's: load its library of operators, or quantise with 'U8S8_AAWS'",
+    ("trt", "tensorrt"): "TensorRT's: run it with that, or quantise the float model for this device",
+}
+
+
+def strange_operators(model: Opened) -> str:
+    """Return whose operators a model holds that onnxruntime does not know, and what to do; "" where it knows all."""
+    for domains, whose in _STRANGE.items():
+        found = next((node for node in model.nodes if node.domain.startswith(domains)), None)
+        if found is not None:
+            return f"its operators ({found.op_type} and others) are {whose}"
+    return ""
 
 
 def form_of(model: Opened) -> str:
@@ -172,6 +189,6 @@ def form_of(model: Opened) -> str:
         parts.append("QOperator")
     if "DynamicQuantizeLinear" in ops or any(op.startswith("DynamicQuantize") for op in written):
         parts.append("dynamic")
-    if "MatMulNBits" in ops or (has_dq and not has_q and not parts):
+    if NBITS in ops or (has_dq and not has_q and not parts):
         parts.append("weight-only")
     return " and ".join(parts) or "integer operators"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qtool.core.records.inspection import ANY_PRESET
 from qtool.core.tensorspec import InputSpec
 from qtool.graph import edit
 from qtool.graph.edit import Model, Value
@@ -86,7 +87,7 @@ def _preset(model: Model, spec: InputSpec, layout: str) -> tuple[str, str]:
     outputs = {spec.name: spec.shape or () for spec in edit.output_specs(model)}
     classes = next((d for s in outputs.values() if len(s) == 2 and (d := s[1]) in _CLASSES), None)
     if classes is None:
-        return "PRESET", "nothing in the file says in which units; imagenet, unit, raw, tf and caffe are usual"
+        return ANY_PRESET, "nothing in the file says in which units; imagenet, unit, raw, tf and caffe are usual"
     preset = "tf" if classes == 1001 else "imagenet" if layout == "NCHW" else "imagenet-nhwc"
     others = "tf or caffe are others'" if layout == "NCHW" else "tf or caffe are Keras'"
     more = "" if preset == "tf" else f"; {others}: check how it was trained"

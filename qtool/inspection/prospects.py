@@ -41,18 +41,13 @@ class Outlook:
     floats: Mapping[str, str]
     gain: float | None
 
-    def record(self, macs: Macs, time_share: float | None, slower: float = 1.0) -> Prospect:
+    def record(self, macs: Macs, speedup: float | None) -> Prospect:
         """Return the record of it, with its share of the work.
 
-        macs: of all nodes that multiply; empty where they are unknown. time_share: of float's time that was measured in
-        the nodes that are to be integer, 0 to 1; None where it was not. slower: how many times as long the file takes
-        as what that was measured of.
+        macs: of all nodes that multiply; empty where they are unknown. speedup: of a draft; None without one.
         """
         inside = sum(macs.get(name) or 0 for name in self.kernels)
         total = known_total(macs)
-        speedup = None
-        if self.gain is not None and time_share is not None:
-            speedup = slower / (1.0 - time_share + time_share / self.gain)
         return Prospect(
             self.target.name,
             layers=len(self.layers),

@@ -30,6 +30,7 @@ def speed_of(session: Session, floating: Session | None, examples: Sequence[Exam
         float_ms=None if floating is None else _spread(found[0]),
         speedup=None if floating is None else own.speedup,
         noisy=own.noisy,
+        rough=own.rough,
         threads=1,
         rounds=rounds,
     )

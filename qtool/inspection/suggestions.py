@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from qtool.core.records.inspection import ANY_VALUE
 from qtool.core.state import State
 from qtool.core.tensorspec import InputSpec
 from qtool.graph import edit
@@ -155,7 +156,7 @@ def _settings(model: Model, inputs: Sequence[InputSpec]) -> Iterator[tuple[str, 
         if len(inputs) < 2 or size != 1 or spec.shape is None or not read:
             continue
         compared = _compared(model, spec.name)
-        value = "VALUE" if not compared else compared[0]
+        value = ANY_VALUE if not compared else compared[0]
         others = f"; it is compared with {', '.join(compared)}" if compared else ""
         if spec.name in deciding:
             yield spec.name, value, f"it decides which branch an If takes, and branches stay float{others}"

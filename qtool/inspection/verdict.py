@@ -1,5 +1,7 @@
 """The verdict on a quantised model in one line, and the step that comes next."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 from qtool.anatomy.executed import Executed
@@ -11,6 +13,10 @@ _ALIKE = 1.03
 _MUCH = 0.1
 _DEAR = ("slow-pool", "signed-kernel", "conv-integer", "one-channel", "slower-in-integers")
 """What costs time in integers."""
+_ONLY_SLOW = ("slower-in-integers", "dynamic")
+"""What is to be mended only where the model is no faster than float."""
+_BY_CLOCK = ("slow-pool", "one-channel", "slower-in-integers", "seams", "dropped-pairs", "layout", "float-tail")
+"""What may cost next to nothing: of a model that was not timed it is no reason to mend it."""
 _FIRST = ("does-not-run", "wrong-result", "bad-scale", "accuracy", "no-integers")
 """What is to be mended before anything is made faster."""
 
@@ -30,7 +36,7 @@ def verdict_of(
     whole = sum(layer.macs or 0 for layer in known)
     if whole and len(known) == len(layers):
         words += f", {100 * sum(layer.macs or 0 for layer in integer) / whole:.0f} % of multiply-accumulates"
-    parts = [f"{words} in integers"]
+    parts = [f"{words} in integers" if layers else "nothing in it multiplies and accumulates", *_narrow(layers)]
     if speed is not None and speed.speedup is not None:
         ratio = (
             f"{speed.speedup:.2g}x the speed of float"
@@ -41,7 +47,9 @@ def verdict_of(
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
     if output_db is not None:
         low = any(one.rule == "accuracy" for one in findings)
-        parts.append(f"output SQNR {output_db:.1f} dB{': it COSTS ACCURACY' if low else ''}")
+        trained = any(one.rule == "trained" for one in findings)
+        said = ": it COSTS ACCURACY" if low else " from float's, which it was trained on from" if trained else ""
+        parts.append(f"output SQNR {output_db:.1f} dB{said}")
     total = executed.total
     if islands:
         share = ""
@@ -61,13 +69,25 @@ def verdict_of(
     return "; ".join(parts)
 
 
+def _narrow(layers: Sequence[InspectedLayer]) -> list[str]:
+    """How many layers have weights of other than 8 bits, in words."""
+    bits = Counter(
+        int(found[0])
+        for layer in layers
+        if layer.weight is not None and (found := re.findall(r"^u?int(\d+)$", layer.weight.dtype)) and found[0] != "8"
+    )
+    return [f"weights of {number} bits in {amount(count, 'layer')}" for number, count in sorted(bits.items())]
+
+
 def next_step(findings: Sequence[Finding], speed: Speed | None, *, own: bool) -> str:
     """Return the step that comes next: the remedy of what costs most; "" where nothing is to be done.
 
     own: whether qtool made the model, so that quantising it anew would give the same.
     """
     slow = speed is not None and speed.speedup is not None and speed.speedup < _ALIKE
-    findings = [one for one in findings if one.remedy and (slow or one.rule != "slower-in-integers")]
+    if speed is None:
+        findings = [one for one in findings if one.rule not in _BY_CLOCK]
+    findings = [one for one in findings if one.remedy and (slow or one.rule not in _ONLY_SLOW)]
     wrong = next((one for one in findings if one.rule in _FIRST), None)
     dear = next((one for one in findings if one.ms_share is None or one.ms_share >= _MUCH or slow), None)
     found = wrong or dear

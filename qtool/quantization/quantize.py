@@ -19,6 +19,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
+from qtool.evaluation.decoding.likely import likely_decoders
 from qtool.evaluation.limits import Limits, ShareLimit, SizeLimit
 from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
 from qtool.feeds.reading import as_given
@@ -247,6 +248,7 @@ def quantize(
             {**grid_options(wanted, target), "fix": fix},
         ),
         unrefined=_unrefined(proven, len(half.choosing.examples), asked=refine == "on"),
+        decoders=() if blind or not original.outputs else likely_decoders(original.checked[0], original.outputs[0]),
     )
 
 

@@ -52,7 +52,7 @@ def _measured(result: Difference) -> list[str]:
         parts.append(line(f"  outputs of B against A's, on {result.inputs_from}: {figures}"))
     speed = result.speed
     if speed is not None and speed.float_ms is not None and speed.speedup is not None:
-        noisy = "; too noisy to tell" if speed.noisy else ""
+        noisy = "; too noisy to tell" if speed.noisy else "; roughly: the rounds differ much" if speed.rough else ""
         parts.append(
             line(
                 f"  speed: A {_spread(speed.float_ms)} ms, B {_spread(speed.ms)} ms; B is {speed.speedup:.2f}x as fast "

@@ -71,13 +71,17 @@ def quantized_lines(evaluation: Evaluation) -> list[str]:
 
 
 def speed_lines(evaluation: Evaluation) -> list[str]:
-    """Return a line for each candidate that is slower than float, or whose runs differ too much to say; else none."""
+    """Return a line for each candidate that is slower than float, or whose runs differ much; else none."""
     lines = []
     for model in evaluation.candidates:
         if model.latency is not None and model.latency.noisy:
             lines.append(f"{model.name}: the runs differ too much to say which is faster; repeat it on a quiet machine")
-        elif model.latency is not None and model.latency.speedup < 1.0:
+            continue
+        if model.latency is not None and model.latency.speedup < 1.0:
             lines.append(f"{model.name}: SLOWER than float; qtool inspect --latency tells why")
+        if model.latency is not None and model.latency.rough:
+            about = f"about {model.latency.speedup:.2g}x is all that they say"
+            lines.append(f"{model.name}: the runs differ much, as on a busy machine; {about}, and times are too long")
     return lines
 
 

@@ -17,13 +17,15 @@ from qtool.core.records.inspection import (
 from qtool.core.records.results import Asked
 from qtool.core.text import amount, line, rounded
 from qtool.report.quantize import data_text
-from qtool.report.text import ABSENT, aligned, decibels, file_size
+from qtool.report.text import ABSENT, aligned, decibels, file_size, fitted
 
 _NOTHING = Asked()
 _ROWS = 60
 _NAMED = 4
 
 
+_SPARE = ("makes", "weight", "input", "op", "alone dB", "float ms", "share")
+"""Columns that a terminal may have no room for, the first to go first."""
 _Column = tuple[str, Callable[[InspectedLayer], str]]
 
 
@@ -36,7 +38,7 @@ def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: b
     if inspection.next:
         parts.append(f"next: {inspection.next}{_command(inspection, asked)}")
     parts += ["", *(f"  {row}" for row in _facts(inspection))]
-    table = ["", *_layers(inspection, len(inspection.layers) if every else _ROWS)] if inspection.layers else []
+    table = ["", *_layers(inspection, every=every)] if inspection.layers else []
     ends = []
     if inspection.findings:
         ends += ["", "what costs speed, accuracy or trust, the dearest first:"]
@@ -50,18 +52,34 @@ def _head(inspection: Inspection) -> str:
     maker = f", by {inspection.maker}" if inspection.maker else ""
     form = f", {inspection.form}" if inspection.form not in ("", inspection.kind) else ""
     opset = inspection.opset.get("ai.onnx", 0)
-    return f"{inspection.model}: {inspection.kind}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+    return f"{inspection.model}: {_kind(inspection)}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+
+
+def _kind(inspection: Inspection) -> str:
+    """The narrowest type that the layers are quantised to; int8 where that is one of 8 bits, or where there is none."""
+    found = {grid.dtype for layer in inspection.layers for grid in (layer.input, layer.weight) if grid is not None}
+    others = sorted(found - {"int8", "uint8", ""})
+    return " and ".join(others) if others and len(others) == len(found) else inspection.kind
 
 
 def _command(inspection: Inspection, asked: Asked) -> str:
-    source = shlex.quote(inspection.float_model or "FLOAT.onnx")
-    if inspection.next == TIME_IT:
-        return f": qtool inspect {shlex.quote(inspection.model)} --float {source} {data_text(asked)} --latency"
-    if REQUANTISE not in inspection.next:
+    """The command for the next step; in front of it, in words, what it lacks that nobody has given."""
+    timed = inspection.next == TIME_IT
+    if not timed and REQUANTISE not in inspection.next:
         return ""
+    source = inspection.float_model
+    samples = [] if asked.data is not None else ["your samples as --data"]
+    if source is None and not timed:
+        return f": `qtool quantize`, with {' and '.join(['the float model that it is made of', *samples])}"
+    lacks = ["the float model as --float"] * (source is None) + samples
+    words = f", with {' and '.join(lacks)}" if lacks else ""
+    data = "" if asked.data is None else f" {data_text(asked)}"
+    floating = "" if source is None else f" {'--float ' if timed else ''}{shlex.quote(source)}"
+    if timed:
+        return f"{words}: qtool inspect {shlex.quote(inspection.model)}{floating}{data} --latency"
     output = shlex.quote(Path(inspection.model).with_suffix(".qtool.onnx").name)
     fast = " --optimize-for latency" if FOR_LATENCY in inspection.next else ""
-    return f": qtool quantize {source} {data_text(asked)}{fast} -o {output}"
+    return f"{words}: qtool quantize{floating}{data}{fast} -o {output}"
 
 
 def _facts(inspection: Inspection) -> list[str]:
@@ -83,46 +101,64 @@ def speed_line(speed: Speed) -> str:
     )
     own = f"{_ms(speed.ms)}"
     if speed.float_ms is None or speed.speedup is None:
-        return f"{own}; {how}{'; too noisy to trust' if speed.noisy else ''}"
+        return f"{own}{', too noisy to trust' if speed.noisy else ''}; {how}"
     ratio = f"float {_ms(speed.float_ms)} / int8 {own} = {speed.speedup:.2f}x"
     if speed.noisy:
         return f"{ratio}, too noisy to say which is faster; {how}"
-    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}; {how}"
+    rough = ", roughly: the rounds differ much" if speed.rough else ""
+    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}{rough}; {how}"
 
 
 def _ms(spread: Sequence[float]) -> str:
     return f"{rounded(spread[0])} ms ({rounded(spread[1])} to {rounded(spread[2])})"
 
 
-def _layers(inspection: Inspection, rows: int) -> list[str]:
+def _layers(inspection: Inspection, *, every: bool) -> list[str]:
+    """The layers in order: all of them with all columns where `every` is wanted, else what fits a terminal."""
     columns: list[_Column] = [
         ("layer", lambda one: one.name),
         ("makes", lambda one: one.output),
         ("op", lambda one: one.op),
         ("share", lambda one: ABSENT if one.share is None else f"{100 * one.share:.1f} %"),
-        ("planned", lambda one: "int8" if one.planned else "float"),
+        ("planned", _planned),
         ("runs as", _runs),
         ("ms", lambda one: _time(one.ms)),
         ("float ms", lambda one: _time(one.float_ms)),
         ("SQNR dB", lambda one: decibels(one.sqnr_db)),
         ("alone dB", lambda one: decibels(one.alone_db)),
         ("input", lambda one: _grid(one.input)),
-        ("weight", lambda one: _grid(one.weight)),
+        ("weight", lambda one: one.weight.dtype if one.weight and not one.weight.scale else _grid(one.weight)),
     ]
-    shown = inspection.layers[:rows]
+    shown = inspection.layers if every else inspection.layers[:_ROWS]
     kept = [(title, cell) for title, cell in columns if any(cell(layer) != ABSENT for layer in shown)]
     table = [[cell(layer) for _, cell in kept] for layer in shown]
     left = [number for number, (title, _) in enumerate(kept) if title in ("layer", "makes", "op", "planned", "runs as")]
-    lines = [aligned([title for title, _ in kept], table, left=left)]
-    if len(inspection.layers) > rows:
-        lines.append(f"... and {len(inspection.layers) - rows} more layers; -v shows them all")
-    return lines
+    titles = [title for title, _ in kept]
+    if every:
+        return [aligned(titles, table, left=left)]
+    spare = [titles.index(title) for title in _SPARE if title in titles]
+    text, narrowed = fitted(titles, table, left=left, names=0, spare=spare)
+    more = len(inspection.layers) - len(shown)
+    parts = [amount(more, "more layer")] if more else []
+    parts += ["whole names and all columns"] if narrowed else []
+    return [text, *([f"with -v: {', '.join(parts)}"] if parts else [])]
+
+
+def _planned(layer: InspectedLayer) -> str:
+    """What the file asks for: the type that it computes in, or that of the weights alone."""
+    if layer.planned:
+        dtype = "" if layer.input is None else layer.input.dtype
+        return "int8" if dtype in ("", "int8", "uint8") else dtype
+    halves = [f"{grid.dtype} {what}" for grid, what in ((layer.input, "input"), (layer.weight, "weight")) if grid]
+    return halves[0] if halves else "float"
 
 
 def _runs(layer: InspectedLayer) -> str:
     if not layer.kernel:
         return "unknown"
-    return layer.kernel if layer.integer else f"{layer.kernel} (float)"
+    if not layer.integer:
+        return f"{layer.kernel} (float)"
+    return f"{layer.kernel} (8-bit blocks)" if layer.kernel == "MatMulNBits" else layer.kernel
 
 
 def _time(ms: float | None) -> str:

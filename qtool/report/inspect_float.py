@@ -3,13 +3,14 @@
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 
-from qtool.core.records.inspection import Inspection, Port, Prospect
+from qtool.core.records.inspection import ANY_PRESET, ANY_VALUE, Inspection, Port, Prospect
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line, rounded
 from qtool.report.quantize import data_text
-from qtool.report.text import ABSENT, aligned, file_size
+from qtool.report.text import ABSENT, aligned, file_size, fitted
 
 _SUGGESTED = re.compile(r"(\w+)='(.*?)': (.*)", re.DOTALL)
 _LAYERS, _OPERATORS, _NAMED = 10, 8, 3
@@ -74,19 +75,27 @@ def _targets(result: Inspection) -> list[str]:
     """Targets on which the same becomes of everything share a row."""
     alike: dict[tuple[object, ...], list[Prospect]] = {}
     for one in result.targets:
-        key = (one.layers, one.integer_layers, one.macs_share, one.layers_speedup, tuple(one.floats.items()))
+        key = (
+            one.layers,
+            one.integer_layers,
+            one.macs_share,
+            one.layers_speedup,
+            one.speedup,
+            tuple(one.floats.items()),
+        )
         alike.setdefault(key, []).append(one)
-    rows = [_target(several) for several in alike.values()]
-    header = ["target", "layers in integers", "of the MACs", "estimated: these layers", "the model"]
-    return ["", aligned(header, rows)] if rows else []
+    timed = any(one.speedup is not None for one in result.targets)
+    rows = [_target(several, timed=timed) for several in alike.values()]
+    speed = "the draft, timed here" if timed else "estimated: these layers"
+    return ["", aligned(["target", "layers in integers", "of the MACs", speed], rows)] if rows else []
 
 
-def _target(several: list[Prospect]) -> list[str]:
+def _target(several: list[Prospect], *, timed: bool) -> list[str]:
     one = several[0]
     share = ABSENT if one.macs_share is None else percent(one.macs_share)
-    gain = ABSENT if one.layers_speedup is None else f"{one.layers_speedup:.2g}x"
-    whole = ABSENT if one.speedup is None else f"{one.speedup:.2g}x"
-    return [", ".join(p.target for p in several), f"{one.integer_layers} of {one.layers}", share, gain, whole]
+    gain = one.speedup if timed else one.layers_speedup
+    speed = ABSENT if gain is None else f"{gain:.2g}x"
+    return [", ".join(p.target for p in several), f"{one.integer_layers} of {one.layers}", share, speed]
 
 
 def _floats(result: Inspection, *, every: bool) -> list[str]:
@@ -159,18 +168,44 @@ def _layers(result: Inspection, *, every: bool) -> list[str]:
     if not rows:
         return []
     header = ["layer", "op", "tensor", "MACs %", *(["ms"] if timed else []), "on this machine's target"]
-    more = (
-        f"{amount(len(result.layers) - len(rows), 'layer')} more; all with -v" if len(rows) < len(result.layers) else ""
-    )
-    return ["", aligned(header, rows, left=(0, 1, 2, len(header) - 1)), *([more] if more else [])]
+    left = (0, 1, 2, len(header) - 1)
+    if every:
+        return ["", aligned(header, rows, left=left)]
+    table, narrowed = fitted(header, rows, left=left, names=0, spare=(2,))
+    fewer = len(result.layers) - len(rows)
+    parts = [amount(fewer, "more layer")] * bool(fewer) + ["whole names and all columns"] * narrowed
+    return ["", table, *([f"with -v: {', '.join(parts)}"] if parts else [])]
 
 
 def _next(result: Inspection, asked: Asked) -> str:
-    """The command that comes next: with the data that was given, as it was read, or with what the model asks for."""
-    found = [_SUGGESTED.fullmatch(text) for text in result.suggestions]
-    # data that was run is read as it should be
-    options = [_option(one[1], one[2]) for one in found if one is not None and (asked.data is None or one[1] == "fix")]
-    fixed = any(one is not None and one[1] == "fix" for one in found)
+    """The command that comes next, behind words for what it lacks that nobody has given."""
+    found = [one for one in map(_SUGGESTED.fullmatch, result.suggestions) if one is not None]
+    fixed = any(one[1] == "fix" for one in found)
     if not result.targets or not (fixed or any(one.integer_layers for one in result.targets)):
         return result.next
-    return " ".join(["qtool quantize", shlex.quote(result.model), data_text(asked), *options])
+    ran = asked.data is not None
+    lacks = [] if ran else ["your samples as --data"]
+    lacks += [_lacking(one[1], one[2]) for one in found if _is_open(one[2]) and (not ran or one[1] == "fix")]
+    command = quantize_command(result.model, data_text(asked) if ran else "", result.suggestions, ran=ran)
+    return f"with {' and '.join(lacks)}: {command}" if lacks else command
+
+
+def quantize_command(model: str, data: str, suggestions: Sequence[str], *, ran: bool) -> str:
+    """Return the command that quantises a float model, without what nobody can know but its user.
+
+    data: with what stands in front of it, and how it is read. suggestions: that an inspection makes. ran: whether the
+    data was run, and so is read as it should be.
+    """
+    found = [one for one in map(_SUGGESTED.fullmatch, suggestions) if one is not None and not _is_open(one[2])]
+    options = [_option(one[1], one[2]) for one in found if not ran or one[1] == "fix"]
+    return " ".join(filter(None, ["qtool quantize", shlex.quote(model), data, *options]))
+
+
+def _is_open(value: str) -> bool:
+    """Whether a suggestion leaves to the user what it should be."""
+    return value.rpartition("=")[2] in (ANY_PRESET, ANY_VALUE)
+
+
+def _lacking(name: str, value: str) -> str:
+    option, setting, _ = f"--{name.replace('_', '-')}", *value.rpartition("=")[:2]
+    return f"its value as {option} {setting}=" if setting else f"what suits your pictures as {option}"

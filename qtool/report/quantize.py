@@ -180,11 +180,11 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
     model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
-    compared = f"qtool eval {model} {_word(str(result.output))} {data}"
+    compared = f"qtool eval {model} {_word(str(result.output))}"
     if _but_for_one(result, verdict):
-        return ["calibrate with more samples", f"`{compared}` on others tells whether there are more like it"]
+        return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
     if verdict.met is not False:
-        return [f"`{compared} --metric METRIC` compares by your own metric"]
+        return [_comparison(result, compared)]
     commands = [
         f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
@@ -197,6 +197,15 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     if asked.data is None:
         commands.append("DATA: what calibrated, with the options that say how it is read")
     return commands
+
+
+def _comparison(result: Quantized, command: str) -> str:
+    """The command that compares with labels: with the data that was given, which holds some or not, and a decoder."""
+    command += f" {data_text(result.asked)}"
+    command += f" --decode {result.decoders[0]}" if result.decoders else ""
+    others = f"; --decode {' or '.join(result.decoders[1:])} has the same shapes" if result.decoders[1:] else ""
+    by = "boxes with labelled ones" if result.decoders else "by labels, where the data has some (`--metric` says how)"
+    return f"`{command}` compares {by}{others}"
 
 
 def _after_calibration(asked: Asked, command: str) -> str:

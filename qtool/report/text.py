@@ -8,6 +8,10 @@ from qtool.core.text import cell, line
 
 ABSENT = "-"
 _MARKS = re.compile(r"[\\`|*\[\]]")
+WIDTH = 100
+"""Characters of a line of a table that is to fit a terminal."""
+_NAME, _SHORTEST = 28, 12
+"""Characters that a column of names gets by leaving others out, and those that it gets anyhow."""
 _NAMED = 5
 """Outputs that are named in a line."""
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
@@ -31,6 +35,37 @@ def aligned(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Colle
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def fitted(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int], names: int, spare: Sequence[int]
+) -> tuple[str, bool]:
+    """Return a table of at most `WIDTH` characters a line, and whether something of it was left out.
+
+    Columns in `spare` are left out, the first of them first, until the column `names` has room; what is still too long
+    there is shortened in the middle. The other arguments are those of `aligned`.
+    """
+    table = [[cell(text) for text in row] for row in (header, *rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    kept, waiting = list(range(len(header))), list(spare)
+
+    def room() -> int:
+        return WIDTH - sum(widths[column] + 2 for column in kept if column != names)
+
+    while waiting and room() < min(widths[names], _NAME):
+        kept.remove(waiting.pop(0))
+    most = max(room(), _SHORTEST)
+    cut = [[in_the_middle(row[column], most) if column == names else row[column] for column in kept] for row in table]
+    flush = [number for number, column in enumerate(kept) if column in left]
+    return aligned(cut[0], cut[1:], left=flush), len(kept) < len(header) or widths[names] > most
+
+
+def in_the_middle(name: str, most: int) -> str:
+    """Return a name in at most so many characters: of a longer one the beginning and, twice as much of it, the end."""
+    if len(name) <= most:
+        return name
+    end = (most - 1) * 2 // 3
+    return f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -13,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from qtool import inspect_model, quantize
 from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
-from qtool.core.records.inspection import REQUANTISE
+from qtool.core.records.inspection import REQUANTISE, TIME_IT
+from qtool.core.records.results import Asked
 from qtool.report.inspect import inspection_text
 from tests.support.patterns import Net
 
@@ -172,8 +174,8 @@ def test_a_model_of_qtool_is_known_and_not_to_be_made_again(models, tmp_path, ho
     assert found.maker == "qtool"
     assert REQUANTISE not in found.next
     assert inspection_text(found).splitlines()[2] == (
-        f"next: time it beside the float model: qtool inspect {tmp_path / 'own.onnx'} --float FLOAT.onnx --data DATA "
-        "--latency"
+        "next: time it beside the float model, with the float model as --float and your samples as --data: "
+        f"qtool inspect {tmp_path / 'own.onnx'} --latency"
     )
 
 
@@ -214,4 +216,64 @@ def test_to_quantise_again_is_no_remedy_for_its_own_models(tmp_path):
     (one,) = [finding for finding in found.findings if finding.rule == "one-channel"]
     assert one.remedy.startswith("quantise the float model with qtool for latency: ")
     assert not any(finding.remedy for finding in found.findings if finding.rule in ("float-tail", "missing-output-q"))
-    assert " --data DATA --optimize-for latency -o own.qtool.onnx" in inspection_text(found)
+    mended = replace(found, next=one.remedy)
+    lacking = "with the float model that it is made of and your samples as --data"
+    assert f": `qtool quantize`, {lacking}" in inspection_text(mended)
+    known = inspection_text(replace(mended, float_model=str(source)), Asked(data="a.npz"))
+    assert f": qtool quantize {source} --data a.npz --optimize-for latency -o own.qtool.onnx" in known
+
+
+def test_layers_that_hold_another_scale_have_an_error_all_the_same(tmp_path):
+    """qtool folds the 1/6 of a HardSwish into the layers beside it; the output is compared as it is."""
+    net = Net(3, 16, 16)
+    value = net("HardSwish", net.conv("x", 3, 8))
+    value = net("HardSwish", net.conv(value, 8, 16))
+    source = net.save(tmp_path / "m.onnx", net.gemm(net("Flatten", net("GlobalAveragePool", value)), 16, 4))
+    data = [net.samples(4)]
+    quantize(source, tmp_path / "q.onnx", data=data, calibrator="max")
+    found = inspect_model(tmp_path / "q.onnx", source, data)
+    convolutions = [layer for layer in found.layers if layer.op == "Conv"]
+    assert all(layer.sqnr_db > 25 and layer.alone_db > 25 for layer in convolutions)
+    assert any("SQNR is beyond a factor a channel" in text for text in found.not_measured)
+    twice = onnx.load(tmp_path / "q.onnx")
+    scale = next(one for one in twice.graph.initializer if one.name == source_weight(twice))
+    scale.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(scale), scale.name))
+    onnx.save(twice, tmp_path / "twice.onnx")
+    assert "COSTS ACCURACY" in inspect_model(tmp_path / "twice.onnx", source, data).verdict
+
+
+def source_weight(model):
+    """The weight of the last layer, or its scale."""
+    gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
+    maker = next((node for node in model.graph.node if gemm.input[1] in node.output), None)
+    return gemm.input[1] if maker is None else maker.input[1]
+
+
+def test_a_model_that_is_good_as_far_as_is_known_is_to_be_timed(tmp_path):
+    """With one input channel in its first layer, which costs time, and how much only a clock can tell."""
+    net = Net(1, 8, 8)
+    value = net("Relu", net.conv("x", 1, 8))
+    source = net.save(tmp_path / "m.onnx", net("Relu", net.conv(value, 8, 8)))
+    quantize(source, tmp_path / "q.onnx", data=[net.samples(2)], calibrator="max", optimize_for="size")
+    found = inspect_model(tmp_path / "q.onnx")
+    assert "one-channel" in {finding.rule for finding in found.findings}
+    assert found.next == TIME_IT
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_that_was_trained_on_is_not_judged_by_its_distance_from_float(models, tmp_path, trained):
+    """Its weights are no rounding of float's; multiplied by a factor for each channel they still are."""
+    other = onnx.load(models["float"])
+    for name in ("w1", "w2"):
+        weight = next(one for one in other.graph.initializer if one.name == name)
+        array = numpy_helper.to_array(weight)
+        moved = array + RNG.normal(size=array.shape) if trained else array * np.linspace(1, 4, 8).reshape(8, 1, 1, 1)
+        weight.CopyFrom(numpy_helper.from_array(moved.astype(np.float32), name))
+    onnx.save(other, tmp_path / "other.onnx")
+    found = inspect_model(models["qdq"], tmp_path / "other.onnx", {"x": DATA})
+    rules = {finding.rule for finding in found.findings}
+    assert ("trained" in rules, "accuracy" in rules) == (trained, not trained), found.verdict
+    assert ("COSTS ACCURACY" in found.verdict) == (not trained)
+    assert "trained" not in {
+        finding.rule for finding in inspect_model(models["qdq"], models["float"], {"x": DATA}).findings
+    }

@@ -188,3 +188,6 @@ def test_the_spread_of_the_latency_is_shown_and_slower_or_noisy_is_said():
     assert "2.000 (1.900 to 2.250)" in text and "p10 to p90 in brackets" in text
     assert "slow.onnx: SLOWER than float" in text
     assert "noisy.onnx: the runs differ too much" in text
+    rough = replace(GOOD, name="rough.onnx", latency=Latency(2.0, 2.25, 1.0, 9.0, rough=True))
+    text = evaluation_text(replace(shown, candidates=(rough,)))
+    assert "rough.onnx: the runs differ much, as on a busy machine; about 2.2x is all that they say" in text

@@ -192,3 +192,12 @@ def test_how_data_was_read_is_known_of_a_calibration_file(tmp_path):
     assert f"`qtool tune {model} --data DATA --preprocess {tmp_path / 'as.json'} --min-sqnr 90`" in quantized_text(
         result
     )
+
+
+def test_a_detector_is_to_be_compared_by_its_boxes(tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES}, min_sqnr=1)
+    assert result.decoders == ()
+    found = replace(result, decoders=("yolox", "yolov5"), asked=Asked("m.onnx", "pictures"))
+    last = quantized_text(found).splitlines()[-1]
+    assert f"`qtool eval m.onnx {tmp_path / 'q.onnx'} --data pictures --decode yolox` compares boxes" in last
+    assert last.endswith("; --decode yolov5 has the same shapes")

@@ -169,7 +169,7 @@ class Latency:
 
     median_ms, p10_ms, p90_ms: of its runs, the median and the 10th and 90th percentile; these None where they were not
     measured. speedup: float's median over it; 1 for float. noisy: whether the rounds differ so much that the ratio says
-    nothing.
+    nothing. rough: whether they differ so much that it may be 15 % off; of float, its time.
     """
 
     median_ms: float
@@ -177,6 +177,7 @@ class Latency:
     p10_ms: float | None = None
     p90_ms: float | None = None
     noisy: bool = False
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ REQUANTISE = "quantise the float model with qtool"
 FOR_LATENCY = f"{REQUANTISE} for latency"
 """The same, with the option that lets the clock choose."""
 
+ANY_PRESET, ANY_VALUE = "PRESET", "VALUE"
+"""In the place of a suggested value of which a file says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Port:
@@ -123,7 +126,8 @@ class Speed:
 
     ms, float_ms: median, 10th and 90th percentile of one run, of the processor's time; float_ms None without a float
     model. speedup: float's median over the model's; None without a float model. noisy: whether the rounds differ so
-    much that the ratio says nothing; threads: of the session; rounds: how many.
+    much that the ratio says nothing; rough: whether so much that it may be 15 % off. threads: of the session; rounds:
+    how many.
     """
 
     ms: tuple[float, float, float]
@@ -132,6 +136,7 @@ class Speed:
     noisy: bool
     threads: int
     rounds: int
+    rough: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +158,8 @@ class Prospect:
     target: its name. layers, integer_layers: counts. macs_share: of the multiply-accumulates in integers, 0 to 1; None
     where unknown.
     floats: node -> why it stays float. layers_speedup: by the target's table of times, how many times as fast the nodes
-    that become integer are as in float, borders included; None where there is no table. speedup: the same of the whole
-    model, with the share of float's time that was measured in these nodes: an estimate; None where it was not.
+    that become integer are as in float, borders included: an estimate; None where there is no table. speedup: how many
+    times as fast as float a draft of the int8 model ran here; None where none was timed.
     """
 
     target: str

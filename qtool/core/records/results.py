@@ -201,6 +201,7 @@ class Quantized:
     asked: what it was given to read.
     unrefined: where weights were rounded to what their layers compute, those that were not, by tensor, and why.
     gates: what was asked of it, and the answers.
+    decoders: by the shapes of its outputs, those that may read it as a detector.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("quantize", 2)
@@ -220,6 +221,7 @@ class Quantized:
     asked: Asked = field(default_factory=Asked)
     unrefined: dict[str, str] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
+    decoders: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -325,7 +325,10 @@ def test_the_speedup_is_what_the_medians_beside_it_give_and_rounds_that_differ_a
     assert not fast.noisy, "it is faster in every round"
     assert summarize_rounds([[4_000_000, 9_000_000, 6_000_000], [6_000_000, 4_000_000, 3_000_000]])[1].noisy
     steady = summarize_rounds([[4_000_000 + 10 * n for n in range(30)], [2_000_000 + 7 * n for n in range(30)]])
-    assert not steady[1].noisy
+    assert not steady[1].noisy and not steady[1].rough
+    assert fast.rough, "in its rounds it is 2, 4 and 2 times as fast"
+    busy = summarize_rounds([[10_000_000] * 31, [1_000_000 * (2 + n % 6) for n in range(31)]])
+    assert busy[1].rough and not busy[1].noisy, "always faster, and how much is not known"
 
 
 def test_size_counts_external_data_once(tmp_path: Path):
