@@ -10,7 +10,7 @@ import click
 from qtool import __version__
 from qtool.cli import COMMANDS
 from qtool.cli.base import Helpful
-from qtool.cli.outputs import begin
+from qtool.cli.outputs import TYPED, begin
 from qtool.cli.streams import say
 from qtool.core.process import lazy_dataclasses
 
@@ -100,6 +100,7 @@ def ran(words: Sequence[str]) -> int:
     begin()
     try:
         with app.make_context("qtool", list(words)) as context:
+            context.meta[TYPED] = tuple(words)
             code = app.invoke(context)
     except click.exceptions.Exit as done:
         code = done.exit_code

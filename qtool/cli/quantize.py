@@ -29,7 +29,7 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.html import html_option, looked_into, write_page
-from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.outputs import STDOUT, outputs, show, typed
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
@@ -185,8 +185,8 @@ def command(
     write_page(html_path, result.to_dict(), *seen)
     verdict = result.verdict
     if not quiet and json_path != STDOUT:
-        show(quantized_text(result, verbose=verbose))
-    elif bad := bad_verdict(result):
+        show(quantized_text(result, verbose=verbose, typed=typed()))
+    elif bad := bad_verdict(result, typed()):
         remark(bad)
     warn(result.warnings)
     if verdict is not None and verdict.failed:

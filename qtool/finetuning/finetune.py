@@ -40,6 +40,7 @@ from qtool.quantization.asked import asked_of, grid_options
 from qtool.quantization.decision import Decision, Proven, prove
 from qtool.quantization.given import check_files, grid_given, refuse_decided
 from qtool.quantization.request import Request
+from qtool.quantization.timing import timed
 from qtool.targets.tables import find_target
 
 if TYPE_CHECKING:
@@ -199,6 +200,8 @@ def finetune(
         before, after = verdict.before, verdict.after
         doubts = (*_few(parted), *_anew(unfinished, asked=resume, resumed=done.resumed))
         doubts += () if begun.dynamic is None else (_instead(prove(begun.dynamic, original), after),)
+        progress("time", 0, None)
+        timing = timed(original, started.prepared.model, after.decision.plan, after.model, blind=False)
     with together(*[path for path in (save_plan, save_float) if path is not None], output):
         if save_plan is not None:
             after.decision.plan.save(save_plan)
@@ -232,6 +235,7 @@ def finetune(
         float_path=None if save_float is None else Path(save_float),
         warnings=doubts,
         asked=asked_of(model, data, calibration, as_given(reading), {**grid_options(wanted, target), **given}),
+        timing=timing,
     )
 
 

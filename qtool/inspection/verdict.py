@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, TIME_IT, Finding, InspectedLayer, Speed
+from qtool.core.records.inspection import (
+    BESIDE_FLOAT,
+    FOR_LATENCY,
+    OUTPUT_SQNR,
+    REQUANTISE,
+    TIME_IT,
+    Finding,
+    InspectedLayer,
+    Speed,
+)
 from qtool.core.text import amount
 from qtool.inspection.executed import Executed
 from qtool.inspection.islands import Island
@@ -33,15 +42,15 @@ def verdict_of(
     parts = [f"{words} in integers"]
     if speed is not None and speed.speedup is not None:
         ratio = (
-            f"{speed.speedup:.2g}x the speed of float"
+            f"{speed.speedup:.2g}x {BESIDE_FLOAT}"
             if speed.speedup < 10
-            else f"{speed.speedup:.0f}x the speed of float"
+            else f"{speed.speedup:.0f}x {BESIDE_FLOAT}"
         )
         slower = ": SLOWER than float" if speed.speedup < 1 / _ALIKE else ""
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
     if output_db is not None:
         low = any(one.rule == "accuracy" for one in findings)
-        parts.append(f"output SQNR {output_db:.1f} dB{': it COSTS ACCURACY' if low else ''}")
+        parts.append(f"{OUTPUT_SQNR} {output_db:.1f} dB{': it COSTS ACCURACY' if low else ''}")
     total = executed.total
     if islands:
         share = ""

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 
 from qtool.core.records.inspection import Inspection, Port, Prospect
 from qtool.core.records.results import Asked
@@ -167,10 +168,18 @@ def _layers(result: Inspection, *, every: bool) -> list[str]:
 
 def _next(result: Inspection, asked: Asked) -> str:
     """The command that comes next: with the data that was given, as it was read, or with what the model asks for."""
-    found = [_SUGGESTED.fullmatch(text) for text in result.suggestions]
-    # data that was run is read as it should be
-    options = [_option(one[1], one[2]) for one in found if one is not None and (asked.data is None or one[1] == "fix")]
-    fixed = any(one is not None and one[1] == "fix" for one in found)
+    fixed = any(found[1] == "fix" for found in map(_SUGGESTED.fullmatch, result.suggestions) if found is not None)
     if not result.targets or not (fixed or any(one.integer_layers for one in result.targets)):
         return result.next
-    return " ".join(["qtool quantize", shlex.quote(result.model), data_text(asked), *options])
+    return quantize_command(result.model, data_text(asked), result.suggestions, ran=asked.data is not None)
+
+
+def quantize_command(model: str, data: str, suggestions: Sequence[str], *, ran: bool) -> str:
+    """Return the command that quantises a float model.
+
+    data: with what stands in front of it, and how it is read. suggestions: that an inspection makes. ran: whether the
+    data was run, and so is read as it should be.
+    """
+    found = [_SUGGESTED.fullmatch(text) for text in suggestions]
+    options = [_option(one[1], one[2]) for one in found if one is not None and (not ran or one[1] == "fix")]
+    return " ".join(["qtool quantize", shlex.quote(model), data, *options])

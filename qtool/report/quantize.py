@@ -23,7 +23,7 @@ from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import timing_lines
-from qtool.report.words import SCALE, listed, quality, rows
+from qtool.report.words import SCALE, again, listed, quality, rows
 
 _NAMED = 3
 _COLUMNS = 100
@@ -46,10 +46,10 @@ def calibrated_text(result: Calibrated) -> str:
     return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
 
 
-def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
+def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[str] = ()) -> str:
     """Return what was made in one line, then a row for each thing that it rests on, and the verdict on the accuracy.
 
-    verbose: with a table of the candidates that were measured.
+    verbose: with a table of the candidates that were measured. typed: the words of the command line, for the next one.
     """
     plan, proof = result.plan, result.verification
     lines = [_head(result)]
@@ -61,12 +61,13 @@ def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    lines += timing_lines(result.timing, _ratio(result), by_clock=by_clock)
+    remedy = None if by_clock else _again(result, typed, "--optimize-for", "latency")
+    lines += timing_lines(result.timing, _ratio(result), remedy)
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
         lines += rows("cause", *_causes(result, result.verdict))
-        lines += rows("next", *_next(result, result.verdict))
+        lines += rows("next", *_next(result, result.verdict, typed))
     elif hardly := _hardly_integer(result):
         lines += [*rows("verdict", hardly[0]), *rows("next", hardly[1])]
     return "\n".join(map(line, lines))
@@ -92,8 +93,11 @@ def _made_with(plan: Plan) -> str:
     return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
 
 
-def bad_verdict(result: Quantized) -> str:
-    """Return the verdict as a line by itself, with what comes next, where it is no good one; else an empty text."""
+def bad_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
+    """Return the verdict as a line by itself, with what comes next, where it is no good one; else an empty text.
+
+    typed: the words of the command line, for the next one.
+    """
     verdict = result.verdict
     if verdict is None:
         hardly = _hardly_integer(result)
@@ -101,7 +105,7 @@ def bad_verdict(result: Quantized) -> str:
     if verdict.met or (verdict.met is None and not verdict.asked):
         return ""
     causes = _causes(result, verdict)[:2]
-    parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict)[0]}"]
+    parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict, typed)[0]}"]
     return line(f"{result.output}: {'; '.join(parts)}")
 
 
@@ -168,7 +172,7 @@ def _figure(proof: Verification) -> str:
     return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
 
 
-def _next(result: Quantized, verdict: Verdict) -> list[str]:
+def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
     model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
@@ -185,10 +189,19 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
-        commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
+        more = _again(result, typed, "--max-float-macs", f"{share:g}%")
+        commands.insert(0, f"`{more}` is enough on the examples that choose")
     if asked.data is None:
         commands.append("DATA: what calibrated, with the options that say how it is read")
     return commands
+
+
+def _again(result: Quantized, typed: Sequence[str], option: str, value: str) -> str:
+    """The same call with another value of an option; without a command line, the one that asks for the same."""
+    asked = result.asked
+    source = data_text(asked) if asked.calibration is None else _calibration(asked).strip()
+    same = f"quantize {_word(asked.model)} {source}{options_text(asked)} -o {_word(str(result.output))}"
+    return again(typed or shlex.split(same), option, value)
 
 
 def _after_calibration(asked: Asked, command: str) -> str:
@@ -263,7 +276,11 @@ def _refined(result: Quantized) -> str:
 
 
 def _ratio(result: Quantized) -> str:
-    ratio = result.float_size / result.size
+    return size_ratio(result.float_size / result.size)
+
+
+def size_ratio(ratio: float) -> str:
+    """Return how many times smaller or larger a model is, of which float's size is `ratio` times its own."""
     if ratio >= _ALIKE:
         return f"{ratio:.1f}x smaller" if ratio >= MUCH_SMALLER else f"{ratio:.2f}x smaller"
     return "about as large" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger"

@@ -13,6 +13,8 @@ REQUANTISE = "quantise the float model with qtool"
 """How a next step or a remedy says it; a report that knows the paths shows the command beside it."""
 FOR_LATENCY = f"{REQUANTISE} for latency"
 """The same, with the option that lets the clock choose."""
+BESIDE_FLOAT, OUTPUT_SQNR = "the speed of float", "output SQNR"
+"""What the parts of a verdict on speed and accuracy say, between which there are semicolons."""
 
 
 @dataclass(frozen=True, slots=True)

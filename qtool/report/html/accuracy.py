@@ -9,7 +9,7 @@ from qtool.core.reading import read_bytes
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Gallery, Listing, Note, Section, Shot
 from qtool.report.html.documents import Document, evaluations, of_kind
-from qtool.report.html.figures import count_cell, db_cell, measured_alone, number_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, number_cell, real, share_cell
 from qtool.report.text import decibels, file_size, number
 
 Content = Mapping[str, Any]
@@ -72,7 +72,7 @@ def _models(content: Content) -> Listing:
         else:
             cells += [Cell("-", -1.0)] * 3
         rows.append(tuple(cells))
-    return Listing("Models", *measured_alone(tuple(columns), tuple(rows)))
+    return Listing("Models", tuple(columns), tuple(rows))
 
 
 def _classes(content: Content, metric: str) -> list[Block]:
@@ -123,7 +123,8 @@ def worst(documents: Sequence[Document]) -> list[Section]:
         blocks: list[Block] = [Gallery(shots, wide=any(_is_wide(shot) for shot in shots))] if shots else []
         blocks += [Note(f"{left} more are in {content['folder']}", "muted")] if left else []
         blocks.append(_samples(content))
-        lead = f"The samples on which a model differs most from float, both side by side ({content['measure']})."
+        measured = f" {content['score']}: {content['measure']}." if content.get("score") else f" {content['measure']}."
+        lead = f"The samples on which a model differs most from float, with what both say of them.{measured}"
         sections.append(Section("worst", "Worst samples", lead, tuple(blocks)))
     return sections
 
@@ -140,11 +141,17 @@ def _shots(content: Content) -> tuple[tuple[Shot, ...], int]:
         name = f" ({one['source']})" if one["source"] else ""
         scores = ""
         if real(one["score"]) is not None and real(one["float_score"]) is not None:
-            scores = f"; {number(real(one['score']))}, float {number(real(one['float_score']))}"
-        caption = f"{one['rank']}. sample {one['sample']}{name}: SQNR {decibels(real(one['sqnr_db']))} dB{scores}"
-        alt = f"What float and {one['model']} say of sample {one['sample']}, side by side"
+            measure = content.get("score") or "score"
+            scores = f"; {measure} {_short(one['score'])}, float {_short(one['float_score'])}"
+        said = "".join(f"; {text}" for text in one.get("said", ()))
+        caption = f"{one['rank']}. sample {one['sample']}{name}: SQNR {decibels(real(one['sqnr_db']))} dB{scores}{said}"
+        alt = f"What float and {one['model']} say of sample {one['sample']}, side by side{said}"
         found.append(Shot(f"data:image/png;base64,{base64.b64encode(png).decode()}", caption, alt))
     return tuple(found), len(content["samples"]) - len(found)
+
+
+def _short(score: float) -> str:
+    return f"{score:.4g}"
 
 
 def _png(path: Path) -> bytes | None:
@@ -168,9 +175,10 @@ def _samples(content: Content) -> Listing:
         Column("rank", number=True),
         Column("sample", number=True),
         Column("file"),
-        Column("float's score", number=True),
-        Column("its score", number=True),
+        Column(f"float's {content.get('score') or 'score'}", number=True, about=content["measure"]),
+        Column(f"its {content.get('score') or 'score'}", number=True, about=content["measure"]),
         Column("SQNR dB", number=True),
+        Column("what they say"),
     )
     rows = tuple(
         (
@@ -181,6 +189,7 @@ def _samples(content: Content) -> Listing:
             number_cell(one["float_score"]),
             number_cell(one["score"]),
             db_cell(one["sqnr_db"]),
+            Cell("; ".join(one.get("said", ())) or "-"),
         )
         for one in content["samples"]
     )

@@ -11,13 +11,14 @@ from typing import Any
 from qtool.core.errors import UsageError
 from qtool.report.html.accuracy import accuracy, worst
 from qtool.report.html.blocks import Page, Section
+from qtool.report.html.cards import cards
 from qtool.report.html.documents import Document, check_alike
 from qtool.report.html.errors import errors
 from qtool.report.html.network import network
 from qtool.report.html.origins import origins, plans
 from qtool.report.html.trials import trials
 from qtool.report.html.values import values
-from qtool.report.html.verdicts import cards, headlines, title_of, warnings
+from qtool.report.html.verdicts import headlines, title_of, warnings
 
 _ROOM = "qtool.report.html"
 
