@@ -12,7 +12,7 @@ from qtool.core.concurrency import cores, limited
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import together
 from qtool.core.numerics.sqnr import loudness
-from qtool.core.progress import Progress, silent
+from qtool.core.progress import Progress, during, silent
 from qtool.core.records.doubts import notes
 from qtool.core.records.finetuning import Finetuned, MetricFigures
 from qtool.core.records.options import Names, Scheme, names
@@ -200,8 +200,6 @@ def finetune(
         before, after = verdict.before, verdict.after
         doubts = (*_few(parted), *_anew(unfinished, asked=resume, resumed=done.resumed))
         doubts += () if begun.dynamic is None else (_instead(prove(begun.dynamic, original), after),)
-        progress("time", 0, None)
-        timing = timed(original, started.prepared.model, after.decision.plan, after.model, blind=False)
     with together(*[path for path in (save_plan, save_float) if path is not None], output):
         if save_plan is not None:
             after.decision.plan.save(save_plan)
@@ -235,7 +233,11 @@ def finetune(
         float_path=None if save_float is None else Path(save_float),
         warnings=doubts,
         asked=asked_of(model, data, calibration, as_given(reading), {**grid_options(wanted, target), **given}),
-        timing=timing,
+        timing=during(
+            progress,
+            "time",
+            lambda: timed(original, started.prepared.model, after.decision.plan, after.model, blind=False),
+        ),
     )
 
 

@@ -41,11 +41,7 @@ def verdict_of(
         words += f", {100 * sum(layer.macs or 0 for layer in integer) / whole:.0f} % of multiply-accumulates"
     parts = [f"{words} in integers"]
     if speed is not None and speed.speedup is not None:
-        ratio = (
-            f"{speed.speedup:.2g}x {BESIDE_FLOAT}"
-            if speed.speedup < 10
-            else f"{speed.speedup:.0f}x {BESIDE_FLOAT}"
-        )
+        ratio = f"{speed.speedup:.2g}x {BESIDE_FLOAT}" if speed.speedup < 10 else f"{speed.speedup:.0f}x {BESIDE_FLOAT}"
         slower = ": SLOWER than float" if speed.speedup < 1 / _ALIKE else ""
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
     if output_db is not None:

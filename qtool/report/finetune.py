@@ -90,7 +90,9 @@ def _next(result: Finetuned, typed: Sequence[str]) -> list[str]:
         data = data_text(replace(asked, data=labelled))
         known = options_text(asked, only=("metric", "decode"))
         output = shlex.quote(str(result.output))
-        return [f"`qtool eval {model} {output} {data}{known or ' --metric METRIC'} --latency` compares by your own metric"]
+        return [
+            f"`qtool eval {model} {output} {data}{known or ' --metric METRIC'} --latency` compares by your own metric"
+        ]
     if "learning_rate" in dict(asked.options):
         advice = f"`{again(_typed(asked, typed), without='--learning-rate')}` takes the steps that are usual"
     else:

@@ -166,6 +166,8 @@ def _figure(proof: Verification) -> str:
     """The SQNR of the outputs, and the worst one in front of a saturated end where that is less."""
     if proof.sqnr_db_before and not any(db is not None for db in proof.sqnr_db_by_output.values()) and not proof.unlike:
         return f"{proof.judged_db:.1f} dB SQNR in front of what chooses them"
+    if math.isnan(proof.output_sqnr_db):
+        return "with NaN or Inf where float has numbers"
     figure = f"{proof.output_sqnr_db:.1f} dB SQNR"
     if not proof.judged_db < proof.output_sqnr_db:
         return figure

@@ -107,14 +107,24 @@ def _next(result: Tuned, typed: Sequence[str]) -> str:
         f"tune {shlex.quote(asked.model)} {data_text(asked)}{options_text(asked)}{_target_options(result)}"
     )
     if result.met:
-        labelled = dict(asked.options).get("eval_data") or asked.data
-        data = data_text(replace(asked, data=labelled))
-        models = shlex.join([asked.model, str(result.output)])
-        return f"`qtool eval {models} {data}{options_text(asked, only=('metric', 'decode'))} --latency` times it"
+        return _timed(result)
     if not result.complete or (result.stopped is not None and "time budget" in result.stopped):
         return f"`{again(tried, without='--time-budget')}` has all the time that it needs"
     if result.stopped is not None:
         return f"`{again(tried)}` again, to the end"
+    return _more(result, tried)
+
+
+def _timed(result: Tuned) -> str:
+    """The command that times the model beside float."""
+    asked = result.asked
+    data = data_text(replace(asked, data=dict(asked.options).get("eval_data") or asked.data))
+    models = shlex.join([asked.model, str(result.output)])
+    return f"`qtool eval {models} {data}{options_text(asked, only=('metric', 'decode'))} --latency` times it"
+
+
+def _more(result: Tuned, tried: Sequence[str]) -> str:
+    """The command that tries more than was allowed, where that helps."""
     if result.float_needed is not None:
         share = math.ceil(1000 * result.float_needed) / 10
         return (

@@ -44,8 +44,7 @@ TIMES = "float 1.6 ms / int8 2 ms: medians of 90 shuffled rounds, one thread"
         (
             Timing(0.8, 2.0, 1.6, 90, CAUSES, noisy=True),
             False,
-            "too noisy to say which is faster on this machine, about 0.8x; repeat it when idle\n"
-            f"              {TIMES}",
+            f"too noisy to say which is faster on this machine, about 0.8x; repeat it when idle\n              {TIMES}",
         ),
         (
             Timing(1.01, 1.0, 1.01, 1),

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def _evaluation(content: Content) -> Section:
 def _models(content: Content) -> Listing:
     columns = [Column("model")]
     for metric in content["metrics"]:
-        columns += [Column(metric["name"], number=True), Column("drop", number=True, about="how much worse than float")]
+        title = "drop" if len(content["metrics"]) == 1 else f"{metric['name']} drop"
+        columns += [Column(metric["name"], number=True), Column(title, number=True, about="how much worse than float")]
     columns += [Column("SQNR dB", number=True), Column("agreement", number=True, about="same class as float")]
     columns += [Column("size", number=True), Column("latency ms", number=True)]
     columns += [Column("p10 to p90", number=True), Column("speed-up", number=True)]
@@ -100,11 +102,12 @@ def _confusion(model: Content) -> list[Block]:
         Column("times", number=True),
         Column("of all", number=True),
     )
+    most = max(row["count"] for row in found["pairs"])
     rows = tuple(
         (
             Cell(str(row["float"])),
             Cell(str(row["model"])),
-            count_cell(row["count"]),
+            replace(count_cell(row["count"]), bars=((row["count"] / most, "bad"),)),
             share_cell(row["count"] / found["counted"]),
         )
         for row in found["pairs"]

@@ -45,8 +45,20 @@ def _noise(documents: Sequence[Document]) -> list[Card]:
     found = noise_of(documents)
     if found is None:
         return []
-    text = "not measured" if found.db is None else f"{decibels(found.db)} dB"
-    return [Card("SQNR of the outputs", text, db_words(found.db), db_tone(found.db), (), f"on {found.on}")]
+    if found.db is None:
+        return [
+            Card("SQNR of the outputs", "not measured", "no finite number to compare", "warn", (), f"on {found.on}")
+        ]
+    return [
+        Card(
+            "SQNR of the outputs",
+            f"{decibels(found.db)} dB",
+            db_words(found.db),
+            db_tone(found.db),
+            (),
+            f"on {found.on}",
+        )
+    ]
 
 
 def _sizes(documents: Sequence[Document]) -> list[Card]:
@@ -104,6 +116,8 @@ def _prospect(documents: Sequence[Document]) -> list[Card]:
             found.append(Card("Speed as int8", f"{whole:.2g}x", "of float's, estimated", "", (), source))
         elif parts is not None:
             source = "an estimate by a table of the target's kernels; --latency estimates the whole model"
-            found.append(Card("Speed of these layers as int8", f"{parts:.2g}x", "of float's, estimated", "", (), source))
+            found.append(
+                Card("Speed of these layers as int8", f"{parts:.2g}x", "of float's, estimated", "", (), source)
+            )
         return found
     return []

@@ -34,7 +34,9 @@ class MeasuredSpeed:
         """How many times as fast as float, in words."""
         if self.noisy:
             return f"too noisy to say which is faster (about {self.speedup:.2g}x)"
-        return f"{self.speedup:.2f}x as fast as float" if self.speedup >= 1 else f"SLOWER than float: {self.speedup:.2f}x"
+        return (
+            f"{self.speedup:.2f}x as fast as float" if self.speedup >= 1 else f"SLOWER than float: {self.speedup:.2f}x"
+        )
 
     @property
     def source(self) -> str:

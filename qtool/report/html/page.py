@@ -56,11 +56,16 @@ def page_of(documents: Sequence[Document]) -> str:
         page = Page(
             title_of(documents), headlines(documents), cards(documents), _numbered(sections), warnings(documents)
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        names = " or ".join(dict.fromkeys(one.name for one in documents))
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{names}: lacks what its form has ({reason}); write it again with --json") from error
+    except KeyError as error:
+        raise UsageError(f"{_names(documents)}: has no {error.args[0]!r}; write it again with --json") from error
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        names = _names(documents)
+        raise UsageError(f"{names}: holds figures that contradict each other; write it again with --json") from error
     return _drawn(page)
+
+
+def _names(documents: Sequence[Document]) -> str:
+    return " or ".join(dict.fromkeys(one.name for one in documents))
 
 
 def _numbered(sections: Sequence[Section]) -> tuple[Section, ...]:

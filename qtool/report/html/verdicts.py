@@ -26,9 +26,14 @@ _WRONG = ("does-not-run", "wrong-result", "bad-scale")
 def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
     """Return a verdict for each document that has one, in the order of the work; one of them says the speed."""
     found = [_VERDICTS[kind](one, documents) for kind in _VERDICTS for one in of_kind(documents, kind)]
-    # what the page shows already is no next step
-    done = any(of_kind(documents, "evaluation"))
-    return tuple(replace(one, next="") if done and one.next.startswith("qtool eval ") else one for one in found)
+    # what the page shows already is no next step, nor is what another verdict says
+    seen = {"qtool eval"} if any(of_kind(documents, "evaluation")) else set()
+    shown = []
+    for one in found:
+        command = " ".join(one.next.split()[:2])
+        shown.append(replace(one, next="") if command in seen else one)
+        seen.add(command)
+    return tuple(shown)
 
 
 def warnings(documents: Sequence[Document]) -> tuple[str, ...]:
@@ -66,6 +71,8 @@ def _judged(proof: Content) -> str:
     """The SQNR of the outputs, that in front of a saturated end where it is less, and what it was measured on."""
     db = real(proof["output_sqnr_db"])
     before = [found for found in map(real, (proof.get("sqnr_db_before") or {}).values()) if found is not None]
+    if db is None and not before:
+        return f"NaN or Inf where float has numbers, on {samples_of(proof)}"
     words = f"{decibels(db)} dB SQNR"
     if before and (db is None or min(before) < db):
         words += f", {decibels(min(before))} dB in front of a saturated end,"
@@ -178,7 +185,9 @@ def _inspected(document: Document, documents: Sequence[Document]) -> Headline:
         step = quantize_command(
             content["model"], f"--data {data}", content["suggestions"], ran=_given(content, "--data") is not None
         )
-        return Headline(str(content["model"]), _sentence(content["verdict"]), "", step if able else "", _sentence(advice))
+        return Headline(
+            str(content["model"]), _sentence(content["verdict"]), "", step if able else "", _sentence(advice)
+        )
     # what a remedy says in words is a command where the float model is known
     source = content["float_model"] or "FLOAT"
     fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
