@@ -140,12 +140,14 @@ class Speed:
 class TensorError:
     """The SQNR in dB of one tensor of the int8 model against the float model's of the same name, in the model's order.
 
-    tensor: its name. op: the operator that makes it. sqnr_db: None where it is not measured.
+    tensor: its name. op: the operator that makes it. sqnr_db: None where it is not measured. nodes: names of those that
+    make it, in the int8 model and in the float one.
     """
 
     tensor: str
     op: str
     sqnr_db: Real | None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
