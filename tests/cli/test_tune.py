@@ -105,7 +105,9 @@ def test_lines_name_the_measure(place, run):
     heading, line = run("--max-drop", "50%")[1].splitlines()[:2]
     assert heading.startswith("measured: agreement, on ") and heading.endswith(", which chooses")
     assert line.startswith("ok  agreement 1.0000  drop   0.00 %  SQNR ")
-    line = run("--max-drop", "0.5")[1].splitlines()[1]
+    said = run("--max-drop", "0.5")[1].splitlines()
+    assert "  next: `qtool eval m.onnx q.onnx --data d.npz --latency` times it" in said
+    line = said[1]
     assert line.startswith("ok  agreement 1.0000  drop 0.0000  SQNR ")
 
 

@@ -71,26 +71,10 @@ def _steps(content: Content) -> Section:
     held = best["measured"]
     # a metric that says the same of all is no axis
     by_metric = held != "sqnr" and len({finite(step["metric"]) for step in steps} - {None}) > 1
-    key, axis = ("metric", Axis(held)) if by_metric else ("sqnr_db", Axis("dB"))
-    # where nothing was left in float, shares say nothing
-    shares = any(step["float_macs"] for step in steps)
-    dots = []
-    for place, step in enumerate(steps, 1):
-        value = finite(step[key])
-        if value is not None:
-            kept = step == best
-            tone = "good" if kept else "int" if step["met"] else "bad"
-            across = step["float_macs"] if shares else float(place)
-            dots.append(Dot(across, value, f"{step['what']}: {value:.4g}", tone, kept))
-    blocks: list[Block] = []
-    if dots:
-        legend = (*_KEPT[:1], Legend("meets the target", "int"), Legend("misses it", "bad"))
-        against = (
-            "the share of multiply-accumulates in float" if shares else "the steps; none has a layer in float for it"
-        )
-        label = f"{axis.words} of {amount(len(dots), 'model')} against {against}"
-        below = Axis("multiply-accumulates in float", 0.0, 0.02, percent=True) if shares else Axis("step")
-        blocks.append(plot(f"{axis.words} against {against}", label, dots, (below, axis), legend=legend))
+    blocks: list[Block] = [
+        *(_shares(content, "metric", held) if by_metric else []),
+        *_shares(content, "sqnr_db", "SQNR"),
+    ]
     columns = (
         Column("step", number=True),
         Column("model"),
@@ -113,6 +97,30 @@ def _steps(content: Content) -> Section:
         reasons.setdefault(why, []).append(what)
     blocks += [Note(f"Not tried: {'; '.join(what)} ({why})", "muted") for why, what in reasons.items()]
     return Section("trials", "What was tried", f"Data: {content['split']}.", tuple(blocks))
+
+
+def _shares(content: Content, key: str, name: str) -> list[Block]:
+    """A figure of the steps against the share in float; against their order where nothing was left in float."""
+    steps, best = content["steps"], content["best"]
+    shares = any(step["float_macs"] for step in steps)
+    dots = []
+    for place, step in enumerate(steps, 1):
+        value = finite(step[key])
+        if value is not None:
+            kept = step == best
+            tone = "good" if kept else "int" if step["met"] else "bad"
+            across = step["float_macs"] if shares else float(place)
+            dots.append(Dot(across, value, f"{step['what']}: {value:.4g}", tone, kept))
+    if not dots:
+        return []
+    # the one that was kept lies above others in its place
+    dots.sort(key=lambda dot: dot.large)
+    legend = (*_KEPT[:1], Legend("meets the target", "int"), Legend("misses it", "bad"))
+    against = "the share of multiply-accumulates in float" if shares else "the steps; none has a layer in float for it"
+    label = f"{name} of {amount(len(dots), 'model')} against {against}"
+    below = Axis("multiply-accumulates in float", 0.0, 0.02, percent=True) if shares else Axis("step")
+    axes = (below, Axis("dB" if key == "sqnr_db" else name))
+    return [plot(f"{name} against {against}", label, dots, axes, legend=legend)]
 
 
 def _rounds(content: Content) -> Section:
