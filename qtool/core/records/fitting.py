@@ -1,4 +1,4 @@
-"""Whether a parsed document of a result has the form of its record, so that whoever shows it need not look again."""
+"""Parsed documents of results held against the types of their records: whoever shows them need not look again."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, is_dataclass

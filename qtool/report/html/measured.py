@@ -15,7 +15,7 @@ Spread = tuple[float, float] | None
 
 @dataclass(frozen=True, slots=True)
 class MeasuredSpeed:
-    """How fast a model is beside float.
+    """The speed of a model beside float.
 
     document: it comes from. exact, own: medians of one run of float and of the model, ms. speedup: the former over the
     latter. spreads: 10th and 90th percentile of each. noisy: whether it says nothing. how: it was measured, in words.
@@ -31,7 +31,7 @@ class MeasuredSpeed:
 
     @property
     def words(self) -> str:
-        """How many times as fast as float, in words."""
+        """The ratio to float, in words."""
         if self.noisy:
             return f"too noisy to say which is faster (about {self.speedup:.2g}x)"
         return (
