@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qtool.core.reading import read_bytes
+from qtool.core.records.evaluation import NanFound
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Gallery, Listing, Note, Section, Shot
 from qtool.report.html.documents import Document, evaluations, of_kind
@@ -25,7 +26,7 @@ def accuracy(documents: Sequence[Document]) -> list[Section]:
 
 
 def _evaluation(content: Content) -> Section:
-    blocks: list[Block] = [_models(content)]
+    blocks: list[Block] = [_models(content), *_doubts(content), *_outputs(content)]
     blocks += [
         Note(f"{'PASS' if gate['passed'] else 'FAIL'} {gate['message']}", "good" if gate["passed"] else "bad")
         for gate in content["gates"]
@@ -40,6 +41,38 @@ def _evaluation(content: Content) -> Section:
             f"; latency: medians of {content['latency']['runs']} interleaved runs, batch {content['latency']['batch']}"
         )
     return Section("accuracy", "Beside float", f"{lead}.", tuple(blocks), content["candidates"][0]["name"])
+
+
+def _doubts(content: Content) -> list[Block]:
+    """What makes the figures of a model no good, or of another kind than they seem."""
+    exact = content["float_model"]
+    notes = [Note(f"{model['name']}: {nan_words(model)}", "bad") for model in content["candidates"] if model["nan"]]
+    if exact["quantized"]:
+        notes.append(
+            Note(f"{exact['name']} is quantised itself; the others are compared with it, not with float", "warn")
+        )
+    return [*notes]
+
+
+def nan_words(model: Content) -> str:
+    """Return where a model's outputs hold NaN or Inf unlike float's, in words."""
+    return str(NanFound(**model["nan"]))
+
+
+def _outputs(content: Content) -> list[Block]:
+    """The SQNR of each output, where there are several."""
+    models = content["candidates"]
+    return outputs_of({model["name"]: model["sqnr_db_by_output"] for model in models})
+
+
+def outputs_of(figures: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Return a table of the SQNR of each output by model, where a model has several; else nothing."""
+    names = list(dict.fromkeys(name for found in figures.values() for name in found))
+    if len(names) < 2:
+        return []
+    columns = (Column("output"), *(Column(f"{model}: SQNR dB", number=True) for model in figures))
+    rows = tuple((Cell(name), *(db_cell(found.get(name)) for found in figures.values())) for name in names)
+    return [Listing("SQNR of each output", columns, rows, folded=amount(len(names), "output"))]
 
 
 def _models(content: Content) -> Listing:

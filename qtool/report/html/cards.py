@@ -107,6 +107,8 @@ def _prospect(documents: Sequence[Document]) -> list[Card]:
         if one.content["kind"] != "float" or not one.content["targets"]:
             continue
         first = one.content["targets"][0]
+        if not first["layers"]:
+            return [Card("Can be integer", "nothing", f"it has no layer with weights for {first['target']}")]
         layers = f"{first['integer_layers']} of {amount(first['layers'], 'layer')} on {first['target']}"
         share = real(first["macs_share"])
         found = [Card("Can be integer", percent(share), f"of multiply-accumulates; {layers}")]

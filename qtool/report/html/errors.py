@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qtool.core.text import amount
+from qtool.report.html.accuracy import outputs_of
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Note, Section
 from qtool.report.html.documents import Document, of_kind, verifications
 from qtool.report.html.figures import (
@@ -53,7 +54,19 @@ def errors(documents: Sequence[Document]) -> list[Section]:
             for one, proof in verifications(documents)
             if proof["examples"] and proof["tensors"]
         ]
-    return found + [_sensitivity(one.content) for one in of_kind(documents, "sensitivity")]
+    outputs = [outputs for one, proof in verifications(documents) if (outputs := _of_outputs(one, proof)) is not None]
+    return [*found, *outputs] + [_sensitivity(one.content) for one in of_kind(documents, "sensitivity")]
+
+
+def _of_outputs(document: Document, proof: Content) -> Section | None:
+    """The SQNR of each of several outputs, and which hold NaN or Inf unlike float's; None where there is one alone."""
+    blocks: list[Block] = outputs_of({document.of: proof["sqnr_db_by_output"]}) if proof["examples"] else []
+    blocks += [
+        Note(f"{amount(count, 'entry', 'entries')} of output {name!r} NaN or Inf unlike float's", "bad")
+        for name, count in proof["unlike"].items()
+    ]
+    lead = f"On {samples_of(proof)}."
+    return Section("outputs", "Each output", lead, tuple(blocks), document.of) if blocks else None
 
 
 def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str, data: str) -> Section:

@@ -9,6 +9,7 @@ from typing import Any
 
 from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE
 from qtool.core.text import amount
+from qtool.report.html.accuracy import nan_words
 from qtool.report.html.blocks import Headline
 from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind
 from qtool.report.html.figures import real
@@ -48,7 +49,7 @@ def _quantized(document: Document, documents: Sequence[Document]) -> Headline:
     verdict, speed = content["verdict"], _own_speed(document, documents)
     model, data, how = *_asked(content), _reading(content)
     wanted = "" if verdict is None else f"at least {verdict['min_sqnr']:.4g} dB wanted"
-    figure = f"outputs at {_judged(content['verification'])}, {wanted}"
+    figure = f"outputs {_judged(content['verification'])}, {wanted}"
     if verdict is None:
         words, tone = "Written; its accuracy is not measured, since there was no data", "warn"
     elif verdict["met"] is None:
@@ -72,8 +73,8 @@ def _judged(proof: Content) -> str:
     db = real(proof["output_sqnr_db"])
     before = [found for found in map(real, (proof.get("sqnr_db_before") or {}).values()) if found is not None]
     if db is None and not before:
-        return f"NaN or Inf where float has numbers, on {samples_of(proof)}"
-    words = f"{decibels(db)} dB SQNR"
+        return f"hold NaN or Inf where float has numbers, on {samples_of(proof)}"
+    words = f"at {decibels(db)} dB SQNR"
     if before and (db is None or min(before) < db):
         words += f", {decibels(min(before))} dB in front of a saturated end,"
     return f"{words} on {samples_of(proof)}"
@@ -144,6 +145,9 @@ def _evaluated(document: Document, documents: Sequence[Document]) -> Headline:
     else:
         words, tone = f"Compared with float on {amount(content['samples'], 'sample')}", ""
         words += "".join(f"; {text}" for text in _scores(content))
+    for model in content["candidates"]:
+        if model["nan"]:
+            words, tone = f"{words}; {nan_words(model)}", "bad"
     for model in content["candidates"]:
         speed = _own_speed(document, documents, model["name"])
         named = "" if len(content["candidates"]) == 1 else f"; {model['name']}"

@@ -58,6 +58,27 @@ def test_what_is_too_noisy_is_no_ratio(made):
     assert page.text.count("too noisy to say which is faster (about 1x)") == 2 and not RATIO.search(page.text)
 
 
+def test_what_makes_figures_no_good_stands_on_top(made):
+    content = document(made / "e.json")
+    content["candidates"][0] |= {
+        "nan": {"output": "y", "sample": 3, "samples": 2, "what": "Inf"}, "sqnr_db": None,
+        "sqnr_db_by_output": {"y": None, "z": 12.5},
+    }  # fmt: skip
+    content["float_model"]["quantized"] = True
+    page = Read(page_of([document_of(content, "e.json")]))
+    found = "Inf in 2 samples, first in output 'y' of sample 3"
+    assert page.text.count(found) == 2 and "m.onnx is quantised itself" in page.text
+    assert "verdict t-bad" in {one.get("class") for one in page.all("div")}
+    assert page.table("SQNR of each output")[1:] == [["y", "-"], ["z", "12.5"]]
+    assert "not measured no finite number to compare" in page.text
+    content = document(made / "q.json")
+    content["verification"] |= {"unlike": {"y": 7}, "sqnr_db_by_output": {"y": 1.5, "z": 2.5}, "output_sqnr_db": None}
+    page = Read(page_of([document_of(content, "q.json")]))
+    assert "7 entries of output 'y' NaN or Inf unlike float's" in page.text
+    assert "outputs hold NaN or Inf where float has numbers, on 3 calibration samples" in page.text
+    assert page.table("SQNR of each output")[1:] == [["y", "1.5"], ["z", "2.5"]]
+
+
 def test_noise_is_of_the_data_that_evaluates_and_else_of_examples(made):
     evaluated, quantized, _ = timed(made)
     both = [document_of(quantized, "q.json"), document_of(evaluated, "e.json")]
