@@ -225,14 +225,16 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything that a page shows."""
+    """Everything that a page shows. of: the model that the cards are of, where there are several; else ""."""
 
     title: str
     headlines: tuple[Headline, ...]
     cards: tuple[Card, ...]
     sections: tuple[Section, ...]
     warnings: tuple[str, ...] = field(default=())
+    of: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", cell(self.title))
+        object.__setattr__(self, "of", cell(self.of))
         object.__setattr__(self, "warnings", tuple(map(line, self.warnings)))

@@ -8,7 +8,7 @@ from qtool.core.text import amount, rounded
 from qtool.report.html.blocks import Card
 from qtool.report.html.documents import Document, evaluations, of_kind, verifications
 from qtool.report.html.figures import db_tone, db_words, ratio_words, real, size_bars
-from qtool.report.html.measured import noise_of, speed_of
+from qtool.report.html.measured import models_of, noise_of, of_model, speed_of
 from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import ALIKE
 
@@ -16,7 +16,9 @@ Content = Mapping[str, Any]
 
 
 def cards(documents: Sequence[Document]) -> tuple[Card, ...]:
-    """Return the figures that matter, beside those of float."""
+    """Return the figures that matter, beside those of float, of the first model that the documents speak of."""
+    models = models_of(documents)
+    documents = of_model(documents, models[0]) if len(models) > 1 else documents
     found = [*_accuracy(documents), *_noise(documents), *_sizes(documents), *_latency(documents)]
     return (*found, *_integers(documents), *_prospect(documents))
 

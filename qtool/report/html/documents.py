@@ -8,10 +8,11 @@ from typing import Any
 from qtool.core.errors import UsageError
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
 from qtool.core.records.call import Invocation
-from qtool.core.records.codec import parsed
+from qtool.core.records.codec import decoded, keys, parsed
 from qtool.core.records.fitting import misfit
 from qtool.core.records.header import without_header
 from qtool.core.records.machine import Machine
+from qtool.core.records.plan import Plan
 from qtool.core.records.schema import DOCUMENTS, schema_version
 
 CALIBRATION = "inspect-calibration"
@@ -90,7 +91,7 @@ def load_document(path: str) -> Document:
     except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error}); give a file written by --json") from error
     found = made(content, path)
-    wrong = misfit(DOCUMENTS[found.kind], found.content) or _header_misfit(content)
+    wrong = misfit(DOCUMENTS[found.kind], found.content) or _header_misfit(content) or _plan_misfit(found)
     if wrong is not None:
         raise UsageError(f"{path}: {wrong}; write it again with --json")
     return found
@@ -104,6 +105,20 @@ def _header_misfit(content: Mapping[str, Any]) -> str | None:
     for name, record in (("machine", Machine), ("call", Invocation)):
         if content.get(name) is not None and (wrong := misfit(record, content[name], name)) is not None:
             return wrong
+    if content["schema"] == f"{_PREFIX}evaluation" and not content["candidates"]:
+        return "candidates: one at least is needed"
+    return None
+
+
+def _plan_misfit(document: Document) -> str | None:
+    """What is wrong with the plan that a document holds or is, whose numbers have to fit each other."""
+    if document.plan is None:
+        return None
+    own = {key: value for key, value in document.plan.items() if key in keys(Plan)}
+    try:
+        decoded(Plan, own, "" if document.kind == "plan" else "plan")
+    except ValueError as error:
+        return str(error)
     return None
 
 

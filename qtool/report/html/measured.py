@@ -1,7 +1,7 @@
 """The figures that several documents have of one model: each is shown from one of them, which is named."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,26 @@ def noise_of(documents: Sequence[Document], model: str | None = None) -> Measure
         if model is None or name == Path(model).name:
             return found
     return None
+
+
+def models_of(documents: Sequence[Document]) -> tuple[str, ...]:
+    """Return the names of the files of the int8 models that documents speak of, each once."""
+    written = [one.of for one in of_kind(documents, "quantize", "tune", "finetune")]
+    judged = [model["name"] for one in of_kind(documents, "evaluation") for model in one.content["candidates"]]
+    seen = [one.of for one in of_kind(documents, "inspect") if one.content["kind"] != "float"]
+    return tuple(dict.fromkeys((*judged, *written, *seen)))
+
+
+def of_model(documents: Sequence[Document], model: str) -> list[Document]:
+    """Return what documents say of one int8 model, and of none: evaluations without the others."""
+    found = []
+    for one in documents:
+        if one.kind == "evaluation":
+            own = [row for row in one.content["candidates"] if row["name"] == model]
+            found += [replace(one, content={**one.content, "candidates": own})] if own else []
+        elif one.of == model or one.kind not in ("quantize", "tune", "finetune", "inspect"):
+            found.append(one)
+    return found
 
 
 def samples_of(proof: Content) -> str:

@@ -14,6 +14,7 @@ from qtool.report.html.blocks import Page, Section
 from qtool.report.html.cards import cards
 from qtool.report.html.documents import Document, check_alike
 from qtool.report.html.errors import errors
+from qtool.report.html.measured import models_of
 from qtool.report.html.network import network
 from qtool.report.html.origins import origins, plans
 from qtool.report.html.trials import trials
@@ -53,8 +54,14 @@ def page_of(documents: Sequence[Document]) -> str:
             *plans(documents),
             origins(documents),
         )
+        models = models_of(documents)
         page = Page(
-            title_of(documents), headlines(documents), cards(documents), _numbered(sections), warnings(documents)
+            title_of(documents),
+            headlines(documents),
+            cards(documents),
+            _numbered(sections),
+            warnings(documents),
+            models[0] if len(models) > 1 else "",
         )
     except KeyError as error:
         raise UsageError(f"{_names(documents)}: has no {error.args[0]!r}; write it again with --json") from error

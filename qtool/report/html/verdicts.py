@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE
+from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE, TIME_IT
 from qtool.core.text import amount
 from qtool.report.html.accuracy import nan_words
 from qtool.report.html.blocks import Headline
@@ -181,7 +181,7 @@ def _inspected(document: Document, documents: Sequence[Document]) -> Headline:
     speed = content["speed"] and real(content["speed"]["speedup"])
     dear = [one for one in content["findings"] if (real(one["ms_share"]) or 0.0) >= 0.1]
     wrong = any(one["rule"] in _WRONG for one in content["findings"])
-    tone = "warn" if dear or (speed is not None and speed < 1) else "good"
+    tone = "warn" if dear or (speed is not None and speed < 1) else "" if speed is None else "good"
     advice = str(content["next"])
     data = f"{_word(_given(content, '--data') or 'DATA')}{_reading(content)}"
     if content["kind"] == "float":
@@ -196,6 +196,8 @@ def _inspected(document: Document, documents: Sequence[Document]) -> Headline:
     source = content["float_model"] or "FLOAT"
     fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
     step = f"qtool quantize {_word(source)} --data {data}{fast}" if REQUANTISE in advice else ""
+    if advice == TIME_IT:
+        step = f"qtool inspect {_word(content['model'])} --float {_word(source)} --data {data} --latency"
     words = _sentence(_in_one_place(document, documents))
     return Headline(str(content["model"]), words, "bad" if wrong else tone, step, _sentence(advice))
 

@@ -41,13 +41,15 @@ def changed(content, place, value):
             0.5,
             "plan.weights[1].params.scale: a list is needed, not 0.5",
         ),
+        ("q", ["plan", "activations", 0, "params", "axis"], ..., "plan.activations[0].params.axis: is missing"),
+        ("q", ["plan", "activations", 0, "params", "scale"], [-1.0], "plan.activations[0].params.scale: "),
         ("q", ["plan", "integer"], {"a": "b"}, "plan.integer['a']: a list is needed, not 'b'"),
         ("q", ["not_finite"], {"/trials": "nan"}, "trials: a list is needed, not 'nan'"),
         ("q", ["machine"], [1], "machine: an object is needed, not a list"),
         ("q", ["call", "options"], 3, "call.options: an object is needed, not 3"),
         ("e", ["metrics", 0, "kind"], "odd", "metrics[0].kind: one of "),
         ("e", ["candidates", 0, "metrics", "top1"], ..., "has no 'top1'"),
-        ("e", ["candidates"], [], "holds figures that contradict each other"),
+        ("e", ["candidates"], [], "candidates: one at least is needed"),
         ("s", ["views"], ["alone", "beside"], "views[1]: one of 'alone', 'without' is needed, not 'beside'"),
         ("s", ["heads"], ..., "has no 'heads'"),
     ],
@@ -60,6 +62,13 @@ def test_what_does_not_fit_is_named(made, tmp_path, name, place, value, says):
     message = str(caught.value)
     assert message.startswith(f"{path}: {says}") and message.endswith("; write it again with --json")
     assert "\n" not in message and "object is not" not in message and "argument" not in message
+
+
+@pytest.mark.parametrize("place", ["", "a", "/", "/no/such/key", "/trials/99/sqnr_db", "/trials/x"])
+def test_a_pointer_to_no_number_changes_nothing(made, tmp_path, place):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(changed(document(made / "q.json"), ["not_finite"], {place: "nan"})))
+    assert "Accurate: " in page_of([load_document(str(path))])
 
 
 @pytest.mark.parametrize("place", [["call"], ["timing", "noisy"], ["call", "typed"], ["timing", "int8_spread_ms"]])

@@ -58,6 +58,19 @@ def test_what_is_too_noisy_is_no_ratio(made):
     assert page.text.count("too noisy to say which is faster (about 1x)") == 2 and not RATIO.search(page.text)
 
 
+def test_of_several_models_the_figures_on_top_name_theirs(made):
+    evaluated, quantized, _ = timed(made)
+    other = {**quantized, "output": "other.onnx", "timing": {**quantized["timing"], "speedup": 0.5}}
+    documents = [document_of(other, "o.json"), document_of(quantized, "q.json"), document_of(evaluated, "e.json")]
+    page = Read(page_of(documents))
+    assert [one for one in page.all("p") if one.get("class") == "cards-of"] == [{"class": "cards-of"}]
+    assert "q.onnx top1" in page.text and "; SLOWER than float: 0.50x" in page.text
+    assert "; 2.50x as fast as float" in page.text and "1.75x" not in page.text
+    # all of them: a model that was not evaluated has no card
+    page = Read(page_of(documents[:2]))
+    assert "other.onnx SQNR of the outputs" in page.text and page.text.count("SLOWER than float: 0.50x") == 2
+
+
 def test_what_makes_figures_no_good_stands_on_top(made):
     content = document(made / "e.json")
     content["candidates"][0] |= {
