@@ -130,7 +130,7 @@ def provider_option(function: _Function) -> _Function:
 def quiet_option(function: _Function) -> _Function:
     """Add `-q` and `--quiet`; return the command, which takes them as `quiet`, False unless given."""
     decorate: _Decorator[_Function] = click.option(
-        "-q", "--quiet", is_flag=True, help="Print errors and failed gates only."
+        "-q", "--quiet", is_flag=True, help="Print errors, warnings, failed gates and bad verdicts only, on stderr."
     )
     return decorate(function)
 

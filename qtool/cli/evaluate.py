@@ -37,6 +37,7 @@ from qtool.report.evaluation import (
     gate_line,
     nan_lines,
     quantized_lines,
+    speed_lines,
 )
 from qtool.report.junit import evaluation_junit
 
@@ -169,5 +170,5 @@ def command(
 def _complain(evaluation: Evaluation) -> None:
     """Where the table is not printed, what is wrong goes to stderr."""
     failed = [gate_line(gate) for gate in evaluation.gates if not gate.passed]
-    for text in quantized_lines(evaluation) + nan_lines(evaluation) + failed:
+    for text in quantized_lines(evaluation) + nan_lines(evaluation) + speed_lines(evaluation) + failed:
         remark(text)

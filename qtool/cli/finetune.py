@@ -18,14 +18,14 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.html import html_option, looked_into, write_page
-from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.outputs import STDOUT, outputs, show, typed
 from qtool.cli.parameters import Duration
 from qtool.cli.streams import remark, warn
 from qtool.core.records.options import Scheme
 from qtool.feeds import LabelledOptions
 from qtool.finetuning.finetune import BATCH, EPOCHS, LEARNED, MEMORY, finetune, require_torch
 from qtool.finetuning.loss_names import CROSS_ENTROPY
-from qtool.report.finetune import finetuned_text, verdict_line
+from qtool.report.finetune import finetuned_text, unchanged_line
 from qtool.targets.tables import find_target
 
 
@@ -225,7 +225,7 @@ def command(
     seen = looked_into(html_path, result_path, model, data, calibration, reading)
     write_page(html_path, result.to_dict(), *seen)
     if not silent:
-        show(finetuned_text(result))
+        show(finetuned_text(result, typed()))
     elif not result.kept:
-        remark(verdict_line(result))
+        remark(unchanged_line(result, typed()))
     warn(result.warnings)

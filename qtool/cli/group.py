@@ -11,7 +11,7 @@ from click.shell_completion import shell_complete
 from qtool import __version__
 from qtool.cli import COMMANDS
 from qtool.cli.base import Helpful
-from qtool.cli.outputs import begin
+from qtool.cli.outputs import TYPED, begin
 from qtool.cli.streams import say
 from qtool.core.process import lazy_dataclasses
 from qtool.core.text import closest
@@ -108,6 +108,7 @@ def ran(words: Sequence[str]) -> int:
         return shell_complete(app, {}, "qtool", _COMPLETE, instruction)
     try:
         with app.make_context("qtool", list(words)) as context:
+            context.meta[TYPED] = tuple(words)
             code = app.invoke(context)
     except click.exceptions.Exit as done:
         code = done.exit_code

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from qtool.report.junit import Taken
 
 STDOUT = "-"
-CONFIG = "qtool.config"
-"""The key of a context's `meta` under which the path of the configuration file is."""
+CONFIG, TYPED = "qtool.config", "qtool.typed"
+"""The keys of a context's `meta` under which the path of the configuration file is, and the words of the command line.
+"""
 _PRINTABLE = ("--json", "--junit", "--markdown")
 _MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
@@ -240,7 +241,13 @@ def _call(context: click.Context) -> Invocation:
     read = [_digested(option, text, _files(text, name)) for option, text, name, _ in _given(context)]
     if CONFIG in context.meta:
         read.append(_digested("--config", context.meta[CONFIG], [Path(context.meta[CONFIG])]))
-    return Invocation(str(context.info_name), options, tuple(one for one in read if one is not None))
+    return Invocation(str(context.info_name), options, tuple(one for one in read if one is not None), typed())
+
+
+def typed() -> tuple[str, ...]:
+    """Return the words of the command line, behind the name of the program."""
+    words: tuple[str, ...] = click.get_current_context().meta.get(TYPED, ())
+    return words
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ from qtool.cli.common import (
 from qtool.cli.config import config_option
 from qtool.cli.gates import LimitOptions, limit_options
 from qtool.cli.html import html_option, looked_into, write_page
-from qtool.cli.outputs import STDOUT, outputs, show, taken
+from qtool.cli.outputs import STDOUT, outputs, show, taken, typed
 from qtool.cli.parameters import Share
 from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
@@ -229,9 +229,9 @@ def _tell(result: Quantized, found: Checked | None, *, silent: bool, verbose: bo
             for one in ([] if found.difference.same else [said.splitlines()[0]]) + failed_lines(result):
                 remark(one)
     elif not silent:
-        show(quantized_text(result, verbose=verbose))
+        show(quantized_text(result, verbose=verbose, typed=typed()))
     else:
-        for one in filter(None, [bad_verdict(result), *failed_lines(result)]):
+        for one in filter(None, [bad_verdict(result, typed()), *failed_lines(result)]):
             remark(one)
     warn(result.warnings)
 

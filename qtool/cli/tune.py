@@ -28,7 +28,7 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.html import html_option, looked_into, write_page
-from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.outputs import STDOUT, outputs, show, typed
 from qtool.cli.parameters import Calibrators, Drop, Duration, Share
 from qtool.cli.streams import remark, warn
 from qtool.core.numerics.calibrators import CANDIDATES, Calibrator
@@ -203,7 +203,7 @@ def command(
     seen = looked_into(html_path, result_path, model, data, None, reading)
     write_page(html_path, result.to_dict(), *seen)
     if not silent:
-        show(tuned_text(result))
+        show(tuned_text(result, typed()))
     elif not result.met:
         remark(missed_line(result))
     warn(result.evaluation.warnings)

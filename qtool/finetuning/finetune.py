@@ -12,7 +12,7 @@ from qtool.core.concurrency import cores, limited
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import together
 from qtool.core.numerics.sqnr import loudness
-from qtool.core.progress import Progress, silent
+from qtool.core.progress import Progress, during, silent
 from qtool.core.records.doubts import notes
 from qtool.core.records.finetuning import Finetuned, MetricFigures
 from qtool.core.records.options import Names, Scheme, names
@@ -40,6 +40,7 @@ from qtool.quantization.asked import asked_of, grid_options
 from qtool.quantization.decision import Decision, Proven, prove
 from qtool.quantization.given import check_files, grid_given, refuse_decided
 from qtool.quantization.request import Request
+from qtool.quantization.timing import timed
 from qtool.targets.tables import find_target
 
 if TYPE_CHECKING:
@@ -232,6 +233,11 @@ def finetune(
         float_path=None if save_float is None else Path(save_float),
         warnings=doubts,
         asked=asked_of(model, data, calibration, as_given(reading), {**grid_options(wanted, target), **given}),
+        timing=during(
+            progress,
+            "time",
+            lambda: timed(original, started.prepared.model, after.decision.plan, after.model, blind=False),
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from qtool.core.errors import DataError, ModelError
 from qtool.core.numerics.sqnr import SignalToNoise
 from qtool.core.records.inspection import TensorError
 from qtool.core.text import amount
-from qtool.graph import compose
+from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model
 from qtool.inspection.inputs import Example, fed_to
 from qtool.inspection.pairs import Pair, pair_tensors
@@ -69,6 +69,7 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
     missing = sum(db is None for db in figures.values())
     # what float gives fits only where both models hold the same numbers
     same = [pair for pair in pairs if figures[pair.tensor] is not None]
+    makers = (_makers(quantized), _makers(floating))
     pieces = _Pieces(paired.model, same)
     alone = pieces.compared(same, exact, examples, scales)
     if scales:
@@ -79,7 +80,7 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
     if pieces.failed:
         notes.append(f"the error of each layer alone: {pieces.failed}")
     return Errors(
-        rows=tuple(TensorError(pair.tensor, pair.op, figures[pair.tensor]) for pair in pairs),
+        rows=tuple(TensorError(pair.tensor, pair.op, figures[pair.tensor], _made(pair, makers)) for pair in pairs),
         alone={name: None if pieces.failed else noise.db for name, noise in alone.items()},
         of={name: pair.tensor for pair in pairs for name in (pair.found, *pair.names)},
         not_measured=tuple(notes),
@@ -88,6 +89,18 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
 
 Scales = dict[str, Array]
 """Tensor -> the factors of its channels, shaped as it takes them."""
+
+
+def _makers(model: Model) -> dict[str, str]:
+    """Tensor -> the name of the node that makes it, where that has one."""
+    made = ((name, value.producer()) for name, value in edit.named_values(model.graph).items())
+    return {name: str(node.name) for name, node in made if node is not None and node.name}
+
+
+def _made(pair: Pair, makers: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """The names of the nodes that make a tensor in several models, each once."""
+    found = (one.get(name) for one in makers for name in (pair.tensor, *pair.names))
+    return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
 def _compared(

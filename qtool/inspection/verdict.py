@@ -5,7 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qtool.anatomy.executed import Executed
-from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, TIME_IT, Finding, InspectedLayer, Speed
+from qtool.core.records.inspection import (
+    BESIDE_FLOAT,
+    FOR_LATENCY,
+    OUTPUT_SQNR,
+    REQUANTISE,
+    TIME_IT,
+    Finding,
+    InspectedLayer,
+    Speed,
+)
 from qtool.core.text import amount
 from qtool.inspection.islands import Island
 
@@ -38,18 +47,14 @@ def verdict_of(
         words += f", {100 * sum(layer.macs or 0 for layer in integer) / whole:.0f} % of multiply-accumulates"
     parts = [f"{words} in integers" if layers else "nothing in it multiplies and accumulates", *_narrow(layers)]
     if speed is not None and speed.speedup is not None:
-        ratio = (
-            f"{speed.speedup:.2g}x the speed of float"
-            if speed.speedup < 10
-            else f"{speed.speedup:.0f}x the speed of float"
-        )
+        ratio = f"{speed.speedup:.2g}x {BESIDE_FLOAT}" if speed.speedup < 10 else f"{speed.speedup:.0f}x {BESIDE_FLOAT}"
         slower = ": SLOWER than float" if speed.speedup < 1 / _ALIKE else ""
         parts.append(f"{ratio}{slower}" if not speed.noisy else f"speed beside float too noisy to say (about {ratio})")
     if output_db is not None:
         low = any(one.rule == "accuracy" for one in findings)
         trained = any(one.rule == "trained" for one in findings)
         said = ": it COSTS ACCURACY" if low else " from float's, which it was trained on from" if trained else ""
-        parts.append(f"output SQNR {output_db:.1f} dB{said}")
+        parts.append(f"{OUTPUT_SQNR} {output_db:.1f} dB{said}")
     total = executed.total
     if islands:
         share = ""

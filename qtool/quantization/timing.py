@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.core.errors import DataError, ModelError
+from qtool.core.records.evaluation import Latency
 from qtool.core.records.plan import Plan
 from qtool.core.records.timing import Timing
 from qtool.core.text import rounded
@@ -43,7 +44,20 @@ def timed(original: Original, prepared: Model, plan: Plan, proven: Serialized, *
         return Timing(absent=str(error))
     floating, int8 = found
     causes = () if int8.speedup > 1.0 else _causes(prepared, plan, original.examples)
-    return Timing(int8.speedup, int8.median_ms, floating.median_ms, rounds, causes)
+    return Timing(
+        int8.speedup,
+        int8.median_ms,
+        floating.median_ms,
+        rounds,
+        causes,
+        int8_spread_ms=_spread(int8),
+        float_spread_ms=_spread(floating),
+        noisy=int8.noisy,
+    )
+
+
+def _spread(found: Latency) -> tuple[float, float] | None:
+    return None if found.p10_ms is None or found.p90_ms is None else (found.p10_ms, found.p90_ms)
 
 
 def _causes(prepared: Model, plan: Plan, examples: Sequence[Mapping[str, np.ndarray]]) -> tuple[str, ...]:

@@ -52,13 +52,12 @@ def _measured(result: Difference) -> list[str]:
         parts.append(line(f"  outputs of B against A's, on {result.inputs_from}: {figures}"))
     speed = result.speed
     if speed is not None and speed.float_ms is not None and speed.speedup is not None:
-        noisy = "; too noisy to tell" if speed.noisy else "; roughly: the rounds differ much" if speed.rough else ""
-        parts.append(
-            line(
-                f"  speed: A {_spread(speed.float_ms)} ms, B {_spread(speed.ms)} ms; B is {speed.speedup:.2f}x as fast "
-                f"(median of {speed.rounds} rounds, one thread){noisy}"
-            )
-        )
+        ratio = f"B is {'SLOWER: ' if speed.speedup < 1 else ''}{speed.speedup:.2f}x as fast"
+        if speed.noisy:
+            ratio = f"too noisy to say which is faster (about {speed.speedup:.2g}x)"
+        how = f"medians of {amount(speed.rounds, 'shuffled round')}, one thread, p10 to p90 in brackets"
+        how += "; roughly: the rounds differ much" if speed.rough and not speed.noisy else ""
+        parts.append(line(f"  speed: A {_spread(speed.float_ms)} ms / B {_spread(speed.ms)} ms: {ratio}; {how}"))
     return parts + [line(f"  not measured: {why}") for why in result.not_measured]
 
 

@@ -130,7 +130,7 @@ def worst_lines(evaluation: Evaluation) -> list[str]:
         if one.rank == 1:
             name = "" if one.source is None else f" ({one.source})"
             scored = one.float_score is not None and one.score is not None
-            said = f"{number(one.score)}, float {number(one.float_score)}; " if scored else ""
+            said = f"{worst.score} {number(one.score)}, float {number(one.float_score)}; " if scored else ""
             lines.append(f"{one.model}: worst is sample {one.sample}{name}: {said}SQNR {decibels(one.sqnr_db)} dB")
     return lines
 

@@ -3,12 +3,16 @@
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 
 from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreement, TrainedBlock
+from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
-from qtool.report.quantize import data_text, float_line, options_text
+from qtool.report.quantize import data_text, float_line, options_text, size_ratio
 from qtool.report.text import decibels, file_size, number
+from qtool.report.timing import timing_lines
+from qtool.report.words import again, rows
 
 _NAMED = 3
 _APART_DB = 1.0
@@ -17,8 +21,11 @@ _GRID = ("scheme", "granularity", "target", "include_op", "exclude_op", "exclude
 """Options that `tune` has too."""
 
 
-def finetuned_text(result: Finetuned) -> str:
-    """Return the verdict, and a line for each thing that it rests on."""
+def finetuned_text(result: Finetuned, typed: Sequence[str] = ()) -> str:
+    """Return the verdict, a line for each thing that it rests on, and the next command.
+
+    typed: the words of the command line, for the next one.
+    """
     proof = result.verification
     lines = [
         verdict_line(result),
@@ -43,6 +50,8 @@ def finetuned_text(result: Finetuned) -> str:
     if result.float_path is not None:
         trained = "what was trained" if result.kept else "the weights and biases that training began with"
         lines.append(f"  float       {result.float_path}: the float model with {trained}")
+    lines += timing_lines(result.timing, size_ratio(result.float_size / result.size), _fast(result))
+    lines += rows("next", *_next(result, typed))
     return "\n".join(map(line, lines))
 
 
@@ -56,7 +65,7 @@ def verdict_line(result: Finetuned) -> str:
         return line(
             f"{result.output}: {size}; NOTHING GAINED: no state was better on the samples that choose, by more than "
             f"their noise, and no worse on those that report, so it is the model that training began with: {scored}"
-            f"outputs {before} dB SQNR on those; next: {_next(result)}"
+            f"outputs {before} dB SQNR on those"
         )
     scored = ""
     if metric is not None:
@@ -64,21 +73,51 @@ def verdict_line(result: Finetuned) -> str:
     return line(f"{result.output}: {size}; {scored}outputs {before} -> {after} dB SQNR on the samples that report")
 
 
-def _next(result: Finetuned) -> str:
+def unchanged_line(result: Finetuned, typed: Sequence[str] = ()) -> str:
+    """Return the line that says, where nothing else is printed, that nothing was gained, and what comes next.
+
+    typed: the words of the command line, for the next one.
+    """
+    return line(f"{verdict_line(result)}; next: {'; '.join(_next(result, typed))}")
+
+
+def _next(result: Finetuned, typed: Sequence[str]) -> list[str]:
+    """The commands that come next, with what they do; a line each."""
     asked = result.asked
-    few = "give more `--data`, or " if result.warnings else ""
-    rate = dict(asked.options).get("learning_rate")
-    if rate is None:
-        again = f"qtool finetune {shlex.quote(asked.model)}"
-        again += "" if asked.calibration is None else f" --calibration {shlex.quote(asked.calibration)}"
-        advice = f"{few}try smaller steps: `{again} {data_text(asked)}{options_text(asked)} --learning-rate 0.3`"
+    model, shared = shlex.quote(asked.model), options_text(asked, only=("eval_data", "metric", "decode", *_GRID))
+    if result.kept:
+        labelled = dict(asked.options).get("eval_data") or asked.data
+        data = data_text(replace(asked, data=labelled))
+        known = options_text(asked, only=("metric", "decode"))
+        output = shlex.quote(str(result.output))
+        return [
+            f"`qtool eval {model} {output} {data}{known or ' --metric METRIC'} --latency` compares by your own metric"
+        ]
+    if "learning_rate" in dict(asked.options):
+        advice = f"`{again(_typed(asked, typed), without='--learning-rate')}` takes the steps that are usual"
     else:
-        advice = f"{few}leave `--learning-rate` as it is by default"
-    shared = options_text(asked, only=("eval_data", "metric", "decode", *_GRID))
-    return (
-        f"{advice}; `qtool tune {shlex.quote(asked.model)} {data_text(asked)}{shared}` tries more; the model of `qtool "
-        "quantize` is as good"
-    )
+        advice = f"`{again(_typed(asked, typed), '--learning-rate', '0.3')}` takes smaller steps"
+    more = ["with more `--data`"] if result.warnings else []
+    return [
+        *more, advice, f"`qtool tune {model} {data_text(asked)}{shared}` tries more",
+        "the model of `qtool quantize` is as good",
+    ]  # fmt: skip
+
+
+def _typed(asked: Asked, typed: Sequence[str]) -> Sequence[str]:
+    """The words of the command line; where there is none, those that ask for the same."""
+    same = f"finetune {shlex.quote(asked.model)}"
+    same += "" if asked.calibration is None else f" --calibration {shlex.quote(asked.calibration)}"
+    return typed or shlex.split(f"{same} {data_text(asked)}{options_text(asked)}")
+
+
+def _fast(result: Finetuned) -> str:
+    """The command that makes a plan to begin with by this machine's clock."""
+    asked = result.asked
+    source = data_text(asked) if asked.calibration is None else f"--calibration {shlex.quote(asked.calibration)}"
+    grid = options_text(asked, only=_GRID)
+    plan = shlex.quote(str(result.output.with_suffix(".plan.json")))
+    return f"qtool quantize {shlex.quote(asked.model)} {source}{grid} --optimize-for latency --save-plan {plan}"
 
 
 def _blocks(blocks: Sequence[TrainedBlock]) -> str:

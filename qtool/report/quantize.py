@@ -25,7 +25,7 @@ from qtool.core.text import amount, line
 from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import timing_lines
-from qtool.report.words import SCALE, listed, quality, rows
+from qtool.report.words import SCALE, again, listed, quality, rows
 
 _NAMED = 3
 _COLUMNS = 100
@@ -48,10 +48,10 @@ def calibrated_text(result: Calibrated) -> str:
     return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
 
 
-def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
+def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[str] = ()) -> str:
     """Return what was made in one line, then a row for each thing that it rests on, and the verdict on the accuracy.
 
-    verbose: with a table of the candidates that were measured.
+    verbose: with a table of the candidates that were measured. typed: the words of the command line, for the next one.
     """
     plan, proof = result.plan, result.verification
     lines = [_head(result)]
@@ -63,12 +63,13 @@ def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    lines += timing_lines(result.timing, _ratio(result), by_clock=by_clock)
+    remedy = None if by_clock else _again(result, typed, "--optimize-for", "latency")
+    lines += timing_lines(result.timing, _ratio(result), remedy)
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
         lines += rows("cause", *_causes(result, result.verdict))
-        lines += rows("next", *_next(result, result.verdict))
+        lines += rows("next", *_next(result, result.verdict, typed))
     elif hardly := _hardly_integer(result):
         lines += [*rows("verdict", hardly[0]), *rows("next", hardly[1])]
     lines += rows("gates", *(gate_line(gate) for gate in result.gates)) if result.gates else []
@@ -100,8 +101,11 @@ def failed_lines(result: Quantized) -> list[str]:
     return [gate_line(g) for g in result.gates if not g.passed and g.rule is not GateRule.MIN_SQNR]
 
 
-def bad_verdict(result: Quantized) -> str:
-    """Return the verdict as a line by itself, with what comes next, where it is no good one; else an empty text."""
+def bad_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
+    """Return the verdict as a line by itself, with what comes next, where it is no good one; else an empty text.
+
+    typed: the words of the command line, for the next one.
+    """
     verdict = result.verdict
     if verdict is None:
         hardly = _hardly_integer(result)
@@ -109,7 +113,7 @@ def bad_verdict(result: Quantized) -> str:
     if verdict.met or (verdict.met is None and not verdict.asked):
         return ""
     causes = _causes(result, verdict)[:2]
-    parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict)[0]}"]
+    parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict, typed)[0]}"]
     return line(f"{result.output}: {'; '.join(parts)}")
 
 
@@ -170,13 +174,15 @@ def _figure(proof: Verification) -> str:
     """The SQNR of the outputs, and the worst one in front of a saturated end where that is less."""
     if proof.sqnr_db_before and not any(db is not None for db in proof.sqnr_db_by_output.values()) and not proof.unlike:
         return f"{proof.judged_db:.1f} dB SQNR in front of what chooses them"
+    if math.isnan(proof.output_sqnr_db):
+        return "with NaN or Inf where float has numbers"
     figure = f"{proof.output_sqnr_db:.1f} dB SQNR"
     if not proof.judged_db < proof.output_sqnr_db:
         return figure
     return f"{figure}, {proof.judged_db:.1f} dB in front of a saturated end"
 
 
-def _next(result: Quantized, verdict: Verdict) -> list[str]:
+def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
     model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
@@ -193,7 +199,8 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
-        commands.insert(0, f"`--max-float-macs {share:g}%` is enough on the examples that choose")
+        more = _again(result, typed, "--max-float-macs", f"{share:g}%")
+        commands.insert(0, f"`{more}` is enough on the examples that choose")
     if asked.data is None:
         commands.append("DATA: what calibrated, with the options that say how it is read")
     return commands
@@ -206,6 +213,14 @@ def _comparison(result: Quantized, command: str) -> str:
     others = f"; --decode {' or '.join(result.decoders[1:])} has the same shapes" if result.decoders[1:] else ""
     by = "boxes with labelled ones" if result.decoders else "by labels, where the data has some (`--metric` says how)"
     return f"`{command}` compares {by}{others}"
+
+
+def _again(result: Quantized, typed: Sequence[str], option: str, value: str) -> str:
+    """The same call with another value of an option; without a command line, the one that asks for the same."""
+    asked = result.asked
+    source = data_text(asked) if asked.calibration is None else _calibration(asked).strip()
+    same = f"quantize {_word(asked.model)} {source}{options_text(asked)} -o {_word(str(result.output))}"
+    return again(typed or shlex.split(same), option, value)
 
 
 def _after_calibration(asked: Asked, command: str) -> str:
@@ -280,7 +295,11 @@ def _refined(result: Quantized) -> str:
 
 
 def _ratio(result: Quantized) -> str:
-    ratio = result.float_size / result.size
+    return size_ratio(result.float_size / result.size)
+
+
+def size_ratio(ratio: float) -> str:
+    """Return how many times smaller or larger a model is, of which float's size is `ratio` times its own."""
     if ratio >= _ALIKE:
         return f"{ratio:.1f}x smaller" if ratio >= MUCH_SMALLER else f"{ratio:.2f}x smaller"
     return "about as large" if ratio > 1 / _ALIKE else f"{1 / ratio:.1f}x larger"

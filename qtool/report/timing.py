@@ -1,7 +1,7 @@
 """The lines that say how fast the int8 model is beside float."""
 
 from qtool.core.records.timing import Timing
-from qtool.core.text import rounded
+from qtool.core.text import amount, rounded
 from qtool.report.text import ABSENT
 from qtool.report.words import rows
 
@@ -9,30 +9,42 @@ ALIKE = 1.03
 """Times within this factor are alike."""
 
 
-def timing_lines(timing: Timing, shrunk: str, *, by_clock: bool) -> list[str]:
+def timing_lines(timing: Timing, shrunk: str, remedy: str | None) -> list[str]:
     """Return the lines: how much faster or slower than float, and where it is slower, why and what to do.
 
-    `shrunk`: how the sizes compare. `by_clock`: whether this machine's clock has decided already what is float.
+    shrunk: how the sizes compare. remedy: the command that lets this machine's clock choose; None where it has.
     """
     if timing.speedup is None:
         return rows("speed", f"not measured: {timing.absent}")
-    figures = f"{_ms(timing.int8_ms)}, float {_ms(timing.float_ms)}, one thread"
+    figures = _figures(timing)
+    if timing.noisy:
+        words = f"too noisy to say which is faster on this machine, about {timing.speedup:.2g}x; repeat it when idle"
+        return rows("speed", words, *figures)
     if timing.speedup >= ALIKE:
-        return rows("speed", f"{timing.speedup:.2f}x faster than float on this machine ({figures})")
+        return rows("speed", f"{timing.speedup:.2f}x faster than float on this machine", *figures)
     causes = timing.causes or (
         "its layers are so small that calls and moves between float and integers take what integers give",
     )
-    if by_clock:
-        remedy = "nothing to gain here: keep the float model where speed is what counts"
-    else:
-        remedy = "--optimize-for latency, which lets this machine's clock choose what stays float"
-    times = f"float on this machine: {timing.speedup:.2f}x ({figures})"
+    advice = f"`{remedy}` lets this machine's clock choose what stays float"
+    if remedy is None:
+        advice = "nothing to gain here: keep the float model where speed is what counts"
+    times = f"float on this machine: {timing.speedup:.2f}x"
     also = "though" if shrunk.endswith("smaller") else "and"
     words = f"as fast as {times}; {shrunk}"
     if timing.speedup <= 1 / ALIKE:
         words = f"WARNING: slower than {times}, {also} {shrunk}"
-    return [*rows("speed", words), *rows("  because", *causes), *rows("  next", remedy)]
+    return [*rows("speed", words, *figures), *rows("  because", *causes), *rows("  next", advice)]
 
 
-def _ms(time: float | None) -> str:
-    return ABSENT if time is None else f"{rounded(time)} ms"
+def _figures(timing: Timing) -> list[str]:
+    """The medians that the ratio is of, with their spread, and how they were taken."""
+    ratio = f"float {_ms(timing.float_ms, timing.float_spread_ms)} / int8 {_ms(timing.int8_ms, timing.int8_spread_ms)}"
+    spread = "; p10 to p90 in brackets" if timing.int8_spread_ms is not None else ""
+    return [f"{ratio}: medians of {amount(timing.rounds, 'shuffled round')}, one thread{spread}"]
+
+
+def _ms(time: float | None, spread: tuple[float, float] | None) -> str:
+    if time is None:
+        return ABSENT
+    ends = "" if spread is None else f" ({rounded(spread[0])} to {rounded(spread[1])})"
+    return f"{rounded(time)} ms{ends}"

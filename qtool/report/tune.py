@@ -1,13 +1,17 @@
 """The lines that `tune` prints: one for each model tried, the best, and how it does on data that chose nothing."""
 
 import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 
 from qtool.core.records.tuning import AGREEMENT, FLOAT, TRAINED, Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.evaluation import evaluation_text
-from qtool.report.quantize import float_line
+from qtool.report.quantize import data_text, float_line, options_text
 from qtool.report.text import decibels, number
+from qtool.report.words import again
 
 
 def trail_heading(step: Step) -> str:
@@ -34,8 +38,11 @@ def _figure(value: float) -> str:
     return number(None if math.isnan(value) else value)
 
 
-def tuned_text(result: Tuned) -> str:
-    """Return the verdict, what to do next, and the table of the part of the data that reports."""
+def tuned_text(result: Tuned, typed: Sequence[str] = ()) -> str:
+    """Return the verdict, what to do next, and the table of the part of the data that reports.
+
+    typed: the words of the command line, for the next one.
+    """
     planned = "" if result.verification.census else "planned "
     head = (
         f"{_verdict(result)}; kept: {result.best.what}; "
@@ -44,8 +51,7 @@ def tuned_text(result: Tuned) -> str:
     floating = [float_line(result.verification)] if result.verification.float_layers else []
     lines = [head, *floating, f"  measured: {_measured(result)}", f"  data: {result.split}"]
     lines += [*_sample_lines(result), *_trained_lines(result), *_untried_lines(result)]
-    advice = _next(result)
-    lines += [] if advice is None else [f"  next: {advice}"]
+    lines.append(f"  next: {_next(result, typed)}")
     return "\n".join([*map(line, lines), evaluation_text(result.evaluation)])
 
 
@@ -93,27 +99,50 @@ def _worth(value: float, *, relative: bool) -> str:
     return f"{100 * value:.2f} %" if relative else number(value)
 
 
-def _next(result: Tuned) -> str | None:
-    """What to do where the target is not met."""
+def _next(result: Tuned, typed: Sequence[str]) -> str:
+    """The command that comes next, and what it is for; where none helps by itself, what else does."""
+    asked = result.asked
+    # without a command line, the one that asks for the same
+    tried = typed or shlex.split(
+        f"tune {shlex.quote(asked.model)} {data_text(asked)}{options_text(asked)}{_target_options(result)}"
+    )
     if result.met:
-        return None
+        return _timed(result)
     if not result.complete or (result.stopped is not None and "time budget" in result.stopped):
-        return "give more time with --time-budget"
+        return f"`{again(tried, without='--time-budget')}` has all the time that it needs"
     if result.stopped is not None:
-        return "run it again, to the end"
+        return f"`{again(tried)}` again, to the end"
+    return _more(result, tried)
+
+
+def _timed(result: Tuned) -> str:
+    """The command that times the model beside float."""
+    asked = result.asked
+    data = data_text(replace(asked, data=dict(asked.options).get("eval_data") or asked.data))
+    models = shlex.join([asked.model, str(result.output)])
+    return f"`qtool eval {models} {data}{options_text(asked, only=('metric', 'decode'))} --latency` times it"
+
+
+def _more(result: Tuned, tried: Sequence[str]) -> str:
+    """The command that tries more than was allowed, where that helps."""
     if result.float_needed is not None:
         share = math.ceil(1000 * result.float_needed) / 10
-        return f"--max-float-macs {share:g}% meets the target on the data that chooses"
+        return (
+            f"`{again(tried, '--max-float-macs', f'{share:g}%')}` meets the target on the data that chooses: with more "
+            "in float"
+        )
     if result.best.met:
         return "the data that chooses meets the target: give more data, so that both parts agree, or ask for less"
     trained = result.training is not None or TRAINED in result.untried
-    more = "" if trained else "train the best with --finetune, or "
-    return (
-        f"no share of layers in float meets the target on the data that chooses: {more}ask for less; `qtool "
-        "sensitivity` says what each layer costs"
-        if result.untried.get(FLOAT) is None
-        else f"more layers in float, with --max-float-macs, or {more}ask for less"
-    )
+    train = "" if trained else f"`{again(tried, '--finetune')}` trains the best; or "
+    if result.untried.get(FLOAT) is None:
+        return f"no share of layers in float meets the target on the data that chooses: {train}ask for less"
+    return f"{train}ask for less, or for more layers in float: `{again(tried, '--max-float-macs', '100%')}`"
+
+
+def _target_options(result: Tuned) -> str:
+    drop = "" if result.max_drop is None else f" --max-drop {result.max_drop}"
+    return drop + ("" if result.min_sqnr is None else f" --min-sqnr {result.min_sqnr:.4g}")
 
 
 def missed_line(result: Tuned) -> str:

@@ -1,6 +1,7 @@
 """The words for figures, and the rows of a report: a label, and behind it a line for each thing that is said."""
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from qtool.core.text import line
@@ -26,3 +27,19 @@ def rows(label: str, *texts: str) -> list[str]:
 def listed(items: Sequence[str], most: int) -> list[str]:
     """Return the first items, and how many more there are."""
     return [*items[:most], *([f"and {len(items) - most} more"] if len(items) > most else [])]
+
+
+def again(typed: Sequence[str], *options: str, without: str = "") -> str:
+    """Return a command line with other options, as a shell takes it.
+
+    typed: its words, as they were typed, behind the name of the program. options: words that are added, an option and
+    its value where it has one; what was typed for that is left out. without: an option with a value that is left out.
+    """
+    gone = {word for word in (options[0] if len(options) > 1 else "", without) if word}
+    kept, words = [], iter(typed)
+    for word in words:
+        if word in gone:
+            next(words, None)
+        elif word.partition("=")[0] not in gone and word not in options:
+            kept.append(word)
+    return shlex.join(["qtool", *kept, *options])

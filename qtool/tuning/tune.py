@@ -22,7 +22,7 @@ from qtool.evaluation.evaluate import compare, probe, undecoded, with_boxes
 from qtool.evaluation.gates import check_gates, check_max_drop
 from qtool.evaluation.metrics.registry import MetricSpec, check_decode, resolve_metric
 from qtool.feeds import Data, LabelledOptions, open_for_model
-from qtool.feeds.reading import unlabelled
+from qtool.feeds.reading import as_given, unlabelled
 from qtool.feeds.source import same_data
 from qtool.finetuning.finetune import require_torch
 from qtool.graph import model_io
@@ -32,6 +32,7 @@ from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
+from qtool.quantization.asked import asked_of, grid_options
 from qtool.runtime.providers import find_provider
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target, target_of
@@ -197,6 +198,13 @@ def tune(
         verification=proof,
         plan=plan,
         training=None if trainer is None else trainer.done,
+        asked=asked_of(
+            model,
+            data,
+            None,
+            as_given(reading),
+            {"eval_data": eval_data, "metric": metric, "decode": decode, **grid_options(wanted, target), "fix": fix},
+        ),
     )
 
 

@@ -197,7 +197,7 @@ def test_json_into_a_file_leaves_the_lines(folder, run):
     code, out, _ = run("quantize", MODEL, "--calibration", "digits.calib", "--calibrator", "max", "--json", "r.json")
     assert code == 0
     labels = [line[2:14].strip() for line in out.splitlines() if line.startswith("  ")]
-    assert labels == "size settings integer float arithmetic accuracy - speed verdict - next".replace("-", "").split(
+    assert labels == "size settings integer float arithmetic accuracy - speed - verdict - next".replace("-", "").split(
         " "
     )
     assert strict_json((folder / "r.json").read_text())["schema"] == "qtool.quantize"

@@ -58,6 +58,8 @@ def test_help_opens_with_a_sentence_then_an_example(run, command):
     missing = [o for o in wanted.split() if not re.search(rf"(^|\s|,){re.escape(o)}[\s,]", out)]
     assert not missing
     assert run(command, "-h") == (code, out, err)
+    rule = "Print errors, warnings, failed gates and bad verdicts only, on stderr."
+    assert (rule in " ".join(out.split())) is (command != "schema")
 
 
 def test_help_of_everything_names_the_exit_codes(run):

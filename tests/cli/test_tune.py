@@ -82,9 +82,11 @@ def test_a_missed_target_is_named(place, run):
     assert (report["min_sqnr"], report["max_drop"], report["met"]) == (80.0, None, False)
     assert f"q.onnx: target missed (SQNR at least 80 dB): {report['missed'][0]}; kept: " in out
     assert "  not tried: layers in float (the worst layer, " in out
-    assert (
-        "  next: more layers in float, with --max-float-macs, or train the best with --finetune, or ask for less\n"
-        in out
+    typed = next(line for line in out.splitlines() if line.startswith("  next: "))
+    same = "qtool tune m.onnx --data d.npz --calibrators max -o q.onnx --min-sqnr 80 --json r.json"
+    assert typed == (
+        f"  next: `{same} --finetune` trains the best; or ask for less, or for more layers in float: "
+        f"`{same} --max-float-macs 100%`"
     )
     assert "metric" not in out and "drop" not in out
 
@@ -103,7 +105,9 @@ def test_lines_name_the_measure(place, run):
     heading, line = run("--max-drop", "50%")[1].splitlines()[:2]
     assert heading.startswith("measured: agreement, on ") and heading.endswith(", which chooses")
     assert line.startswith("ok  agreement 1.0000  drop   0.00 %  SQNR ")
-    line = run("--max-drop", "0.5")[1].splitlines()[1]
+    said = run("--max-drop", "0.5")[1].splitlines()
+    assert "  next: `qtool eval m.onnx q.onnx --data d.npz --latency` times it" in said
+    line = said[1]
     assert line.startswith("ok  agreement 1.0000  drop 0.0000  SQNR ")
 
 
@@ -112,7 +116,7 @@ def test_a_budget_that_is_too_short_has_a_clear_end(run):
     assert code == 1
     assert "the time budget let only 1 sample report; stopped early: the time budget is used up" in out
     assert "the time budget let only 1 sample calibrate" in out
-    assert "  next: give more time with --time-budget\n" in out
+    assert "-o q.onnx --min-sqnr 80` has all the time that it needs\n" in out
     assert "equalised; equalised and biases absorbed; ranges mixed; layers in float (the time budget)" in out
     code, out, _ = run("--min-sqnr", 1, "--time-budget", "0.001s")
     assert code == 1  # met by one sample is not shown

@@ -1,5 +1,7 @@
 """What tune does with plans that fail, with no room for float, and with recurrent layers; what it did not try."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -243,3 +245,14 @@ def test_what_one_sample_is_worth(tmp_path, drop, worth):
     report = tuned_text(result)
     shown = "33.33 %" if isinstance(drop, str) else "0.3333"
     assert f"one sample that reports is worth {shown}, one that chooses {shown}; the target is {drop}" in report
+
+
+def test_the_next_command_is_the_same_call_with_as_much_float_as_is_needed(model, tmp_path):
+    result = replace(tuned(model, tmp_path / "q.onnx"), met=False, missed=("a drop",), float_needed=0.1234)
+    typed = ["tune", "a b.onnx", "--data", "d.npz", "--max-float-macs", "5%", "--max-drop", "1%"]
+    line = next(text for text in tuned_text(result, typed).splitlines() if text.startswith("  next: "))
+    same = "qtool tune 'a b.onnx' --data d.npz --max-drop 1%"
+    assert line.startswith(f"  next: `{same} --max-float-macs 12.4%` meets the target on the data that chooses")
+    # as Python calls it, what was given makes the command
+    line = next(text for text in tuned_text(result).splitlines() if text.startswith("  next: "))
+    assert line.startswith(f"  next: `qtool tune {model} --data DATA ") and "--max-float-macs 12.4%`" in line

@@ -161,16 +161,22 @@ class OutputNoise:
 
     def add(self, reference: Array, other: Array) -> None:
         """Add an array of the float model, and the same of the other one; of another rank or size, it has no parts."""
-        self._whole.add(reference, other)
+        pieces = [(reference, other)]
         parts = self._parts
         if parts is not None and reference.shape == other.shape:
             if _fits(parts.labels, reference.shape):
-                for number, noise in enumerate(self._by_part):
-                    noise.add(*(parts.of(number, array) for array in (reference, other)))
+                pieces += [
+                    (parts.of(number, reference), parts.of(number, other)) for number in range(len(self._by_part))
+                ]
             else:
                 self._parts, self._by_part = None, []
-        for sums, noise in zip(self._sums if self._each else (), (self._whole, *self._by_part), strict=False):
-            sums.append((noise.signal.value, noise.noise.value))
+        for noise, sums, piece in zip((self._whole, *self._by_part), self._sums, pieces, strict=False):
+            noise.add(*piece)
+            if self._each:
+                # the difference of two sums of all would lose an array beside which another one is a million times it
+                own = SignalToNoise()
+                own.add(*piece)
+                sums.append((own.signal.value, own.noise.value))
 
     @property
     def unlike(self) -> int:
@@ -201,7 +207,7 @@ class OutputNoise:
         if not found or self.unlike or not self._each:
             return None
         _, sums = min(found, key=lambda one: loudness(one[0]))
-        signal, noise = np.diff(np.array([(0.0, 0.0), *sums]), axis=0).clip(min=0.0).T
+        signal, noise = np.array(sums).T
         loudest = int(noise.argmax())
         rest, quiet = (float(np.delete(x, loudest).sum()) for x in (signal, noise))
         if len(noise) < _FEW or not (0.0 < rest < math.inf and 0.0 < quiet < noise[loudest] < math.inf):

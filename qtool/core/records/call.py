@@ -24,9 +24,10 @@ class Invocation:
     """The command that wrote the document; what Python writes has none.
 
     command: its name. options: that were given, on the command line or by a configuration file, as texts. read: what it
-    read, by the options that name it.
+    read, by the options that name it. typed: the words of the command line, behind the name of the program.
     """
 
     command: str
     options: dict[str, tuple[str, ...]]
     read: tuple[FileRead, ...]
+    typed: tuple[str, ...] = ()

@@ -283,7 +283,8 @@ class WorstSample:
     model: its name. rank: 1 is the worst. sample: its index in the data. source: its own file, where it has one.
     picture: the name of the PNG file. float_score, score: of float and of the model, None where there is none; see
     `WorstSamples.measure`.
-    sqnr_db: of the model's outputs for it. pixels: how what was fed became pixels.
+    sqnr_db: of the model's outputs for it. pixels: how what was fed became pixels. said: what float and the model say
+    of it, a sentence each; empty where the picture shows it.
     """
 
     model: str
@@ -295,6 +296,7 @@ class WorstSample:
     score: Real | None
     sqnr_db: Real | None
     pixels: str
+    said: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,7 @@ class WorstSamples:
     """The pictures that were written, as `worst.json` beside them lists them.
 
     folder: that they are in. measure: what the scores of a sample are, in words. samples: of each model, the worst
-    first.
+    first. score: the name of the scores, such as top1; "" where there are none.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("worst", 2)
@@ -310,6 +312,7 @@ class WorstSamples:
     folder: str
     measure: str
     samples: tuple[WorstSample, ...]
+    score: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the list as strict JSON; docs/json.md has its keys."""

@@ -10,6 +10,7 @@ from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.results import Asked
 from qtool.core.records.summary import shortened, summary
+from qtool.core.records.timing import Timing
 from qtool.core.records.verification import Verification
 
 _ERRORS = 2.0
@@ -142,7 +143,7 @@ class Finetuned:
     how many numbers, by kind. untrained: layers that no gradient reaches, and why. blocks: those that were trained by
     themselves first. resumed: whether from a checkpoint. agreement: of torch with onnxruntime, before anything is
     trained. float_path: where the trained float model was written. warnings: what is odd about the data, and what to
-    check. asked: what it was given.
+    check. asked: what it was given. timing: how fast it is beside float on this machine.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("finetune", 2)
@@ -171,6 +172,7 @@ class Finetuned:
     float_path: Path | None = field(default=None, metadata=called("float_output"))
     warnings: tuple[str, ...] = ()
     asked: Asked = field(default_factory=Asked)
+    timing: Timing = field(default_factory=Timing)
 
     def __repr__(self) -> str:
         return summary(

@@ -78,7 +78,9 @@ def without_header(document: Any, kind: str, *, former: str | None = None) -> tu
     if not isinstance(lost, dict):
         return None, {}
     for place, word in lost.items():
-        content = _with(content, [part.replace("~1", "/").replace("~0", "~") for part in place.split("/")[1:]], word)
+        path = [part.replace("~1", "/").replace("~0", "~") for part in place.split("/")[1:]]
+        # what points to nothing, or to all of it, points to no number
+        content = _with(content, path, word) if path else content
     return content.pop("schema_version", None), content
 
 

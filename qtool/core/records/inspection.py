@@ -13,6 +13,8 @@ REQUANTISE = "quantise the float model with qtool"
 """How a next step or a remedy says it; a report that knows the paths shows the command beside it."""
 FOR_LATENCY = f"{REQUANTISE} for latency"
 """The same, with the option that lets the clock choose."""
+BESIDE_FLOAT, OUTPUT_SQNR = "the speed of float", "output SQNR"
+"""What the parts of a verdict on speed and accuracy say, between which there are semicolons."""
 
 ANY_PRESET, ANY_VALUE = "PRESET", "VALUE"
 """In the place of a suggested value of which a file says nothing."""
@@ -143,12 +145,14 @@ class Speed:
 class TensorError:
     """The SQNR in dB of one tensor of the int8 model against the float model's of the same name, in the model's order.
 
-    tensor: its name. op: the operator that makes it. sqnr_db: None where it is not measured.
+    tensor: its name. op: the operator that makes it. sqnr_db: None where it is not measured. nodes: names of those that
+    make it, in the int8 model and in the float one.
     """
 
     tensor: str
     op: str
     sqnr_db: Real | None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """The result of `tune`: the trail of what it tried, and how the best model does on data that chose nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ from qtool.core.records.evaluation import Evaluation
 from qtool.core.records.finetuning import TrainingStep
 from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
+from qtool.core.records.results import Asked
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.verification import Verification
 from qtool.core.text import amount
@@ -64,7 +65,7 @@ class Tuned:
     metric is no share of samples. float_needed: the share of multiply-accumulates in float with which the target is met
     on the choosing part, where that is more than may stay in float. evaluation: of the model written, on the reporting
     part. verification: what onnxruntime runs of the model. plan: of it. split: the parts of the data, in words.
-    training: how the last step went, where there was one.
+    training: how the last step went, where there was one. asked: what it was given.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("tune", 3)
@@ -89,6 +90,7 @@ class Tuned:
     verification: Verification
     plan: Plan
     training: TrainingStep | None = None
+    asked: Asked = field(default_factory=Asked)
 
     @property
     def target(self) -> str:

@@ -191,9 +191,11 @@ class Keeper:
         if len(kept) == self._number and order >= kept[-1].order:
             return
         picture = self._shown.picture(sample, inputs, place.laid)
-        png = drawn(self._view.sheet(sample, exact, seen, picture))
-        record = WorstSample(self._models[model], 0, seen.start + sample, place.file, "", *scores, db, picture.how)
-        insort(kept, _Shown(order, record, png), key=lambda one: one.order)
+        sheet = self._view.sheet(sample, exact, seen, picture)
+        record = WorstSample(
+            self._models[model], 0, seen.start + sample, place.file, "", *scores, db, picture.how, tuple(sheet.captions)
+        )
+        insort(kept, _Shown(order, record, drawn(sheet)), key=lambda one: one.order)
         del kept[self._number :]
 
     def save(self) -> WorstSamples:
@@ -209,7 +211,7 @@ class Keeper:
                 name = f"{file}-{rank:0{len(str(self._number))}}-sample-{one.sample.sample}.png"
                 pictures[name] = one.png
                 samples.append(replace(one.sample, rank=rank, picture=name))
-        found = WorstSamples(str(self._folder), self._view.measure, tuple(samples))
+        found = WorstSamples(str(self._folder), self._view.measure, tuple(samples), self._view.score)
         former = set(_written_before(self._folder)) - {INDEX, *pictures}
         with made_folder(self._folder), together(self._folder / INDEX, *(self._folder / name for name in pictures)):
             for name, png in pictures.items():

@@ -41,9 +41,10 @@ Scores = tuple[float | None, float | None]
 
 
 class View(Protocol):
-    """A way to judge and show samples. measure: what the scores are, in words."""
+    """A way to judge and show samples. measure: what the scores are, in words; score: their name, "" without any."""
 
     measure: str
+    score: str
 
     def scores(self, exact: Observation, found: Observation) -> list[Scores]:
         """Return float's score and the model's for each sample of a batch; None where there is none."""
@@ -77,6 +78,7 @@ class _BoxView:
         self._labelled = labelled
         self._exact, self._found = Detector(decoder), Detector(decoder)
         others = "the labelled boxes" if labelled else "float's boxes"
+        self.score = "box F1"
         self.measure = f"2 pairs / (boxes of both) with {others}, overlap 0.5, scores from 0.25"
 
     def scores(self, exact: Observation, found: Observation) -> list[Scores]:
@@ -136,6 +138,7 @@ class _MaskView:
         self._output = output
         self._metric = metric
         self._labelled = labelled
+        self.score = "miou" if labelled else "agreement"
         self.measure = "mean IoU of the picture" if labelled else "share of pixels of which both say one class"
 
     def scores(self, exact: Observation, found: Observation) -> list[Scores]:
@@ -191,6 +194,7 @@ class _MadeView:
         self._metric = metric
         self._heads = heads
         self._output = output
+        self.score = metric.name if metric is not None else ""
         self.measure = f"{metric.name} of the picture" if metric is not None else "no labels: by SQNR alone"
 
     def scores(self, exact: Observation, found: Observation) -> list[Scores]:
@@ -241,6 +245,7 @@ class _ClassView:
     def __init__(self, output: ClassOutput, *, labelled: bool) -> None:
         self._output = output
         self._labelled = labelled
+        self.score = "top1" if labelled else "agreement"
         self.measure = f"1 where the class is the {'label' if labelled else 'one that float says'}, else 0"
 
     def scores(self, exact: Observation, found: Observation) -> list[Scores]:

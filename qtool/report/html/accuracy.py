@@ -2,14 +2,16 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qtool.core.reading import read_bytes
+from qtool.core.records.evaluation import NanFound
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Gallery, Listing, Note, Section, Shot
 from qtool.report.html.documents import Document, evaluations, of_kind
-from qtool.report.html.figures import count_cell, db_cell, measured_alone, number_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, number_cell, real, share_cell
 from qtool.report.text import decibels, file_size, number
 
 Content = Mapping[str, Any]
@@ -24,7 +26,7 @@ def accuracy(documents: Sequence[Document]) -> list[Section]:
 
 
 def _evaluation(content: Content) -> Section:
-    blocks: list[Block] = [_models(content)]
+    blocks: list[Block] = [_models(content), *_doubts(content), *_outputs(content)]
     blocks += [
         Note(f"{'PASS' if gate['passed'] else 'FAIL'} {gate['message']}", "good" if gate["passed"] else "bad")
         for gate in content["gates"]
@@ -41,10 +43,43 @@ def _evaluation(content: Content) -> Section:
     return Section("accuracy", "Beside float", f"{lead}.", tuple(blocks), content["candidates"][0]["name"])
 
 
+def _doubts(content: Content) -> list[Block]:
+    """What makes the figures of a model no good, or of another kind than they seem."""
+    exact = content["float_model"]
+    notes = [Note(f"{model['name']}: {nan_words(model)}", "bad") for model in content["candidates"] if model["nan"]]
+    if exact["quantized"]:
+        notes.append(
+            Note(f"{exact['name']} is quantised itself; the others are compared with it, not with float", "warn")
+        )
+    return [*notes]
+
+
+def nan_words(model: Content) -> str:
+    """Return where a model's outputs hold NaN or Inf unlike float's, in words."""
+    return str(NanFound(**model["nan"]))
+
+
+def _outputs(content: Content) -> list[Block]:
+    """The SQNR of each output, where there are several."""
+    models = content["candidates"]
+    return outputs_of({model["name"]: model["sqnr_db_by_output"] for model in models})
+
+
+def outputs_of(figures: Mapping[str, Mapping[str, Any]]) -> list[Block]:
+    """Return a table of the SQNR of each output by model, where a model has several; else nothing."""
+    names = list(dict.fromkeys(name for found in figures.values() for name in found))
+    if len(names) < 2:
+        return []
+    columns = (Column("output"), *(Column(f"{model}: SQNR dB", number=True) for model in figures))
+    rows = tuple((Cell(name), *(db_cell(found.get(name)) for found in figures.values())) for name in names)
+    return [Listing("SQNR of each output", columns, rows, folded=amount(len(names), "output"))]
+
+
 def _models(content: Content) -> Listing:
     columns = [Column("model")]
     for metric in content["metrics"]:
-        columns += [Column(metric["name"], number=True), Column("drop", number=True, about="how much worse than float")]
+        title = "drop" if len(content["metrics"]) == 1 else f"{metric['name']} drop"
+        columns += [Column(metric["name"], number=True), Column(title, number=True, about="how much worse than float")]
     columns += [Column("SQNR dB", number=True), Column("agreement", number=True, about="same class as float")]
     columns += [Column("size", number=True), Column("latency ms", number=True)]
     columns += [Column("p10 to p90", number=True), Column("speed-up", number=True)]
@@ -72,7 +107,7 @@ def _models(content: Content) -> Listing:
         else:
             cells += [Cell("-", -1.0)] * 3
         rows.append(tuple(cells))
-    return Listing("Models", *measured_alone(tuple(columns), tuple(rows)))
+    return Listing("Models", tuple(columns), tuple(rows))
 
 
 def _classes(content: Content, metric: str) -> list[Block]:
@@ -100,11 +135,12 @@ def _confusion(model: Content) -> list[Block]:
         Column("times", number=True),
         Column("of all", number=True),
     )
+    most = max(row["count"] for row in found["pairs"])
     rows = tuple(
         (
             Cell(str(row["float"])),
             Cell(str(row["model"])),
-            count_cell(row["count"]),
+            replace(count_cell(row["count"]), bars=((row["count"] / most, "bad"),)),
             share_cell(row["count"] / found["counted"]),
         )
         for row in found["pairs"]
@@ -123,7 +159,8 @@ def worst(documents: Sequence[Document]) -> list[Section]:
         blocks: list[Block] = [Gallery(shots, wide=any(_is_wide(shot) for shot in shots))] if shots else []
         blocks += [Note(f"{left} more are in {content['folder']}", "muted")] if left else []
         blocks.append(_samples(content))
-        lead = f"The samples on which a model differs most from float, both side by side ({content['measure']})."
+        measured = f" {content['score']}: {content['measure']}." if content.get("score") else f" {content['measure']}."
+        lead = f"The samples on which a model differs most from float, with what both say of them.{measured}"
         sections.append(Section("worst", "Worst samples", lead, tuple(blocks)))
     return sections
 
@@ -140,11 +177,17 @@ def _shots(content: Content) -> tuple[tuple[Shot, ...], int]:
         name = f" ({one['source']})" if one["source"] else ""
         scores = ""
         if real(one["score"]) is not None and real(one["float_score"]) is not None:
-            scores = f"; {number(real(one['score']))}, float {number(real(one['float_score']))}"
-        caption = f"{one['rank']}. sample {one['sample']}{name}: SQNR {decibels(real(one['sqnr_db']))} dB{scores}"
-        alt = f"What float and {one['model']} say of sample {one['sample']}, side by side"
+            measure = content.get("score") or "score"
+            scores = f"; {measure} {_short(one['score'])}, float {_short(one['float_score'])}"
+        said = "".join(f"; {text}" for text in one.get("said", ()))
+        caption = f"{one['rank']}. sample {one['sample']}{name}: SQNR {decibels(real(one['sqnr_db']))} dB{scores}{said}"
+        alt = f"What float and {one['model']} say of sample {one['sample']}, side by side{said}"
         found.append(Shot(f"data:image/png;base64,{base64.b64encode(png).decode()}", caption, alt))
     return tuple(found), len(content["samples"]) - len(found)
+
+
+def _short(score: float) -> str:
+    return f"{score:.4g}"
 
 
 def _png(path: Path) -> bytes | None:
@@ -168,9 +211,10 @@ def _samples(content: Content) -> Listing:
         Column("rank", number=True),
         Column("sample", number=True),
         Column("file"),
-        Column("float's score", number=True),
-        Column("its score", number=True),
+        Column(f"float's {content.get('score') or 'score'}", number=True, about=content["measure"]),
+        Column(f"its {content.get('score') or 'score'}", number=True, about=content["measure"]),
         Column("SQNR dB", number=True),
+        Column("what they say"),
     )
     rows = tuple(
         (
@@ -181,6 +225,7 @@ def _samples(content: Content) -> Listing:
             number_cell(one["float_score"]),
             number_cell(one["score"]),
             db_cell(one["sqnr_db"]),
+            Cell("; ".join(one.get("said", ())) or "-"),
         )
         for one in content["samples"]
     )

@@ -77,9 +77,16 @@ class Column:
     about: str = ""
 
 
+_NOTHING = ("", "-")
+"""What a cell says that has nothing to say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A table that can be sorted and searched. folded: what opens it, where it is closed at first; "": it is open."""
+    """A table that can be sorted and searched, without the columns in which no row has anything but the first one.
+
+    folded: what opens it, where it is closed at first; "": it is open.
+    """
 
     kind: ClassVar[str] = "listing"
 
@@ -87,6 +94,11 @@ class Listing:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     folded: str = ""
+
+    def __post_init__(self) -> None:
+        filled = [n for n in range(len(self.columns)) if not n or any(row[n].text not in _NOTHING for row in self.rows)]
+        object.__setattr__(self, "columns", tuple(self.columns[n] for n in filled))
+        object.__setattr__(self, "rows", tuple(tuple(row[n] for n in filled) for row in self.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +176,17 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A figure that matters, large. before: the same of float. bars: (words, share 0 to 1, tone) each."""
+    """A figure that matters, large. bars: (words, share 0 to 1, tone) each. source: where it comes from."""
 
     title: str
     value: str
     detail: str = ""
     tone: str = ""
     bars: tuple[tuple[str, float, str], ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("title", "value", "detail"):
+        for name in ("title", "value", "detail", "source"):
             object.__setattr__(self, name, line(getattr(self, name)))
 
 
@@ -212,14 +225,16 @@ class Headline:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Everything that a page shows."""
+    """Everything that a page shows. of: the model that the cards are of, where there are several; else ""."""
 
     title: str
     headlines: tuple[Headline, ...]
     cards: tuple[Card, ...]
     sections: tuple[Section, ...]
     warnings: tuple[str, ...] = field(default=())
+    of: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", cell(self.title))
+        object.__setattr__(self, "of", cell(self.of))
         object.__setattr__(self, "warnings", tuple(map(line, self.warnings)))

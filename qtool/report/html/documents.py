@@ -7,9 +7,13 @@ from typing import Any
 
 from qtool.core.errors import UsageError
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
-from qtool.core.records.codec import parsed
+from qtool.core.records.call import Invocation
+from qtool.core.records.codec import decoded, keys, parsed
+from qtool.core.records.fitting import misfit
 from qtool.core.records.header import without_header
-from qtool.core.records.schema import schema_version
+from qtool.core.records.machine import Machine
+from qtool.core.records.plan import Plan
+from qtool.core.records.schema import DOCUMENTS, schema_version
 
 CALIBRATION = "inspect-calibration"
 """The kind of what `inspect` says of a calibration file."""
@@ -74,14 +78,48 @@ def made(content: Mapping[str, Any], name: str) -> Document:
 
 
 def load_document(path: str) -> Document:
-    """Return the document of a file. Raises `UsageError` where it cannot be read, or is something else."""
+    """Return the document of a file.
+
+    Raises:
+        UsageError: it cannot be read, is something else, or has not the form that its header says; the message names
+            the key.
+    """
     try:
         content = parsed(read_text(path, DOCUMENT_LIMIT))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); give a file written by --json") from error
     except ValueError as error:
         raise UsageError(f"{path}: not JSON ({error}); give a file written by --json") from error
-    return made(content, path)
+    found = made(content, path)
+    wrong = misfit(DOCUMENTS[found.kind], found.content) or _header_misfit(content) or _plan_misfit(found)
+    if wrong is not None:
+        raise UsageError(f"{path}: {wrong}; write it again with --json")
+    return found
+
+
+def _header_misfit(content: Mapping[str, Any]) -> str | None:
+    """What is wrong with what stands in front of a document's own keys and behind them; None where nothing is."""
+    versions = content.get("versions", {})
+    if not isinstance(versions, Mapping):
+        return "versions: an object is needed"
+    for name, record in (("machine", Machine), ("call", Invocation)):
+        if content.get(name) is not None and (wrong := misfit(record, content[name], name)) is not None:
+            return wrong
+    if content["schema"] == f"{_PREFIX}evaluation" and not content["candidates"]:
+        return "candidates: one at least is needed"
+    return None
+
+
+def _plan_misfit(document: Document) -> str | None:
+    """What is wrong with the plan that a document holds or is, whose numbers have to fit each other."""
+    if document.plan is None:
+        return None
+    own = {key: value for key, value in document.plan.items() if key in keys(Plan)}
+    try:
+        decoded(Plan, own, "" if document.kind == "plan" else "plan")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def check_alike(documents: Sequence[Document]) -> None:

@@ -1,9 +1,11 @@
 """The origin of the error: the SQNR after each tensor and layer, and what each layer costs by itself."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qtool.core.text import amount
+from qtool.report.html.accuracy import outputs_of
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Note, Section
 from qtool.report.html.documents import Document, of_kind, verifications
 from qtool.report.html.figures import (
@@ -15,6 +17,7 @@ from qtool.report.html.figures import (
     real,
     share_cell,
 )
+from qtool.report.html.measured import samples_of
 from qtool.report.html.plots import Axis, Dot, Mark, plot, ranked
 from qtool.report.words import GOOD_DB, POOR_DB
 
@@ -33,21 +36,41 @@ _RANKED = 20
 def errors(documents: Sequence[Document]) -> list[Section]:
     """Return the waterfall of each model that was measured tensor by tensor, and each sensitivity analysis."""
     found = [
-        _waterfall([(row["tensor"], row["op"], row["sqnr_db"], None) for row in one.content["errors"]], one.of)
+        _waterfall(
+            [(row["tensor"], row["op"], row["sqnr_db"], None) for row in one.content["errors"]],
+            one.of,
+            one.content["inputs_from"],
+        )
         for one in of_kind(documents, "inspect")
         if one.content["errors"]
     ]
     if not found:
         found = [
-            _waterfall([(row["tensor"], "", row["sqnr_db"], row["steps"]) for row in proof["tensors"]], one.of)
+            _waterfall(
+                [(row["tensor"], "", row["sqnr_db"], row["steps"]) for row in proof["tensors"]],
+                one.of,
+                samples_of(proof),
+            )
             for one, proof in verifications(documents)
             if proof["examples"] and proof["tensors"]
         ]
-    return found + [_sensitivity(one.content) for one in of_kind(documents, "sensitivity")]
+    outputs = [outputs for one, proof in verifications(documents) if (outputs := _of_outputs(one, proof)) is not None]
+    return [*found, *outputs] + [_sensitivity(one.content) for one in of_kind(documents, "sensitivity")]
 
 
-def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str) -> Section:
-    """The SQNR after each tensor, in the order of the network."""
+def _of_outputs(document: Document, proof: Content) -> Section | None:
+    """The SQNR of each of several outputs, and which hold NaN or Inf unlike float's; None where there is one alone."""
+    blocks: list[Block] = outputs_of({document.of: proof["sqnr_db_by_output"]}) if proof["examples"] else []
+    blocks += [
+        Note(f"{amount(count, 'entry', 'entries')} of output {name!r} NaN or Inf unlike float's", "bad")
+        for name, count in proof["unlike"].items()
+    ]
+    lead = f"On {samples_of(proof)}."
+    return Section("outputs", "Each output", lead, tuple(blocks), document.of) if blocks else None
+
+
+def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str, data: str) -> Section:
+    """The SQNR after each tensor, in the order of the network, on that data."""
     dots, worst = [], []
     for place, (name, op, db, _) in enumerate(tensors):
         value = finite(db)
@@ -60,7 +83,8 @@ def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str) -> 
         label = f"SQNR after each of {amount(len(dots), 'tensor')}, in the order of the network"
         blocks.append(plot("SQNR after each tensor", label, dots, axes, joined=True, marks=_MARKS, legend=_LEGEND))
     blocks.append(_drops(tensors))
-    lead = "How much noise the int8 model has beside float after each tensor, everything before it quantised."
+    lead = "How much noise the int8 model has beside float after each tensor, everything before it quantised"
+    lead += f", on {data}." if data else "."
     if worst:
         value, name = min(worst)
         lead += f" The noisiest is {name} at {value:.1f} dB."
@@ -123,9 +147,9 @@ def _sensitivity(content: Content) -> Section:
     whole = real(content["quantized"]["sqnr_db"])
     lead = f"What each layer costs on {amount(content['samples'], 'sample')} of {content['data']}"
     lead += "." if whole is None else f"; all quantised: {whole:.1f} dB."
-    names = " ".join(f"--exclude '{layer['name']}'" for layer in rows[:_NAMED] if "'" not in layer["name"])
+    names = " ".join(f"--exclude {shlex.quote(layer['name'])}" for layer in rows[:_NAMED])
     if names and not content["heads"]:
-        blocks.append(Note("To leave the most sensitive ones in float:", command=names))
+        blocks.append(Note("To leave the most sensitive ones in float, behind qtool quantize:", command=names))
     return Section("alone", "Each layer alone", lead, tuple(blocks), str(content["data"]))
 
 

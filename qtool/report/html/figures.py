@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtool.core.text import rounded
-from qtool.report.html.blocks import Cell, Column
+from qtool.report.html.blocks import Cell
 from qtool.report.text import decibels, file_size, number
 from qtool.report.words import GOOD_DB, POOR_DB
 
@@ -74,12 +74,10 @@ def share_cell(value: Any) -> Cell:
     return Cell(f"{100 * found:.2f} %", found)
 
 
-def measured_alone(
-    columns: tuple[Column, ...], rows: tuple[tuple[Cell, ...], ...]
-) -> tuple[tuple[Column, ...], tuple[tuple[Cell, ...], ...]]:
-    """Return columns and rows of a table without the columns in which no row has anything."""
-    kept = [n for n in range(len(columns)) if any(row[n].text != "-" for row in rows)]
-    return tuple(columns[n] for n in kept), tuple(tuple(row[n] for n in kept) for row in rows)
+def ratio_cell(value: Any) -> Cell:
+    """Return the cell of how many times as fast something is."""
+    found = real(value)
+    return Cell("-", -1.0) if found is None else Cell(f"{found:.2g}x", found)
 
 
 def ratio_words(before: float, after: float, smaller: str, larger: str) -> str:

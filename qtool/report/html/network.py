@@ -8,8 +8,9 @@ from typing import Any
 from qtool.core.text import amount, rounded
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, NetworkMap, Note, Section, Square
 from qtool.report.html.documents import Document, of_kind, verifications
-from qtool.report.html.figures import count_cell, db_cell, finite, measured_alone, ms_cell, real, share_cell
+from qtool.report.html.figures import count_cell, db_cell, finite, ms_cell, ratio_cell, real, share_cell
 from qtool.report.html.plots import strip
+from qtool.report.inspect_float import as_options
 
 Content = Mapping[str, Any]
 _MOVING = frozenset(
@@ -70,20 +71,22 @@ def _inspected(content: Content) -> Section:
             for ms, tone, _ in measured:
                 by_tone[tone] += ms / total
             shares = [f"{words} {100 * by_tone[tone]:.0f} %" for tone, words in _TONES.items() if by_tone[tone]]
-            caption = f"The same by time: {rounded(total)} ms a run; {', '.join(shares)}"
+            caption = f"The same by time: {rounded(total)} ms a run by the profiler; {', '.join(shares)}"
             blocks.append(strip(caption, caption, measured, ()))
-        blocks.append(_kernels(Counter((n["op"], _tone(n)) for n in nodes)))
+        blocks.append(_kernels(nodes))
     blocks += _findings(content)
     lead = _lead(content)
     if content["targets"]:
-        blocks.append(_targets(content["targets"]))
-    blocks += [Note(text) for text in (*content["suggestions"], *content["unusual"])]
+        blocks += _targets(content["targets"])
+    blocks += _ports(content)
+    blocks += [Note(f"Give it {as_options(text)}") for text in content["suggestions"]]
+    blocks += [Note(text) for text in content["unusual"]]
     blocks += [Note(f"Not measured: {text}", "muted") for text in content["not_measured"]]
     return Section("network", "What onnxruntime runs", lead, tuple(blocks))
 
 
 def _lead(content: Content) -> str:
-    made = f"{content['form']}; made by {content['maker']}" if content["maker"] else content["form"]
+    made = "; ".join(filter(None, [content["form"], content["maker"] and f"made by {content['maker']}"]))
     parts = [made] if made else []
     parts += [f"{sum(content['parameters'].values()):,} parameters"] if content["parameters"] else []
     parts += [f"{content['macs']:,} multiply-accumulates"] if content["macs"] else []
@@ -109,12 +112,31 @@ def _map(nodes: Sequence[tuple[str, str]], label: str) -> NetworkMap:
     return NetworkMap(label, tuple(Square(tone, title) for tone, title in nodes), legend)
 
 
-def _kernels(counts: Mapping[tuple[str, str], int]) -> Listing:
+def _kernels(nodes: Sequence[Content]) -> Listing:
+    counts, times = Counter[tuple[str, str]](), defaultdict[tuple[str, str], float](float)
+    for node in nodes:
+        counts[node["op"], _tone(node)] += 1
+        times[node["op"], _tone(node)] += real(node["ms"]) or 0.0
+    total = sum(times.values())
+    timed = total > 0
+    order = sorted(counts, key=lambda kind: (-times[kind], -counts[kind], kind))
     rows = [
-        (Cell(op, code=True), Cell(_TONES[tone], tone=tone), count_cell(count))
-        for (op, tone), count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+        (
+            Cell(kind[0], code=True),
+            Cell(_TONES[kind[1]], tone=kind[1]),
+            count_cell(counts[kind]),
+            ms_cell(times[kind] if timed else None),
+            share_cell(times[kind] / total if timed else None),
+        )
+        for kind in order
     ]
-    columns = (Column("kernel"), Column("kind"), Column("nodes", number=True))
+    columns = (
+        Column("kernel"),
+        Column("kind"),
+        Column("nodes", number=True),
+        Column("time ms", number=True, about="of all of them in one run"),
+        Column("of the time", number=True),
+    )
     return Listing(
         "Kernels of the optimised graph",
         columns,
@@ -129,7 +151,7 @@ def _findings(content: Content) -> list[Block]:
             Cell(_sentences(one["what"], one["cause"])),
             Cell(one["remedy"] or "-"),
             share_cell(one["ms_share"]),
-            Cell(", ".join(one["where"][:3]) + (f" and {len(one['where']) - 3} more" if len(one["where"]) > 3 else "")),
+            Cell(_names(one["where"])),
             Cell(one["rule"], code=True),
         )
         for one in content["findings"]
@@ -152,23 +174,56 @@ def _sentences(*parts: str) -> str:
     return ". ".join(part[:1].upper() + part[1:] for part in said) or "-"
 
 
-def _targets(targets: Sequence[Content]) -> Listing:
+def _targets(targets: Sequence[Content]) -> list[Block]:
     rows = [
         (
             Cell(one["target"], code=True),
             Cell(f"{one['integer_layers']} of {one['layers']}", float(one["integer_layers"])),
             share_cell(one["macs_share"]),
-            Cell("; ".join(f"{name}: {why}" for name, why in list(one["floats"].items())[:3]) or "-"),
+            ratio_cell(one["layers_speedup"]),
+            ratio_cell(one["speedup"]),
+            Cell(_floats(one["floats"])),
         )
         for one in targets
     ]
     columns = (
         Column("target"),
         Column("integer layers", number=True),
-        Column("multiply-accumulates", number=True),
+        Column("MACs", number=True, about="share of the multiply-accumulates in integers"),
+        Column("these layers, estimated", number=True, about="how many times as fast as in float, by a table of times"),
+        Column("the model, estimated", number=True, about="the same of all, with the times that were measured here"),
         Column("stays float"),
     )
-    return Listing("What quantize would do with it", columns, tuple(rows))
+    return [Listing("What quantize would do with it", columns, tuple(rows))]
+
+
+def _floats(floats: Mapping[str, str]) -> str:
+    """Nodes that stay float, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in floats.items():
+        reasons.setdefault(why.partition(":")[0], []).append(name)
+    return "; ".join(f"{_names(names)}: {why}" for why, names in reasons.items()) or "-"
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _ports(content: Content) -> list[Block]:
+    """The inputs and outputs of a model."""
+    rows = tuple(
+        (
+            Cell(what),
+            Cell(port["name"]),
+            Cell(port["dtype"], code=True),
+            Cell("any" if port["shape"] is None else f"[{', '.join(map(str, port['shape']))}]"),
+        )
+        for what, ports in (("input", content["inputs"]), ("output", content["outputs"]))
+        for port in ports
+    )
+    columns = (Column("is"), Column("name"), Column("type"), Column("shape"))
+    words = f"{amount(len(content['inputs']), 'input')}, {amount(len(content['outputs']), 'output')}"
+    return [Listing("Inputs and outputs", columns, rows, folded=words)] if rows else []
 
 
 def _times(content: Content) -> list[Section]:
@@ -176,6 +231,8 @@ def _times(content: Content) -> list[Section]:
     layers = content["layers"]
     if not layers:
         return []
+    if content["kind"] == "float":
+        return [_float_layers(layers)]
     most = max([real(layer[key]) or 0.0 for layer in layers for key in ("ms", "float_ms")], default=0.0)
     rows = tuple(_layer(layer, most) for layer in layers)
     columns = (
@@ -192,15 +249,40 @@ def _times(content: Content) -> list[Section]:
     )
     measured = [layer for layer in layers if real(layer["ms"]) is not None]
     lead = "Each layer as the file plans it and as onnxruntime runs it."
+    lead += f" Measured on {content['inputs_from']}." if content["inputs_from"] else ""
     if measured:
         paired = [layer for layer in measured if real(layer["float_ms"]) is not None]
         total = sum(real(layer["ms"]) or 0.0 for layer in paired or measured)
         lead += " Of two bars the upper one is this model, the lower one float." if paired else ""
         which = f"The {len(paired)} layers found in float too" if 0 < len(paired) < len(measured) else "Layers"
         exact = sum(real(layer["float_ms"]) or 0.0 for layer in paired)
-        lead += f" {which} take {rounded(total)} ms" + (f", {rounded(exact)} ms in float." if paired else ".")
-    table = Listing("Layers, in the order of the network", *measured_alone(columns, rows))
-    return [Section("layers", "Layer by layer", lead, (table,))]
+        lead += f" {which} take {rounded(total)} ms" + (f", {rounded(exact)} ms in float," if paired else "")
+        lead += " by onnxruntime's profiler."
+    return [Section("layers", "Layer by layer", lead, (Listing("Layers, in the order of the network", columns, rows),))]
+
+
+def _float_layers(layers: Sequence[Content]) -> Section:
+    """What becomes of each layer of a float model on this machine's target."""
+    most = max((real(layer["ms"]) or 0.0 for layer in layers), default=0.0)
+    rows = []
+    for layer in layers:
+        ms, tone = finite(layer["ms"]), "int" if layer["planned"] else "float"
+        bars = ((ms / most, tone),) if ms is not None and most else ()
+        cells = (Cell(layer["name"] or layer["output"]), Cell("integer" if layer["planned"] else "float", tone=tone))
+        what = (Cell(layer["op"], code=True), Cell(layer["output"]), Cell(_sentences(layer["cause"], layer["remedy"])))
+        rows.append((*cells, replace(ms_cell(ms), bars=bars), share_cell(layer["share"]), *what))
+    columns = (
+        Column("layer"),
+        Column("becomes", about="on this machine's target"),
+        Column("time ms", number=True, about="of one run of the float model"),
+        Column("MACs", number=True, about="share of the multiply-accumulates"),
+        Column("op"),
+        Column("tensor"),
+        Column("why float, and what to do"),
+    )
+    lead = "What quantize makes of each layer on this machine's target."
+    table = Listing("Layers, in the order of the network", columns, tuple(rows))
+    return Section("layers", "Layer by layer", lead, (table,))
 
 
 def _layer(layer: Content, most: float) -> tuple[Cell, ...]:

@@ -52,7 +52,10 @@ def _call(call: Content | None) -> list[Block]:
     blocks: list[Block] = []
     if call["options"]:
         columns = (Column("option"), Column("value"))
-        rows = tuple((Cell(name, code=True), Cell(" ".join(words))) for name, words in call["options"].items())
+        rows = tuple(
+            (Cell(name, code=True), Cell("yes" if words == ["True"] else " ".join(words)))
+            for name, words in call["options"].items()
+        )
         blocks.append(Listing(f"What {named} was given; all else is the default", columns, rows))
     if call["read"]:
         titles = (Column("option"), Column("file"), Column("bytes", number=True), Column("SHA-256"))

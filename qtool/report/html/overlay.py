@@ -43,16 +43,19 @@ def overlay(documents: Sequence[Document]) -> dict[str, Any]:
 
 
 def _sqnr(documents: Sequence[Document]) -> dict[str, float]:
-    """Of inspections by node and by tensor, of verifications by tensor."""
+    """By node, which is what Model Explorer's reader of ONNX knows, and by tensor, which others know."""
     found: dict[str, float] = {}
     for one in of_kind(documents, "inspect"):
         for layer in one.content["layers"]:
             _put(found, layer["name"], layer["sqnr_db"])
         for row in one.content["errors"]:
-            _put(found, row["tensor"], row["sqnr_db"])
+            for name in (row["tensor"], *row.get("nodes", ())):
+                if name not in found:
+                    _put(found, name, row["sqnr_db"])
     for _, proof in verifications(documents):
         for row in proof["tensors"]:
-            _put(found, row["tensor"], row["sqnr_db"])
+            for name in (row["tensor"], row["node"]):
+                _put(found, name, row["sqnr_db"])
     return found
 
 
@@ -67,13 +70,13 @@ def _alone(documents: Sequence[Document]) -> dict[str, float]:
 
 
 def _times(documents: Sequence[Document]) -> dict[str, float]:
-    """In ms of one run, by the node of the file."""
+    """In ms of one run, by the node of the file; what is of none is on no picture of that."""
     found: dict[str, float] = {}
     for one in of_kind(documents, "inspect"):
         for node in one.content["nodes"]:
-            ms, name = finite(node["ms"]), node["origin"] or node["name"]
-            if ms is not None:
-                found[name] = found.get(name, 0.0) + ms
+            ms = finite(node["ms"])
+            if ms is not None and node["origin"]:
+                found[node["origin"]] = round(found.get(node["origin"], 0.0) + ms, 6)
     return found
 
 

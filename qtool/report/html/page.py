@@ -11,13 +11,15 @@ from typing import Any
 from qtool.core.errors import UsageError
 from qtool.report.html.accuracy import accuracy, worst
 from qtool.report.html.blocks import Page, Section
+from qtool.report.html.cards import cards
 from qtool.report.html.documents import Document, check_alike
 from qtool.report.html.errors import errors
+from qtool.report.html.measured import models_of
 from qtool.report.html.network import network
 from qtool.report.html.origins import origins, plans
 from qtool.report.html.trials import trials
 from qtool.report.html.values import values
-from qtool.report.html.verdicts import cards, headlines, title_of, warnings
+from qtool.report.html.verdicts import headlines, title_of, warnings
 
 _ROOM = "qtool.report.html"
 
@@ -52,14 +54,25 @@ def page_of(documents: Sequence[Document]) -> str:
             *plans(documents),
             origins(documents),
         )
+        models = models_of(documents)
         page = Page(
-            title_of(documents), headlines(documents), cards(documents), _numbered(sections), warnings(documents)
+            title_of(documents),
+            headlines(documents),
+            cards(documents),
+            _numbered(sections),
+            warnings(documents),
+            models[0] if len(models) > 1 else "",
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
-        names = " or ".join(dict.fromkeys(one.name for one in documents))
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{names}: lacks what its form has ({reason}); write it again with --json") from error
+    except KeyError as error:
+        raise UsageError(f"{_names(documents)}: has no {error.args[0]!r}; write it again with --json") from error
+    except (TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+        names = _names(documents)
+        raise UsageError(f"{names}: holds figures that contradict each other; write it again with --json") from error
     return _drawn(page)
+
+
+def _names(documents: Sequence[Document]) -> str:
+    return " or ".join(dict.fromkeys(one.name for one in documents))
 
 
 def _numbered(sections: Sequence[Section]) -> tuple[Section, ...]:

@@ -8,7 +8,7 @@ from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Note, Section
 from qtool.report.html.documents import Document, of_kind
 from qtool.report.html.figures import count_cell, db_cell, finite, number_cell, real, share_cell
-from qtool.report.html.plots import Axis, Dot, Mark, plot, ranked
+from qtool.report.html.plots import Axis, Dot, plot, ranked
 
 Content = Mapping[str, Any]
 _KEPT = (Legend("kept", "good"), Legend("tried", "int"))
@@ -71,20 +71,10 @@ def _steps(content: Content) -> Section:
     held = best["measured"]
     # a metric that says the same of all is no axis
     by_metric = held != "sqnr" and len({finite(step["metric"]) for step in steps} - {None}) > 1
-    key, axis = ("metric", Axis(held)) if by_metric else ("sqnr_db", Axis("dB"))
-    dots = []
-    for step in steps:
-        value = finite(step[key])
-        if value is not None:
-            kept = step == best
-            tone = "good" if kept else "int" if step["met"] else "bad"
-            dots.append(Dot(step["float_macs"], value, f"{step['what']}: {value:.4g}", tone, kept))
-    blocks: list[Block] = []
-    if dots:
-        legend = (*_KEPT[:1], Legend("meets the target", "int"), Legend("misses it", "bad"))
-        label = f"{axis.words} of {amount(len(dots), 'model')} against the share of multiply-accumulates in float"
-        across = Axis("multiply-accumulates in float", 0.0, 0.1, percent=True)
-        blocks.append(plot(f"{axis.words} against the share in float", label, dots, (across, axis), legend=legend))
+    blocks: list[Block] = [
+        *(_shares(content, "metric", held) if by_metric else []),
+        *_shares(content, "sqnr_db", "SQNR"),
+    ]
     columns = (
         Column("step", number=True),
         Column("model"),
@@ -109,6 +99,30 @@ def _steps(content: Content) -> Section:
     return Section("trials", "What was tried", f"Data: {content['split']}.", tuple(blocks))
 
 
+def _shares(content: Content, key: str, name: str) -> list[Block]:
+    """A figure of the steps against the share in float; against their order where nothing was left in float."""
+    steps, best = content["steps"], content["best"]
+    shares = any(step["float_macs"] for step in steps)
+    dots = []
+    for place, step in enumerate(steps, 1):
+        value = finite(step[key])
+        if value is not None:
+            kept = step == best
+            tone = "good" if kept else "int" if step["met"] else "bad"
+            across = step["float_macs"] if shares else float(place)
+            dots.append(Dot(across, value, f"{step['what']}: {value:.4g}", tone, kept))
+    if not dots:
+        return []
+    # the one that was kept lies above others in its place
+    dots.sort(key=lambda dot: dot.large)
+    legend = (*_KEPT[:1], Legend("meets the target", "int"), Legend("misses it", "bad"))
+    against = "the share of multiply-accumulates in float" if shares else "the steps; none has a layer in float for it"
+    label = f"{name} of {amount(len(dots), 'model')} against {against}"
+    below = Axis("multiply-accumulates in float", 0.0, 0.02, percent=True) if shares else Axis("step")
+    axes = (below, Axis("dB" if key == "sqnr_db" else name))
+    return [plot(f"{name} against {against}", label, dots, axes, legend=legend)]
+
+
 def _rounds(content: Content) -> Section:
     rounds = [one for one in content["rounds"] if finite(one["held_out_db"]) is not None]
     blocks: list[Block] = []
@@ -124,16 +138,27 @@ def _rounds(content: Content) -> Section:
             )
             for one in rounds
         ]
-        before = finite(content["before_db"])
-        marks = [] if before is None else [Mark(before)]
         label = f"SQNR of the samples that choose, over {content['steps']} steps of training"
-        legend: tuple[Legend, ...] = (Legend("best", "good"), Legend("measured", "int"))
-        legend += (Legend("before training, on the samples that report", "muted"),) if marks else ()
-        blocks.append(
-            plot("While training", label, dots, (Axis("step"), Axis("dB")), joined=True, marks=marks, legend=legend)
-        )
-    columns = (Column("step", number=True), Column("loss", number=True), Column("SQNR dB", number=True))
-    rows = tuple((count_cell(o["step"]), number_cell(o["loss"]), db_cell(o["held_out_db"])) for o in content["rounds"])
+        legend = (Legend("best", "good"), Legend("measured", "int"))
+        axes = (Axis("step"), Axis("dB"))
+        blocks.append(plot("SQNR of the samples that choose", label, dots, axes, joined=True, legend=legend))
+    losses = [(one["step"], loss) for one in content["rounds"] if (loss := finite(one["loss"])) is not None]
+    if len(losses) > 1:
+        label = f"Loss of the samples that train, over {content['steps']} steps of training"
+        dots = [Dot(step, loss, f"step {step}: {loss:.3g}") for step, loss in losses]
+        axes = (Axis("step"), Axis("noise over signal"))
+        blocks.append(plot("Loss of the samples that train", label, dots, axes, joined=True))
+    name = content["metric"]["name"] if content["metric"] else "metric"
+    columns = (
+        Column("step", number=True),
+        Column("loss", number=True, about="noise in units of the signal's power, of the samples that train"),
+        Column("SQNR dB", number=True, about="of the samples that choose"),
+        Column(name, number=True, about="of the samples that choose"),
+    )
+    rows = tuple(
+        (count_cell(o["step"]), number_cell(o["loss"]), db_cell(o["held_out_db"]), number_cell(o.get("metric")))
+        for o in content["rounds"]
+    )
     blocks.append(Listing("Rounds", columns, rows, folded=amount(len(rows), "round")))
     if content["untrained"]:
         names = (Column("layer"), Column("why it was not trained"))

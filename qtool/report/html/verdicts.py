@@ -1,30 +1,40 @@
-"""The top of the page: what each document says in a sentence, what to type next, and the figures that matter."""
+"""The top of the page: what each document says in a sentence, and what to type next."""
 
+import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE
-from qtool.core.records.verification import percent
-from qtool.core.text import amount, rounded
-from qtool.report.html.blocks import Card, Headline
-from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind, verifications
-from qtool.report.html.figures import db_tone, db_words, ratio_words, real, size_bars
-from qtool.report.text import decibels, file_size, number
-from qtool.report.timing import ALIKE
+from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE, TIME_IT
+from qtool.core.text import amount
+from qtool.report.html.accuracy import nan_words
+from qtool.report.html.blocks import Headline
+from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind
+from qtool.report.html.figures import real
+from qtool.report.html.measured import MeasuredSpeed, noise_of, samples_of, speed_of
+from qtool.report.inspect_float import quantize_command
+from qtool.report.text import decibels, number
+from qtool.report.words import again
 
 Content = Mapping[str, Any]
 _READING = ("--preprocess", "--tokenizer", "--max-length", "--trim", "--state")
+_WRONG = ("does-not-run", "wrong-result", "bad-scale")
+"""Findings that make a model no good."""
 
 
 def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
-    """Return a verdict for each document that has one, in the order of the work."""
-    found = [_VERDICTS[kind](one.content) for kind in _VERDICTS for one in of_kind(documents, kind)]
-    # what the page shows already is no next step
-    done = any(of_kind(documents, "evaluation"))
-    return tuple(replace(one, next="") if done and one.next.startswith("qtool eval ") else one for one in found)
+    """Return a verdict for each document that has one, in the order of the work; one of them says the speed."""
+    found = [_VERDICTS[kind](one, documents) for kind in _VERDICTS for one in of_kind(documents, kind)]
+    # what the page shows already is no next step, nor is what another verdict says
+    seen = {"qtool eval"} if any(of_kind(documents, "evaluation")) else set()
+    shown = []
+    for one in found:
+        command = " ".join(one.next.split()[:2])
+        shown.append(replace(one, next="") if command in seen else one)
+        seen.add(command)
+    return tuple(shown)
 
 
 def warnings(documents: Sequence[Document]) -> tuple[str, ...]:
@@ -34,79 +44,128 @@ def warnings(documents: Sequence[Document]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, rows)))
 
 
-def cards(documents: Sequence[Document]) -> tuple[Card, ...]:
-    """Return the figures that matter, beside those of float."""
-    found = [*_accuracy(documents), *_noise(documents), *_sizes(documents), *_latency(documents)]
-    return (*found, *_integers(documents))
-
-
-def _quantized(content: Content) -> Headline:
-    verdict, timing = content["verdict"], content["timing"]
-    sqnr = real(content["verification"]["output_sqnr_db"])
-    model, data = _asked(content)
-    how = _reading(content)
+def _quantized(document: Document, documents: Sequence[Document]) -> Headline:
+    content = document.content
+    verdict, speed = content["verdict"], _own_speed(document, documents)
+    model, data, how = *_asked(content), _reading(content)
+    wanted = "" if verdict is None else f"at least {verdict['min_sqnr']:.4g} dB wanted"
+    figure = f"outputs {_judged(content['verification'])}, {wanted}"
     if verdict is None:
         words, tone = "Written; its accuracy is not measured, since there was no data", "warn"
     elif verdict["met"] is None:
         words, tone = "Written; no output has an SQNR to judge it by", "warn"
-    elif verdict["met"]:
-        words, tone = (
-            f"Accurate: outputs at {decibels(sqnr)} dB SQNR, at least {verdict['min_sqnr']:.4g} dB wanted",
-            "good",
-        )
     else:
-        words = f"Not accurate: outputs at {decibels(sqnr)} dB SQNR, at least {verdict['min_sqnr']:.4g} dB wanted"
-        tone = "bad"
-    speedup = real(timing.get("speedup"))
-    if speedup is not None:
-        words += f"; {speedup:.2f}x as fast as float" if speedup >= 1 else f"; SLOWER than float ({speedup:.2f}x)"
-        tone = "warn" if speedup < 1 and tone == "good" else tone
+        words, tone = (f"Accurate: {figure}", "good") if verdict["met"] else (f"Not accurate: {figure}", "bad")
+    words, tone = _with_speed(words, tone, speed)
     if verdict is not None and verdict["met"] is False:
+        needed = real(verdict["float_needed"])
         step = f"qtool tune {model} --data {data}{how} --min-sqnr {verdict['min_sqnr']:.4g}"
-    elif speedup is not None and speedup < 1:
-        step = f"qtool quantize {model} --data {data}{how} --optimize-for latency"
+        step = step if needed is None else _again(content, step, "--max-float-macs", _at_least(needed))
+    elif speed is not None and speed.speedup < 1 and not speed.noisy:
+        step = _again(content, f"qtool quantize {model} --data {data}{how}", "--optimize-for", "latency")
     else:
         step = f"qtool eval {model} {_word(content['output'])} --data LABELLED{how} --max-drop 1% --latency"
     return Headline(str(content["output"]), words, tone, step)
 
 
-def _tuned(content: Content) -> Headline:
+def _judged(proof: Content) -> str:
+    """The SQNR of the outputs, that in front of a saturated end where it is less, and what it was measured on."""
+    db = real(proof["output_sqnr_db"])
+    before = [found for found in map(real, (proof.get("sqnr_db_before") or {}).values()) if found is not None]
+    if db is None and not before:
+        return f"hold NaN or Inf where float has numbers, on {samples_of(proof)}"
+    words = f"at {decibels(db)} dB SQNR"
+    if before and (db is None or min(before) < db):
+        words += f", {decibels(min(before))} dB in front of a saturated end,"
+    return f"{words} on {samples_of(proof)}"
+
+
+def _own_speed(document: Document, documents: Sequence[Document], model: str | None = None) -> MeasuredSpeed | None:
+    """The speed of a document's model, where the page shows that of this document."""
+    found = speed_of(documents, model or document.of)
+    return found if found is not None and found.document is document else None
+
+
+def _with_speed(words: str, tone: str, speed: MeasuredSpeed | None) -> tuple[str, str]:
+    if speed is None:
+        return words, tone
+    slow = speed.noisy or speed.speedup < 1
+    return f"{words}; {speed.words}", "warn" if slow and tone in ("good", "") else tone
+
+
+def _tuned(document: Document, documents: Sequence[Document]) -> Headline:
+    content = document.content
     target = [f"{content['metric']} drop at most {content['max_drop']}"] if content["max_drop"] is not None else []
     target += [f"SQNR at least {content['min_sqnr']:.4g} dB"] if content["min_sqnr"] is not None else []
     model, data = content["evaluation"]["float_model"]["path"], f"DATA{_reading(content)}"
     kept = f"kept: {content['best']['what']}"
+    speed = _own_speed(document, documents)
     if content["met"]:
         step = f"qtool eval {_word(model)} {_word(content['output'])} --data LABELLED{_reading(content)} --latency"
-        return Headline(str(content["output"]), f"Target met ({', '.join(target)}); {kept}", "good", step)
+        words, tone = _with_speed(f"Target met ({', '.join(target)}); {kept}", "good", speed)
+        return Headline(str(content["output"]), words, tone, step)
     missed = "; ".join(content["missed"]) or "not all data could report"
-    words = f"Target missed ({', '.join(target)}): {missed}; {kept}"
-    step = f"qtool finetune {_word(model)} --plan PLAN --data {data}"
-    needed = real(content["float_needed"])
+    words, tone = _with_speed(f"Target missed ({', '.join(target)}): {missed}; {kept}", "bad", speed)
+    needed, same = real(content["float_needed"]), f"qtool tune {_word(model)} --data {data}"
     if needed is not None:
-        step = f"qtool tune {_word(model)} --data {data} --max-float-macs {100 * needed + 0.05:.1f}%"
-    return Headline(str(content["output"]), words, "bad", step)
+        step = _again(content, same, "--max-float-macs", _at_least(needed))
+    elif content["training"] is None:
+        step = _again(content, same, "--finetune")
+    else:
+        step = _again(content, same, "--max-float-macs", "100%")
+    return Headline(str(content["output"]), words, tone, step)
 
 
-def _finetuned(content: Content) -> Headline:
+def _finetuned(document: Document, documents: Sequence[Document]) -> Headline:
+    content = document.content
     before, after = (decibels(real(content[name])) for name in ("before_db", "after_db"))
+    model, data = _asked(content)
+    speed = _own_speed(document, documents)
     if content["kept"]:
-        return Headline(str(content["output"]), f"Better: outputs {before} to {after} dB SQNR on new samples", "good")
+        words, tone = _with_speed(f"Better: outputs {before} to {after} dB SQNR on new samples", "good", speed)
+        how = _reading(content)
+        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED{how} --max-drop 1% --latency"
+        return Headline(str(content["output"]), words, tone, step)
     words = f"Nothing gained: it is the model that training began with, at {before} dB SQNR"
-    return Headline(str(content["output"]), words, "warn", "qtool finetune MODEL --data DATA --learning-rate 0.3")
+    words, tone = _with_speed(words, "warn", speed)
+    step = _again(content, f"qtool finetune {model} --data {data}", "--learning-rate", "0.3")
+    return Headline(str(content["output"]), words, tone, step)
 
 
-def _evaluated(content: Content) -> Headline:
+def _evaluated(document: Document, documents: Sequence[Document]) -> Headline:
+    content = document.content
     models = ", ".join(model["name"] for model in content["candidates"])
     failed = [gate["message"] for gate in content["gates"] if not gate["passed"]]
+    step = ""
     if failed:
+        words, tone = f"Gate failed: {'; '.join(failed)}", "bad"
         step = f"qtool tune {_word(content['float_model']['path'])} --data {_word(content['data'])}{_reading(content)}"
-        return Headline(models, f"Gate failed: {'; '.join(failed)}", "bad", step)
-    if content["gates"]:
-        return Headline(models, f"Gates passed: {'; '.join(gate['message'] for gate in content['gates'])}", "good")
-    return Headline(models, f"Compared with float on {amount(content['samples'], 'sample')}", "")
+    elif content["gates"]:
+        words, tone = f"Gates passed: {'; '.join(gate['message'] for gate in content['gates'])}", "good"
+    else:
+        words, tone = f"Compared with float on {amount(content['samples'], 'sample')}", ""
+        words += "".join(f"; {text}" for text in _scores(content))
+    for model in content["candidates"]:
+        if model["nan"]:
+            words, tone = f"{words}; {nan_words(model)}", "bad"
+    for model in content["candidates"]:
+        speed = _own_speed(document, documents, model["name"])
+        named = "" if len(content["candidates"]) == 1 else f"; {model['name']}"
+        words, tone = _with_speed(f"{words}{named}" if speed is not None else words, tone, speed)
+    return Headline(models, words, tone, step)
 
 
-def _ranked(content: Content) -> Headline:
+def _scores(content: Content) -> list[str]:
+    """The metrics of the first model beside float's."""
+    exact, found = content["float_model"]["metrics"], content["candidates"][0]["metrics"]
+    names = [metric["name"] for metric in content["metrics"] if metric["name"] != "sqnr"]
+    return [
+        f"{name} {number(real(found[name]['value']))}, float {number(real(exact[name]['value']))}" for name in names[:3]
+    ]
+
+
+def _ranked(document: Document, _documents: Sequence[Document]) -> Headline:
+    content = document.content
     layers = content["layers"]
     if not layers:
         return Headline(str(content["model"]), "No layer was ranked", "warn")
@@ -117,21 +176,47 @@ def _ranked(content: Content) -> Headline:
     return Headline(str(content["model"]), words, "", step)
 
 
-def _inspected(content: Content) -> Headline:
-    dear = [one for one in content["findings"] if (real(one["ms_share"]) or 0.0) >= 0.1]
+def _inspected(document: Document, documents: Sequence[Document]) -> Headline:
+    content = document.content
     speed = content["speed"] and real(content["speed"]["speedup"])
-    tone = "" if content["kind"] == "float" else "warn" if dear or (speed is not None and speed < 1) else "good"
+    dear = [one for one in content["findings"] if (real(one["ms_share"]) or 0.0) >= 0.1]
+    wrong = any(one["rule"] in _WRONG for one in content["findings"])
+    tone = "warn" if dear or (speed is not None and speed < 1) else "" if speed is None else "good"
     advice = str(content["next"])
-    # what a remedy says in words is a command where the float model is known
-    source = content["model"] if content["kind"] == "float" else content["float_model"] or "FLOAT"
-    quantising = content["kind"] == "float" or REQUANTISE in advice
-    fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
     data = f"{_word(_given(content, '--data') or 'DATA')}{_reading(content)}"
-    step = f"qtool quantize {_word(source)} --data {data}{fast}" if quantising else ""
-    return Headline(str(content["model"]), _sentence(content["verdict"]), tone, step, _sentence(advice))
+    if content["kind"] == "float":
+        able = any(one["integer_layers"] for one in content["targets"])
+        step = quantize_command(
+            content["model"], f"--data {data}", content["suggestions"], ran=_given(content, "--data") is not None
+        )
+        return Headline(
+            str(content["model"]), _sentence(content["verdict"]), "", step if able else "", _sentence(advice)
+        )
+    # what a remedy says in words is a command where the float model is known
+    source = content["float_model"] or "FLOAT"
+    fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
+    step = f"qtool quantize {_word(source)} --data {data}{fast}" if REQUANTISE in advice else ""
+    if advice == TIME_IT:
+        step = f"qtool inspect {_word(content['model'])} --float {_word(source)} --data {data} --latency"
+    words = _sentence(_in_one_place(document, documents))
+    return Headline(str(content["model"]), words, "bad" if wrong else tone, step, _sentence(advice))
 
 
-_VERDICTS = {
+def _in_one_place(document: Document, documents: Sequence[Document]) -> str:
+    """The verdict of an inspection, without the speed and the accuracy that the page shows from another document."""
+    content, parts = document.content, []
+    speed, noise = speed_of(documents, document.of), noise_of(documents, document.of)
+    for part in str(content["verdict"]).split("; "):
+        if BESIDE_FLOAT in part:
+            parts += [speed.words] if speed is not None and speed.document is document else []
+        elif not part.startswith(OUTPUT_SQNR):
+            parts.append(part)
+        elif noise is None or ": " in part:
+            parts.append(f"{part} on {content['inputs_from']}" if content["inputs_from"] else part)
+    return "; ".join(parts)
+
+
+_VERDICTS: dict[str, Callable[[Document, Sequence[Document]], Headline]] = {
     "quantize": _quantized,
     "tune": _tuned,
     "finetune": _finetuned,
@@ -139,6 +224,17 @@ _VERDICTS = {
     "inspect": _inspected,
     "sensitivity": _ranked,
 }
+
+
+def _again(content: Content, same: str, *options: str) -> str:
+    """The command line that wrote a document, with other options; `same` asks for the same where it is not known."""
+    typed = (content.get("call") or {}).get("typed")
+    return again(typed or shlex.split(same)[1:], *options)
+
+
+def _at_least(share: float) -> str:
+    """A share in percent, with one digit behind the point, and not less."""
+    return f"{math.ceil(1000 * share) / 10:g}%"
 
 
 def _asked(content: Content) -> tuple[str, str]:
@@ -169,86 +265,6 @@ def _sentence(text: str) -> str:
 
 def _word(text: str) -> str:
     return shlex.quote(str(text))
-
-
-def _accuracy(documents: Sequence[Document]) -> list[Card]:
-    found: dict[str, Card] = {}
-    for one in evaluations(documents):
-        for metric in one["metrics"]:
-            name = metric["name"]
-            if name == "sqnr" or name in found:
-                continue
-            for model in one["candidates"][:1]:
-                exact, score = (real(m["metrics"][name]["value"]) for m in (one["float_model"], model))
-                drop = real(model["metrics"][name]["drop"])
-                detail = f"float {number(exact)}" if drop is not None else ""
-                if drop is not None:
-                    detail += "; no drop" if drop == 0 else f"; {'drop' if drop > 0 else 'gain'} {number(abs(drop))}"
-                gates = [gate["passed"] for gate in one["gates"] if gate["metric"] == name]
-                tone = "" if not gates else "good" if all(gates) else "bad"
-                found[name] = Card(name, number(score), f"{detail} on {amount(one['samples'], 'sample')}", tone)
-    return list(found.values())[:2]
-
-
-def _noise(documents: Sequence[Document]) -> list[Card]:
-    rows = [real(proof["output_sqnr_db"]) for _, proof in verifications(documents) if proof["examples"]]
-    rows += [real(model["sqnr_db"]) for one in evaluations(documents) for model in one["candidates"][:1]]
-    if not rows:
-        return []
-    value = rows[0]
-    text = "not measured" if value is None else f"{decibels(value)} dB"
-    return [Card("SQNR of the outputs", text, db_words(value), db_tone(value))]
-
-
-def _sizes(documents: Sequence[Document]) -> list[Card]:
-    pairs = [(one.content["float_bytes"], one.content["bytes"]) for one in of_kind(documents, "quantize", "finetune")]
-    pairs += [(one["float_model"]["size_bytes"], one["candidates"][0]["size_bytes"]) for one in evaluations(documents)]
-    pairs = [pair for pair in pairs if all(pair)]
-    if not pairs:
-        return []
-    exact, size = pairs[0]
-    bars = size_bars({"float": exact, "int8": size}, "B")
-    return [Card("Size", file_size(size), ratio_words(exact, size, "smaller", "larger"), "", bars)]
-
-
-def _latency(documents: Sequence[Document]) -> list[Card]:
-    rows: list[tuple[float, float, float, bool]] = []
-    for one in evaluations(documents):
-        exact, model = one["float_model"]["latency"], one["candidates"][0]["latency"]
-        if exact and model:
-            rows.append((exact["median_ms"], model["median_ms"], model["speedup"], model["noisy"]))
-    for made in of_kind(documents, "quantize"):
-        timing = made.content["timing"]
-        if timing["speedup"] is not None:
-            rows.append((timing["float_ms"], timing["int8_ms"], timing["speedup"], timing.get("noisy", False)))
-    for made in of_kind(documents, "inspect"):
-        speed = made.content["speed"]
-        if speed and speed["speedup"] is not None:
-            rows.append((speed["float_ms"][0], speed["ms"][0], speed["speedup"], speed["noisy"]))
-    if not rows:
-        return []
-    exact, ms, speedup, noisy = rows[0]
-    bars = size_bars({"float": exact, "int8": ms}, "ms")
-    if noisy:
-        return [Card("Latency", f"{rounded(ms)} ms", f"too noisy to compare (about {speedup:.2g}x)", "warn", bars)]
-    words = f"{speedup:.2f}x as fast as float" if speedup >= 1 else f"SLOWER than float: {speedup:.2f}x"
-    return [Card("Latency", f"{rounded(ms)} ms", words, "good" if speedup >= ALIKE else "warn", bars)]
-
-
-def _integers(documents: Sequence[Document]) -> list[Card]:
-    for _, proof in verifications(documents):
-        share, layers = real(proof["integer_share"]), f"{proof['integer_layers']} of {amount(proof['layers'], 'layer')}"
-        return [Card("In integers", percent(share), f"of multiply-accumulates; {layers}", "")]
-    for one in of_kind(documents, "inspect"):
-        layers = one.content["layers"]
-        if one.content["kind"] == "int8" and layers:
-            whole = [layer for layer in layers if layer["integer"]]
-            known = all(layer["share"] is not None for layer in layers)
-            # a sum of shares is rounded, and must not say "more than 99.9 %" where all layers are in integers
-            share = None if not known else 1.0 if len(whole) == len(layers) else sum(one["share"] for one in whole)
-            words = f"of multiply-accumulates; {len(whole)} of {amount(len(layers), 'layer')}"
-            return [Card("In integers", percent(share), words, "")]
-    return []
 
 
 def title_of(documents: Sequence[Document]) -> str:

@@ -149,3 +149,14 @@ def test_silent_arrays_without_noise_say_nothing_of_the_median():
         found.add(exact, exact * 1.001)
     assert found.uneven is not None
     assert found.uneven.median_db == pytest.approx(60.0, abs=0.1)
+
+
+def test_what_one_array_drowns_is_still_measured():
+    """Of arrays beside one with 10^18 times their noise, the figure is their own, whatever comes first."""
+    for loud in (0, 5):
+        found = OutputNoise(each=True)
+        for number in range(6):
+            found.add(np.ones(100), np.full(100, 1.0 + (1e3 if number == loud else 1e-6)))
+        assert found.uneven is not None
+        assert found.uneven.others_db == pytest.approx(120.0, abs=0.01)
+        assert found.uneven.median_db == pytest.approx(120.0, abs=0.01)

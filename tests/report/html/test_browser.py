@@ -1,14 +1,13 @@
 """Pages in a real browser: they open from disk, ask nobody for anything, and can be sorted and searched."""
 
-import shutil
-
 import pytest
 
 from tests.report.html.conftest import HOSTILE, document
+from tests.support.screenshots import find_browser
 
 KINDS = ("activations", "weights", "constants")
 """What the small network has grids of."""
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+BROWSER = find_browser()
 pytestmark = pytest.mark.fast(0)
 
 
@@ -92,6 +91,21 @@ def test_a_page_fits_a_phone_and_follows_the_colours_of_the_system(opened, name,
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     red = page.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
     assert red > 200 if scheme == "light" else red < 60
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_menu_is_whole_and_leads_to_every_part(opened, width):
+    page = opened("all.html", viewport={"width": width, "height": 900})
+    links = page.locator("nav a")
+    assert links.count() == page.locator("main section h2").count() > 5
+    menu = page.locator("nav ul")
+    assert menu.evaluate("list => list.scrollWidth <= list.clientWidth && list.scrollHeight <= list.clientHeight")
+    assert links.evaluate_all("links => Math.max(...links.map(one => one.getBoundingClientRect().right))") <= width
+    links.last.click()
+    # what is gone to is not under the menu
+    title = page.locator("main section h2").last
+    below = 0 if width == 400 else page.locator("nav").evaluate("menu => menu.getBoundingClientRect().bottom")
+    assert below <= title.evaluate("title => title.getBoundingClientRect().top") <= 900
 
 
 def test_a_page_is_read_without_scripts(opened, made):

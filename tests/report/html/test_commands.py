@@ -3,6 +3,7 @@
 import base64
 import json
 
+import onnx
 import pytest
 
 from qtool.cli import main
@@ -37,6 +38,8 @@ def test_inspect_writes_its_page_and_the_overlay(made, tmp_path):
     assert len(shown.table("Layers, in the order of the network")) == CONVS + 2
     results = json.loads(colours.read_text(encoding="utf-8"))["results"]
     assert results[f"{HOSTILE}0"]["value"] > 20
+    # the nodes of the int8 file that make what is measured, of activations too
+    assert len(results.keys() & {node.name for node in onnx.load(made / "q.onnx").graph.node}) > 2 * CONVS
     run("inspect", str(made / "m.calib"), "--html", str(page))
     text = read(page).text
     assert text.index("m.calib") < text.index("Values and ranges"), "it is called by its file, not by a digest"
