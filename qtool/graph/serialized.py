@@ -58,12 +58,17 @@ class Serialized:
         return len(self.graph) + sum(tensor.nbytes for tensor in self.tensors.values())
 
     def noting(self, notes: Mapping[str, str]) -> "Serialized":
-        """Return the model with these entries in its metadata, before those that it has."""
-        if not notes:
-            return self
+        """Return the model as a file of it is to be: with these entries in its metadata, before those that it has.
+
+        A node that is called after its first output has no name there, as in many a file: whoever loads it calls it by
+        that output (`qtool.graph.names.make_unique`).
+        """
         proto = onnx.load_from_string(self.graph)
         for key, text in notes.items():
             proto.metadata_props.add(key=key, value=text)
+        for node in proto.graph.node:
+            if node.output and node.name in (node.output[0], f"{node.output[0]}_node"):
+                node.name = ""
         return replace(self, graph=encode(proto))
 
     def joined(self) -> bytes:
