@@ -8,7 +8,9 @@ and options give the same model on any machine.
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
+from qtool.core.concurrency import cores, side_by_side
 from qtool.core.errors import DataError, ModelError, VerificationError
 from qtool.core.numerics.sqnr import loudness, noise_share
 from qtool.core.records.examples import spread
@@ -53,6 +55,8 @@ _FURTHER = 8
 """So many measurements look for more where what reports falls short."""
 _SLIMMED = 8
 """Of so many regions, the slowest, it is tried whether they can be integers."""
+_AHEAD = 2
+"""So many measurements are made side by side; what they give is the same, asked for or not."""
 _EXPLAINED = 8
 """Of so many regions, the noisiest, it is measured what they gain."""
 
@@ -87,6 +91,7 @@ class PartialSearch:
     widest: Sequence[Region] = ()
     spare: float = -math.inf
     _compared: set[frozenset[str]] = field(default_factory=set)
+    _foreseen: dict[frozenset[str], float] = field(default_factory=dict)
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -180,6 +185,7 @@ class PartialSearch:
         """The regions within what is allowed: none where that gains too little; of a head, where that costs less."""
         self.widest = ()
         heads = self._heads()
+        self._foresee(frozenset(head.nodes) for head in heads)
         enough = [head for head in heads if self._meets([head], aim)]
         ladder, found = self._by_noise(aim, heads)
         if enough:
@@ -254,8 +260,10 @@ class PartialSearch:
         time = ladder.divider.time
         taken = time(floating)
         saved = {region: taken - time(floating.difference(region.nodes)) for region in kept}
-        for region in sorted(kept, key=lambda one: -saved[one])[:_SLIMMED]:
+        slowest = sorted(kept, key=lambda one: -saved[one])[:_SLIMMED]
+        for n, region in enumerate(slowest):
             others = [one for one in kept if one is not region]
+            self._foresee_without(kept, [one for one in slowest[n:] if saved[one] > 0.0])
             if saved[region] > 0.0 and others and self._meets(others, floor):
                 kept = others
         return kept
@@ -276,22 +284,30 @@ class PartialSearch:
         kept = list(regions)
         figure = self._measured(_names(kept))
         free = [region for region in kept if not region.share]
-        for group in (free, *([one] for one in sorted(kept, key=lambda one: (-one.share, one.noise)))):
+        single = sorted(kept, key=lambda one: (-one.share, one.noise))
+        for n, group in enumerate((free, *([one] for one in single))):
             others = [one for one in kept if one not in group]
+            self._foresee_without(kept, single[n - 1 :] if n else ())
             found = self._measured(_names(others)) if others and len(others) < len(kept) else -math.inf
             if found > figure - _FLAT_DB / 2:
                 kept, figure = others, max(figure, found)
-        for region in ranked:
+        for n, region in enumerate(ranked):
             if figure >= aim:
                 break
             floating = _names(kept)
-            rest = tuple(name for name in region.nodes if name not in floating)
-            if not rest or self._share([*floating, *rest]) > self.wanted.max_float_macs:
+            rest = self._more(region, floating)
+            if not rest:
                 continue
+            self._foresee(floating.union(more) for one in ranked[n:] if (more := self._more(one, floating)))
             found = self._measured(floating.union(rest))
             if found > figure + _FLAT_DB / 2:
                 kept, figure = [*kept, Region(rest, region.noise, self._share(rest))], found
         return kept
+
+    def _more(self, region: Region, floating: frozenset[str]) -> tuple[str, ...]:
+        """What of the region may be float as well; nothing where that is too much."""
+        rest = tuple(name for name in region.nodes if name not in floating)
+        return rest if self._share([*floating, *rest]) <= self.wanted.max_float_macs else ()
 
     def _order(self, allowed: float) -> tuple[tuple[Region, ...], list[Region]]:
         """All regions, and those that may be float together, the most noise for the least work first."""
@@ -309,11 +325,11 @@ class PartialSearch:
         scorer, tries = self._measuring(_RANKING_WORK, _RANKING)
         done = 0
 
-        def measure(plan: Plan) -> float | None:
+        def measure(plans: Sequence[Plan]) -> list[float | None]:
             nonlocal done
-            done += 1
+            done += len(plans)
             self.request.progress("rank layers", done, tries)
-            return scorer.sqnr_db(plan, model, memo)
+            return list(scorer.compare(plans, model, memo))
 
         return rank_regions(model, self.candidate.plan, measure, self.counted, allowed, tries)
 
@@ -349,14 +365,14 @@ class PartialSearch:
         self._compared.add(floating)
         best, found = before, self.known.get(_names(order), -math.inf) + _FLAT_DB
         ways = (True, False) if self.request.correction == "auto" else (bool(before.plan.shifts),)
-        for calibrator in self.request.calibrators if before.plan.activations else ():
-            for corrected in ways:
-                other = before.by(calibrator, corrected=corrected)
-                self.candidate, self.known = other, {}
-                figure = self._measured(floating)
-                if figure > found:
-                    best, found, own = other, figure, self.known
+        chosen = self.request.calibrators if before.plan.activations else ()
+        others = [before.by(calibrator, corrected=corrected) for calibrator in chosen for corrected in ways]
+        for other, figure in zip(others, side_by_side(lambda one: self._figure(one, floating), others), strict=True):
+            if figure > found:
+                best, found, own = other, figure, {floating: figure}
         self.candidate, self.known = best, own
+        if best is not before:
+            self._foreseen.clear()
         return best is not before
 
     def _pruned(self, regions: Sequence[Region], floor: float) -> list[Region]:
@@ -367,6 +383,7 @@ class PartialSearch:
             kept = costly
         waiting = sorted(kept, key=lambda region: (-region.share, region.noise))
         while waiting:
+            self._foresee_without(kept, waiting)
             region = waiting.pop(0)
             others = [one for one in kept if one is not region]
             if others and self._meets(others, floor):
@@ -399,23 +416,45 @@ class PartialSearch:
             if len(self.known) >= self.tries:
                 return -math.inf
             self.request.progress("leave layers in float", len(self.known), self.tries)
-            graph = self.candidate.graph
-            try:
-                plan = self.candidate.leaving(floating, settled=False)
-                figure = self._scorer.sqnr_db(plan, graph.model, graph.memo.weights) if plan.quantized else None
-                self.known[floating] = loudness(figure)
-            except (ModelError, DataError, VerificationError):
-                self.known[floating] = -math.inf
+            foreseen = self._foreseen.pop(floating, None)
+            self.known[floating] = self._figure(self.candidate, floating) if foreseen is None else foreseen
         return self.known[floating]
+
+    def _figure(self, candidate: Candidate, floating: frozenset[str]) -> float:
+        """The same of any candidate for the graph, measured."""
+        graph = candidate.graph
+        try:
+            plan = candidate.leaving(floating, settled=False)
+            return loudness(self._scorer.sqnr_db(plan, graph.model, graph.memo.weights) if plan.quantized else None)
+        except (ModelError, DataError, VerificationError):
+            return -math.inf
+
+    def _foresee(self, sets: Iterable[frozenset[str]]) -> None:
+        """Measure what is probably asked for next side by side, where a second core would have nothing to do."""
+        if cores() < _AHEAD:
+            return
+        fresh = (one for one in sets if one not in self.known)
+        wanted = list(dict.fromkeys(islice(fresh, min(_AHEAD, max(self.tries - len(self.known), 0)))))
+        missing = [one for one in wanted if one not in self._foreseen]
+        if wanted[:1] == missing[:1]:
+            figures = side_by_side(lambda one: self._figure(self.candidate, one), missing)
+            self._foreseen.update(zip(missing, figures, strict=True))
+
+    def _foresee_without(self, kept: Sequence[Region], tried: Iterable[Region]) -> None:
+        """The same for what is left without each of some regions."""
+        if len(kept) > 1:
+            self._foresee(_names(one for one in kept if one is not region) for region in tried)
 
     def _explained(self, chosen: Sequence[Region]) -> tuple[LeftFloat, ...]:
         """What each region gains beside the others, in the order of the graph; of the noisiest it is measured."""
         position = {name: i for i, name in enumerate(self.nodes)}
         noisiest = sorted(chosen, key=lambda one: -one.noise)[:_EXPLAINED]
         figure, self.tries = self._measured(_names(chosen)), self.tries + len(noisiest)
+        waiting = [one for one in chosen if one in noisiest]
         result = []
         for region in sorted(chosen, key=lambda one: position[one.nodes[0]]):
             others = _names(one for one in chosen if one is not region)
+            self._foresee_without(chosen, [region, *waiting] if region in noisiest else ())
             known = region in noisiest or others in self.known
             gain = figure - self._measured(others) if known else math.nan
             result.append(
