@@ -5,7 +5,7 @@ origin adds up, so that a half of the graph without noise needs no further look,
 that most of it comes from, whatever their operator.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qtool.core.numerics.sqnr import noise_share
@@ -20,6 +20,8 @@ Measure = Callable[[Sequence[Plan]], Sequence[float | None]]
 ALL_HEADS = "all heads"
 _HUSHED = 0.02
 """A region whose noise is below this share of what is allowed is not looked into any more."""
+_NODE_SHARE = 0.002
+"""A node in float among integers converts what it reads and writes: as much as this share of multiply-accumulates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,16 @@ class Region:
     nodes: tuple[str, ...]
     noise: float
     share: float
+
+
+def by_worth(regions: Iterable[Region]) -> list[Region]:
+    """Return regions in the order in which they are left in float: the most noise for the least work first."""
+    return sorted(regions, key=lambda one: -one.noise / (one.share + _NODE_SHARE * len(one.nodes)))
+
+
+def names_of(regions: Iterable[Region]) -> frozenset[str]:
+    """Return the names of the nodes in regions."""
+    return frozenset(name for region in regions for name in region.nodes)
 
 
 def integer_nodes(model: Model, plan: Plan) -> tuple[str, ...]:

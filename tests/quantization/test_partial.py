@@ -14,7 +14,7 @@ from qtool.cli import main
 from qtool.core import concurrency
 from qtool.core.errors import UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
-from qtool.quantization import partial
+from qtool.quantization import foresight, partial
 from qtool.quantization.candidate import Candidate
 from qtool.quantization.partial import PartialSearch
 from qtool.quantization.ranking import Region, integer_nodes
@@ -272,7 +272,7 @@ def test_the_same_file_on_one_core_and_on_two(tmp_path, monkeypatch):
     for count in (1, 2):
         measured.append([])
         monkeypatch.setattr(concurrency, "cores", lambda count=count: count)
-        monkeypatch.setattr(partial, "cores", lambda count=count: count)
+        monkeypatch.setattr(foresight, "cores", lambda count=count: count)
         qtool.quantize(model, tmp_path / str(count), data={"x": LOUD}, **FAST)
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
     assert set(measured[0]) <= set(measured[1]) and len(measured[1]) == len(set(measured[1]))
