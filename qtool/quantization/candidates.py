@@ -75,14 +75,14 @@ def best_plan(
     found: list[Candidate] = []
     here = planners
     for graph in graphs:
-        scheme, same = planners[form].scheme, first
+        static, same = planners[form].scheme, first
         if found and thrifty:
             # what lost on one graph is not tried on the next
             best = _best(found)
-            same = _alike(_possible(graph, scheme, request, (best.calibrator,)), best)
+            same = _alike(_possible(graph, static, request, (best.calibrator,)), best)
             here = planners if _form(best) != form else {form: planners[form]}
         elif graph is not graphs[0]:
-            same = _possible(graph, scheme, request, request.calibrators)
+            same = _possible(graph, static, request, request.calibrators)
         found += _on_graph(graph, same, here, request, scorer, few, thrifty=thrifty)
     sketched: list[Candidate] = []
     if thrifty:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -234,11 +235,11 @@ class _Whole:
 
         for example in examples:
             # two of these at once would need twice the memory
-            exact, read = both(
-                lambda example=example: kept(dict(zip(names, self.exact.run_list(example, names), strict=True))),
-                lambda example=example: self._read_of(example, grids),
-            )
+            exact, read = both(partial(self._exact_of, example, names), partial(self._read_of, example, grids))
             yield {**example, **exact}, read
+
+    def _exact_of(self, example: Arrays, names: Sequence[str]) -> Arrays:
+        return kept(dict(zip(names, self.exact.run_list(example, names), strict=True)))
 
     def _read_of(self, example: Arrays, grids: Mapping[str, QParams]) -> Arrays:
         return kept(self.read(self.optimized.run(example), grids)) if self.reads else {}
