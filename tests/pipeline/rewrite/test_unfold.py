@@ -95,10 +95,11 @@ def test_nodes_without_names_have_none_in_the_file_and_are_called_by_their_outpu
     del model.graph.value_info[:]
     for node in model.graph.node:
         node.name = ""
+    model.graph.node[-1].name = "MatMul_2_out_node"
     onnx.save(model, tmp_path / "float.onnx")
     result = qtool.quantize(tmp_path / "float.onnx", tmp_path / "int8.onnx", data=net.samples(), form="static")
-    assert result.plan.quantized == ("MatMul_0_out", "MatMul_2_out")
-    assert {node.name for node in onnx.load(result.output).graph.node} == {""}
+    assert result.plan.quantized == ("MatMul_0_out", "MatMul_2_out_node")
+    assert {node.name for node in onnx.load(result.output).graph.node} == {"", "MatMul_2_out_node"}
     again = model_io.load(result.output).model
     make_unique(again)
     assert {str(node.name) for node in again.graph} >= set(result.plan.quantized)
