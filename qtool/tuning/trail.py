@@ -113,10 +113,10 @@ class Trail:
         begun = time.monotonic()
         plans: dict[str, Plan] = {}
         for what, made in zip(makes, _made(list(makes.values())), strict=True):
-            if isinstance(made, Plan):
-                plans[what] = made
-            else:
+            if isinstance(made, ModelError | VerificationError):
                 self.skip(what, made)
+            else:
+                plans[what] = made
         if not plans:
             return []
         try:
