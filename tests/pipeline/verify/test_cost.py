@@ -1,6 +1,7 @@
 """What verification finds without running everything: shapes from those of inputs, layers on enough examples."""
 
 import importlib
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -71,6 +72,23 @@ def test_every_layer_is_compared_on_the_first_example_at_least(tmp_path, monkeyp
     assert len(counted) == 1
     assert [(t.tensor, t.sqnr_db) for t in less.tensors] == [(t.tensor, t.sqnr_db) for t in whole.tensors]
     assert (less.output_sqnr_db, less.examples) == (whole.output_sqnr_db, whole.examples)
+
+
+def test_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
+    net, source = network(tmp_path, batch=1)
+    alive, most = WeakSet(), []
+
+    class Counted(Session):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(measure, "Session", Counted)
+    runs = [net.samples(1) for _ in range(6)]
+    proof = qtool.quantize(source, tmp_path / "q.onnx", data=runs, calibrator="max").verification
+    assert proof.steps is not None and proof.examples == 3
+    assert len(most) == 4 and max(most) == 2
 
 
 def test_the_original_is_run_once(tmp_path, monkeypatch):
