@@ -1,4 +1,4 @@
-"""What is probably asked for next is measured beside what is, where a second core would have nothing to do."""
+"""Measurements that are probably asked for next, made beside the one that is, where there is a second core."""
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
