@@ -10,8 +10,7 @@ from qtool.graph import edit
 from qtool.graph.serialized import Serialized, consume
 from qtool.graph.subgraphs import subgraphs
 
-_NODE_BYTES = 100
-"""About what a node with its names takes in a file."""
+_BYTES = "qtool.bytes"
 
 
 def constant_part(model: ir.Model, wanted: list[ir.Value]) -> Serialized:
@@ -39,7 +38,7 @@ def needed(model: ir.Model, origin: ir.Graph) -> tuple[int, dict[str, int]]:
 
     That is the bytes of the nodes, and those of each initializer that nothing in the file reads yet, by name.
     """
-    nodes = _NODE_BYTES * len(origin)
+    nodes = _node_bytes(origin)
     lacking: dict[str, int] = {}
     for name, value in origin.initializers.items():
         made, same = edit.origin_of(value), model.graph.initializers.get(name)
@@ -52,6 +51,14 @@ def needed(model: ir.Model, origin: ir.Graph) -> tuple[int, dict[str, int]]:
         elif value.const_value is not None:
             lacking[name] = value.const_value.nbytes
     return nodes, lacking
+
+
+def _node_bytes(graph: ir.Graph) -> int:
+    """What the nodes take in a file, without their own names, which it needs not."""
+    if _BYTES not in graph.meta:
+        graph.meta[_BYTES] = sum(ir.to_proto(node).ByteSize() - len(node.name or "") for node in graph)
+    found: int = graph.meta[_BYTES]
+    return found
 
 
 def product_origin(constant: ir.Value, factor: np.ndarray) -> ir.Graph:

@@ -21,6 +21,7 @@ PROTOBUF = 2**31 - 1
 SINGLE_FILE = PROTOBUF
 """A larger model is two files."""
 _ALIGNMENT = 4096
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 # where a tensor lies that is in no file
 _MEMORY = "*memory*"
 # what numpy and onnxruntime both know under their own names
@@ -58,12 +59,18 @@ class Serialized:
         return len(self.graph) + sum(tensor.nbytes for tensor in self.tensors.values())
 
     def noting(self, notes: Mapping[str, str]) -> "Serialized":
-        """Return the model with these entries in its metadata, before those that it has."""
-        if not notes:
-            return self
+        """Return the model as a file of it is to be: with these entries in its metadata, before those that it has.
+
+        A node that is called as its first output is, or a quantiser that is called after it, has no name there, as in
+        many a file: whoever loads it calls it by that output (`qtool.graph.names.make_unique`).
+        """
         proto = onnx.load_from_string(self.graph)
         for key, text in notes.items():
             proto.metadata_props.add(key=key, value=text)
+        for node in proto.graph.node:
+            output = node.output[0] if node.output else ""
+            if node.name == output or (node.op_type in _QUANTIZERS and node.name == f"{output}_node"):
+                node.name = ""
         return replace(self, graph=encode(proto))
 
     def joined(self) -> bytes:

@@ -75,11 +75,14 @@ def best_plan(
     found: list[Candidate] = []
     here = planners
     for graph in graphs:
-        same = first if graph is graphs[0] else _possible(graph, planners[form].scheme, request, request.calibrators)
+        static, same = planners[form].scheme, first
         if found and thrifty:
             # what lost on one graph is not tried on the next
             best = _best(found)
-            same, here = _alike(same, best), planners if _form(best) != form else {form: planners[form]}
+            same = _alike(_possible(graph, static, request, (best.calibrator,)), best)
+            here = planners if _form(best) != form else {form: planners[form]}
+        elif graph is not graphs[0]:
+            same = _possible(graph, static, request, request.calibrators)
         found += _on_graph(graph, same, here, request, scorer, few, thrifty=thrifty)
     sketched: list[Candidate] = []
     if thrifty:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from qtool.core.concurrency import side_by_side
 from qtool.core.errors import DataError, ModelError, VerificationError
 from qtool.core.numerics.sqnr import loudness, noise_share
 from qtool.core.records.examples import spread
@@ -18,8 +19,9 @@ from qtool.graph import edit
 from qtool.pipeline.planning.speed import Divider
 from qtool.pipeline.verify.macs import count_macs, known_total
 from qtool.quantization.candidate import Candidate
+from qtool.quantization.foresight import Foresight
 from qtool.quantization.ladder import Ladder
-from qtool.quantization.ranking import Region, integer_nodes, quantized_heads, rank_regions
+from qtool.quantization.ranking import Region, by_worth, integer_nodes, names_of, quantized_heads, rank_regions
 from qtool.quantization.request import Request
 from qtool.quantization.scoring import Arrays, Scorer
 from qtool.quantization.wanted import Wanted
@@ -34,8 +36,6 @@ _FLAT_DB = 0.25
 """A node that costs no more than this stays an integer where the target is out of reach."""
 _FASTER = 1.1
 """So many times as fast as float by the table, in what there are times of, is fast enough to leave more in float."""
-_NODE_SHARE = 0.002
-"""A node in float among integers converts what it reads and writes: as much as this share of multiply-accumulates."""
 _RANKING_WORK, _CHOOSING_WORK = 12 * 10**11, 16 * 10**11
 """Of all measurements that rank, and of those that choose, in multiply-accumulates of a convolution."""
 _PER_NUMBER, _PER_NODE, _PER_WEIGHT = 200, 10**8, 500
@@ -87,6 +87,7 @@ class PartialSearch:
     widest: Sequence[Region] = ()
     spare: float = -math.inf
     _compared: set[frozenset[str]] = field(default_factory=set)
+    _foresight: Foresight = field(init=False)
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -95,6 +96,7 @@ class PartialSearch:
         self.nodes = integer_nodes(self.candidate.graph.model, self.candidate.plan)
         self.counted = self._counted()
         self._scorer, self.tries = self._measuring(_CHOOSING_WORK, _CHOOSING)
+        self._foresight = Foresight(lambda floating: self._figure(self.candidate, floating))
         self.figure = self._measured(frozenset())
 
     @property
@@ -147,7 +149,7 @@ class PartialSearch:
         chosen = self._chosen(aim)
         if not chosen:
             return self.candidate, ()
-        floating = _names(chosen)
+        floating = names_of(chosen)
         self.spare = self._measured(floating) - aim
         left = self._explained(chosen)
         return replace(self.candidate, plan=self.candidate.leaving(floating), floating=floating), left
@@ -166,11 +168,11 @@ class PartialSearch:
         if self.wanted.strict or not self.widest:
             return found
         needed, limit = self.needed, self.wanted
-        self.wanted = replace(limit, max_float_macs=self._share(_names(self.widest)))
+        self.wanted = replace(limit, max_float_macs=self._share(names_of(self.widest)))
         self.tries = max(self.tries, len(self.known)) + _QUICK
         more = self._within(aim)
         self.wanted, divider = limit, self._divider()
-        if divider is not None and self._meets(more, aim) and divider.speedup(_names(more)) >= _FASTER:
+        if divider is not None and self._meets(more, aim) and divider.speedup(names_of(more)) >= _FASTER:
             self.needed = None
             return more
         self.needed = needed
@@ -180,12 +182,13 @@ class PartialSearch:
         """The regions within what is allowed: none where that gains too little; of a head, where that costs less."""
         self.widest = ()
         heads = self._heads()
+        self._foresee(frozenset(head.nodes) for head in heads)
         enough = [head for head in heads if self._meets([head], aim)]
         ladder, found = self._by_noise(aim, heads)
         if enough:
             head = self._pruned([min(enough, key=lambda one: one.share)], aim)
             cost = self._share if ladder is None else ladder.divider.time
-            if not found or not self._meets(found, aim) or cost(_names(head)) < cost(_names(found)):
+            if not found or not self._meets(found, aim) or cost(names_of(head)) < cost(names_of(found)):
                 self.needed, self.widest = None, ()
                 return head
         return found
@@ -211,7 +214,7 @@ class PartialSearch:
             quick = self._quickest(ladder, ranked, aim)
             return ladder, quick or self._pruned(self._fewest(order, noise_share(aim), aim), aim)
         found = self._climbed(order, [*ranked, *heads], aim)
-        figure = self._measured(_names(found))
+        figure = self._measured(names_of(found))
         if figure < aim:
             self.needed = self._enough(ranked, aim)
         # another calibrator has begun anew
@@ -240,7 +243,7 @@ class PartialSearch:
         top = ladder.top
         if self._measured(top) >= aim:
             return self._slimmed(ladder, ladder.lowest(lambda floating: self._measured(floating) >= aim), ranked, aim)
-        for region in _by_worth(ranked):
+        for region in by_worth(ranked):
             more = top.union(region.nodes)
             if region.noise > 0.0 and self._share(more) <= self.wanted.max_float_macs:
                 top = more
@@ -254,8 +257,10 @@ class PartialSearch:
         time = ladder.divider.time
         taken = time(floating)
         saved = {region: taken - time(floating.difference(region.nodes)) for region in kept}
-        for region in sorted(kept, key=lambda one: -saved[one])[:_SLIMMED]:
+        slowest = sorted(kept, key=lambda one: -saved[one])[:_SLIMMED]
+        for n, region in enumerate(slowest):
             others = [one for one in kept if one is not region]
+            self._foresee_without(kept, [one for one in slowest[n:] if saved[one] > 0.0])
             if saved[region] > 0.0 and others and self._meets(others, floor):
                 kept = others
         return kept
@@ -274,30 +279,38 @@ class PartialSearch:
     def _climbed(self, regions: Sequence[Region], ranked: Sequence[Region], aim: float) -> list[Region]:
         """The regions without those that do nothing, and with others for which that makes room, as far as it helps."""
         kept = list(regions)
-        figure = self._measured(_names(kept))
+        figure = self._measured(names_of(kept))
         free = [region for region in kept if not region.share]
-        for group in (free, *([one] for one in sorted(kept, key=lambda one: (-one.share, one.noise)))):
+        single = sorted(kept, key=lambda one: (-one.share, one.noise))
+        for n, group in enumerate((free, *([one] for one in single))):
             others = [one for one in kept if one not in group]
-            found = self._measured(_names(others)) if others and len(others) < len(kept) else -math.inf
+            self._foresee_without(kept, single[n - 1 :] if n else ())
+            found = self._measured(names_of(others)) if others and len(others) < len(kept) else -math.inf
             if found > figure - _FLAT_DB / 2:
                 kept, figure = others, max(figure, found)
-        for region in ranked:
+        for n, region in enumerate(ranked):
             if figure >= aim:
                 break
-            floating = _names(kept)
-            rest = tuple(name for name in region.nodes if name not in floating)
-            if not rest or self._share([*floating, *rest]) > self.wanted.max_float_macs:
+            floating = names_of(kept)
+            rest = self._more(region, floating)
+            if not rest:
                 continue
+            self._foresee(floating.union(more) for one in ranked[n:] if (more := self._more(one, floating)))
             found = self._measured(floating.union(rest))
             if found > figure + _FLAT_DB / 2:
                 kept, figure = [*kept, Region(rest, region.noise, self._share(rest))], found
         return kept
 
+    def _more(self, region: Region, floating: frozenset[str]) -> tuple[str, ...]:
+        """What of the region may be float as well; nothing where that is too much."""
+        rest = tuple(name for name in region.nodes if name not in floating)
+        return rest if self._share([*floating, *rest]) <= self.wanted.max_float_macs else ()
+
     def _order(self, allowed: float) -> tuple[tuple[Region, ...], list[Region]]:
         """All regions, and those that may be float together, the most noise for the least work first."""
         ranked = self.ranked = self.ranked or self._ranked(allowed)
         result, share = [], 0.0
-        for region in _by_worth(ranked):
+        for region in by_worth(ranked):
             if share + region.share <= self.wanted.max_float_macs:
                 share += region.share
                 result.append(region)
@@ -309,17 +322,17 @@ class PartialSearch:
         scorer, tries = self._measuring(_RANKING_WORK, _RANKING)
         done = 0
 
-        def measure(plan: Plan) -> float | None:
+        def measure(plans: Sequence[Plan]) -> list[float | None]:
             nonlocal done
-            done += 1
+            done += len(plans)
             self.request.progress("rank layers", done, tries)
-            return scorer.sqnr_db(plan, model, memo)
+            return list(scorer.compare(plans, model, memo))
 
         return rank_regions(model, self.candidate.plan, measure, self.counted, allowed, tries)
 
     def _enough(self, ranked: Sequence[Region], aim: float) -> float | None:
         """The share of multiply-accumulates with which the aim is met, however large; None where it is not."""
-        order = _by_worth(ranked)[: len(ranked) - 1]
+        order = by_worth(ranked)[: len(ranked) - 1]
         begun, allowed = len(self.known), self.tries
         self.tries = begun + _ENOUGH
         found = self._fewest(order, noise_share(aim), aim) if order and self._meets(order, aim) else ()
@@ -327,7 +340,7 @@ class PartialSearch:
         if sum(region.share for region in found) <= self.wanted.max_float_macs:
             return None
         self.widest = found
-        return self._real_share(_names(found))
+        return self._real_share(names_of(found))
 
     def _fewest(self, order: Sequence[Region], allowed: float, aim: float) -> Sequence[Region]:
         """The fewest of the first regions, which together are enough for the aim, that are: by bisection."""
@@ -343,20 +356,20 @@ class PartialSearch:
 
         Which one is best was hidden by their noise.
         """
-        floating, before, own = _names(order), self.candidate, self.known
+        floating, before, own = names_of(order), self.candidate, self.known
         if floating in self._compared:
             return False
         self._compared.add(floating)
-        best, found = before, self.known.get(_names(order), -math.inf) + _FLAT_DB
+        best, found = before, self.known.get(names_of(order), -math.inf) + _FLAT_DB
         ways = (True, False) if self.request.correction == "auto" else (bool(before.plan.shifts),)
-        for calibrator in self.request.calibrators if before.plan.activations else ():
-            for corrected in ways:
-                other = before.by(calibrator, corrected=corrected)
-                self.candidate, self.known = other, {}
-                figure = self._measured(floating)
-                if figure > found:
-                    best, found, own = other, figure, self.known
+        chosen = self.request.calibrators if before.plan.activations else ()
+        others = [before.by(calibrator, corrected=corrected) for calibrator in chosen for corrected in ways]
+        for other, figure in zip(others, side_by_side(lambda one: self._figure(one, floating), others), strict=True):
+            if figure > found:
+                best, found, own = other, figure, {floating: figure}
         self.candidate, self.known = best, own
+        if best is not before:
+            self._foresight.forget()
         return best is not before
 
     def _pruned(self, regions: Sequence[Region], floor: float) -> list[Region]:
@@ -367,6 +380,7 @@ class PartialSearch:
             kept = costly
         waiting = sorted(kept, key=lambda region: (-region.share, region.noise))
         while waiting:
+            self._foresee_without(kept, waiting)
             region = waiting.pop(0)
             others = [one for one in kept if one is not region]
             if others and self._meets(others, floor):
@@ -379,9 +393,8 @@ class PartialSearch:
 
     def _halves(self, region: Region) -> list[Region]:
         middle = len(region.nodes) // 2
-        return [
-            Region(part, region.noise, self._share(part)) for part in (region.nodes[:middle], region.nodes[middle:])
-        ]
+        parts = (region.nodes[:middle], region.nodes[middle:])
+        return [Region(part, region.noise, self._share(part)) for part in parts]
 
     def _share(self, nodes: Collection[str]) -> float:
         """What the nodes are of the multiply-accumulates, as far as these are limited."""
@@ -391,7 +404,7 @@ class PartialSearch:
         return known_total({n: self.macs.get(n) for n in nodes}) / self.total if self.total else 0.0
 
     def _meets(self, regions: Sequence[Region], aim: float) -> bool:
-        return self._measured(_names(regions)) >= aim
+        return self._measured(names_of(regions)) >= aim
 
     def _measured(self, floating: frozenset[str]) -> float:
         """The SQNR in dB with nodes in float; -inf where such a model does not run, or where enough was measured."""
@@ -399,35 +412,39 @@ class PartialSearch:
             if len(self.known) >= self.tries:
                 return -math.inf
             self.request.progress("leave layers in float", len(self.known), self.tries)
-            graph = self.candidate.graph
-            try:
-                plan = self.candidate.leaving(floating, settled=False)
-                figure = self._scorer.sqnr_db(plan, graph.model, graph.memo.weights) if plan.quantized else None
-                self.known[floating] = loudness(figure)
-            except (ModelError, DataError, VerificationError):
-                self.known[floating] = -math.inf
+            self.known[floating] = self._foresight.take(floating)
         return self.known[floating]
+
+    def _figure(self, candidate: Candidate, floating: frozenset[str]) -> float:
+        """The same of any candidate for the graph, measured."""
+        graph = candidate.graph
+        try:
+            plan = candidate.leaving(floating, settled=False)
+            return loudness(self._scorer.sqnr_db(plan, graph.model, graph.memo.weights) if plan.quantized else None)
+        except (ModelError, DataError, VerificationError):
+            return -math.inf
+
+    def _foresee(self, sets: Iterable[frozenset[str]]) -> None:
+        """Have these measured, which are asked for next, or may be."""
+        self._foresight.look(sets, self.known, self.tries - len(self.known))
+
+    def _foresee_without(self, kept: Sequence[Region], tried: Iterable[Region]) -> None:
+        """The same for what is left without each of some regions."""
+        if len(kept) > 1:
+            self._foresee(names_of(one for one in kept if one is not region) for region in tried)
 
     def _explained(self, chosen: Sequence[Region]) -> tuple[LeftFloat, ...]:
         """What each region gains beside the others, in the order of the graph; of the noisiest it is measured."""
         position = {name: i for i, name in enumerate(self.nodes)}
         noisiest = sorted(chosen, key=lambda one: -one.noise)[:_EXPLAINED]
-        figure, self.tries = self._measured(_names(chosen)), self.tries + len(noisiest)
+        figure, self.tries = self._measured(names_of(chosen)), self.tries + len(noisiest)
         result = []
         for region in sorted(chosen, key=lambda one: position[one.nodes[0]]):
-            others = _names(one for one in chosen if one is not region)
+            others = names_of(one for one in chosen if one is not region)
+            self._foresee_without(chosen, [region, *noisiest] if region in noisiest else ())
             known = region in noisiest or others in self.known
             gain = figure - self._measured(others) if known else math.nan
             result.append(
                 LeftFloat(region.nodes, self._real_share(region.nodes), gain if math.isfinite(gain) else None)
             )
         return tuple(result)
-
-
-def _by_worth(regions: Iterable[Region]) -> list[Region]:
-    """The most noise for the least work first."""
-    return sorted(regions, key=lambda one: -one.noise / (one.share + _NODE_SHARE * len(one.nodes)))
-
-
-def _names(regions: Iterable[Region]) -> frozenset[str]:
-    return frozenset(name for region in regions for name in region.nodes)

@@ -5,7 +5,7 @@ origin adds up, so that a half of the graph without noise needs no further look,
 that most of it comes from, whatever their operator.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qtool.core.numerics.sqnr import noise_share
@@ -15,11 +15,13 @@ from qtool.graph.heads import Head, heads_of
 from qtool.pipeline.planning.leave import without
 from qtool.pipeline.verify.macs import known_total
 
-Measure = Callable[[Plan], float | None]
-"""The SQNR of the outputs in dB under a plan; None where there is none."""
+Measure = Callable[[Sequence[Plan]], Sequence[float | None]]
+"""The SQNR of the outputs in dB under each of some plans; None where there is none."""
 ALL_HEADS = "all heads"
 _HUSHED = 0.02
 """A region whose noise is below this share of what is allowed is not looked into any more."""
+_NODE_SHARE = 0.002
+"""A node in float among integers converts what it reads and writes: as much as this share of multiply-accumulates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,16 @@ class Region:
     nodes: tuple[str, ...]
     noise: float
     share: float
+
+
+def by_worth(regions: Iterable[Region]) -> list[Region]:
+    """Return regions in the order in which they are left in float: the most noise for the least work first."""
+    return sorted(regions, key=lambda one: -one.noise / (one.share + _NODE_SHARE * len(one.nodes)))
+
+
+def names_of(regions: Iterable[Region]) -> frozenset[str]:
+    """Return the names of the nodes in regions."""
+    return frozenset(name for region in regions for name in region.nodes)
 
 
 def integer_nodes(model: Model, plan: Plan) -> tuple[str, ...]:
@@ -69,10 +81,10 @@ def rank_regions(
     """Return the regions of a plan of a prepared graph, which together are all its integer nodes, the loudest first.
 
     Args:
-        measure: of plans of this graph.
+        measure: plans of this graph, two at a time.
         macs: multiply-accumulates by node.
         allowed: the noise that all of them may put into the outputs; much quieter regions are not halved.
-        tries: how often `measure` may be called.
+        tries: how many plans may be measured.
 
     Raises:
         ModelError, DataError: onnxruntime does not run a part of the plan.
@@ -80,9 +92,10 @@ def rank_regions(
     nodes = integer_nodes(model, plan)
     total = known_total(macs)
 
-    def region(part: tuple[str, ...]) -> Region:
-        noise = noise_share(measure(without(model, plan, set(nodes).difference(part))))
-        return Region(part, noise, known_total({n: macs.get(n) for n in part}) / total if total else 0.0)
+    def regions(*parts: tuple[str, ...]) -> list[Region]:
+        figures = measure([without(model, plan, set(nodes).difference(part)) for part in parts])
+        shares = [known_total({n: macs.get(n) for n in part}) / total if total else 0.0 for part in parts]
+        return [Region(*one) for one in zip(parts, map(noise_share, figures), shares, strict=True)]
 
     found = [Region(nodes, float("inf"), 1.0)]
     for _ in range(tries // 2):
@@ -91,5 +104,5 @@ def rank_regions(
             break
         middle = len(loudest.nodes) // 2
         found.remove(loudest)
-        found += [region(loudest.nodes[:middle]), region(loudest.nodes[middle:])]
+        found += regions(loudest.nodes[:middle], loudest.nodes[middle:])
     return tuple(sorted(found, key=lambda one: -one.noise))

@@ -33,6 +33,8 @@ _ALIKE = 1.05
 """Sizes within this factor are alike."""
 _MOSTLY = 0.5
 """Of the multiply-accumulates: where less is in integers, most is not."""
+_ROOM_DB = 2.0
+"""New data may have so much less SQNR than the samples that report."""
 _LARGE_PART = 0.15
 """A part of a file is named as a reason where it is this share of it."""
 
@@ -153,7 +155,15 @@ def _but_for_one(result: Quantized, verdict: Verdict) -> bool:
 def _meaning(result: Quantized, verdict: Verdict) -> list[str]:
     """What the figure of the verdict means in words, where there is one."""
     db = result.verification.judged_db
-    return [] if verdict.met is None or math.isnan(db) else [f"{quality(db)}: {db:.1f} dB; {SCALE}"]
+    if verdict.met is None or math.isnan(db):
+        return []
+    lines = [f"{quality(db)}: {db:.1f} dB; {SCALE}"]
+    if verdict.met and db < verdict.min_sqnr + _ROOM_DB and verdict.max_float_macs is not None:
+        more = f"--min-sqnr {verdict.min_sqnr + _ROOM_DB:.4g}"
+        lines.append(
+            f"new data may give less than {verdict.min_sqnr:.4g} dB: few samples say no more; {more} leaves room"
+        )
+    return lines
 
 
 def _causes(result: Quantized, verdict: Verdict) -> list[str]:

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qtool.core.concurrency import side_by_side
 from qtool.core.errors import LayerError, ModelError, VerificationError
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.plan import Plan
@@ -111,11 +112,11 @@ class Trail:
         """The steps of what could be judged; the best of them is on disk if it is better than all before."""
         begun = time.monotonic()
         plans: dict[str, Plan] = {}
-        for what, make in makes.items():
-            try:
-                plans[what] = make()
-            except (ModelError, VerificationError) as error:
-                self.skip(what, error)
+        for what, made in zip(makes, _made(list(makes.values())), strict=True):
+            if isinstance(made, ModelError | VerificationError):
+                self.skip(what, made)
+            else:
+                plans[what] = made
         if not plans:
             return []
         try:
@@ -184,6 +185,18 @@ class Trail:
 
     def _key(self, step: Step) -> tuple[int, float, float, float]:
         return _key(step, self.demand_db)
+
+
+def _made(makes: Sequence[Callable[[], Plan]]) -> list[Plan | Failure]:
+    """The plans, or why there is none; the first finds out what they share, the others are made side by side."""
+
+    def made(make: Callable[[], Plan]) -> Plan | Failure:
+        try:
+            return make()
+        except (ModelError, VerificationError) as error:
+            return error
+
+    return [*map(made, makes[:1]), *side_by_side(made, makes[1:])]
 
 
 def enough(step: Step, demand_db: float) -> bool:

@@ -11,9 +11,10 @@ import pytest
 
 import qtool
 from qtool.cli import main
+from qtool.core import concurrency
 from qtool.core.errors import UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
-from qtool.quantization import partial
+from qtool.quantization import foresight, partial
 from qtool.quantization.candidate import Candidate
 from qtool.quantization.partial import PartialSearch
 from qtool.quantization.ranking import Region, integer_nodes
@@ -260,3 +261,18 @@ def test_other_calibrators_are_tried_once_for_the_same_nodes(tmp_path, monkeypat
     monkeypatch.setattr(PartialSearch, "found", found)
     qtool.quantize(outlier(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": LOUD[3:]}, smoothing="off")
     assert counts[:2] == [10, 10]
+
+
+def test_the_same_file_on_one_core_and_on_two(tmp_path, monkeypatch):
+    """On two, what is probably asked for next is measured beside what is."""
+    model = spectrogram(tmp_path / "m.onnx")
+    measured = []
+    figure = partial.PartialSearch._figure
+    monkeypatch.setattr(partial.PartialSearch, "_figure", lambda *args: measured[-1].append(args[2]) or figure(*args))
+    for count in (1, 2):
+        measured.append([])
+        monkeypatch.setattr(concurrency, "cores", lambda count=count: count)
+        monkeypatch.setattr(foresight, "cores", lambda count=count: count)
+        qtool.quantize(model, tmp_path / str(count), data={"x": LOUD}, **FAST)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
+    assert set(measured[0]) <= set(measured[1]) and len(measured[1]) == len(set(measured[1]))

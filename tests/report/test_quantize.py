@@ -167,6 +167,17 @@ def test_one_sample_that_decides_is_named(tmp_path):
     assert "NOT ACCURATE" in quantized_text(replace(result, verification=proof, verdict=missed))
 
 
+@pytest.mark.parametrize(("db", "said"), [(20.4, True), (22.1, False)])
+def test_a_figure_that_is_hardly_enough_says_that_new_data_may_give_less(db, said, tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data={"x": SAMPLES})
+    proof = replace(result.verification, output_sqnr_db=db, sqnr_db_by_output={"y": db})
+    for most, expected in ((0.1, said), (None, False)):
+        met = Verdict(20.0, asked=False, met=True, max_float_macs=most)
+        lines = quantized_text(replace(result, verification=proof, verdict=met)).splitlines()
+        line = f"{'':14}new data may give less than 20 dB: few samples say no more; --min-sqnr 22 leaves room"
+        assert (line in lines) is expected
+
+
 def test_a_form_that_leaves_most_in_float_says_so(tmp_path):
     """In the words of the verdict, and where nothing else is printed."""
     net = Net(3, 8, 8)

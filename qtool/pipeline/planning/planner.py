@@ -38,7 +38,8 @@ class PlanMemo:
     weights: their magnitudes and integers. ranges: by tensor, calibrator and grid. means: of the inputs of layers with
     a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid and integers of
     the weight. refined: as of `refine_weights`.
-    amendments: of the placement, by scheme and what is left in float. shapes: of tensors, where the first example is
+    amendments: of the placement, by scheme and what is left in float. placements: by scheme, where nothing is left in
+    float, with the amendment that was known then. shapes: of tensors, where the first example is
     fed; empty until they are wanted.
     """
 
@@ -47,6 +48,7 @@ class PlanMemo:
     means: Mapping[str, Array] | None = None
     shifts: dict[_Grid, BiasShift | None] = field(default_factory=dict)
     amendments: dict[tuple[Scheme, frozenset[str]], Amendment] = field(default_factory=dict)
+    placements: dict[Scheme, tuple[Amendment, Placement]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     refined: Known = field(default_factory=dict)
 
@@ -82,7 +84,14 @@ class Planner:
 
         `settled`: see `plan`.
         """
-        return self._placed(floating, self._amendment(frozenset(floating), settled=settled))
+        amendment = self._amendment(frozenset(floating), settled=settled)
+        known = None if floating else self.memo.placements.get(self.scheme)
+        if known is not None and known[0] == amendment:
+            return known[1]
+        placement = self._placed(floating, amendment)
+        if not floating:
+            self.memo.placements[self.scheme] = (amendment, placement)
+        return placement
 
     def reject(self, layers: Mapping[str, str], floating: Collection[str] = ()) -> None:
         """Leave layers (name -> why) in float from now on, in plans with just these `floating`."""

@@ -14,8 +14,8 @@ from qtool.graph.layers import Layer
 from qtool.runtime.session import Session
 
 _LIMIT_ELEMENTS = 16 * 2**20
-# a node takes about as much
-_SMALL_BYTES = 1024
+# nodes take about as much
+_SMALL_BYTES = 256
 _RANDOM = {
     "RandomNormal",
     "RandomUniform",

@@ -5,7 +5,7 @@ pass over the examples serves every grid that the weights may get.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -43,17 +43,25 @@ def input_sums(layer: Layer, x: Array) -> tuple[Array, int]:
     strides = edit.attribute(node, "strides") or [1] * len(kernel)
     dilations = edit.attribute(node, "dilations") or [1] * len(kernel)
     before, sizes = geometry(node, x.shape[2:], kernel, strides, dilations)
-    others = tuple(i for i in range(x.ndim) if i != 1)
-    result = np.zeros((x.shape[1], *kernel))
-    for offset in np.ndindex(*kernel):
-        window = [
-            _read(position * dilation - pad, stride, size, limit)
-            for position, dilation, pad, stride, size, limit in zip(
-                offset, dilations, before, strides, sizes, x.shape[2:], strict=True
-            )
-        ]
-        result[(slice(None), *offset)] = x[:, :, *window].sum(axis=others, dtype=np.float64)
-    return result, x.shape[0] * math.prod(sizes)
+    reads = [
+        [_read(position * dilation - pad, stride, size, limit) for position in range(length)]
+        for length, dilation, pad, stride, size, limit in zip(
+            kernel, dilations, before, strides, sizes, x.shape[2:], strict=True
+        )
+    ]
+    return _window_sums(x, reads), x.shape[0] * math.prod(sizes)
+
+
+def _window_sums(x: Array, reads: Sequence[Sequence[slice]]) -> Array:
+    """Of [N, C, d1, d2, ...], the sums of what each place of a window reads along each axis: [C, k1, k2, ...].
+
+    Axis by axis, so that all of the numbers are read k1 times only.
+    """
+    if not reads:
+        found: Array = x.sum(axis=0, dtype=np.float64)
+        return found
+    parts = [x[:, :, read].sum(axis=(0, 2), dtype=np.float64) for read in reads[0]]
+    return np.stack([_window_sums(part[None], reads[1:]) for part in parts], axis=1)
 
 
 def mean_shift(layer: Layer, change: Array, means: Array) -> Array:

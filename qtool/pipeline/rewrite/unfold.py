@@ -122,8 +122,9 @@ def _make(model: Model, origin: Graph) -> Value:
     nodes = list(origin)
     origin.remove(nodes)
     for node in nodes:
-        node.name = names.fresh(str(node.name))
+        alike = node.name == node.outputs[0].name
         for output in node.outputs:
             output.name = names.fresh(str(output.name))
+        node.name = node.outputs[0].name if alike else names.fresh(str(node.name))
     model.graph.insert_before(model.graph[0], nodes)
     return result

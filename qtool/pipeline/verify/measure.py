@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from qtool.core.concurrency import both, side_by_side
+from qtool.core.concurrency import both
 from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import QParams, dequantize
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
@@ -20,7 +21,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.pipeline.verify.original import Original
-from qtool.runtime.session import Session
+from qtool.runtime.session import Session, kept
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
 _PREPARATION_DB = 50.0
@@ -181,43 +182,27 @@ def worst_of(figures: Mapping[str, SignalToNoise]) -> float:
     return math.inf if found is None else found
 
 
-class _Sessions:
-    """The graphs that are compared.
+class _Whole:
+    """The graphs that are compared from end to end.
 
-    stored: activation -> its 8-bit form. integers: the same, and the dynamic 8-bit tensors under their own names.
-    reads: what the ends of outputs read in the prepared graph -> in the quantised one, an activation where it is that.
-    judged: the tensors of the prepared graph that models are judged by.
+    stored: activation -> its 8-bit form. reads: what the ends of outputs read in the prepared graph -> in the quantised
+    one, an activation where it is that. judged: the tensors of the prepared graph that models are judged by.
     """
 
-    def __init__(
-        self,
-        prepared: Model,
-        quantized: Serialized,
-        plan: Plan,
-        config: Mapping[str, str],
-    ) -> None:
-        model = deserialize(quantized)
+    def __init__(self, prepared: Model, model: Model, plan: Plan, config: Mapping[str, str]) -> None:
         outputs = [str(v.name) for v in model.graph.outputs]
-        names = compose.stored_names(prepared, model)
-        self.stored = {a.tensor: names[a.tensor] for a in plan.activations}
+        self.stored = _stored_names(prepared, model, plan)
         fed = {v.name for v in prepared.graph.inputs}
         ends = {end.node: end.reads for end in saturating_ends(prepared)}
         wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs, *ends.values()]))
         self.judged = {*outputs, *ends.values()}
         self.reads = self._reads(model, ends)
-        pieces, self.cuts = compose.cut(model)
-        self.integers = self.stored | {name: name for name in compose.dynamic_tensors(model)}
         floats = [name for name in self.reads.values() if name not in self.stored]
-        observed = compose.with_outputs(
-            model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs, *floats]))
-        )
-        makers: tuple[Callable[[], Session], ...] = (
+        observed = compose.with_outputs(model, list(dict.fromkeys([*self.stored.values(), *outputs, *floats])))
+        self.exact, self.optimized = both(
             lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
             lambda: Session(observed, config=config, name="the quantised model"),
-            lambda: Session(observed, optimize=False, name="the quantised model"),
-            lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),
         )
-        self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)
 
     def _reads(self, model: Model, ends: Mapping[str, str]) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -240,29 +225,53 @@ class _Sessions:
             for name, t in self.reads.items()
         }
 
-    def run(self, example: Arrays, *, layers: bool) -> tuple[tuple[Arrays, Arrays], tuple[Arrays, Arrays] | None]:
-        """What the prepared and the quantised graph compute, and where asked for the latter's layers: see `layers`."""
-        if layers:
-            return both(lambda: (self._exact(example), self.optimized.run(example)), lambda: self._layers(example))
-        return both(lambda: self._exact(example), lambda: self.optimized.run(example)), None
+    def run(self, example: Arrays) -> tuple[Arrays, Arrays]:
+        """What the prepared and the quantised graph compute."""
+        return both(lambda: {**example, **self.exact.run(example)}, lambda: self.optimized.run(example))
 
     def judge(self, examples: Sequence[Arrays], grids: Mapping[str, QParams]) -> Iterator[tuple[Arrays, Arrays]]:
         """What the prepared graph computes, and what the ends of outputs read in the quantised one: see `read`."""
         names = [name for name in self.exact.outputs if name in self.judged]
 
-        def run(example: Arrays) -> tuple[Arrays, Arrays]:
-            exact = dict(zip(names, self.exact.run_list(example, names), strict=True))
-            return {**example, **exact}, self.read(self.optimized.run(example), grids) if self.reads else {}
+        for example in examples:
+            # two of these at once would need twice the memory
+            exact, read = both(partial(self._exact_of, example, names), partial(self._read_of, example, grids))
+            yield {**example, **exact}, read
 
-        return side_by_side(run, examples)
+    def _exact_of(self, example: Arrays, names: Sequence[str]) -> Arrays:
+        return kept(dict(zip(names, self.exact.run_list(example, names), strict=True)))
 
-    def _exact(self, example: Arrays) -> Arrays:
-        return {**example, **self.exact.run(example)}
+    def _read_of(self, example: Arrays, grids: Mapping[str, QParams]) -> Arrays:
+        return kept(self.read(self.optimized.run(example), grids)) if self.reads else {}
 
-    def _layers(self, example: Arrays) -> tuple[Arrays, Arrays]:
-        """Of the quantised graph unoptimised, and of its optimised layers, each on what it reads there."""
-        plain = self.unoptimized.run(example)
-        return plain, self.alone.run({**example, **{fed: plain[q] for q, fed in self.cuts.items()}})
+
+class _Layers:
+    """The quantised graph unoptimised, and its layers by themselves, each on what it reads there.
+
+    integers: activation -> its 8-bit form, and the dynamic 8-bit tensors under their own names.
+    """
+
+    def __init__(self, prepared: Model, model: Model, plan: Plan, config: Mapping[str, str]) -> None:
+        stored = _stored_names(prepared, model, plan)
+        pieces, self._cuts = compose.cut(model)
+        self.integers = stored | {name: name for name in compose.dynamic_tensors(model)}
+        outputs = [str(v.name) for v in model.graph.outputs]
+        observed = compose.with_outputs(model, list(dict.fromkeys([*stored.values(), *self._cuts, *outputs])))
+        self._unoptimized, self._alone = both(
+            lambda: Session(observed, optimize=False, name="the quantised model"),
+            lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),
+        )
+
+    def run(self, example: Arrays) -> tuple[Arrays, Arrays]:
+        """What they compute."""
+        plain = self._unoptimized.run(example)
+        return plain, self._alone.run({**example, **{fed: plain[q] for q, fed in self._cuts.items()}})
+
+
+def _stored_names(prepared: Model, quantized: Model, plan: Plan) -> dict[str, str]:
+    """The name of the 8-bit form of each activation of the plan in the quantised graph."""
+    names = compose.stored_names(prepared, quantized)
+    return {a.tensor: names[a.tensor] for a in plan.activations}
 
 
 def measure(
@@ -278,18 +287,30 @@ def measure(
     Tensors are compared on the checked ones, and layers by themselves on as many of those as are enough. `shipped` is
     what the quantised model gives in a default session, for all.
 
-    Models of which only the outputs are wanted are in memory one after another.
+    Models of which only the outputs are wanted are in memory one after another, others two at a time.
     """
     halves, singles, widened = original.halves, original.outputs, original.widened
     external.let_go()
-    sessions = _Sessions(prepared, quantized, plan, config)
     result = Measured(rounding_db=math.inf if widened is None else rounding_db(widened))
     for half, single in zip(halves, singles, strict=False):
         _add_widening(result, half, single)
+    compared = _measure_whole(result, original, prepared, deserialize(quantized), plan, shipped, config)
+    external.let_go()
+    _measure_layers(result, original, _Layers(prepared, deserialize(quantized), plan, config), shipped, compared)
+    external.let_go()
+    return result
+
+
+def _measure_whole(
+    result: Measured, original: Original, prepared: Model, model: Model, plan: Plan, shipped: Sequence[Arrays],
+    config: Mapping[str, str],
+) -> list[list[str]]:  # fmt: skip
+    """Add the differences of the whole graphs; return which outputs were compared, for each checked example."""
+    sessions, singles = _Whole(prepared, model, plan, config), original.outputs
     grids = {row.tensor: row.params for row in plan.activations}
-    compared = 0
+    compared = []
     for example, single, final in zip(original.checked, singles, shipped, strict=False):
-        (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
+        exact, ran = sessions.run(example)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
             noise = result.sqnr.setdefault(tensor, SignalToNoise())
@@ -298,24 +319,35 @@ def measure(
         if result.shipped is None:
             result.shipped = OutputJudge(prepared, example, exact).start()
         result.shipped.add(exact, {**final, **sessions.read(ran, grids)})
-        compared_outputs = measured_outputs({name: exact[name] for name in final})
-        for name in compared_outputs:
+        compared.append(list(measured_outputs({name: exact[name] for name in final})))
+        for name in compared[-1]:
             _check_finite(name, single[name], exact[name])
             result.preparation.setdefault(name, SignalToNoise()).add(single[name], exact[name])
-        if layers is None:
-            continue
-        plain, alone = layers
-        for tensor, stored in sessions.integers.items():
-            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
-            compared += plain[stored].size
-        for name in compared_outputs:
-            result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
-            result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
+        # all tensors of the next example come
+        del exact, ran
     others = original.examples[len(singles) :]
     for (exact, read), final in zip(sessions.judge(others, grids), shipped[len(singles) :], strict=True):
         assert result.shipped is not None
         result.shipped.add(exact, {**final, **read})
-    return result
+    return compared
+
+
+def _measure_layers(
+    result: Measured, original: Original, layers: _Layers, shipped: Sequence[Arrays], compared: Sequence[Sequence[str]]
+) -> None:
+    """Add the differences of layers by themselves. compared: the outputs to be compared, for each checked example."""
+    count = 0
+    for example, final, names in zip(original.checked, shipped, compared, strict=False):
+        if count >= _ENOUGH:
+            return
+        plain, alone = layers.run(example)
+        for tensor, stored in layers.integers.items():
+            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
+            count += plain[stored].size
+        for name in names:
+            result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
+            result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
+        del plain, alone
 
 
 def _check_shapes(single: Arrays, exact: Arrays) -> None:

@@ -5,6 +5,8 @@ import onnx
 import pytest
 
 import qtool
+from qtool.graph import model_io
+from qtool.graph.names import make_unique
 from qtool.runtime.session import Session
 from tests.support.patterns import Net
 
@@ -84,3 +86,35 @@ def test_a_constant_that_is_no_larger_than_what_it_is_made_of_is_stored(tmp_path
                       net.weight(64, 8, inputs=64)))  # fmt: skip
     qtool.quantize(source, tmp_path / "int8.onnx", data=net.samples(), exclude=("first",), calibrator="max")
     assert "Add" not in {node.op_type for node in onnx.load(tmp_path / "int8.onnx").graph.node}
+
+
+def test_nodes_without_names_have_none_in_the_file_and_are_called_by_their_outputs_again(tmp_path):
+    net = Net(16)
+    layers = net("MatMul", net("Relu", net("MatMul", "x", net.weight(16, 16, inputs=16))), net.weight(16, 4, inputs=16))
+    model = net.model(layers)
+    del model.graph.value_info[:]
+    for node in model.graph.node:
+        node.name = ""
+    model.graph.node[-1].name = "MatMul_2_out_node"
+    onnx.save(model, tmp_path / "float.onnx")
+    result = qtool.quantize(tmp_path / "float.onnx", tmp_path / "int8.onnx", data=net.samples(), form="static")
+    assert result.plan.quantized == ("MatMul_0_out", "MatMul_2_out_node")
+    assert {node.name for node in onnx.load(result.output).graph.node} == {"", "MatMul_2_out_node"}
+    again = model_io.load(result.output).model
+    make_unique(again)
+    assert {str(node.name) for node in again.graph} >= set(result.plan.quantized)
+    _near(tmp_path / "float.onnx", result.output, net.samples())
+
+
+def test_a_small_constant_is_computed_where_what_makes_it_takes_less(tmp_path):
+    net = Net(16)
+    steps = net.const(np.arange(16), dtype=np.float32)
+    waves = net("Cos", net("Mul", net("Unsqueeze", steps, net.const([1], dtype=np.int64)), steps))
+    first = net("MatMul", "x", waves, name="first")
+    source = net.save(tmp_path / "float.onnx", net("MatMul", first, net.weight(16, 8, inputs=16)))
+    result = qtool.quantize(
+        source, tmp_path / "int8.onnx", data=net.samples(), form="static", exclude=("first",), calibrator="max"
+    )
+    stored = onnx.load(result.output).graph
+    assert [node.op_type for node in stored.node].count("Cos") == 1
+    assert not any(np.prod(i.dims) > 128 for i in stored.initializer)

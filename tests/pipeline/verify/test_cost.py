@@ -1,6 +1,7 @@
 """What verification finds without running everything: shapes from those of inputs, layers on enough examples."""
 
 import importlib
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -56,21 +57,38 @@ def test_every_layer_is_compared_on_the_first_example_at_least(tmp_path, monkeyp
     runs = [net.samples(1) for _ in range(12)]
     statistics = qtool.calibrate(source, runs).statistics
     counted = []
-    run = measure._Sessions.run
+    run = measure._Layers.run
 
-    def spy(self, example, *, layers):
-        counted.append(layers)
-        return run(self, example, layers=layers)
+    def spy(self, example):
+        counted.append(example)
+        return run(self, example)
 
-    monkeypatch.setattr(measure._Sessions, "run", spy)
+    monkeypatch.setattr(measure._Layers, "run", spy)
     whole = qtool.quantize(source, tmp_path / "a.onnx", calibration=statistics, calibrator="max").verification
-    assert counted == [True] * 6
+    assert len(counted) == 6
     monkeypatch.setattr(measure, "_ENOUGH", 1)
     counted.clear()
     less = qtool.quantize(source, tmp_path / "b.onnx", calibration=statistics, calibrator="max").verification
-    assert counted == [True] + [False] * 5
+    assert len(counted) == 1
     assert [(t.tensor, t.sqnr_db) for t in less.tensors] == [(t.tensor, t.sqnr_db) for t in whole.tensors]
     assert (less.output_sqnr_db, less.examples) == (whole.output_sqnr_db, whole.examples)
+
+
+def test_two_graphs_are_in_memory_at_once(tmp_path, monkeypatch):
+    net, source = network(tmp_path, batch=1)
+    alive, most = WeakSet(), []
+
+    class Counted(Session):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(measure, "Session", Counted)
+    runs = [net.samples(1) for _ in range(6)]
+    proof = qtool.quantize(source, tmp_path / "q.onnx", data=runs, calibrator="max").verification
+    assert proof.steps is not None and proof.examples == 3
+    assert len(most) == 4 and max(most) == 2
 
 
 def test_the_original_is_run_once(tmp_path, monkeypatch):
