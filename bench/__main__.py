@@ -58,7 +58,7 @@ def main() -> None:
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
             "Refined weights": lambda: refined(models, folder),
             "Tuning": lambda: tuning(models, folder),
-            "Fine-tuning": lambda: finetuning(models, folder),
+            "Fine-tuning": lambda: finetuning(zoo, folder, options.only),
             "Learned rounding": lambda: learned_rounding(models, folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),
             "Cost of calibration": lambda: calibration_section(folder, PAIRS),
