@@ -18,10 +18,10 @@ _HEAD = [
     "begun with, chosen", "trained", "gain by sample", "kept", "steps", "seconds",
 ]  # fmt: skip
 _TEXT = (
-    f"`qtool finetune --no-partial --steps {STEPS} --samples {SAMPLES} --threads 1`, beside `quantize --no-partial` with "
-    "`--refine off` and `on`, of the same calibration data. SQNR and metric are of the whole evaluation set, which "
-    "neither trained nor chose. `begun with` and `trained`: dB on the samples that choose, and `gain by sample` the mean "
-    "of the gains of these with its standard error; what is not kept is the plan that training began with."
+    f"`qtool finetune --no-partial --steps {STEPS} --samples {SAMPLES} --threads 1`, beside `quantize --no-partial` "
+    "with `--refine off` and `on`, of the same calibration data. SQNR and metric are of all evaluation data, which "
+    "neither trained nor chose. `begun with` and `trained`: dB on the samples that choose, and `gain by sample` the "
+    "mean of the gains of these with its standard error; what is not kept is the plan that training began with."
 )
 
 
@@ -76,9 +76,7 @@ def _row(model: ZooModel, case: Case, folder: Path) -> list[str]:
         model.model, data, files["finetuned"], calibration=statistics, steps=STEPS, samples=SAMPLES, threads=1,
         **asked, **reading,
     )  # fmt: skip
-    found = qtool.evaluate(
-        model.model, list(files.values()), str(model.evaluation), metrics=[model.metric], **reading
-    )
+    found = qtool.evaluate(model.model, list(files.values()), str(model.evaluation), metrics=[model.metric], **reading)
     gain = result.gain
     figures = [
         *(decibels(one.sqnr_db) for one in found.candidates),

@@ -1,4 +1,4 @@
-"""Other views of the pictures that train: mirrored, shifted, with more or less contrast. The float model runs on them.
+"""Pictures in other views, to train on: mirrored, shifted, with more or less contrast. The float model runs on them.
 
 What is learned is what the float model gives for whatever it is fed, so that a view needs no label. A hundred pictures
 are learned by heart; of their views there is no end. Source: Krizhevsky et al. 2012, section 4.1 (shifts and mirrored

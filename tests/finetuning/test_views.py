@@ -68,8 +68,9 @@ def test_views_are_made_where_they_are_read_and_are_the_same_again():
     samples = [{"x": picture(1, 3, 16, 18) + shift} for shift in (0.0, 5.0)]
     views = Views(samples, 3, 0)
     assert len(views) == len(list(views)) == 6
-    for index, seen in enumerate(views):
-        np.testing.assert_array_equal(seen["x"], views[index]["x"])
+    again = [views[index] for index in range(6)]
+    for index, (seen, other) in enumerate(zip(views, again, strict=True)):
+        np.testing.assert_array_equal(seen["x"], other["x"])
         assert (float(seen["x"].max()) > 4.0) == (index >= 3)
     assert (views[0]["x"] != views[1]["x"]).any() and (views[0]["x"] != Views(samples, 3, 1)[0]["x"]).any()
     with pytest.raises(IndexError):

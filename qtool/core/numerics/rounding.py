@@ -21,7 +21,7 @@ _SHARES = tuple(1.0 - 0.05 * step for step in range(13))
 """The scales that are tried, as shares of the one that reaches the largest weight."""
 LEAST_SHARE = _SHARES[-1]
 _NEAR = (0.985, 1.15)
-"""Within these shares of it scales are tried with GPTQ: closer than a step of the largest number, and hardly coarser."""
+"""Within these shares of it scales are tried with GPTQ: in steps smaller than one of the largest number."""
 _MOST_TRIED, _TRIED = 64, 2**12
 """At most so many, and the fewer the more products are in a sum: so many products for each number of a weight."""
 _BLOCK = 64
