@@ -59,7 +59,7 @@ def main() -> None:
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),
             "Refined weights": lambda: refined(models, folder),
             "Tuning": lambda: tuning(models, folder),
-            "Fine-tuning": lambda: finetuning(models, folder),
+            "Fine-tuning": lambda: finetuning(zoo, folder, options.only),
             "Learned rounding": lambda: learned_rounding(models, folder),
             "Other makers": lambda: other_makers(vision_models(zoo), folder),
             "Cost of sensitivity analysis": lambda: _sensitivity(zoo),

@@ -1,6 +1,7 @@
 """AMD Quark's ONNX side: int8 weights and activations, with AdaRound or AdaQuant where asked for."""
 
 import argparse
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,9 +67,11 @@ def main() -> None:
     )
     if options.config is not None:
         config = Config(global_quant_config=get_default_config(options.config))
+    output = options.output.resolve()
     with tempfile.TemporaryDirectory() as name:
-        file = raised(options.model, Path(name))
-        ModelQuantizer(config).quantize_model(str(file), str(options.output), Reader(samples))
+        file = raised(options.model, Path(name)).resolve()
+        with contextlib.chdir(name):  # where it leaves quantized_info.csv
+            ModelQuantizer(config).quantize_model(str(file), str(output), Reader(samples))
 
 
 if __name__ == "__main__":

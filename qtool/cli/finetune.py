@@ -82,6 +82,14 @@ from qtool.targets.tables import find_target
     help="For the activations of a block; what is more is read from a file.",
 )
 @click.option(
+    "--no-views",
+    "views",
+    flag_value=False,
+    type=bool,
+    default=True,
+    help="Train on the pictures as they are alone, not on mirrored and shifted ones too.",
+)
+@click.option(
     "--learning-rate", type=float, default=1.0, show_default=True, metavar="F", help="How far a step moves: a factor."
 )
 @click.option(
@@ -136,6 +144,7 @@ def command(
     rounding: Literal["nearest", "learned"],
     blocks: bool | None,
     memory: int,
+    views: bool,
     learning_rate: float,
     batch_size: int,
     seed: int,
@@ -204,6 +213,7 @@ def command(
                 rounding=rounding,
                 blocks=blocks,
                 memory=memory,
+                views=views,
                 learning_rate=learning_rate,
                 batch_size=batch_size,
                 seed=seed,

@@ -32,7 +32,8 @@ class Settings:
 
     epochs, steps: how often each sample is seen, or how many steps; one of them. seconds: an end besides, or None.
     batch: samples of a step. rate: the factor of `RATES`. seed: of the order of samples. blocks: whether the first half
-    is of single blocks. memory: bytes that the activations of a block may take of it.
+    is of single blocks. memory: bytes that the activations of a block may take of it. views: whether training end to
+    end sees other views of pictures, where no labels join.
     """
 
     epochs: int
@@ -43,6 +44,7 @@ class Settings:
     seed: int
     blocks: bool = False
     memory: int = 2**30
+    views: bool = True
 
     def describe(self) -> dict[str, Any]:
         """Return what another training must have in common to go on with this one."""
@@ -53,6 +55,7 @@ class Settings:
             "rate": self.rate,
             "seed": self.seed,
             "blocks": self.blocks,
+            "views": self.views,
         }
 
     def rate_at(self, held_out_db: float) -> float:

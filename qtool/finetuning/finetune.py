@@ -77,6 +77,7 @@ def finetune(
     rounding: Literal["nearest", "learned"] = "nearest",
     blocks: bool | None = None,
     memory: int = MEMORY,
+    views: bool = True,
     learning_rate: float = 1.0,
     batch_size: int = BATCH,
     seed: int = 0,
@@ -120,6 +121,8 @@ def finetune(
         blocks: True trains block by block first, in half of the steps, then end to end; False end to end alone. None:
             by block where rounding is learned.
         memory: MiB that the activations of a block may take; what is more is read from a file.
+        views: train end to end on mirrored and shifted pictures with more and less contrast, of which the float model
+            says what to give; where inputs are pictures in colour, and without `labels_loss`.
         learning_rate: a factor of how far a step moves: 0.5 is half as far.
         batch_size: samples of a step.
         seed: of the order of samples.
@@ -166,7 +169,7 @@ def finetune(
         "samples": samples, "threads": threads, "output": output, "save_plan": save_plan, "save_float": save_float,
         **_unusual(learning_rate=(learning_rate, 1.0), batch_size=(batch_size, BATCH), seed=(seed, 0)),
         **_unusual(provider=(provider, "cpu"), rounding=(rounding, "nearest"), memory=(memory, MEMORY)),
-        "blocks": blocks,
+        "blocks": blocks, "no_views": not views,
     }  # fmt: skip
     with limited(used), scratch_folder() as folder, Samples(folder / "in") as inputs, Samples(folder / "l") as labels:
         prepared = prepare(model_io.load(model))
@@ -187,7 +190,7 @@ def finetune(
         measure = _measure(Path(model), started.prepared, metric, decode, folder, parted, Compute(used))
         by_block = rounding == "learned" if blocks is None else blocks
         settings = Settings(
-            *_lasting(epochs, steps, time_budget), batch_size, learning_rate, seed, by_block, memory * _MIB
+            *_lasting(epochs, steps, time_budget), batch_size, learning_rate, seed, by_block, memory * _MIB, views
         )
         work = Work(
             started.prepared, started.plan, parted, chosen, settings, unfinished, resume, progress, measure,

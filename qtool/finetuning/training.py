@@ -29,6 +29,7 @@ from qtool.finetuning.distillation import Teacher
 from qtool.finetuning.labels import LabelsLoss, balance
 from qtool.finetuning.samples import Arrays, Samples, joined, shuffled
 from qtool.finetuning.student import Student
+from qtool.finetuning.views import picture_of, view
 
 _PATIENCE = 0.4
 """The share of all rounds without a better state after which training ends."""
@@ -245,14 +246,27 @@ class Training:
 
     def _losses(self, batch: Sequence[int]) -> list[Tensor]:
         """The loss of these samples to what the float model gives, and that to their labels where there is one."""
-        made = self._student.run(joined([self._inputs[i] for i in batch]))
-        noise = self._noise(made, [self._exact[i] for i in batch])
+        given, exact = self._seen(batch)
+        made = self._student.run(joined(given))
+        noise = self._noise(made, exact)
         losses = [torch.stack([one.mean() for one in noise]).mean()]
         if self._labelled is not None:
             loss, labels = self._labelled
-            given = joined([labels[i] for i in batch])
-            losses.append(loss(made, {name: tensor_of(one, self._student.device) for name, one in given.items()}))
+            wanted = joined([labels[i] for i in batch])
+            losses.append(loss(made, {name: tensor_of(one, self._student.device) for name, one in wanted.items()}))
         return losses
+
+    def _seen(self, batch: Sequence[int]) -> tuple[list[Arrays], list[Arrays]]:
+        """These samples, pictures as another view of them in every step, and what the float model gives for each.
+
+        Labels are those of the pictures as they are, so that with them there are no other views.
+        """
+        given = [self._inputs[i] for i in batch]
+        if not self._settings.views or self._labelled is not None or picture_of(given[0]) is None:
+            return given, [self._exact[i] for i in batch]
+        turns = [np.random.default_rng([self._settings.seed, self._state.step, i]) for i in batch]
+        seen = [view(sample, random) for sample, random in zip(given, turns, strict=True)]
+        return seen, [self._teacher.run(sample) for sample in seen]
 
     def _balanced(self) -> float:
         """The factor with which the loss to labels moves what is learned as much as the other one does at first."""

@@ -25,6 +25,7 @@ from qtool.finetuning.measure import Measure
 from qtool.finetuning.samples import Parted, Samples, joined
 from qtool.finetuning.student import Student
 from qtool.finetuning.training import Training, TrainingCheckpoint
+from qtool.finetuning.views import Views, picture_of
 from qtool.graph import compose
 from qtool.pipeline.prepare import Prepared
 from qtool.quantization.scoring import Scorer
@@ -34,6 +35,8 @@ from qtool.targets.tables import TARGETS
 Arrays = Mapping[str, np.ndarray]
 _AGREEING = 8
 """So many samples are run by torch and by onnxruntime before anything is trained."""
+_VIEWS = 8
+"""A picture that chooses says in so many views whether what was trained is better: rounding differs in each."""
 _SAME = 0.03
 """Noise of a batch against the same samples one by one, in units of the signal, that single steps may grow to."""
 
@@ -210,8 +213,11 @@ class Work:
             found = paired_gain(self.measure.info.name, *self.measure.by_sample([self.plan, trained]))
             if found is not None and found.sure:
                 return found
-        model = self.prepared.model
-        return paired_gain("SQNR", *(scorer.by_example(plan, model) for plan in (self.plan, trained)))
+        model, inputs, each = self.prepared.model, self.parted.choosing.inputs, 1
+        if self.settings.views and picture_of(inputs[0]) is not None:
+            each = _VIEWS
+            scorer = Scorer(model, Views(inputs, each, self.settings.seed), TARGETS[self.plan.target].session)
+        return paired_gain("SQNR", *(scorer.by_example(plan, model) for plan in (self.plan, trained)), each)
 
     def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
         """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""

@@ -38,6 +38,15 @@ def test_samples_without_a_figure_are_left_out_and_those_without_noise_count_as_
     assert not paired_gain("SQNR", [1.0, 2.0], [1.0, 2.0]).sure
 
 
+def test_views_of_one_sample_are_one_gain_their_mean():
+    before, after = [10.0, 14.0, None, 20.0, 7.0, math.nan], [12.0, 18.0, 5.0, 21.0, 8.0, 9.0]
+    found = paired_gain("SQNR", before, after, each=2)
+    gains = [3.0, 1.0, 1.0]
+    assert found.samples == 3 and found.mean == pytest.approx(statistics.mean(gains))
+    assert found.error == pytest.approx(statistics.stdev(gains) / math.sqrt(3.0))
+    assert paired_gain("SQNR", before[:4], [None, None, *after[2:4]], each=2) is None
+
+
 @pytest.mark.parametrize(("count", "chosen"), [(4, 1), (12, 3), (60, 15), (128, 32), (200, 34), (320, 32), (1500, 128)])
 def test_the_fewer_samples_there_are_the_larger_a_share_chooses(count, chosen, tmp_path):
     net = Net(1, 2, 2)

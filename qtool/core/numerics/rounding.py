@@ -5,7 +5,9 @@ H = E[x x'] are the second moments of its inputs: about zero, or about their mea
 
 Sources: Frantar et al. 2022, "GPTQ" (rounding in the order of H's diagonal, with damping; done here as the nearest
 plane of Babai 1986, which is the same without an inverse); AIMET's documentation of sequential MSE (the search for
-scales; here by H's diagonal, as errors of neighbours have nothing to do with each other before GPTQ).
+scales; here first by H's diagonal, as errors of neighbours have nothing to do with each other before GPTQ, then, close
+to the largest scale, by what GPTQ makes with each: the fewer products are in a sum, the more one grid differs from the
+next, so that of many some fit all numbers of a channel).
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +20,10 @@ _DAMPING = 0.01
 _SHARES = tuple(1.0 - 0.05 * step for step in range(13))
 """The scales that are tried, as shares of the one that reaches the largest weight."""
 LEAST_SHARE = _SHARES[-1]
+_NEAR = (0.985, 1.15)
+"""Within these shares of it scales are tried with GPTQ: in steps smaller than one of the largest number."""
+_MOST_TRIED, _TRIED = 64, 2**12
+"""At most so many, and the fewer the more products are in a sum: so many products for each number of a weight."""
 _BLOCK = 64
 _EQUAL = 1e-9
 """Costs that differ by a smaller share are equal."""
@@ -96,17 +102,57 @@ def best_scales(weight: Array, moments: Array, grids: WeightGrids, floor: Array)
     return found
 
 
-def rounded(weight: Array, moments: Array, grids: WeightGrids) -> Array:
+def scales_tried(length: int) -> int:
+    """Return how many scales `fitted` tries with GPTQ for a weight of so many products a sum."""
+    return min(_MOST_TRIED, _TRIED // max(length, 1))
+
+
+def fitted(weight: Array, moments: Array, grids: WeightGrids, floor: Array) -> tuple[Array, Array]:
+    """Return scales, [G, M], and the integers of GPTQ with them, [G, M, K], that together cost the least.
+
+    `floor`: the least scales that are allowed, [G, M]. One scale for all channels is that of `best_scales`.
+    """
+    scale = best_scales(weight, moments, grids, floor)
+    order = _Order.of(moments)
+    integers = rounded(weight, moments, replace(grids, scale=scale), order)
+    if grids.shared:
+        return scale, integers
+    least = costs(weight, integers * scale[:, :, None], moments)
+    for share in np.linspace(*_NEAR, scales_tried(weight.shape[2])).tolist():
+        tried = np.maximum(grids.scale * share, floor).astype(np.float32).astype(np.float64)
+        found = rounded(weight, moments, replace(grids, scale=tried), order)
+        cost = costs(weight, found * tried[:, :, None], moments)
+        better = cost < least * (1.0 - _EQUAL)
+        scale, least = np.where(better, tried, scale), np.where(better, cost, least)
+        integers = np.where(better[:, :, None], found, integers)
+    return scale, integers
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The order in which columns are rounded, [G, K], and what each owes to those before: V of V V' = H, triangular."""
+
+    columns: Array
+    upper: Array
+
+    @classmethod
+    def of(cls, moments: Array) -> "_Order":
+        stable = _damped(moments)
+        order = np.argsort(-np.einsum("gkk->gk", stable), axis=1, kind="stable")
+        # Cholesky's factor with the last column first
+        turned = np.flip(order, axis=1)
+        flipped = np.take_along_axis(np.take_along_axis(stable, turned[:, :, None], 1), turned[:, None, :], 2)
+        return cls(order, np.flip(np.linalg.cholesky(flipped), axis=(1, 2)))
+
+
+def rounded(weight: Array, moments: Array, grids: WeightGrids, by: "_Order | None" = None) -> Array:
     """Return the integers of GPTQ, float64 [G, M, K]: columns take up what rounding those before them has cost.
 
-    Never worse than the nearest ones, which a channel keeps that they cost less.
+    Never worse than the nearest ones, which a channel keeps that they cost less. `by`: the order for these moments, if
+    known.
     """
-    stable = _damped(moments)
-    order = np.argsort(-np.einsum("gkk->gk", stable), axis=1, kind="stable")
-    # V V' = H, V upper triangular: Cholesky's factor with the last column first
-    turned = np.flip(order, axis=1)
-    flipped = np.take_along_axis(np.take_along_axis(stable, turned[:, :, None], 1), turned[:, None, :], 2)
-    upper = np.flip(np.linalg.cholesky(flipped), axis=(1, 2))
+    by = by or _Order.of(moments)
+    order, upper = by.columns, by.upper
     wanted = np.take_along_axis(weight, order[:, None, :], 2)
     integers, lost, size = np.empty_like(wanted), np.zeros_like(wanted), wanted.shape[2]
     for start in range(0, size, _BLOCK):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
-from qtool.core.numerics.rounding import LEAST_SHARE, Moments, WeightGrids, best_scales, costs, nearest, rounded
+from qtool.core.numerics.rounding import LEAST_SHARE, Moments, WeightGrids, costs, fitted, nearest, scales_tried
 from qtool.core.numerics.weights import WeightMemo, bias_floor, bias_scale, saturating_channels
 from qtool.core.records.plan import Plan, WeightPlan
 from qtool.graph import compose, edit
@@ -112,7 +112,8 @@ def refining_work(model: Model, plan: Plan, examples: int) -> int:
     total = 0
     for task in _tasks(model, plan):
         groups, length = task.size
-        total += groups * length**2 * (examples * _POSITIONS + length // 3) + 4 * task.weight.size * length
+        roundings = 1 if task.row.params.axis is None else 1 + scales_tried(length)
+        total += groups * length**2 * (examples * _POSITIONS + length // 3) + 4 * roundings * task.weight.size * length
     return total
 
 
@@ -264,8 +265,7 @@ def _refined(task: _Task, fit: Array, confirming: Array, memo: WeightMemo, *, sa
     if not (np.isfinite(fit).all() and np.isfinite(confirming).all()):
         return task.row
     weight, grids = task.rows(task.weight).astype(np.float64), _grids(task, memo, saturates=saturates)
-    scale = best_scales(weight, fit, grids, task.floor.reshape(grids.scale.shape))
-    found = rounded(weight, fit, replace(grids, scale=scale))
+    scale, found = fitted(weight, fit, grids, task.floor.reshape(grids.scale.shape))
     plain = nearest(weight, grids)
     step, before = scale[:, :, None], grids.scale[:, :, None]
     new, old = costs(weight, found * step, confirming), costs(weight, plain * before, confirming)

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from qtool.core.numerics.rounding import LEAST_SHARE, Moments, WeightGrids, best_scales, costs, nearest, rounded
+from qtool.core.numerics.rounding import (
+    LEAST_SHARE,
+    Moments,
+    WeightGrids,
+    best_scales,
+    costs,
+    fitted,
+    nearest,
+    rounded,
+    scales_tried,
+)
 
 
 def layer(seed, groups=1, outputs=6, length=12, positions=60):
@@ -71,6 +81,28 @@ def test_no_other_scale_is_better(shared):
     else:
         for m in range(6):
             assert cost(m, found[0, m]) == pytest.approx(min(cost(m, start[0, m] * s) for s in shares), rel=1e-5)
+
+
+def test_short_sums_find_a_scale_on_which_all_their_numbers_lie_nearly():
+    weight, h, grids = layer(7, groups=40, outputs=1, length=9)
+    floor = np.where(np.arange(40) < 3, 1.05, 0.0)[:, None] * grids.scale
+    scale, integers = fitted(weight, h, grids, floor)
+    coarse = best_scales(weight, h, grids, np.zeros(grids.scale.shape))
+    before = costs(weight, rounded(weight, h, WeightGrids(coarse, grids.limit)) * coarse[:, :, None], h)
+    after = costs(weight, integers * scale[:, :, None], h)
+    assert (after[3:] <= before[3:]).all() and after[3:].sum() < 0.6 * before[3:].sum()
+    assert (scale >= np.float32(floor)).all() and (integers == np.rint(integers)).all()
+    assert np.abs(integers).max() <= 127.0 and scale.max() <= 1.16 * grids.scale.max()
+
+
+def test_long_sums_try_few_scales_and_one_scale_for_all_channels_is_the_best_by_the_diagonal():
+    assert (scales_tried(9), scales_tried(256), scales_tried(5000)) == (64, 16, 0)
+    weight, h, grids = layer(5)
+    shared = WeightGrids(np.full(grids.scale.shape, grids.scale.max()), grids.limit, True)
+    scale, integers = fitted(weight, h, shared, np.zeros(grids.scale.shape))
+    expected = best_scales(weight, h, shared, np.zeros(grids.scale.shape))
+    np.testing.assert_array_equal(scale, expected)
+    np.testing.assert_array_equal(integers, rounded(weight, h, WeightGrids(expected, shared.limit, True)))
 
 
 def test_groups_are_rounded_each_by_itself():
