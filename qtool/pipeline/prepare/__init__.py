@@ -33,6 +33,7 @@ from qtool.pipeline.prepare import (
     sub_pixel,
     vanishing_weights,
 )
+from qtool.pipeline.prepare.body_parts import parts_of
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
 from qtool.targets.kernels import QUANTIZED
@@ -100,16 +101,17 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
-    while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
-        _tidy(model)
-    if _apply(model, changes, channels_last):
-        _tidy(model)
-    _apply(model, changes, plain_products, fold_affine)
-    if not transposed:
-        _apply(model, changes, sub_pixel)
-    _apply(model, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
-    _apply(model, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
-    _apply(model, changes, vanishing_weights)
+    for part in parts_of(model):
+        while _apply(part, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
+            _tidy(part)
+        if _apply(part, changes, channels_last):
+            _tidy(part)
+        _apply(part, changes, plain_products, fold_affine)
+        if not transposed:
+            _apply(part, changes, sub_pixel)
+        _apply(part, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
+        _apply(part, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
+        _apply(part, changes, vanishing_weights)
     _tidy(model)
     shapes.declare(model, declared)
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())

@@ -1,0 +1,184 @@
+"""The bodies of If, Loop and Scan as models of their own, and back in their place.
+
+What a body reads from around it is fed to the model that it becomes: each such value has a name of its own there, since
+the body runs more or less often than what is around it, and so sees other values. Constants are constants there too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qtool.graph.names import Names
+
+KINDS = ("If", "Loop", "Scan")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """A body, where it stands.
+
+    name: the node that holds it and the attribute, such as `If_0.then_branch`. graph: itself.
+    """
+
+    name: str
+    holder: ir.Node
+    graph: ir.Graph
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alone:
+    """A body as a model of its own.
+
+    own: how many of its inputs are the body's; behind them stands what it reads from around it. around: these inputs by
+    name -> the values outside.
+    """
+
+    body: Body
+    model: ir.Model
+    own: int
+    around: dict[str, ir.Value]
+
+
+def bodies(graph: ir.Graph) -> Iterator[Body]:
+    """Yield the bodies that nodes of a graph hold, each before those inside of it. Names of nodes must be unique."""
+    for node in graph:
+        for body in held(node):
+            yield body
+            yield from bodies(body.graph)
+
+
+def held(node: ir.Node) -> list[Body]:
+    """Return the bodies that an If, Loop or Scan holds; none of another operator."""
+    if node.op_type not in KINDS or node.domain not in ("", "ai.onnx"):
+        return []
+    graphs = [(key, found.value) for key, found in node.attributes.items() if found.type == ir.AttributeType.GRAPH]
+    return [Body(f"{node.name}.{key}", node, graph) for key, graph in graphs]
+
+
+def alone(model: ir.Model, body: Body) -> Alone | None:
+    """Return a body as a model of its own, which shares its tensors; None where the type of what it reads is unknown.
+
+    `model`: the one that holds it.
+    """
+    copy = body.graph.clone(allow_outer_scope_values=True)
+    own = len(copy.inputs)
+    around: dict[str, ir.Value] = {}
+    for outer in _read_from_around(copy):
+        if outer.is_initializer():
+            name = str(outer.name)
+            fed = ir.Value(name=name, shape=outer.shape, type=outer.type, const_value=outer.const_value)
+            fed.meta.update(outer.meta)
+            copy.register_initializer(fed)
+        elif outer.type is None:
+            return None
+        else:
+            name = f"{outer.name}@{body.name}"
+            fed = ir.Value(name=name, shape=outer.shape, type=outer.type)
+            copy.inputs.append(fed)
+            around[name] = outer
+        _read_instead(copy, outer, fed)
+    copy.opset_imports.update(model.graph.opset_imports)
+    copy.name = copy.name or body.name
+    if any(value.type is None for value in copy.inputs):
+        return None
+    return Alone(body, ir.Model(copy, ir_version=model.ir_version), own, around)
+
+
+def put_back(model: ir.Model, part: Alone) -> None:
+    """Let the body compute what the model that it became computes now; both models are changed.
+
+    Constants that are new become constants of the main graph of `model`, but for those that the body hands out.
+    """
+    graph, source = part.body.graph, part.model.graph
+    names = Names(model.graph)
+    outputs = list(source.outputs)
+    source.outputs.clear()
+    graph.outputs.clear()
+    _clear(graph)
+    inputs = list(source.inputs)
+    for value, fed in zip(graph.inputs, inputs[: part.own], strict=True):
+        ir.convenience.replace_all_uses_with(fed, value)
+        outputs = [value if output is fed else output for output in outputs]
+        value.type, value.shape = fed.type, fed.shape
+    for fed in inputs[part.own :]:
+        ir.convenience.replace_all_uses_with(fed, part.around[str(fed.name)])
+    for name, value in list(source.initializers.items()):
+        del source.initializers[name]
+        known = model.graph.initializers.get(name)
+        if any(output is value for output in outputs):
+            graph.register_initializer(value)
+        elif known is not None and known.const_value is value.const_value:
+            ir.convenience.replace_all_uses_with(value, known)
+        elif value.uses():
+            value.name = names.fresh(name)
+            model.graph.register_initializer(value)
+    nodes = list(source)
+    source.remove(nodes)
+    graph.extend(nodes)
+    graph.outputs.extend(outputs)
+    for domain, version in source.opset_imports.items():
+        model.graph.opset_imports.setdefault(domain, version)
+
+
+def sink_constants(model: ir.Model) -> None:
+    """Move each constant of the main graph that only one body reads into that body, in place.
+
+    Some of onnxruntime's fusions, such as that of MatMulNBits, see no constants from around a body.
+    """
+    for name, value in list(model.graph.initializers.items()):
+        graphs = {id(node.graph): node.graph for node, _ in value.uses()}
+        if len(graphs) == 1 and not value.is_graph_output():
+            (graph,) = graphs.values()
+            if graph is not None and graph is not model.graph:
+                del model.graph.initializers[name]
+                graph.register_initializer(value)
+
+
+def _read_from_around(graph: ir.Graph) -> list[ir.Value]:
+    """The values that nodes of a graph read, those inside of them too, and that it does not hold; in order."""
+    inside = set(graph.inputs) | set(graph.initializers.values())
+    for node in graph.all_nodes():
+        inside.update(node.outputs)
+        for body in held_by_any(node):
+            inside |= set(body.inputs) | set(body.initializers.values())
+    found: dict[ir.Value, None] = {}
+    for node in graph.all_nodes():
+        found.update(dict.fromkeys(v for v in node.inputs if v is not None and v not in inside))
+        for body in held_by_any(node):
+            found.update(dict.fromkeys(v for v in body.outputs if v not in inside))
+    found.update(dict.fromkeys(v for v in graph.outputs if v not in inside))
+    return list(found)
+
+
+def held_by_any(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs that the attributes of a node hold, whatever its operator."""
+    return [found.value for found in node.attributes.values() if found.type == ir.AttributeType.GRAPH]
+
+
+def _read_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Let the nodes of a graph, those inside of them too, and its outputs read `new` for `old`."""
+    for node in graph.all_nodes():
+        for index, value in enumerate(node.inputs):
+            if value is old:
+                node.replace_input_with(index, new)
+        for body in held_by_any(node):
+            _hand_out_instead(body, old, new)
+    _hand_out_instead(graph, old, new)
+
+
+def _hand_out_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    for index, value in enumerate(graph.outputs):
+        if value is old:
+            graph.outputs[index] = new
+
+
+def _clear(graph: ir.Graph) -> None:
+    """Take all nodes and constants out, which then read nothing any more."""
+    for node in graph.all_nodes():
+        for body in held_by_any(node):
+            body.outputs.clear()
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+    graph.remove(list(graph))
+    graph.initializers.clear()
