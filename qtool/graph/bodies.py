@@ -4,7 +4,7 @@ What a body reads from around it is fed to the model that it becomes: each such 
 the body runs more or less often than what is around it, and so sees other values. Constants are constants there too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -91,11 +91,11 @@ def put_back(model: ir.Model, part: Alone) -> None:
     Constants that are new become constants of the main graph of `model`, but for those that the body hands out.
     """
     graph, source = part.body.graph, part.model.graph
-    names = Names(model.graph)
     outputs = list(source.outputs)
     source.outputs.clear()
     graph.outputs.clear()
     _clear(graph)
+    names = Names(model.graph)
     inputs = list(source.inputs)
     for value, fed in zip(graph.inputs, inputs[: part.own], strict=True):
         ir.convenience.replace_all_uses_with(fed, value)
@@ -119,6 +119,45 @@ def put_back(model: ir.Model, part: Alone) -> None:
     graph.outputs.extend(outputs)
     for domain, version in source.opset_imports.items():
         model.graph.opset_imports.setdefault(domain, version)
+
+
+def share_constants(model: ir.Model, before: Collection[str]) -> None:
+    """Let constants of the main graph that are the same be one, in place; those named `before` stay."""
+    known: dict[Hashable, ir.Value] = {}
+    for name, value in list(model.graph.initializers.items()):
+        found = value.const_value
+        if name in before or found is None or value.is_graph_output():
+            continue
+        first = known.setdefault((found.dtype, tuple(found.shape), found.tobytes()), value)
+        if first is not value:
+            ir.convenience.replace_all_uses_with(value, first)
+            del model.graph.initializers[name]
+
+
+def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> None:
+    """Let the DequantizeLinear of a constant that several graphs read stand in the main graph, in place.
+
+    onnxruntime loads no model in which a product within a body reads the DequantizeLinear there of a constant from
+    around it (it cannot make MatMulNBits of it). `readers`: of what may be dequantised so, by node and input.
+    """
+    nodes = {node.name: node for node in model.graph.all_nodes()}
+    made: dict[ir.Value, list[ir.Node]] = {}
+    for name, index in readers:
+        node = nodes.get(name)
+        value = node.inputs[index] if node is not None else None
+        maker = value.producer() if value is not None else None
+        source = maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
+        if maker is not None and source is not None and maker not in made.setdefault(source, []):
+            made[source].append(maker)
+    for same in made.values():
+        if len(same) > 1:
+            first, *others = same
+            for other in others:
+                ir.convenience.replace_all_uses_with(other.outputs[0], first.outputs[0])
+                other.graph.remove(other, safe=True)  # type: ignore[union-attr]
+            if first.graph is not model.graph:
+                first.graph.remove(first)  # type: ignore[union-attr]
+                model.graph.insert_before(model.graph[0], first)
 
 
 def sink_constants(model: ir.Model) -> None:

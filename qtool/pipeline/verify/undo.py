@@ -21,7 +21,7 @@ def undo_dynamic(prepared: Model, quantized: Model) -> None:
     Raises:
         VerificationError: a group is not one that the rewriting makes.
     """
-    before = {n.name: n for n in prepared.graph}
+    before = {n.name: n for n in prepared.graph.all_nodes()}
     names = edit.Names(quantized.graph)
     for node in list(quantized.graph):
         old = before.get(node.name)
@@ -67,7 +67,7 @@ def _remove_unread(model: Model, values: set[Value]) -> None:
 
 def undo_barriers(prepared: Model, quantized: Model) -> None:
     """Remove each Max of one tensor that the prepared graph does not hold, in place, from `quantized`."""
-    before = {n.name for n in prepared.graph}
+    before = {n.name for n in prepared.graph.all_nodes()}
     for node in list(quantized.graph):
         if edit.is_main_op(node, "Max") and len(node.inputs) == 1 and node.name not in before:
             assert node.inputs[0] is not None
