@@ -4,13 +4,14 @@ What a body reads from around it is fed to the model that it becomes: each such 
 the body runs more or less often than what is around it, and so sees other values. Constants are constants there too.
 """
 
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Container, Hashable, Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from qtool.graph.names import Names
 
+_CALLED = "qtool.around"
 KINDS = ("If", "Loop", "Scan")
 
 
@@ -31,13 +32,14 @@ class Alone:
     """A body as a model of its own.
 
     own: how many of its inputs are the body's; behind them stands what it reads from around it. around: these inputs by
-    name -> the values outside.
+    name -> the values outside. called: the same -> what they are called where they are made.
     """
 
     body: Body
     model: ir.Model
     own: int
     around: dict[str, ir.Value]
+    called: dict[str, str]
 
 
 def bodies(graph: ir.Graph) -> Iterator[Body]:
@@ -56,33 +58,58 @@ def held(node: ir.Node) -> list[Body]:
     return [Body(f"{node.name}.{key}", node, graph) for key, graph in graphs]
 
 
+def parts(model: ir.Model) -> list[Alone]:
+    """Return the bodies of a model as models of their own, each before those inside of it; see `alone`."""
+    found = [part for node in model.graph for body in held(node) if (part := alone(model, body)) is not None]
+    return [one for part in found for one in (part, *parts(part.model))]
+
+
+def tensors_inside(model: ir.Model, names: Container[str]) -> dict[str, list[str]]:
+    """Return which of the values `names` are fed to or computed in each body, by its name; bodies without any are not in it."""
+    result = {}
+    for part in parts(model):
+        graph = part.model.graph
+        found = [value for node in graph for value in node.outputs]
+        here = [str(value.name) for value in (*graph.inputs, *found) if value.name in names]
+        if here:
+            result[part.body.name] = here
+    return result
+
+
 def alone(model: ir.Model, body: Body) -> Alone | None:
-    """Return a body as a model of its own, which shares its tensors; None where the type of what it reads is unknown.
+    """Return a body as a model of its own, which shares its tensors; None where it reads what is no tensor.
 
     `model`: the one that holds it.
     """
     copy = body.graph.clone(allow_outer_scope_values=True)
     own = len(copy.inputs)
     around: dict[str, ir.Value] = {}
+    called: dict[str, str] = {}
     for outer in _read_from_around(copy):
         if outer.is_initializer():
             name = str(outer.name)
             fed = ir.Value(name=name, shape=outer.shape, type=outer.type, const_value=outer.const_value)
             fed.meta.update(outer.meta)
             copy.register_initializer(fed)
-        elif outer.type is None:
-            return None
         else:
-            name = f"{outer.name}@{body.name}"
+            base = outer.meta.get(_CALLED, str(outer.name))
+            name = around_name(base, body.name)
+            called[name] = base
             fed = ir.Value(name=name, shape=outer.shape, type=outer.type)
+            fed.meta[_CALLED] = base
             copy.inputs.append(fed)
             around[name] = outer
         _read_instead(copy, outer, fed)
     copy.opset_imports.update(model.graph.opset_imports)
     copy.name = copy.name or body.name
-    if any(value.type is None for value in copy.inputs):
+    if not all(isinstance(value.type, ir.TensorType) for value in copy.inputs):
         return None
-    return Alone(body, ir.Model(copy, ir_version=model.ir_version), own, around)
+    return Alone(body, ir.Model(copy, ir_version=model.ir_version), own, around, called)
+
+
+def around_name(tensor: str, body: str) -> str:
+    """Return what a tensor from around a body is called in it."""
+    return f"{tensor}@{body}"
 
 
 def put_back(model: ir.Model, part: Alone) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from qtool.core.errors import NothingToQuantizeError, arg
 from qtool.core.records.options import FORMS, Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement, joined
-from qtool.graph.bodies import alone, bodies
+from qtool.graph.bodies import parts as inside
 from qtool.graph.edit import Model, Node
 from qtool.graph.heads import decoding_layers
 from qtool.graph.origins import Origin
@@ -15,7 +15,7 @@ from qtool.pipeline.planning.selection import select
 from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
 
-_UNKNOWN = "inside a subgraph that reads values of unknown type"
+_UNKNOWN = "inside a subgraph that reads what is no tensor"
 _DECODES = "it decodes what the last layers give, and 8 bits of a coordinate are few"
 
 
@@ -47,7 +47,7 @@ def place(
     kept = dict.fromkeys(decoding_layers(model), _DECODES)
     kept |= {str(n.name): why for n, why in excluded_nodes(model, target, scheme, name, folded or {}).items()}
     kept |= why_float
-    parts = _parts(model)
+    parts = [model, *(part.model for part in inside(model))]
     chosen = [select(part, target, scheme, _named(part, kept)) for part in parts]
     # a table in 8 bits by itself is what only those get who ask for it
     tables = any(found.stored for found in chosen) and (scheme.form != "static" or scheme.selects)
@@ -61,12 +61,6 @@ def place(
     held = {str(node.name) for part in parts for node in part.graph}
     unknown = {layer: _UNKNOWN for layer in built[0].layers if layer not in held}
     return joined(built, unknown) if len(built) > 1 or unknown else built[0]
-
-
-def _parts(model: Model) -> list[Model]:
-    """The model, and the bodies of If, Loop and Scan as models of their own."""
-    found = [alone(model, body) for body in bodies(model.graph)]
-    return [model, *(part.model for part in found if part is not None)]
 
 
 def _named(model: Model, kept: Mapping[str, str]) -> dict[Node, str]:
