@@ -61,7 +61,10 @@ def _same_nodes(prepared: Graph, quantized: Graph) -> None:
 
 
 def _stripped(value: Value) -> Value:
-    """The value before DQ(Q(value)), or the integer initializer before DQ."""
+    """The value before DQ(Q(value)), or the integer initializer before DQ.
+
+    A body quantises anew what is read through a DQ around it.
+    """
     dq = value.producer()
     if dq is None or dq.op_type != "DequantizeLinear":
         return value
@@ -70,8 +73,10 @@ def _stripped(value: Value) -> Value:
     q = stored.producer()
     if q is None:
         return stored
-    assert q.inputs[0] is not None
-    return q.inputs[0]
+    source = q.inputs[0]
+    assert source is not None
+    maker = source.producer()
+    return source if maker is None or maker.graph is q.graph else _stripped(source)
 
 
 def _source(value: Value | None) -> Origin | None:
