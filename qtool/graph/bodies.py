@@ -4,7 +4,7 @@ What a body reads from around it is fed to the model that it becomes: each such 
 the body runs more or less often than what is around it, and so sees other values. Constants are constants there too.
 """
 
-from collections.abc import Collection, Container, Hashable, Iterator
+from collections.abc import Collection, Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -85,6 +85,7 @@ def alone(model: ir.Model, body: Body) -> Alone | None:
     own = len(copy.inputs)
     around: dict[str, ir.Value] = {}
     called: dict[str, str] = {}
+    others: dict[ir.Value, ir.Value] = {}
     for outer in _read_from_around(copy):
         if outer.is_initializer():
             name = str(outer.name)
@@ -99,7 +100,8 @@ def alone(model: ir.Model, body: Body) -> Alone | None:
             fed.meta[_CALLED] = base
             copy.inputs.append(fed)
             around[name] = outer
-        _read_instead(copy, outer, fed)
+        others[outer] = fed
+    _read_instead(copy, others)
     copy.opset_imports.update(model.graph.opset_imports)
     copy.name = copy.name or body.name
     if not all(isinstance(value.type, ir.TensorType) for value in copy.inputs):
@@ -222,21 +224,21 @@ def held_by_any(node: ir.Node) -> list[ir.Graph]:
     return [found.value for found in node.attributes.values() if found.type == ir.AttributeType.GRAPH]
 
 
-def _read_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Let the nodes of a graph, those inside of them too, and its outputs read `new` for `old`."""
+def _read_instead(graph: ir.Graph, others: Mapping[ir.Value, ir.Value]) -> None:
+    """Let the nodes of a graph, those inside of them too, and the graphs themselves read others of what is around."""
     for node in graph.all_nodes():
         for index, value in enumerate(node.inputs):
-            if value is old:
-                node.replace_input_with(index, new)
+            if value in others:
+                node.replace_input_with(index, others[value])
         for body in held_by_any(node):
-            _hand_out_instead(body, old, new)
-    _hand_out_instead(graph, old, new)
+            _hand_out_instead(body, others)
+    _hand_out_instead(graph, others)
 
 
-def _hand_out_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+def _hand_out_instead(graph: ir.Graph, others: Mapping[ir.Value, ir.Value]) -> None:
     for index, value in enumerate(graph.outputs):
-        if value is old:
-            graph.outputs[index] = new
+        if value in others:
+            graph.outputs[index] = others[value]
 
 
 def _clear(graph: ir.Graph) -> None:
