@@ -64,6 +64,20 @@ def parts(model: ir.Model) -> list[Alone]:
     return [one for part in found for one in (part, *parts(part.model))]
 
 
+def levels(model: ir.Model) -> list[ir.Model]:
+    """Return a model, and its bodies as models of their own, each before those inside of it; see `alone`."""
+    return [model, *(part.model for part in parts(model))]
+
+
+def values_inside(model: ir.Model) -> dict[str, ir.Value]:
+    """Return what a model and its bodies are fed with or compute, by name; constants are left out."""
+    found: dict[str, ir.Value] = {}
+    for level in levels(model):
+        values = ir.convenience.create_value_mapping(level.graph, include_subgraphs=False)
+        found |= {name: value for name, value in values.items() if not value.is_initializer()}
+    return found
+
+
 def tensors_inside(model: ir.Model, names: Container[str]) -> dict[str, list[str]]:
     """Return which of the values `names` are fed to or computed in each body, by its name; bodies without any are not in it."""
     result = {}

@@ -106,13 +106,13 @@ class Placement:
 def joined(placements: Sequence[Placement], skipped: Mapping[str, str]) -> Placement:
     """Return the placements of a model and of the bodies in it as one; the first is the model's.
 
-    A weight that several of them quantise along one axis has one grid. `skipped`: what stays float besides, and why.
+    A weight that several of them quantise along one axis has one grid, and so has another constant. `skipped`: what stays float besides, and why.
     """
     first = placements[0]
     integer = {layer: kernels for one in placements for layer, kernels in one.integer.items()}
     return Placement(
         sites=tuple(site for one in placements for site in one.sites),
-        constants=tuple(site for one in placements for site in one.constants),
+        constants=_shared_constants(site for one in placements for site in one.constants),
         weights=_shared(site for one in placements for site in one.weights),
         biases=tuple(site for one in placements for site in one.biases),
         integer=integer,
@@ -122,6 +122,14 @@ def joined(placements: Sequence[Placement], skipped: Mapping[str, str]) -> Place
         dynamic=_shared(site for one in placements for site in one.dynamic),
         stored=_shared(site for one in placements for site in one.stored),
     )
+
+
+def _shared_constants(sites: Iterable[ConstantSite]) -> tuple[ConstantSite, ...]:
+    readers: dict[tuple[str, TensorSpec], tuple[Reader, ...]] = {}
+    for site in sites:
+        key = (site.tensor, site.spec)
+        readers[key] = readers.get(key, ()) + site.readers
+    return tuple(ConstantSite(tensor, spec, found) for (tensor, spec), found in readers.items())
 
 
 def _shared(sites: Iterable[WeightSite]) -> tuple[WeightSite, ...]:

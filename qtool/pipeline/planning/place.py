@@ -6,7 +6,7 @@ from dataclasses import replace
 from qtool.core.errors import NothingToQuantizeError, arg
 from qtool.core.records.options import FORMS, Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement, joined
-from qtool.graph.bodies import parts as inside
+from qtool.graph.bodies import levels
 from qtool.graph.edit import Model, Node
 from qtool.graph.heads import decoding_layers
 from qtool.graph.origins import Origin
@@ -47,7 +47,7 @@ def place(
     kept = dict.fromkeys(decoding_layers(model), _DECODES)
     kept |= {str(n.name): why for n, why in excluded_nodes(model, target, scheme, name, folded or {}).items()}
     kept |= why_float
-    parts = [model, *(part.model for part in inside(model))]
+    parts = levels(model)
     chosen = [select(part, target, scheme, _named(part, kept)) for part in parts]
     # a table in 8 bits by itself is what only those get who ask for it
     tables = any(found.stored for found in chosen) and (scheme.form != "static" or scheme.selects)

@@ -40,7 +40,8 @@ class PlanMemo:
     a bias, as `observe_examples` finds them; None until they are wanted. shifts: of biases, by the grid and integers of
     the weight. refined: as of `refine_weights`.
     amendments: of the placement, by scheme and what is left in float. shapes: of tensors, where the first example is
-    fed; empty until they are wanted. untaken: as of `untaken_nodes`; None until they are wanted.
+    fed; empty until they are wanted. untaken: as of `untaken_nodes`. shapes_inside: of tensors in the bodies of If,
+    Loop and Scan, in the first run of each. Both are None until they are wanted.
     """
 
     weights: WeightMemo = field(default_factory=WeightMemo)
@@ -51,6 +52,7 @@ class PlanMemo:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     refined: Known = field(default_factory=dict)
     untaken: Mapping[str, str] | None = None
+    shapes_inside: dict[str, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,7 +232,7 @@ class Planner:
             by_node = {shift.reader[0]: shift for shift in found}
             memo.shifts.update({grid: by_node.get(grid[0][0]) for grid in grids})
         known = {shift.reader[0]: shift for grid in grids if (shift := memo.shifts[grid]) is not None}
-        return tuple(known[name] for node in self.prepared.model.graph if (name := str(node.name)) in known)
+        return tuple(known[name] for node in self.prepared.model.graph.all_nodes() if (name := str(node.name)) in known)
 
 
 def untaken_nodes(model: Model, statistics: Statistics) -> Mapping[str, str]:

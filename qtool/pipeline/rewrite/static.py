@@ -60,7 +60,7 @@ def shift_biases(model: Model, plan: Plan) -> Model:
         if weight is None or edit.constant(weight).size != given.size:
             raise ModelError(f"the plan holds weight {row.tensor!r}, which the model does not hold; make it again")
         edit.set_constant(weight, row.real(edit.constant(weight)))
-    nodes = {node.name: node for node in shifted.graph}
+    nodes = {node.name: node for node in shifted.graph.all_nodes()}
     names = edit.Names(shifted.graph)
     for shift in plan.shifts:
         name, index = shift.reader
