@@ -116,13 +116,17 @@ class _branch:
         seen = self._attention(layer, "cross", states, "encoder_hidden_states")
         hidden = self("Add", hidden, seen, name=f"{layer}.cross.sum")
         states = self._norm(hidden, f"{layer}.feed")
-        up = self("Add", self("MatMul", states, f"{layer}.up", name=f"{layer}.up.m"), f"{layer}.up.bias", name=f"{layer}.up.a")
+        up = self(
+            "Add", self("MatMul", states, f"{layer}.up", name=f"{layer}.up.m"), f"{layer}.up.bias", name=f"{layer}.up.a"
+        )
         down = self("MatMul", self("Relu", up, name=f"{layer}.up.r"), f"{layer}.down", name=f"{layer}.down.m")
         return self("Add", hidden, down, name=f"{layer}.sum")
 
     def _heads(self, x, name):
         shape = self._constant(np.array([0, -1, HEADS, _HEAD]), f"{name}.shape")
-        return self("Transpose", self("Reshape", x, shape, name=f"{name}.split"), name=f"{name}.heads", perm=[0, 2, 1, 3])
+        return self(
+            "Transpose", self("Reshape", x, shape, name=f"{name}.split"), name=f"{name}.heads", perm=[0, 2, 1, 3]
+        )
 
     def _attention(self, layer, block, states, source):
         name, side = f"{layer}.{block}", "decoder" if block == "self" else "encoder"
@@ -145,5 +149,7 @@ class _branch:
         scores = self("Mul", self("MatMul", query, turned, name=f"{name}.scores"), scale, name=f"{name}.scaled")
         mixed = self("MatMul", self("Softmax", scores, name=f"{name}.weights", axis=-1), cache[1], name=f"{name}.mixed")
         back = self("Transpose", mixed, name=f"{name}.back", perm=[0, 2, 1, 3])
-        joined = self("Reshape", back, self._constant(np.array([0, -1, WIDTH]), f"{name}.joined.shape"), name=f"{name}.joined")
+        joined = self(
+            "Reshape", back, self._constant(np.array([0, -1, WIDTH]), f"{name}.joined.shape"), name=f"{name}.joined"
+        )
         return self("MatMul", joined, f"{name}.o", name=f"{name}.o.m")

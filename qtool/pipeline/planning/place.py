@@ -11,7 +11,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.heads import decoding_layers
 from qtool.graph.origins import Origin
 from qtool.pipeline.planning.exclusion import excluded_nodes
-from qtool.pipeline.planning.selection import select
+from qtool.pipeline.planning.selection import is_layer, select
 from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
 
@@ -48,19 +48,24 @@ def place(
     kept |= {str(n.name): why for n, why in excluded_nodes(model, target, scheme, name, folded or {}).items()}
     kept |= why_float
     parts = levels(model)
+    held = {str(node.name) for part in parts for node in part.graph}
     chosen = [select(part, target, scheme, _named(part, kept)) for part in parts]
     # a table in 8 bits by itself is what only those get who ask for it
     tables = any(found.stored for found in chosen) and (scheme.form != "static" or scheme.selects)
     if not (tables or any(found.weighted or found.dynamic for found in chosen)):
-        reasons = sorted({f"{op}: {why}" for found in chosen for op, why in found.reasons()})
+        reasons = sorted({f"{op}: {why}" for found in chosen for op, why in found.reasons()} | _closed(model, target, held))
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
         remedy = _remedy(parts, target, scheme, kept)
         raise NothingToQuantizeError(f"{name}: nothing to quantise for target {target.name} ({why}); {remedy}")
     built = [build(part, target, scheme, of, amendment.closed) for part, of in zip(parts, chosen, strict=True)]
-    held = {str(node.name) for part in parts for node in part.graph}
     unknown = {layer: _UNKNOWN for layer in built[0].layers if layer not in held}
     return joined(built, unknown) if len(built) > 1 or unknown else built[0]
+
+
+def _closed(model: Model, target: Target, held: Collection[str]) -> set[str]:
+    """Why layers are float that stand in none of the parts."""
+    return {f"{n.op_type}: {_UNKNOWN}" for n in model.graph.all_nodes() if n.name not in held and is_layer(n, target)}
 
 
 def _named(model: Model, kept: Mapping[str, str]) -> dict[Node, str]:

@@ -240,9 +240,7 @@ def untaken_nodes(model: Model, statistics: Statistics) -> Mapping[str, str]:
     empty = {tensor for tensor, found in statistics.tensors.items() if found.count == 0}
     untaken = tensors_inside(model, empty) if empty else {}
     nodes = {part.body.name: part.model.graph for part in parts(model)} if untaken else {}
-    return {
-        str(node.name): f"the data never runs the body {body!r}" for body in untaken for node in nodes[body]
-    }
+    return {str(node.name): f"the data never runs the body {body!r}" for body in untaken for node in nodes[body]}
 
 
 def _grids(weights: Collection[WeightPlan]) -> list[_Grid]:

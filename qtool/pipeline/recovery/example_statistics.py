@@ -90,7 +90,9 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
     runs = BodyRuns(model, inside, name="the prepared model")
     in_bodies = {tensor for tensors in inside.values() for tensor in tensors}
     here = {name: layer for name, layer in layers.items() if inputs[name] not in in_bodies}
-    wanted = list(dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed and t not in in_bodies)]))
+    wanted = list(
+        dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed and t not in in_bodies)])
+    )
     session = Session(compose.with_outputs(model, wanted), name="the prepared model")
 
     def see(example: Arrays) -> _Seen:

@@ -92,7 +92,9 @@ def _verified(
         unchecked=_unchecked(original, measured),
         idle_bodies=idle,
         census=target.on_cpu,
-        tensors=measured.tensors({output.name: str(node.name) for node in prepared.graph.all_nodes() for output in node.outputs}),
+        tensors=measured.tensors(
+            {output.name: str(node.name) for node in prepared.graph.all_nodes() for output in node.outputs}
+        ),
     )
 
 

@@ -30,7 +30,9 @@ def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int
     macs = macs_of(model, shapes_of(model, example))
     inside = {part.body.name: [n for n in part.model.graph if products.multiplies(n)] for part in parts(model)}
     wanted = {
-        body: list(dict.fromkeys(str(v.name) for node in nodes for v in products.counted(node) if not v.is_initializer()))
+        body: list(
+            dict.fromkeys(str(v.name) for node in nodes for v in products.counted(node) if not v.is_initializer())
+        )
         for body, nodes in inside.items()
         if nodes
     }
