@@ -204,7 +204,7 @@ def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> 
 
 
 def sink_constants(model: ir.Model) -> None:
-    """Move each constant of the main graph that only one body reads into that body, in place.
+    """Put each constant of the main graph that only one body reads into that body, in place.
 
     Some of onnxruntime's fusions, such as that of MatMulNBits, see no constants from around a body.
     """

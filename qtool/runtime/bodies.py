@@ -78,6 +78,7 @@ class _Level:
         wanted: _Wanted,
     ) -> None:
         self.body, self.tensors, self.holders = body, tuple(tensors), holders
+        self.asked = body in wanted.tensors
         read = [*carried, *(value for holder in holders for value in holder.reads)]
         self.constants = {str(v.name): found for v in read if (found := edit.constant_or_none(v)) is not None}
         known = {str(value.name) for value in model.graph.inputs} | set(self.constants)
@@ -93,7 +94,8 @@ class _Level:
 
     def visit(self, feeds: Arrays, values: Arrays) -> Iterator[BodyRun]:
         """This run of the body, and those of the bodies inside of it."""
-        yield BodyRun(self.body, feeds, {name: values[name] for name in self.tensors})
+        if self.asked:
+            yield BodyRun(self.body, feeds, {name: values[name] for name in self.tensors})
         yield from self.inside(values)
 
     def inside(self, values: Arrays) -> Iterator[BodyRun]:

@@ -33,7 +33,7 @@ from qtool.pipeline.prepare import (
     sub_pixel,
     vanishing_weights,
 )
-from qtool.pipeline.prepare.body_parts import parts_of
+from qtool.graph.body_parts import parts_of
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
 from qtool.targets.kernels import QUANTIZED
