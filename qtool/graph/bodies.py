@@ -123,6 +123,19 @@ def alone(model: ir.Model, body: Body) -> Alone | None:
     return Alone(body, ir.Model(copy, ir_version=model.ir_version), own, around, called)
 
 
+def tell_types(prepared: ir.Model, rewritten: ir.Model) -> None:
+    """Give what a rewritten model computes the types that the prepared one knows, in place.
+
+    A file does not hold what inference finds again, and a body needs the types of what it reads.
+    """
+    known = {output.name: output.type for node in prepared.graph.all_nodes() for output in node.outputs}
+    for node in rewritten.graph.all_nodes():
+        for output in node.outputs:
+            if output.type is None:
+                made = node.op_type in ("DequantizeLinear", "Max")
+                output.type = known.get(output.name) or (ir.TensorType(ir.DataType.FLOAT) if made else None)
+
+
 def around_name(tensor: str, body: str) -> str:
     """Return what a tensor from around a body is called in it."""
     return f"{tensor}@{body}"

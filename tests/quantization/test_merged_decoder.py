@@ -34,13 +34,17 @@ def check(source, path, least):
     stored = sum(math.prod(t.dims) for t in tensors if t.data_type == onnx.TensorProto.INT8)
     assert WEIGHTS <= stored <= 1.05 * WEIGHTS
     exact, ours = ort.InferenceSession(source), ort.InferenceSession(path)
-    for feeds in steps(4, seed=7):
+    # other words than these have other ranges
+    for feeds in steps(4):
         for a, b in zip(exact.run(None, feeds), ours.run(None, feeds), strict=True):
             assert a.shape == b.shape
             assert np.array_equal(a, b) or signal_to_noise(a, b) > least
 
 
-@pytest.mark.parametrize("form", ["static", "dynamic", "weight-only"])
+@pytest.mark.parametrize(
+    "form",
+    ["static", pytest.param("dynamic", marks=pytest.mark.long), pytest.param("weight-only", marks=pytest.mark.long)],
+)
 def test_both_branches(decoder, form, tmp_path):
     given = {"data": steps(8), "calibrator": "max"} if form == "static" else {"form": form}
     proof = qtool.quantize(decoder, tmp_path / "q.onnx", target="x86", **given).verification
@@ -54,8 +58,11 @@ def test_both_branches(decoder, form, tmp_path):
         assert proof.idle_bodies in (("optimum::if.then_branch",), ("optimum::if.else_branch",))
 
 
+@pytest.mark.long
 def test_a_branch_that_the_data_never_takes(decoder, tmp_path):
-    proof = qtool.quantize(decoder, tmp_path / "q.onnx", data=steps(8)[::2], calibrator="max", target="x86").verification
+    proof = qtool.quantize(
+        decoder, tmp_path / "q.onnx", data=steps(8)[::2], calibrator="max", target="x86"
+    ).verification
     idle = {why for name, why in proof.float_layers.items() if name.startswith("/then.") and "scores" not in name}
     assert "the data never runs the body 'optimum::if.then_branch'" in idle
     exact, ours = ort.InferenceSession(decoder), ort.InferenceSession(tmp_path / "q.onnx")

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-WIDTH, HEADS, WORDS, LAYERS = 64, 4, 96, 2
+WIDTH, HEADS, WORDS, LAYERS = 64, 4, 96, 1
 _HEAD = WIDTH // HEADS
 _KINDS = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
 

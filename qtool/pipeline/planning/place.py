@@ -53,7 +53,9 @@ def place(
     # a table in 8 bits by itself is what only those get who ask for it
     tables = any(found.stored for found in chosen) and (scheme.form != "static" or scheme.selects)
     if not (tables or any(found.weighted or found.dynamic for found in chosen)):
-        reasons = sorted({f"{op}: {why}" for found in chosen for op, why in found.reasons()} | _closed(model, target, held))
+        reasons = sorted(
+            {f"{op}: {why}" for found in chosen for op, why in found.reasons()} | _closed(model, target, held)
+        )
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
         remedy = _remedy(parts, target, scheme, kept)

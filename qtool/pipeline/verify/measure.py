@@ -14,6 +14,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
 from qtool.graph import compose, edit, external
+from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
 from qtool.graph.serialized import Serialized, deserialize
@@ -334,19 +335,23 @@ def measure_bodies(
 
     Each run of a body is compared, of the quantised model's own iterations, until there are enough numbers.
     """
-    pairs = paired_bodies(prepared, deserialize(quantized))
-    bodies = {pair.name: _Body(pair, plan, config) for pair in pairs if pair.quantizes}
+    model = deserialize(quantized)
+    tell_types(prepared, model)
+    pairs = {pair.name: pair for pair in paired_bodies(prepared, model)}
+    planned = [part.body.name for part in parts(prepared) if any(node.name in plan.integer for node in part.model.graph)]
+    lost = tuple(name for name in planned if name not in pairs)
+    bodies = {pair.name: _Body(pair, plan, config) for pair in pairs.values() if pair.quantizes}
     if not bodies:
-        return ()
+        return lost
     exact = BodyRuns(prepared, {name: body.tensors for name, body in bodies.items()}, name="the prepared model")
-    ran = BodyRuns(deserialize(quantized), {name: body.stored for name, body in bodies.items()}, config=config)
+    ran = BodyRuns(model, {name: body.stored for name, body in bodies.items()}, config=config)
     for example in original.checked:
         for one, other in zip(exact.run(example), ran.run(example), strict=False):
             if one.body != other.body:
                 # a step has decided which branch is taken, or how often
                 break
             bodies[one.body].compare(one, other, result)
-    return tuple(name for name, body in bodies.items() if not body.runs)
+    return (*lost, *(name for name, body in bodies.items() if not body.runs))
 
 
 class _Body:

@@ -4,7 +4,7 @@ import numpy as np
 
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
-from qtool.graph.bodies import alone, bodies, put_back
+from qtool.graph.bodies import alone, bodies, put_back, tell_types
 from qtool.graph.edit import Array, Graph, Model, Value
 from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic
 
@@ -21,6 +21,7 @@ def check_structure(prepared: Model, quantized: Model) -> None:
         ModelError: see `undo_computed`.
     """
     undo_computed(quantized)
+    tell_types(prepared, quantized)
     for body in reversed(list(bodies(quantized.graph))):
         part = alone(quantized, body)
         if part is not None:
