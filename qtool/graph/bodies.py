@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from qtool.graph import edit
 from qtool.graph.names import Names
 
 _CALLED = "qtool.around"
@@ -79,7 +80,7 @@ def values_inside(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def tensors_inside(model: ir.Model, names: Container[str]) -> dict[str, list[str]]:
-    """Return which of the values `names` are fed to or computed in each body, by its name; bodies without any are not in it."""
+    """Return which of the values `names` each body is fed with or computes; bodies without any are left out."""
     result = {}
     for part in parts(model):
         graph = part.model.graph
@@ -132,7 +133,7 @@ def tell_types(prepared: ir.Model, rewritten: ir.Model) -> None:
     for node in rewritten.graph.all_nodes():
         for output in node.outputs:
             if output.type is None:
-                made = node.op_type in ("DequantizeLinear", "Max")
+                made = node.op_type in ("DequantizeLinear", "Max", "Mul")
                 output.type = known.get(output.name) or (ir.TensorType(ir.DataType.FLOAT) if made else None)
 
 
@@ -191,11 +192,14 @@ def share_constants(model: ir.Model, before: Collection[str]) -> None:
 
 
 def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> None:
-    """Let the DequantizeLinear of a constant that several graphs read stand in the main graph, in place.
+    """Let a weight that several graphs dequantise be one of Cast and Mul in the main graph, in place.
 
     onnxruntime loads no model in which a product within a body reads the DequantizeLinear there of a constant from
-    around it (it cannot make MatMulNBits of it). `readers`: of what may be dequantised so, by node and input.
+    around it (it cannot make MatMulNBits of it), and would compute a DequantizeLinear of the main graph in each run.
+    Cast and Mul it computes when it loads the model. `readers`: of what may be dequantised so, by node and input; the
+    zero points are 0.
     """
+    names = Names(model.graph)
     nodes = {node.name: node for node in model.graph.all_nodes()}
     made: dict[ir.Value, list[ir.Node]] = {}
     for name, index in readers:
@@ -205,15 +209,33 @@ def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> 
         source = maker.inputs[0] if maker is not None and maker.op_type == "DequantizeLinear" else None
         if maker is not None and source is not None and maker not in made.setdefault(source, []):
             made[source].append(maker)
-    for same in made.values():
-        if len(same) > 1:
-            first, *others = same
-            for other in others:
-                ir.convenience.replace_all_uses_with(other.outputs[0], first.outputs[0])
-                other.graph.remove(other, safe=True)  # type: ignore[union-attr]
-            if first.graph is not model.graph:
-                first.graph.remove(first)  # type: ignore[union-attr]
-                model.graph.insert_before(model.graph[0], first)
+    for source, same in made.items():
+        if len({id(node.graph) for node in same}) > 1:
+            real = _real(model, source, same[0], names)
+            for node in same:
+                ir.convenience.replace_all_uses_with(node.outputs[0], real)
+                node.graph.remove(node, safe=True)  # type: ignore[union-attr]
+    for name, value in list(model.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del model.graph.initializers[name]
+
+
+def _real(model: ir.Model, stored: ir.Value, dequantize: ir.Node, names: Names) -> ir.Value:
+    """What a DequantizeLinear makes of a constant, by Cast and Mul at the beginning of the main graph."""
+    scale = dequantize.inputs[1]
+    assert scale is not None and scale.const_value is not None
+    array, rank = scale.const_value.numpy(), stored.shape.rank() if stored.shape is not None else 0
+    if array.ndim:
+        shape = [1] * rank
+        shape[edit.attribute(dequantize, "axis", 1)] = -1
+        array = array.reshape(shape)
+    base = str(dequantize.outputs[0].name)
+    factor = edit.add_initializer(model.graph, names.fresh(f"{base}_factor"), array)
+    cast, product = (names.fresh(f"{base}_{what}") for what in ("cast", "product"))
+    group = [edit.new_node("Cast", [stored], cast, name=f"{cast}_node", attributes={"to": ir.DataType.FLOAT.value})]
+    group.append(edit.new_node("Mul", [group[0].outputs[0], factor], product, name=f"{product}_node"))
+    model.graph.insert_before(model.graph[0], group)
+    return group[1].outputs[0]
 
 
 def sink_constants(model: ir.Model) -> None:
@@ -255,7 +277,7 @@ def _read_instead(graph: ir.Graph, others: Mapping[ir.Value, ir.Value]) -> None:
     """Let the nodes of a graph, those inside of them too, and the graphs themselves read others of what is around."""
     for node in graph.all_nodes():
         for index, value in enumerate(node.inputs):
-            if value in others:
+            if value is not None and value in others:
                 node.replace_input_with(index, others[value])
         for body in held_by_any(node):
             _hand_out_instead(body, others)

@@ -13,7 +13,7 @@ _Pair = tuple[Value, Value | None]
 
 
 def parts_of(model: Model) -> Iterator[Model]:
-    """Yield a model, then each body as a model of its own, which may be changed, and put it back; outer ones come first.
+    """Yield a model, then each body as a model of its own, which may be changed, and is put back; outer ones first.
 
     Names must be unique in the whole model, and are afterwards. A body is left out that reads what is of no known type.
     """

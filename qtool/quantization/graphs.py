@@ -98,7 +98,7 @@ class FloatGraph:
         if missing:
             session = Session(compose.with_outputs(self.model, missing), name="the prepared model")
             found |= {name: array.shape for name, array in session.run(example).items()}
-        return found | self._shapes_inside(placement, example)
+        return {**found, **self._shapes_inside(placement, example)}
 
     def _shapes_inside(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """The same of the bodies of If, Loop and Scan, in the first run of each."""

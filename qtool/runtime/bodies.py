@@ -1,7 +1,7 @@
 """Runs the bodies of If, Loop and Scan as models of their own, each time that the model around them would.
 
-A session does not hand out what a body computes, least of all in each iteration. So the model runs as far as such a node,
-and what this reads is what its body is fed with here: the branch that is taken, or one iteration after another.
+A session does not hand out what a body computes, least of all in each iteration. So the model runs as far as such a
+node, and what this reads is what its body is fed with here: the branch that is taken, or one iteration after another.
 Source: ONNX operators If, Loop and Scan.
 """
 

@@ -16,7 +16,8 @@ CASES = {
     "a loop": (
         f"""g (float[2,3] x, int64 n) => (float[2,3] y, float[T,2,3] all) {{
         {ENOUGH}  go = Constant<value=bool {{1}}>()
-        y, all = [l] Loop(n, go, x)<body = b (int64 it, bool ci, float[2,3] s) => (bool co, float[2,3] so, float[2,3] sc) {{
+        y, all = [l] Loop(n, go, x)<body = b
+            (int64 it, bool ci, float[2,3] s) => (bool co, float[2,3] so, float[2,3] sc) {{
             f = Cast<to=1>(it)  d = Add(s, f)  so = Add(d, x)  top = ReduceMax<keepdims=0>(so)  co = Less(top, lim)
             sc = Identity(d) }}> }}""",
         "l.body", "d",
@@ -24,7 +25,8 @@ CASES = {
     "a loop without a count, in which a branch is taken": (
         f"""g (float[2,3] x, int64 n) => (float[2,3] y, float[T,2,3] all) {{
         {ENOUGH}  go = Constant<value=bool {{1}}>()
-        y, all = [l] Loop(, go, x)<body = b (int64 it, bool ci, float[2,3] s) => (bool co, float[2,3] so, float[2,3] sc) {{
+        y, all = [l] Loop(, go, x)<body = b
+            (int64 it, bool ci, float[2,3] s) => (bool co, float[2,3] so, float[2,3] sc) {{
             two = Constant<value_int=2>()  m = Mod(it, two)  odd = Cast<to=9>(m)
             so = [i] If(odd)<then_branch = t () => (float[2,3] p) {{ d = Add(s, x)  p = Identity(d) }},
                              else_branch = e () => (float[2,3] q) {{ q = Add(s, s) }}>

@@ -1,9 +1,12 @@
-"""A small decoder in the merged form that exporters of encoder-decoder models write: one If, two branches, one weight set.
+"""A small decoder in the merged form of encoder-decoder exporters: one If, two branches, one set of weights.
 
 `use_cache_branch` decides: the branch without a cache reads the whole prompt and computes keys and values, of the
 encoder's states too; the other one reads one token, appends to the keys and values, and hands those of the encoder on.
 The weights are initializers around the If, which both branches read.
 """
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,16 +14,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 WIDTH, HEADS, WORDS, LAYERS = 64, 4, 96, 1
 _HEAD = WIDTH // HEADS
+Array = np.ndarray
 _KINDS = ("decoder.key", "decoder.value", "encoder.key", "encoder.value")
 
 
-def merged_decoder(path, seed=0):
+def merged_decoder(path: Path, seed: int = 0) -> Path:
     """Write the model, with random weights, and return its path."""
     weights = _weights(np.random.default_rng(seed))
-    branches = {name: _branch(cached).graph() for name, cached in (("then_branch", True), ("else_branch", False))}
+    branches = {name: _Branch(cached).graph() for name, cached in (("then_branch", True), ("else_branch", False))}
     outputs = [output.name for output in _outputs("")]
     node = helper.make_node("If", ["use_cache_branch"], outputs, name="optimum::if", **branches)
-    shape = ["batch", HEADS, "past", _HEAD]
+    shape: list[str | int] = ["batch", HEADS, "past", _HEAD]
     inputs = [
         helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"]),
         helper.make_tensor_value_info("encoder_hidden_states", TensorProto.FLOAT, ["batch", "source", WIDTH]),
@@ -35,7 +39,7 @@ def merged_decoder(path, seed=0):
     return path
 
 
-def steps(count, seed=1):
+def steps(count: int, seed: int = 1) -> list[dict[str, Array]]:
     """Return `count` batches of inputs: prompts of five tokens without a cache, and single tokens with one, in turn."""
     rng = np.random.default_rng(seed)
     result = []
@@ -57,11 +61,11 @@ def steps(count, seed=1):
     return result
 
 
-def _normal(rng, *shape):
+def _normal(rng: np.random.Generator, *shape: int) -> Array:
     return rng.normal(size=shape).astype(np.float32)
 
 
-def _weights(rng):
+def _weights(rng: np.random.Generator) -> dict[str, Array]:
     result = {"embed": _normal(rng, WORDS, WIDTH), "gain": np.ones(WIDTH, np.float32), "shift": _normal(rng, WIDTH)}
     for layer in range(LAYERS):
         for block in ("self", "cross"):
@@ -74,42 +78,43 @@ def _weights(rng):
     return result
 
 
-def _tensor(name, shape):
+def _tensor(name: str, shape: list[str | int]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def _outputs(prefix):
+def _outputs(prefix: str) -> list[onnx.ValueInfoProto]:
     names = [f"present.{layer}.{kind}" for layer in range(LAYERS) for kind in _KINDS]
     caches = [_tensor(prefix + name, ["batch", HEADS, f"{prefix}{name}_length", _HEAD]) for name in names]
     return [_tensor(f"{prefix}logits", ["batch", "length", WORDS]), *caches]
 
 
-class _branch:
+class _Branch:
     """The nodes of a branch, whose names are its own."""
 
-    def __init__(self, cached):
-        self.cached, self.nodes, self.prefix = cached, [], "then." if cached else "else."
+    def __init__(self, cached: bool) -> None:
+        self.cached, self.prefix = cached, "then." if cached else "else."
+        self.nodes: list[onnx.NodeProto] = []
         hidden = self("Gather", "embed", "input_ids", name="embedded")
         for layer in range(LAYERS):
             hidden = self._layer(layer, hidden)
         self("MatMul", self._norm(hidden, "last"), "head", name="logits")
 
-    def __call__(self, op, *inputs, name, **attributes):
+    def __call__(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
         output = self.prefix + name
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"/{output}/{op}", **attributes))
         return output
 
-    def graph(self):
+    def graph(self) -> onnx.GraphProto:
         name = "with_past" if self.cached else "no_past"
         return helper.make_graph(self.nodes, name, [], _outputs(self.prefix))
 
-    def _constant(self, values, name):
+    def _constant(self, values: Any, name: str) -> str:
         return self("Constant", name=name, value=numpy_helper.from_array(np.asarray(values)))
 
-    def _norm(self, x, name):
+    def _norm(self, x: str, name: str) -> str:
         return self("LayerNormalization", x, "gain", "shift", name=f"{name}.norm", axis=-1)
 
-    def _layer(self, layer, hidden):
+    def _layer(self, layer: int, hidden: str) -> str:
         states = self._norm(hidden, f"{layer}.self")
         hidden = self("Add", hidden, self._attention(layer, "self", states, states), name=f"{layer}.self.sum")
         states = self._norm(hidden, f"{layer}.cross")
@@ -122,13 +127,13 @@ class _branch:
         down = self("MatMul", self("Relu", up, name=f"{layer}.up.r"), f"{layer}.down", name=f"{layer}.down.m")
         return self("Add", hidden, down, name=f"{layer}.sum")
 
-    def _heads(self, x, name):
+    def _heads(self, x: str, name: str) -> str:
         shape = self._constant(np.array([0, -1, HEADS, _HEAD]), f"{name}.shape")
         return self(
             "Transpose", self("Reshape", x, shape, name=f"{name}.split"), name=f"{name}.heads", perm=[0, 2, 1, 3]
         )
 
-    def _attention(self, layer, block, states, source):
+    def _attention(self, layer: int, block: str, states: str, source: str) -> str:
         name, side = f"{layer}.{block}", "decoder" if block == "self" else "encoder"
         query = self._heads(self("MatMul", states, f"{name}.q", name=f"{name}.q.m"), f"{name}.q")
         cache = []

@@ -106,7 +106,8 @@ class Placement:
 def joined(placements: Sequence[Placement], skipped: Mapping[str, str]) -> Placement:
     """Return the placements of a model and of the bodies in it as one; the first is the model's.
 
-    A weight that several of them quantise along one axis has one grid, and so has another constant. `skipped`: what stays float besides, and why.
+    A weight that several of them quantise along one axis has one grid, and so has another constant. `skipped`: what
+    stays float besides, and why.
     """
     first = placements[0]
     integer = {layer: kernels for one in placements for layer, kernels in one.integer.items()}

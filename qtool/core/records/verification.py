@@ -69,7 +69,7 @@ class Verification:
     examples: how many samples that was measured on. held_out: whether none of them chose what was done.
     tensors: each quantised activation. uneven: of the worst output, where one example alone decides its figure.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
-    idle_bodies: the bodies of If, Loop and Scan with 8-bit tensors that no sample runs: their arithmetic is not checked.
+    idle_bodies: the bodies of If, Loop and Scan with 8-bit tensors that no sample runs, so that nothing checks these.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 

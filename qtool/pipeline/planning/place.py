@@ -43,7 +43,6 @@ def place(
     """
     scheme = replace(scheme, dynamic=tuple(dict.fromkeys([*scheme.dynamic, *sorted(amendment.dynamic)])))
     why_float = {**dict.fromkeys(floating, "left in float"), **amendment.floating}
-    decoding = set(decoding_layers(model))
     kept = dict.fromkeys(decoding_layers(model), _DECODES)
     kept |= {str(n.name): why for n, why in excluded_nodes(model, target, scheme, name, folded or {}).items()}
     kept |= why_float

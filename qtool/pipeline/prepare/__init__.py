@@ -8,6 +8,7 @@ from types import ModuleType
 from qtool.core.errors import AlreadyQuantizedError, ModelError, QtoolError
 from qtool.core.records.recipe import Recipe
 from qtool.graph import compose, edit, opset, shapes, widen
+from qtool.graph.body_parts import parts_of
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
@@ -33,7 +34,6 @@ from qtool.pipeline.prepare import (
     sub_pixel,
     vanishing_weights,
 )
-from qtool.graph.body_parts import parts_of
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
 from qtool.runtime.session import Session
 from qtool.targets.kernels import QUANTIZED

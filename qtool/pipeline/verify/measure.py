@@ -13,7 +13,7 @@ from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, wo
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
-from qtool.graph import compose, edit, external
+from qtool.graph import compose, external
 from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
@@ -338,7 +338,9 @@ def measure_bodies(
     model = deserialize(quantized)
     tell_types(prepared, model)
     pairs = {pair.name: pair for pair in paired_bodies(prepared, model)}
-    planned = [part.body.name for part in parts(prepared) if any(node.name in plan.integer for node in part.model.graph)]
+    planned = [
+        part.body.name for part in parts(prepared) if any(node.name in plan.integer for node in part.model.graph)
+    ]
     lost = tuple(name for name in planned if name not in pairs)
     bodies = {pair.name: _Body(pair, plan, config) for pair in pairs.values() if pair.quantizes}
     if not bodies:

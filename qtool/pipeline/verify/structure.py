@@ -6,7 +6,7 @@ from qtool.core.errors import VerificationError
 from qtool.graph import edit
 from qtool.graph.bodies import alone, bodies, put_back, tell_types
 from qtool.graph.edit import Array, Graph, Model, Value
-from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic
+from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic, undo_shared
 
 Origin = tuple[str, str | int]
 # elements of a constant that are looked at at once
@@ -21,6 +21,7 @@ def check_structure(prepared: Model, quantized: Model) -> None:
         ModelError: see `undo_computed`.
     """
     undo_computed(quantized)
+    undo_shared(prepared, quantized)
     tell_types(prepared, quantized)
     for body in reversed(list(bodies(quantized.graph))):
         part = alone(quantized, body)

@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 
 import qtool
 from bench.zoo_models import zoo_folder
-from qtool.core.errors import ModelError, NothingToQuantizeError, VerificationError
+from qtool.core.errors import ModelError, VerificationError
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import edit, model_io, names
 from qtool.pipeline.prepare import prepare
