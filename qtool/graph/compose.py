@@ -4,11 +4,10 @@ from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from qtool.graph import edit
 from qtool.graph.serialized import Serialized, consume
-from qtool.graph.subgraphs import subgraphs
+from qtool.graph.subgraphs import remove_unused, subgraphs
 
 _BYTES = "qtool.bytes"
 
@@ -109,7 +108,7 @@ def with_outputs(model: ir.Model, names: list[str], *, in_place: bool = False) -
     values = ir.convenience.create_value_mapping(copy.graph, include_subgraphs=False)
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(values[name] for name in names)
-    common.RemoveUnusedNodesPass()(copy)
+    remove_unused(copy)
     return consume(copy)
 
 
@@ -299,5 +298,5 @@ def cut_floats(model: ir.Model, names: Sequence[str]) -> tuple[Serialized, dict[
         copy.graph.inputs.append(new)
         copy.graph.outputs.append(old)
         fed[name] = f"{name}/fed"
-    common.RemoveUnusedNodesPass()(copy)
+    remove_unused(copy)
     return consume(copy), fed

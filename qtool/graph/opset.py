@@ -13,7 +13,7 @@ from qtool.core.errors import ModelError
 from qtool.graph import external, old_operators
 from qtool.graph.names import make_unique
 from qtool.graph.protos import from_proto, keep_types, to_proto
-from qtool.graph.subgraphs import detach_subgraphs, has_subgraph
+from qtool.graph.subgraphs import remove_unused
 
 MINIMUM = 13
 """Per-axis QuantizeLinear exists since opset 13."""
@@ -105,7 +105,7 @@ def tidy(model: ir.Model, name: str) -> None:
     model.graph.inputs.extend(kept)
     _plain_constants(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=False, size_limit=0)(model)
-    _remove_unused(model)
+    remove_unused(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.TopologicalSortPass()(model)
     make_unique(model)
@@ -154,19 +154,6 @@ def _check_inputs(node: ir.Node, version: int, name: str) -> None:
             f"{name}: node {node.name!r} ({node.op_type}) lacks an input, since a function is called with too few; "
             "export the model without functions"
         )
-
-
-def _remove_unused(model: ir.Model) -> None:
-    """In place. onnx-ir's own pass leaves what the graphs inside of a removed node read in use."""
-    holders = [node for node in model.graph.all_nodes() if has_subgraph(node)]
-    while True:
-        common.RemoveUnusedNodesPass()(model)
-        removed = [node for node in holders if node.graph is None]
-        if not removed:
-            return
-        for node in removed:
-            detach_subgraphs(node)
-            holders.remove(node)
 
 
 def _remove_identities(model: ir.Model) -> None:

@@ -1,6 +1,7 @@
 """The graphs inside of nodes: the branches of If, the bodies of Loop and Scan."""
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 
 def has_subgraph(node: ir.Node) -> bool:
@@ -26,3 +27,19 @@ def detach_subgraphs(node: ir.Node) -> None:
         for inner in graph.all_nodes():
             for index in range(len(inner.inputs)):
                 inner.replace_input_with(index, None)
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Remove the nodes that no output needs, and the constants that nothing reads then, in place.
+
+    onnx-ir's own pass leaves what the graphs inside of a removed node read in use.
+    """
+    holders = [node for node in model.graph.all_nodes() if has_subgraph(node)]
+    while True:
+        common.RemoveUnusedNodesPass()(model)
+        removed = [node for node in holders if node.graph is None]
+        if not removed:
+            return
+        for node in removed:
+            detach_subgraphs(node)
+            holders.remove(node)

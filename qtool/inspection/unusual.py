@@ -106,12 +106,12 @@ def _of_types(model: Model) -> Iterator[str]:
 
 
 def _of_bodies(model: Model) -> Iterator[str]:
-    """Layers in the bodies of If, Loop and Scan stay float."""
+    """How many layers stand in the bodies of If, Loop and Scan."""
     for node in model.graph.all_nodes():
         bodies = subgraphs(node)
         if bodies and node.graph is model.graph:
             inner = sum(Layer.of(one) is not None and one.op_type != "Gather" for b in bodies for one in b.all_nodes())
-            holds = f"{amount(inner, 'layer')} inside, which stay float" if inner else "no layer inside"
+            holds = f"{amount(inner, 'layer')} inside" if inner else "no layer inside"
             yield f"{node.op_type} {_called(node)!r} with {amount(len(bodies), 'body', 'bodies')}: {holds}"
 
 

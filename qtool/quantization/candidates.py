@@ -17,6 +17,7 @@ from qtool.core.records.results import Trial
 from qtool.core.records.statistics import Statistics
 from qtool.evaluation.latency import measure_latency
 from qtool.graph import model_io
+from qtool.graph.bodies import levels
 from qtool.graph.edit import Model
 from qtool.pipeline.planning.apart import APART
 from qtool.pipeline.planning.planner import Planner
@@ -234,7 +235,7 @@ def schemes_by_form(model: Model, target: Target, scheme: Scheme) -> dict[str, S
     """
     static = static_scheme(model, target, scheme)
     result = {"static": static}
-    tokens = _token_layers(model, target)
+    tokens = [name for level in levels(model) for name in _token_layers(level, target)]
     if tokens:
         result["dynamic"] = replace(scheme, dynamic=(*static.dynamic, *tokens))
     return result

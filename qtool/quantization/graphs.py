@@ -9,6 +9,7 @@ from qtool.core.records.placement import Placement
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.graph import compose, edit, model_io, shapes
+from qtool.graph.bodies import levels, tensors_inside
 from qtool.graph.edit import Array, Model
 from qtool.pipeline.planning.planner import PlanMemo, Planner
 from qtool.pipeline.planning.settle import Look
@@ -20,6 +21,7 @@ from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.scoring import quantize_ahead
+from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.census import take_census
 from qtool.runtime.session import Session
 from qtool.targets.costs import MEASURED, costs_of
@@ -67,8 +69,11 @@ class FloatGraph:
         clock = {} if measured is None else {"measured": measured, "doubt": doubt or 1.0}
 
         def speed(placement: Placement) -> Mapping[str, str]:
-            found = self._shapes(placement, examples[0])
-            return faster_in_float(self.model, placement, found, costs, _open_ended(target), **clock)  # type: ignore[arg-type]
+            shapes = self._shapes(placement, examples[0])
+            found: dict[str, str] = {}
+            for level in levels(self.model):
+                found |= faster_in_float(level, placement, shapes, costs, _open_ended(target), **clock)  # type: ignore[arg-type]
+            return found
 
         return speed
 
@@ -93,6 +98,19 @@ class FloatGraph:
         if missing:
             session = Session(compose.with_outputs(self.model, missing), name="the prepared model")
             found |= {name: array.shape for name, array in session.run(example).items()}
+        return {**found, **self._shapes_inside(placement, example)}
+
+    def _shapes_inside(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
+        """The same of the bodies of If, Loop and Scan, in the first run of each."""
+        found = self.memo.shapes_inside
+        if found is None:
+            found = self.memo.shapes_inside = {}
+            nodes = [n for level in levels(self.model)[1:] for n in level.graph if n.name in placement.integer]
+            ends = {str(v.name) for node in nodes for v in (*node.outputs, *(v for _, v in edit.activations(node)))}
+            runs = BodyRuns(self.model, tensors_inside(self.model, ends), name="the prepared model")
+            for run in runs.run(example):
+                for name, array in run.found.items():
+                    found.setdefault(name, array.shape)
         return found
 
     def look(self, target: Target) -> Look:

@@ -50,7 +50,7 @@ def names_of(regions: Iterable[Region]) -> frozenset[str]:
 def integer_nodes(model: Model, plan: Plan) -> tuple[str, ...]:
     """Return the names of the nodes that a plan does not leave in float throughout, in the order of the graph."""
     chosen = {*plan.integer, *plan.quantized}
-    return tuple(str(node.name) for node in model.graph if node.name in chosen)
+    return tuple(str(node.name) for node in model.graph.all_nodes() if node.name in chosen)
 
 
 def quantized_heads(model: Model, plan: Plan) -> tuple[Head, ...]:

@@ -407,7 +407,10 @@ def _arithmetic_line(proof: Verification) -> str:
         )
         return f"{said}no tensor in 8 bits: optimised and unoptimised outputs {agree}"
     tensors = amount(len(proof.tensors), "tensor") if proof.tensors else "the dynamic tensors"
-    return f"{said}{tensors}: optimised and unoptimised layers differ by {amount(proof.steps, 'step')} at most"
+    idle = (
+        f"; not checked in {', '.join(proof.idle_bodies[:_NAMED])}, which no sample runs" if proof.idle_bodies else ""
+    )
+    return f"{said}{tensors}: optimised and unoptimised layers differ by {amount(proof.steps, 'step')} at most{idle}"
 
 
 def _accuracy(proof: Verification) -> list[str]:

@@ -174,20 +174,29 @@ def test_what_the_table_does_not_know_is_float_work(form, tmp_path):
     assert f"1 of 2 layers, {percent(proof.integer_share)} of" in quantized_text(result)
 
 
-def test_nodes_in_bodies_make_the_share_unknown(tmp_path):
-    inner = helper.make_node("MatMul", ["s", "w2"], ["t"], name="inner")
+@pytest.mark.parametrize("sequence", [False, True])
+def test_nodes_in_bodies_count_as_often_as_they_run(sequence, tmp_path):
+    """Where a body reads what is no tensor, it cannot be run by itself, and nobody knows how often it runs."""
+    inner = helper.make_node("MatMul", ["s", "w2"], ["m"], name="inner")
+    taken = helper.make_node("SequenceAt", ["several", "first"], ["u"])
+    last = [taken, helper.make_node("Add", ["m", "u"], ["t"])] if sequence else [helper.make_node("Relu", ["m"], ["t"])]
     body = helper.make_graph(
-        [inner, helper.make_node("Identity", ["go"], ["on"])], "body",
+        [inner, *last, helper.make_node("Identity", ["go"], ["on"])], "body",
         [tensor("i"), tensor("go", kind=TensorProto.BOOL), tensor("s", None, None, kind=FLOAT)],
         [tensor("on", kind=TensorProto.BOOL), tensor("t", None, None, kind=FLOAT)],
     )  # fmt: skip
-    loop = node("Loop", ["trips", "", "x"], "c", body=body)
-    constants = {"trips": np.array(3), "w2": np.eye(64, dtype=np.float32)}
-    source = save(tmp_path / "m.onnx", [loop], [("x", ["n", 64])], 2, **constants)
+    nodes = [node("Loop", ["trips", "", "x"], "c", body=body)]
+    nodes = [helper.make_node("SequenceConstruct", ["x"], ["several"]), *nodes] if sequence else nodes
+    constants = {"trips": np.array(3), "first": np.array(0), "w2": np.eye(64, dtype=np.float32)}
+    source = save(tmp_path / "m.onnx", nodes, [("x", ["n", 64])], 2, **constants)
     result = qtool.quantize(source, tmp_path / "q.onnx", form="dynamic")
     proof = result.verification
-    assert (proof.integer_share, proof.uncounted, proof.unchecked) == (None, ("inner",), "")
-    assert "an unknown share of multiply-accumulates (those of inner depend on" in quantized_text(result)
+    if sequence:
+        assert (proof.integer_share, proof.uncounted, proof.unchecked) == (None, ("inner",), "")
+        assert "an unknown share of multiply-accumulates (those of inner depend on" in quantized_text(result)
+    else:
+        assert (proof.integer_share, proof.uncounted, proof.unchecked) == (1.0, (), "")
+        assert proof.macs == 3 * 64 * 64 + 64 * 32
     result = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only")
     assert result.verification.integer_share == 0.0
     assert "layers, 0.0 % of multiply-accumulates, run in integer kernels: none" in quantized_text(result)

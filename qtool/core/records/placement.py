@@ -1,6 +1,6 @@
 """The places where Q/DQ go, before any number is known: the result of `place`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from qtool.core.numerics.affine import TensorSpec
@@ -101,6 +101,44 @@ class Placement:
     def calibrated(self) -> tuple[str, ...]:
         """The tensors whose statistics are needed, in graph order."""
         return tuple(dict.fromkeys(site.root for site in self.sites))
+
+
+def joined(placements: Sequence[Placement], skipped: Mapping[str, str]) -> Placement:
+    """Return the placements of a model and of the bodies in it as one; the first is the model's.
+
+    A weight that several of them quantise along one axis has one grid, and so has another constant. `skipped`: what
+    stays float besides, and why.
+    """
+    first = placements[0]
+    integer = {layer: kernels for one in placements for layer, kernels in one.integer.items()}
+    return Placement(
+        sites=tuple(site for one in placements for site in one.sites),
+        constants=_shared_constants(site for one in placements for site in one.constants),
+        weights=_shared(site for one in placements for site in one.weights),
+        biases=tuple(site for one in placements for site in one.biases),
+        integer=integer,
+        layers=first.layers,
+        skipped={layer: why for one in placements for layer, why in one.skipped.items()} | dict(skipped),
+        float_biases=tuple(site for one in placements for site in one.float_biases),
+        dynamic=_shared(site for one in placements for site in one.dynamic),
+        stored=_shared(site for one in placements for site in one.stored),
+    )
+
+
+def _shared_constants(sites: Iterable[ConstantSite]) -> tuple[ConstantSite, ...]:
+    readers: dict[tuple[str, TensorSpec], tuple[Reader, ...]] = {}
+    for site in sites:
+        key = (site.tensor, site.spec)
+        readers[key] = readers.get(key, ()) + site.readers
+    return tuple(ConstantSite(tensor, spec, found) for (tensor, spec), found in readers.items())
+
+
+def _shared(sites: Iterable[WeightSite]) -> tuple[WeightSite, ...]:
+    readers: dict[tuple[str, int | None], tuple[Reader, ...]] = {}
+    for site in sites:
+        key = (site.tensor, site.axis)
+        readers[key] = readers.get(key, ()) + site.readers
+    return tuple(WeightSite(tensor, axis, found) for (tensor, axis), found in readers.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Verification:
         kernels.
     macs: multiply-accumulates of one batch of the examples; None where they are unknown. integer_macs: those in integer
         kernels, as far as they are known.
-    uncounted: layers of which nothing says how often they multiply, such as those in the body of a Loop.
+    uncounted: layers of which nothing says how often they multiply, such as those in a body that cannot run by itself.
     fallbacks: other nodes that were planned as integers and run as float.
     float_layers: layer -> why it is float.
     preparation_sqnr_db: the model's own outputs against the prepared graph's (worst output); those of a float16 model
@@ -69,6 +69,7 @@ class Verification:
     examples: how many samples that was measured on. held_out: whether none of them chose what was done.
     tensors: each quantised activation. uneven: of the worst output, where one example alone decides its figure.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
+    idle_bodies: the bodies of If, Loop and Scan with 8-bit tensors that no sample runs, so that nothing checks these.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -99,6 +100,7 @@ class Verification:
     agreement_by_output: dict[str, float] = field(default_factory=dict)
     held_out: bool = True
     uneven: Uneven | None = None
+    idle_bodies: tuple[str, ...] = ()
 
     @property
     def judged_db(self) -> float:

@@ -11,10 +11,12 @@ from qtool.core.records.statistics import Statistics
 from qtool.core.state import State
 from qtool.feeds.batching import Batch
 from qtool.graph import compose
-from qtool.pipeline.calibration.counter import Counter, count_all
+from qtool.graph.bodies import tensors_inside
+from qtool.pipeline.calibration.counter import Counter, InsideBodies, count_all
 from qtool.pipeline.calibration.explain import NotFiniteDataError, explained
 from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.pipeline.prepare import Prepared
+from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.observer import Observer
 
 
@@ -38,7 +40,11 @@ class Collector:
         wanted = dict.fromkeys((*tensors.tensors, *tensors.channels))
         inputs = {v.name for v in model.graph.inputs}
         self._fed = [t for t in wanted if t in inputs]
-        self._computed = [t for t in wanted if t not in inputs]
+        inside = tensors_inside(model, wanted)
+        in_bodies = tuple(t for names in inside.values() for t in names)
+        runs = BodyRuns(model, inside, name=prepared.name) if inside else None
+        self._inside = None if runs is None else InsideBodies(runs, in_bodies)
+        self._computed = [t for t in wanted if t not in inputs and t not in in_bodies]
         outputs = [str(v.name) for v in model.graph.outputs if v.name not in self._computed]
         carried = {state.output for state in states}
         any_order = [t for t in self._computed if t not in carried and t not in tensors.channels]
@@ -66,8 +72,9 @@ class Collector:
         """
         prepared, wanted = self._prepared, self._tensors
         counter = Counter(
-            prepared.name, self._observer, self._fed, self._computed, wanted.channels, wanted.finite, self._states
-        )
+            prepared.name, self._observer, self._fed, self._computed, wanted.channels, wanted.finite, self._states,
+            self._inside,
+        )  # fmt: skip
         rows: tuple[Row, ...] = ()
         samples, stop = 0, first
         try:

@@ -21,6 +21,7 @@ from qtool.core.records.statistics import Flaw
 from qtool.core.state import State, rollout, sequence_length
 from qtool.feeds.batching import Batch
 from qtool.pipeline.calibration.explain import ModelRun, NotFiniteDataError
+from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.observer import Observer
 
 
@@ -62,6 +63,14 @@ class FinishedRun:
     arrays: list[np.ndarray]
 
 
+@dataclass(frozen=True, slots=True)
+class InsideBodies:
+    """The bodies whose tensors are counted, and the names of these tensors."""
+
+    runs: BodyRuns
+    tensors: tuple[str, ...]
+
+
 class Counter:
     """Runs batches and adds their tensors to histograms; may be called from several threads.
 
@@ -73,6 +82,7 @@ class Counter:
         by_channel: those of both whose channels have a range of their own.
         finite: those of both that must hold neither NaN nor Inf; where others do, `flaws` says where first.
         states: what is fed back from step to step; with any, a batch is a sequence.
+        inside: hands out tensors of the bodies of If, Loop and Scan, in each run of these; None where there are none.
     """
 
     def __init__(
@@ -84,13 +94,16 @@ class Counter:
         by_channel: Sequence[str],
         finite: Collection[str],
         states: Sequence[State],
+        inside: InsideBodies | None = None,
     ) -> None:
         self.name = name
         self.session = session
         self.fed = fed
         self.computed = computed
         self.states = states
-        self.histograms = {t: Histogram() for t in (*fed, *computed)}
+        self.inside = inside
+        in_bodies = () if inside is None else inside.tensors
+        self.histograms = {t: Histogram() for t in (*fed, *computed, *in_bodies)}
         self.by_channel = set(by_channel)
         self.channels: dict[str, ChannelRange] = {}
         self.finite = finite
@@ -141,7 +154,17 @@ class Counter:
             array, arrays[i] = arrays[i], np.empty(0, np.float32)
             if tensor in self.histograms:
                 self._count(tensor, array, run)
+        if self.inside is not None:
+            self._count_inside(self.inside, run)
         return (run.inputs,)
+
+    def _count_inside(self, inside: InsideBodies, run: ModelRun) -> None:
+        try:
+            for body in inside.runs.run(run.inputs):
+                for tensor, array in body.found.items():
+                    self._count(tensor, array, run)
+        except DataError as error:
+            raise DataError(f"{run.origin}: {error.marked}") from error
 
     def _run(self, run: ModelRun) -> FinishedRun:
         try:

@@ -40,7 +40,7 @@ def joined_apart(
     wide: dict[Value, float] = {}
     for site in placement.sites:
         own = min((_width(ranges[part]) for part in site.union), default=0.0)
-        if site.tensor == site.root and 0.0 < own * _TIMES <= _width(ranges[site.root]):
+        if site.tensor in values and site.tensor == site.root and 0.0 < own * _TIMES <= _width(ranges[site.root]):
             wide[values[site.tensor]] = _width(ranges[site.root])
     if not wide:
         return {}

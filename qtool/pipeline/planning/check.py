@@ -3,6 +3,7 @@
 from qtool.core.errors import UsageError
 from qtool.core.records.plan import Plan
 from qtool.graph import edit
+from qtool.graph.bodies import levels
 from qtool.graph.edit import Model, Node
 from qtool.graph.layers import Layer
 from qtool.pipeline.planning.rows import MisfitError, PlanRows
@@ -56,7 +57,7 @@ def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
     for name in plan.skipped:
         if name not in everywhere:
             raise MisfitError(f"skipped: node {name!r} is not in the model")
-    here = {str(n.name): n for n in model.graph}
+    here = {str(n.name): n for level in levels(model) for n in level.graph}
     dynamic = {node for row in plan.dynamic for node, _ in row.readers}
     for name, kernels in plan.integer.items():
         if name not in here:

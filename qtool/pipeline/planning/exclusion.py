@@ -27,14 +27,14 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
     """
     _check_operators(model, target, scheme, name, folded)
     result: dict[Node, str] = {}
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if scheme.include_ops and node.op_type not in scheme.include_ops:
             result[node] = "not among the included operators"
         if node.op_type in scheme.exclude_ops:
             result[node] = f"operator {node.op_type} is excluded"
     for origin, into in folded.items():
         if origin.op_type in scheme.exclude_ops and origin.op_type in _REWRITTEN:
-            wholes = {n: f"operator {origin.op_type} is excluded" for n in model.graph if n.name in into}
+            wholes = {n: f"operator {origin.op_type} is excluded" for n in model.graph.all_nodes() if n.name in into}
             result |= wholes
     for pattern in scheme.exclude:
         result |= _matching(model, pattern, name, folded)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from qtool.core.errors import NothingToQuantizeError
 from qtool.core.records.plan import Plan
 from qtool.graph import edit
+from qtool.graph.bodies import values_inside
 from qtool.graph.edit import Model, Value
 from qtool.graph.layers import is_linear
 from qtool.pipeline.planning.hiding import twin_fields
@@ -30,8 +31,8 @@ def leave_float(model: Model, plan: Plan, nodes: Mapping[str, str], *, name: str
 
 def without(model: Model, plan: Plan, nodes: Collection[str]) -> Plan:
     """Return the plan without nodes of the prepared graph, by name; what is left may be nothing."""
-    values = edit.named_values(model.graph)
-    kept = {str(node.name) for node in model.graph} - set(nodes)
+    values = values_inside(model)
+    kept = {str(node.name) for node in model.graph.all_nodes()} - set(nodes)
     activations = []
     for row in plan.activations:
         value = values[row.tensor]

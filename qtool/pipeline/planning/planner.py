@@ -12,7 +12,8 @@ from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement, 
 from qtool.core.records.plan import BiasShift, Plan, WeightPlan
 from qtool.core.records.statistics import Statistics
 from qtool.graph import edit
-from qtool.graph.edit import Array
+from qtool.graph.bodies import parts, tensors_inside
+from qtool.graph.edit import Array, Model
 from qtool.graph.layers import Layer
 from qtool.pipeline.planning.apart import joined_apart
 from qtool.pipeline.planning.place import place
@@ -40,7 +41,8 @@ class PlanMemo:
     the weight. refined: as of `refine_weights`.
     amendments: of the placement, by scheme and what is left in float. placements: by scheme, where nothing is left in
     float, with the amendment that was known then. shapes: of tensors, where the first example is
-    fed; empty until they are wanted.
+    fed; empty until they are wanted. untaken: as of `untaken_nodes`. shapes_inside: of tensors in the bodies of If,
+    Loop and Scan, in the first run of each. Both are None until they are wanted.
     """
 
     weights: WeightMemo = field(default_factory=WeightMemo)
@@ -51,6 +53,8 @@ class PlanMemo:
     placements: dict[Scheme, tuple[Amendment, Placement]] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     refined: Known = field(default_factory=dict)
+    untaken: Mapping[str, str] | None = None
+    shapes_inside: dict[str, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +144,11 @@ class Planner:
         return replace(plan, shifts=self._shifts(plan)) if corrected else plan
 
     def _placed(self, floating: Collection[str], amendment: Amendment) -> Placement:
-        prepared = self.prepared
+        prepared, memo = self.prepared, self.memo
+        if memo.untaken is None:
+            memo.untaken = untaken_nodes(prepared.model, self.statistics)
+        if memo.untaken and self.scheme.form == "static":
+            amendment = amendment.leaving(memo.untaken)
         return place(
             prepared.model, self.target, self.scheme, name=prepared.name, floating=floating, amendment=amendment,
             folded=prepared.folded,
@@ -190,7 +198,7 @@ class Planner:
 
     def _remedy(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
         """The cheapest form that was not tried: with a quantised output, with ranges of each run, in float."""
-        node = next((node for node in self.prepared.model.graph if node.name == layer), None)
+        node = next((node for node in self.prepared.model.graph.all_nodes() if node.name == layer), None)
         rule = None if node is None else self.target.rule(node)
         if node is not None and rule is not None and rule.kind == "weighted" and self.scheme.form_of(layer) == "static":
             follower = edit.single_consumer(node.outputs[0])
@@ -233,7 +241,15 @@ class Planner:
             by_node = {shift.reader[0]: shift for shift in found}
             memo.shifts.update({grid: by_node.get(grid[0][0]) for grid in grids})
         known = {shift.reader[0]: shift for grid in grids if (shift := memo.shifts[grid]) is not None}
-        return tuple(known[name] for node in self.prepared.model.graph if (name := str(node.name)) in known)
+        return tuple(known[name] for node in self.prepared.model.graph.all_nodes() if (name := str(node.name)) in known)
+
+
+def untaken_nodes(model: Model, statistics: Statistics) -> Mapping[str, str]:
+    """Return the nodes in bodies of If, Loop and Scan that ran on none of the data, and why they stay float."""
+    empty = {tensor for tensor, found in statistics.tensors.items() if found.count == 0}
+    untaken = tensors_inside(model, empty) if empty else {}
+    nodes = {part.body.name: part.model.graph for part in parts(model)} if untaken else {}
+    return {str(node.name): f"the data never runs the body {body!r}" for body in untaken for node in nodes[body]}
 
 
 def _grids(weights: Collection[WeightPlan]) -> list[_Grid]:

@@ -10,6 +10,7 @@ from qtool.core.records.placement import Reader
 from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, ConstantPlan, WeightPlan
 from qtool.core.text import amount
 from qtool.graph import edit
+from qtool.graph.bodies import levels, values_inside
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.pipeline.planning.selection import clip_bounds, is_layer
@@ -33,9 +34,9 @@ class PlanRows:
 
     def __init__(self, model: Model, target: Target, spec: TensorSpec, integer: Iterable[str]) -> None:
         self._target, self._spec = target, spec
-        self._values = edit.named_values(model.graph)
+        self._values = values_inside(model)
         self._initializers = model.graph.initializers
-        self.nodes = {str(n.name): n for n in model.graph}
+        self.nodes = {str(n.name): n for level in levels(model) for n in level.graph}
         self.integer = frozenset(integer)
         self.taken: dict[Reader, str] = {}
         self._rows: set[tuple[str, str, int | None]] = set()

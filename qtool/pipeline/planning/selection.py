@@ -83,7 +83,7 @@ def is_layer(node: Node, target: Target) -> bool:
 def static_scheme(model: Model, target: Target, scheme: Scheme) -> Scheme:
     """Return the scheme with layers dynamic that have a dynamic kernel on the target and no static one, as LSTM."""
     rules = {op for op, rule in target.rules.items() if rule.dynamic and not rule.static}
-    return replace(scheme, dynamic=tuple(str(node.name) for node in model.graph if node.op_type in rules))
+    return replace(scheme, dynamic=tuple(str(node.name) for node in model.graph.all_nodes() if node.op_type in rules))
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
@@ -105,15 +105,12 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
 
 
 def select(model: Model, target: Target, scheme: Scheme, kept: Mapping[Node, str]) -> Selection:
-    """Choose the nodes that become integer, and return them with the reasons why others stay float.
+    """Choose the nodes of the main graph that become integer, and return them with the reasons why others stay float.
 
     `kept`: nodes that are to stay float, and why.
     """
     selection = Selection(target, kept=frozenset(kept))
     nodes = list(model.graph)
-    for node in model.graph.all_nodes():
-        if node.graph is not model.graph and is_layer(node, target):
-            selection.declined[node] = "inside a subgraph"
     for node in nodes:
         rule = selection.rule(node)
         if rule is not None:

@@ -8,6 +8,7 @@ from types import ModuleType
 from qtool.core.errors import AlreadyQuantizedError, ModelError, QtoolError
 from qtool.core.records.recipe import Recipe
 from qtool.graph import compose, edit, opset, shapes, widen
+from qtool.graph.body_parts import parts_of
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
@@ -100,16 +101,17 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
-    while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
-        _tidy(model)
-    if _apply(model, changes, channels_last):
-        _tidy(model)
-    _apply(model, changes, plain_products, fold_affine)
-    if not transposed:
-        _apply(model, changes, sub_pixel)
-    _apply(model, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
-    _apply(model, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
-    _apply(model, changes, vanishing_weights)
+    for part in parts_of(model):
+        while _apply(part, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
+            _tidy(part)
+        if _apply(part, changes, channels_last):
+            _tidy(part)
+        _apply(part, changes, plain_products, fold_affine)
+        if not transposed:
+            _apply(part, changes, sub_pixel)
+        _apply(part, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
+        _apply(part, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
+        _apply(part, changes, vanishing_weights)
     _tidy(model)
     shapes.declare(model, declared)
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())

@@ -7,11 +7,13 @@ import numpy as np
 
 from qtool.core.concurrency import side_by_side
 from qtool.graph import compose, edit
+from qtool.graph.bodies import tensors_inside
 from qtool.graph.edit import Array, Model
 from qtool.graph.layers import Layer
 from qtool.graph.parts import saturating_ends
 from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
 from qtool.pipeline.recovery.smoothing import divided_inputs, divided_names, smoothable_tensors
+from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.session import Session, kept
 
 Arrays = Mapping[str, np.ndarray]
@@ -84,12 +86,24 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
     layers = {name: layer for layer in biased_layers(model) if (name := str(layer.node.name)) in inputs}
     tensors = smoothable_tensors(model)
     fed = {v.name for v in model.graph.inputs}
-    wanted = list(dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed)]))
+    inside = tensors_inside(model, set(inputs.values()))
+    runs = BodyRuns(model, inside, name="the prepared model")
+    in_bodies = {tensor for tensors in inside.values() for tensor in tensors}
+    here = {name: layer for name, layer in layers.items() if inputs[name] not in in_bodies}
+    wanted = list(
+        dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed and t not in in_bodies)])
+    )
     session = Session(compose.with_outputs(model, wanted), name="the prepared model")
 
     def see(example: Arrays) -> _Seen:
         arrays = {**example, **session.run(example)}
-        sums = {name: input_sums(layer, arrays[inputs[name]]) for name, layer in layers.items()}
+        sums = {name: input_sums(layer, arrays[inputs[name]]) for name, layer in here.items()}
+        for run in runs.run(example):
+            for name in layers.keys() - here.keys():
+                if inputs[name] in run.found:
+                    more, count = input_sums(layers[name], run.found[inputs[name]])
+                    before, counted = sums.get(name, (0.0, 0))
+                    sums[name] = more + before, count + counted
         flat = {t: arrays[t].reshape(-1, arrays[t].shape[-1]) for t in tensors}
         return _Seen(
             kept({o: arrays[o] for o in outputs}),
@@ -100,9 +114,9 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
 
     seen = list(side_by_side(see, examples))
     means = {
-        name: sum((s.sums[name][0] for s in seen[1:]), seen[0].sums[name][0])
-        / max(sum(s.sums[name][1] for s in seen), 1)
+        name: sum(found[1:], found[0]) / max(sum(s.sums[name][1] for s in seen if name in s.sums), 1)
         for name in layers
+        if (found := [s.sums[name][0] for s in seen if name in s.sums])
     }
     macs = sum(_macs(model, s) for s in seen)
     return ExampleStatistics(tuple(s.outputs for s in seen), means, {t: _joined(t, seen) for t in tensors}, macs)

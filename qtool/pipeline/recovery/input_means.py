@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.graph import edit
+from qtool.graph.bodies import levels
 from qtool.graph.edit import Array, Model, Node
 from qtool.graph.layers import Layer
 from qtool.pipeline.recovery.smoothing import divided_inputs
@@ -18,8 +19,11 @@ _LAYERS = ("Conv", "Gemm")
 
 
 def biased_layers(model: Model) -> list[Layer]:
-    """Return the layers with a constant weight whose bias can take up a shift of the mean, in graph order."""
-    found = [Layer.of(node) for node in model.graph if edit.is_main_op(node, *_LAYERS)]
+    """Return the layers with a constant weight whose bias can take up a shift of the mean, in graph order.
+
+    Behind those of the main graph stand those of the bodies of If, Loop and Scan.
+    """
+    found = [Layer.of(n) for level in levels(model) for n in level.graph if edit.is_main_op(n, *_LAYERS)]
     return [layer for layer in found if layer and layer.bias is not None and edit.weight_like(layer.weight)]
 
 

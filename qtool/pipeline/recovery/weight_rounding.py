@@ -130,9 +130,10 @@ def left_alone(model: Model, plan: Plan, examples: int) -> dict[str, str]:
 
 def _layer_of(row: WeightPlan, nodes: Mapping[str, Node], steps: Mapping[str, float]) -> Layer | str:
     """The one layer whose outputs the weight makes, or why it is left alone."""
-    layer = Layer.of(nodes[row.readers[0][0]])
+    layer = Layer.of(nodes[row.readers[0][0]]) if row.readers[0][0] in nodes else None
     if layer is None or layer.weight is None or len(row.readers) > 1 or len(layer.weight.uses()) > 1:
-        return "several nodes read it"
+        inside = row.readers[0][0] not in nodes
+        return "it stands in the body of an If, Loop or Scan" if inside else "several nodes read it"
     if layer.weight.is_graph_output():
         return "it is an output too"
     origin = edit.origin_of(layer.weight)

@@ -7,6 +7,7 @@ from qtool.core.numerics.affine import QParams, quantize
 from qtool.core.numerics.weights import WeightMemo, quantize_bias
 from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
 from qtool.graph import compose, edit
+from qtool.graph.bodies import alone, bodies, put_back, share_constants, share_dequantized, sink_constants
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
 from qtool.pipeline.rewrite.float_forms import write_mish
@@ -20,7 +21,26 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
     Raises:
         ModelError: the plan names a tensor or node that the graph does not hold.
     """
-    return _Rewriter(shift_biases(model, plan), plan, memo or WeightMemo()).run()
+    shifted, memo = shift_biases(model, plan), memo or WeightMemo()
+    found = list(bodies(shifted.graph))
+    if not found:
+        return _Rewriter(shifted, plan, memo, edit.Names(shifted.graph)).run()
+    before, names = set(shifted.graph.initializers), edit.Names(shifted.graph)
+    # inner ones first: what holds a body takes it over as it is then
+    for body in reversed(found):
+        part = alone(shifted, body)
+        if part is not None:
+            _Rewriter(part.model, _within(plan, part.model), memo, names).run()
+            put_back(shifted, part)
+    _Rewriter(shifted, _within(plan, shifted), memo, names).run()
+    share_constants(shifted, before)
+    share_dequantized(shifted, [reader for row in plan.stored for reader in row.readers])
+    sink_constants(shifted)
+    return shifted
+
+
+def _within(plan: Plan, part: Model) -> Plan:
+    return plan.within({str(node.name) for node in part.graph}, set(edit.named_values(part.graph)))
 
 
 def shift_biases(model: Model, plan: Plan) -> Model:
@@ -40,7 +60,7 @@ def shift_biases(model: Model, plan: Plan) -> Model:
         if weight is None or edit.constant(weight).size != given.size:
             raise ModelError(f"the plan holds weight {row.tensor!r}, which the model does not hold; make it again")
         edit.set_constant(weight, row.real(edit.constant(weight)))
-    nodes = {node.name: node for node in shifted.graph}
+    nodes = {node.name: node for node in shifted.graph.all_nodes()}
     names = edit.Names(shifted.graph)
     for shift in plan.shifts:
         name, index = shift.reader
@@ -57,15 +77,14 @@ def shift_biases(model: Model, plan: Plan) -> Model:
 
 
 class _Rewriter:
-    """Changes `model`.
+    """Changes the main graph of `model`.
 
-    zero_points: those that are stored, by type, shape and content.
+    names: of all that it is a part of. zero_points: those that are stored, by type, shape and content.
     """
 
-    def __init__(self, model: Model, plan: Plan, memo: WeightMemo) -> None:
-        self.model, self.plan, self.memo = model, plan, memo
+    def __init__(self, model: Model, plan: Plan, memo: WeightMemo, names: edit.Names) -> None:
+        self.model, self.plan, self.memo, self.names = model, plan, memo, names
         self.graph = model.graph
-        self.names = edit.Names(self.graph)
         self.zero_points: dict[tuple[np.dtype, tuple[int, ...], bytes], Value] = {}
         self._look_up()
 

@@ -13,7 +13,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
-from qtool.pipeline.verify.measure import Measured, measure, worst_of
+from qtool.pipeline.verify.measure import Measured, measure, measure_bodies, worst_of
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
@@ -54,6 +54,7 @@ def _verified(
     # its memory is needed
     del session
     measured = measure(original, prepared, quantized, plan, shipped, target.session)
+    idle = measure_bodies(original, prepared, quantized, plan, target.session, measured)
     rounding = cache(lambda: original.rounding_db(prepared))
     try:
         measured.check_preparation(rounding)
@@ -89,8 +90,11 @@ def _verified(
         uneven=None if measured.shipped is None else measured.shipped.uneven(),
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
+        idle_bodies=idle,
         census=target.on_cpu,
-        tensors=measured.tensors({output.name: str(node.name) for node in prepared.graph for output in node.outputs}),
+        tensors=measured.tensors(
+            {output.name: str(node.name) for node in prepared.graph.all_nodes() for output in node.outputs}
+        ),
     )
 
 
@@ -124,7 +128,7 @@ def _fallbacks(plan: Plan, census: Census, prepared: Model) -> tuple[str, ...]:
     """
     makers = {output: n.op_type for n in census.nodes for output in n.outputs}
     result = []
-    for node in prepared.graph:
+    for node in prepared.graph.all_nodes():
         kernels = plan.integer.get(node.name or "")
         if kernels is None or node.name in plan.layers:
             continue

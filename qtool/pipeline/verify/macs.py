@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from qtool.graph import compose, edit, products
+from qtool.graph.bodies import parts
 from qtool.graph.edit import Model, Node
 from qtool.graph.layers import Shape
+from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.session import Session
 
 
@@ -14,7 +16,7 @@ def macs_of(model: Model, shapes: Mapping[str, Shape]) -> dict[str, int | None]:
     """Return the multiply-accumulates of one run by node, from the shapes of the values that are needed.
 
     None where it is unknown: a shape is missing, or the node stands in the body of an If, Loop or Scan, which may run
-    any number of times.
+    any number of times: `count_macs` counts those.
     """
     inside = {node: node.graph is not model.graph for node in _products(model)}
     return {str(node.name): None if within else products.macs(node, shapes) for node, within in inside.items()}
@@ -23,9 +25,26 @@ def macs_of(model: Model, shapes: Mapping[str, Shape]) -> dict[str, int | None]:
 def count_macs(model: Model, example: Mapping[str, np.ndarray]) -> dict[str, int | None]:
     """Return the multiply-accumulates of a run of the prepared graph on `example` (one batch of inputs), by node.
 
-    None for a node of which the number is unknown.
+    None for a node of which the number is unknown. In the bodies of If, Loop and Scan each run of these counts.
     """
-    return macs_of(model, shapes_of(model, example))
+    macs = macs_of(model, shapes_of(model, example))
+    inside = {part.body.name: [n for n in part.model.graph if products.multiplies(n)] for part in parts(model)}
+    wanted = {
+        body: list(
+            dict.fromkeys(str(v.name) for node in nodes for v in products.counted(node) if not v.is_initializer())
+        )
+        for body, nodes in inside.items()
+        if nodes
+    }
+    if not wanted:
+        return macs
+    macs |= {str(node.name): 0 for body in wanted for node in inside[body]}
+    for run in BodyRuns(model, wanted, name="the prepared model").run(example):
+        shapes = {name: array.shape for name, array in run.found.items()}
+        for node in inside[run.body]:
+            so_far, now = macs[str(node.name)], products.macs(node, shapes)
+            macs[str(node.name)] = None if so_far is None or now is None else so_far + now
+    return macs
 
 
 def shapes_of(

@@ -14,13 +14,16 @@ from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, wo
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
-from qtool.graph import compose, edit, external
+from qtool.graph import compose, external
+from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.pipeline.verify.original import Original
+from qtool.pipeline.verify.paired import BodyPair, paired_bodies
+from qtool.runtime.bodies import BodyRun, BodyRuns
 from qtool.runtime.session import Session, kept
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
@@ -41,6 +44,8 @@ _EXACT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 _ZERO = 1e-3
 # 8-bit numbers, after which no further example is run unoptimised and layer by layer: that is twice a float run.
 _ENOUGH = 2**24
+# Runs of a body, after which it is not run layer by layer any more.
+_RUNS = 256
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -154,7 +159,8 @@ def makers(prepared: Model, plan: Plan, tensor: str) -> tuple[str, ...]:
     """
     stops = {row.tensor for row in plan.activations}
     quantized = set(plan.quantized)
-    value = edit.named_values(prepared.graph).get(tensor)
+    nodes = list(prepared.graph.all_nodes())
+    value = next((output for node in nodes for output in node.outputs if output.name == tensor), None)
     waiting, seen = [value] if value is not None else [], set()
     while waiting:
         node = waiting.pop().producer()
@@ -162,7 +168,7 @@ def makers(prepared: Model, plan: Plan, tensor: str) -> tuple[str, ...]:
             continue
         seen.add(node)
         waiting += [v for v in compose.reads(node) if v.name not in stops and not v.is_initializer()]
-    made = [str(node.name) for node in prepared.graph if node in seen]
+    made = [str(node.name) for node in nodes if node in seen]
     return tuple(n for n in made if n in quantized) or tuple(n for n in made if n in plan.integer)
 
 
@@ -269,9 +275,9 @@ class _Layers:
 
 
 def _stored_names(prepared: Model, quantized: Model, plan: Plan) -> dict[str, str]:
-    """The name of the 8-bit form of each activation of the plan in the quantised graph."""
+    """The name of the 8-bit form of each activation of the plan, of those outside of bodies, in the quantised graph."""
     names = compose.stored_names(prepared, quantized)
-    return {a.tensor: names[a.tensor] for a in plan.activations}
+    return {a.tensor: names[a.tensor] for a in plan.activations if a.tensor in names}
 
 
 def measure(
@@ -311,10 +317,9 @@ def _measure_whole(
     compared = []
     for example, single, final in zip(original.checked, singles, shipped, strict=False):
         exact, ran = sessions.run(example)
-        for activation in plan.activations:
-            tensor, stored = activation.tensor, sessions.stored[activation.tensor]
+        for tensor, stored in sessions.stored.items():
             noise = result.sqnr.setdefault(tensor, SignalToNoise())
-            noise.add(exact[tensor], dequantize(ran[stored], activation.params))
+            noise.add(exact[tensor], dequantize(ran[stored], grids[tensor]))
         _check_shapes(single, exact)
         if result.shipped is None:
             result.shipped = OutputJudge(prepared, example, exact).start()
@@ -348,6 +353,75 @@ def _measure_layers(
             result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
             result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
         del plain, alone
+
+
+def measure_bodies(
+    original: Original,
+    prepared: Model,
+    quantized: Serialized,
+    plan: Plan,
+    config: Mapping[str, str],
+    result: Measured,
+) -> tuple[str, ...]:
+    """Compare the bodies of If, Loop and Scan in the same way, add to `result`, and return those that never ran.
+
+    Each run of a body is compared, of the quantised model's own iterations, until there are enough numbers.
+    """
+    model = deserialize(quantized)
+    tell_types(prepared, model)
+    pairs = {pair.name: pair for pair in paired_bodies(prepared, model)}
+    planned = [
+        part.body.name for part in parts(prepared) if any(node.name in plan.integer for node in part.model.graph)
+    ]
+    lost = tuple(name for name in planned if name not in pairs)
+    bodies = {pair.name: _Body(pair, plan, config) for pair in pairs.values() if pair.quantizes}
+    if not bodies:
+        return lost
+    exact = BodyRuns(prepared, {name: body.tensors for name, body in bodies.items()}, name="the prepared model")
+    ran = BodyRuns(model, {name: body.stored for name, body in bodies.items()}, config=config)
+    for example in original.checked:
+        for one, other in zip(exact.run(example), ran.run(example), strict=False):
+            if one.body != other.body:
+                # a step has decided which branch is taken, or how often
+                break
+            bodies[one.body].compare(one, other, result)
+    return (*lost, *(name for name, body in bodies.items() if not body.runs))
+
+
+class _Body:
+    """A body of the quantised model: unoptimised, and its optimised layers, each on what it reads there."""
+
+    def __init__(self, pair: BodyPair, plan: Plan, config: Mapping[str, str]) -> None:
+        self.grids = {row.tensor: row.params for row in plan.activations if row.tensor in pair.stored}
+        self.tensors = list(self.grids)
+        self.stored = [pair.stored[tensor] for tensor in self.tensors]
+        self.integers = {tensor: pair.stored[tensor] for tensor in self.tensors}
+        self.integers |= {name: name for name in compose.dynamic_tensors(pair.quantized)}
+        outputs = [str(v.name) for v in pair.quantized.graph.outputs]
+        pieces, self.cuts = compose.cut(pair.quantized)
+        observed = compose.with_outputs(
+            pair.quantized, list(dict.fromkeys([*self.integers.values(), *self.cuts, *outputs]))
+        )
+        self.outputs = dict(zip(outputs, (str(v.name) for v in pair.prepared.graph.outputs), strict=True))
+        self.plain = Session(observed, optimize=False, name="the quantised model")
+        self.alone = Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers")
+        self.runs = self.compared = 0
+
+    def compare(self, exact: BodyRun, ran: BodyRun, result: Measured) -> None:
+        self.runs += 1
+        for tensor, stored in zip(self.tensors, self.stored, strict=True):
+            if exact.found[tensor].shape == ran.found[stored].shape:
+                noise = result.sqnr.setdefault(tensor, SignalToNoise())
+                noise.add(exact.found[tensor], dequantize(ran.found[stored], self.grids[tensor]))
+        if self.compared >= _ENOUGH or self.runs > _RUNS:
+            return
+        plain = self.plain.run(ran.fed)
+        alone = self.alone.run({**ran.fed, **{fed: plain[q] for q, fed in self.cuts.items()}})
+        for tensor, stored in self.integers.items():
+            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
+            self.compared += plain[stored].size
+        for name in measured_outputs({name: plain[name] for name in self.outputs}):
+            result.tail.setdefault(self.outputs[name], SignalToNoise()).add(plain[name], alone[name])
 
 
 def _check_shapes(single: Arrays, exact: Arrays) -> None:

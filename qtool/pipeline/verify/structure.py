@@ -4,8 +4,9 @@ import numpy as np
 
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
+from qtool.graph.bodies import alone, bodies, put_back, tell_types
 from qtool.graph.edit import Array, Graph, Model, Value
-from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic
+from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic, undo_shared
 
 Origin = tuple[str, str | int]
 # elements of a constant that are looked at at once
@@ -20,12 +21,23 @@ def check_structure(prepared: Model, quantized: Model) -> None:
         ModelError: see `undo_computed`.
     """
     undo_computed(quantized)
-    undo_dynamic(prepared, quantized)
-    undo_barriers(prepared, quantized)
+    undo_shared(prepared, quantized)
+    tell_types(prepared, quantized)
+    for body in reversed(list(bodies(quantized.graph))):
+        part = alone(quantized, body)
+        if part is not None:
+            _undo(prepared, part.model)
+            put_back(quantized, part)
+    _undo(prepared, quantized)
     _same_nodes(prepared.graph, quantized.graph)
     for a, b in zip(prepared.graph.outputs, quantized.graph.outputs, strict=True):
         if a.name != b.name or _source(a) != _source(_stripped(b)):
             raise VerificationError(f"graph output {a.name!r} comes from elsewhere now; please report this model")
+
+
+def _undo(prepared: Model, quantized: Model) -> None:
+    undo_dynamic(prepared, quantized)
+    undo_barriers(prepared, quantized)
 
 
 def _same_nodes(prepared: Graph, quantized: Graph) -> None:
@@ -46,12 +58,15 @@ def _same_nodes(prepared: Graph, quantized: Graph) -> None:
             _same_source(name or "", i, a, b)
         for inner, same in zip(edit.subgraphs(old), edit.subgraphs(new), strict=True):
             _same_nodes(inner, same)
-            if [_source(v) for v in inner.outputs] != [_source(v) for v in same.outputs]:
+            if [_source(v) for v in inner.outputs] != [_source(_stripped(v)) for v in same.outputs]:
                 raise VerificationError(f"node {name!r} was changed by the rewriting; please report this model")
 
 
 def _stripped(value: Value) -> Value:
-    """The value before DQ(Q(value)), or the integer initializer before DQ."""
+    """The value before DQ(Q(value)), or the integer initializer before DQ.
+
+    A body quantises anew what is read through a DQ around it.
+    """
     dq = value.producer()
     if dq is None or dq.op_type != "DequantizeLinear":
         return value
@@ -60,8 +75,10 @@ def _stripped(value: Value) -> Value:
     q = stored.producer()
     if q is None:
         return stored
-    assert q.inputs[0] is not None
-    return q.inputs[0]
+    source = q.inputs[0]
+    assert source is not None
+    maker = source.producer()
+    return source if maker is None or maker.graph is q.graph else _stripped(source)
 
 
 def _source(value: Value | None) -> Origin | None:

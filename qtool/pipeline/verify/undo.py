@@ -21,7 +21,7 @@ def undo_dynamic(prepared: Model, quantized: Model) -> None:
     Raises:
         VerificationError: a group is not one that the rewriting makes.
     """
-    before = {n.name: n for n in prepared.graph}
+    before = {n.name: n for n in prepared.graph.all_nodes()}
     names = edit.Names(quantized.graph)
     for node in list(quantized.graph):
         old = before.get(node.name)
@@ -67,12 +67,30 @@ def _remove_unread(model: Model, values: set[Value]) -> None:
 
 def undo_barriers(prepared: Model, quantized: Model) -> None:
     """Remove each Max of one tensor that the prepared graph does not hold, in place, from `quantized`."""
-    before = {n.name for n in prepared.graph}
+    before = {n.name for n in prepared.graph.all_nodes()}
     for node in list(quantized.graph):
         if edit.is_main_op(node, "Max") and len(node.inputs) == 1 and node.name not in before:
             assert node.inputs[0] is not None
             edit.replace_uses(node.outputs[0], node.inputs[0])
             edit.remove_node(node)
+
+
+def undo_shared(prepared: Model, quantized: Model) -> None:
+    """Turn the Cast and Mul of a weight that several bodies share back into a DequantizeLinear, in place."""
+    before = {n.name for n in prepared.graph.all_nodes()}
+    names = edit.Names(quantized.graph)
+    for node in list(quantized.graph):
+        cast = node.inputs[0].producer() if edit.is_main_op(node, "Mul") and node.inputs[0] is not None else None
+        if node.name in before or cast is None or not edit.is_main_op(cast, "Cast"):
+            continue
+        stored, scale = edit.constant_or_none(cast.inputs[0]), edit.constant_or_none(node.inputs[1])
+        if stored is None or scale is None or stored.dtype != np.int8:
+            continue
+        axis = None if scale.ndim == 0 else int(np.argmax(scale.shape))
+        made = _dequantized(quantized, node, stored, scale.reshape(-1) if scale.ndim else scale, axis, names)
+        edit.replace_uses(node.outputs[0], made)
+        edit.remove_node(node)
+        edit.remove_node(cast)
 
 
 def _is_table(node: Node) -> bool:

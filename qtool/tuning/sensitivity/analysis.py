@@ -261,7 +261,7 @@ class Analysis:
 
     def result(self, *, complete: bool) -> Sensitivity:
         """Return what was measured, with the layers ranked by the first view."""
-        operators = {str(n.name): n.op_type for n in self.prepared.model.graph}
+        operators = {str(n.name): n.op_type for n in self.prepared.model.graph.all_nodes()}
         layers = [LayerSensitivity(name, operators[name], *self._measured(name, [name])) for name in self.layers]
         heads = [
             HeadSensitivity(head.name, head.outputs, head.layers, *self._measured(head.name, head.layers), tuple(names))

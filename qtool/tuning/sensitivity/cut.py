@@ -13,6 +13,7 @@ from itertools import pairwise
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import Plan
 from qtool.graph import compose, edit
+from qtool.graph.bodies import values_inside
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.graph.serialized import Serialized, consume
@@ -93,7 +94,7 @@ class Base:
                 values = [v for v in self._reads[node] if v.producer() in nodes]
                 made.update({(str(v.name), index.produced(v) is not None): None for v in values})
         return Piece(
-            nodes=tuple(str(n.name) for n in self._nodes if n in nodes),
+            nodes=tuple(str(one.name) for n in self._nodes if n in nodes for one in _with_inner(n)),
             reads=tuple(
                 (str(v.name), v.producer() is not None and index.produced(v) is not None) for v in self._border(nodes)
             ),
@@ -137,6 +138,7 @@ class _Index:
         self._through = {reader: "dq" for row in plan.activations for reader in row.readers}
         self._through |= {reader: "twin" for row in plan.activations for reader in row.float_readers}
         self._through |= {reader: "barred" for row in plan.activations for reader in row.barred_readers}
+        self._grids = {reader: row.params for row in plan.activations for reader in row.readers}
         self._constants: dict[Reader, object] = {}
         for weight in plan.weights:
             self._constants.update(dict.fromkeys(weight.readers, weight.params))
@@ -156,6 +158,13 @@ class _Index:
     def signature(self, node: Node) -> object:
         """Equal where the node computes the same from the same inputs."""
         reads = tuple(self._reading(value, (str(node.name), i)) for i, value in enumerate(compose.reads(node)))
+        inner = tuple(self._inner(one) for one in _with_inner(node)[1:])
+        return self._plan.integer.get(str(node.name)), reads, tuple(self.produced(o) for o in node.outputs), inner
+
+    def _inner(self, node: Node) -> object:
+        """The same of a node in the body of another."""
+        readers = [(str(node.name), i) for i in range(len(node.inputs))]
+        reads = tuple((self._grids.get(r), self._constants.get(r), self._shifts.get(r)) for r in readers)
         return self._plan.integer.get(str(node.name)), reads, tuple(self.produced(o) for o in node.outputs)
 
     def is_float(self, value: Value, reader: Reader) -> bool:
@@ -170,6 +179,11 @@ class _Index:
             return None
         row = self._rows[str(value.name)]
         return row.params, self._through.get(reader, "dq")
+
+
+def _with_inner(node: Node) -> list[Node]:
+    """The node, and those in its bodies."""
+    return [node, *(inner for graph in edit.subgraphs(node) for inner in graph.all_nodes())]
 
 
 def _fuses(maker: Node, value: Value, index: _Index) -> bool:
@@ -203,9 +217,8 @@ def piece_model(model: Model, plan: Plan, piece: Piece) -> tuple[Serialized, dic
     handed = [name for name, in_8_bits in piece.makes if in_8_bits]
     made = list(dict.fromkeys(name for name, _ in piece.makes))
     part = compose.part(model, [name for name, _ in piece.reads], made)
-    nodes = [str(n.name) for n in part.graph]
-    tensors = {str(v.name) for v in part.graph.inputs} | {str(o.name) for n in part.graph for o in n.outputs}
-    quantized = rewrite(part, plan.within(nodes, tensors))
+    nodes = [str(n.name) for n in part.graph.all_nodes()]
+    quantized = rewrite(part, plan.within(nodes, set(values_inside(part))))
     fed = compose.feed_stored(quantized, stored)
     given = compose.hand_out_stored(quantized, handed, [name for name, in_8_bits in piece.makes if not in_8_bits])
     inputs = {fed[name] if in_8_bits else name: (name, in_8_bits) for name, in_8_bits in piece.reads}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
 from qtool.graph import edit
+from qtool.graph.bodies import values_inside
 from qtool.graph.edit import Model, Value
 from qtool.graph.heads import Head
 from qtool.pipeline.planning.leave import maker, without
@@ -57,8 +58,8 @@ def alone(model: Model, plan: Plan, layer: str, target: Target, *, closed: bool 
     Where its kernel can give a float output, that stays float unless `closed`: the next layer's grid is that layer's
     business.
     """
-    values = edit.named_values(model.graph)
-    needs_output = next(target.rules[n.op_type].needs_output for n in model.graph if n.name == layer)
+    values = values_inside(model)
+    needs_output = next(target.rules[n.op_type].needs_output for n in model.graph.all_nodes() if n.name == layer)
     made = {
         row.tensor
         for row in plan.activations

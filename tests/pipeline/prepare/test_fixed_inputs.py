@@ -14,12 +14,25 @@ from qtool.runtime.session import Session
 Arrays = dict[str, np.ndarray]
 
 
-def two_rates(path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ...] = (), state: bool = False) -> Path:
-    """y = relu(x A) where sr is 16000, else relu(x B); with a state, hn = h + y."""
+def two_rates(
+    path: Path,
+    *,
+    kind: int = TensorProto.INT64,
+    shape: tuple[int, ...] = (),
+    state: bool = False,
+    sequence: bool = False,
+) -> Path:
+    """y = relu(x A) where sr is 16000, else relu(x B); with a state, hn = h + y.
+
+    sequence: the branches read x out of a sequence, and so cannot be run by themselves.
+    """
 
     def branch(name: str) -> onnx.GraphProto:
         nodes = [
-            helper.make_node("MatMul", ["x", f"w{name}"], [f"m{name}"], name=f"layer{name}"),
+            helper.make_node("SequenceAt", ["several", "first"], [f"x{name}"])
+            if sequence
+            else helper.make_node("Identity", ["x"], [f"x{name}"]),
+            helper.make_node("MatMul", [f"x{name}", f"w{name}"], [f"m{name}"], name=f"layer{name}"),
             helper.make_node("Relu", [f"m{name}"], [f"y{name}"], name=f"relu{name}"),
         ]
         return helper.make_graph(
@@ -33,8 +46,11 @@ def two_rates(path: Path, *, kind: int = TensorProto.INT64, shape: tuple[int, ..
         helper.make_node("Equal", ["least", "sixteen"], ["fast"]),
         helper.make_node("If", ["fast"], ["y"], name="choose", then_branch=branch("A"), else_branch=branch("B")),
     ]
+    if sequence:
+        nodes.insert(0, helper.make_node("SequenceConstruct", ["x"], ["several"]))
     stored = [numpy_helper.from_array(rng.normal(size=(64, 32)).astype(np.float32), f"w{name}") for name in "AB"]
     stored.append(numpy_helper.from_array(np.array(16000), "sixteen"))
+    stored.append(numpy_helper.from_array(np.array(0), "first"))
     fed = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 64]),
         helper.make_tensor_value_info("sr", kind, shape),
@@ -79,7 +95,7 @@ def test_the_branch_is_quantised_and_the_input_stays(rate, form, tmp_path):
 
 
 def test_the_message_of_nothing_to_quantise_names_the_value(tmp_path):
-    source, output = two_rates(tmp_path / "m.onnx"), tmp_path / "q.onnx"
+    source, output = two_rates(tmp_path / "m.onnx", sequence=True), tmp_path / "q.onnx"
     for call in (
         lambda **k: qtool.quantize(source, output, data=data(), **k),
         lambda **k: qtool.tune(source, data(), output, min_sqnr=5.0, **k),
@@ -93,8 +109,19 @@ def test_the_message_of_nothing_to_quantise_names_the_value(tmp_path):
     with pytest.raises(NothingToQuantizeError, match="if it always has one value, give it, as in fix='sr=VALUE'"):
         qtool.quantize(source, output, form="weight-only")
     mixed = [*data(), *data(8000)]
-    with pytest.raises(NothingToQuantizeError, match=r"inside a subgraph.; use it as it is"):
+    with pytest.raises(NothingToQuantizeError, match=r"inside a subgraph.*; use it as it is"):
         qtool.quantize(source, output, data=mixed)
+
+
+def test_both_branches_are_quantised_that_the_data_takes(tmp_path):
+    source, output = two_rates(tmp_path / "m.onnx"), tmp_path / "q.onnx"
+    proof = qtool.quantize(source, output, data=[*data(), *data(8000)]).verification
+    assert (proof.integer_layers, proof.layers, proof.float_layers) == (2, 2, {})
+    proof = qtool.quantize(source, output, data=data()).verification
+    assert proof.float_layers == {"layerB": "the data never runs the body 'choose.else_branch'"}
+    exact, ours = Session(source), Session(output)
+    for sample in data(8000):
+        assert (exact.run(sample)["y"] == ours.run(sample)["y"]).all()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +171,7 @@ def test_other_types(kind, dtype, shape, tmp_path):
 
 @pytest.mark.parametrize("shape", [(), (2,)])
 def test_the_value_to_fix_of_sequences_is_that_of_one_step(shape, tmp_path):
-    source = two_rates(tmp_path / "m.onnx", shape=shape, state=True)
+    source = two_rates(tmp_path / "m.onnx", shape=shape, state=True, sequence=True)
     rng = np.random.default_rng(2)
     rows = [{"x": rng.normal(size=(steps, 64)).astype(np.float32), "sr": np.full(shape, 16000)} for steps in (3, 5)]
     with pytest.raises(NothingToQuantizeError, match=r"the same in all data: give fix='sr=16000'"):

@@ -1,4 +1,4 @@
-"""If, Loop, Scan and local functions: quantised around, left whole inside, inlined where that is known to be right."""
+"""If, Loop, Scan and local functions: quantised around and inside, inlined where that is known to be right."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ from onnx import numpy_helper, parser
 
 import qtool
 from bench.zoo_models import zoo_folder
-from qtool.core.errors import ModelError, NothingToQuantizeError, VerificationError
+from qtool.core.errors import ModelError, VerificationError
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import edit, model_io, names
 from qtool.pipeline.prepare import prepare
@@ -162,13 +162,17 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_bodies_stay_whole(name, tmp_path):
+def test_bodies_are_quantised(name, tmp_path):
     text, integer, inside = BODIES[name]
+    # what reads an optional cannot be run by itself
+    left = inside if name == "optionals" else 0
     source = written(text, tmp_path / "m.onnx")
     result = qtool.quantize(source, tmp_path / "q.onnx", data=samples(), calibrator="max", target="x86")
     proof = result.verification
-    assert (proof.integer_layers, proof.layers) == (integer, integer + inside)
-    assert list(proof.float_layers.values()) == ["inside a subgraph"] * inside
+    assert (proof.integer_layers, proof.layers) == (integer + inside - left, integer + inside)
+    assert list(proof.float_layers.values()) == ["inside a subgraph that reads what is no tensor"] * left
+    assert proof.integer_share == (None if left else 1.0)
+    assert proof.steps is not None and proof.steps <= 1 and not proof.idle_bodies
     check(source, tmp_path / "q.onnx")
     model = onnx.load(tmp_path / "q.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -182,11 +186,11 @@ def test_bodies_stay_whole(name, tmp_path):
     before = {t.name: t.raw_data for t in onnx.load(source).graph.initializer}
     floats = {t.name: t.raw_data for t in model.graph.initializer if t.name in before}
     assert floats == {weight: before[weight] for weight in floats}
-    # and onnxruntime rounds nothing in there
+    # and onnxruntime runs the layers in there in integers
     bodies = list(graphs(optimized(tmp_path / "q.onnx", tmp_path)))[1:]
     kinds = Counter(node.op_type for body in bodies for node in body.node)
-    assert not any(kind.startswith("Q") or "Quantize" in kind or "Integer" in kind for kind in kinds)
-    assert sum(kinds[kind] for kind in ("Conv", "FusedConv", "MatMul", "Gemm", "FusedGemm")) == inside
+    assert sum(kinds[kind] for kind in ("QLinearConv", "QLinearMatMul", "QGemm")) == inside - left
+    assert sum(kinds[kind] for kind in ("Conv", "FusedConv", "MatMul", "Gemm", "FusedGemm")) == left
 
 
 def test_an_excluded_layer_may_feed_a_body_and_be_in_one(tmp_path):
@@ -198,7 +202,7 @@ def test_an_excluded_layer_may_feed_a_body_and_be_in_one(tmp_path):
     source = written(text, tmp_path / "m.onnx")
     scheme = qtool.Scheme(exclude=("c", "to"))
     result = qtool.quantize(source, tmp_path / "q.onnx", data=samples(), scheme=scheme, target="x86")
-    assert sorted(result.verification.float_layers.values()) == ["excluded by 'c'", "inside a subgraph"]
+    assert sorted(result.verification.float_layers.values()) == ["excluded by 'c'", "excluded by 'to'"]
     check(source, tmp_path / "q.onnx")
     kinds = Counter(node.op_type for node in optimized(tmp_path / "q.onnx", tmp_path).node)
     assert (kinds["QLinearConv"], kinds["Conv"]) == (2, 1)
@@ -281,7 +285,11 @@ def test_a_constant_condition_takes_its_branch(name, tmp_path):
         for a, b in zip(exact.run(None, sample), ours.run(None, sample), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     result = qtool.quantize(source, tmp_path / "q.onnx", data=samples(), target="x86")
-    assert result.verification.integer_layers == result.verification.layers - found["inside Conv"]
+    assert (
+        result.verification.integer_layers
+        == result.verification.layers
+        == found["Conv"] + found["MatMul"] + found["inside Conv"]
+    )
     check(source, tmp_path / "q.onnx")
 
 
@@ -366,7 +374,7 @@ FUNCTIONS = {
         f"""g (float[N,3,8,8] x) => (float[N,4,8,8] y) {{ a = Conv(x, w1)  {CONDITION}
         c = If(k)<then_branch = th () => (float[N,8,8,8] tt) {{ tt = a.F(a, w2) }},
                   else_branch = el () => (float[N,8,8,8] tt) {{ t = a.F(a, w2)  tt = a.F(t, w2) }}>  y = a.F(c, w3) }}
-        <domain: "a", opset_import: ["":17]> F (i, w) => (o) {{ t = Conv(i, w)  o = Relu(t) }}""", 2,
+        <domain: "a", opset_import: ["":17]> F (i, w) => (o) {{ t = Conv(i, w)  o = Relu(t) }}""", 5,
     ),
     "that hand their input through": (
         """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
@@ -408,11 +416,11 @@ def test_a_function_that_cannot_be_inlined(tmp_path):
 
 @pytest.mark.parametrize("name", ["a loop whose output is quantised", "sequences", "optionals"])
 def test_the_other_commands(name, tmp_path):
-    text, integer, _ = BODIES[name]
+    text, integer, inside = BODIES[name]
     source = written(text, tmp_path / "m.onnx")
     statistics = qtool.calibrate(source, samples()).statistics
     ranking = qtool.sensitivity(source, samples(), calibration=statistics, target="x86")
-    assert len(ranking.layers) == integer
+    assert len(ranking.layers) == integer + (0 if name == "optionals" else inside)
     assert all(np.isfinite(layer.alone.sqnr_db) for layer in ranking.layers)
     tuned = qtool.tune(source, samples(8), tmp_path / "t.onnx", min_sqnr=20.0, max_drop="50%", target="x86")
     assert tuned.met
@@ -423,15 +431,23 @@ def test_all_layers_inside(tmp_path):
     text = f"""g (float[N,3,8,8] x) => (float[N,8,8,8] y) {{ {CONDITION}
         y = If(k)<then_branch = t () => (float[N,8,8,8] p) {{ p = Conv(x, w1) }},
                   else_branch = e () => (float[N,8,8,8] q) {{ r = Neg(x)  q = Conv(r, w1) }}> }}"""
-    with pytest.raises(NothingToQuantizeError, match="Conv: inside a subgraph"):
-        qtool.calibrate(written(text, tmp_path / "m.onnx"), samples())
+    source = written(text, tmp_path / "m.onnx")
+    result = qtool.quantize(source, tmp_path / "q.onnx", data=samples(), target="x86")
+    assert result.verification.integer_layers == result.verification.layers == 2
+    check(source, tmp_path / "q.onnx")
+    # the weight of both branches is stored once
+    assert [t.name for g in graphs(onnx.load(tmp_path / "q.onnx").graph) for t in g.initializer].count(
+        "w1_quantized"
+    ) == 1
+    positive = samples()[::2]
+    result = qtool.quantize(source, tmp_path / "p.onnx", data=positive, target="x86")
+    assert result.verification.float_layers == {"q": "the data never runs the body 'y.else_branch'"}
+    check(source, tmp_path / "p.onnx")
 
 
 @pytest.mark.zoo
 @pytest.mark.skipif(ZOO is None, reason="no model zoo: set QTOOL_ZOO, or put it at ../shared/zoo")
 def test_a_real_model_that_is_all_branches():
-    with pytest.raises(NothingToQuantizeError, match="Conv: inside a subgraph"):
-        qtool.calibrate(ZOO / "silero_vad" / "silero_vad.onnx", {"input": np.zeros((1, 576), np.float32)})
     prepared = prepare(model_io.load(ZOO / "silero_vad" / "silero_vad.onnx"))
     session = ort.InferenceSession(model_io.to_bytes(prepared.model))
     fed = {

@@ -1,0 +1,71 @@
+"""A merged decoder: both branches of its If in integers, the weights that they share stored once."""
+
+import math
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import qtool
+from qtool.core.numerics.sqnr import signal_to_noise
+from tests.support.merged_decoder import LAYERS, WIDTH, WORDS, merged_decoder, steps
+
+# the products of a layer with weights: four of each attention, two behind it; and what follows the last layer
+WEIGHTS = LAYERS * (8 * WIDTH * WIDTH + 2 * 4 * WIDTH * WIDTH) + WIDTH * WORDS
+PRODUCTS = 2 * LAYERS * 2 * 2
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory):
+    return merged_decoder(tmp_path_factory.mktemp("decoder") / "m.onnx")
+
+
+def bodies(path):
+    (node,) = [node for node in onnx.load(path).graph.node if node.op_type == "If"]
+    return [attribute.g for attribute in node.attribute]
+
+
+def check(source, path, least):
+    """It computes what the model computes in both branches; each weight is stored once, as bytes."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    tensors = [t for graph in (model.graph, *bodies(path)) for t in graph.initializer]
+    stored = sum(math.prod(t.dims) for t in tensors if t.data_type == onnx.TensorProto.INT8)
+    assert WEIGHTS <= stored <= 1.05 * WEIGHTS
+    exact, ours = ort.InferenceSession(source), ort.InferenceSession(path)
+    # other words than these have other ranges
+    for feeds in steps(4):
+        for a, b in zip(exact.run(None, feeds), ours.run(None, feeds), strict=True):
+            assert a.shape == b.shape
+            assert np.array_equal(a, b) or signal_to_noise(a, b) > least
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["static", pytest.param("dynamic", marks=pytest.mark.long), pytest.param("weight-only", marks=pytest.mark.long)],
+)
+def test_both_branches(decoder, form, tmp_path):
+    given = {"data": steps(8), "calibrator": "max"} if form == "static" else {"form": form}
+    proof = qtool.quantize(decoder, tmp_path / "q.onnx", target="x86", **given).verification
+    check(decoder, tmp_path / "q.onnx", 25.0)
+    float_layers = 0 if form != "weight-only" else proof.layers - PRODUCTS
+    assert len(proof.float_layers) == PRODUCTS + float_layers
+    if form == "static":
+        assert proof.integer_share >= 0.95 and proof.steps <= 1 and proof.idle_bodies == ()
+    if form == "dynamic":
+        # made-up inputs take one branch; the other one is not said to be checked
+        assert proof.idle_bodies in (("optimum::if.then_branch",), ("optimum::if.else_branch",))
+
+
+@pytest.mark.long
+def test_a_branch_that_the_data_never_takes(decoder, tmp_path):
+    proof = qtool.quantize(
+        decoder, tmp_path / "q.onnx", data=steps(8)[::2], calibrator="max", target="x86"
+    ).verification
+    idle = {why for name, why in proof.float_layers.items() if name.startswith("/then.") and "scores" not in name}
+    assert "the data never runs the body 'optimum::if.then_branch'" in idle
+    exact, ours = ort.InferenceSession(decoder), ort.InferenceSession(tmp_path / "q.onnx")
+    cached = steps(8)[1]
+    for a, b in zip(exact.run(None, cached), ours.run(None, cached), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
