@@ -18,6 +18,7 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
+from qtool.quantization.blockwise import plan_in_blocks
 from qtool.quantization.candidate import Candidate
 from qtool.quantization.candidates import best_plan
 from qtool.quantization.graphs import look_at
@@ -32,7 +33,10 @@ _ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A plan, the graph that it is for, and what was tried. candidate: where it comes from; None: it was given."""
+    """A plan, the graph that it is for, and what was tried. candidate: where it comes from.
+
+    None: it was given, or is in blocks, of which there is no other form.
+    """
 
     prepared: Prepared
     plan: Plan
@@ -72,8 +76,16 @@ class Proven:
     noisiest: tuple[NoisyRegion, ...] = ()
 
 
-def decide(prepared: Prepared, half: Halves, request: Request, original: Original) -> Decision:
-    """Return the best plan that was found, as a decision. Raises `NothingToQuantizeError`: there is none."""
+def decide(
+    prepared: Prepared, half: Halves, request: Request, original: Original, wanted: Wanted | None = None
+) -> Decision:
+    """Return the best plan that was found, as a decision. Raises `NothingToQuantizeError`: there is none.
+
+    `wanted`: the accuracy that weights in blocks get more bits for; None gives them none.
+    """
+    if request.blocks is not None:
+        plan, trials = plan_in_blocks(prepared, half.choosing, request, wanted)
+        return Decision(prepared, plan, trials)
     best, trials = best_plan(prepared, half.choosing, request, original)
     return Decision(best.graph.prepared, best.plan, trials, best)
 

@@ -14,7 +14,7 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, during, silent
 from qtool.core.records.doubts import calibration_doubts, grid_doubts, notes, with_ranges
-from qtool.core.records.options import Correction, Form, Names, Scheme
+from qtool.core.records.options import Bits, BlockWise, Correction, Form, Names, Rounding, Scheme, Written
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
@@ -37,7 +37,7 @@ from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, w
 from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
-from qtool.quantization.request import Goal, Request
+from qtool.quantization.request import Goal, Request, blocks_of, refuse_beside_blocks
 from qtool.quantization.timing import timed
 from qtool.quantization.wanted import Wanted
 from qtool.runtime.providers import find_provider
@@ -60,6 +60,10 @@ def quantize(
     exclude: Names = (),
     target: str = "auto",
     form: Form | Literal["auto"] = "auto",
+    weights: Bits | None = None,
+    block: int | None = None,
+    rounding: Rounding | None = None,
+    weight_format: Written | None = None,
     bias_correction: Correction = "auto",
     smoothing: Correction = "auto",
     refine: Correction = "auto",
@@ -107,6 +111,10 @@ def quantize(
         save_plan: where to write the plan.
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
             layers over tokens allow both, and takes what is better.
+        weights: store the matrices of products and tables in blocks of so many bits, and nothing else: see `BlockWise`,
+            which block (32 without it), rounding and weight_format are of. What cannot be in blocks is stored in 8 bits
+            by channel. With data, as few weights as reach `min_sqnr` have 8 bits instead of 4, unless `partial` is
+            unset. The scheme is that of the blocks' grids.
         smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
         refine: round the weights of static layers to what these compute on the examples (GPTQ), with scales that fit
             it; `auto` where weights have one scale a tensor or 7 bits, and it measures better.
@@ -122,6 +130,9 @@ def quantize(
     check_files(
         model, {"output": output, "save_plan": save_plan}, {"calibration": calibration, "data": data, "plan": plan}
     )
+    blocks = blocks_of(weights, block, rounding, weight_format)
+    if blocks is not None and form == "auto":
+        form = "weight-only"
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
@@ -134,6 +145,7 @@ def quantize(
         )
     measures = {"min_sqnr": min_sqnr is not None, "max_float_macs": max_float_macs is not None, "partial": not partial}
     _refuse_unmeasured(measures, blind=blind)
+    refuse_beside_blocks(blocks, blind=blind, max_float_macs=measures["max_float_macs"])
     aim = Wanted.of(min_sqnr, max_float_macs)
     selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
     wanted = (scheme or Scheme()).selecting(**selection)
@@ -147,6 +159,7 @@ def quantize(
             smoothing="off" if blind else smoothing,
             goal=optimize_for,
             progress=progress,
+            blocks=blocks,
         ),
         refinement="off" if blind else refine,
     )
@@ -156,6 +169,7 @@ def quantize(
             calibrator=calibrator not in (None, "auto"),
             **grid_given(wanted),
             target=target != "auto",
+            weights=blocks is not None,
             form=form != "auto",
             bias_correction=bias_correction != "auto",
             smoothing=smoothing != "auto",
@@ -194,16 +208,17 @@ def quantize(
             prepared = as_calibrated(prepared, statistics, steps)
     check_raised(prepared, statistics)
     half = halved(prepared, statistics)
+    bits_for = aim if partial and not blind else None
     original = original_of(prepared, half, absent)
     with advising(prepared, None):
         decided = (
-            during(progress, "measure candidates", lambda: decide(prepared, half, request, original))
+            during(progress, "measure candidates", lambda: decide(prepared, half, request, original, bits_for))
             if given is None
             else Decision(prepared, given)
         )
     proven = mend(
         during(progress, "prove", lambda: prove(decided, original)),
-        aim if partial and not blind else None,
+        bits_for,
         request,
         original,
     )

@@ -8,6 +8,7 @@ plane of Babai 1986, which is the same without an inverse); AIMET's documentatio
 scales; here by H's diagonal, as errors of neighbours have nothing to do with each other before GPTQ).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,6 +102,28 @@ def rounded(weight: Array, moments: Array, grids: WeightGrids) -> Array:
 
     Never worse than the nearest ones, which a channel keeps that they cost less.
     """
+
+    def snap(aim: Array, _columns: Array) -> tuple[Array, Array]:
+        integers = np.clip(np.rint(aim / grids.scale), -grids.limit, grids.limit)
+        return integers, integers * grids.scale
+
+    found, plain = column_by_column(weight, moments, snap), nearest(weight, grids)
+    step = grids.scale[:, :, None]
+    worse = costs(weight, found * step, moments) > costs(weight, plain * step, moments)
+    return np.where(worse[:, :, None], plain, found)
+
+
+def column_by_column(weight: Array, moments: Array, snap: Callable[[Array, Array], tuple[Array, Array]]) -> Array:
+    """Return integers, float64 [G, M, K], each column of which takes up what rounding those before it has cost.
+
+    The order is that of H's diagonal, the largest first.
+
+    Args:
+        weight: float64 [G, M, K].
+        moments: H, [G, K, K]; it is damped.
+        snap: from what a column of each group should be, [G, M], and which columns these are, [G], the integers and
+            what they mean, [G, M] both.
+    """
     stable = _damped(moments)
     order = np.argsort(-np.einsum("gkk->gk", stable), axis=1, kind="stable")
     # V V' = H, V upper triangular: Cholesky's factor with the last column first
@@ -115,13 +138,11 @@ def rounded(weight: Array, moments: Array, grids: WeightGrids) -> Array:
         for i in range(block.start, block.stop):
             more = np.einsum("gmk,gk->gm", lost[:, :, start:i], upper[:, start:i, i])
             aim = wanted[:, :, i] + (owed[:, :, i - start] + more) / upper[:, i, i, None]
-            integers[:, :, i] = np.clip(np.rint(aim / grids.scale), -grids.limit, grids.limit)
-            lost[:, :, i] = wanted[:, :, i] - integers[:, :, i] * grids.scale
-    found, plain = np.empty_like(integers), nearest(weight, grids)
+            integers[:, :, i], real = snap(aim, order[:, i])
+            lost[:, :, i] = wanted[:, :, i] - real
+    found = np.empty_like(integers)
     np.put_along_axis(found, np.broadcast_to(order[:, None, :], found.shape), integers, 2)
-    step = grids.scale[:, :, None]
-    worse = costs(weight, found * step, moments) > costs(weight, plain * step, moments)
-    return np.where(worse[:, :, None], plain, found)
+    return found
 
 
 def _damped(moments: Array) -> Array:

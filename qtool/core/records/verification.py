@@ -69,6 +69,8 @@ class Verification:
     examples: how many samples that was measured on. held_out: whether none of them chose what was done.
     tensors: each quantised activation. uneven: of the worst output, where one example alone decides its figure.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
+    blocks_sqnr_db: of the layers whose weights are in blocks, each by itself, the worst against their definition, which
+        is computed without onnxruntime; None where there are none, or nothing was run.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -99,6 +101,7 @@ class Verification:
     agreement_by_output: dict[str, float] = field(default_factory=dict)
     held_out: bool = True
     uneven: Uneven | None = None
+    blocks_sqnr_db: Real | None = None
 
     @property
     def judged_db(self) -> float:

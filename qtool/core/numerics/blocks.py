@@ -1,0 +1,227 @@
+"""Weights in blocks: so many numbers of a sum share a scale, and a zero point where their grid is affine.
+
+A weight is [M, K] here: M output channels, K products a sum; the rows of a table are such channels too. Integers are
+unsigned, from 0 to 2^bits - 1. The last block of a row may be shorter.
+
+Sources: onnxruntime `core/mlas/lib/q4_dq.cpp` (the grid that reaches the largest numbers, and its rounding, half away
+from zero) and docs/ContribOperators.md, MatMulNBits (how integers are packed); the search for scales is that of
+`qtool.core.numerics.rounding`, with the scale that fits the integers best (least squares).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qtool.core.numerics.rounding import column_by_column, costs
+
+Array = np.ndarray
+_SHARES = tuple(1.0 - 0.05 * step for step in range(11))
+"""The ranges that are tried, as shares of the one that reaches the largest numbers."""
+_AT_ONCE = 2**21
+_EQUAL = 1e-9
+"""Costs that differ by a smaller share are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockGrids:
+    """The grids of a weight's blocks. scale: [M, B], float32; it may be negative, and 0 where all numbers are.
+
+    bits: of an integer. size: numbers a block. zero_point: [M, B], uint8; None: the middle, 2^(bits - 1).
+    """
+
+    bits: int
+    size: int
+    scale: Array
+    zero_point: Array | None
+
+    @property
+    def zeros(self) -> Array:
+        """The integers that mean zero, [M, B], float32."""
+        if self.zero_point is None:
+            return np.full(self.scale.shape, float(middle(self.bits)), np.float32)
+        found: Array = self.zero_point.astype(np.float32)
+        return found
+
+
+def middle(bits: int) -> int:
+    """Return the integer that means zero on a symmetric grid."""
+    return 1 << (bits - 1)
+
+
+def largest(bits: int) -> int:
+    """Return the largest integer, 15 or 255."""
+    return (1 << bits) - 1
+
+
+def count(length: int, size: int) -> int:
+    """Return how many blocks of a size hold so many numbers."""
+    return -(-length // size)
+
+
+def blocks_of(rows: Array, size: int) -> Array:
+    """Return [M, K] as [M, B, size], with zeros behind the last number."""
+    blocks = count(rows.shape[1], size)
+    padded = np.pad(rows, ((0, 0), (0, blocks * size - rows.shape[1])))
+    return padded.reshape(rows.shape[0], blocks, size)
+
+
+def reaching(rows: Array, bits: int, size: int, *, symmetric: bool) -> BlockGrids:
+    """Return the grids that reach the largest numbers of each block of a float32 weight [M, K]."""
+    low, high = _ends(blocks_of(rows, size))
+    return _grids(low, high, bits, size, symmetric=symmetric)
+
+
+def _ends(blocks: Array) -> tuple[Array, Array]:
+    return np.minimum(blocks.min(axis=2), np.float32(0.0)), np.maximum(blocks.max(axis=2), np.float32(0.0))
+
+
+def _grids(low: Array, high: Array, bits: int, size: int, *, symmetric: bool) -> BlockGrids:
+    """As onnxruntime's own tool has them: a symmetric grid has one step more on the side of the largest number."""
+    if symmetric:
+        far = np.where(np.abs(high) > np.abs(low), high, low)
+        return BlockGrids(bits, size, (far / np.float32(-middle(bits))).astype(np.float32), None)
+    scale = ((high - low) / np.float32(largest(bits))).astype(np.float32)
+    below = np.where(scale > 0, -low / np.where(scale > 0, scale, np.float32(1.0)), np.float32(0.0))
+    zero = np.floor(np.clip(below, 0, largest(bits)) + np.float32(0.5))
+    return BlockGrids(bits, size, scale, zero.astype(np.uint8))
+
+
+def nearest(rows: Array, grids: BlockGrids) -> Array:
+    """Return the integers of a float32 weight [M, K] that are nearest to it, uint8."""
+    result = np.empty(rows.shape, np.uint8)
+    for part in _parts(rows.shape):
+        taken = BlockGrids(grids.bits, grids.size, grids.scale[part], _part(grids.zero_point, part))
+        integers = _snapped(blocks_of(rows[part].astype(np.float32, copy=False), grids.size), taken)
+        result[part] = integers.reshape(len(integers), -1)[:, : rows.shape[1]]
+    return result
+
+
+def _snapped(blocks: Array, grids: BlockGrids) -> Array:
+    """Of [M, B, size], as float32. Like onnxruntime it multiplies by the inverse of the scale, and rounds halves up."""
+    inverse = np.divide(np.float32(1.0), grids.scale, out=np.zeros_like(grids.scale), where=grids.scale != 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = blocks * inverse[:, :, None] + grids.zeros[:, :, None]
+    found: Array = np.clip(np.floor(steps + np.float32(0.5)), 0, largest(grids.bits))
+    return found
+
+
+def real(integers: Array, grids: BlockGrids) -> Array:
+    """Return the real numbers that integers [M, K] mean, (q - zero point) * scale, float32."""
+    length, size = integers.shape[1], grids.size
+    steps = integers.astype(np.float32) - np.repeat(grids.zeros, size, axis=1)[:, :length]
+    found: Array = steps * np.repeat(grids.scale, size, axis=1)[:, :length]
+    return found
+
+
+def searched(rows: Array, bits: int, size: int, weights: Array, *, symmetric: bool) -> BlockGrids:
+    """Return the grids whose nearest integers cost the least squared error, weighted, block by block.
+
+    Ranges are shares of those that reach the largest numbers: what is larger is clipped where that costs less than it
+    gains. Each has the scale that fits its integers best.
+
+    Args:
+        rows: the weight, float32 [M, K].
+        bits: of an integer.
+        size: of a block.
+        weights: of the squared error of each product of a sum, [K]: the second moments of what it is multiplied with.
+        symmetric: whether zero is the middle.
+    """
+    blocks_count = count(rows.shape[1], size)
+    scale = np.empty((rows.shape[0], blocks_count), np.float32)
+    zero = np.empty(scale.shape, np.uint8)
+    weighting = blocks_of(weights[None].astype(np.float64), size)
+    for part in _parts(rows.shape):
+        scale[part], zero[part] = _searched(blocks_of(rows[part], size), bits, weighting, symmetric=symmetric)
+    return BlockGrids(bits, size, scale, None if symmetric else zero)
+
+
+def _searched(blocks: Array, bits: int, weighting: Array, *, symmetric: bool) -> tuple[Array, Array]:
+    low, high = _ends(blocks)
+    size = blocks.shape[2]
+    best: tuple[Array, Array] | None = None
+    least = np.full(low.shape, np.inf)
+    for share in _SHARES:
+        grids = _grids(low * np.float32(share), high * np.float32(share), bits, size, symmetric=symmetric)
+        for tried in (grids, _fitted(blocks, grids, weighting)):
+            steps = _snapped(blocks, tried) - tried.zeros[:, :, None]
+            lost = blocks - steps * tried.scale[:, :, None]
+            cost = (lost.astype(np.float64) ** 2 * weighting).sum(axis=2)
+            better = cost < least * (1.0 - _EQUAL)
+            zeros = tried.zeros.astype(np.uint8)
+            if best is None:
+                best = tried.scale, zeros
+            best = np.where(better, tried.scale, best[0]), np.where(better, zeros, best[1])
+            least = np.where(better, cost, least)
+    assert best is not None
+    return best
+
+
+def _fitted(blocks: Array, grids: BlockGrids, weighting: Array) -> BlockGrids:
+    """With the scales of the least weighted squared error for the nearest integers."""
+    steps = (_snapped(blocks, grids) - grids.zeros[:, :, None]).astype(np.float64)
+    squares = (steps * steps * weighting).sum(axis=2)
+    products = (steps * blocks * weighting).sum(axis=2)
+    scale = np.divide(products, squares, out=grids.scale.astype(np.float64), where=squares > 0).astype(np.float32)
+    return BlockGrids(grids.bits, grids.size, scale, grids.zero_point)
+
+
+def compensated(rows: Array, moments: Array, grids: BlockGrids) -> Array:
+    """Return the integers of GPTQ, uint8 [M, K]: columns take up what rounding those before them has cost.
+
+    `moments`: H, the second moments of what the weight is multiplied with, [K, K]. A row keeps its nearest integers
+    where these cost less.
+    """
+    weight, zeros, most = rows.astype(np.float64)[None], grids.zeros.astype(np.float64), float(largest(grids.bits))
+    scale = grids.scale.astype(np.float64)
+    inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale != 0)
+
+    def snap(aim: Array, columns: Array) -> tuple[Array, Array]:
+        at = int(columns[0]) // grids.size
+        integers = np.clip(np.floor(aim[0] * inverse[:, at] + zeros[:, at] + 0.5), 0.0, most)
+        return integers[None], ((integers - zeros[:, at]) * scale[:, at])[None]
+
+    found = column_by_column(weight, moments[None], snap)[0].astype(np.uint8)
+    plain = nearest(rows, grids)
+    new, old = (costs(weight, real(q, grids)[None].astype(np.float64), moments[None])[0] for q in (found, plain))
+    return np.where((new < old)[:, None], found, plain)
+
+
+def packed(integers: Array, bits: int, size: int, fill: int) -> Array:
+    """Return integers [M, K] as bytes, [M, B, size * bits / 8], the first of a byte in its lower bits.
+
+    `fill`: the integer behind the last one of a row.
+    """
+    blocks = count(integers.shape[1], size)
+    whole = np.pad(integers, ((0, 0), (0, blocks * size - integers.shape[1])), constant_values=fill)
+    found = whole.reshape(len(integers), blocks, size)
+    return found if bits == 8 else in_bytes(found)  # noqa: PLR2004
+
+
+def in_bytes(integers: Array) -> Array:
+    """Return integers of 4 bits in bytes, two of the last axis in each, the first in the lower bits; 0 fills it up."""
+    odd = integers.shape[-1] % 2
+    whole = np.pad(integers, [(0, 0)] * (integers.ndim - 1) + [(0, odd)]) if odd else integers
+    found: Array = (whole[..., 0::2] | (whole[..., 1::2] << 4)).astype(np.uint8)
+    return found
+
+
+def from_bytes(stored: Array) -> Array:
+    """Return the integers of 4 bits that bytes hold, two for each along the last axis: the inverse of `in_bytes`."""
+    found: Array = np.stack([stored & 15, stored >> 4], axis=-1).reshape(*stored.shape[:-1], -1)
+    return found
+
+
+def unpacked(stored: Array, bits: int, length: int) -> Array:
+    """Return the integers [M, K] in `packed` bytes; `length`: K."""
+    found = stored if bits == 8 else from_bytes(stored)  # noqa: PLR2004
+    return found.reshape(len(stored), -1)[:, :length]
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[slice]:
+    rows = max(_AT_ONCE // max(shape[1], 1), 1)
+    return (slice(start, start + rows) for start in range(0, shape[0], rows))
+
+
+def _part(array: Array | None, part: slice) -> Array | None:
+    return None if array is None else array[part]
