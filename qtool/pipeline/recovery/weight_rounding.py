@@ -247,7 +247,7 @@ def second_moments(model: Model, layers: Sequence[Layer], examples: Examples) ->
 def _moments_of(model: Model, layers: Sequence[Layer], examples: Examples) -> Iterator[tuple[Layer, Array]]:
     for layer, (found,) in zip(layers, _sums(model, layers, examples, [0] * len(examples)), strict=True):
         if found is not None:
-            yield layer, found.mean(centred=False)
+            yield layer, found.mean(centred=False)[0]
 
 
 def columns(layer: Layer, x: Array, most: int) -> Array:

@@ -20,6 +20,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.pipeline.verify.original import Original
+from qtool.pipeline.verify.undo import in_real_numbers
 from qtool.runtime.session import Session
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
@@ -205,16 +206,21 @@ class _Sessions:
         wanted = list(dict.fromkeys([*(t for t in self.stored if t not in fed), *outputs, *ends.values()]))
         self.judged = {*outputs, *ends.values()}
         self.reads = self._reads(model, ends)
-        pieces, self.cuts = compose.cut(model)
+        plain = model
+        if plan.blocks:
+            # they round what they read, so that small differences grow from layer to layer: see `check_blocks`
+            plain = edit.clone(model)
+            in_real_numbers(prepared, plain, plan.blocks)
+        pieces, self.cuts = compose.cut(plain)
         self.integers = self.stored | {name: name for name in compose.dynamic_tensors(model)}
         floats = [name for name in self.reads.values() if name not in self.stored]
-        observed = compose.with_outputs(
-            model, list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs, *floats]))
-        )
+        watched = list(dict.fromkeys([*self.stored.values(), *self.cuts, *outputs, *floats]))
+        observed = compose.with_outputs(model, watched)
+        unoptimized = compose.with_outputs(plain, watched) if plan.blocks else observed
         makers: tuple[Callable[[], Session], ...] = (
             lambda: Session(compose.with_outputs(prepared, wanted), name="the prepared model"),
             lambda: Session(observed, config=config, name="the quantised model"),
-            lambda: Session(observed, optimize=False, name="the quantised model"),
+            lambda: Session(unoptimized, optimize=False, name="the quantised model"),
             lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),
         )
         self.exact, self.optimized, self.unoptimized, self.alone = side_by_side(lambda make: make(), makers)

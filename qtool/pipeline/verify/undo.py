@@ -6,10 +6,13 @@ one node of float again.
 What comes back reads its weights through DequantizeLinear, so that `structure` can hold them against the float ones.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qtool.core.errors import VerificationError
 from qtool.core.numerics.blocks import from_bytes
+from qtool.core.records.plan import BlockPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
@@ -62,6 +65,25 @@ def undo_blocks(prepared: Model, quantized: Model) -> None:
             _undo_rows(quantized, layer, node, names)
         elif layer.is_product and layer.input_axis == 1 and _reads_blocks(node):
             _undo_turned(quantized, layer, node, names)
+
+
+def in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPlan]) -> None:
+    """Let each node that reads blocks be one of float that reads what these stand for, in place, in `quantized`.
+
+    Raises:
+        VerificationError: a node is not one that the rewriting makes.
+    """
+    undo_blocks(prepared, quantized)
+    nodes, names = {n.name: n for n in quantized.graph}, edit.Names(quantized.graph)
+    for row in blocks:
+        real = row.real(edit.constant(prepared.graph.initializers[row.tensor]))
+        value = edit.add_initializer(quantized.graph, names.fresh(f"{row.tensor}_real"), real)
+        for name, index in row.readers:
+            read = nodes[name].inputs[index]
+            nodes[name].replace_input_with(index, value)
+            made = None if read is None else read.producer()
+            if made is not None and not made.outputs[0].uses():
+                edit.remove_node(made)
 
 
 def _reads_blocks(node: Node) -> bool:
