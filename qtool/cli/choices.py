@@ -173,8 +173,8 @@ def block_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--rounding",
             type=click.Choice(ROUNDINGS),
-            help="With --weights: nearest integers, searched scales, or both and GPTQ on data; auto takes what measures "
-            "best, without data scales.  [default: auto]",
+            help="With --weights: nearest integers, searched scales, or these and GPTQ on data; auto takes what "
+            "measures best, without data scales.  [default: auto]",
         ),
         click.option(
             "--block",

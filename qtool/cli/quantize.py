@@ -208,18 +208,20 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
     """An option that would be accepted and ignored is an error."""
     blind, planned = calibration is None and data is None, context.params["plan_path"] is not None
     check_grid(context, find_target(context.params["target"]))
+    # blocks have a grid of their own
+    only, gridded = (form, set()) if context.params["weights"] is None else ("weights", {"scheme"})
     for applies, ignored, why in (
         (planned, _DECIDED, "says nothing to --plan, which has decided it; leave one of them out"),
         (
             blind and (planned or form is not None),
-            (_OF_DATA | _CALIBRATED | _MEASURED | _JUDGED) - ({"scheme"} if context.params["weights"] else set()),
+            (_OF_DATA | _CALIBRATED | _MEASURED | _JUDGED) - gridded,
             "says nothing without data; give --data or --calibration",
         ),
         (calibration is not None, _OF_DATA - _STEPS, "needs --data; with --calibration no data is read"),
         (
             form not in (None, "static"),
-            _CALIBRATED - {"scheme"} if context.params["weights"] else _CALIBRATED,
-            f"says nothing to --{'weights' if context.params['weights'] else form}, which has no calibrated ranges; leave one of them out",
+            _CALIBRATED - gridded,
+            f"says nothing to --{only}, which has no calibrated ranges; leave one of them out",
         ),
     ):
         asked = given(context) & ignored

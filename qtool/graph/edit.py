@@ -292,7 +292,7 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
 
 def add_integers(graph: Graph, name: str, array: Array, bits: int) -> Value:
     """Add signed integers of 4 or 8 bits as a new initializer, and return its value; the name must be free."""
-    kind = ir.DataType.INT4 if bits == 4 else ir.DataType.INT8  # noqa: PLR2004
+    kind = ir.DataType.INT4 if bits == 4 else ir.DataType.INT8
     return add_initializer(graph, name, array.astype(kind.numpy()))
 
 

@@ -1,4 +1,4 @@
-"""The plan with weights in blocks: how they are rounded, and which need 8 bits, measured on the examples that choose."""
+"""The plan with weights in blocks: how they are rounded, and which need 8 bits, as the examples that choose say."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,9 +145,7 @@ class _Search:
                 result[name] = result[name] + found if name in result else found
         return result
 
-    def widened(
-        self, rounding: Rounding, trials: tuple[Trial, ...], aim: float
-    ) -> tuple[Plan, tuple[Trial, ...]]:
+    def widened(self, rounding: Rounding, trials: tuple[Trial, ...], aim: float) -> tuple[Plan, tuple[Trial, ...]]:
         """The plan whose fewest bytes are in 8 bits so that the outputs reach `aim`, in dB; with all, if none does.
 
         Each weight is measured by itself, all others in float: noise of different origin adds up. Those that make the

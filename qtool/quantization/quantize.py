@@ -130,23 +130,21 @@ def quantize(
     check_files(
         model, {"output": output, "save_plan": save_plan}, {"calibration": calibration, "data": data, "plan": plan}
     )
-    blocks = blocks_of(weights, block, rounding, weight_format)
-    if blocks is not None and form == "auto":
-        form = "weight-only"
+    form, blocks = blocks_of(form, weights, block, rounding, weight_format)
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
     if data is None and provider != "cpu":
         raise UsageError(f"provider {provider} is where data calibrates; give {arg('data')}, or leave it out")
     compute = Compute(threads, provider, progress=progress)
     find_provider(provider)
-    if blind and ("on" in (bias_correction, smoothing, refine) or optimize_for == "latency"):
-        raise UsageError(
-            f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
-            f"{arg('calibration')}, or leave them out"
-        )
     measures = {"min_sqnr": min_sqnr is not None, "max_float_macs": max_float_macs is not None, "partial": not partial}
-    _refuse_unmeasured(measures, blind=blind)
-    refuse_beside_blocks(blocks, blind=blind, max_float_macs=measures["max_float_macs"])
+    _refuse_unmeasured(
+        measures,
+        blocks,
+        blind=blind,
+        compared="on" in (bias_correction, smoothing, refine) or optimize_for == "latency",
+    )
     aim = Wanted.of(min_sqnr, max_float_macs)
+    spent = aim if partial and not blind else None
     selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
     wanted = (scheme or Scheme()).selecting(**selection)
     request = replace(
@@ -208,17 +206,16 @@ def quantize(
             prepared = as_calibrated(prepared, statistics, steps)
     check_raised(prepared, statistics)
     half = halved(prepared, statistics)
-    bits_for = aim if partial and not blind else None
     original = original_of(prepared, half, absent)
     with advising(prepared, None):
         decided = (
-            during(progress, "measure candidates", lambda: decide(prepared, half, request, original, bits_for))
+            during(progress, "measure candidates", lambda: decide(prepared, half, request, original, spent))
             if given is None
             else Decision(prepared, given)
         )
     proven = mend(
         during(progress, "prove", lambda: prove(decided, original)),
-        bits_for,
+        spent,
         request,
         original,
     )
@@ -239,7 +236,9 @@ def quantize(
         before,
         warnings=() if blind else _doubts(statistics, final, prepared),
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
-        verdict=None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None),
+        verdict=None
+        if blind
+        else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None and blocks is None),
         timing=timing,
         asked=asked_of(
             model,
@@ -273,8 +272,14 @@ def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str
     return (*calibration_doubts(statistics), *grid_doubts(statistics, plan, inputs))
 
 
-def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool) -> None:
+def _refuse_unmeasured(given: Mapping[str, bool], blocks: BlockWise | None, *, blind: bool, compared: bool) -> None:
     """Refuse what is asked of an accuracy that is not measured, and a limit of what is not done."""
+    if blind and compared:
+        raise UsageError(
+            f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
+            f"{arg('calibration')}, or leave them out"
+        )
+    refuse_beside_blocks(blocks, blind=blind, max_float_macs=given["max_float_macs"])
     for name, is_given in given.items():
         if is_given and blind:
             raise UsageError(

@@ -141,9 +141,15 @@ def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:
 
 
 def blocks_of(
-    weights: Bits | None, block: int | None, rounding: Rounding | None, weight_format: Written | None
-) -> BlockWise | None:
-    """Return how weights are in blocks, of the arguments of a public function; None where they are not.
+    form: Form | Literal["auto"],
+    weights: Bits | None,
+    block: int | None,
+    rounding: Rounding | None,
+    weight_format: Written | None,
+) -> tuple[Form | Literal["auto"], BlockWise | None]:
+    """Return the form that is asked for, and how weights are in blocks, of the arguments of a public function.
+
+    None where they are not.
 
     Raises:
         UsageError: an unknown value, or one that says nothing without `weights`.
@@ -155,14 +161,15 @@ def blocks_of(
                 raise UsageError(
                     f"{arg(name, str(value))} says nothing without {arg('weights')}; give it, or leave this out"
                 )
-        return None
+        return form, None
     plain = BlockWise(weights)
-    return BlockWise(
+    blocks = BlockWise(
         weights,
         plain.block if block is None else block,
         plain.rounding if rounding is None else rounding,
         plain.written if weight_format is None else weight_format,
     )
+    return "weight-only" if form == "auto" else form, blocks
 
 
 def refuse_beside_blocks(blocks: BlockWise | None, *, blind: bool, max_float_macs: bool) -> None:

@@ -27,6 +27,7 @@ from qtool.report.words import SCALE, listed, quality, rows
 
 _NAMED = 3
 _COLUMNS = 100
+_MOST_BITS = 8
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
 _MOSTLY = 0.5
@@ -62,7 +63,8 @@ def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    lines += timing_lines(result.timing, _ratio(result), by_clock=by_clock)
+    # blocks leave nothing in float for speed
+    lines += timing_lines(result.timing, _ratio(result), by_clock=by_clock or bool(plan.blocks))
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
@@ -181,8 +183,9 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     if verdict.met is not False:
         return [f"`{compared} --metric METRIC` compares by your own metric"]
     if result.plan.blocks:
+        finer = "--weights int8" if any(row.bits < _MOST_BITS for row in result.plan.blocks) else "--block 16"
         return [
-            f"`qtool quantize {model} {data} --weights int8` takes twice the bytes",
+            f"`qtool quantize {model} {data} {finer}` takes more bytes",
             f"`qtool quantize {model} {data}` computes in integers where that is accurate",
         ]
     commands = [
@@ -276,7 +279,8 @@ def _blocks(plan: Plan) -> list[str]:
     counts = [f"{bits.count(n)} in {n} bits" for n in sorted(set(bits))]
     grid = "with zero points" if any(row.zero_point for row in plan.blocks) else "symmetric"
     written = "DequantizeLinear" if plan.blocks[0].written == "qdq" else "operators of onnxruntime's"
-    words = [f"{amount(len(bits), 'weight')}: {', '.join(counts)}; {plan.blocks[0].block} numbers a scale, {grid}, as {written}"]
+    size = f"{plan.blocks[0].block} numbers a scale"
+    words = [f"{amount(len(bits), 'weight')}: {', '.join(counts)}; {size}, {grid}, as {written}"]
     if len(set(bits)) > 1:
         wide = [row.tensor for row in plan.blocks if row.bits == max(bits)]
         more = f", and {len(wide) - _NAMED} more" if len(wide) > _NAMED else ""

@@ -195,7 +195,7 @@ def packed(integers: Array, bits: int, size: int, fill: int) -> Array:
     blocks = count(integers.shape[1], size)
     whole = np.pad(integers, ((0, 0), (0, blocks * size - integers.shape[1])), constant_values=fill)
     found = whole.reshape(len(integers), blocks, size)
-    return found if bits == 8 else in_bytes(found)  # noqa: PLR2004
+    return found if bits == 8 else in_bytes(found)
 
 
 def in_bytes(integers: Array) -> Array:
@@ -214,7 +214,7 @@ def from_bytes(stored: Array) -> Array:
 
 def unpacked(stored: Array, bits: int, length: int) -> Array:
     """Return the integers [M, K] in `packed` bytes; `length`: K."""
-    found = stored if bits == 8 else from_bytes(stored)  # noqa: PLR2004
+    found = stored if bits == 8 else from_bytes(stored)
     return found.reshape(len(stored), -1)[:, :length]
 
 

@@ -1,8 +1,8 @@
 """JSON documents from records and records from JSON documents, by the types of the records' fields.
 
 A field has the same name in both, but where its metadata say otherwise: `called`, `keyed`, `OPTIONAL`, `EMPTY`,
-`UNWRITTEN`, `PAIRS`, `TEXT`. Properties that a class names in `DERIVED` are written as well. What types do not say, a record says in
-a method `check`; it raises `ValueError` with a message that begins with the field's name.
+`UNWRITTEN`, `PAIRS`, `TEXT`. Properties that a class names in `DERIVED` are written as well. What types do not say, a
+record says in a method `check`; it raises `ValueError` with a message that begins with the field's name.
 
 JSON has no infinities: `encoded` writes numbers that are not finite as "inf", "-inf" and "nan", and only fields of type
 `Real` are read so. In the documents of results they are null instead, and their words stand apart (`noting`), so that

@@ -103,7 +103,7 @@ class WeightPlan:
 
 @dataclass(frozen=True, slots=True)
 class BlockPlan:
-    """A matrix whose numbers are stored in blocks along `axis`, each with a scale, and a zero point if its grid has one.
+    """A matrix in blocks along `axis`, each of which has a scale, and a zero point where its grid is affine.
 
     It is [M, K] where `axis` is 1, else [K, M]. The rest is in base64, in the order of M.
 
@@ -123,7 +123,9 @@ class BlockPlan:
     integers: str | None = field(default=None, metadata=OPTIONAL)
 
     @classmethod
-    def of(cls, tensor: str, axis: int, readers: tuple[Reader, ...], written: str, grids: blocks.BlockGrids) -> "BlockPlan":
+    def of(
+        cls, tensor: str, axis: int, readers: tuple[Reader, ...], written: str, grids: blocks.BlockGrids
+    ) -> "BlockPlan":
         """Return the row of a tensor with these grids, and the nearest integers."""
         zero = None if grids.zero_point is None else _base64(grids.zero_point, np.uint8)
         scale = _base64(grids.scale, np.float32)
@@ -145,12 +147,18 @@ class BlockPlan:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Return whether it speaks of a constant of this shape."""
-        if len(shape) != 2:  # noqa: PLR2004
+        if len(shape) != 2:
             return False
         numbers = shape[0] * shape[1]
         blocks_in_all = shape[1 - self.axis] * blocks.count(shape[self.axis], self.block)
-        given = None if self.integers is None else _from_base64("integers", self.integers, np.uint8).size
-        return _from_base64("scale", self.scale, np.float32).size == blocks_in_all and given in (None, numbers)
+        given = self.given
+        fitting = given is None or given.size == numbers
+        return _from_base64("scale", self.scale, np.float32).size == blocks_in_all and fitting
+
+    @property
+    def given(self) -> np.ndarray | None:
+        """The integers that the row holds, uint8 and flat; None where it holds none."""
+        return None if self.integers is None else _from_base64("integers", self.integers, np.uint8)
 
     def rows(self, matrix: np.ndarray) -> np.ndarray:
         """Return a view of a matrix of the tensor's shape as [M, K]; a second call leads back."""
@@ -164,9 +172,9 @@ class BlockPlan:
 
     def quantized(self, matrix: np.ndarray) -> np.ndarray:
         """Return the integers of the matrix, uint8 [M, K]: those of the row, or the nearest."""
-        rows = self.rows(matrix)
-        if self.integers is not None:
-            return _from_base64("integers", self.integers, np.uint8).reshape(rows.shape)
+        rows, given = self.rows(matrix), self.given
+        if given is not None:
+            return given.reshape(rows.shape)
         return blocks.nearest(rows, self.grids(len(rows)))
 
     def real(self, matrix: np.ndarray) -> np.ndarray:
@@ -210,9 +218,8 @@ class Plan:
     """The changes that `rewrite` applies to the graph that `recipe` makes of the model with this digest.
 
     weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
-    anew in each run. stored: of layers that compute in float. blocks: of layers that find a grid for each block of their
-    input, and of tables. inputs: of those that have no grid, the least and the
-    largest value that calibrated.
+    anew in each run. stored: of layers that compute in float. blocks: of layers that find a grid for each block of
+    their input, and of tables. inputs: of those that have no grid, the least and the largest value that calibrated.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("plan", 1)
@@ -262,8 +269,8 @@ class Plan:
     @property
     def quantized(self) -> tuple[str, ...]:
         """The layers that are not float throughout, in graph order: as integer kernels, or behind integer weights."""
-        rows = (*self.dynamic, *self.stored, *self.blocks)
-        found = {*self.integer, *(node for row in rows for node, _ in row.readers)}
+        readers = [row.readers for row in (*self.dynamic, *self.stored)] + [row.readers for row in self.blocks]
+        found = {*self.integer, *(node for read in readers for node, _ in read)}
         return tuple(layer for layer in self.layers if layer in found)
 
     @property

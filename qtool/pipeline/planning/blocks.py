@@ -130,8 +130,10 @@ def _positive(diagonal: Array) -> Array:
     return found
 
 
-def in_blocks(plan: Plan, sites: Collection[BlockSite], rows: Collection[BlockPlan], declined: Mapping[str, str]) -> Plan:
-    """Return a plan of which these sites are in blocks, by their rows, instead of `stored`; `declined`: why not others."""
+def in_blocks(
+    plan: Plan, sites: Collection[BlockSite], rows: Collection[BlockPlan], declined: Mapping[str, str]
+) -> Plan:
+    """Return a plan with these sites in blocks, by their rows, instead of in `stored`; `declined`: why not others."""
     moved = {(site.tensor, site.readers) for site in sites}
     kernels = {name: found for site in sites for name, found in site.kernels.items()}
     known: Callable[[WeightPlan], bool] = lambda row: (row.tensor, row.readers) in moved  # noqa: E731

@@ -62,16 +62,16 @@ def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
     for name, kernels in plan.integer.items():
         if name not in here:
             raise MisfitError(f"integer: node {name!r} is not in the model")
-        rule = target.rule(here[name])
-        if rule is None or rule.kind == "bridge":
-            raise MisfitError(
-                f"integer: node {name!r} ({here[name].op_type}) has no integer kernel on target {target.name}"
-            )
-        known = rule.blocks if name in blocks else rule.dynamic if name in dynamic else rule.kernels
-        _check_kernels(here[name], kernels, known, target)
+        form = "blocks" if name in blocks else "dynamic" if name in dynamic else "kernels"
+        _check_kernels(here[name], kernels, target, form)
 
 
-def _check_kernels(node: Node, kernels: tuple[str, ...], known: tuple[str, ...], target: Target) -> None:
+def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, form: str) -> None:
+    """`form`: the field of the rule that holds those that it may become."""
+    rule = target.rule(node)
+    if rule is None or rule.kind == "bridge":
+        raise MisfitError(f"integer: node {node.name!r} ({node.op_type}) has no integer kernel on target {target.name}")
+    known = getattr(rule, form)
     if not set(kernels) <= set(known) or bool(kernels) != bool(known):
         raise MisfitError(
             f"integer: node {node.name!r} ({node.op_type}) runs as {' or '.join(known) or 'itself'} on target "
