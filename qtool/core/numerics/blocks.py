@@ -16,10 +16,11 @@ import numpy as np
 from qtool.core.numerics.rounding import column_by_column, costs
 
 Array = np.ndarray
-_SHARES = tuple(1.0 - 0.05 * step for step in range(11))
+_SHARES = tuple(1.0 - 0.05 * step for step in range(1, 10))
 """The ranges that are tried, as shares of the one that reaches the largest numbers."""
-_AT_ONCE = 2**21
-_EQUAL = 1e-9
+_AT_ONCE = 2**17
+"""Numbers that stay in a cache while several passes are made over them."""
+_EQUAL = 1e-6
 """Costs that differ by a smaller share are equal."""
 
 
@@ -101,9 +102,12 @@ def _snapped(blocks: Array, grids: BlockGrids) -> Array:
     """Of [M, B, size], as float32. Like onnxruntime it multiplies by the inverse of the scale, and rounds halves up."""
     inverse = np.divide(np.float32(1.0), grids.scale, out=np.zeros_like(grids.scale), where=grids.scale != 0)
     with np.errstate(over="ignore", invalid="ignore"):
-        steps = blocks * inverse[:, :, None] + grids.zeros[:, :, None]
-    found: Array = np.clip(np.floor(steps + np.float32(0.5)), 0, largest(grids.bits))
-    return found
+        steps: Array = blocks * inverse[:, :, None]
+        steps += grids.zeros[:, :, None]
+        steps += np.float32(0.5)
+    np.floor(steps, out=steps)
+    np.clip(steps, 0, largest(grids.bits), out=steps)
+    return steps
 
 
 def real(integers: Array, grids: BlockGrids) -> Array:
@@ -130,47 +134,66 @@ def searched(rows: Array, bits: int, size: int, weights: Array, *, symmetric: bo
     blocks_count = count(rows.shape[1], size)
     scale = np.empty((rows.shape[0], blocks_count), np.float32)
     zero = np.empty(scale.shape, np.uint8)
-    weighting = blocks_of(weights[None].astype(np.float64), size)
+    weighting = blocks_of((weights / max(float(weights.max()), 1e-30)).astype(np.float32)[None], size)
     for part in _parts(rows.shape):
         scale[part], zero[part] = _searched(blocks_of(rows[part], size), bits, weighting, symmetric=symmetric)
     return BlockGrids(bits, size, scale, None if symmetric else zero)
 
 
 def _searched(blocks: Array, bits: int, weighting: Array, *, symmetric: bool) -> tuple[Array, Array]:
+    """The best share, and the scale that fits its integers best, where that costs less still."""
     low, high = _ends(blocks)
     size = blocks.shape[2]
-    best: tuple[Array, Array] | None = None
-    least = np.full(low.shape, np.inf)
+    best = _grids(low, high, bits, size, symmetric=symmetric)
+    least = _costs(blocks, best, weighting)
     for share in _SHARES:
-        grids = _grids(low * np.float32(share), high * np.float32(share), bits, size, symmetric=symmetric)
-        for tried in (grids, _fitted(blocks, grids, weighting)):
-            steps = _snapped(blocks, tried) - tried.zeros[:, :, None]
-            lost = blocks - steps * tried.scale[:, :, None]
-            cost = (lost.astype(np.float64) ** 2 * weighting).sum(axis=2)
-            better = cost < least * (1.0 - _EQUAL)
-            zeros = tried.zeros.astype(np.uint8)
-            if best is None:
-                best = tried.scale, zeros
-            best = np.where(better, tried.scale, best[0]), np.where(better, zeros, best[1])
-            least = np.where(better, cost, least)
-    assert best is not None
-    return best
+        tried = _grids(low * np.float32(share), high * np.float32(share), bits, size, symmetric=symmetric)
+        best, least = _better(best, least, tried, _costs(blocks, tried, weighting))
+    fitted = _fitted(blocks, best, weighting)
+    best, _ = _better(best, least, fitted, _costs(blocks, fitted, weighting))
+    return best.scale, best.zeros.astype(np.uint8)
+
+
+def _costs(blocks: Array, grids: BlockGrids, weighting: Array) -> Array:
+    """What the nearest integers cost each block, [M, B]."""
+    lost = _snapped(blocks, grids)
+    lost -= grids.zeros[:, :, None]
+    lost *= grids.scale[:, :, None]
+    lost -= blocks
+    lost *= lost
+    lost *= weighting
+    found: Array = lost.sum(axis=2)
+    return found
+
+
+def _better(best: BlockGrids, least: Array, tried: BlockGrids, cost: Array) -> tuple[BlockGrids, Array]:
+    better = cost < least * np.float32(1.0 - _EQUAL)
+    zero = best.zero_point
+    if zero is not None and tried.zero_point is not None:
+        zero = np.where(better, tried.zero_point, zero)
+    scale = np.where(better, tried.scale, best.scale)
+    return BlockGrids(best.bits, best.size, scale, zero), np.where(better, cost, least)
 
 
 def _fitted(blocks: Array, grids: BlockGrids, weighting: Array) -> BlockGrids:
     """With the scales of the least weighted squared error for the nearest integers."""
-    steps = (_snapped(blocks, grids) - grids.zeros[:, :, None]).astype(np.float64)
+    steps = _snapped(blocks, grids) - grids.zeros[:, :, None]
     squares = (steps * steps * weighting).sum(axis=2)
     products = (steps * blocks * weighting).sum(axis=2)
-    scale = np.divide(products, squares, out=grids.scale.astype(np.float64), where=squares > 0).astype(np.float32)
+    scale = np.divide(products, squares, out=grids.scale.copy(), where=squares > 0)
     return BlockGrids(grids.bits, grids.size, scale, grids.zero_point)
 
 
-def compensated(rows: Array, moments: Array, grids: BlockGrids) -> Array:
+def compensated(rows: Array, moments: Array, confirming: Array, grids: BlockGrids) -> Array:
     """Return the integers of GPTQ, uint8 [M, K]: columns take up what rounding those before them has cost.
 
-    `moments`: H, the second moments of what the weight is multiplied with, [K, K]. A row keeps its nearest integers
-    where these cost less.
+    A row keeps its nearest integers where these cost less on data that had no part in it.
+
+    Args:
+        rows: the weight, float32 [M, K].
+        moments: H, the second moments of what the weight is multiplied with, [K, K].
+        confirming: the same of other data.
+        grids: of its blocks.
     """
     weight, zeros, most = rows.astype(np.float64)[None], grids.zeros.astype(np.float64), float(largest(grids.bits))
     scale = grids.scale.astype(np.float64)
@@ -183,7 +206,7 @@ def compensated(rows: Array, moments: Array, grids: BlockGrids) -> Array:
 
     found = column_by_column(weight, moments[None], snap)[0].astype(np.uint8)
     plain = nearest(rows, grids)
-    new, old = (costs(weight, real(q, grids)[None].astype(np.float64), moments[None])[0] for q in (found, plain))
+    new, old = (costs(weight, real(q, grids)[None].astype(np.float64), confirming[None])[0] for q in (found, plain))
     return np.where((new < old)[:, None], found, plain)
 
 

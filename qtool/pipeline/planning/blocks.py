@@ -95,11 +95,11 @@ def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: in
     return None
 
 
-Moments = Mapping[str, Array]
-"""Of the inputs of each weight, by its tensor: H, [K, K]."""
+Seen = tuple[Array, Array]
+"""H of what a weight is multiplied with, [K, K], on data that fits and on data that confirms."""
 
 
-def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool, moments: Array | None) -> BlockPlan:
+def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool, seen: Seen | None) -> BlockPlan:
     """Return the row of a site.
 
     Args:
@@ -107,7 +107,7 @@ def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool,
         wanted: blocks and rounding, which must not be `auto`.
         bits: of an integer.
         symmetric: whether zero is the middle of each grid.
-        moments: H of what it is multiplied with, [K, K]; None: nothing is known of it, and every number counts alike.
+        seen: of what it is multiplied with; None: nothing is known of it, and every number counts alike.
     """
     rows, size = np.ascontiguousarray(site.rows()), wanted.block
 
@@ -116,11 +116,11 @@ def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool,
 
     if wanted.rounding == "nearest":
         return made(reaching(rows, bits, size, symmetric=symmetric))
-    weights = np.ones(rows.shape[1]) if moments is None else _positive(np.diag(moments))
+    weights = np.ones(rows.shape[1]) if seen is None else _positive(np.diag(seen[0]))
     grids = searched(rows, bits, size, weights, symmetric=symmetric)
-    if wanted.rounding == "scales" or moments is None:
+    if wanted.rounding == "scales" or seen is None:
         return made(grids)
-    return made(grids).holding(compensated(rows, moments, grids))
+    return made(grids).holding(compensated(rows, *seen, grids))
 
 
 def _positive(diagonal: Array) -> Array:

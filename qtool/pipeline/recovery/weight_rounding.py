@@ -92,7 +92,7 @@ def refine_weights(
         return plan
     tasks = {_key(task, corrects): task for task in _tasks(model, plan)}
     for part in _parts([task for key, task in tasks.items() if key not in known]):
-        found = _observed(model, part, examples)
+        found = _moments(model, [task.layer for task in part], examples)
         for task, (fit, confirming) in zip(part, found, strict=True):
             about = corrects and task.layer.bias is not None
             h = fit.mean(centred=about), confirming.mean(centred=about)
@@ -195,18 +195,9 @@ def _parts(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
         yield part
 
 
-def _observed(model: Model, tasks: Sequence[_Task], examples: Examples) -> list[tuple[Moments, Moments]]:
-    """Of each task the moments on the examples that fit, and on those that confirm."""
+def _moments(model: Model, layers: Sequence[Layer], examples: Examples) -> list[tuple[Moments, Moments]]:
+    """Of the input of each layer the moments on the examples that fit, and on those that confirm."""
     confirming = [n for n in range(len(examples)) if n % _CONFIRMS == min(_CONFIRMS, len(examples)) - 1]
-    which = [int(n in confirming) for n in range(len(examples))]
-    sums = _sums(model, [task.layer for task in tasks], examples, which)
-    return [(fit, confirmed) for fit, confirmed in sums if fit is not None and confirmed is not None]
-
-
-def _sums(
-    model: Model, layers: Sequence[Layer], examples: Examples, which: Sequence[int]
-) -> list[list[Moments | None]]:
-    """Of each layer the moments of its input, in as many groups of examples as `which` names."""
     read = [str(layer.node.inputs[0].name) for layer in layers]  # type: ignore[union-attr]
     fed = {str(value.name) for value in model.graph.inputs}
     names = list(dict.fromkeys(name for name in read if name not in fed))
@@ -216,38 +207,36 @@ def _sums(
         arrays = {**example, **({} if session is None else session.run(example))}
         return [columns(layer, arrays[name], _POSITIONS) for layer, name in zip(layers, read, strict=True)]
 
-    sums: list[list[Moments | None]] = [[None] * (max(which, default=0) + 1) for _ in layers]
-    for group, seen in zip(which, side_by_side(see, examples), strict=True):
+    sums: list[list[Moments | None]] = [[None, None] for _ in layers]
+    for n, seen in enumerate(side_by_side(see, examples)):
+        which = int(n in confirming)
         for mine, found in zip(sums, map(Moments.of, seen), strict=True):
-            before = mine[group]
-            mine[group] = found if before is None else before.plus(found)
-    return sums
+            before = mine[which]
+            mine[which] = found if before is None else before.plus(found)
+    return [(fit, confirmed) for fit, confirmed in sums if fit is not None and confirmed is not None]
 
 
-def second_moments(model: Model, layers: Sequence[Layer], examples: Examples) -> Iterator[tuple[Layer, Array | None]]:
-    """Yield each of some matrix products with H, the second moments of its input about zero on the examples, [K, K].
+def second_moments(
+    model: Model, layers: Sequence[Layer], examples: Examples
+) -> Iterator[tuple[Layer, tuple[Moments, Moments]]]:
+    """Yield some matrix products with the moments of their inputs on the examples that fit, and on those that confirm.
 
-    None where a sum has more products than are looked at. A part of them is in memory at a time.
+    A part of them is in memory at a time. Sums of more products than are looked at are left out, and all where there
+    are fewer than two examples.
     """
     part: list[Layer] = []
     taken = 0
-    for layer in layers:
+    for layer in layers if len(examples) >= _LEAST else ():
         length = layer.sum_length(edit.constant(layer.weight).shape)
         if length > _LONGEST:
-            yield layer, None
             continue
-        if part and taken + 8 * length**2 > _AT_ONCE:
-            yield from _moments_of(model, part, examples)
+        if part and taken + 2 * 8 * length**2 > _AT_ONCE:
+            yield from zip(part, _moments(model, part, examples), strict=True)
             part, taken = [], 0
         part.append(layer)
-        taken += 8 * length**2
-    yield from _moments_of(model, part, examples)
-
-
-def _moments_of(model: Model, layers: Sequence[Layer], examples: Examples) -> Iterator[tuple[Layer, Array]]:
-    for layer, (found,) in zip(layers, _sums(model, layers, examples, [0] * len(examples)), strict=True):
-        if found is not None:
-            yield layer, found.mean(centred=False)[0]
+        taken += 2 * 8 * length**2
+    if part:
+        yield from zip(part, _moments(model, part, examples), strict=True)
 
 
 def columns(layer: Layer, x: Array, most: int) -> Array:

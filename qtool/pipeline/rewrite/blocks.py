@@ -106,7 +106,7 @@ def _dequantize(model: Model, row: BlockPlan, integers: Array, layers: list[Laye
     graph.insert_before(graph[0], read)
     for layer in layers:
         layer.node.replace_input_with(layer.operator.weights[0], read.outputs[0])
-        if layer.operator.transposed_by is not None:
+        if layer.operator.transposed_by is not None and row.axis == 1:
             edit.set_attribute(layer.node, layer.operator.transposed_by, 0)
 
 

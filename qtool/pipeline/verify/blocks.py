@@ -32,13 +32,16 @@ _WHY = "onnxruntime computes something else with its blocks"
 def rounded_input(x: Array, size: int) -> Array:
     """Return what the kernel computes with in the place of its input, [..., K]: each block on its own 8-bit grid.
 
-    Its scale is that of the largest number of the block, which becomes 127.
+    Its scale is that of the largest number of the block, which becomes 127. Inputs that are rows of blocks hold many
+    ties, so that the order of the operations is the kernel's.
     """
     rows = x.reshape(-1, x.shape[-1]).astype(np.float32, copy=False)
     blocks = blocks_of(rows, size)
-    scale = np.abs(blocks).max(axis=2, keepdims=True) / _INT8
-    steps = np.rint(np.divide(blocks, scale, out=np.zeros_like(blocks), where=scale > 0))
-    found: Array = (steps * scale).reshape(len(rows), -1)[:, : x.shape[-1]].reshape(x.shape)
+    most = np.abs(blocks).max(axis=2, keepdims=True)
+    inverse = np.divide(_INT8, most, out=np.zeros_like(most), where=most > 0)
+    found: Array = (
+        (np.rint(blocks * inverse) * (most / _INT8)).reshape(len(rows), -1)[:, : x.shape[-1]].reshape(x.shape)
+    )
     return found
 
 
