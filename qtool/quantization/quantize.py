@@ -229,7 +229,7 @@ def quantize(
     return Quantized(
         final,
         arithmetic_alone(proven.proof) if blind else replace(proven.proof, held_out=half.held_out),
-        decided.trials,
+        proven.decision.trials,
         prepared.changes,
         Path(output),
         size,

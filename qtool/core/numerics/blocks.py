@@ -112,10 +112,10 @@ def _snapped(blocks: Array, grids: BlockGrids) -> Array:
 
 def real(integers: Array, grids: BlockGrids) -> Array:
     """Return the real numbers that integers [M, K] mean, (q - zero point) * scale, float32."""
-    length, size = integers.shape[1], grids.size
-    steps = integers.astype(np.float32) - np.repeat(grids.zeros, size, axis=1)[:, :length]
-    found: Array = steps * np.repeat(grids.scale, size, axis=1)[:, :length]
-    return found
+    steps = blocks_of(integers.astype(np.float32), grids.size)
+    steps -= grids.zeros[:, :, None]
+    steps *= grids.scale[:, :, None]
+    return steps.reshape(len(integers), -1)[:, : integers.shape[1]]
 
 
 def searched(rows: Array, bits: int, size: int, weights: Array, *, symmetric: bool) -> BlockGrids:

@@ -13,7 +13,7 @@ import numpy as np
 from qtool.core.errors import LayerError
 from qtool.core.numerics.blocks import blocks_of
 from qtool.core.numerics.sqnr import SignalToNoise, loudness
-from qtool.core.records.plan import BlockPlan, Plan
+from qtool.core.records.plan import Plan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node
 from qtool.graph.layers import Layer
@@ -73,6 +73,8 @@ def check_blocks(
     wanted = {name: _ends(after[name], before[name]) for name in layers}
     asked = [v for ends in wanted.values() for v in ends if v not in known]
     session = Session(compose.with_outputs(model, list(dict.fromkeys(str(v.name) for v in asked))), config=config)
+    whole = {row.tensor: row.real(edit.constant(prepared.graph.initializers[row.tensor])) for row in plan.blocks}
+    real = {name: whole[row.tensor] for name, row in layers.items()}
     figures: dict[str, list[SignalToNoise]] = {name: [SignalToNoise(), SignalToNoise()] for name in layers}
     compared = 0
     for example in examples:
@@ -80,11 +82,12 @@ def check_blocks(
             break
         arrays = {**example, **session.run(example)}
         for name, row in layers.items():
+            old, matrix = before[name], real[name]
             fed, made = (arrays.get(str(value.name)) for value in wanted[name])
             if fed is None or made is None or not made.size:
                 continue
             compared += made.size
-            for figure, expected in zip(figures[name], _expected(before[name], row, fed), strict=True):
+            for figure, expected in zip(figures[name], _expected(old, matrix, row.block, fed), strict=True):
                 figure.add(expected, made)
     return _judged(figures)
 
@@ -98,17 +101,16 @@ def _ends(node: Node, old: Node) -> tuple[edit.Value, edit.Value]:
     return fed, node.outputs[0]
 
 
-def _expected(node: Node, row: BlockPlan, fed: Array) -> tuple[Array, Array]:
-    """With the input rounded, and as it is."""
+def _expected(node: Node, real: Array, size: int, fed: Array) -> tuple[Array, Array]:
+    """With the input rounded, and as it is; `real`: the weight."""
     layer = Layer.of(node)
     assert layer is not None
-    real = row.real(edit.constant(layer.weight))
     if not layer.is_product:
         rows = real[fed]
         return rows, rows
     matrix = layer.matrix(real)
     bias = np.float32(0.0) if layer.bias is None else edit.constant(layer.bias)
-    rounded, exact = ((x @ matrix) + bias for x in (rounded_input(fed, row.block), fed))
+    rounded, exact = ((x @ matrix) + bias for x in (rounded_input(fed, size), fed))
     return rounded, exact
 
 
