@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qtool.core.errors import NothingToQuantizeError, arg
+from qtool.core.numerics.blocks import Seen
 from qtool.core.numerics.sqnr import loudness, noise_share
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.options import BlockWise, Rounding
@@ -14,7 +15,7 @@ from qtool.core.records.plan import BlockPlan, Plan
 from qtool.core.records.results import Trial
 from qtool.core.records.statistics import Statistics
 from qtool.graph import edit
-from qtool.pipeline.planning.blocks import BlockSite, Seen, block_row, block_sites, in_blocks
+from qtool.pipeline.planning.blocks import BlockSite, block_row, block_sites, in_blocks
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.weight_rounding import second_moments
@@ -138,10 +139,10 @@ class BlockSearch:
         result: dict[str, Seen] = {}
         for layer, moments in second_moments(self.prepared.model, layers, self.statistics.examples):
             fit, confirming = (found.mean(centred=False)[0] for found in moments)
-            name = names[id(layer)]
-            if np.isfinite(fit).all() and np.isfinite(confirming).all():
-                before = result.get(name)
-                result[name] = (fit, confirming) if before is None else (before[0] + fit, before[1] + confirming)
+            whole = moments[0].plus(moments[1]).mean(centred=False)[0]
+            found, name = Seen(fit, confirming, whole), names[id(layer)]
+            if np.isfinite(whole).all():
+                result[name] = result[name].plus(found) if name in result else found
         return result
 
     def widened(self, aim: float) -> tuple[Plan, Trial] | None:

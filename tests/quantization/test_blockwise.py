@@ -142,7 +142,14 @@ def test_the_same_integers_as_onnxruntimes_own_quantizer(tmp_path, model, scheme
         assert "a_zero_points" not in mine and len(node.input) == 3
 
 
-@pytest.mark.parametrize(("bits", "scheme"), [("int4", "affine"), ("int4", "symmetric"), ("int8", "affine")])
+@pytest.mark.parametrize(
+    ("bits", "scheme"),
+    [
+        ("int4", "affine"),
+        pytest.param("int4", "symmetric", marks=pytest.mark.long),
+        pytest.param("int8", "affine", marks=pytest.mark.long),
+    ],
+)
 def test_dequantize_linear_in_blocks(tmp_path, model, bits, scheme):
     """The file is of opset 21, ONNX's reference evaluator computes the float weights that the plan says."""
     output = tmp_path / "qdq.onnx"
@@ -163,6 +170,7 @@ def test_dequantize_linear_in_blocks(tmp_path, model, bits, scheme):
         assert signal_to_noise(reference.run(None, feed)[0], exact.run(feed)["scores"]) > 100.0
 
 
+@pytest.mark.long
 def test_both_formats_hold_the_same_numbers(tmp_path, model):
     plans = [
         qtool.quantize(model, tmp_path / f"{form}.onnx", weights="int4", weight_format=form).plan
@@ -173,6 +181,7 @@ def test_both_formats_hold_the_same_numbers(tmp_path, model):
     assert all(replace(row, written="qoperator") == operators[name] for name, row in dequantized.items())
 
 
+@pytest.mark.long
 def test_a_convolution_keeps_8_bits_and_it_is_said(tmp_path):
     path = tmp_path / "conv.onnx"
     onnx.save(network(conv=True), path)
@@ -196,6 +205,7 @@ def test_nothing_that_can_be_in_blocks_is_an_error(tmp_path):
         qtool.quantize(path, tmp_path / "int4.onnx", weights="int4")
 
 
+@pytest.mark.long
 def test_a_saved_plan_gives_the_same_bytes(tmp_path, model, calibration):
     plan, first, second = tmp_path / "plan.json", tmp_path / "a.onnx", tmp_path / "b.onnx"
     result = qtool.quantize(model, first, weights="int4", rounding="gptq", calibration=calibration, save_plan=plan)
@@ -222,6 +232,7 @@ def test_a_damaged_row_is_refused_in_a_line(tmp_path, model, quantized, field, v
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_gptq_is_better_than_the_nearest_integers(tmp_path, model, calibration):
     figures = {
         rounding: qtool.quantize(
@@ -233,6 +244,7 @@ def test_gptq_is_better_than_the_nearest_integers(tmp_path, model, calibration):
     assert figures["gptq"] > figures["nearest"] + 1.0
 
 
+@pytest.mark.long
 def test_the_noisiest_weights_have_8_bits_where_that_is_needed(tmp_path, model, calibration):
     outputs = {
         aim: qtool.quantize(model, tmp_path / f"{aim}.onnx", weights="int4", calibration=calibration, min_sqnr=aim)
@@ -247,6 +259,7 @@ def test_the_noisiest_weights_have_8_bits_where_that_is_needed(tmp_path, model, 
     assert "in 8 bits for the accuracy" in text and "max-float-macs" not in text
 
 
+@pytest.mark.long
 def test_as_many_bits_as_are_asked_for_without_partial(tmp_path, model, calibration):
     result = qtool.quantize(
         model, tmp_path / "int4.onnx", weights="int4", calibration=calibration, min_sqnr=40.0, partial=False
@@ -325,6 +338,7 @@ def test_a_plan_beside_it_is_refused(tmp_path, model, quantized):
         qtool.quantize(model, tmp_path / "out.onnx", data=FEEDS, weights="int4", max_float_macs=0.1)
 
 
+@pytest.mark.long
 def test_two_plans_in_blocks_differ_in_words(tmp_path, model, quantized):
     other = qtool.quantize(model, tmp_path / "int8.onnx", weights="int8").plan
     difference = diff_plans(quantized.plan, other, ("a", "b"))

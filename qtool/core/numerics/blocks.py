@@ -184,15 +184,43 @@ def _fitted(blocks: Array, grids: BlockGrids, weighting: Array) -> BlockGrids:
     return BlockGrids(grids.bits, grids.size, scale, grids.zero_point)
 
 
-def compensated(rows: Array, moments: Array, confirming: Array, grids: BlockGrids) -> Array:
-    """Return the integers of GPTQ, uint8 [M, K]: columns take up what rounding those before them has cost.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The second moments of what a weight is multiplied with, H, [K, K].
 
-    A row keeps its nearest integers where these cost less on data that had no part in it.
+    fit: on a part of the data; confirming: on the rest; whole: on all of it.
+    """
+
+    fit: Array
+    confirming: Array
+    whole: Array
+
+    def plus(self, other: "Seen") -> "Seen":
+        """Return the sums of both, of two layers that read one weight."""
+        return Seen(self.fit + other.fit, self.confirming + other.confirming, self.whole + other.whole)
+
+
+def confirmed(rows: Array, seen: Seen, grids: BlockGrids) -> Array:
+    """Return the integers of GPTQ on all data, uint8 [M, K], or the nearest ones.
+
+    That is where those of a part of the data cost more than these on the rest. `rows`: the weight, float32 [M, K].
+    """
+    plain, found = nearest(rows, grids), compensated(rows, seen.fit, grids)
+    old, new = (_cost(rows, integers, seen.confirming, grids) for integers in (plain, found))
+    return compensated(rows, seen.whole, grids) if new < old else plain
+
+
+def _cost(rows: Array, integers: Array, moments: Array, grids: BlockGrids) -> float:
+    meant = real(integers, grids).astype(np.float64)
+    return float(costs(rows.astype(np.float64)[None], meant[None], moments[None]).sum())
+
+
+def compensated(rows: Array, moments: Array, grids: BlockGrids) -> Array:
+    """Return the integers of GPTQ, uint8 [M, K]: columns take up what rounding those before them has cost.
 
     Args:
         rows: the weight, float32 [M, K].
         moments: H, the second moments of what the weight is multiplied with, [K, K].
-        confirming: the same of other data.
         grids: of its blocks.
     """
     weight, zeros, most = rows.astype(np.float64)[None], grids.zeros.astype(np.float64), float(largest(grids.bits))
@@ -204,10 +232,8 @@ def compensated(rows: Array, moments: Array, confirming: Array, grids: BlockGrid
         integers = np.clip(np.floor(aim[0] * inverse[:, at] + zeros[:, at] + 0.5), 0.0, most)
         return integers[None], ((integers - zeros[:, at]) * scale[:, at])[None]
 
-    found = column_by_column(weight, moments[None], snap)[0].astype(np.uint8)
-    plain = nearest(rows, grids)
-    new, old = (costs(weight, real(q, grids)[None].astype(np.float64), confirming[None])[0] for q in (found, plain))
-    return np.where((new < old)[:, None], found, plain)
+    found: Array = column_by_column(weight, moments[None], snap)[0].astype(np.uint8)
+    return found
 
 
 def packed(integers: Array, bits: int, size: int, fill: int) -> Array:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qtool.core.numerics.blocks import BlockGrids, compensated, reaching, searched
+from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, reaching, searched
 from qtool.core.records.options import BlockWise
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
@@ -95,10 +95,6 @@ def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: in
     return None
 
 
-Seen = tuple[Array, Array]
-"""H of what a weight is multiplied with, [K, K], on data that fits and on data that confirms."""
-
-
 def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool, seen: Seen | None) -> BlockPlan:
     """Return the row of a site.
 
@@ -116,11 +112,11 @@ def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool,
 
     if wanted.rounding == "nearest":
         return made(reaching(rows, bits, size, symmetric=symmetric))
-    weights = np.ones(rows.shape[1]) if seen is None else _positive(np.diag(seen[0]))
+    weights = np.ones(rows.shape[1]) if seen is None else _positive(np.diag(seen.whole))
     grids = searched(rows, bits, size, weights, symmetric=symmetric)
     if wanted.rounding == "scales" or seen is None:
         return made(grids)
-    return made(grids).holding(compensated(rows, *seen, grids))
+    return made(grids).holding(confirmed(rows, seen, grids))
 
 
 def _positive(diagonal: Array) -> Array:

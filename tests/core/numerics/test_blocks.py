@@ -1,5 +1,7 @@
 """Weights in blocks: the nearest integers, searched scales, GPTQ, and how integers are packed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from onnxruntime.capi import _pybind_state as runtime
@@ -65,11 +67,12 @@ def test_searched_scales_cost_less_than_those_that_reach_all(symmetric):
 def test_gptq_costs_less_than_the_nearest_integers_where_inputs_hang_together():
     rng = np.random.default_rng(2)
     x = rng.standard_normal((500, 8)) @ rng.standard_normal((8, 100)) + 0.1 * rng.standard_normal((500, 100))
-    moments, others = x[:300].T @ x[:300] / 300, x[300:].T @ x[300:] / 200
+    seen = blocks.Seen(x[:300].T @ x[:300] / 300, x[300:].T @ x[300:] / 200, x.T @ x / 500)
     grids = blocks.reaching(WEIGHT, 4, 32, symmetric=False)
-    nearest, found = blocks.nearest(WEIGHT, grids), blocks.compensated(WEIGHT, moments, others, grids)
+    nearest, found = blocks.nearest(WEIGHT, grids), blocks.confirmed(WEIGHT, seen, grids)
+    assert (found == blocks.compensated(WEIGHT, seen.whole, grids)).all()
     # where other data says the contrary, nothing changes
-    assert (blocks.compensated(WEIGHT, moments, np.eye(100), grids) == nearest).all()
+    assert (blocks.confirmed(WEIGHT, replace(seen, confirming=np.eye(100)), grids) == nearest).all()
     before, after = (((x @ (WEIGHT - blocks.real(q, grids)).T) ** 2).sum() for q in (nearest, found))
     assert after < 0.2 * before
     assert found.max() <= 15
