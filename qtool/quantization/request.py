@@ -104,6 +104,11 @@ class Request:
                     f"{arg('weights', blocks.bits)} stores weights alone, and says nothing to {arg('form', asked)}; "
                     "leave one of them out"
                 )
+            if wanted.granularity != Scheme().granularity:
+                raise UsageError(
+                    f"{arg('granularity', wanted.granularity)} says nothing to {arg('weights', blocks.bits)}, of which "
+                    "each block has a scale; leave one of them out"
+                )
             asked = "weight-only"
         ignored = {"calibrator": calibrator not in (None, "auto")}
         ignored["scheme"] = blocks is None and wanted.activations != Scheme().activations

@@ -319,6 +319,10 @@ def test_the_input_is_rounded_block_by_block():
         (["--weights", "int4", "--rounding", "gptq"], "--rounding gptq: is found on data"),
         (["--weights", "int4", "--dynamic"], "--weights int4 stores weights alone, and says nothing to --dynamic"),
         (["--weights", "int4", "--target", "tensorrt"], "target tensorrt has only layers with calibrated ranges"),
+        (
+            ["--weights", "int4", "--granularity", "per-tensor"],
+            "--granularity per-tensor says nothing to --weights int4",
+        ),
         (["--weights", "int4", "--min-sqnr", "20"], "--min-sqnr says nothing without data"),
     ],
 )
