@@ -36,8 +36,8 @@ class BlockSearch:
     """The search for the rows of a graph's weights in blocks.
 
     base: the plan that only stores weights. sites, declined: see `block_sites`. scorer: measures on the examples that
-    choose; None without any. rows: those that were made, by their rounding, and by tensor. order: the tensors, the most
-    noise for their bytes first; empty until it is wanted. chosen, figure: the rounding, and the SQNR in dB with it.
+    choose; None without any. rows: those that were made, by their rounding, and by tensor. orders: of the
+    tensors, the noisiest first; empty until they are wanted. chosen, figure: the rounding, and the SQNR in dB with it.
     reached: that of the plan that was made last.
     """
 
@@ -51,7 +51,7 @@ class BlockSearch:
     scorer: Scorer | None
     memo: WeightMemo = field(default_factory=WeightMemo)
     rows: dict[Rounding, Rows] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
+    orders: tuple[list[str], ...] = ()
     chosen: Rounding = "scales"
     figure: float | None = None
     reached: float | None = None
@@ -148,47 +148,54 @@ class BlockSearch:
     def widened(self, aim: float) -> tuple[Plan, Trial] | None:
         """Return the plan whose fewest bytes are in 8 bits so that the outputs reach `aim`, in dB, and how it measured.
 
-        Each weight is measured by itself, all others in float: noise of different origin adds up. Those that make the
-        most noise for the bytes that more bits take come first; how many of them is found by bisection. All of them,
-        where that does not reach it; None where none need be, or nothing is measured.
+        Each weight is measured by itself, all others in float: noise of different origin adds up. They are put in order
+        by noise, and by noise for the bytes that more bits take; of each order as many as are needed are found by
+        bisection, and the fewer bytes are taken. All of them, where that does not reach it; None where none need be,
+        or nothing is measured.
         """
-        scorer, model, narrow = self.scorer, self.prepared.model, self._rows(self.chosen)
-        if scorer is None or self.blocks.width == _WIDE or self.figure is None or self.figure >= aim:
+        narrow = self._rows(self.chosen)
+        if self.scorer is None or self.blocks.width == _WIDE or self.figure is None or self.figure >= aim:
             return None
         wanted = replace(self.blocks, rounding="nearest")
         wide = {site.tensor: self._row(site, wanted, _WIDE, None) for site in self.sites}
-        self.order = self.order or self._by_noise(self._plan(narrow))
+        self.orders = self.orders or self._by_noise(self._plan(narrow))
+        everything = self._plan(wide)
+        ceiling = self.scorer.sqnr_db(everything, self.prepared.model, self.memo)
+        found = [(self._size(self.orders[0]), everything, ceiling, len(wide))]
+        for order in self.orders if loudness(ceiling) >= aim else ():
+            least, most = 0, len(order)
+            while most - least > 1:
+                middle = (least + most) // 2
+                plan = self._plan({**narrow, **{name: wide[name] for name in order[:middle]}})
+                figure = self.scorer.sqnr_db(plan, self.prepared.model, self.memo)
+                if loudness(figure) >= aim:
+                    most = middle
+                    found.append((self._size(order[:middle]), plan, figure, middle))
+                else:
+                    least = middle
+        _, best, self.reached, count = min(found, key=lambda one: one[0])
+        return best, self._trial(self.chosen, self.reached, count)
 
-        def mixed(count: int) -> Plan:
-            return self._plan({**narrow, **{name: wide[name] for name in self.order[:count]}})
+    def _size(self, tensors: Sequence[str]) -> int:
+        """How many numbers these tensors hold."""
+        initializers = self.prepared.model.graph.initializers
+        return sum(edit.constant(initializers[name]).size for name in tensors)
 
-        least, most, best = 0, len(self.order), mixed(len(self.order))
-        figure = scorer.sqnr_db(best, model, self.memo)
-        while most - least > 1 and loudness(figure) >= aim:
-            middle = (least + most) // 2
-            plan = mixed(middle)
-            found = scorer.sqnr_db(plan, model, self.memo)
-            if loudness(found) >= aim:
-                most, best, figure = middle, plan, found
-            else:
-                least = middle
-        self.reached = figure
-        return best, self._trial(self.chosen, figure, most)
-
-    def _by_noise(self, whole: Plan) -> list[str]:
-        """The tensors, the most noise for its bytes first."""
+    def _by_noise(self, whole: Plan) -> tuple[list[str], list[str]]:
+        """The tensors, those first that make the most noise for their size, and those that make the most."""
         assert self.scorer is not None
         model = self.prepared.model
-        alone = [whole.within(_nodes(site.readers), ()) for site in self.sites]
-        alone = [replace(plan, stored=()) for plan in alone]
+        alone = [replace(whole.within(_nodes(site.readers), ()), stored=()) for site in self.sites]
         figures = self.scorer.compare(alone, model, self.memo, first=min(_FEW, self.scorer.samples))
-        price: dict[str, float] = {}
+        noise: dict[str, float] = {}
         for number, (site, figure) in enumerate(zip(self.sites, figures, strict=True), 1):
-            size = edit.constant(model.graph.initializers[site.tensor]).size
-            price[site.tensor] = noise_share(figure) / size if figure is not None else 0.0
+            noise[site.tensor] = noise_share(figure) if figure is not None else 0.0
             self.request.progress("rank", number, len(self.sites))
         self.scorer.forget()
-        return sorted(price, key=lambda name: -price[name])
+        return (
+            sorted(noise, key=lambda name: -noise[name] / self._size([name])),
+            sorted(noise, key=lambda name: -noise[name]),
+        )
 
 
 def _nodes(readers: Sequence[Reader]) -> set[str]:

@@ -21,13 +21,13 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
+from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import timing_lines
 from qtool.report.words import SCALE, listed, quality, rows
 
 _NAMED = 3
 _COLUMNS = 100
-_MOST_BITS = 8
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
 _MOSTLY = 0.5
@@ -60,7 +60,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False) -> str:
     lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
     lines += _tried(result) if verbose else []
     lines += [_integer_line(proof), float_line(proof)]
-    lines += rows("blocks", *_blocks(plan)) if plan.blocks else []
+    lines += rows("blocks", *blocks_rows(plan)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
@@ -184,11 +184,7 @@ def _next(result: Quantized, verdict: Verdict) -> list[str]:
     if verdict.met is not False:
         return [f"`{compared} --metric METRIC` compares by your own metric"]
     if result.plan.blocks:
-        finer = "--weights int8" if any(row.bits < _MOST_BITS for row in result.plan.blocks) else "--block 16"
-        return [
-            f"`qtool quantize {model} {data} {finer}` takes more bytes",
-            f"`qtool quantize {model} {data}` computes in integers where that is accurate",
-        ]
+        return blocks_next(result.plan, f"qtool quantize {model} {data}")
     commands = [
         f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
@@ -274,21 +270,6 @@ def _refined(result: Quantized) -> str:
     return words + (f"; not {', '.join(rows[:_NAMED])}{more}" if rows else "")
 
 
-def _blocks(plan: Plan) -> list[str]:
-    """How many weights are in blocks of how many bits, which have more than others, and how they are written."""
-    bits = [row.bits for row in plan.blocks]
-    counts = [f"{bits.count(n)} in {n} bits" for n in sorted(set(bits))]
-    grid = "with zero points" if any(row.zero_point for row in plan.blocks) else "symmetric"
-    written = "DequantizeLinear" if plan.blocks[0].written == "qdq" else "operators of onnxruntime's"
-    size = f"{plan.blocks[0].block} numbers a scale"
-    words = [f"{amount(len(bits), 'weight')}: {', '.join(counts)}; {size}, {grid}, as {written}"]
-    if len(set(bits)) > 1:
-        wide = [row.tensor for row in plan.blocks if row.bits == max(bits)]
-        more = f", and {len(wide) - _NAMED} more" if len(wide) > _NAMED else ""
-        words.append(f"in {max(bits)} bits for the accuracy: {', '.join(wide[:_NAMED])}{more}")
-    return words
-
-
 def _ratio(result: Quantized) -> str:
     ratio = result.float_size / result.size
     if ratio >= _ALIKE:
@@ -345,8 +326,7 @@ def _kind(trial: Trial, calibrator: str) -> str:
     """What was tried, in words; a dynamic form names `calibrator`, which its static layers have, where there is one."""
     dynamic = f"dynamic {calibrator}".rstrip()
     if trial.rounding:
-        words = {"nearest": "nearest", "scales": "searched scales", "gptq": "GPTQ"}[trial.rounding]
-        return words + (f", {trial.wide} in 8 bits" if trial.wide else "")
+        return blocks_kind(trial)
     words = {"dynamic": dynamic, "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " refined" if trial.refined else " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
@@ -386,7 +366,7 @@ def _arithmetic_line(proof: Verification) -> str:
     if proof.unchecked:
         return f"{said}not checked in a run: {proof.unchecked}{'; give data' if proof.data_helps else ''}"
     if proof.blocks_sqnr_db is not None:
-        return f"{said}layers in blocks by themselves {_exactness(proof.blocks_sqnr_db)} their definition"
+        return f"{said}layers in blocks by themselves {exactness(proof.blocks_sqnr_db)} their definition"
     if proof.steps is None:
         agree = (
             "are equal" if proof.optimized_sqnr_db == math.inf else f"agree to {proof.optimized_sqnr_db:.1f} dB SQNR"
@@ -394,10 +374,6 @@ def _arithmetic_line(proof: Verification) -> str:
         return f"{said}no tensor in 8 bits: optimised and unoptimised outputs {agree}"
     tensors = amount(len(proof.tensors), "tensor") if proof.tensors else "the dynamic tensors"
     return f"{said}{tensors}: optimised and unoptimised layers differ by {amount(proof.steps, 'step')} at most"
-
-
-def _exactness(db: float) -> str:
-    return "equal" if db == math.inf else f"agree to {db:.1f} dB SQNR with"
 
 
 def _accuracy(proof: Verification) -> list[str]:
