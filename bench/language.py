@@ -51,14 +51,14 @@ def _minilm(model: Path, folder: Path) -> str:
     trimmed = [b.inputs for b in batches]
     padded = [b.inputs for b in open_feeds(model / "eval.npz", inputs, samples=40)]
     labels = np.concatenate([b.labels["labels"] for b in batches])
-    fast, slow = _speedups(source, files, trimmed[:40]), _speedups(source, files, padded)
-    exact = _logits(source, trimmed)
-    rows = [["float", _accuracy(exact, labels), "-", "1.00", "1.00", "1.0"]]
+    fast, slow = speedups(source, files, trimmed[:40]), speedups(source, files, padded)
+    exact = logits(source, trimmed)
+    rows = [["float", accuracy(exact, labels), "-", "1.00", "1.00", "1.0"]]
     for name, file in files.items():
-        found = _logits(file, trimmed)
+        found = logits(file, trimmed)
         noise = f"{signal_to_noise(exact, found):.1f}"
         smaller = f"{source.stat().st_size / file.stat().st_size:.1f}"
-        rows.append([name, _accuracy(found, labels), noise, f"{fast[name]:.2f}", f"{slow[name]:.2f}", smaller])
+        rows.append([name, accuracy(found, labels), noise, f"{fast[name]:.2f}", f"{slow[name]:.2f}", smaller])
     header = ["MiniLM, SST-2", "top1", "SQNR dB", "speed-up, trimmed", "speed-up, padded to 64", "smaller"]
     return (
         "MiniLM on the zoo's sentences: 872 for top1 and SQNR, 64 for calibration; speed-up at one thread.\n\n"
@@ -67,8 +67,9 @@ def _minilm(model: Path, folder: Path) -> str:
     )
 
 
-def _accuracy(logits: np.ndarray, labels: np.ndarray) -> str:
-    return f"{(logits.argmax(axis=1) == labels).mean():.4f}"
+def accuracy(found: np.ndarray, labels: np.ndarray) -> str:
+    """Return the share of rows whose largest number is at the label."""
+    return f"{(found.argmax(axis=1) == labels).mean():.4f}"
 
 
 def _bert(folder: Path) -> str:
@@ -77,11 +78,11 @@ def _bert(folder: Path) -> str:
     feeds = sentences(24, padded=True, longest=128, vocabulary=_VOCABULARY)
     files = _quantized(source, feeds[:16], folder, "bert")
     full = [{"ids": f["ids"], "mask": np.ones_like(f["mask"])} for f in feeds[16:18]]
-    fast, exact = _speedups(source, files, full), _logits(source, feeds[16:])
+    fast, exact = speedups(source, files, full), logits(source, feeds[16:])
     rows = [
         [
             name,
-            f"{signal_to_noise(exact, _logits(file, feeds[16:])):.1f}",
+            f"{signal_to_noise(exact, logits(file, feeds[16:])):.1f}",
             f"{fast[name]:.2f}",
             f"{source.stat().st_size / file.stat().st_size:.1f}",
         ]
@@ -121,13 +122,14 @@ def _quantized(source: Path, feeds: Feeds, folder: Path, stem: str) -> dict[str,
     return files
 
 
-def _logits(model: Path, feeds: Feeds) -> np.ndarray:
+def logits(model: Path, feeds: Feeds) -> np.ndarray:
+    """Return the first output of a model for all batches."""
     session = Session(model)
     return np.concatenate([session.run_list(feed, session.outputs)[0] for feed in feeds])
 
 
-def _speedups(source: Path, files: Mapping[str, Path], feeds: Feeds) -> dict[str, float]:
-    """Medians over interleaved rounds of float's time over each model's."""
+def speedups(source: Path, files: Mapping[str, Path], feeds: Feeds) -> dict[str, float]:
+    """Return the medians over interleaved rounds of float's time over each model's."""
     sessions = {"": Session(source)} | {name: Session(file) for name, file in files.items()}
     ratios: dict[str, list[float]] = {name: [] for name in files}
     for _ in range(_ROUNDS):

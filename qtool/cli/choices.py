@@ -12,7 +12,7 @@ from qtool.cli.parameters import CALIBRATOR_METAVAR, OneCalibrator
 from qtool.cli.streams import warn
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import Calibrator, Percentile
-from qtool.core.records.options import CORRECTIONS, FORMS, GRANULARITIES, SCHEMES
+from qtool.core.records.options import BITS, BLOCKS, CORRECTIONS, FORMS, GRANULARITIES, ROUNDINGS, SCHEMES, WRITTEN
 from qtool.targets.rules import Target
 from qtool.targets.tables import NAMES
 
@@ -171,6 +171,36 @@ def refine_option(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Round weights to what their layers compute (GPTQ); auto tries it where these have one scale a tensor or "
         "7 bits, and keeps what measures better.",
     )(function)
+
+
+def block_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--weights`, `--block`, `--rounding` and `--weight-format`; return the command, which takes them so."""
+    for option in (
+        click.option(
+            "--weight-format",
+            type=click.Choice(WRITTEN),
+            help="With --weights: onnxruntime's own operators, or DequantizeLinear of opset 21.  [default: qoperator]",
+        ),
+        click.option(
+            "--rounding",
+            type=click.Choice(ROUNDINGS),
+            help="With --weights: nearest integers, searched scales, or these and GPTQ on data; auto takes what "
+            "measures best, without data scales.  [default: auto]",
+        ),
+        click.option(
+            "--block",
+            type=int,
+            metavar="N",
+            help=f"With --weights: numbers that share a scale; {', '.join(map(str, BLOCKS))}.  [default: 32]",
+        ),
+        click.option(
+            "--weights",
+            type=click.Choice(BITS),
+            help="Only weights, in blocks: of MatMul and Gemm, and tables; the rest in 8 bits; needs no data.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def form_options(*, without_data: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

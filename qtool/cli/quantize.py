@@ -5,6 +5,7 @@ import click
 from qtool.cli.bar import progress_bar
 from qtool.cli.check import Checked, checked, checked_text
 from qtool.cli.choices import (
+    block_options,
     calibrator_option,
     check_grid,
     correction_option,
@@ -39,7 +40,7 @@ from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
-from qtool.core.records.options import Correction, Form, Scheme
+from qtool.core.records.options import Bits, Correction, Form, Rounding, Scheme, Written
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Quantized
 from qtool.feeds import ReadOptions
@@ -58,6 +59,7 @@ from qtool.targets.tables import find_target
 @click.option("-o", "--output", metavar="FILE", help="The int8 model.  [default: MODEL with .int8.onnx]")
 @calibrator_option
 @form_options(without_data=True)
+@block_options
 @smoothing_option
 @click.option(
     "--optimize-for",
@@ -126,6 +128,10 @@ def command(
     granularity: str,
     target: str,
     form: Form | None,
+    weights: Bits | None,
+    block: int | None,
+    rounding: Rounding | None,
+    weight_format: Written | None,
     smoothing: Correction,
     optimize_for: Goal,
     min_sqnr: float | None,
@@ -163,7 +169,8 @@ def command(
     Exits with 1 where a gate (--min-..., --max-size) is asked for and missed; the model is written then too.
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
-    _refuse_ignored(context, form=form, calibration=calibration, data=data)
+    chosen = form or (None if weights is None else "weight-only")
+    _refuse_ignored(context, form=chosen, calibration=calibration, data=data)
     if plan_path is None:
         warn_of_target(context, find_target(target))
     paths = {"--output": None if check else result_path, "--save-plan": save_plan, "--html": html_path}
@@ -185,6 +192,10 @@ def command(
                     fix=fix,
                     target=target,
                     form=form or "auto",
+                    weights=weights,
+                    block=block,
+                    rounding=rounding,
+                    weight_format=weight_format,
                     smoothing=smoothing,
                     optimize_for=optimize_for,
                     min_sqnr=min_sqnr,
@@ -247,18 +258,20 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
     """An option that would be accepted and ignored is an error."""
     blind, planned = calibration is None and data is None, context.params["plan_path"] is not None
     check_grid(context, find_target(context.params["target"]))
+    # blocks have a grid of their own
+    only, gridded = (form, set()) if context.params["weights"] is None else ("weights", {"scheme"})
     for applies, ignored, why in (
         (planned, _DECIDED, "says nothing to --plan, which has decided it; leave one of them out"),
         (
             blind and (planned or form is not None),
-            _OF_DATA | _CALIBRATED | _MEASURED | _JUDGED,
+            (_OF_DATA | _CALIBRATED | _MEASURED | _JUDGED) - gridded,
             "says nothing without data; give --data or --calibration",
         ),
         (calibration is not None, _OF_DATA - _STEPS, "needs --data; with --calibration no data is read"),
         (
             form not in (None, "static"),
-            _CALIBRATED,
-            f"says nothing to --{form}, which has no calibrated ranges; leave one of them out",
+            _CALIBRATED - gridded,
+            f"says nothing to --{only}, which has no calibrated ranges; leave one of them out",
         ),
     ):
         asked = given(context) & ignored
@@ -275,6 +288,7 @@ _CALIBRATED = {"calibrator", "percentile", "scheme"}
 _MEASURED = {"bias_correction", "smoothing", "refine", "optimize_for"}
 _JUDGED = {"min_sqnr", "min_agreement", "min_speedup", "max_float_macs", "partial"}
 _FORMS = {"dynamic", "static", "weight_only"}
+_BLOCKS = {"weights", "block", "rounding", "weight_format"}
 _SELECTED = {"include_ops", "exclude_ops", "exclude"}
 _DECIDED = {
     "fix",
@@ -283,6 +297,7 @@ _DECIDED = {
     *_CALIBRATED,
     *_MEASURED,
     *_FORMS,
+    *_BLOCKS,
     *_SELECTED,
     *_STEPS,
     "granularity",

@@ -23,6 +23,7 @@ __all__ = [
     "Value",
     "activations",
     "add_initializer",
+    "add_integers",
     "attribute",
     "attribute_values",
     "axis_lengths",
@@ -287,6 +288,12 @@ def add_initializer(graph: Graph, name: str, array: Array) -> Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def add_integers(graph: Graph, name: str, array: Array, bits: int) -> Value:
+    """Add signed integers of 4 or 8 bits as a new initializer, and return its value; the name must be free."""
+    kind = ir.DataType.INT4 if bits == 4 else ir.DataType.INT8
+    return add_initializer(graph, name, array.astype(kind.numpy()))
 
 
 def set_constant(value: Value, array: Array) -> None:

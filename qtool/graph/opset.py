@@ -26,8 +26,8 @@ def opset_of(model: ir.Model) -> int:
     return model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
 
 
-def raise_opset(model: ir.Model, name: str) -> ir.Model:
-    """Return the model at opset 13 if its own is lower, converted by ONNX's version converter; else the model itself.
+def raise_opset(model: ir.Model, name: str, least: int = MINIMUM) -> ir.Model:
+    """Return the model at opset `least` if its own is lower, converted by ONNX's version converter; else the model.
 
     `name`: what to call the model in messages.
 
@@ -35,7 +35,7 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
         ModelError: it cannot be converted to what computes the same, or a function in it cannot be inlined.
     """
     version = opset_of(model)
-    if version == 0 or version >= MINIMUM:
+    if version == 0 or version >= least:
         return model
     if model.functions:
         # ONNX's converter loses the nodes that call them
@@ -47,12 +47,12 @@ def raise_opset(model: ir.Model, name: str) -> ir.Model:
     large = _take_out_large(light)
     try:
         with contextlib.redirect_stdout(None):
-            converted = onnx.version_converter.convert_version(to_proto(light), MINIMUM)
+            converted = onnx.version_converter.convert_version(to_proto(light), least)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
-            f"{name}: opset {version} cannot be raised to {MINIMUM} ({reason}); "
-            f"export the model with opset {MINIMUM} or later"
+            f"{name}: opset {version} cannot be raised to {least} ({reason}); "
+            f"export the model with opset {least} or later"
         ) from error
     result = from_proto(converted)
     keep_types(model, result)

@@ -6,7 +6,7 @@ import numpy as np
 
 from qtool.core.numerics.affine import QParams
 from qtool.core.records.difference import Difference, LayerDifference, RangeDifference, WeightDifference
-from qtool.core.records.plan import Plan, WeightPlan
+from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
 
 _FACTS = ("target", "scheme", "granularity", "calibrator", "recipe")
 
@@ -41,6 +41,9 @@ def _form(plan: Plan, node: str) -> str:
     for rows, form in ((plan.dynamic, "dynamic"), (plan.stored, "weights in 8 bits")):
         if any(reader == node for row in rows for reader, _ in row.readers):
             return form
+    for row in plan.blocks:
+        if any(reader == node for reader, _ in row.readers):
+            return f"weights in blocks of {row.block}, {row.bits} bits"
     if node in plan.integer:
         return "integer"
     why = plan.skipped.get(node)
@@ -82,7 +85,29 @@ def _weights(a: Plan, b: Plan) -> list[WeightDifference]:
         if x is not None and y is not None and x.size == y.size:
             changed, most = integers_apart(x, y)
         found.append(WeightDifference(layer, changed, most, scales_apart(left.params.scale, right.params.scale)))
+    return [*found, *_blocks(a, b)]
+
+
+def _blocks(a: Plan, b: Plan) -> list[WeightDifference]:
+    """Of layers whose weights are in blocks of one size and as many bits in both, and are others."""
+    one, other = ({node: row for row in plan.blocks for node, _ in row.readers} for plan in (a, b))
+    found = []
+    for layer, left in one.items():
+        right = other.get(layer)
+        if right is None or left == right or (left.bits, left.block) != (right.bits, right.block):
+            continue
+        changed = most = None
+        x, y = left.given, right.given
+        if x is not None and y is not None and x.size == y.size:
+            changed, most = integers_apart(x, y)
+        found.append(WeightDifference(layer, changed, most, scales_apart(_scales(left), _scales(right))))
     return found
+
+
+def _scales(row: BlockPlan) -> tuple[float, ...]:
+    """Their sizes, 0 as 1: a block of zeros has none."""
+    size = np.abs(row.grids(1).scale.reshape(-1).astype(np.float64))
+    return tuple(np.where(size > 0.0, size, 1.0))
 
 
 def _by_reader(plan: Plan) -> Mapping[str, WeightPlan]:

@@ -1,5 +1,6 @@
 """The plan that is written: decided or given, proven, and with layers in float where its outputs are too noisy."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,7 @@ from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
 from qtool.pipeline.verify.original import Original
+from qtool.quantization.blockwise import MARGIN_DB, BlockSearch
 from qtool.quantization.candidate import Candidate
 from qtool.quantization.candidates import best_plan
 from qtool.quantization.graphs import look_at
@@ -32,12 +34,24 @@ _ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A plan, the graph that it is for, and what was tried. candidate: where it comes from; None: it was given."""
+    """A plan, the graph that it is for, and what was tried.
+
+    candidate: where it comes from; None: it was given, or is in blocks. blocks: the search for these.
+    """
 
     prepared: Prepared
     plan: Plan
     trials: tuple[Trial, ...] = ()
     candidate: Candidate | None = None
+    blocks: BlockSearch | None = None
+
+    def widened(self, aim: float) -> "Decision":
+        """Return the decision with more bits for weights in blocks, as few as reach `aim`, in dB; else as it is."""
+        found = None if self.blocks is None else self.blocks.widened(aim)
+        if found is None:
+            return self
+        plan, trial = found
+        return replace(self, plan=plan, trials=(trial, *self.trials))
 
     def again(self, layers: Mapping[str, str], examples: Sequence[Mapping[str, Array]]) -> "Decision":
         """Return the decision with layers (name -> why) in float; of a given plan those too that let no model run."""
@@ -72,8 +86,18 @@ class Proven:
     noisiest: tuple[NoisyRegion, ...] = ()
 
 
-def decide(prepared: Prepared, half: Halves, request: Request, original: Original) -> Decision:
-    """Return the best plan that was found, as a decision. Raises `NothingToQuantizeError`: there is none."""
+def decide(
+    prepared: Prepared, half: Halves, request: Request, original: Original, wanted: Wanted | None = None
+) -> Decision:
+    """Return the best plan that was found, as a decision. Raises `NothingToQuantizeError`: there is none.
+
+    `wanted`: the accuracy that weights in blocks get more bits for; None gives them none.
+    """
+    if request.blocks is not None:
+        search = BlockSearch.begin(prepared, half.choosing, request)
+        plan, trials = search.rounded()
+        decided = Decision(prepared, plan, trials, blocks=search)
+        return decided if wanted is None else decided.widened(wanted.min_sqnr + MARGIN_DB)
     best, trials = best_plan(prepared, half.choosing, request, original)
     return Decision(best.graph.prepared, best.plan, trials, best)
 
@@ -112,6 +136,8 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     `wanted`: None leaves no layer in float.
     """
     candidate, before = proven.decision.candidate, proven.proof.judged_db
+    if proven.decision.blocks is not None:
+        return _with_more_bits(proven, wanted, original)
     figures = [*proven.proof.sqnr_db_by_output.values(), *proven.proof.sqnr_db_before.values()]
     if candidate is None or all(db is None for db in figures):
         return proven
@@ -131,6 +157,18 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
         found = search.further(mended.decision.candidate, loudness(mended.proof.judged_db))
         mended = _searched(mended, search, found, original)
     return _everywhere(proven, mended, search, original)
+
+
+def _with_more_bits(proven: Proven, wanted: Wanted | None, original: Original) -> Proven:
+    """What was proven, or once more with more bits, for as much as the examples that report miss; the better one."""
+    before, search = loudness(proven.proof.judged_db), proven.decision.blocks
+    if wanted is None or search is None or search.reached is None or not -math.inf < before < wanted.min_sqnr:
+        return proven
+    wider = proven.decision.widened(search.reached + wanted.min_sqnr - before + MARGIN_DB)
+    if wider.plan == proven.decision.plan:
+        return proven
+    other = prove(wider, original)
+    return other if loudness(other.proof.judged_db) > before else proven
 
 
 def _searched(

@@ -14,7 +14,7 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, during, silent
 from qtool.core.records.doubts import calibration_doubts, grid_doubts, notes, with_ranges
-from qtool.core.records.options import Correction, Form, Names, Scheme
+from qtool.core.records.options import Bits, BlockWise, Correction, Form, Names, Rounding, Scheme, Written
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
@@ -40,7 +40,7 @@ from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.gates import gates_of
 from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
-from qtool.quantization.request import Goal, Request
+from qtool.quantization.request import Goal, Request, blocks_of, refuse_beside_blocks
 from qtool.quantization.timing import timed
 from qtool.quantization.wanted import Wanted
 from qtool.runtime.providers import find_provider
@@ -64,6 +64,10 @@ def quantize(
     exclude: Names = (),
     target: str = "auto",
     form: Form | Literal["auto"] = "auto",
+    weights: Bits | None = None,
+    block: int | None = None,
+    rounding: Rounding | None = None,
+    weight_format: Written | None = None,
     bias_correction: Correction = "auto",
     smoothing: Correction = "auto",
     refine: Correction = "auto",
@@ -118,6 +122,10 @@ def quantize(
         save_plan: where to write the plan.
         form: of the layers. `dynamic` and `weight-only` need no data; `auto` measures static and dynamic ones where
             layers over tokens allow both, and takes what is better.
+        weights: store the matrices of products and tables in blocks of so many bits, and nothing else: see `BlockWise`,
+            which block (32 without it), rounding and weight_format are of. What cannot be in blocks is stored in 8 bits
+            by channel. With data, as few weights as reach `min_sqnr` have 8 bits instead of 4, unless `partial` is
+            unset. The scheme is that of the blocks' grids.
         smoothing: migrate outliers of activations into weights (SmoothQuant); `auto` where it measures better.
         refine: round the weights of static layers to what these compute on the examples (GPTQ), with scales that fit
             it; `auto` where weights have one scale a tensor or 7 bits, and it measures better.
@@ -133,6 +141,7 @@ def quantize(
     check_files(
         model, {"output": output, "save_plan": save_plan}, {"calibration": calibration, "data": data, "plan": plan}
     )
+    form, blocks = blocks_of(form, weights, block, rounding, weight_format)
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
     compute = Compute(threads, provider, progress=progress)
     _check_provider(provider, used=data is not None)
@@ -144,11 +153,11 @@ def quantize(
         "partial": not partial,
     }
     on_data = "on" in (bias_correction, smoothing, refine) or optimize_for == "latency"
-    _refuse_unmeasured(measures, blind=blind, on_data=on_data)
+    _refuse_unmeasured(measures, blocks, blind=blind, on_data=on_data)
     aim = Wanted.of(min_sqnr, max_float_macs)
     limits = Limits.of(min_agreement, min_integer, min_speedup, max_size)
-    selection = {"include_ops": include_ops, "exclude_ops": exclude_ops, "exclude": exclude}
-    wanted = (scheme or Scheme()).selecting(**selection)
+    spent = aim if partial and not blind else None
+    wanted = (scheme or Scheme()).selecting(include_ops=include_ops, exclude_ops=exclude_ops, exclude=exclude)
     request = replace(
         Request.of(
             wanted,
@@ -159,6 +168,7 @@ def quantize(
             smoothing="off" if blind else smoothing,
             goal=optimize_for,
             progress=progress,
+            blocks=blocks,
         ),
         refinement="off" if blind else refine,
     )
@@ -168,6 +178,7 @@ def quantize(
             calibrator=calibrator not in (None, "auto"),
             **grid_given(wanted),
             target=target != "auto",
+            weights=blocks is not None,
             form=form != "auto",
             bias_correction=bias_correction != "auto",
             smoothing=smoothing != "auto",
@@ -209,13 +220,13 @@ def quantize(
     original = original_of(prepared, half, absent)
     with advising(prepared, None):
         decided = (
-            during(progress, "measure candidates", lambda: decide(prepared, half, request, original))
+            during(progress, "measure candidates", lambda: decide(prepared, half, request, original, spent))
             if given is None
             else Decision(prepared, given)
         )
     proven = mend(
         during(progress, "prove", lambda: prove(decided, original)),
-        aim if partial and not blind else None,
+        spent,
         request,
         original,
     )
@@ -226,11 +237,15 @@ def quantize(
             final.save(save_plan)
         size = model_io.write(proven.model.noting(notes(final)), output)
     before = model_size(model)
-    verdict = None if blind else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None)
+    verdict = (
+        None
+        if blind
+        else _verdict(proven, aim, min_sqnr is not None, partial=partial and given is None and blocks is None)
+    )
     return Quantized(
         final,
         arithmetic_alone(proven.proof) if blind else replace(proven.proof, held_out=half.held_out),
-        decided.trials,
+        proven.decision.trials,
         prepared.changes,
         Path(output),
         size,
@@ -280,7 +295,7 @@ def _check_provider(provider: str, *, used: bool) -> None:
     find_provider(provider)
 
 
-def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool, on_data: bool) -> None:
+def _refuse_unmeasured(given: Mapping[str, bool], blocks: BlockWise | None, *, blind: bool, on_data: bool) -> None:
     """Refuse what is asked of an accuracy that is not measured, and a limit of what is not done.
 
     on_data: whether something is asked for that data decides.
@@ -290,6 +305,7 @@ def _refuse_unmeasured(given: Mapping[str, bool], *, blind: bool, on_data: bool)
             f"bias correction, smoothing, refining and latency are measured on data; give {arg('data')} or "
             f"{arg('calibration')}, or leave them out"
         )
+    refuse_beside_blocks(blocks, blind=blind, max_float_macs=given["max_float_macs"])
     for name, is_given in given.items():
         if is_given and blind:
             raise UsageError(

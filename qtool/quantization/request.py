@@ -6,7 +6,17 @@ from typing import Literal
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator, chosen_calibrators
 from qtool.core.progress import Progress, silent
-from qtool.core.records.options import CORRECTIONS, FORMS, Correction, Form, Scheme
+from qtool.core.records.options import (
+    CORRECTIONS,
+    FORMS,
+    Bits,
+    BlockWise,
+    Correction,
+    Form,
+    Rounding,
+    Scheme,
+    Written,
+)
 from qtool.targets.rules import Target
 
 Goal = Literal["accuracy", "latency", "size"]
@@ -20,7 +30,7 @@ class Request:
     form: that of all layers; None lets measurements choose. calibrators: what to try, one or several.
     smoothing: whether outliers are migrated into weights; auto where it measures better. refinement: whether weights
     are rounded to what their layers compute; auto where they are coarse and it measures better.
-    goal: what decides between candidates.
+    goal: what decides between candidates. blocks: how weights are in blocks; None: they are not.
 
     Raises:
         UsageError: an unknown value.
@@ -35,6 +45,7 @@ class Request:
     goal: Goal
     progress: Progress
     refinement: Correction = "off"
+    blocks: BlockWise | None = None
 
     def __post_init__(self) -> None:
         named: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -79,6 +90,7 @@ class Request:
         smoothing: Correction,
         goal: Goal = "accuracy",
         progress: Progress = silent,
+        blocks: BlockWise | None = None,
     ) -> "Request":
         """Return the request that the arguments of a public function make.
 
@@ -86,7 +98,20 @@ class Request:
             UsageError: an unknown value, or one that says nothing to the others.
         """
         asked = chosen_form(form, wanted)
-        ignored = {"calibrator": calibrator not in (None, "auto"), "scheme": wanted.activations != Scheme().activations}
+        if blocks is not None:
+            if asked not in (None, "weight-only"):
+                raise UsageError(
+                    f"{arg('weights', blocks.bits)} stores weights alone, and says nothing to {arg('form', asked)}; "
+                    "leave one of them out"
+                )
+            if wanted.granularity != Scheme().granularity:
+                raise UsageError(
+                    f"{arg('granularity', wanted.granularity)} says nothing to {arg('weights', blocks.bits)}, of which "
+                    "each block has a scale; leave one of them out"
+                )
+            asked = "weight-only"
+        ignored = {"calibrator": calibrator not in (None, "auto")}
+        ignored["scheme"] = blocks is None and wanted.activations != Scheme().activations
         for name, given in ignored.items():
             if given and asked not in (None, "static"):
                 raise UsageError(
@@ -104,7 +129,7 @@ class Request:
                 raise UsageError(f"{arg(name, value)} says nothing to {arg('form', asked)}; leave one of them out")
         calibrators = chosen_calibrators(calibrator)
         scheme = replace(wanted, form=asked or "static")
-        return cls(scheme, target, asked, calibrators, correction, smoothing, goal, progress)
+        return cls(scheme, target, asked, calibrators, correction, smoothing, goal, progress, blocks=blocks)
 
 
 def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:
@@ -118,3 +143,50 @@ def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:
     if form not in ("auto", scheme.form):
         raise UsageError(f"{arg('form', form)}: the scheme says {scheme.form}; leave one of them out")
     return scheme.form
+
+
+def blocks_of(
+    form: Form | Literal["auto"],
+    weights: Bits | None,
+    block: int | None,
+    rounding: Rounding | None,
+    weight_format: Written | None,
+) -> tuple[Form | Literal["auto"], BlockWise | None]:
+    """Return the form that is asked for, and how weights are in blocks, of the arguments of a public function.
+
+    None where they are not.
+
+    Raises:
+        UsageError: an unknown value, or one that says nothing without `weights`.
+    """
+    given = {"block": block, "rounding": rounding, "weight_format": weight_format}
+    if weights is None:
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(
+                    f"{arg(name, str(value))} says nothing without {arg('weights')}; give it, or leave this out"
+                )
+        return form, None
+    plain = BlockWise(weights)
+    blocks = BlockWise(
+        weights,
+        plain.block if block is None else block,
+        plain.rounding if rounding is None else rounding,
+        plain.written if weight_format is None else weight_format,
+    )
+    return "weight-only" if form == "auto" else form, blocks
+
+
+def refuse_beside_blocks(blocks: BlockWise | None, *, blind: bool, max_float_macs: bool) -> None:
+    """Refuse what says nothing to weights in blocks. Raises `UsageError`."""
+    if blocks is None:
+        return
+    if blind and blocks.rounding == "gptq":
+        raise UsageError(
+            f"{arg('rounding', 'gptq')}: is found on data; give {arg('data')} or {arg('calibration')}, or leave it out"
+        )
+    if max_float_macs:
+        raise UsageError(
+            f"{arg('max_float_macs')} says nothing to {arg('weights', blocks.bits)}, which leaves no layer in float; "
+            "leave one of them out"
+        )

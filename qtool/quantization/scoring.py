@@ -49,7 +49,7 @@ def content(plan: Plan) -> Hashable:
     activations = tuple((row.tensor, row.params) for row in plan.activations)
     rows = (*plan.weights, *plan.dynamic, *plan.stored)
     weights = tuple((row.tensor, row.params, row.integers) for row in rows)
-    return activations, weights, plan.shifts
+    return activations, weights, plan.blocks, plan.shifts
 
 
 class Scorer:

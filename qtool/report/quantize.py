@@ -22,6 +22,7 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
+from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
 from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import timing_lines
@@ -59,13 +60,16 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     lines = [_head(result)]
     why = _why_large(result) if result.float_size / result.size < MUCH_SMALLER else []
     lines += rows("size", f"{file_size(result.size)}, was {file_size(result.float_size)} ({_ratio(result)})", *why)
-    lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {plan.granularity}, {_calibrator(result)}")
+    weights = "in blocks" if plan.blocks else plan.granularity
+    lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
     lines += _tried(result) if verbose else []
     lines += [_integer_line(proof), float_line(proof)]
+    lines += rows("blocks", *blocks_rows(plan)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    remedy = None if by_clock else _again(result, typed, "--optimize-for", "latency")
+    # blocks leave nothing in float for speed
+    remedy = None if by_clock or plan.blocks else _again(result, typed, "--optimize-for", "latency")
     lines += timing_lines(result.timing, _ratio(result), remedy)
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
@@ -95,6 +99,8 @@ def _head(result: Quantized) -> str:
 def _made_with(plan: Plan) -> str:
     if plan.activations:
         return f"calibrator {plan.calibrator}{' corrected' if plan.shifts else ''}"
+    if plan.blocks:
+        return f"weights in blocks of {plan.blocks[0].block}"
     return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
 
 
@@ -201,6 +207,8 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
         return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
     if verdict.met is not False:
         return [_comparison(result, compared)]
+    if result.plan.blocks:
+        return blocks_next(result.plan, f"qtool quantize {model} {data}")
     commands = [
         f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
@@ -363,6 +371,8 @@ def _tried(result: Quantized) -> list[str]:
 def _kind(trial: Trial, calibrator: str) -> str:
     """What was tried, in words; a dynamic form names `calibrator`, which its static layers have, where there is one."""
     dynamic = f"dynamic {calibrator}".rstrip()
+    if trial.rounding:
+        return blocks_kind(trial)
     words = {"dynamic": dynamic, "mixed": f"mixed {trial.calibrator}"}.get(trial.form, str(trial.calibrator))
     words += " refined" if trial.refined else " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
@@ -401,6 +411,8 @@ def _arithmetic_line(proof: Verification) -> str:
     said = "  arithmetic  without Q/DQ the float graph comes back; "
     if proof.unchecked:
         return f"{said}not checked in a run: {proof.unchecked}{'; give data' if proof.data_helps else ''}"
+    if proof.blocks_sqnr_db is not None:
+        return f"{said}layers in blocks by themselves {exactness(proof.blocks_sqnr_db)} their definition"
     if proof.steps is None:
         agree = (
             "are equal" if proof.optimized_sqnr_db == math.inf else f"agree to {proof.optimized_sqnr_db:.1f} dB SQNR"

@@ -9,7 +9,7 @@ UNPLANNED_OPERATORS = frozenset({"Where", "ArgMax", "GatherElements"})
 # those of ONNX that the rewriting emits, or that onnxruntime fuses what it emits from
 _EMITTED = {"DynamicQuantizeLinear", "MatMulInteger"}
 # what other tools leave in a model
-_FOREIGN = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulNBits", "QAttention"}
+_FOREIGN = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "QAttention"}
 
 _RULES = [rule for target in TARGETS.values() for rule in target.rules.values()]
 INTEGER_KERNELS = _UNPLANNED | frozenset(
@@ -18,5 +18,7 @@ INTEGER_KERNELS = _UNPLANNED | frozenset(
 """What computes in integers with calibrated ranges; a pass-through keeps its operator, and so is not among them."""
 COMPUTING = _EMITTED | INTEGER_KERNELS | frozenset(kernel for rule in _RULES for kernel in rule.dynamic)
 """What computes in integers, or finds the grid for it."""
-QUANTIZED = _FOREIGN | COMPUTING
+BLOCK_WISE = frozenset(kernel for rule in _RULES for kernel in rule.blocks)
+"""What reads weights in blocks: as products with integers, on a grid for each block of what they read, or as rows."""
+QUANTIZED = _FOREIGN | COMPUTING | BLOCK_WISE
 """What only stands in a model that somebody has quantised."""

@@ -16,6 +16,7 @@ from qtool.targets import conditions
 from qtool.targets.rules import OpRule, Target
 
 _DYNAMIC_MATMUL = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat")
+_BLOCK_MATMUL = ("MatMulNBits",)
 _WEIGHTED = {
     "Conv": OpRule("weighted", ("QLinearConv",), (0,), check=conditions.constant_weights, stored=True),
     "ConvTranspose": OpRule("weighted", (), (0,), check=conditions.constant_weights, static=False, stored=True),
@@ -27,6 +28,7 @@ _WEIGHTED = {
         check=conditions.gemm,
         dynamic=_DYNAMIC_MATMUL,
         stored=True,
+        blocks=_BLOCK_MATMUL,
     ),
     "MatMul": OpRule(
         "weighted",
@@ -36,6 +38,7 @@ _WEIGHTED = {
         check=conditions.constant_weights,
         dynamic=_DYNAMIC_MATMUL,
         stored=True,
+        blocks=_BLOCK_MATMUL,
     ),
     "LSTM": OpRule(
         "weighted",
@@ -69,7 +72,14 @@ _PASSTHROUGH = {
     "Squeeze": OpRule("passthrough", ("Squeeze", "Reshape"), (0,)),
     "Unsqueeze": OpRule("passthrough", ("Unsqueeze", "Reshape"), (0,)),
     "Slice": OpRule("passthrough", ("Slice",), (0,)),
-    "Gather": OpRule("passthrough", ("Gather",), (0,), check=conditions.data_computed, stored=True),
+    "Gather": OpRule(
+        "passthrough",
+        ("Gather",),
+        (0,),
+        check=conditions.data_computed,
+        stored=True,
+        blocks=("GatherBlockQuantized",),
+    ),
     "Expand": OpRule("passthrough", ("Expand",), (0,)),
     "Tile": OpRule("passthrough", ("Tile",), (0,)),
     "Split": OpRule("passthrough", ("Split",), (0,), check=conditions.all_outputs),

@@ -78,6 +78,28 @@ def encoder(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
 
 
+def decoder(*, layers: int, width: int, heads: int, vocabulary: int) -> onnx.ModelProto:
+    """ids, int64 [N, T] -> logits [N, T, vocabulary]: an embedding, blocks that see what came before, a head."""
+    net = Net()
+    table = net.weight(vocabulary, width, inputs=4, name="table")
+    length = net("Gather", net("Shape", "ids"), net.const(1, dtype=np.int64))
+    places = net("Range", net.const(0, dtype=np.int64), length, net.const(1, dtype=np.int64))
+    later = net("Less", net("Unsqueeze", places, net.const([1], dtype=np.int64)), places)
+    mask = net("Mul", net("Cast", later, to=TensorProto.FLOAT), net.const(-40.0))
+    y = net("Gather", table, "ids", name="embedding")
+    for layer in range(layers):
+        y = block(net, y, mask, 4.0, width, heads, f"layer{layer}_")
+    logits = net("MatMul", y, net.weight(width, vocabulary, inputs=width), name="head")
+    graph = helper.make_graph(
+        net.nodes,
+        "decoder",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", "T"])],
+        [helper.make_tensor_value_info(logits, TensorProto.FLOAT, ["N", "T", vocabulary])],
+        [numpy_helper.from_array(array, name) for name, array in net.constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
 def sentences(
     count: int, *, padded: bool = False, longest: int = 12, vocabulary: int = VOCABULARY
 ) -> list[dict[str, np.ndarray]]:

@@ -17,7 +17,7 @@ from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import fold_affine
 from qtool.pipeline.verify.macs import macs_of
 from qtool.targets.conditions import constant_weights
-from qtool.targets.kernels import COMPUTING, INTEGER_KERNELS, QUANTIZED
+from qtool.targets.kernels import BLOCK_WISE, COMPUTING, INTEGER_KERNELS, QUANTIZED
 from qtool.targets.rules import OpRule
 from qtool.targets.tables import TARGETS, distinct_targets, find_target, target_of
 
@@ -59,7 +59,8 @@ def test_the_kernels_that_are_derived():
     assert {
         "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger",
     } == COMPUTING - INTEGER_KERNELS  # fmt: skip
-    foreign = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulNBits", "QAttention"}
+    assert {"MatMulNBits", "GatherBlockQuantized"} == BLOCK_WISE
+    foreign = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "QAttention", *BLOCK_WISE}
     assert foreign == QUANTIZED - COMPUTING
 
 

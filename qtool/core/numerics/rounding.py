@@ -10,6 +10,7 @@ to the largest scale, by what GPTQ makes with each: the fewer products are in a 
 next, so that of many some fit all numbers of a channel).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -151,6 +152,31 @@ def rounded(weight: Array, moments: Array, grids: WeightGrids, by: "_Order | Non
     Never worse than the nearest ones, which a channel keeps that they cost less. `by`: the order for these moments, if
     known.
     """
+
+    def snap(aim: Array, _columns: Array) -> tuple[Array, Array]:
+        integers = np.clip(np.rint(aim / grids.scale), -grids.limit, grids.limit)
+        return integers, integers * grids.scale
+
+    found, plain = column_by_column(weight, moments, snap, by), nearest(weight, grids)
+    step = grids.scale[:, :, None]
+    worse = costs(weight, found * step, moments) > costs(weight, plain * step, moments)
+    return np.where(worse[:, :, None], plain, found)
+
+
+def column_by_column(
+    weight: Array, moments: Array, snap: Callable[[Array, Array], tuple[Array, Array]], by: "_Order | None" = None
+) -> Array:
+    """Return integers, float64 [G, M, K], each column of which takes up what rounding those before it has cost.
+
+    The order is that of H's diagonal, the largest first.
+
+    Args:
+        weight: float64 [G, M, K].
+        moments: H, [G, K, K]; it is damped.
+        snap: from what a column of each group should be, [G, M], and which columns these are, [G], the integers and
+            what they mean, [G, M] both.
+        by: the order for these moments, if known.
+    """
     by = by or _Order.of(moments)
     order, upper = by.columns, by.upper
     wanted = np.take_along_axis(weight, order[:, None, :], 2)
@@ -161,13 +187,11 @@ def rounded(weight: Array, moments: Array, grids: WeightGrids, by: "_Order | Non
         for i in range(block.start, block.stop):
             more = np.einsum("gmk,gk->gm", lost[:, :, start:i], upper[:, start:i, i])
             aim = wanted[:, :, i] + (owed[:, :, i - start] + more) / upper[:, i, i, None]
-            integers[:, :, i] = np.clip(np.rint(aim / grids.scale), -grids.limit, grids.limit)
-            lost[:, :, i] = wanted[:, :, i] - integers[:, :, i] * grids.scale
-    found, plain = np.empty_like(integers), nearest(weight, grids)
+            integers[:, :, i], real = snap(aim, order[:, i])
+            lost[:, :, i] = wanted[:, :, i] - real
+    found = np.empty_like(integers)
     np.put_along_axis(found, np.broadcast_to(order[:, None, :], found.shape), integers, 2)
-    step = grids.scale[:, :, None]
-    worse = costs(weight, found * step, moments) > costs(weight, plain * step, moments)
-    return np.where(worse[:, :, None], plain, found)
+    return found
 
 
 def _damped(moments: Array) -> Array:

@@ -1,8 +1,8 @@
 """JSON documents from records and records from JSON documents, by the types of the records' fields.
 
-A field has the same name in both, but where its metadata say otherwise: `called`, `keyed`, `OPTIONAL`, `UNWRITTEN`,
-`PAIRS`, `TEXT`. Properties that a class names in `DERIVED` are written as well. What types do not say, a record says in
-a method `check`; it raises `ValueError` with a message that begins with the field's name.
+A field has the same name in both, but where its metadata say otherwise: `called`, `keyed`, `OPTIONAL`, `EMPTY`,
+`UNWRITTEN`, `PAIRS`, `TEXT`. Properties that a class names in `DERIVED` are written as well. What types do not say, a
+record says in a method `check`; it raises `ValueError` with a message that begins with the field's name.
 
 JSON has no infinities: `encoded` writes numbers that are not finite as "inf", "-inf" and "nan", and only fields of type
 `Real` are read so. In the documents of results they are null instead, and their words stand apart (`noting`), so that
@@ -36,6 +36,8 @@ from typing import (
 Real = Annotated[float, "may be infinite or NaN"]
 OPTIONAL: Mapping[str, Any] = {"optional": True}
 """Metadata of a field that a document leaves out where it is None."""
+EMPTY: Mapping[str, Any] = {"optional": True, "left out": ()}
+"""Metadata of a tuple that a document leaves out where it is empty."""
 UNWRITTEN: Mapping[str, Any] = {"name": None}
 """Metadata of a field that is in no document; a record that is read has a default for it."""
 PAIRS: Mapping[str, Any] = {"pairs": True}
@@ -107,7 +109,8 @@ class _Writing:
         written = {
             name: self._field(field, given, f"{where}/{name}")
             for name, field in _written(kind).items()
-            if (given := getattr(value, field.name)) is not None or not field.metadata.get("optional")
+            if (given := getattr(value, field.name)) != field.metadata.get("left out")
+            or not field.metadata.get("optional")
         }
         return written | {name: self.value(getattr(value, name), f"{where}/{name}") for name in _derived(kind)}
 
@@ -208,7 +211,7 @@ def _record(record: Any, document: Any, where: str) -> Any:
         if name in document:
             values[field.name] = _value(_hints(record)[field.name], document[name], _inside(where, name))
         elif field.metadata.get("optional"):
-            values[field.name] = None
+            values[field.name] = field.metadata.get("left out")
         else:
             raise ValueError(f"{_inside(where, name)}: is missing")
     result = record(**values)

@@ -15,6 +15,14 @@ Form = Literal["static", "dynamic", "weight-only"]
 FORMS: tuple[Form, ...] = ("static", "dynamic", "weight-only")
 Correction = Literal["auto", "on", "off"]
 CORRECTIONS: tuple[Correction, ...] = ("auto", "on", "off")
+Bits = Literal["int4", "int8"]
+BITS: tuple[Bits, ...] = ("int4", "int8")
+Rounding = Literal["auto", "nearest", "scales", "gptq"]
+ROUNDINGS: tuple[Rounding, ...] = ("auto", "nearest", "scales", "gptq")
+Written = Literal["qoperator", "qdq"]
+WRITTEN: tuple[Written, ...] = ("qoperator", "qdq")
+BLOCKS = (16, 32, 64, 128, 256)
+"""The sizes of blocks that onnxruntime's kernel takes."""
 
 
 def names(given: str | Iterable[str]) -> tuple[str, ...]:
@@ -43,10 +51,45 @@ Names = str | Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
+class BlockWise:
+    """Weights in blocks: what is stored of each product of a layer, and how it is found.
+
+    bits: of an integer. block: how many numbers of a sum share a scale, and with the affine scheme a zero point.
+    rounding: `nearest` integers on the grid that reaches the largest number; `scales` that are searched; `gptq`: these,
+        and integers that take up each other's error on data. `auto`: what measures best, without data `scales`.
+    written: as an operator of onnxruntime's, or as DequantizeLinear of opset 21, which onnxruntime fuses to the same.
+
+    Raises:
+        UsageError: an unknown value.
+    """
+
+    bits: Bits = "int4"
+    block: int = 32
+    rounding: Rounding = "auto"
+    written: Written = "qoperator"
+
+    def __post_init__(self) -> None:
+        known: dict[str, tuple[object, tuple[object, ...]]] = {
+            "weights": (self.bits, BITS),
+            "block": (self.block, BLOCKS),
+            "rounding": (self.rounding, ROUNDINGS),
+            "weight_format": (self.written, WRITTEN),
+        }
+        for name, (value, values) in known.items():
+            if value not in values:
+                raise UsageError(f"{arg(name, str(value))}: is unknown; choose one of {', '.join(map(str, values))}")
+
+    @property
+    def width(self) -> int:
+        """The bits of an integer, as a number."""
+        return int(self.bits.removeprefix("int"))
+
+
+@dataclass(frozen=True, slots=True)
 class Scheme:
     """Representation and selection.
 
-    activations: `affine` or `symmetric` grids for activations (weights are always symmetric).
+    activations: `affine` or `symmetric` grids for activations, and for weights in blocks (others are symmetric).
     granularity: of weights.
     include_ops: quantise only these operator types; empty means all that the target knows.
     exclude_ops, exclude: operator types, and node names or globs, that stay float.

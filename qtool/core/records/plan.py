@@ -12,12 +12,13 @@ import numpy as np
 from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, arg
 from qtool.core.files import write_text
+from qtool.core.numerics import blocks
 from qtool.core.numerics.affine import FLOAT32_MAX, QParams, check_scales, dequantize
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.reading import DOCUMENT_LIMIT, read_text
-from qtool.core.records.codec import OPTIONAL, called, decoded, encoded, json_text, parsed
+from qtool.core.records.codec import EMPTY, OPTIONAL, called, decoded, encoded, json_text, parsed
 from qtool.core.records.header import header, without_header
-from qtool.core.records.options import GRANULARITIES, SCHEMES
+from qtool.core.records.options import BLOCKS, GRANULARITIES, SCHEMES, WRITTEN
 from qtool.core.records.placement import Reader
 from qtool.core.records.recipe import Recipe
 from qtool.core.records.summary import shortened, summary
@@ -83,16 +84,11 @@ class WeightPlan:
     @property
     def given(self) -> np.ndarray | None:
         """The integers that the row holds, int8 and flat; None where it holds none. Raises `ValueError`: no base64."""
-        if self.integers is None:
-            return None
-        try:
-            return np.frombuffer(base64.b64decode(self.integers, validate=True), np.int8)
-        except (binascii.Error, ValueError) as error:
-            raise ValueError("integers: base64 is needed") from error
+        return None if self.integers is None else _from_base64("integers", self.integers, np.int8)
 
     def holding(self, integers: np.ndarray) -> "WeightPlan":
         """Return the row with other integers, an array of the weight's shape."""
-        return replace(self, integers=base64.b64encode(np.ascontiguousarray(integers, np.int8).tobytes()).decode())
+        return replace(self, integers=_base64(integers, np.int8))
 
     def quantized(self, weight: np.ndarray, memo: WeightMemo) -> np.ndarray:
         """Return the integers of the weight, int8 of its shape: those of the row, or what it is rounded to."""
@@ -103,6 +99,92 @@ class WeightPlan:
         """Return the float weight that the row stands for: `weight`, or what the row's own integers are."""
         given = self.given
         return weight if given is None else dequantize(given.reshape(weight.shape), self.params)
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPlan:
+    """A matrix in blocks along `axis`, each of which has a scale, and a zero point where its grid is affine.
+
+    It is [M, K] where `axis` is 1, else [K, M]. The rest is in base64, in the order of M.
+
+    bits: 4 or 8. block: numbers a block. scale: a float32 for each block; it may be negative. zero_point: a byte for
+    each block; None: the middle. written: one of `WRITTEN`. integers: a byte for each number, where others take the
+    place of the nearest ones.
+    """
+
+    tensor: str
+    bits: int
+    block: int
+    axis: int
+    scale: str
+    readers: tuple[Reader, ...]
+    written: str
+    zero_point: str | None = field(default=None, metadata=OPTIONAL)
+    integers: str | None = field(default=None, metadata=OPTIONAL)
+
+    @classmethod
+    def of(
+        cls, tensor: str, axis: int, readers: tuple[Reader, ...], written: str, grids: blocks.BlockGrids
+    ) -> "BlockPlan":
+        """Return the row of a tensor with these grids, and the nearest integers."""
+        zero = None if grids.zero_point is None else _base64(grids.zero_point, np.uint8)
+        scale = _base64(grids.scale, np.float32)
+        return cls(tensor, grids.bits, grids.size, axis, scale, readers, written, zero)
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where the row contradicts itself."""
+        known = {"bits": (4, 8), "block": BLOCKS, "axis": (0, 1), "written": WRITTEN}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name}: one of {', '.join(map(str, values))} is needed")
+        scale = _from_base64("scale", self.scale, np.float32)
+        if not np.isfinite(scale).all():
+            raise ValueError("scale: finite numbers are needed")
+        for name, given, count in (("zero_point", self.zero_point, scale.size), ("integers", self.integers, None)):
+            array = None if given is None else _from_base64(name, given, np.uint8)
+            if array is not None and (array.size != (count or array.size) or array.max(initial=0) >= 1 << self.bits):
+                raise ValueError(f"{name}: numbers of {self.bits} bits are needed, and as many as there are")
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether it speaks of a constant of this shape."""
+        if len(shape) != 2:
+            return False
+        numbers = shape[0] * shape[1]
+        blocks_in_all = shape[1 - self.axis] * blocks.count(shape[self.axis], self.block)
+        given = self.given
+        fitting = given is None or given.size == numbers
+        return _from_base64("scale", self.scale, np.float32).size == blocks_in_all and fitting
+
+    @property
+    def given(self) -> np.ndarray | None:
+        """The integers that the row holds, uint8 and flat; None where it holds none."""
+        return None if self.integers is None else _from_base64("integers", self.integers, np.uint8)
+
+    def rows(self, matrix: np.ndarray) -> np.ndarray:
+        """Return a view of a matrix of the tensor's shape as [M, K]; a second call leads back."""
+        return matrix if self.axis == 1 else matrix.T
+
+    def grids(self, channels: int) -> blocks.BlockGrids:
+        """Return the grids of its blocks; `channels`: M."""
+        scale = _from_base64("scale", self.scale, np.float32).reshape(channels, -1)
+        zero = None if self.zero_point is None else _from_base64("zero_point", self.zero_point, np.uint8)
+        return blocks.BlockGrids(self.bits, self.block, scale, None if zero is None else zero.reshape(scale.shape))
+
+    def quantized(self, matrix: np.ndarray) -> np.ndarray:
+        """Return the integers of the matrix, uint8 [M, K]: those of the row, or the nearest."""
+        rows, given = self.rows(matrix), self.given
+        if given is not None:
+            return given.reshape(rows.shape)
+        return blocks.nearest(rows, self.grids(len(rows)))
+
+    def real(self, matrix: np.ndarray) -> np.ndarray:
+        """Return what the stored integers mean, in the shape of the matrix."""
+        integers = self.quantized(matrix)
+        return np.ascontiguousarray(self.rows(blocks.real(integers, self.grids(len(integers)))))
+
+    def holding(self, integers: np.ndarray) -> "BlockPlan":
+        """Return the row with other integers, [M, K]."""
+        return replace(self, integers=_base64(integers, np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +231,9 @@ class Plan:
     """The changes that `rewrite` applies to the graph that `recipe` makes of the model with this digest.
 
     weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
-    anew in each run. stored: of layers that compute in float. inputs: of those that have no grid, the least and the
-    largest value that calibrated. calibration: what calibrated; None where nothing did.
+    anew in each run. stored: of layers that compute in float. blocks: of layers that find a grid for each block of
+    their input, and of tables. inputs: of those that have no grid, the least and the largest value that calibrated.
+    calibration: what calibrated; None where nothing did.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("plan", 1)
@@ -172,6 +255,7 @@ class Plan:
     recipe: Recipe = field(default_factory=Recipe, metadata=called("preparation"))
     dynamic: tuple[WeightPlan, ...] = ()
     stored: tuple[WeightPlan, ...] = ()
+    blocks: tuple[BlockPlan, ...] = field(default=(), metadata=EMPTY)
     inputs: dict[str, tuple[float, float]] = field(default_factory=dict)
     calibration: CalibrationNote | None = field(default=None, metadata=OPTIONAL)
 
@@ -179,6 +263,7 @@ class Plan:
         rows = {
             "activations": self.activations, "weights": self.weights, "biases": self.biases, "shifts": self.shifts,
             "dynamic weights": self.dynamic, "stored weights": self.stored,
+            "weights in blocks": self.blocks,
         }  # fmt: skip
         return summary(
             "Plan",
@@ -199,8 +284,8 @@ class Plan:
     @property
     def quantized(self) -> tuple[str, ...]:
         """The layers that are not float throughout, in graph order: as integer kernels, or behind integer weights."""
-        rows = (*self.dynamic, *self.stored)
-        found = {*self.integer, *(node for row in rows for node, _ in row.readers)}
+        readers = [row.readers for row in (*self.dynamic, *self.stored)] + [row.readers for row in self.blocks]
+        found = {*self.integer, *(node for read in readers for node, _ in read)}
         return tuple(layer for layer in self.layers if layer in found)
 
     @property
@@ -220,6 +305,7 @@ class Plan:
             shifts=(),
             dynamic=(),
             stored=(),
+            blocks=(),
         )
 
     def only(self, layer: str, made: Collection[str]) -> "Plan":
@@ -265,6 +351,7 @@ class Plan:
             shifts=tuple(row for row in self.shifts if row.reader[0] in nodes),
             dynamic=_cut(self.dynamic, nodes),
             stored=_cut(self.stored, nodes),
+            blocks=_cut(self.blocks, nodes),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -286,11 +373,22 @@ def checked(plan: Plan) -> Plan:
     return decoded(Plan, encoded(plan))
 
 
-_Row = TypeVar("_Row", ConstantPlan, WeightPlan)
+_Row = TypeVar("_Row", ConstantPlan, WeightPlan, BlockPlan)
 
 
 def _cut(rows: tuple[_Row, ...], nodes: Collection[str]) -> tuple[_Row, ...]:
     return tuple(replace(row, readers=readers) for row in rows if (readers := _own(row.readers, nodes)))
+
+
+def _base64(array: np.ndarray, kind: type[np.generic]) -> str:
+    return base64.b64encode(np.ascontiguousarray(array, kind).tobytes()).decode()
+
+
+def _from_base64(name: str, text: str, kind: type[np.generic]) -> np.ndarray:
+    try:
+        return np.frombuffer(base64.b64decode(text, validate=True), kind)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{name}: base64 is needed") from error
 
 
 def _own(readers: tuple[Reader, ...], nodes: Collection[str]) -> tuple[Reader, ...]:

@@ -88,7 +88,8 @@ class Trial:
     were migrated into weights. latency_ms: median of one run, where latency was asked for. samples: how many of the
     examples it was measured on; where that is much work, only the best are measured on all. floats: how it was decided
     what is left in float for speed, where that was not by the target's table. refined: how many weights were rounded
-    to what their layers compute.
+    to what their layers compute. rounding: of weights in blocks, "" where there are none; wide: how many of them had 8
+    bits instead of 4.
     """
 
     calibrator: Calibrator = field(metadata=TEXT)
@@ -100,6 +101,8 @@ class Trial:
     samples: int = 0
     floats: str = ""
     refined: int = 0
+    rounding: str = ""
+    wide: int = 0
 
 
 @dataclass(frozen=True, slots=True)

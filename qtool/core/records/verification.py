@@ -70,6 +70,8 @@ class Verification:
     tensors: each quantised activation. uneven: of the worst output, where one example alone decides its figure.
     unchecked: why nothing was run to compare the arithmetic and to count; "" where it was.
     idle_bodies: the bodies of If, Loop and Scan with 8-bit tensors that no sample runs, so that nothing checks these.
+    blocks_sqnr_db: of the layers whose weights are in blocks, each by itself, the worst against their definition, which
+        is computed without onnxruntime; None where there are none, or nothing was run.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -101,6 +103,7 @@ class Verification:
     held_out: bool = True
     uneven: Uneven | None = None
     idle_bodies: tuple[str, ...] = ()
+    blocks_sqnr_db: Real | None = None
 
     @property
     def judged_db(self) -> float:

@@ -59,17 +59,20 @@ def _check_nodes(model: Model, plan: Plan, target: Target) -> None:
             raise MisfitError(f"skipped: node {name!r} is not in the model")
     here = {str(n.name): n for level in levels(model) for n in level.graph}
     dynamic = {node for row in plan.dynamic for node, _ in row.readers}
+    blocks = {node for row in plan.blocks for node, _ in row.readers}
     for name, kernels in plan.integer.items():
         if name not in here:
             raise MisfitError(f"integer: node {name!r} is not in the model")
-        _check_kernels(here[name], kernels, target, dynamic=name in dynamic)
+        form = "blocks" if name in blocks else "dynamic" if name in dynamic else "kernels"
+        _check_kernels(here[name], kernels, target, form)
 
 
-def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, *, dynamic: bool) -> None:
+def _check_kernels(node: Node, kernels: tuple[str, ...], target: Target, form: str) -> None:
+    """`form`: the field of the rule that holds those that it may become."""
     rule = target.rule(node)
     if rule is None or rule.kind == "bridge":
         raise MisfitError(f"integer: node {node.name!r} ({node.op_type}) has no integer kernel on target {target.name}")
-    known = rule.dynamic if dynamic else rule.kernels
+    known = getattr(rule, form)
     if not set(kernels) <= set(known) or bool(kernels) != bool(known):
         raise MisfitError(
             f"integer: node {node.name!r} ({node.op_type}) runs as {' or '.join(known) or 'itself'} on target "
@@ -85,6 +88,8 @@ def _check_rows(rows: PlanRows, plan: Plan) -> None:
     for field, given in (("weights", plan.weights), ("dynamic", plan.dynamic), ("stored", plan.stored)):
         for i, weight in enumerate(given):
             rows.weight(field, f"{field}[{i}]", weight)
+    for i, block in enumerate(plan.blocks):
+        rows.block(f"blocks[{i}]", block)
     for i, shift in enumerate(plan.shifts):
         rows.shift(f"shifts[{i}]", shift)
     for i, bias in enumerate(plan.biases):
@@ -99,6 +104,10 @@ def _check_operands(rows: PlanRows, layer: str, planned: set[str], *, integer_bi
         return
     operator = known.operator
     places = {index: rows.taken.get((layer, index), "").split("[")[0] for index in range(len(node.inputs))}
+    if places.get(operator.weights[0]) == "blocks":
+        if places[0]:
+            raise MisfitError(f"{rows.taken[layer, 0]}: node {layer!r} is in `blocks` and finds the grid of its input")
+        return
     if "dynamic" in places.values():
         if any(places.get(index) != "dynamic" for index in operator.weights):
             raise MisfitError(f"dynamic: not all weights of node {layer!r} are there")
@@ -106,7 +115,7 @@ def _check_operands(rows: PlanRows, layer: str, planned: set[str], *, integer_bi
             raise MisfitError(f"{rows.taken[layer, 0]}: node {layer!r} is in `dynamic` and finds the grid of its input")
         return
     if places.get(operator.weights[0]) != "weights":
-        raise MisfitError(f"integer: node {layer!r} has no weight in `weights` or `dynamic`")
+        raise MisfitError(f"integer: node {layer!r} has no weight in `weights`, `dynamic` or `blocks`")
     if places[0] != "activations":
         raise MisfitError(f"integer: the input of node {layer!r} has no row in `activations`")
     if integer_bias and known.bias is not None and (layer, operator.bias) not in rows.taken:

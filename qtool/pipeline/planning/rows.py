@@ -7,12 +7,13 @@ import numpy as np
 from qtool.core.numerics.affine import MIN_SCALE, QParams, TensorSpec, fit_inside, integer_range
 from qtool.core.numerics.weights import bias_scale, largest_magnitudes, quantize_weight, saturating_channels
 from qtool.core.records.placement import Reader
-from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, ConstantPlan, WeightPlan
+from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, BlockPlan, ConstantPlan, WeightPlan
 from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.bodies import levels, values_inside
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
+from qtool.pipeline.planning.blocks import block_reason
 from qtool.pipeline.planning.selection import clip_bounds, is_layer
 from qtool.targets import conditions
 from qtool.targets.rules import OpRule, Target
@@ -192,12 +193,35 @@ class PlanRows:
             "weights": weighted and rule.static and index in inputs[:1],
             "dynamic": bool(rule.dynamic) and index in inputs and layer is not None and not layer.transposes_input,
             "stored": rule.stored and index in inputs,
+            "blocks": bool(rule.blocks) and index in inputs[:1],
         }
         if not possible[field]:
             return f"cannot be in `{field}`"
         if (field == "stored") == (name in self.integer):
             return f"is in `{field}`, and its node is {'' if name in self.integer else 'not '}in `integer`"
         return None
+
+    def block(self, where: str, row: BlockPlan) -> None:
+        """Check a row of `blocks`: a matrix in blocks along the axis that its layers sum over, or of a table's rows."""
+        array = self._constant(where, row.tensor)
+        self._once("blocks", where, row.tensor)
+        if not row.fits(array.shape):
+            raise MisfitError(
+                f"{where}: constant {row.tensor!r} has shape {list(array.shape)}, which is not that of its scales and "
+                f"integers in blocks of {row.block} along axis {row.axis}"
+            )
+        readers = []
+        for node, index in self._reads(where, row.tensor, row.readers, needed=True):
+            reason = self._no_weight("blocks", self.nodes[node], index)
+            if reason is not None:
+                raise MisfitError(f"{where}: input {index} of node {node!r} ({self.nodes[node].op_type}) {reason}")
+            readers.append(self.nodes[node])
+        reason = block_reason(readers, self._target, qdq=row.written == "qdq", bits=row.bits)
+        layer = Layer.of(readers[0])
+        if layer is None or layer.input_axis != row.axis:
+            reason = f"its layers do not sum over axis {row.axis}"
+        if reason is not None:
+            raise MisfitError(f"{where}: constant {row.tensor!r} cannot be in blocks: {reason}")
 
     def shift(self, where: str, row: BiasShift) -> None:
         """Check a row of `shifts`: a number for each element of the bias of a layer in `weights`."""

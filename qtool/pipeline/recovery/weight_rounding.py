@@ -92,7 +92,7 @@ def refine_weights(
         return plan
     tasks = {_key(task, corrects): task for task in _tasks(model, plan)}
     for part in _parts([task for key, task in tasks.items() if key not in known]):
-        found = _observed(model, part, examples)
+        found = _moments(model, [task.layer for task in part], examples)
         for task, (fit, confirming) in zip(part, found, strict=True):
             about = corrects and task.layer.bias is not None
             h = fit.mean(centred=about), confirming.mean(centred=about)
@@ -197,24 +197,48 @@ def _parts(tasks: Sequence[_Task]) -> Iterator[list[_Task]]:
         yield part
 
 
-def _observed(model: Model, tasks: Sequence[_Task], examples: Examples) -> list[tuple[Moments, Moments]]:
-    """Of each task the moments on the examples that fit, and on those that confirm."""
+def _moments(model: Model, layers: Sequence[Layer], examples: Examples) -> list[tuple[Moments, Moments]]:
+    """Of the input of each layer the moments on the examples that fit, and on those that confirm."""
+    confirming = [n for n in range(len(examples)) if n % _CONFIRMS == min(_CONFIRMS, len(examples)) - 1]
+    read = [str(layer.node.inputs[0].name) for layer in layers]  # type: ignore[union-attr]
     fed = {str(value.name) for value in model.graph.inputs}
-    names = list(dict.fromkeys(task.input for task in tasks if task.input not in fed))
+    names = list(dict.fromkeys(name for name in read if name not in fed))
     session = Session(compose.with_outputs(model, names), name="the prepared model") if names else None
 
     def see(example: Mapping[str, Array]) -> list[Array]:
         arrays = {**example, **({} if session is None else session.run(example))}
-        return [columns(task.layer, arrays[task.input], _POSITIONS) for task in tasks]
+        return [columns(layer, arrays[name], _POSITIONS) for layer, name in zip(layers, read, strict=True)]
 
-    confirming = [n for n in range(len(examples)) if n % _CONFIRMS == min(_CONFIRMS, len(examples)) - 1]
-    sums: list[list[Moments | None]] = [[None, None] for _ in tasks]
+    sums: list[list[Moments | None]] = [[None, None] for _ in layers]
     for n, seen in enumerate(side_by_side(see, examples)):
         which = int(n in confirming)
         for mine, found in zip(sums, map(Moments.of, seen), strict=True):
             before = mine[which]
             mine[which] = found if before is None else before.plus(found)
     return [(fit, confirmed) for fit, confirmed in sums if fit is not None and confirmed is not None]
+
+
+def second_moments(
+    model: Model, layers: Sequence[Layer], examples: Examples
+) -> Iterator[tuple[Layer, tuple[Moments, Moments]]]:
+    """Yield some matrix products with the moments of their inputs on the examples that fit, and on those that confirm.
+
+    A part of them is in memory at a time. Sums of more products than are looked at are left out, and all where there
+    are fewer than two examples.
+    """
+    part: list[Layer] = []
+    taken = 0
+    for layer in layers if len(examples) >= _LEAST else ():
+        length = layer.sum_length(edit.constant(layer.weight).shape)
+        if length > _LONGEST:
+            continue
+        if part and taken + 2 * 8 * length**2 > _AT_ONCE:
+            yield from zip(part, _moments(model, part, examples), strict=True)
+            part, taken = [], 0
+        part.append(layer)
+        taken += 2 * 8 * length**2
+    if part:
+        yield from zip(part, _moments(model, part, examples), strict=True)
 
 
 def columns(layer: Layer, x: Array, most: int) -> Array:

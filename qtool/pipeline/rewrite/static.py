@@ -6,9 +6,10 @@ from qtool.core.errors import ModelError
 from qtool.core.numerics.affine import QParams, quantize
 from qtool.core.numerics.weights import WeightMemo, quantize_bias
 from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
-from qtool.graph import compose, edit
+from qtool.graph import compose, edit, opset
 from qtool.graph.bodies import alone, bodies, put_back, share_constants, share_dequantized, sink_constants
 from qtool.graph.edit import Array, Model, Node, Value
+from qtool.pipeline.rewrite.blocks import OPSET, store_blocks
 from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
 from qtool.pipeline.rewrite.float_forms import write_mish
 
@@ -46,8 +47,8 @@ def _within(plan: Plan, part: Model) -> Plan:
 def shift_biases(model: Model, plan: Plan) -> Model:
     """Return a copy of the prepared graph, still float, whose biases have the plan's shifts added.
 
-    Weights whose integers the plan holds are what these stand for. Where onnxruntime runs it, Mish is written in
-    operators that it computes fast.
+    Weights whose integers the plan holds, and those in blocks, are what these stand for. Where onnxruntime runs it,
+    Mish is written in operators that it computes fast. The opset is one that has what the plan asks for.
 
     Raises:
         ModelError: the plan names what the graph does not hold, or a bias or weight of another size.
@@ -60,6 +61,11 @@ def shift_biases(model: Model, plan: Plan) -> Model:
         if weight is None or edit.constant(weight).size != given.size:
             raise ModelError(f"the plan holds weight {row.tensor!r}, which the model does not hold; make it again")
         edit.set_constant(weight, row.real(edit.constant(weight)))
+    for block in plan.blocks:
+        weight = shifted.graph.initializers.get(block.tensor)
+        if weight is None or not block.fits(edit.constant(weight).shape):
+            raise ModelError(f"the plan holds blocks of {block.tensor!r}, which the model does not hold; make it again")
+        edit.set_constant(weight, block.real(edit.constant(weight)))
     nodes = {node.name: node for node in shifted.graph.all_nodes()}
     names = edit.Names(shifted.graph)
     for shift in plan.shifts:
@@ -73,6 +79,9 @@ def shift_biases(model: Model, plan: Plan) -> Model:
         nodes[name].replace_input_with(index, corrected)
     if any(plan.integer.values()) or plan.stored:
         write_mish(shifted)
+    if any(row.written == "qdq" for row in plan.blocks) and opset.opset_of(shifted) < OPSET:
+        shifted = opset.raise_opset(shifted, "the prepared model", OPSET)
+        opset.tidy(shifted, "the prepared model")
     return shifted
 
 
@@ -100,6 +109,8 @@ class _Rewriter:
             self._constant(constant.tensor, constant.params, constant.readers, integers)
         for weight in self.plan.stored:
             self._stored(weight)
+        for row in self.plan.blocks:
+            store_blocks(self.model, row, self.names)
         # tables have other nodes behind their names now
         self._look_up()
         for bias in self.plan.biases:

@@ -10,6 +10,7 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
+from qtool.pipeline.verify.blocks import check_blocks
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
@@ -18,7 +19,7 @@ from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census
 from qtool.runtime.session import kept
-from qtool.targets.kernels import COMPUTING
+from qtool.targets.kernels import BLOCK_WISE, COMPUTING
 from qtool.targets.rules import Target
 
 
@@ -62,6 +63,8 @@ def _verified(
         where = first_difference(original, prepared)
         raise VerificationError(f"{error.marked}" + (f"; it begins at node {where}" if where else "")) from error
     measured.check(prepared, plan, rounding)
+    in_blocks = check_blocks(prepared, quantized, plan, original.checked, target.session)
+    computing = COMPUTING | BLOCK_WISE if plan.blocks else COMPUTING
     macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
@@ -70,7 +73,7 @@ def _verified(
     output = worst(by_output.values())
     return Verification(
         kernels=census.kernels,
-        integer_kernels=tuple(op for op in census.kernels if op in COMPUTING),
+        integer_kernels=tuple(op for op in census.kernels if op in computing),
         layers=len(layers),
         integer_layers=len(integer),
         macs=None if uncounted else known_total(macs),
@@ -92,6 +95,7 @@ def _verified(
         unchecked=_unchecked(original, measured),
         idle_bodies=idle,
         census=target.on_cpu,
+        blocks_sqnr_db=min(in_blocks.values(), default=None),
         tensors=measured.tensors(
             {output.name: str(node.name) for node in prepared.graph.all_nodes() for output in node.outputs}
         ),

@@ -14,7 +14,7 @@ from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, wo
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
-from qtool.graph import compose, external
+from qtool.graph import compose, edit, external
 from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
@@ -23,6 +23,7 @@ from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.paired import BodyPair, paired_bodies
+from qtool.pipeline.verify.undo import in_real_numbers
 from qtool.runtime.bodies import BodyRun, BodyRuns
 from qtool.runtime.session import Session, kept
 
@@ -259,10 +260,15 @@ class _Layers:
 
     def __init__(self, prepared: Model, model: Model, plan: Plan, config: Mapping[str, str]) -> None:
         stored = _stored_names(prepared, model, plan)
-        pieces, self._cuts = compose.cut(model)
+        plain = model
+        if plan.blocks:
+            # they round what they read, so that small differences grow from layer to layer: see `check_blocks`
+            plain = edit.clone(model)
+            in_real_numbers(prepared, plain, plan.blocks)
+        pieces, self._cuts = compose.cut(plain)
         self.integers = stored | {name: name for name in compose.dynamic_tensors(model)}
         outputs = [str(v.name) for v in model.graph.outputs]
-        observed = compose.with_outputs(model, list(dict.fromkeys([*stored.values(), *self._cuts, *outputs])))
+        observed = compose.with_outputs(plain, list(dict.fromkeys([*stored.values(), *self._cuts, *outputs])))
         self._unoptimized, self._alone = both(
             lambda: Session(observed, optimize=False, name="the quantised model"),
             lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),

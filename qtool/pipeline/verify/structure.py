@@ -5,8 +5,8 @@ import numpy as np
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
 from qtool.graph.bodies import alone, bodies, put_back, tell_types
-from qtool.graph.edit import Array, Graph, Model, Value
-from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic, undo_shared
+from qtool.graph.edit import Array, Graph, Model, Node, Value
+from qtool.pipeline.verify.undo import undo_barriers, undo_blocks, undo_computed, undo_dynamic, undo_shared
 
 Origin = tuple[str, str | int]
 # elements of a constant that are looked at at once
@@ -37,6 +37,7 @@ def check_structure(prepared: Model, quantized: Model) -> None:
 
 def _undo(prepared: Model, quantized: Model) -> None:
     undo_dynamic(prepared, quantized)
+    undo_blocks(prepared, quantized)
     undo_barriers(prepared, quantized)
 
 
@@ -109,12 +110,32 @@ def _check_constant(node: str, exact: np.ndarray, new: Value) -> None:
     assert dq is not None
     stored, scale = edit.constant(dq.inputs[0]), edit.constant(dq.inputs[1]).reshape(-1)
     zero = edit.constant_or_none(dq.inputs[2]) if len(dq.inputs) > 2 else None
+    size = int(edit.attribute(dq, "block_size", 0))
+    if size:
+        _check_blocks(node, exact, dq, size)
+        return
     axis = int(edit.attribute(dq, "axis", 1)) if scale.size > 1 else None
     zero_point = np.zeros(scale.size, np.float32) if zero is None else zero.reshape(-1).astype(np.float32)
     if stored.shape != exact.shape or not _near(stored, exact, scale, zero_point, axis):
         raise VerificationError(
             f"constant {new.name!r} of node {node!r} is not what the model holds; report this model"
         )
+
+
+def _check_blocks(node: str, exact: Array, dq: Node, size: int) -> None:
+    """Blocks must give just what the plan says that they mean, which is what the float graph holds here."""
+    axis = int(edit.attribute(dq, "axis", 1))
+    stored, scale, *zero = (edit.constant(value) for value in dq.inputs)
+    same = stored.shape == exact.shape and scale.shape[axis] == -(-exact.shape[axis] // size)
+    if same:
+        steps = stored.astype(np.float32)
+        for each, apply in ((zero, np.subtract), ([scale], np.multiply)):
+            for array in each:
+                whole = np.repeat(array.astype(np.float32), size, axis=axis)
+                apply(steps, whole[tuple(slice(n) for n in exact.shape)], out=steps)
+        same = bool((np.abs(steps - exact) <= np.abs(exact) * 2e-6).all())
+    if not same:
+        raise VerificationError(f"the blocks that node {node!r} reads are not what the plan says; report this model")
 
 
 def _near(stored: Array, exact: Array, scale: Array, zero_point: Array, axis: int | None) -> bool:

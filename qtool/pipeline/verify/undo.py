@@ -6,13 +6,22 @@ one node of float again.
 What comes back reads its weights through DequantizeLinear, so that `structure` can hold them against the float ones.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qtool.core.errors import VerificationError
+from qtool.core.numerics.blocks import from_bytes
+from qtool.core.records.plan import BlockPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.runtime.session import Session
+
+_FOUR, _SIGNED = 4, 128
+"""Bits; and what makes a signed byte an unsigned one."""
+_OPERANDS, _ZERO = 2, 3
+"""The inputs of a product, and the place of the zero points."""
 
 
 def undo_dynamic(prepared: Model, quantized: Model) -> None:
@@ -33,6 +42,113 @@ def undo_dynamic(prepared: Model, quantized: Model) -> None:
             _undo_lstm(quantized, old, node, names)
         elif node.op_type == "Gather" and edit.is_main_op(old, "Gather") and _is_table(node):
             _undo_table(quantized, old, node, names)
+
+
+def undo_blocks(prepared: Model, quantized: Model) -> None:
+    """Turn what reads weights in blocks back into nodes of float, in place, in `quantized`.
+
+    These read the blocks through a DequantizeLinear along the axis that the float node sums over.
+
+    Raises:
+        VerificationError: a node is not one that the rewriting makes.
+    """
+    before = {n.name: n for n in prepared.graph}
+    names = edit.Names(quantized.graph)
+    for node in list(quantized.graph):
+        old = before.get(node.name)
+        layer = None if old is None else Layer.of(old)
+        if layer is None:
+            continue
+        if node.op_type == "MatMulNBits":
+            _undo_packed(quantized, layer, node, names)
+        elif node.op_type == "GatherBlockQuantized":
+            _undo_rows(quantized, layer, node, names)
+        elif layer.is_product and layer.input_axis == 1 and _reads_blocks(node):
+            _undo_turned(quantized, layer, node, names)
+
+
+def in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPlan]) -> None:
+    """Let each node that reads blocks be one of float that reads what these stand for, in place, in `quantized`.
+
+    Raises:
+        VerificationError: a node is not one that the rewriting makes.
+    """
+    undo_blocks(prepared, quantized)
+    nodes, names = {n.name: n for n in quantized.graph}, edit.Names(quantized.graph)
+    for row in blocks:
+        real = row.real(edit.constant(prepared.graph.initializers[row.tensor]))
+        value = edit.add_initializer(quantized.graph, names.fresh(f"{row.tensor}_real"), real)
+        for name, index in row.readers:
+            read = nodes[name].inputs[index]
+            nodes[name].replace_input_with(index, value)
+            made = None if read is None else read.producer()
+            if made is not None and not made.outputs[0].uses():
+                edit.remove_node(made)
+
+
+def _reads_blocks(node: Node) -> bool:
+    made = None if len(node.inputs) < _OPERANDS or node.inputs[1] is None else node.inputs[1].producer()
+    return made is not None and made.op_type == "DequantizeLinear" and bool(edit.attribute(made, "block_size", 0))
+
+
+def _integers(value: Value | None, bits: int, length: int) -> Array:
+    """The integers [M, length] of an initializer of bytes."""
+    stored = edit.constant(value)
+    found = from_bytes(stored) if bits == _FOUR else stored
+    return found.reshape(len(stored), -1)[:, :length]
+
+
+def _undo_packed(model: Model, layer: Layer, node: Node, names: edit.Names) -> None:
+    length, bits = int(edit.attribute(node, "K")), int(edit.attribute(node, "bits"))
+    scale = edit.constant(node.inputs[2])
+    zero = node.inputs[3] if len(node.inputs) > _ZERO else None
+    zeros = None if zero is None else _integers(zero, bits, scale.shape[1])
+    weight = _in_blocks(model, node, _integers(node.inputs[1], bits, length), (scale, zeros), layer.input_axis, names)
+    bias = [] if layer.bias is None else [node.inputs[5]]
+    _restore(layer.node, node, [node.inputs[0], weight, *bias], [node])
+
+
+def _undo_rows(model: Model, layer: Layer, node: Node, names: edit.Names) -> None:
+    bits, table = int(edit.attribute(node, "bits")), edit.constant(layer.weight)
+    scale = edit.constant(node.inputs[2])
+    zero = node.inputs[3] if len(node.inputs) > _ZERO else None
+    zeros = None if zero is None else _integers(zero, bits, scale.shape[1])
+    weight = _in_blocks(model, node, _integers(node.inputs[0], bits, table.shape[1]), (scale, zeros), 1, names)
+    _restore(layer.node, node, [weight, node.inputs[1]], [node])
+
+
+def _undo_turned(model: Model, layer: Layer, node: Node, names: edit.Names) -> None:
+    """Of a Gemm whose weight is [N, K], and that reads [K, N]."""
+    read = node.inputs[1].producer()  # type: ignore[union-attr]
+    assert read is not None
+    stored, scale, *zero = (edit.constant(value).T for value in read.inputs)
+    zeros = zero[0].astype(np.int16) if zero else np.zeros(scale.shape, np.int16)
+    offset = _SIGNED
+    grid = scale, (zeros + offset).astype(np.uint8)
+    integers = (stored.astype(np.int16) + offset).astype(np.uint8)
+    weight = _in_blocks(model, node, integers, grid, 1, names, int(edit.attribute(read, "block_size")))
+    _restore(layer.node, node, [node.inputs[0], weight, *list(node.inputs)[2:]], [node])
+
+
+def _in_blocks(
+    model: Model, node: Node, integers: Array, grid: tuple[Array, Array | None], axis: int, names: edit.Names,
+    size: int | None = None,
+) -> Value:  # fmt: skip
+    """The weight that integers [M, K] and their scales and zero points [M, B] stand for, in blocks along `axis`."""
+    graph = model.graph
+    scale, zeros = grid
+    middle = 1 << (int(edit.attribute(node, "bits", _FOUR)) - 1)
+    zeros = np.full(scale.shape, middle, np.uint8) if zeros is None else zeros.astype(np.uint8)
+    arrays = [array if axis == 1 else array.T for array in (integers, scale, zeros)]
+    inputs = [
+        edit.add_initializer(graph, names.fresh(f"{node.name}_undone"), np.ascontiguousarray(array)) for array in arrays
+    ]
+    name = names.fresh(f"{node.name}_undone_weight")
+    size = int(edit.attribute(node, "block_size")) if size is None else size
+    attributes: dict[str, object] = {"axis": axis, "block_size": size}
+    dequantize = edit.new_node("DequantizeLinear", inputs, name, name=f"{name}_node", attributes=attributes)
+    graph.insert_before(graph[0], dequantize)
+    return dequantize.outputs[0]
 
 
 def undo_computed(quantized: Model) -> None:

@@ -6,7 +6,16 @@ from dataclasses import fields, is_dataclass
 import pytest
 
 from qtool.core.numerics.affine import QParams
-from qtool.core.records.plan import ActivationPlan, BiasPlan, BiasShift, CalibrationNote, ConstantPlan, Plan, WeightPlan
+from qtool.core.records.plan import (
+    ActivationPlan,
+    BiasPlan,
+    BiasShift,
+    BlockPlan,
+    CalibrationNote,
+    ConstantPlan,
+    Plan,
+    WeightPlan,
+)
 
 GRID = QParams((0.1,), (0,), "int8")
 # what a plan says of the model and of how it was made; these stay whatever is taken out
@@ -38,11 +47,12 @@ PLAN = Plan(
     weights=(WeightPlan("w", GRID, (("a", 1), ("b", 1)), 0, "AQL/"), WeightPlan("v", GRID, (("c", 1),), 0)),
     biases=(BiasPlan("bias", (0.1,), ("a", 2)), BiasPlan("other", (0.1,), ("b", 2))),
     integer={"a": ("QLinearConv",), "b": ("QLinearConv",), "d": ("DynamicQuantizeMatMul",), "sum": ("QLinearAdd",)},
-    layers=("a", "b", "c", "d", "e", "float"),
+    layers=("a", "b", "c", "d", "e", "f", "float"),
     skipped={"float": "excluded"},
     shifts=(BiasShift(("a", 2), (1.0,)), BiasShift(("b", 2), (1.0,))),
     dynamic=(WeightPlan("m", GRID, (("d", 1), ("other d", 1)), 0),),
     stored=(WeightPlan("t", GRID, (("e", 1), ("table", 0)), 0),),
+    blocks=(BlockPlan("n", 4, 16, 0, "AACAPw==", (("f", 1), ("other f", 1)), "qdq", "CA=="),),
     inputs={"y": (0.0, 1.0)},
     calibration=CalibrationNote(3, "ab", {"trim": "mask"}),
 )
@@ -74,7 +84,7 @@ def test_without_all_keeps_the_facts_and_nothing_else():
         assert kept == getattr(PLAN, field.name) if field.name in FACTS else not kept, field.name
 
 
-@pytest.mark.parametrize("layer", ["a", "b", "c", "d", "e"])
+@pytest.mark.parametrize("layer", ["a", "b", "c", "d", "e", "f"])
 def test_only_one_layer_is_left(layer):
     part = PLAN.only(layer, made=())
     for field in fields(Plan):
@@ -106,9 +116,9 @@ def test_within_takes_the_rows_of_a_part_of_the_graph():
 
 
 def test_everything_is_within_the_whole():
-    everything = {*readers(PLAN.activations), *PLAN.integer, *PLAN.layers, "other d", "table", "c"}
+    everything = {*readers(PLAN.activations), *PLAN.integer, *PLAN.layers, "other d", "other f", "table", "c"}
     assert PLAN.within(everything, {"x", "of a", "of b"}) == PLAN
 
 
 def test_layers_are_quantised_as_integers_or_behind_integer_weights():
-    assert PLAN.quantized == ("a", "b", "d", "e")
+    assert PLAN.quantized == ("a", "b", "d", "e", "f")

@@ -1,0 +1,146 @@
+"""Weights in blocks: which of those that are only stored can be, why the others cannot, and the rows of the plan."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, reaching, searched
+from qtool.core.records.options import BlockWise
+from qtool.core.records.placement import Reader
+from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
+from qtool.graph import edit
+from qtool.graph.edit import Array, Model, Node
+from qtool.graph.layers import Layer
+from qtool.targets.rules import Target
+
+_FOUR = 4
+_STORED = "weight-only, 8 bits by channel: "
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSite:
+    """A matrix that can be stored in blocks along `axis`, those that read it, and the kernels that they become."""
+
+    tensor: str
+    axis: int
+    readers: tuple[Reader, ...]
+    layers: tuple[Layer, ...]
+    kernels: Mapping[str, tuple[str, ...]]
+
+    @property
+    def is_table(self) -> bool:
+        """Whether rows are taken of it, and nothing is multiplied."""
+        return not self.layers[0].is_product
+
+    def rows(self) -> Array:
+        """Return the matrix, float32 [M, K]."""
+        matrix = edit.constant(self.layers[0].weight)
+        return matrix if self.axis == 1 else matrix.T
+
+
+def block_sites(
+    model: Model, plan: Plan, target: Target, wanted: BlockWise
+) -> tuple[tuple[BlockSite, ...], dict[str, str]]:
+    """Return what of a plan's `stored` can be in blocks, and of the other nodes that read `stored` why they cannot."""
+    nodes = {str(node.name): node for node in model.graph}
+    sites, declined = [], {}
+    for row in plan.stored:
+        readers = [nodes[name] for name, _ in row.readers]
+        why = block_reason(readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
+        if why is not None:
+            declined.update({name: why for name, _ in row.readers})
+            continue
+        layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
+        kernels = {str(node.name): kernels_of(node, target) for node in readers}
+        sites.append(BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels))
+    return tuple(sites), declined
+
+
+def kernels_of(node: Node, target: Target) -> tuple[str, ...]:
+    """Return the kernels that a node becomes where its weight is in blocks; empty: there are none."""
+    rule = target.rule(node)
+    return () if rule is None else rule.blocks
+
+
+def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: int) -> str | None:  # noqa: PLR0911
+    """Return why the weight that these nodes read as theirs cannot be in blocks; None where it can.
+
+    Args:
+        readers: the nodes; each is a layer of the target's whose condition holds.
+        target: where it shall run.
+        qdq: whether it is to be written as DequantizeLinear.
+        bits: of an integer.
+    """
+    layers = [layer for node in readers if (layer := Layer.of(node)) is not None]
+    weight = layers[0].weight
+    for layer in layers:
+        if not kernels_of(layer.node, target):
+            return f"no kernel of {layer.node.op_type} reads blocks"
+        if layer.transposes_input:
+            return "its input is transposed"
+    if len({layer.input_axis for layer in layers}) > 1:
+        return "its layers sum over different axes of it"
+    if weight is None or len(weight.uses()) > len(layers) or weight.is_graph_output():
+        return "something else reads its weight"
+    if edit.origin_of(weight) is not None:
+        return "the model computes its weight from less"
+    table = not layers[0].is_product
+    if table and qdq:
+        return "onnxruntime takes rows of blocks by an operator of its own alone"
+    if qdq and len(layers) > 1:
+        return "onnxruntime fuses no DequantizeLinear that several layers read"
+    if table and bits == _FOUR and edit.constant(weight).shape[1] % 2:
+        return "its rows hold an odd number of elements"
+    return None
+
+
+def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool, seen: Seen | None) -> BlockPlan:
+    """Return the row of a site.
+
+    Args:
+        site: the matrix.
+        wanted: blocks and rounding, which must not be `auto`.
+        bits: of an integer.
+        symmetric: whether zero is the middle of each grid.
+        seen: of what it is multiplied with; None: nothing is known of it, and every number counts alike.
+    """
+    rows, size = np.ascontiguousarray(site.rows()), wanted.block
+
+    def made(grids: BlockGrids) -> BlockPlan:
+        return BlockPlan.of(site.tensor, site.axis, site.readers, wanted.written, grids)
+
+    if wanted.rounding == "nearest":
+        return made(reaching(rows, bits, size, symmetric=symmetric))
+    weights = np.ones(rows.shape[1]) if seen is None else _positive(np.diag(seen.whole))
+    grids = searched(rows, bits, size, weights, symmetric=symmetric)
+    if wanted.rounding == "scales" or seen is None:
+        return made(grids)
+    return made(grids).holding(confirmed(rows, seen, grids))
+
+
+def _positive(diagonal: Array) -> Array:
+    """What is 0 on all examples counts a little all the same: other data may have something there."""
+    floor = 1e-3 * float(diagonal.mean())
+    found: Array = np.maximum(diagonal, floor if floor > 0.0 else 1.0)
+    return found
+
+
+def in_blocks(
+    plan: Plan, sites: Collection[BlockSite], rows: Collection[BlockPlan], declined: Mapping[str, str]
+) -> Plan:
+    """Return a plan with these sites in blocks, by their rows, instead of in `stored`; `declined`: why not others."""
+    moved = {(site.tensor, site.readers) for site in sites}
+    kernels = {name: found for site in sites for name, found in site.kernels.items()}
+    known: Callable[[WeightPlan], bool] = lambda row: (row.tensor, row.readers) in moved  # noqa: E731
+    return replace(
+        plan,
+        stored=tuple(row for row in plan.stored if not known(row)),
+        blocks=tuple(rows),
+        integer={**plan.integer, **kernels},
+        skipped={
+            name: f"{_STORED}{declined[name]}" if name in declined else why
+            for name, why in plan.skipped.items()
+            if name not in kernels
+        },
+    )
