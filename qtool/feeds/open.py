@@ -1,6 +1,7 @@
 """DATA of every kind -> `Feeds`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.recognition import instead_of_data, tilde
-from qtool.core.state import check_states
+from qtool.core.state import check_states, expanded_states
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import amount
 from qtool.feeds.batching import Feeds, Reader
@@ -110,6 +111,7 @@ def _opened(
     fitter: Fitter
     trim = None
     if reading.states:
+        reading = replace(reading, states=expanded_states(reading.states, inputs, outputs))
         check_states(reading.states, inputs, outputs)
         if batch_size != 1:
             raise UsageError(

@@ -275,9 +275,14 @@ def counted(labels: Mapping[str, np.ndarray], array: np.ndarray, output: ClassOu
     """
     wanted = labels.get(LABELS)
     shape = array.shape if output.holds_class else array.shape[:-1]
-    if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or wanted.shape != shape:
+    if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or not same_places(shape, wanted.shape):
         return None
     return np.asarray(wanted.reshape(-1) >= 0)
+
+
+def same_places(shape: tuple[int, ...], labels: tuple[int, ...]) -> bool:
+    """Return whether labels have a place for each of an output's, as steps of one token, [N, T, 1], have for [N, T]."""
+    return shape == labels or (shape[:2] == labels[:2] and set(shape[2:]) | set(labels[2:]) == {1})
 
 
 def _labelled_tokens(
@@ -287,9 +292,9 @@ def _labelled_tokens(
     if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or len(wanted) != size:
         return None
     for name, output in outputs.items():
-        if output.dtype.kind == "f" and output.shape[:-1] == wanted.shape and output.size:
+        if output.dtype.kind == "f" and same_places(output.shape[:-1], wanted.shape) and output.size:
             return ClassOutput(name, output.shape[-1], holds_class=False)
-        if output.dtype.kind in "iu" and output.shape == wanted.shape and wanted[0].size > 1:
+        if output.dtype.kind in "iu" and same_places(output.shape, wanted.shape) and wanted[0].size > 1:
             return ClassOutput(name, 1, holds_class=True)
     return None
 
