@@ -78,7 +78,7 @@ ROOMS = {
     "evaluation": _room(
         "metrics, decoders of boxes, latency, gates: models beside the float one; pictures of the worst samples",
         f"{_CORE} graph runtime execution feeds",
-        "numpy PIL faster_coco_eval",
+        "numpy PIL faster_coco_eval sacrebleu",
     ),
     "quantization": _room(
         "`quantize`: the candidates for a plan, measured",

@@ -53,7 +53,7 @@ class Heads:
     token_labels: whether the labels are the tokens'. predicted: the output whose predictions are compared with float's;
     likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
     output, those that differ in kind. places: outputs that say places or classes and nothing else. detector: finds
-    boxes, where somebody says how the outputs become boxes.
+    boxes, where somebody says how the outputs become boxes. texts: the output of one string a sample.
     """
 
     classes: ClassOutput | None = None
@@ -65,6 +65,7 @@ class Heads:
     parts: Mapping[str, Parts] = field(default_factory=dict)
     places: frozenset[str] = frozenset()
     detector: Detector | None = None
+    texts: str | None = None
 
     def with_places(self, places: frozenset[str]) -> "Heads":
         """Return the heads where the graph says that these outputs hold places or classes, whatever their type is."""
@@ -124,6 +125,7 @@ def find_heads(
         token_labels=tokens is not None,
         predicted=predicted,
         likely=likely,
+        texts=_find_texts(outputs, size),
     )
 
 
@@ -186,6 +188,10 @@ def _are_probabilities(scores: np.ndarray) -> bool:
             if (values >= 0).all() and bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-2)):
                 return True
     return False
+
+
+def _find_texts(outputs: Mapping[str, np.ndarray], size: int) -> str | None:
+    return next((n for n, o in outputs.items() if o.dtype.kind in "OU" and o.shape in {(size,), (size, 1)}), None)
 
 
 def _is_number(output: np.ndarray) -> bool:

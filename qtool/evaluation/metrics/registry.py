@@ -21,8 +21,18 @@ from qtool.evaluation.metrics.pictures import Psnr, Ssim, peak_of
 from qtool.evaluation.metrics.pixels import PixelClasses
 from qtool.evaluation.metrics.similarity import Cosine, Mse, Sqnr
 from qtool.evaluation.metrics.tokens import TokenAccuracy, TokenAgreement, require_tokens
+from qtool.evaluation.metrics.transcripts import (
+    BLEU,
+    CER,
+    CHRF,
+    EXACT,
+    WER,
+    CorpusScore,
+    ErrorRate,
+    ExactMatch,
+    Transcription,
+)
 from qtool.evaluation.metrics.user import UserAccumulator, UserMetric, check_user_metric, load_user_metric
-from qtool.evaluation.metrics.wer import WER, Transcription, WordErrorRate
 
 MetricSpec = str | UserMetric
 
@@ -159,12 +169,21 @@ def _of_classes(name: str, start: Callable[[ClassOutput], Accumulator], worst: f
     return _accuracy(name, lambda heads: start(require_class_output(heads.classes, name, k)), worst)
 
 
-def _wer(name: str) -> Metric:
+def _transcript(name: str) -> Metric:
+    """A metric of what is said, with its settings behind colons."""
     Transcription.parse(name)
-    return Metric(
-        MetricInfo(name, MetricKind.ACCURACY, lower_is_better=True),
-        lambda heads: WordErrorRate(require_tokens(heads, name), name),
-    )
+    kind = name.partition(":")[0]
+    info = MetricInfo(name, MetricKind.ACCURACY, kind in (WER, CER), worst=0.0 if kind == EXACT else None)
+    return Metric(info, lambda heads: _TRANSCRIPTS[kind](heads, name))
+
+
+_TRANSCRIPTS: dict[str, Callable[[Heads, str], Accumulator]] = {
+    WER: ErrorRate,
+    CER: ErrorRate,
+    EXACT: ExactMatch,
+    BLEU: CorpusScore,
+    CHRF: CorpusScore,
+}
 
 
 def _boxes(name: str, overlaps: Sequence[float]) -> Metric:
@@ -200,7 +219,7 @@ _BUILTIN = {
         _accuracy("pearson", lambda heads: Pearson(heads.score), worst=-1.0),
         _accuracy("spearman", lambda heads: Spearman(heads.score), worst=-1.0),
         _accuracy("token_accuracy", lambda heads: TokenAccuracy(require_tokens(heads, "token_accuracy"))),
-        _wer(WER),
+        *map(_transcript, _TRANSCRIPTS),
         _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
         _boxes("map", COCO_OVERLAPS),
         _boxes("map50", COCO_OVERLAPS[:1]),
@@ -220,7 +239,7 @@ _BUILTIN = {
     )
 }
 _PARAMETERS: dict[str, Callable[[str], Metric]] = {
-    WER: _wer,
+    **dict.fromkeys(_TRANSCRIPTS, _transcript),
     "psnr": lambda spec: _picture(Psnr, spec),
     "ssim": lambda spec: _picture(Ssim, spec, -1.0),
 }
