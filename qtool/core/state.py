@@ -140,7 +140,10 @@ def growing_axes(
         growing[state.input] = frozenset(
             axis
             for axis, (before, after) in enumerate(zip(taken, given, strict=False))
-            if isinstance(before, str) and before and not isinstance(after, int) and before != after
+            if isinstance(before, str)
+            and before
+            and not isinstance(after, int)
+            and before != after
             and before not in shared
         )
     return growing

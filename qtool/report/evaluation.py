@@ -9,7 +9,6 @@ from qtool.core.state import State, common_pattern
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size, in_markdown, markdown, number
 
-
 _MOST_STATES = 3
 """So many are named one by one."""
 

@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
@@ -44,6 +44,21 @@ def calibrated_text(result: Calibrated) -> str:
     samples = amount(statistics.samples, "sample") + (f" ({result.resumed} of them before)" if result.resumed else "")
     tensors = amount(len(statistics.tensors), "tensor")
     return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
+
+
+def calibrated_parts_text(parts: Sequence[tuple[Path, Calibrated, Path | None]], pipeline: str) -> str:
+    """Return a line for each part of a pipeline, and the commands that come next.
+
+    parts: of each its float model, what came of calibrating it, and where its int8 model shall be; None where the
+    description does not say.
+    """
+    lines = [calibrated_text(made) for _, made, _ in parts]
+    lines += [
+        line(f"next: qtool quantize {model} --calibration {made.output} -o {wanted or model.with_suffix('.int8.onnx')}")
+        for model, made, wanted in parts
+    ]
+    missing = "" if all(wanted for *_, wanted in parts) else ", once it names the int8 models"
+    return "\n".join([*lines, line(f"then: qtool eval --pipeline {pipeline} --data DATA --max-drop 1%{missing}")])
 
 
 def quantized_text(result: Quantized, *, verbose: bool = False) -> str:

@@ -13,7 +13,7 @@ STATE = "past_key_values.*=present.*"
 
 
 def cached_decoder(path: Path, *, layers: int = 1, masked: bool = True, seed: int = 0) -> Path:
-    """Write a decoder of random weights: input_ids, attention_mask and past_key_values.N.key/value -> logits, present.N.
+    """Write a decoder of random weights: tokens, mask and past_key_values.N.key/value -> logits, present.N.key/value.
 
     A cache may have no entry yet. With `masked` the attention mask has an entry for each token of cache and input.
     """
@@ -23,8 +23,12 @@ def cached_decoder(path: Path, *, layers: int = 1, masked: bool = True, seed: in
         f"{name}{i}": rng.normal(0, 0.4, shape)
         for i in range(layers)
         for name, shape in (
-            ("q", (WIDTH, WIDTH)), ("k", (WIDTH, WIDTH)), ("v", (WIDTH, WIDTH)), ("o", (WIDTH, WIDTH)),
-            ("up", (WIDTH, 4 * WIDTH)), ("down", (4 * WIDTH, WIDTH)),
+            ("q", (WIDTH, WIDTH)),
+            ("k", (WIDTH, WIDTH)),
+            ("v", (WIDTH, WIDTH)),
+            ("o", (WIDTH, WIDTH)),
+            ("up", (WIDTH, 4 * WIDTH)),
+            ("down", (4 * WIDTH, WIDTH)),
         )
     }
     weights["head"] = rng.normal(0, 0.5, (WIDTH, TOKENS))
@@ -33,9 +37,9 @@ def cached_decoder(path: Path, *, layers: int = 1, masked: bool = True, seed: in
         numpy_helper.from_array(np.array([0, 0, HEADS, HEAD], np.int64), "split"),
         numpy_helper.from_array(np.array([0, 0, WIDTH], np.int64), "join"),
         numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
-        numpy_helper.from_array(np.float32(HEAD**-0.5), "scale"),
-        numpy_helper.from_array(np.float32(1), "one"),
-        numpy_helper.from_array(np.float32(-1e4), "far"),
+        numpy_helper.from_array(np.array(HEAD**-0.5, np.float32), "scale"),
+        numpy_helper.from_array(np.array(1, np.float32), "one"),
+        numpy_helper.from_array(np.array(-1e4, np.float32), "far"),
     ]
     make = helper.make_node
     nodes = [make("Gather", ["embed", "input_ids"], ["x0"])]
@@ -51,9 +55,9 @@ def cached_decoder(path: Path, *, layers: int = 1, masked: bool = True, seed: in
         ]
     for i in range(layers):
         for what in ("key", "value"):
-            shape = ["batch_size", HEADS, PAST, HEAD]
+            shape: list[str | int | None] = ["batch_size", HEADS, PAST, HEAD]
             inputs.append(helper.make_tensor_value_info(f"past_key_values.{i}.{what}", TensorProto.FLOAT, shape))
-            grown = ["batch_size", HEADS, PRESENT, HEAD]
+            grown: list[str | int | None] = ["batch_size", HEADS, PRESENT, HEAD]
             outputs.append(helper.make_tensor_value_info(f"present.{i}.{what}", TensorProto.FLOAT, grown))
         for name in "qkv":
             nodes += [

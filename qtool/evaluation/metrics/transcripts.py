@@ -1,4 +1,4 @@
-"""What models say in words: rows of tokens, or texts, beside what should have been said.
+"""The metrics of what models say: rows of tokens, or texts, beside what should have been said.
 
 `wer`, `cer`, `exact_match`, `bleu` and `chrf`, each with settings behind colons: `ctc` and `ctc=BLANK` (what a CTC
 model says: repeats merged, then blanks dropped), `end=TOKEN` (what stands from that token on is no part of either), and
@@ -61,10 +61,10 @@ class Transcription:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a batch says, and what it should: rows of tokens, a row a sample, or texts where `texts`."""
+    """The words of a batch, said and wanted: rows of tokens, a row a sample, or texts where `texts`."""
 
-    wanted: list[np.ndarray] | list[str]
-    found: list[np.ndarray] | list[str]
+    wanted: Sequence[np.ndarray | str]
+    found: Sequence[np.ndarray | str]
     texts: bool
 
 
@@ -72,8 +72,8 @@ class Transcriber:
     """Reads what a model says, and the labels, as texts or as rows of tokens.
 
     Texts are the strings of an output [N], or what the tokenizer makes of tokens; labels are strings, one a sample, or
-    rows of tokens padded with -1. Where neither labels nor output are texts, and there is no tokenizer, both are tokens.
-    A sample with NaN among its scores counts as one where nothing was said.
+    rows of tokens padded with -1. Where neither labels nor output are texts, and there is no tokenizer, both are
+    tokens. A sample with NaN among its scores counts as one where nothing was said.
 
     Raises:
         UsageError: at once, where no output says tokens or texts, the blank is no class, or there is no such tokenizer;
@@ -106,7 +106,7 @@ class Transcriber:
         labels = seen.labels.get(LABELS)
         as_text = self._decoder is not None or self._texts is not None or _is_text(labels)
         if _is_text(labels):
-            wanted: list[np.ndarray] | list[str] = self._label_texts(seen)
+            wanted: Sequence[np.ndarray | str] = self._label_texts(seen)
         else:
             rows = self._label_rows(seen)
             wanted = self._decoded(rows) if as_text else rows
@@ -213,9 +213,7 @@ class ErrorRate:
         return self._edits / self._units
 
     def _of(self, said: np.ndarray | str) -> np.ndarray:
-        if isinstance(said, str):
-            return np.array(list(said) if self._characters else said.split(), np.object_)
-        return said
+        return np.array(list(said) if self._characters else _units(said), np.object_)
 
 
 class ExactMatch:
@@ -234,8 +232,7 @@ class ExactMatch:
         """Count the samples of one batch. Raises `DataError`."""
         said = self._transcriber.read(seen)
         for wanted, found in zip(said.wanted, said.found, strict=True):
-            alike = isinstance(wanted, str) and isinstance(found, str) and wanted.split() == found.split()
-            self._right += alike or (not said.texts and np.array_equal(wanted, found))
+            self._right += _units(wanted) == _units(found)
         self._samples += seen.size
 
     def result(self) -> float:
@@ -276,6 +273,11 @@ class CorpusScore:
         sacrebleu = _sacrebleu(self.metric)
         function = sacrebleu.corpus_bleu if self.metric.partition(":")[0] == BLEU else sacrebleu.corpus_chrf
         return float(function(self._found, [self._wanted]).score)
+
+
+def _units(said: np.ndarray | str) -> list[str] | list[int]:
+    """The words of a text, or the tokens."""
+    return said.split() if isinstance(said, str) else [int(token) for token in said]
 
 
 def _as_words(said: np.ndarray | str) -> str:

@@ -37,7 +37,9 @@ def measure(name, outputs, labels, size=2):
 
 
 def rows(texts, *, pad, length=8):
-    return np.array([[*ids, *[pad] * (length - len(ids))] for ids in ([WORDS.index(w) for w in t.split()] for t in texts)])
+    return np.array(
+        [[*ids, *[pad] * (length - len(ids))] for ids in ([WORDS.index(w) for w in t.split()] for t in texts)]
+    )
 
 
 def texts(several):

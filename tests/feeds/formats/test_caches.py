@@ -112,7 +112,9 @@ def test_steps_with_a_cache_compute_what_one_run_does(decoder):
     """Each step's scores are those of the last token of all tokens so far, at once, without a cache."""
     data = token_sequences(1, 4)
     seen = []
-    qtool.evaluate(decoder, [decoder], data, metrics=lambda outputs, _: seen.append(outputs["logits"]) or 1.0, state=STATE)
+    qtool.evaluate(
+        decoder, [decoder], data, metrics=lambda outputs, _: seen.append(outputs["logits"]) or 1.0, state=STATE
+    )
     session = onnxruntime.InferenceSession(decoder)
     empty = np.zeros((1, HEADS, 0, HEAD), np.float32)
     for step in range(1, 5):
