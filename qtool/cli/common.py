@@ -129,7 +129,7 @@ def batch_size_option(function: _Function) -> _Function:
     return decorate(function)
 
 
-READING = ("preprocess", "tokenizer", "max_length", "trim", "state")
+READING = ("preprocess", "tokenizer", "max_length", "trim", "mask", "state")
 """The parameters of `reading_options`."""
 
 
@@ -149,6 +149,12 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             metavar="INPUT=OUTPUT",
             help="Feed this output back to this input, step after step; a sample is then a sequence.  May be repeated.",
+        ),
+        click.option(
+            "--mask",
+            metavar="INPUT",
+            help="Leave positions where this input is 0 out of statistics and SQNR; none: leave out nothing.  "
+            "[default: attention_mask, input_mask]",
         ),
         click.option("--trim", metavar="MASK", help="Cut padded batches to their longest sample, by this input."),
         click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Cut texts to N tokens."),

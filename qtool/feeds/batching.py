@@ -128,6 +128,7 @@ class Feeds:
         states: what is fed back; where there are any, every batch is one sequence (`qtool.feeds.formats.sequences`).
         finish: what is done to every batch before it is handed out, or None.
         source: how another process opens the same data; `NOWHERE` for what was made in this one.
+        mask: the input whose zeros are padding, or None.
 
     Raises:
         DataError: while iterating, when the data cannot be fed to the model.
@@ -137,6 +138,7 @@ class Feeds:
     states: tuple[State, ...] = ()
     finish: Callable[[Batch], Batch] | None = None
     source: Source = NOWHERE
+    mask: str | None = None
 
     @property
     def name(self) -> str:
@@ -309,7 +311,11 @@ def _key(chunk: Chunk | Deferred) -> Hashable:
     if isinstance(chunk, Deferred):
         return chunk.divisible, chunk.shape
     inputs = tuple((n, a.shape[1:] if a.ndim else a.tobytes()) for n, a in sorted(chunk.inputs.items()))
-    labels = tuple((n, a.shape[1:], a.dtype.str) for n, a in sorted(chunk.labels.items()))
+    # texts of any length are of one kind
+    labels = tuple(
+        (n, a.shape[1:], a.dtype.str.rstrip("0123456789") if a.dtype.kind in "US" else a.dtype.str)
+        for n, a in sorted(chunk.labels.items())
+    )
     return chunk.divisible, inputs, labels
 
 

@@ -44,7 +44,7 @@ class Source:
         if reading.tokenizer is not None:
             tokenizer = hashlib.sha256(read_bytes(reading.tokenizer, DOCUMENT_LIMIT)).hexdigest()
         parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
-        return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
+        return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.mask, reading.states)))
 
     def origin(self, outputs: Iterable[Path] = ()) -> str | None:
         """Return a digest of the name, size and time of every file of the data; None where the data has no name.

@@ -43,6 +43,8 @@ def calibrated_text(result: Calibrated) -> str:
         use = f"shard {part.shard}, for `qtool merge`"
     samples = amount(statistics.samples, "sample") + (f" ({result.resumed} of them before)" if result.resumed else "")
     tensors = amount(len(statistics.tensors), "tensor")
+    if statistics.mask:
+        use = f"padding left out by '{statistics.mask}'; {use}"
     return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
 
 

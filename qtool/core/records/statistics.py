@@ -64,6 +64,7 @@ class Statistics:
     flaws: tensor -> where NaN or Inf was seen in it; its histogram is empty then, and no range can be chosen.
     part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
     reading: the options that said how the data is read, by name, as they were given: for commands that are proposed.
+    mask: the input whose zeros are padded positions, of which nothing was counted where tensors have them; "" for none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Statistics:
     flaws: dict[str, Flaw] = field(default_factory=dict)
     part: Part | None = None
     reading: tuple[tuple[str, str], ...] = ()
+    mask: str = ""
 
     def __repr__(self) -> str:
         return summary(
@@ -123,6 +125,7 @@ class Statistics:
             tuple(map(tuple, runs)),
             {name: (flaw.sample, flaw.origin) for name, flaw in sorted(self.flaws.items())} or None,
             self.reading or None,
+            self.mask or None,
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -245,6 +248,7 @@ def _read(members: MemberReader, file: str, model_digest: str | None, model_name
         flaws={name: Flaw(*found) for name, found in (known.not_finite or {}).items()},
         part=part,
         reading=known.reading or (),
+        mask=known.mask or "",
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import Parts
 from qtool.evaluation.decoding.user import DecodeSpec, decoder_name, resolve_decoder
 from qtool.evaluation.metrics.detection import Detector
@@ -54,6 +55,7 @@ class Heads:
     likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
     output, those that differ in kind. places: outputs that say places or classes and nothing else. detector: finds
     boxes, where somebody says how the outputs become boxes. texts: the output of one string a sample.
+    padding: where outputs hold padded positions.
     """
 
     classes: ClassOutput | None = None
@@ -66,6 +68,7 @@ class Heads:
     places: frozenset[str] = frozenset()
     detector: Detector | None = None
     texts: str | None = None
+    padding: Padding | None = None
 
     def with_places(self, places: frozenset[str]) -> "Heads":
         """Return the heads where the graph says that these outputs hold places or classes, whatever their type is."""

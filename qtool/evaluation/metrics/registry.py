@@ -234,7 +234,7 @@ _BUILTIN = {
         _picture(Psnr, "psnr"),
         _picture(Ssim, "ssim", -1.0),
         _similarity("cosine", lambda _: Cosine(), 1.0),
-        _similarity("sqnr", lambda heads: Sqnr(heads.parts, heads.places), math.inf),
+        _similarity("sqnr", lambda heads: Sqnr(heads.parts, heads.places, heads.padding), math.inf),
         _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
     )
 }

@@ -9,6 +9,7 @@ import numpy as np
 from qtool.core.concurrency import both, side_by_side
 from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import QParams, dequantize
+from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
@@ -16,6 +17,7 @@ from qtool.core.text import amount
 from qtool.graph import compose, edit, external
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
+from qtool.graph.positions import padding_of
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
@@ -288,12 +290,14 @@ def measure(
         _add_widening(result, half, single)
     grids = {row.tensor: row.params for row in plan.activations}
     compared = 0
+    padding = padding_of(prepared, [row.tensor for row in plan.activations]) or Padding("")
     for example, single, final in zip(original.checked, singles, shipped, strict=False):
         (exact, ran), layers = sessions.run(example, layers=compared < _ENOUGH)
         for activation in plan.activations:
             tensor, stored = activation.tensor, sessions.stored[activation.tensor]
             noise = result.sqnr.setdefault(tensor, SignalToNoise())
-            noise.add(exact[tensor], dequantize(ran[stored], activation.params))
+            pair = (exact[tensor], dequantize(ran[stored], activation.params))
+            noise.add(*(padding.blanked(tensor, array, padding.kept(example)) for array in pair))
         _check_shapes(single, exact)
         if result.shipped is None:
             result.shipped = OutputJudge(prepared, example, exact).start()
