@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
+from qtool.core.numerics.padding import Padding
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model
 from qtool.graph.layers import Layer
 from qtool.graph.parts import saturating_ends
+from qtool.graph.positions import padding_of
 from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
 from qtool.pipeline.recovery.smoothing import divided_inputs, divided_names, smoothable_tensors
 from qtool.runtime.session import Session, kept
@@ -73,6 +75,8 @@ class _Seen:
 def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -> ExampleStatistics:
     """Run the prepared graph on the examples, at least one, and return what was seen.
 
+    Of padded positions, where the graph's metadata name a mask, nothing is in `channels`.
+
     `biases`: whether the means are wanted.
 
     Raises:
@@ -86,11 +90,14 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
     fed = {v.name for v in model.graph.inputs}
     wanted = list(dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed)]))
     session = Session(compose.with_outputs(model, wanted), name="the prepared model")
+    padding = padding_of(model, [t for t in tensors if t not in fed]) or Padding("")
 
     def see(example: Arrays) -> _Seen:
         arrays = {**example, **session.run(example)}
         sums = {name: input_sums(layer, arrays[inputs[name]]) for name, layer in layers.items()}
-        flat = {t: arrays[t].reshape(-1, arrays[t].shape[-1]) for t in tensors}
+        kept_positions = padding.kept(example)
+        seen = {t: padding.selected(t, arrays[t], kept_positions) for t in tensors}
+        flat = {t: x.reshape(-1, x.shape[-1]) for t, x in seen.items()}
         return _Seen(
             kept({o: arrays[o] for o in outputs}),
             sums,
