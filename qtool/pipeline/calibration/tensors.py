@@ -33,7 +33,7 @@ class CalibratedTensors:
     padding: Padding | None = None
 
     def masked(self, model: Model, mask: str | None) -> "CalibratedTensors":
-        """Return the same where the zeros of an input of the graph are padding; an input is counted whole."""
+        """Return what is counted where the zeros of an input are padding; inputs of the graph are counted whole."""
         if mask is None:
             return self
         fed = {value.name for value in model.graph.inputs}
