@@ -32,15 +32,15 @@ class PartFiles:
 class LoopSettings:
     """The settings of a loop.
 
-    start: the token that the decoder begins with; end: the one that it ends with. max_tokens: so many are said at most;
-    of a transducer in each frame. beams: hypotheses of `beam`. length_penalty: the exponent of the length by which the
-    score of a hypothesis is divided. blank: the class that says nothing, of `ctc` and `transducer`; a negative one
+    start: the tokens that the decoder begins with; end: those of which any ends it. max_tokens: so many are said at
+    most, of a transducer in each frame. beams: hypotheses of `beam`. length_penalty: the exponent of the length by
+    which the score of a hypothesis is divided. blank: the class that says nothing, of `ctc` and `transducer`; a negative one
     counts from the last. context: the tokens that a transducer's decoder reads, where its input does not fix them.
     state: which outputs are fed back to which inputs, as patterns.
     """
 
-    start: int = 0
-    end: int = 1
+    start: tuple[int, ...] = (0,)
+    end: tuple[int, ...] = (1,)
     max_tokens: int = 128
     beams: int = 4
     length_penalty: float = 1.0
@@ -155,6 +155,12 @@ def _settings(where: str, document: dict[str, Any]) -> LoopSettings:
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
                 raise UsageError(f"{where}: settings.state must be a list of texts 'INPUT=OUTPUT'")
             found[key] = tuple(map(State.parse, value))
+            continue
+        if key in ("start", "end"):
+            several = value if isinstance(value, list) else [value]
+            if not several or not all(isinstance(one, int) and not isinstance(one, bool) for one in several):
+                raise UsageError(f"{where}: settings.{key} must be a token, a whole number, or a list of tokens")
+            found[key] = tuple(several)
             continue
         real = key == "length_penalty"
         if isinstance(value, bool) or not isinstance(value, int | float if real else int):

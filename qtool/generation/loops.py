@@ -51,7 +51,7 @@ def greedy(parts: Parts, inputs: Inputs, settings: LoopSettings) -> list[int]:
     while len(said) < settings.max_tokens:
         scores, cache = decoding.step(so_far)
         token = int(scores.argmax())
-        if token == settings.end:
+        if token in settings.end:
             break
         said.append(token)
         so_far = Hypothesis((*so_far.tokens, token), 1, cache=cache)
@@ -82,16 +82,16 @@ def beam(parts: Parts, inputs: Inputs, settings: LoopSettings) -> list[int]:
                 grown.append(Hypothesis((*one.tokens, token), 1, one.score + float(likely[token]), cache))
         # of equal scores the earlier hypothesis
         best = sorted(grown, key=lambda one: -one.score)[: settings.beams]
-        ended += [one for one in best if one.tokens[-1] == settings.end]
-        live = [one for one in best if one.tokens[-1] != settings.end]
+        ended += [one for one in best if one.tokens[-1] in settings.end]
+        live = [one for one in best if one.tokens[-1] not in settings.end]
         if not live or len(ended) >= settings.beams:
             break
     tokens = max(ended or live, key=merit).tokens[skipped:]
-    return list(tokens[:-1] if tokens and tokens[-1] == settings.end else tokens)
+    return list(tokens[:-1] if tokens and tokens[-1] in settings.end else tokens)
 
 
 def _begin(decoding: Decoding, settings: LoopSettings) -> Hypothesis:
-    tokens = decoding.prompt or (settings.start,)
+    tokens = decoding.prompt or settings.start
     return Hypothesis(tokens, len(tokens))
 
 

@@ -122,7 +122,21 @@ def test_correlations_lie_between_minus_1_and_1(tmp_path):
         qtool.evaluate(models[0], models, {**data, "labels": np.ones(30)}, metrics=["pearson"])
 
 
-OTHERS = ("top5", "map", "map50", "box_agreement", "miou", "pixel_accuracy", "psnr", "ssim", "cer", "bleu", "chrf")
+OTHERS = (
+    "top5",
+    "map",
+    "map50",
+    "box_agreement",
+    "miou",
+    "pixel_accuracy",
+    "psnr",
+    "ssim",
+    "cer",
+    "bleu",
+    "chrf",
+    "recall",
+    "ranking",
+)
 """What needs other outputs, or texts."""
 
 

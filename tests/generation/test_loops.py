@@ -24,7 +24,7 @@ TABLE = np.log(
         ]
     )
 ).astype(np.float32)
-SETTINGS = LoopSettings(start=0, end=END, max_tokens=8, beams=3)
+SETTINGS = LoopSettings(start=(0,), end=(END,), max_tokens=8, beams=3)
 
 
 class Stub:
@@ -127,14 +127,14 @@ def test_a_beam_finds_what_is_likelier_in_all(parts):
 
 @FORMS
 def test_a_beam_of_one_is_greedy(parts):
-    settings = LoopSettings(end=END, beams=1, max_tokens=8)
+    settings = LoopSettings(end=(END,), beams=1, max_tokens=8)
     assert beam(parts(), INPUTS, settings) == greedy(parts(), INPUTS, settings)
 
 
 @FORMS
 def test_a_beam_says_the_likeliest_of_all_sequences(parts):
     """Against a search of every sequence of up to three tokens."""
-    settings = LoopSettings(end=END, beams=TOKENS, max_tokens=3, length_penalty=0.0)
+    settings = LoopSettings(end=(END,), beams=TOKENS, max_tokens=3, length_penalty=0.0)
     scores = TABLE.astype(np.float64) - np.log(np.exp(TABLE.astype(np.float64)).sum(1, keepdims=True))
     best = max(
         (sum(scores[a, b] for a, b in zip((0, *said), (*said, END), strict=True)), said)
@@ -164,6 +164,13 @@ def test_an_input_that_nothing_feeds_is_named():
     parts["decoder"].inputs.append(InputSpec("language", I64, (1,)))
     with pytest.raises(UsageError, match=r"nothing feeds its input 'language'.*loop = 'file.py:FUNCTION'"):
         greedy(parts, INPUTS, SETTINGS)
+
+
+def test_a_decoder_may_begin_with_several_tokens_and_end_with_any_of_several():
+    made = split()
+    assert greedy(made, INPUTS, LoopSettings(start=(2, 3), end=(1, 4))) == []
+    assert made["decoder"].fed[0]["input_ids"].tolist() == [[2, 3]]
+    assert greedy(split(), INPUTS, LoopSettings(start=(2, 3), end=(END,))) == [4]
 
 
 def test_greedy_ends_where_too_much_is_said():

@@ -55,7 +55,7 @@ class Heads:
     likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
     output, those that differ in kind. places: outputs that say places or classes and nothing else. detector: finds
     boxes, where somebody says how the outputs become boxes. texts: the output of one string a sample.
-    padding: where outputs hold padded positions.
+    padding: where outputs hold padded positions. embedding: the output of one vector a sample.
     """
 
     classes: ClassOutput | None = None
@@ -69,6 +69,7 @@ class Heads:
     detector: Detector | None = None
     texts: str | None = None
     padding: Padding | None = None
+    embedding: str | None = None
 
     def with_places(self, places: frozenset[str]) -> "Heads":
         """Return the heads where the graph says that these outputs hold places or classes, whatever their type is."""
@@ -129,6 +130,7 @@ def find_heads(
         predicted=predicted,
         likely=likely,
         texts=_find_texts(outputs, size),
+        embedding=_find_embedding(outputs, size),
     )
 
 
@@ -191,6 +193,14 @@ def _are_probabilities(scores: np.ndarray) -> bool:
             if (values >= 0).all() and bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-2)):
                 return True
     return False
+
+
+def _find_embedding(outputs: Mapping[str, np.ndarray], size: int) -> str | None:
+    """The first output [N, width], one that is called so before others."""
+    fitting = [
+        n for n, o in outputs.items() if o.dtype.kind == "f" and o.ndim == 2 and len(o) == size and o.shape[1] > 1
+    ]
+    return next((name for name in fitting if "embed" in name.lower()), next(iter(fitting), None))
 
 
 def _find_texts(outputs: Mapping[str, np.ndarray], size: int) -> str | None:

@@ -19,6 +19,7 @@ from qtool.evaluation.metrics.heads import ClassOutput, Heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.pictures import Psnr, Ssim, peak_of
 from qtool.evaluation.metrics.pixels import PixelClasses
+from qtool.evaluation.metrics.retrieval import RANKING, RECALL, RankingAgreement, RecallAtK, neighbours_of
 from qtool.evaluation.metrics.similarity import Cosine, Mse, Sqnr
 from qtool.evaluation.metrics.tokens import TokenAccuracy, TokenAgreement, require_tokens
 from qtool.evaluation.metrics.transcripts import (
@@ -177,6 +178,16 @@ def _transcript(name: str) -> Metric:
     return Metric(info, lambda heads: _TRANSCRIPTS[kind](heads, name))
 
 
+def _recall(name: str) -> Metric:
+    neighbours_of(name)
+    return _accuracy(name, lambda heads: RecallAtK(heads, name))
+
+
+def _ranking(name: str) -> Metric:
+    neighbours_of(name)
+    return _similarity(name, lambda heads: RankingAgreement(heads, name), 1.0)
+
+
 _TRANSCRIPTS: dict[str, Callable[[Heads, str], Accumulator]] = {
     WER: ErrorRate,
     CER: ErrorRate,
@@ -218,6 +229,7 @@ _BUILTIN = {
         _of_classes("auc", Auc),
         _accuracy("pearson", lambda heads: Pearson(heads.score), worst=-1.0),
         _accuracy("spearman", lambda heads: Spearman(heads.score), worst=-1.0),
+        _recall(RECALL),
         _accuracy("token_accuracy", lambda heads: TokenAccuracy(require_tokens(heads, "token_accuracy"))),
         *map(_transcript, _TRANSCRIPTS),
         _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
@@ -233,6 +245,7 @@ _BUILTIN = {
         _accuracy("pixel_accuracy", lambda _: PixelClasses("pixel_accuracy", mean=False), content=Content.MASKS),
         _picture(Psnr, "psnr"),
         _picture(Ssim, "ssim", -1.0),
+        _ranking(RANKING),
         _similarity("cosine", lambda _: Cosine(), 1.0),
         _similarity("sqnr", lambda heads: Sqnr(heads.parts, heads.places, heads.padding), math.inf),
         _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
@@ -240,6 +253,8 @@ _BUILTIN = {
 }
 _PARAMETERS: dict[str, Callable[[str], Metric]] = {
     **dict.fromkeys(_TRANSCRIPTS, _transcript),
+    RECALL: _recall,
+    RANKING: _ranking,
     "psnr": lambda spec: _picture(Psnr, spec),
     "ssim": lambda spec: _picture(Ssim, spec, -1.0),
 }
