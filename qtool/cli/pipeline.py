@@ -61,6 +61,6 @@ def run_calibrate(
     with outputs(written), progress_bar(quiet) as progress:
         made = calibrate_pipeline(pipeline, data, samples=samples, threads=threads, progress=progress, **reading)
     if not quiet:
-        pairs = [(part.float_model, one, part.int8_model) for part, one in zip(parts, made, strict=True)]
-        show(calibrated_parts_text(pairs, pipeline))
-    warn([text for one in made for text in one.warnings])
+        found = [(part.name, part.float_model, made.get(part.name), part.int8_model) for part in parts]
+        show(calibrated_parts_text(found, pipeline))
+    warn([text for one in made.values() for text in one.warnings])

@@ -34,9 +34,9 @@ class LoopSettings:
 
     start: the tokens that the decoder begins with; end: those of which any ends it. max_tokens: so many are said at
     most, of a transducer in each frame. beams: hypotheses of `beam`. length_penalty: the exponent of the length by
-    which the score of a hypothesis is divided. blank: the class that says nothing, of `ctc` and `transducer`; a negative one
-    counts from the last. context: the tokens that a transducer's decoder reads, where its input does not fix them.
-    state: which outputs are fed back to which inputs, as patterns.
+    which the score of a hypothesis is divided. blank: the class that says nothing, of `ctc` and `transducer`; a
+    negative one counts from the last. context: the tokens that a transducer's decoder reads, where its input does
+    not fix them. state: which outputs are fed back to which inputs, as patterns.
     """
 
     start: tuple[int, ...] = (0,)

@@ -8,7 +8,7 @@ from typing import Unpack
 import numpy as np
 
 from qtool.core.arguments import checked_types
-from qtool.core.errors import DataError, UsageError, arg, naming
+from qtool.core.errors import DataError, NothingToQuantizeError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, ModelResult, Score
 from qtool.core.records.results import Calibrated
@@ -33,10 +33,11 @@ def calibrate_pipeline(
     threads: int = 1,
     progress: Progress = silent,
     **reading: Unpack[LabelledOptions],
-) -> list[Calibrated]:
-    """Collect the statistics of each part of a pipeline on what the float pipeline feeds it; return those of each.
+) -> dict[str, Calibrated]:
+    """Collect the statistics of each part of a pipeline on what the float pipeline feeds it; return them by part.
 
     The loop runs once for each part. The files are those that the description names, `PART.calib` beside it by default.
+    A part in which there is nothing to quantise stays float, and has none.
 
     Args:
         pipeline: a TOML file that describes it, see docs/generation.md.
@@ -48,14 +49,21 @@ def calibrate_pipeline(
 
     Raises:
         UsageError: the description or an argument makes no sense, or a calibration file is one of the inputs.
+        NothingToQuantizeError: there is nothing to quantise in any part.
         ModelError, DataError, OutputError: as `qtool.calibrate`.
     """
     description = read_description(pipeline)
     _check_outputs(description, data)
-    made = []
+    made: dict[str, Calibrated] = {}
+    nothing: NothingToQuantizeError | None = None
     for part in description.parts:
         fed = PartFeeds(description, part.name, data, samples, dict(reading))
-        made.append(calibrate(part.float_model, fed, part.calibration, threads=threads, progress=progress))
+        try:
+            made[part.name] = calibrate(part.float_model, fed, part.calibration, threads=threads, progress=progress)
+        except NothingToQuantizeError as error:
+            nothing = error
+    if nothing is not None and not made:
+        raise nothing
     return made
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 
 import qtool
 from qtool.cli import main
@@ -94,6 +95,36 @@ def test_each_part_is_calibrated_on_what_the_loop_feeds_it(folder, capsys):
     )[0]
     assert any(np.array_equal(run["encoder_hidden_states"], encoded) for run in counted["decoder"].examples)
     assert {run["past_key_values.0.decoder.key"].shape[2] for run in counted["decoder_with_past"].examples} == {1}
+
+
+@pytest.mark.long
+def test_a_loop_of_ones_own_and_a_part_in_which_there_is_nothing_to_quantise(folder, capsys):
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "last",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", 32])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "T", 32])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "last.onnx")
+    (folder / "own.py").write_text(
+        "def loop(parts, inputs):\n"
+        "    encoded = parts['encoder'](inputs)['last_hidden_state']\n"
+        "    return str(parts['last']({'x': encoded})['y'].shape[1])\n"
+    )
+    (folder / "own.toml").write_text(
+        'loop = "own.py:loop"\ntokenizer = "tokenizer.json"\n[parts.encoder]\nfloat = "encoder_model.onnx"\n'
+        'int8 = "encoder_model.int8.onnx"\n[parts.last]\nfloat = "last.onnx"\n'
+    )
+    (folder / "few.jsonl").write_text(
+        json.dumps({"text": "3", "label": "2"}) + "\n" + json.dumps({"text": "345", "label": "5"})
+    )
+    code, out, _ = said(capsys, "calibrate", "--pipeline", "own.toml", "--data", "few.jsonl")
+    assert code == 0 and "last: nothing to quantise in last.onnx; it stays float" in out
+    assert sorted(file.name for file in folder.glob("*.calib")) == ["encoder.calib"]
+    found = qtool.evaluate_pipeline("own.toml", "few.jsonl")
+    # the token behind each text is its end; of the second 4 are said
+    assert found.float_model.score("exact_match").value == 0.5
+    assert [one.agreement for one in found.candidates] == [1.0]
 
 
 @pytest.mark.long

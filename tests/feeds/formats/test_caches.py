@@ -135,6 +135,16 @@ def test_calibration_counts_every_step_of_a_growing_cache(decoder, tmp_path):
     assert judged.metrics[0].name == "token_accuracy" and judged.steps == 20
 
 
+@pytest.mark.long
+def test_sensitivity_and_tune_take_patterns_too(decoder, tmp_path):
+    data = token_sequences(8, 4)
+    qtool.calibrate(decoder, data, tmp_path / "d.calib", state=STATE)
+    ranked = qtool.sensitivity(decoder, data, calibration=tmp_path / "d.calib", state=STATE)
+    assert {row.name for row in ranked.layers} >= {"up0_proj", "down0_proj"}
+    tuned = qtool.tune(decoder, data, tmp_path / "t.onnx", max_drop="90%", state=STATE)
+    assert tuned.met and (tmp_path / "t.onnx").exists()
+
+
 def test_a_hook_yields_the_steps_themselves(decoder):
     def steps():
         for past in range(3):
