@@ -46,8 +46,8 @@ bench: $(VENV)/dev
 	$(BIN)/python -m bench
 
 lint: $(VENV)/dev
-	$(BIN)/ruff check qtool tests bench calib_data
-	$(BIN)/ruff format --check qtool tests bench calib_data
+	$(BIN)/ruff check qtool tests bench calib_data examples
+	$(BIN)/ruff format --check qtool tests bench calib_data examples
 
 types: $(VENV)/dev
 	$(BIN)/mypy

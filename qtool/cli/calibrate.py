@@ -13,6 +13,7 @@ from qtool.cli.common import (
     data_option,
     executor_options,
     json_option,
+    mask_option,
     provider_option,
     quiet_option,
     reading_options,
@@ -48,6 +49,7 @@ from qtool.report.quantize import calibrated_text
     help="How often to keep what is counted in FILE.checkpoint, from which the same command continues.",
 )
 @reading_options
+@mask_option
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
 @fix_option
 @click.option("--absorb-biases", is_flag=True, help="Move what a channel never falls below into the next bias first.")

@@ -129,7 +129,7 @@ def batch_size_option(function: _Function) -> _Function:
     return decorate(function)
 
 
-READING = ("preprocess", "tokenizer", "max_length", "trim", "mask", "state")
+READING = ("preprocess", "tokenizer", "max_length", "trim", "state")
 """The parameters of `reading_options`."""
 
 
@@ -150,12 +150,6 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
             metavar="INPUT=OUTPUT",
             help="Feed this output back to this input, step after step; a sample is then a sequence.  May be repeated.",
         ),
-        click.option(
-            "--mask",
-            metavar="INPUT",
-            help="Leave positions where this input is 0 out of statistics and SQNR; none: leave out nothing.  "
-            "[default: attention_mask, input_mask]",
-        ),
         click.option("--trim", metavar="MASK", help="Cut padded batches to their longest sample, by this input."),
         click.option("--max-length", type=click.IntRange(min=1), metavar="N", help="Cut texts to N tokens."),
         click.option("--tokenizer", metavar="FILE", help="The tokenizer.json that text in a .jsonl needs."),
@@ -165,6 +159,21 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         collecting = option(collecting)
     return collecting
+
+
+def mask_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--mask` to the `reading` of a command; return the command."""
+
+    @functools.wraps(function)
+    def collecting(*args: Any, mask: str | None, reading: dict[str, Any], **values: Any) -> Any:
+        return function(*args, reading={**reading, "mask": mask}, **values)
+
+    return click.option(
+        "--mask",
+        metavar="INPUT",
+        help="Leave positions where this input is 0 out of statistics and SQNR; none: leave out nothing.  "
+        "[default: attention_mask, input_mask]",
+    )(collecting)
 
 
 def labelled_options(function: Callable[..., Any]) -> Callable[..., Any]:

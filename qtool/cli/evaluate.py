@@ -14,6 +14,7 @@ from qtool.cli.common import (
     given,
     json_option,
     labelled_options,
+    mask_option,
     provider_option,
     quiet_option,
     samples_option,
@@ -65,6 +66,7 @@ from qtool.report.junit import evaluation_junit
 @samples_option
 @batch_size_option
 @labelled_options
+@mask_option
 @click.option(
     "--save-worst",
     type=(click.IntRange(min=1), str),

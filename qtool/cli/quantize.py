@@ -21,6 +21,7 @@ from qtool.cli.common import (
     beside,
     given,
     json_option,
+    mask_option,
     provider_option,
     quiet_option,
     reading_options,
@@ -94,6 +95,7 @@ from qtool.targets.tables import find_target
 @threads_option
 @provider_option
 @reading_options
+@mask_option
 @config_option
 @json_option
 @html_option

@@ -26,7 +26,7 @@ from qtool.core.records.evaluation import (
     MetricKind,
     ModelResult,
 )
-from qtool.core.state import State, rollout
+from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.evaluation.decoding.user import DecodeSpec
@@ -41,7 +41,7 @@ from qtool.evaluation.parts import FloatOutputs, float_outputs
 from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.evaluation.worst.keep import Keeper, worst_folder
-from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
+from qtool.feeds import Batch, Data, Feeds, LabelledOptions, ReadOptions, open_feeds
 from qtool.feeds.formats.annotations import AUTO
 from qtool.feeds.preprocess import DETECTORS, preset_of
 from qtool.feeds.shown import PictureInput
@@ -165,7 +165,7 @@ def compare(
     metric: MetricSpec | None,
     decode: DecodeSpec | None,
     compute: Compute,
-    states: Sequence[State],
+    reading: ReadOptions,
     reference: Reference | None = None,
 ) -> Evaluation:
     """Return the figures of candidates and the float model, measured a batch a thread: the same on any number of them.
@@ -180,7 +180,7 @@ def compare(
     for session in sessions[1:]:
         check_interface(sessions[0], session, 1)
     inputs = fed_specs_of(sessions[0].inputs, paths[0])
-    feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
+    feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, **reading)
     judged = None if reference is None else reference.judged
     if judged is None:
         judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs, feeds.mask)

@@ -11,6 +11,8 @@ from qtool.core.records.parts import Shard
 from qtool.core.state import State
 from qtool.core.text import amount
 from qtool.feeds.geometry import Geometry
+from qtool.feeds.masks import NO_MASK
+from qtool.feeds.reading import ReadOptions
 from qtool.feeds.source import NOWHERE, Source
 
 
@@ -149,6 +151,11 @@ class Feeds:
     def notes(self) -> tuple[str, ...]:
         """The parts of the data that are left out, in words, a line each."""
         return self.reader.notes
+
+    @property
+    def again(self) -> ReadOptions:
+        """The options by which what was made of this data is read as it was."""
+        return {"state": self.states, "mask": None if self.states else self.mask or NO_MASK}
 
     @property
     def samples(self) -> int | None:

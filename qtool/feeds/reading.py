@@ -45,6 +45,14 @@ def unlabelled(options: LabelledOptions) -> ReadOptions:
     return {name: value for name, value in options.items() if name != "labels"}  # type: ignore[return-value]
 
 
+def refuse_mask(options: ReadOptions) -> None:
+    """Refuse a mask where all positions count. Raises `UsageError`."""
+    if options.get("mask") is not None:
+        raise UsageError(
+            f"{arg('mask', options['mask'])}: says nothing here, where all positions count; use {arg('trim')}"
+        )
+
+
 def as_given(options: ReadOptions) -> tuple[tuple[str, str], ...]:
     """Return the name and the text of each option that a command line can give; a list is an option several times."""
     return tuple(

@@ -9,6 +9,7 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError
 from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
 from qtool.feeds.open import JSONL
+from qtool.feeds.reading import refuse_mask
 from qtool.feeds.texts import TextDecoder
 from qtool.generation.description import Description, PartFiles
 from qtool.generation.loops import find_loop
@@ -89,6 +90,7 @@ def open_pipeline_data(
     Raises:
         DataError, UsageError: as `qtool.feeds.open_feeds`.
     """
+    refuse_mask(reading)
     first = next(iter(pipeline.parts.values()))
     inputs = fed_specs_of(first.inputs, pipeline.files[0])
     if reading.get("state"):

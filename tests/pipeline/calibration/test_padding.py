@@ -201,6 +201,23 @@ def test_a_mask_that_is_none_is_refused(asked, message):
         chosen_mask(specs(IDS, MASK, ("x", ("N", 3, 4))), asked)
 
 
+@pytest.mark.long
+def test_tune_leaves_out_what_it_is_told_to(model, tmp_path):
+    data = padded(24) | {"labels": np.zeros((24, LENGTH), np.int64)}
+    found = {}
+    for mask in ("attention_mask", "none"):
+        qtool.tune(model, data, tmp_path / f"{mask}.onnx", max_drop="90%", mask=mask)
+        found[mask] = [row.key for row in onnx.load(tmp_path / f"{mask}.onnx").metadata_props]
+    assert "qtool.mask" in found["attention_mask"] and "qtool.mask" not in found["none"]
+
+
+def test_where_all_positions_count_a_mask_is_refused(model, tmp_path):
+    for call in (qtool.inspect_model, qtool.sensitivity):
+        with pytest.raises(UsageError, match="where all positions count; use trim"):
+            extra = {"calibration": tmp_path / "none"} if call is qtool.sensitivity else {}
+            call(model, data=padded(), mask="attention_mask", **extra)
+
+
 def test_the_command_says_what_was_left_out(model, tmp_path, capsys):
     np.savez(tmp_path / "d.npz", **padded())
     arguments = ["calibrate", str(model), "--data", str(tmp_path / "d.npz"), "-o", str(tmp_path / "c.calib")]
