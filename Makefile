@@ -59,8 +59,8 @@ site: $(VENV)/dev
 	$(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/dev
-	$(BIN)/ruff check qtool tests bench calib_data
-	$(BIN)/ruff format --check qtool tests bench calib_data
+	$(BIN)/ruff check qtool tests bench calib_data examples
+	$(BIN)/ruff format --check qtool tests bench calib_data examples
 
 types: $(VENV)/dev
 	$(BIN)/mypy

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qtool.execution.cluster import Cluster
     from qtool.execution.workers import Workers
     from qtool.finetuning.finetune import finetune
+    from qtool.generation.together import calibrate_pipeline, evaluate_pipeline
     from qtool.inspection.calibration_file import inspect_calibration
     from qtool.inspection.diff import diff
     from qtool.inspection.inspect import inspect_model
@@ -59,8 +60,10 @@ __all__ = [
     "Workers",
     "__version__",
     "calibrate",
+    "calibrate_pipeline",
     "diff",
     "evaluate",
+    "evaluate_pipeline",
     "finetune",
     "inspect_calibration",
     "inspect_model",
@@ -91,8 +94,10 @@ _HOME = {
     "Tuned": "qtool.core.records.tuning",
     "Workers": "qtool.execution.workers",
     "calibrate": "qtool.pipeline.calibration.calibrate",
+    "calibrate_pipeline": "qtool.generation.together",
     "diff": "qtool.inspection.diff",
     "evaluate": "qtool.evaluation.evaluate",
+    "evaluate_pipeline": "qtool.generation.together",
     "finetune": "qtool.finetuning.finetune",
     "inspect_calibration": "qtool.inspection.calibration_file",
     "inspect_model": "qtool.inspection.inspect",

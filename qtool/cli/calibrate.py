@@ -13,6 +13,7 @@ from qtool.cli.common import (
     data_option,
     executor_options,
     json_option,
+    mask_option,
     provider_option,
     quiet_option,
     reading_options,
@@ -21,6 +22,7 @@ from qtool.cli.common import (
 )
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.pipeline import CALIBRATE_TAKES, check_pipeline, pipeline_option, run_calibrate
 from qtool.cli.streams import warn
 from qtool.feeds import ReadOptions
 from qtool.pipeline.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
@@ -28,7 +30,8 @@ from qtool.report.quantize import calibrated_text
 
 
 @click.command("calibrate", cls=Command)
-@click.argument("model", metavar="MODEL")
+@click.argument("model", metavar="MODEL", required=False)
+@pipeline_option
 @data_option
 @click.option("-o", "--output", metavar="FILE", help="The calibration file.  [default: MODEL with .calib]")
 @samples_option
@@ -46,15 +49,19 @@ from qtool.report.quantize import calibrated_text
     help="How often to keep what is counted in FILE.checkpoint, from which the same command continues.",
 )
 @reading_options
+@mask_option
 @click.option("--equalize", is_flag=True, help="Rescale channels between layers first; quantize does the same then.")
 @fix_option
 @click.option("--absorb-biases", is_flag=True, help="Move what a channel never falls below into the next bias first.")
 @config_option
 @json_option
 @quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     *,
-    model: str,
+    model: str | None,
+    pipeline: str | None,
     data: str,
     output: str | None,
     samples: int | None,
@@ -76,7 +83,14 @@ def command(
     \b
     Example:
       qtool calibrate mobilenetv2.onnx --data images.npz -o mobilenetv2.calib
+
+    With --pipeline each part of it is calibrated on what the float pipeline feeds it.
     """
+    check_pipeline(context, CALIBRATE_TAKES, ("model",), pipeline)
+    if pipeline is not None:
+        run_calibrate(pipeline, data, reading, samples=samples, threads=threads, quiet=quiet)
+        return
+    assert model is not None, "click.MissingParameter otherwise"
     target = beside(model, ".calib") if output is None else output
     checkpoint_file = checkpoint_path(target)
 

@@ -188,6 +188,21 @@ def reading_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return collecting
 
 
+def mask_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--mask` to the `reading` of a command; return the command."""
+
+    @functools.wraps(function)
+    def collecting(*args: Any, mask: str | None, reading: dict[str, Any], **values: Any) -> Any:
+        return function(*args, reading={**reading, "mask": mask}, **values)
+
+    return click.option(
+        "--mask",
+        metavar="INPUT",
+        help="Leave positions where this input is 0 out of statistics and SQNR; none: leave out nothing.  "
+        "[default: attention_mask, input_mask]",
+    )(collecting)
+
+
 def labelled_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--decode`, `--labels` and what `reading_options` adds; return the command.
 

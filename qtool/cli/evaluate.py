@@ -1,6 +1,7 @@
 """`qtool eval`: parse, call `evaluate`, render."""
 
 from concurrent.futures import Executor
+from typing import Any
 
 import click
 
@@ -14,6 +15,7 @@ from qtool.cli.common import (
     json_option,
     junit_option,
     labelled_options,
+    mask_option,
     provider_option,
     quiet_option,
     samples_option,
@@ -24,6 +26,7 @@ from qtool.cli.gates import LimitOptions, limit_options
 from qtool.cli.html import html_option, write_page
 from qtool.cli.outputs import STDOUT, outputs, show, taken
 from qtool.cli.parameters import Drop
+from qtool.cli.pipeline import EVAL_TAKES, check_pipeline, pipeline_option
 from qtool.cli.streams import remark, warn
 from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
@@ -31,6 +34,7 @@ from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
 from qtool.evaluation.metrics.registry import NAMES
 from qtool.evaluation.worst.keep import reserved_index
 from qtool.feeds import LabelledOptions
+from qtool.generation.together import evaluate_pipeline
 from qtool.report.evaluation import (
     evaluation_markdown,
     evaluation_text,
@@ -43,8 +47,9 @@ from qtool.report.junit import evaluation_junit
 
 
 @click.command("eval", cls=Command)
-@click.argument("float_model", metavar="FLOAT")
-@click.argument("candidates", metavar="CANDIDATE...", nargs=-1, required=True)
+@click.argument("float_model", metavar="FLOAT", required=False)
+@click.argument("candidates", metavar="CANDIDATE...", nargs=-1)
+@pipeline_option
 @data_option
 @click.option(
     "--metric",
@@ -65,6 +70,7 @@ from qtool.report.junit import evaluation_junit
 @samples_option
 @batch_size_option
 @labelled_options
+@mask_option
 @click.option(
     "--save-worst",
     type=(click.IntRange(min=1), str),
@@ -93,7 +99,8 @@ from qtool.report.junit import evaluation_junit
 def command(
     context: click.Context,
     *,
-    float_model: str,
+    float_model: str | None,
+    pipeline: str | None,
     candidates: tuple[str, ...],
     data: str,
     metrics: tuple[str, ...],
@@ -124,34 +131,36 @@ def command(
 
     Exits with 1 where a gate (--max-drop, --min-..., --max-size) fails. A metric of your own is a function (outputs,
     labels), two dictionaries of arrays, that returns a score for each sample or one for the batch; or a class
-    with update(outputs, labels) and result(). Higher is better unless it has lower_is_better = True.
+    with update(outputs, labels) and result(). Higher is better unless it has lower_is_better = True. With
+    --pipeline several models and their loop are compared by what they say, in float and in int8.
     """
+    check_pipeline(context, EVAL_TAKES, ("float_model", "candidates"), pipeline)
     if not latency and limits["min_speedup"] is None and "latency_runs" in given(context):
         raise UsageError("--latency-runs says nothing without --latency; give both, or neither")
     paths = {"--json": json_path, "--junit": junit_path, "--markdown": markdown_path, "--html": html_path}
     read = (data, reading.get("labels"))
     with reserved_index(save_worst, read, paths) as index, outputs(paths, replaced={"--save-worst": index}) as written:
         with progress_bar(quiet) as progress:
-            evaluation = evaluate(
-                float_model,
-                candidates,
-                data,
-                metrics=metrics or None,
-                decode=decode,
-                max_drop=max_drop,
-                min_sqnr=min_sqnr,
-                **limits,
-                samples=samples,
-                batch_size=batch_size,
-                save_worst=save_worst,
-                latency=latency,
-                latency_runs=latency_runs,
-                threads=threads,
-                provider=provider,
-                executor=executor,
-                progress=progress,
-                **reading,
-            )
+            shared: dict[str, Any] = {"metrics": metrics or None, "max_drop": max_drop, "samples": samples, **reading}
+            shared |= {"threads": threads, "provider": provider, "progress": progress}
+            if pipeline is not None:
+                evaluation = evaluate_pipeline(pipeline, data, **shared)
+            else:
+                assert float_model is not None, "click.MissingParameter otherwise"
+                evaluation = evaluate(
+                    float_model,
+                    candidates,
+                    data,
+                    decode=decode,
+                    min_sqnr=min_sqnr,
+                    **limits,
+                    batch_size=batch_size,
+                    save_worst=save_worst,
+                    latency=latency,
+                    latency_runs=latency_runs,
+                    executor=executor,
+                    **shared,
+                )
         if json_path is not None:
             written.json(json_path, evaluation.to_dict())
         written.text(junit_path, evaluation_junit(evaluation, taken()))

@@ -13,6 +13,7 @@ from qtool.cli.common import (
     data_option,
     json_option,
     labelled_options,
+    mask_option,
     quiet_option,
     samples_option,
 )
@@ -121,6 +122,7 @@ from qtool.targets.tables import find_target
 @samples_option
 @click.option("--threads", type=click.IntRange(min=1), metavar="T", help="Threads of torch.  [default: all cores]")
 @labelled_options
+@mask_option
 @config_option
 @json_option
 @html_option

@@ -34,7 +34,7 @@ _PRINTABLE = ("--json", "--junit", "--markdown")
 _MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
-    "tokenizer", "documents",
+    "tokenizer", "documents", "pipeline",
 )  # fmt: skip
 """Parameters of commands that name what is read: files, folders, or functions in files."""
 

@@ -25,6 +25,7 @@ from qtool.cli.common import (
     given,
     json_option,
     junit_option,
+    mask_option,
     provider_option,
     quiet_option,
     reading_options,
@@ -109,6 +110,7 @@ from qtool.targets.tables import find_target
 @threads_option
 @provider_option
 @reading_options
+@mask_option
 @config_option
 @json_option
 @junit_option

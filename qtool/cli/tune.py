@@ -22,6 +22,7 @@ from qtool.cli.common import (
     executor_options,
     json_option,
     labelled_options,
+    mask_option,
     provider_option,
     quiet_option,
     samples_option,
@@ -99,6 +100,7 @@ _LEAST_S = 0.001
 @provider_option
 @executor_options
 @labelled_options
+@mask_option
 @config_option
 @json_option
 @html_option

@@ -26,7 +26,7 @@ from qtool.core.records.evaluation import (
     MetricKind,
     ModelResult,
 )
-from qtool.core.state import State, rollout
+from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.evaluation.decoding.user import DecodeSpec
@@ -43,7 +43,7 @@ from qtool.evaluation.parts import FloatOutputs, float_outputs
 from qtool.evaluation.run import BatchRun, Reference, run_here, run_models
 from qtool.evaluation.trial import Measurement, check_outputs, scores_of
 from qtool.evaluation.worst.keep import Keeper, worst_folder
-from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
+from qtool.feeds import Batch, Data, Feeds, LabelledOptions, ReadOptions, open_feeds
 from qtool.feeds.formats.annotations import AUTO
 from qtool.feeds.preprocess import DETECTORS, preset_of
 from qtool.feeds.shown import PictureInput
@@ -143,7 +143,7 @@ def evaluate(
         check_interface(sessions[0], session, batch_size)
     specs = {"inputs": fed_specs_of(sessions[0].inputs, paths[0]), "outputs": sessions[0].output_specs}
     feeds = open_feeds(data, **specs, samples=samples, batch_size=batch_size, **reading)
-    judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs)
+    judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs, feeds.mask)
     comparison = _Comparison(sessions, chosen, drop, min_sqnr, decode, judged)
     if save_worst is not None and folder is not None:
         comparison.worst = _keeper(save_worst[0], folder, paths, feeds, specs["inputs"])
@@ -179,7 +179,7 @@ def compare(
     metric: MetricSpec | None,
     decode: DecodeSpec | None,
     compute: Compute,
-    states: Sequence[State],
+    reading: ReadOptions,
     reference: Reference | None = None,
 ) -> Evaluation:
     """Return the figures of candidates and the float model, measured a batch a thread: the same on any number of them.
@@ -194,10 +194,10 @@ def compare(
     for session in sessions[1:]:
         check_interface(sessions[0], session, 1)
     inputs = fed_specs_of(sessions[0].inputs, paths[0])
-    feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, state=states)
+    feeds = open_feeds(data, inputs, outputs=sessions[0].output_specs, **reading)
     judged = None if reference is None else reference.judged
     if judged is None:
-        judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs)
+        judged = float_outputs(paths[0], None if feeds.states else lambda: next(iter(feeds)).inputs, feeds.mask)
     chosen = None if metric is None else resolve_metrics(metric)
     comparison = _Comparison(sessions, chosen, None, None, decode, judged)
     batches = run_models(sessions, paths, feeds, compute, beside=True, reference=reference)
@@ -302,11 +302,13 @@ class _Comparison:
             if not self.trials:
                 self._begin(reference, batch, in_steps=bool(feeds.states))
             labels = {name: _read_only(array) for name, array in batch.labels.items()}
+            padding, mask = self.judged.padding, batch.mask
+            kept = None if padding is None or mask is None else padding.kept({padding.mask: mask})
             seen = []
             for trial, outputs in zip(self.trials, batch.outputs, strict=True):
                 if not trial.is_float:
                     check_outputs(trial.session, outputs, reference)
-                name, of_batch = trial.session.name, (labels, batch.start, batch.size, batch.shapes)
+                name, of_batch = trial.session.name, (labels, batch.start, batch.size, batch.shapes, kept)
                 seen.append(Observation(name, outputs, reference, *of_batch))
                 trial.update(seen[-1])
             if self.worst is not None and batch.inputs is not None:
@@ -326,7 +328,11 @@ class _Comparison:
     def _begin(self, reference: dict[str, np.ndarray], batch: BatchRun, *, in_steps: bool) -> None:
         self.numbers = bool(set(measured_outputs(reference)) - self.judged.places)
         heads = find_heads(reference, batch.labels, batch.size, in_steps=in_steps, decode=self.decode)
-        self.heads = replace(heads.with_places(self.judged.places.intersection(reference)), parts=self.judged.parts)
+        self.heads = replace(
+            heads.with_places(self.judged.places.intersection(reference)),
+            parts=self.judged.parts,
+            padding=self.judged.padding,
+        )
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
         check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
         labelled = any(metric.info.kind is MetricKind.ACCURACY for metric in self.metrics)

@@ -39,7 +39,7 @@ class BatchRun:
     """The outputs of all models for a batch, the first model's first, and what is asked of the batch itself.
 
     spreads, shapes: of its inputs, by name. inputs: themselves, None where workers were not asked for them. places: of
-    its samples.
+    its samples. mask: the input whose zeros are padding, None where there is none.
     """
 
     outputs: tuple[dict[str, np.ndarray], ...]
@@ -52,6 +52,7 @@ class BatchRun:
     shapes: dict[str, tuple[int, ...]]
     inputs: dict[str, np.ndarray] | None
     places: tuple[Place, ...]
+    mask: np.ndarray | None = None
 
 
 @dataclass(slots=True)
@@ -104,7 +105,8 @@ def run_models(
         WorkerError: a worker failed.
     """
     if compute.executor is None:
-        return run_here(sessions, feeds, feeds.states, compute.threads if beside else 1, reference)
+        threads = compute.threads if beside else 1
+        return run_here(sessions, feeds, feeds.states, threads, reference, mask=feeds.mask)
     return _run_elsewhere(compute.executor, paths, feeds, compute.in_worker(), beside=beside, inputs=inputs)
 
 
@@ -114,10 +116,12 @@ def run_here(
     states: Sequence[State],
     beside: int = 1,
     reference: Reference | None = None,
+    *,
+    mask: str | None = None,
 ) -> Iterator[BatchRun]:
     """Run each batch through all models in this process, so many batches at once; yields them in order.
 
-    Raises as `run_models` does.
+    `mask`: the input whose zeros are padding. Raises as `run_models` does.
     """
 
     def run(batch: Batch) -> BatchRun:
@@ -129,7 +133,8 @@ def run_here(
         shapes = {name: array.shape for name, array in batch.inputs.items()}
         spreads = spreads_of(batch.inputs)
         of_batch = (batch.labels, batch.start, batch.size, steps, batch.origin)
-        return BatchRun(outputs, *of_batch, spreads, shapes, batch.inputs, batch.places)
+        masked = None if mask is None else batch.inputs[mask]
+        return BatchRun(outputs, *of_batch, spreads, shapes, batch.inputs, batch.places, masked)
 
     if beside == 1:
         yield from map(run, batches)
@@ -154,6 +159,7 @@ class _Block:
     models: tuple[ModelFile, ...]
     source: Source
     states: tuple[State, ...]
+    mask: str | None
     compute: Compute
     beside: bool
     inputs: bool
@@ -171,7 +177,9 @@ def _run_elsewhere(
 
     def block(first: int, batches: tuple[Batch, ...] | None = None) -> _Block:
         stop = first + _BLOCK
-        return _Block(key, models, feeds.source, feeds.states, compute, beside, inputs, first, stop, batches)
+        return _Block(
+            key, models, feeds.source, feeds.states, feeds.mask, compute, beside, inputs, first, stop, batches
+        )
 
     def blocks() -> Iterator[_Block]:
         first, given = 0, iter(feeds)
@@ -221,7 +229,7 @@ def _run_block(block: _Block, supplies: Supplies) -> list[BatchRun] | Missing:
             return Missing((_BATCHES,))
         batches = runner.feeds.part(Shard(), block.first, block.stop)
     threads = block.compute.threads if block.beside else 1
-    found = run_here(runner.sessions, batches, block.states, threads)
+    found = run_here(runner.sessions, batches, block.states, threads, mask=block.mask)
     return [run if block.inputs else replace(run, inputs=None) for run in found]
 
 

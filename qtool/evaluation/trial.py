@@ -26,7 +26,7 @@ class Measurement:
     def __init__(self, session: Session, metrics: Sequence[Metric], heads: Heads, *, is_float: bool) -> None:
         self.session = session
         self.is_float = is_float
-        self.sqnr = None if is_float else Sqnr(heads.parts, heads.places)
+        self.sqnr = None if is_float else Sqnr(heads.parts, heads.places, heads.padding)
         predicted = heads.predicted
         self.agreement = None if is_float or predicted is None else Agreement(predicted, likely=heads.likely)
         self.nan: NanFound | None = None

@@ -11,6 +11,8 @@ from qtool.core.records.parts import Shard
 from qtool.core.state import State
 from qtool.core.text import amount
 from qtool.feeds.geometry import Geometry
+from qtool.feeds.masks import NO_MASK
+from qtool.feeds.reading import ReadOptions
 from qtool.feeds.source import NOWHERE, Source
 
 
@@ -128,6 +130,7 @@ class Feeds:
         states: what is fed back; where there are any, every batch is one sequence (`qtool.feeds.formats.sequences`).
         finish: what is done to every batch before it is handed out, or None.
         source: how another process opens the same data; `NOWHERE` for what was made in this one.
+        mask: the input whose zeros are padding, or None.
 
     Raises:
         DataError: while iterating, when the data cannot be fed to the model.
@@ -137,6 +140,7 @@ class Feeds:
     states: tuple[State, ...] = ()
     finish: Callable[[Batch], Batch] | None = None
     source: Source = NOWHERE
+    mask: str | None = None
 
     @property
     def name(self) -> str:
@@ -147,6 +151,11 @@ class Feeds:
     def notes(self) -> tuple[str, ...]:
         """The parts of the data that are left out, in words, a line each."""
         return self.reader.notes
+
+    @property
+    def again(self) -> ReadOptions:
+        """The options by which what was made of this data is read as it was."""
+        return {"state": self.states, "mask": None if self.states else self.mask or NO_MASK}
 
     @property
     def samples(self) -> int | None:
@@ -309,7 +318,11 @@ def _key(chunk: Chunk | Deferred) -> Hashable:
     if isinstance(chunk, Deferred):
         return chunk.divisible, chunk.shape
     inputs = tuple((n, a.shape[1:] if a.ndim else a.tobytes()) for n, a in sorted(chunk.inputs.items()))
-    labels = tuple((n, a.shape[1:], a.dtype.str) for n, a in sorted(chunk.labels.items()))
+    # texts of any length are of one kind
+    labels = tuple(
+        (n, a.shape[1:], a.dtype.str.rstrip("0123456789") if a.dtype.kind in "US" else a.dtype.str)
+        for n, a in sorted(chunk.labels.items())
+    )
     return chunk.divisible, inputs, labels
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qtool.core.errors import DataError, arg
-from qtool.core.state import may_feed_back
+from qtool.core.state import State, common_pattern, may_feed_back, same_end
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.core.text import closest
 from qtool.feeds.boxes import BOXES, CLASSES
@@ -125,7 +125,11 @@ def state_remedy(inputs: Sequence[InputSpec], outputs: Sequence[InputSpec]) -> s
         free = [output for output in outputs if output.name not in states.values()]
         feeding = [output.name for output in free if may_feed_back(output, spec)]
         if feeding:
-            states[spec.name] = closest(spec.name, feeding) or feeding[-1]
+            alike = same_end(spec.name, feeding)
+            states[spec.name] = alike.output if alike else closest(spec.name, feeding) or feeding[-1]
+    several = common_pattern(State(name, output) for name, output in states.items()) if len(states) > 1 else None
+    if several is not None:
+        return f"; if {quoted(states)} are states that outputs feed, declare them: {arg('state', several)}"
     options = " ".join(arg("state", f"{name}={output}") for name, output in states.items())
     if len(states) > 1:
         return f"; if {quoted(states)} are states that outputs feed, declare them: {options}"

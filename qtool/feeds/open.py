@@ -1,6 +1,7 @@
 """DATA of every kind -> `Feeds`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.recognition import instead_of_data, tilde
-from qtool.core.state import check_states
+from qtool.core.state import check_states, expanded_states
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import amount
 from qtool.feeds.batching import Feeds, Reader
@@ -29,6 +30,7 @@ from qtool.feeds.formats.listing import LABELS_FILE, files_of
 from qtool.feeds.formats.npz import ArrayTable, NpyTable, NpzTable, Table
 from qtool.feeds.formats.sequences import SequenceFitter, open_sequence_table
 from qtool.feeds.formats.tables import open_table
+from qtool.feeds.masks import chosen_mask
 from qtool.feeds.matching import state_remedy
 from qtool.feeds.reading import LabelledOptions, Reading
 from qtool.feeds.source import Source
@@ -110,6 +112,7 @@ def _opened(
     fitter: Fitter
     trim = None
     if reading.states:
+        reading = replace(reading, states=expanded_states(reading.states, inputs, outputs))
         check_states(reading.states, inputs, outputs)
         if batch_size != 1:
             raise UsageError(
@@ -123,7 +126,8 @@ def _opened(
     reader = _reader(data, fitter, batch_size, samples)
     if reading.labels not in (None, AUTO) and not _has_pictures(data):
         raise UsageError(f"{arg('labels', reading.labels)}: is for a folder of pictures, which the data is not")
-    return Feeds(reader, reading.states, trim, Source.of(data, samples, batch_size, reading, reader.samples))
+    mask = None if reading.states else chosen_mask(inputs, reading.mask)
+    return Feeds(reader, reading.states, trim, Source.of(data, samples, batch_size, reading, reader.samples), mask)
 
 
 def _has_pictures(data: Data) -> bool:

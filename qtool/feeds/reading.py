@@ -17,6 +17,8 @@ class ReadOptions(TypedDict, total=False):
     tokenizer: a HuggingFace tokenizer.json, which makes the model's inputs of the `text` in a .jsonl file.
     max_length: cut texts to so many tokens, special ones counted.
     trim: the input that masks padding with 0; every batch is cut to the longest sample in it.
+    mask: the input [samples, length] whose zeros are padding, which statistics and SQNR leave out; `none` for none. It
+        is found where left out, see `qtool.feeds.masks`.
     state: `INPUT=OUTPUT`, one or several: outputs that are fed back to inputs, step after step; every sample is then
         a sequence, see `qtool.feeds.formats.sequences`.
     """
@@ -25,6 +27,7 @@ class ReadOptions(TypedDict, total=False):
     tokenizer: str | Path | None
     max_length: int | None
     trim: str | None
+    mask: str | None
     state: StateSpec | None
 
 
@@ -40,6 +43,14 @@ class LabelledOptions(ReadOptions, total=False):
 def unlabelled(options: LabelledOptions) -> ReadOptions:
     """Return the options for other data than the one that has its labels where `labels` says."""
     return {name: value for name, value in options.items() if name != "labels"}  # type: ignore[return-value]
+
+
+def refuse_mask(options: ReadOptions) -> None:
+    """Refuse a mask where all positions count. Raises `UsageError`."""
+    if options.get("mask") is not None:
+        raise UsageError(
+            f"{arg('mask', options['mask'])}: says nothing here, where all positions count; use {arg('trim')}"
+        )
 
 
 def as_given(options: ReadOptions) -> tuple[tuple[str, str], ...]:
@@ -60,11 +71,17 @@ class Reading:
     tokenizer: Path | None = None
     max_length: int | None = None
     trim: str | None = None
+    mask: str | None = None
     states: tuple[State, ...] = ()
     labels: Path | None = None
 
     def __post_init__(self) -> None:
-        for option, value in (("preprocess", self.preprocess), ("tokenizer", self.tokenizer), ("trim", self.trim)):
+        for option, value in (
+            ("preprocess", self.preprocess),
+            ("tokenizer", self.tokenizer),
+            ("trim", self.trim),
+            ("mask", self.mask),
+        ):
             if self.states and value is not None:
                 raise UsageError(
                     f"{arg(option)} does not go with {arg('state')}, whose samples are sequences; leave one of them out"

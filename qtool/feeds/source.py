@@ -44,7 +44,7 @@ class Source:
         reading = self.reading
         tokenizer = "" if reading.tokenizer is None else _of_file(reading.tokenizer)
         parts = (self.samples, self.batch_size, self.available, reading.preprocess, tokenizer)
-        return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.states)))
+        return _digest(*map(repr, (*parts, reading.max_length, reading.trim, reading.mask, reading.states)))
 
     def read_by(self) -> tuple[tuple[str, str], ...]:
         """Return what was given of how data is read: digests of the preprocess and the tokenizer, and the others."""

@@ -111,6 +111,41 @@ class TextEncoder:
             ) from error
 
 
+class TextDecoder:
+    """A tokenizer that makes texts of tokens; special ones are left out.
+
+    Args:
+        path: a tokenizer.json of the tokenizers library.
+
+    Raises:
+        UsageError: the library is missing, or the file is no tokenizer.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tokenizer = _loaded(path)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of a row of tokens. Raises `DataError` where the library makes none of them."""
+        try:
+            with _library():
+                text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        except _LibraryError as error:
+            raise DataError(
+                f"{self._path}: makes no text of the tokens ({error}); give the model's own tokenizer"
+            ) from error
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text, special ones among them. Raises `DataError`."""
+        try:
+            with _library():
+                tokens: list[int] = self._tokenizer.encode(text).ids
+        except _LibraryError as error:
+            raise DataError(f"{self._path}: makes no tokens of the text ({error}); correct it") from error
+        return tokens
+
+
 class _LibraryError(Exception):
     """What the tokenizers library raised, in one line."""
 

@@ -85,7 +85,7 @@ class Measure:
         files = [self.folder / f"measured{number}.onnx" for number in range(len(plans))]
         for file, plan in zip(files, plans, strict=True):
             model_io.write(model_io.consume(rewrite(self.prepared, plan)), file)
-        found = compare(self.source, files, data, self.metric, self.decode, self.compute, (), reference)
+        found = compare(self.source, files, data, self.metric, self.decode, self.compute, {}, reference)
         for file in files:
             for part in model_files(file):
                 part.unlink()

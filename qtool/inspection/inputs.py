@@ -15,6 +15,7 @@ from qtool.feeds import ReadOptions
 from qtool.feeds.formats.sequences import unrolled
 from qtool.feeds.invented import NotInventedError, flaw, invented_inputs
 from qtool.feeds.open import Data, open_for_model
+from qtool.feeds.reading import refuse_mask
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
 from qtool.inspection.makers import strange_operators
@@ -48,6 +49,7 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
     Raises:
         DataError, UsageError: the data does not fit the model, or options of reading stand without data.
     """
+    refuse_mask(options)
     if data is None:
         given = [name for name, value in options.items() if value]
         if given:

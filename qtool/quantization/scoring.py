@@ -77,7 +77,8 @@ class Scorer:
             graph = compose.with_outputs(prepared, list(dict.fromkeys([*names, *reads])))
             run = Session(graph, name="the prepared model").run
             exact = list(side_by_side(lambda example: kept(run(example)), examples))
-        self._exact = exact
+        # the mask of padded positions lies among the inputs
+        self._exact = [{**example, **outputs} for example, outputs in zip(examples, exact, strict=True)]
         self._judge = OutputJudge(prepared, examples[0], exact[0])
         self._begun: dict[tuple[int, Hashable], _Begun] = {}
 

@@ -1,12 +1,16 @@
 """An evaluation as a text table and as Markdown."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qtool.core.records.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
+from qtool.core.state import State, common_pattern
 from qtool.core.text import amount, line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size, in_markdown, markdown, number
+
+_MOST_STATES = 3
+"""So many are named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,13 @@ def _notes(evaluation: Evaluation) -> list[str]:
     return notes + worst_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
 
 
+def _states(states: Sequence[str]) -> str:
+    """States in words: many by the pattern that stands for them, or by their number."""
+    if len(states) <= _MOST_STATES:
+        return ", ".join(states)
+    return common_pattern(map(State.parse, states)) or f"{states[0]} and {len(states) - 1} more"
+
+
 def setup_line(evaluation: Evaluation) -> str:
     """Return the line that says the samples, the threads, and how the latency was taken."""
     steps = "" if evaluation.steps is None else f" of {amount(evaluation.steps, 'step')} in all"
@@ -49,7 +60,7 @@ def setup_line(evaluation: Evaluation) -> str:
     if evaluation.provider != "cpu":
         said += f", provider {evaluation.provider}"
     if evaluation.states:
-        said += f"; state fed back: {', '.join(evaluation.states)}"
+        said += f"; state fed back: {_states(evaluation.states)}"
     if evaluation.latency is not None:
         setup = evaluation.latency
         said += f"; latency: medians of {amount(setup.runs, 'interleaved run')}, batch {setup.batch}"

@@ -14,9 +14,9 @@ from qtool.core.records.evaluation import ModelResult
 from qtool.core.records.plan import Plan
 from qtool.core.records.tuning import Step
 from qtool.core.records.verification import Verification
-from qtool.core.state import State
 from qtool.evaluation.evaluate import compare
 from qtool.evaluation.run import Reference
+from qtool.feeds import ReadOptions
 from qtool.graph import external, model_io
 from qtool.graph.edit import Model
 from qtool.graph.model_files import model_files, model_size
@@ -40,7 +40,7 @@ class Judge:
     """Judges plans of one float graph on data that chooses.
 
     source: the float model's path. folder: for candidates. choosing: the records that candidates are judged on.
-    budget: is told what judging takes. states: what is fed back there. compute: where and how candidates are judged.
+    budget: is told what judging takes. reading: how that is read. compute: where and how candidates are judged.
     reference: of the float model, over the records. samples: how many there are to choose on, once that is known.
     """
 
@@ -52,7 +52,7 @@ class Judge:
     folder: Path
     budget: Budget
     compute: Compute
-    states: tuple[State, ...] = ()
+    reading: ReadOptions = field(default_factory=ReadOptions)
     reference: Reference | None = None
     macs: dict[str, int | None] = field(default_factory=dict)
     possible: frozenset[str] = frozenset()
@@ -95,7 +95,7 @@ class Judge:
             self.aim.metric,
             self.aim.decode,
             self.compute,
-            self.states,
+            self.reading,
             self.reference,
         )
         self.budget.judged(time.monotonic() - begun, 1 + len(files))

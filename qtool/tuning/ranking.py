@@ -36,7 +36,7 @@ def rank_by_sensitivity(judge: Judge, plan_of: PlanOf, progress: Progress) -> Ra
     Raises:
         UnrankedError: none could be.
     """
-    feeds = open_for_model(judge.model, judge.choosing, state=judge.states)
+    feeds = open_for_model(judge.model, judge.choosing, **judge.reading)
     try:
         analysis = measure_layers(
             judge.planner.prepared,

@@ -56,7 +56,7 @@ def part_data(
     timed, is_part = Portion(calibrating, budget.part), eval_data is None or calibrating.modulus > 1
     return Shares(
         # all of it is read as it is, and where workers can, by them
-        open_for_model(prepared.model, timed, state=feeds.states) if is_part or budget.seconds else feeds,
+        open_for_model(prepared.model, timed, **feeds.again) if is_part or budget.seconds else feeds,
         timed,
         Portion(choosing, budget.part, kept=KEPT),
         Portion(reporting, lambda: budget.end, ahead=threads + 1),

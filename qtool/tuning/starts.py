@@ -136,7 +136,7 @@ class Starts:
             self.folder,
             self.budget,
             self.compute,
-            self.parts.feeds.states,
+            self.parts.feeds.again,
             self._shared(),
         )
         self.judges.append(judge)

@@ -157,7 +157,7 @@ def tune(
         def report() -> Evaluation:
             progress("report", 0, None)
             told = replace(compute, progress=progress)
-            return compare(model, [output], parts.reporting, metric, decode, told, parts.feeds.states)
+            return compare(model, [output], parts.reporting, metric, decode, told, parts.feeds.again)
 
         progress("calibrate and try", 0, None)
         search.complete(tried)
@@ -249,7 +249,7 @@ def _check_data(model: PathLike, aim: Aim, parts: Shares, provider: str) -> bool
     Returns whether the classes that it says are those of samples.
     """
     found = [
-        probe(model, records, aim.metric, aim.decode, provider=provider, state=parts.feeds.states)
+        probe(model, records, aim.metric, aim.decode, provider=provider, **parts.feeds.again)
         for records in (parts.choosing.records, parts.reporting.records)
     ]
     for one in found:

@@ -81,7 +81,7 @@ ROOMS = {
     "evaluation": _room(
         "metrics, decoders of boxes, latency, gates: models beside the float one; pictures of the worst samples",
         f"{_CORE} graph runtime execution feeds anatomy",
-        "numpy PIL faster_coco_eval",
+        "numpy PIL faster_coco_eval sacrebleu",
     ),
     "quantization": _room(
         "`quantize`: the candidates for a plan, measured",
@@ -93,6 +93,10 @@ ROOMS = {
         f"{_BELOW} feeds evaluation pipeline.prepare pipeline.recovery pipeline.calibration pipeline.rewrite "
         "pipeline.verify quantization",
         "numpy torch",
+    ),
+    "generation": _room(
+        "pipelines: several models and the loop that runs them, calibrated and evaluated together",
+        f"{_CORE} graph runtime feeds evaluation pipeline.calibration",
     ),
     "tuning": _room(
         "`sensitivity` and `tune`: plans varied and judged",
@@ -108,13 +112,13 @@ ROOMS = {
     "report.html": _room("JSON documents -> one page for a browser", f"{_CORE} report", "jinja2 markupsafe"),
     "qtool": _room(
         "the public names",
-        f"{_CORE} execution pipeline.calibration quantization evaluation finetuning tuning inspection",
+        f"{_CORE} execution pipeline.calibration quantization evaluation finetuning generation tuning inspection",
         "",
     ),
     "cli": _room(
         "click and tqdm; a file a command: parse, call one function, render",
-        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning tuning "
-        "inspection report report.html",
+        f"qtool {_CORE} graph targets execution feeds pipeline.calibration quantization evaluation finetuning "
+        "generation tuning inspection report report.html",
         "click tqdm",
     ),
     "__main__": _room("`python -m qtool`", "cli", ""),

@@ -72,6 +72,7 @@ def _check_alike(first: Statistics, other: Statistics) -> None:
     differing = {
         "model": first.model_digest != other.model_digest,
         f"preparation ({', '.join(arg(name) for name in ASKED.values())})": first.recipe != other.recipe,
+        f"{arg('mask')}": first.mask != other.mask,
         "list of tensors, made by another version of qtool": list(first.tensors) != list(other.tensors),
     }
     for what, differs in differing.items():

@@ -66,6 +66,7 @@ class Statistics:
     part: which part of a calibration they are, whose examples are chosen once it is whole; None for a whole one.
     reading: the options that said how the data is read, by name, as they were given: for commands that are proposed.
     read_by: what they say: digests of the preprocess and of the tokenizer, and the others, by name.
+    mask: the input whose zeros are padded positions, of which nothing was counted where tensors have them; "" for none.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Statistics:
     part: Part | None = None
     reading: tuple[tuple[str, str], ...] = ()
     read_by: tuple[tuple[str, str], ...] = ()
+    mask: str = ""
 
     def __repr__(self) -> str:
         return summary(
@@ -141,6 +143,7 @@ class Statistics:
             {name: (flaw.sample, flaw.origin) for name, flaw in sorted(self.flaws.items())} or None,
             self.reading or None,
             self.read_by or None,
+            self.mask or None,
         )
         document = {**header("calibration", VERSION), **encoded(content)}
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -264,6 +267,7 @@ def _read(members: MemberReader, file: str, model_digest: str | None, model_name
         part=part,
         reading=known.reading or (),
         read_by=known.read_by or (),
+        mask=known.mask or "",
     )
 
 

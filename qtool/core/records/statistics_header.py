@@ -33,7 +33,7 @@ class StatisticsHeader:
     """The JSON of a calibration file: everything but the arrays.
 
     examples: the names of each one's inputs. not_finite: tensor -> the sample and the batch in which NaN or Inf was
-    seen; None where it was in none. reading, read_by: as in `Statistics`; None where there is none.
+    seen; None where it was in none. reading, read_by, mask: as in `Statistics`; None where there is none.
     """
 
     model: str
@@ -46,6 +46,7 @@ class StatisticsHeader:
     not_finite: dict[str, tuple[int, str]] | None = field(default=None, metadata=OPTIONAL)
     reading: tuple[tuple[str, str], ...] | None = field(default=None, metadata=OPTIONAL)
     read_by: tuple[tuple[str, str], ...] | None = field(default=None, metadata=OPTIONAL)
+    mask: str | None = field(default=None, metadata=OPTIONAL)
 
     def check(self) -> None:
         """Raise `ValueError`, naming the field, where there are no such statistics."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import Parts
 from qtool.evaluation.decoding.user import DecodeSpec, decoder_name, resolve_decoder
 from qtool.evaluation.metrics.detection import Detector
@@ -53,7 +54,8 @@ class Heads:
     token_labels: whether the labels are the tokens'. predicted: the output whose predictions are compared with float's;
     likely: whether that is known by its shape alone, and its values must show that they are class scores. parts: of an
     output, those that differ in kind. places: outputs that say places or classes and nothing else. detector: finds
-    boxes, where somebody says how the outputs become boxes.
+    boxes, where somebody says how the outputs become boxes. texts: the output of one string a sample.
+    padding: where outputs hold padded positions. embedding: the output of one vector a sample.
     """
 
     classes: ClassOutput | None = None
@@ -65,6 +67,9 @@ class Heads:
     parts: Mapping[str, Parts] = field(default_factory=dict)
     places: frozenset[str] = frozenset()
     detector: Detector | None = None
+    texts: str | None = None
+    padding: Padding | None = None
+    embedding: str | None = None
 
     def with_places(self, places: frozenset[str]) -> "Heads":
         """Return the heads where the graph says that these outputs hold places or classes, whatever their type is."""
@@ -124,6 +129,8 @@ def find_heads(
         token_labels=tokens is not None,
         predicted=predicted,
         likely=likely,
+        texts=_find_texts(outputs, size),
+        embedding=_find_embedding(outputs, size),
     )
 
 
@@ -186,6 +193,18 @@ def _are_probabilities(scores: np.ndarray) -> bool:
             if (values >= 0).all() and bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-2)):
                 return True
     return False
+
+
+def _find_embedding(outputs: Mapping[str, np.ndarray], size: int) -> str | None:
+    """The first output [N, width], one that is called so before others."""
+    fitting = [
+        n for n, o in outputs.items() if o.dtype.kind == "f" and o.ndim == 2 and len(o) == size and o.shape[1] > 1
+    ]
+    return next((name for name in fitting if "embed" in name.lower()), next(iter(fitting), None))
+
+
+def _find_texts(outputs: Mapping[str, np.ndarray], size: int) -> str | None:
+    return next((n for n, o in outputs.items() if o.dtype.kind in "OU" and o.shape in {(size,), (size, 1)}), None)
 
 
 def _is_number(output: np.ndarray) -> bool:
@@ -275,9 +294,14 @@ def counted(labels: Mapping[str, np.ndarray], array: np.ndarray, output: ClassOu
     """
     wanted = labels.get(LABELS)
     shape = array.shape if output.holds_class else array.shape[:-1]
-    if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or wanted.shape != shape:
+    if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or not same_places(shape, wanted.shape):
         return None
     return np.asarray(wanted.reshape(-1) >= 0)
+
+
+def same_places(shape: tuple[int, ...], labels: tuple[int, ...]) -> bool:
+    """Return whether labels have a place for each of an output's, as steps of one token, [N, T, 1], have for [N, T]."""
+    return shape == labels or (shape[:2] == labels[:2] and set(shape[2:]) | set(labels[2:]) == {1})
 
 
 def _labelled_tokens(
@@ -287,9 +311,9 @@ def _labelled_tokens(
     if wanted is None or wanted.ndim < 2 or wanted.dtype.kind not in "iub" or len(wanted) != size:
         return None
     for name, output in outputs.items():
-        if output.dtype.kind == "f" and output.shape[:-1] == wanted.shape and output.size:
+        if output.dtype.kind == "f" and same_places(output.shape[:-1], wanted.shape) and output.size:
             return ClassOutput(name, output.shape[-1], holds_class=False)
-        if output.dtype.kind in "iu" and output.shape == wanted.shape and wanted[0].size > 1:
+        if output.dtype.kind in "iu" and same_places(output.shape, wanted.shape) and wanted[0].size > 1:
             return ClassOutput(name, 1, holds_class=True)
     return None
 

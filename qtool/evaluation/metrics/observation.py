@@ -13,7 +13,8 @@ class Observation:
 
     `outputs` and `reference` (the float model's outputs) have the same names and shapes; `labels` is
     everything in the data beside the inputs, first axis = samples. `start` is the index of the first sample,
-    `size` their number. `shapes` are those of the inputs, by name.
+    `size` their number. `shapes` are those of the inputs, by name. `kept`: which positions are no padding, bool
+    [samples, length]; None where all are.
     """
 
     model: str
@@ -23,6 +24,7 @@ class Observation:
     start: int
     size: int
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: np.ndarray | None = None
 
 
 def holds_nan(seen: Observation) -> bool:

@@ -19,10 +19,21 @@ from qtool.evaluation.metrics.heads import ClassOutput, Heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.pictures import Psnr, Ssim, peak_of
 from qtool.evaluation.metrics.pixels import PixelClasses
+from qtool.evaluation.metrics.retrieval import RANKING, RECALL, RankingAgreement, RecallAtK, neighbours_of
 from qtool.evaluation.metrics.similarity import Cosine, Mse, Sqnr
 from qtool.evaluation.metrics.tokens import TokenAccuracy, TokenAgreement, require_tokens
+from qtool.evaluation.metrics.transcripts import (
+    BLEU,
+    CER,
+    CHRF,
+    EXACT,
+    WER,
+    CorpusScore,
+    ErrorRate,
+    ExactMatch,
+    Transcription,
+)
 from qtool.evaluation.metrics.user import UserAccumulator, UserMetric, check_user_metric, load_user_metric
-from qtool.evaluation.metrics.wer import WER, Transcription, WordErrorRate
 
 MetricSpec = str | UserMetric
 
@@ -159,12 +170,31 @@ def _of_classes(name: str, start: Callable[[ClassOutput], Accumulator], worst: f
     return _accuracy(name, lambda heads: start(require_class_output(heads.classes, name, k)), worst)
 
 
-def _wer(name: str) -> Metric:
+def _transcript(name: str) -> Metric:
+    """A metric of what is said, with its settings behind colons."""
     Transcription.parse(name)
-    return Metric(
-        MetricInfo(name, MetricKind.ACCURACY, lower_is_better=True),
-        lambda heads: WordErrorRate(require_tokens(heads, name), name),
-    )
+    kind = name.partition(":")[0]
+    info = MetricInfo(name, MetricKind.ACCURACY, kind in (WER, CER), worst=0.0 if kind == EXACT else None)
+    return Metric(info, lambda heads: _TRANSCRIPTS[kind](heads, name))
+
+
+def _recall(name: str) -> Metric:
+    neighbours_of(name)
+    return _accuracy(name, lambda heads: RecallAtK(heads, name))
+
+
+def _ranking(name: str) -> Metric:
+    neighbours_of(name)
+    return _similarity(name, lambda heads: RankingAgreement(heads, name), 1.0)
+
+
+_TRANSCRIPTS: dict[str, Callable[[Heads, str], Accumulator]] = {
+    WER: ErrorRate,
+    CER: ErrorRate,
+    EXACT: ExactMatch,
+    BLEU: CorpusScore,
+    CHRF: CorpusScore,
+}
 
 
 def _boxes(name: str, overlaps: Sequence[float]) -> Metric:
@@ -199,8 +229,9 @@ _BUILTIN = {
         _of_classes("auc", Auc),
         _accuracy("pearson", lambda heads: Pearson(heads.score), worst=-1.0),
         _accuracy("spearman", lambda heads: Spearman(heads.score), worst=-1.0),
+        _recall(RECALL),
         _accuracy("token_accuracy", lambda heads: TokenAccuracy(require_tokens(heads, "token_accuracy"))),
-        _wer(WER),
+        *map(_transcript, _TRANSCRIPTS),
         _similarity("token_agreement", lambda heads: TokenAgreement(require_tokens(heads, "token_agreement")), 1.0),
         _boxes("map", COCO_OVERLAPS),
         _boxes("map50", COCO_OVERLAPS[:1]),
@@ -214,13 +245,16 @@ _BUILTIN = {
         _accuracy("pixel_accuracy", lambda _: PixelClasses("pixel_accuracy", mean=False), content=Content.MASKS),
         _picture(Psnr, "psnr"),
         _picture(Ssim, "ssim", -1.0),
+        _ranking(RANKING),
         _similarity("cosine", lambda _: Cosine(), 1.0),
-        _similarity("sqnr", lambda heads: Sqnr(heads.parts, heads.places), math.inf),
+        _similarity("sqnr", lambda heads: Sqnr(heads.parts, heads.places, heads.padding), math.inf),
         _similarity("mse", lambda _: Mse(), 0.0, lower_is_better=True),
     )
 }
 _PARAMETERS: dict[str, Callable[[str], Metric]] = {
-    WER: _wer,
+    **dict.fromkeys(_TRANSCRIPTS, _transcript),
+    RECALL: _recall,
+    RANKING: _ranking,
     "psnr": lambda spec: _picture(Psnr, spec),
     "ssim": lambda spec: _picture(Ssim, spec, -1.0),
 }

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
+from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import OutputNoise, Parts, measured_outputs, unlike, worst
 from qtool.evaluation.metrics.observation import Observation, rows
 
@@ -16,10 +17,14 @@ class Sqnr:
     """The signal to quantisation noise ratio of the worst output in dB; see `qtool.core.numerics.sqnr`.
 
     Of the outputs in `measured_outputs` that are none of `places`, and of one that has `parts` that of the worst of
-    these. Identical outputs give inf; NaN or Inf unlike float's -inf.
+    these. Identical outputs give inf; NaN or Inf unlike float's -inf. Padded positions, where `padding` finds them,
+    count as neither signal nor noise.
     """
 
-    def __init__(self, parts: Mapping[str, Parts] | None = None, places: Collection[str] = ()) -> None:
+    def __init__(
+        self, parts: Mapping[str, Parts] | None = None, places: Collection[str] = (), padding: Padding | None = None
+    ) -> None:
+        self._padding = padding or Padding("")
         self._parts = parts or {}
         self._places = places
         self._outputs: dict[str, OutputNoise] = {}
@@ -31,7 +36,8 @@ class Sqnr:
                 continue
             if name not in self._outputs:
                 self._outputs[name] = OutputNoise(self._parts.get(name))
-            self._outputs[name].add(seen.reference[name], seen.outputs[name])
+            pair = (seen.reference[name], seen.outputs[name])
+            self._outputs[name].add(*(self._padding.blanked(name, array, seen.kept) for array in pair))
 
     def result(self) -> float:
         """Return the SQNR in dB of the worst output; NaN where none is measured, or one holds NaN unlike float's."""

@@ -5,7 +5,7 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.text import amount
 from qtool.evaluation.metrics.classes import Agreement, are_whole
-from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions
+from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions, same_places
 from qtool.evaluation.metrics.observation import Observation
 
 
@@ -29,7 +29,7 @@ class TokenAccuracy:
         scores = seen.outputs[self._output.name]
         shape = scores.shape if self._output.holds_class else scores.shape[:-1]
         labels = token_labels(seen, self._output, "token_accuracy")
-        if labels.shape != shape:
+        if not same_places(shape, labels.shape):
             raise DataError(
                 f"{arg('metric', 'token_accuracy')}: 'labels' in {arg('data')} has shape {list(labels.shape)} from "
                 f"sample {seen.start}, "

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from qtool.core.errors import DataError, arg
-from qtool.core.state import Arrays, State, rollout, sequence_length
+from qtool.core.state import Arrays, State, growing_axes, rollout, sequence_length
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.feeds.batching import Batching, Chunk, Feeds, Reader
 from qtool.feeds.checks import Described, check_dtype, check_shape, fits_dimensions, to_input
@@ -26,7 +26,11 @@ class SequenceFitter(Fitter):
     An input of shape [N, ...] is fed by [T, ...], or by [T, N, ...], which it must be where the model fixes N at more
     than 1; a scalar by [T], or by one number. What has one step where others have more is the same at every step. A
     state starts at the array of its name, else at zeros; a free dimension of it has the size that the same name has
-    in another input, else 1.
+    in another input, else 0 where it grows from step to step (`qtool.core.state.growing_axes`), else 1.
+
+    With states that grow, an input of shape [N, L] is fed by [T] too: by an entry a step, or, where its length L is
+    that of the grown state, by all entries so far. What differs in shape from step to step otherwise is an array of
+    objects [T], which holds an array a step, in the input's own shape.
 
     Raises:
         DataError: the model has no input.
@@ -38,6 +42,9 @@ class SequenceFitter(Fitter):
         self.states = tuple(states)
         self.known = list(inputs)
         self._carried = [spec for spec in inputs if spec.name in carried]
+        self._growing = growing_axes(states, inputs, outputs)
+        gives = {spec.name: spec.shape or () for spec in outputs}
+        self._grown = {gives[s.output][a] for s in states for a in self._growing[s.input]} - {None}
 
     def batching(self, batch_size: int, limit: int | None) -> Batching:  # noqa: ARG002
         """Return batches of one sequence at a time, whatever `batch_size` is."""
@@ -62,7 +69,16 @@ class SequenceFitter(Fitter):
         steps = max(shape[0] for shape in shapes.values())
         inputs = {}
         for spec in self.inputs:
-            array = to_input(where, arrays[roles[spec.name]], spec, start, samples=False).reshape(shapes[spec.name])
+            array = arrays[roles[spec.name]]
+            if _is_ragged(array, spec):
+                inputs[spec.name] = _ragged([_checked_step(where, one, spec, start) for one in array])
+                continue
+            array = to_input(where, array, spec, start, samples=False)
+            if self._grows(array, spec):
+                known = len(array) - steps
+                inputs[spec.name] = _ragged([array[None, : known + step + 1] for step in range(steps)])
+                continue
+            array = array.reshape(shapes[spec.name])
             inputs[spec.name] = array if len(array) == steps else np.repeat(array, steps, axis=0)
         fed = set(roles.values()) | {spec.name for spec in self._carried}
         labels = with_labels({name: array[None] for name, array in arrays.items() if name not in fed})
@@ -76,7 +92,8 @@ class SequenceFitter(Fitter):
         carried = {spec.name: spec for spec in self._carried}
         roles = self.match(where, {name: array for name, array in arrays.items() if name not in carried})
         shapes = {
-            spec.name: _sequence_shape(where, roles[spec.name], arrays[roles[spec.name]], spec) for spec in self.inputs
+            spec.name: self._shape(where, roles[spec.name], arrays[roles[spec.name]], spec, arrays)
+            for spec in self.inputs
         }
         for name, array in arrays.items():
             if name in carried:
@@ -96,6 +113,32 @@ class SequenceFitter(Fitter):
                 )
         return roles, shapes
 
+    def _shape(
+        self, where: str, name: str, array: Described, spec: InputSpec, arrays: Mapping[str, Described]
+    ) -> tuple[int, ...]:
+        """The shape with the steps in front."""
+        if _is_ragged(array, spec):
+            return array.shape
+        if len(array.shape) == 1 and spec.shape is not None and len(spec.shape) == 2 and any(self._growing.values()):
+            check_dtype(where, f"'{name}'", array.dtype, spec)
+            if self._grows(array, spec):
+                return (array.shape[0] - self._known(arrays), 1)
+            if all(not isinstance(dimension, int) or dimension == 1 for dimension in spec.shape):
+                return (array.shape[0], 1, 1)
+        return _sequence_shape(where, name, array, spec)
+
+    def _grows(self, array: Described, spec: InputSpec) -> bool:
+        """Whether an array holds an entry for each position of a state that grows."""
+        own = spec.shape or ()
+        return len(array.shape) == 1 and len(own) == 2 and isinstance(own[1], str) and own[1] in self._grown
+
+    def _known(self, arrays: Mapping[str, Described]) -> int:
+        """The length of the growing states before the first step."""
+        for name, axes in self._growing.items():
+            if name in arrays and axes:
+                return arrays[name].shape[min(axes)]
+        return 0
+
     def _zeros(self, spec: InputSpec, inputs: Arrays) -> np.ndarray:
         if spec.shape is None:
             raise DataError(
@@ -105,10 +148,41 @@ class SequenceFitter(Fitter):
         sizes = {
             dimension: size
             for other in self.inputs
-            for dimension, size in zip(other.shape or (), inputs[other.name].shape[1:], strict=False)
+            for dimension, size in zip(other.shape or (), _step_shape(inputs[other.name]), strict=False)
             if isinstance(dimension, str) and dimension
         }
-        return np.zeros([d if isinstance(d, int) else sizes.get(d or "", 1) for d in spec.shape], spec.dtype)
+        growing = self._growing[spec.name]
+        lengths = [
+            d if isinstance(d, int) else 0 if axis in growing else sizes.get(d or "", 1)
+            for axis, d in enumerate(spec.shape)
+        ]
+        return np.zeros(lengths, spec.dtype)
+
+
+def _is_ragged(array: Described, spec: InputSpec) -> bool:
+    """Whether it is an array a step, each of its own shape."""
+    return array.dtype == np.object_ != spec.dtype and len(array.shape) == 1
+
+
+def _checked_step(where: str, value: object, spec: InputSpec, start: int) -> np.ndarray:
+    """The array of one step, in the input's type and whole shape."""
+    array = np.asarray(value)
+    check_dtype(where, f"'{spec.name}'", array.dtype, spec)
+    check_shape(where, f"a step's '{spec.name}'", array, array.shape if spec.shape is None else spec.shape, spec)
+    return to_input(where, array, spec, start, samples=False)
+
+
+def _ragged(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    held = np.empty(len(arrays), np.object_)
+    for step, array in enumerate(arrays):
+        held[step] = np.ascontiguousarray(array)
+    return held
+
+
+def _step_shape(array: np.ndarray) -> tuple[int, ...]:
+    """The shape of the first step."""
+    shape: tuple[int, ...] = array[0].shape if array.dtype == np.object_ and len(array) else array.shape[1:]
+    return shape
 
 
 def _sequence_shape(where: str, name: str, array: Described, spec: InputSpec) -> tuple[int, ...]:

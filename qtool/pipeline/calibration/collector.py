@@ -47,7 +47,8 @@ class Collector:
         self._computed = [t for t in wanted if t not in inputs and t not in in_bodies]
         outputs = [str(v.name) for v in model.graph.outputs if v.name not in self._computed]
         carried = {state.output for state in states}
-        any_order = [t for t in self._computed if t not in carried and t not in tensors.channels]
+        ordered = {*carried, *tensors.channels, *(tensors.padding.axes if tensors.padding else ())}
+        any_order = [t for t in self._computed if t not in ordered]
         graph = compose.with_outputs(model, [*self._computed, *outputs])
         self._observer = Observer(graph, any_order, prepared.name, compute.provider)
 
@@ -71,10 +72,7 @@ class Collector:
                 is born.
         """
         prepared, wanted = self._prepared, self._tensors
-        counter = Counter(
-            prepared.name, self._observer, self._fed, self._computed, wanted.channels, wanted.finite, self._states,
-            self._inside,
-        )  # fmt: skip
+        counter = Counter(prepared.name, self._observer, self._fed, self._computed, wanted, self._states, self._inside)
         rows: tuple[Row, ...] = ()
         samples, stop = 0, first
         try:
@@ -95,5 +93,6 @@ class Collector:
             channels={t: row for t in wanted.channels if (row := counter.channels.get(t)) and t not in counter.flaws},
             recipe=prepared.recipe,
             flaws=counter.flaws,
+            mask=counter.mask,
             part=Part(shard, ranges, complete=False, settings=settings, origin="", rows=rows),
         )

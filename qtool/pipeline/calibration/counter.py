@@ -8,7 +8,7 @@ of their own, while it runs the next batch.
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from qtool.core.records.statistics import Flaw
 from qtool.core.state import State, rollout, sequence_length
 from qtool.feeds.batching import Batch
 from qtool.pipeline.calibration.explain import ModelRun, NotFiniteDataError
+from qtool.pipeline.calibration.tensors import CalibratedTensors
 from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.observer import Observer
 
@@ -79,8 +80,8 @@ class Counter:
         session: hands out the tensors.
         fed: the counted tensors that are inputs of the model.
         computed: the counted tensors that are outputs of the session.
-        by_channel: those of both whose channels have a range of their own.
-        finite: those of both that must hold neither NaN nor Inf; where others do, `flaws` says where first.
+        wanted: of both, whose channels have a range of their own, which must hold neither NaN nor Inf (where others do,
+            `flaws` says where first), and where computed ones hold padding.
         states: what is fed back from step to step; with any, a batch is a sequence.
         inside: hands out tensors of the bodies of If, Loop and Scan, in each run of these; None where there are none.
     """
@@ -91,8 +92,7 @@ class Counter:
         session: Observer,
         fed: Sequence[str],
         computed: Sequence[str],
-        by_channel: Sequence[str],
-        finite: Collection[str],
+        wanted: CalibratedTensors,
         states: Sequence[State],
         inside: InsideBodies | None = None,
     ) -> None:
@@ -104,9 +104,11 @@ class Counter:
         self.inside = inside
         in_bodies = () if inside is None else inside.tensors
         self.histograms = {t: Histogram() for t in (*fed, *computed, *in_bodies)}
-        self.by_channel = set(by_channel)
+        self.by_channel = set(wanted.channels)
+        self.padding = wanted.padding
+        self.mask = "" if wanted.padding is None else wanted.padding.mask
         self.channels: dict[str, ChannelRange] = {}
-        self.finite = finite
+        self.finite = wanted.finite
         self.flaws: dict[str, Flaw] = {}
         self.locks = {t: threading.Lock() for t in self.histograms}
 
@@ -149,11 +151,13 @@ class Counter:
         run, arrays = finished.run, finished.arrays
         for tensor in self.fed:
             self._count(tensor, run.inputs[tensor], run)
+        padding = self.padding
+        kept = None if padding is None else padding.kept(run.inputs)
         for i, tensor in enumerate(self.session.outputs):
             # let go of each array once it is counted
             array, arrays[i] = arrays[i], np.empty(0, np.float32)
             if tensor in self.histograms:
-                self._count(tensor, array, run)
+                self._count(tensor, array if padding is None else padding.selected(tensor, array, kept), run)
         if self.inside is not None:
             self._count_inside(self.inside, run)
         return (run.inputs,)

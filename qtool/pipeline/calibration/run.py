@@ -16,6 +16,7 @@ from qtool.core.records.statistics import Statistics, read_statistics
 from qtool.execution import run, width
 from qtool.execution.supplies import ModelFile
 from qtool.feeds import Batch, Feeds
+from qtool.graph.positions import note_mask
 from qtool.pipeline.calibration.blocks import BATCHES, MODEL, Block, BlockSettings, count_block
 from qtool.pipeline.calibration.checkpoint import Checkpoint
 from qtool.pipeline.calibration.collector import Collector
@@ -47,6 +48,9 @@ class CalibrationRun:
     shard: Shard = field(default_factory=Shard)
     checkpoint: Checkpoint | None = None
     resumed: int = 0
+
+    def __post_init__(self) -> None:
+        self.tensors = self.tensors.masked(self.prepared.model, self.feeds.mask)
 
     def count(self) -> Statistics:
         """Collect and return the statistics of the shard; where it is all of the data, as a whole calibration.
@@ -230,7 +234,9 @@ def count_prepared(
         DataError, WorkerError: see `CalibrationRun.count`.
     """
     prepared = with_steps(prepared, steps, feeds, compute)
-    return prepared, CalibrationRun(prepared, feeds, tensors, compute).count()
+    statistics = CalibrationRun(prepared, feeds, tensors, compute).count()
+    note_mask(prepared.model, statistics.mask)
+    return prepared, statistics
 
 
 def with_steps(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Compute) -> Prepared:

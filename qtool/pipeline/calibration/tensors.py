@@ -1,14 +1,17 @@
 """The choice of tensors that a calibration takes statistics of, so that they serve every target."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qtool.core.errors import ModelError, NothingToQuantizeError
+from qtool.core.numerics.padding import Padding
 from qtool.core.records.options import Scheme
 from qtool.core.records.placement import Placement
 from qtool.graph import edit
+from qtool.graph.edit import Model
+from qtool.graph.positions import find_padding
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.selection import static_scheme
 from qtool.pipeline.prepare import Prepared
@@ -20,12 +23,22 @@ from qtool.targets.tables import distinct_targets
 class CalibratedTensors:
     """The names of what is counted: of `tensors` the values, of `channels` the range of each channel too.
 
-    finite: those that may hold neither NaN nor Inf, since every target of this machine quantises them.
+    finite: those that may hold neither NaN nor Inf, since every target of this machine quantises them. padding: where
+    those that are computed hold padded positions, which are not counted; None where no mask says so.
     """
 
     tensors: tuple[str, ...]
     channels: tuple[str, ...]
     finite: frozenset[str] = frozenset()
+    padding: Padding | None = None
+
+    def masked(self, model: Model, mask: str | None) -> "CalibratedTensors":
+        """Return what is counted where the zeros of an input are padding; inputs of the graph are counted whole."""
+        if mask is None:
+            return self
+        fed = {value.name for value in model.graph.inputs}
+        computed = [name for name in dict.fromkeys((*self.tensors, *self.channels)) if name not in fed]
+        return replace(self, padding=find_padding(model, mask, computed))
 
 
 def find_tensors(prepared: Prepared) -> CalibratedTensors:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtool.core.concurrency import side_by_side
+from qtool.core.numerics.padding import Padding
 from qtool.graph import compose, edit
 from qtool.graph.bodies import tensors_inside
 from qtool.graph.edit import Array, Model
 from qtool.graph.layers import Layer
 from qtool.graph.parts import saturating_ends
+from qtool.graph.positions import padding_of
 from qtool.pipeline.recovery.input_means import biased_layers, input_names, input_sums, smoothed_means
 from qtool.pipeline.recovery.smoothing import divided_inputs, divided_names, smoothable_tensors
 from qtool.runtime.bodies import BodyRuns
@@ -75,6 +77,8 @@ class _Seen:
 def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -> ExampleStatistics:
     """Run the prepared graph on the examples, at least one, and return what was seen.
 
+    Of padded positions, where the graph's metadata name a mask, nothing is in `channels`.
+
     `biases`: whether the means are wanted.
 
     Raises:
@@ -94,6 +98,7 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
         dict.fromkeys([*outputs, *(t for t in (*inputs.values(), *tensors) if t not in fed and t not in in_bodies)])
     )
     session = Session(compose.with_outputs(model, wanted), name="the prepared model")
+    padding = padding_of(model, [t for t in tensors if t not in fed]) or Padding("")
 
     def see(example: Arrays) -> _Seen:
         arrays = {**example, **session.run(example)}
@@ -104,7 +109,9 @@ def observe_examples(model: Model, examples: Examples, *, biases: bool = True) -
                     more, count = input_sums(layers[name], run.found[inputs[name]])
                     before, counted = sums.get(name, (0.0, 0))
                     sums[name] = more + before, count + counted
-        flat = {t: arrays[t].reshape(-1, arrays[t].shape[-1]) for t in tensors}
+        kept_positions = padding.kept(example)
+        seen = {t: padding.selected(t, arrays[t], kept_positions) for t in tensors}
+        flat = {t: x.reshape(-1, x.shape[-1]) for t, x in seen.items()}
         return _Seen(
             kept({o: arrays[o] for o in outputs}),
             sums,

@@ -17,6 +17,7 @@ from qtool.feeds import Batch, Feeds
 from qtool.feeds.checks import castable, fits_dimensions
 from qtool.graph import compose, edit, model_io
 from qtool.graph.edit import Model
+from qtool.graph.positions import note_mask
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
 from qtool.pipeline.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
@@ -76,6 +77,8 @@ def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
 def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> Statistics:
     """Load the statistics in a calibration file, or take those given, once they are known to be this model's.
 
+    The graph's metadata name the mask of its padding afterwards, if there was one.
+
     Raises:
         CalibrationError: unreadable, of another model, or with samples that are not the model's inputs.
     """
@@ -100,6 +103,7 @@ def statistics_for(prepared: Prepared, calibration: str | Path | Statistics) -> 
     )
     if not fits:
         raise CalibrationError(f"{calibration.name}: its samples are not the model's inputs; calibrate again")
+    note_mask(prepared.model, calibration.mask)
     return calibration
 
 

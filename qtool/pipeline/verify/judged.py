@@ -9,9 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import OutputNoise, Parts, Uneven, loudness, measured_outputs, worst
 from qtool.graph.edit import Array, Model
 from qtool.graph.parts import Saturating, output_parts, parted_tensors, place_outputs, saturating_ends
+from qtool.graph.positions import padding_of
 from qtool.pipeline.verify.macs import shapes_of
 
 Arrays = Mapping[str, Array]
@@ -38,10 +40,11 @@ class OutputJudge:
         self.places = place_outputs(prepared)
         self.ends = tuple(end for end in saturating_ends(prepared) if end.output in self.names)
         self.parts = find_parts(prepared, example)
+        self.padding = padding_of(prepared, self.names)
 
     def start(self) -> "Judged":
         """Return sums that hold nothing yet, for one model."""
-        return Judged(self.names, self.parts, self.ends, self.places)
+        return Judged(self.names, self.parts, self.ends, self.places, self.padding)
 
 
 def find_parts(prepared: Model, example: Arrays) -> dict[str, Parts]:
@@ -59,7 +62,9 @@ class Judged:
         parts: Mapping[str, Parts],
         ends: Sequence[Saturating],
         places: Collection[str] = (),
+        padding: Padding | None = None,
     ) -> None:
+        self._padding = padding
         self.outputs = {name: OutputNoise(parts.get(name), each=True) for name in names}
         # those of several levels of a detector are of one kind
         kinds = dict.fromkeys((end.output, end.axis, end.chooses) for end in ends)
@@ -70,10 +75,13 @@ class Judged:
     def add(self, exact: Arrays, made: Arrays) -> None:
         """Add the outputs of the float graph, and those of the model; of both what a Sigmoid reads, where it is known.
 
-        The latter by the name that it has in the float graph.
+        The latter by the name that it has in the float graph. Padded positions count as neither signal nor noise, where
+        the mask of the inputs stands among `exact`.
         """
+        padding = self._padding or Padding("")
+        kept = padding.kept(exact)
         for name, output in self.outputs.items():
-            output.add(exact[name], made[name])
+            output.add(*(padding.blanked(name, array, kept) for array in (exact[name], made[name])))
         for name, same in self._same.items():
             same.add(exact[name], made[name])
         for end in self._ends:

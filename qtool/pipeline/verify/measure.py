@@ -10,6 +10,7 @@ import numpy as np
 from qtool.core.concurrency import both
 from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.affine import QParams, dequantize
+from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs, unlike, worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
@@ -18,6 +19,7 @@ from qtool.graph import compose, edit, external
 from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
+from qtool.graph.positions import padding_of
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
@@ -321,11 +323,13 @@ def _measure_whole(
     sessions, singles = _Whole(prepared, model, plan, config), original.outputs
     grids = {row.tensor: row.params for row in plan.activations}
     compared = []
+    padding = padding_of(prepared, [row.tensor for row in plan.activations]) or Padding("")
     for example, single, final in zip(original.checked, singles, shipped, strict=False):
         exact, ran = sessions.run(example)
         for tensor, stored in sessions.stored.items():
             noise = result.sqnr.setdefault(tensor, SignalToNoise())
-            noise.add(exact[tensor], dequantize(ran[stored], grids[tensor]))
+            pair = (exact[tensor], dequantize(ran[stored], grids[tensor]))
+            noise.add(*(padding.blanked(tensor, array, padding.kept(example)) for array in pair))
         _check_shapes(single, exact)
         if result.shipped is None:
             result.shipped = OutputJudge(prepared, example, exact).start()

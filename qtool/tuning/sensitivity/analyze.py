@@ -27,6 +27,7 @@ from qtool.evaluation.decoding.user import DecodeSpec, decoder_name
 from qtool.evaluation.evaluate import probe, with_boxes
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
+from qtool.feeds.reading import refuse_mask
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared, prepare
@@ -115,6 +116,7 @@ def sensitivity(
             f"{arg('target', 'auto')}"
         )
     wanted = (scheme or Scheme()).selecting(include_ops, exclude_ops, exclude)
+    refuse_mask(reading)
     request = Request.of(
         wanted,
         runs_on,

@@ -12,7 +12,7 @@ from qtool.evaluation.metrics.classes import Agreement
 from qtool.evaluation.metrics.heads import NO_HEADS, ClassOutput, default_metric, find_heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import resolve_metrics
-from qtool.evaluation.metrics.wer import edit_distance
+from qtool.evaluation.metrics.transcripts import edit_distance
 
 RNG = np.random.default_rng(9)
 TOKENS = st.lists(st.integers(0, 3), max_size=7)

@@ -1,0 +1,1 @@
+"""Pipelines: several models and the loop that runs them until all is said, calibrated and evaluated together."""
