@@ -1,6 +1,6 @@
-"""The float graphs that plans are made for: as prepared, with mild masks, with outliers migrated."""
+"""The float graphs that plans are made for: as prepared, with mild masks and joined attention, with outliers migrated."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qtool.core.numerics.weights import WeightMemo
@@ -15,7 +15,8 @@ from qtool.pipeline.planning.settle import Look
 from qtool.pipeline.planning.speed import Divider, Measured, Speed, faster_in_float
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
-from qtool.pipeline.recovery.refining import agree, smoothed, with_mild_masks
+from qtool.pipeline.recovery.attention import attentions, faster_joined
+from qtool.pipeline.recovery.refining import agree, smoothed, with_joined_attention, with_mild_masks
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.original import Original
@@ -122,27 +123,42 @@ def look_at(model: Model, target: Target, examples: Sequence[Mapping[str, Array]
 
 
 def observed_graph(
-    prepared: Prepared, statistics: Statistics, original: Original, *, soften: bool, biases: bool, needed: bool
+    prepared: Prepared, statistics: Statistics, original: Original, *, hasten: Target | None, biases: bool, needed: bool
 ) -> FloatGraph:
-    """Run the graph on the examples and return it with what was seen, with mild masks where they change nothing.
+    """Run the graph on the examples and return it with what was seen, with what makes it faster and changes nothing.
 
     Args:
-        soften: let masks be mild where the graph computes the same with them, which takes a run.
+        hasten: the target for which masks are made mild, and attention one kernel where the table of times says so, if
+            the graph computes the same then, which takes a run; None: nothing is.
         biases: whether bias correction will ask.
         needed: whether anything else will.
     """
     examples = statistics.examples
-    mild = with_mild_masks(prepared) if soften else None
-    if mild is not None:
-        seen = observe_examples(mild.model, examples, biases=biases)
-        if agree(original.outputs_of_few, seen.outputs[: len(original.few)]):
-            return _graph(mild, statistics, seen, biases)
-    if mild is None and not (needed or biases):
+    tried = [] if hasten is None else list(_faster(prepared, statistics, hasten))
+    if not (tried or needed or biases):
         return FloatGraph(prepared, statistics, None)
-    plain = observe_examples(prepared.model, examples, biases=biases)
-    if mild is not None and agree(plain.outputs, seen.outputs):
-        return _graph(mild, statistics, seen, biases)
-    return _graph(prepared, statistics, plain, biases)
+    plain: ExampleStatistics | None = None
+    for faster in tried:
+        seen = observe_examples(faster.model, examples, biases=biases)
+        if original.few and agree(original.outputs_of_few, seen.outputs[: len(original.few)]):
+            return _graph(faster, statistics, seen, biases)
+        plain = plain or observe_examples(prepared.model, examples, biases=biases)
+        if agree(plain.outputs, seen.outputs):
+            return _graph(faster, statistics, seen, biases)
+    return _graph(prepared, statistics, plain or observe_examples(prepared.model, examples, biases=biases), biases)
+
+
+def _faster(prepared: Prepared, statistics: Statistics, target: Target) -> Iterator[Prepared]:
+    """The graphs that are faster if they compute the same, the fastest first."""
+    mild = with_mild_masks(prepared)
+    base, costs = mild or prepared, costs_of(target.name)
+    if costs is not None and statistics.examples and attentions(base.model):
+        fed = {name: array.shape for name, array in statistics.examples[0].items()}
+        joined = faster_joined(base.model, shapes.known_shapes(base.model, fed), costs)
+        if joined:
+            yield with_joined_attention(base, joined)
+    if mild is not None:
+        yield mild
 
 
 def _graph(prepared: Prepared, statistics: Statistics, seen: ExampleStatistics, biases: bool) -> FloatGraph:

@@ -1,4 +1,4 @@
-"""Steps that need nothing but a calibration file: smoothing of activations, and mild masks. Decided, then measured."""
+"""Steps that need nothing but a calibration file: smoothing, mild masks, attention in one kernel. Decided, then measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,11 +7,12 @@ import numpy as np
 
 from qtool.core.concurrency import side_by_side
 from qtool.core.numerics.sqnr import signal_to_noise
-from qtool.core.records.recipe import SMOOTH, SOFTEN_MASKS, STEPS, Recipe
+from qtool.core.records.recipe import JOIN_ATTENTION, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
 from qtool.core.records.statistics import Statistics
 from qtool.graph import model_io
 from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.recovery.attention import join_attention
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.masks import has_masks, soften_masks
 from qtool.pipeline.recovery.smoothing import find_smoothing, smooth, smoothed_ranges
@@ -34,6 +35,16 @@ def with_mild_masks(prepared: Prepared) -> Prepared | None:
     changes = prepared.changes | {"softened masks": 1}
     recipe = _with(prepared.recipe, SOFTEN_MASKS)
     return replace(prepared, model=soften_masks(prepared.model), changes=changes, recipe=recipe)
+
+
+def with_joined_attention(prepared: Prepared, names: Sequence[str]) -> Prepared:
+    """Return the graph with one kernel for each of these attentions, by name."""
+    return replace(
+        prepared,
+        model=join_attention(prepared.model, names),
+        changes=prepared.changes | {"joined attention": len(names)},
+        recipe=replace(_with(prepared.recipe, JOIN_ATTENTION), attention=tuple(names)),
+    )
 
 
 def agree(exact: Sequence[Arrays], other: Sequence[Arrays]) -> bool:
