@@ -31,6 +31,7 @@ from qtool.pipeline.prepare import (
     resize_axes,
     spatial_mean,
     sub_pixel,
+    unfuse,
     vanishing_weights,
 )
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
@@ -100,6 +101,9 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
+    if _apply(model, changes, unfuse):
+        _tidy(model)
+        _ask_onnxruntime(model)
     while _apply(model, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
         _tidy(model)
     if _apply(model, changes, channels_last):
