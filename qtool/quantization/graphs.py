@@ -1,6 +1,6 @@
-"""The float graphs that plans are made for: as prepared, with mild masks and joined attention, with outliers migrated."""
+"""The float graphs that plans are made for: as prepared, with masks and attention that are faster, smoothed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qtool.core.numerics.weights import WeightMemo
@@ -9,13 +9,13 @@ from qtool.core.records.placement import Placement
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.graph import compose, edit, model_io, shapes
-from qtool.graph.edit import Array, Model
+from qtool.graph.edit import Array, Model, Value
 from qtool.pipeline.planning.planner import PlanMemo, Planner
 from qtool.pipeline.planning.settle import Look
 from qtool.pipeline.planning.speed import Divider, Measured, Speed, faster_in_float
 from qtool.pipeline.prepare import Prepared
-from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.attention import attentions, faster_joined
+from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.refining import agree, smoothed, with_joined_attention, with_mild_masks
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.census import run_otherwise
@@ -85,20 +85,26 @@ class FloatGraph:
 
     def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""
-        found = self.memo.shapes
-        if not found:
-            found |= shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
         nodes = [node for node in self.model.graph if node.name in placement.integer]
         ends = dict.fromkeys(v for node in nodes for v in (*node.outputs, *(v for _, v in edit.activations(node))))
-        missing = [str(value.name) for value in ends if value.name and value.name not in found]
-        if missing:
-            session = Session(compose.with_outputs(self.model, missing), name="the prepared model")
-            found |= {name: array.shape for name, array in session.run(example).items()}
-        return found
+        return _shapes_of(self.model, ends, example, self.memo.shapes)
 
     def look(self, target: Target) -> Look:
         """Return what finds out which layers of a plan for this graph do not run as it says."""
         return look_at(self.model, target, self.statistics.examples, self.memo.weights)
+
+
+def _shapes_of(
+    model: Model, values: Iterable[Value], example: Mapping[str, Array], found: dict[str, tuple[int, ...]]
+) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of these values, and more, where the example is fed; `found` are known, and are added to."""
+    if not found:
+        found |= shapes.known_shapes(model, {name: array.shape for name, array in example.items()})
+    missing = list(dict.fromkeys(str(value.name) for value in values if value.name and value.name not in found))
+    if missing:
+        session = Session(compose.with_outputs(model, missing), name="the prepared model")
+        found |= {name: array.shape for name, array in session.run(example).items()}
+    return found
 
 
 def _open_ended(target: Target) -> set[str]:
@@ -152,9 +158,10 @@ def _faster(prepared: Prepared, statistics: Statistics, target: Target) -> Itera
     """The graphs that are faster if they compute the same, the fastest first."""
     mild = with_mild_masks(prepared)
     base, costs = mild or prepared, costs_of(target.name)
-    if costs is not None and statistics.examples and attentions(base.model):
-        fed = {name: array.shape for name, array in statistics.examples[0].items()}
-        joined = faster_joined(base.model, shapes.known_shapes(base.model, fed), costs)
+    found = attentions(base.model)
+    if costs is not None and statistics.examples and found:
+        read = [value for attention in found for value in attention.read]
+        joined = faster_joined(found, _shapes_of(base.model, read, statistics.examples[0], {}), costs)
         if joined:
             yield with_joined_attention(base, joined)
     if mild is not None:

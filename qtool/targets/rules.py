@@ -27,6 +27,8 @@ class OpRule:
     static: whether there is an integer kernel for calibrated ranges.
     dynamic: the kernels that the operator becomes where it quantises its input anew in each run; empty: it cannot.
     stored: whether `weight-only` stores its weights as integers; the operator computes in float behind them.
+    folded: whether its stored weights become float32 once, when onnxruntime loads the model; large ones are stored in
+        every form then, since that takes no time.
     check: a condition of qtool.targets.conditions that must hold.
     fused_branch: of an operator that is fused into the layer in front of it: the input, of those of a node, that comes
         from elsewhere. Q/DQ stand on that one alone, whether or not the other is integer.
@@ -40,6 +42,7 @@ class OpRule:
     static: bool = True
     dynamic: tuple[str, ...] = ()
     stored: bool = False
+    folded: bool = False
     fused_branch: Callable[[Node], int | None] | None = None
 
 

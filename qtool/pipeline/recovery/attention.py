@@ -12,7 +12,7 @@ channels are no known numbers, or a mask has neither form.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ from qtool.targets.costs import Costs
 Shape = tuple[int, ...]
 _HEADS_BACK = [0, 2, 1, 3]
 _KEYS_BACK = [0, 3, 1, 2]
+_AXES = (1, 1, 1), (3, 2)
+"""Where queries, keys and values have their heads, and queries and keys their channels."""
 _FLOOR = -1e30
 """What is masked with less is masked with this, so that nothing overflows."""
 
@@ -48,6 +50,11 @@ class Attention:
     def name(self) -> str:
         """What the attention is called: as the product that ends it."""
         return str(self.last.name)
+
+    @property
+    def read(self) -> tuple[Value, Value, Value]:
+        """Queries, keys and values."""
+        return self.queries, self.keys, self.values
 
     @property
     def kind(self) -> str:
@@ -95,36 +102,40 @@ def _found(softmax: Node) -> Attention | None:
     is_last = edit.attribute(softmax, "axis", -1) in (-1, 3) and edit.rank(weights) == 4
     if scores is None or last is None or not is_last or not edit.is_main_op(last, "MatMul"):
         return None
-    values = last.inputs[1]
-    if last.inputs[0] is not weights or values is None or not edit.is_float32(values):
-        return None
-    made, scores, mask = _masked(scores)
+    made, mask = _masked(scores)
     product, scale = _scaled(made)
-    if product is None or not edit.is_main_op(product, "MatMul") or scores is None:
+    if product is None or not edit.is_main_op(product, "MatMul") or last.inputs[0] is not weights:
         return None
     (queries, of_queries), (keys, of_keys) = (_unscaled(value) for value in product.inputs)
-    if queries is None or keys is None or any(_sizes(v) is None for v in (queries, keys, values)):
-        return None
-    heads = {edit.static_dim(v, 1) for v in (queries, keys, values)}
-    if len(heads) != 1 or edit.static_dim(queries, 3) != edit.static_dim(keys, 2):
+    values = last.inputs[1]
+    if queries is None or keys is None or values is None or not _fit(queries, keys, values):
         return None
     by_key = mask is not None and _is_one(mask, 1) and _is_one(mask, 2) and _same(mask, 0, keys, 0)
-    if mask is not None and not by_key and not _is_whole(mask, heads.pop(), weights):
+    if mask is not None and not by_key and not _is_whole(mask, edit.static_dim(queries, 1), weights):
         return None
     return Attention(queries, keys, values, scale * of_queries * of_keys, mask, by_key, last)
 
 
-def _masked(scores: Value) -> tuple[Node | None, Value | None, Value | None]:
-    """The node that makes the scores, these, and what is added to them."""
+def _fit(queries: Value, keys: Value, values: Value) -> bool:
+    """Whether heads and channels are known numbers, and those that meet are equally many."""
+    read = (queries, keys, values)
+    if any(edit.rank(v) != 4 or not edit.is_float32(v) or v.is_initializer() for v in read):
+        return False
+    heads, channels = ({edit.static_dim(v, axis) for v, axis in zip(read, axes, strict=False)} for axes in _AXES)
+    return len(heads) == len(channels) == 1 and None not in (*heads, *channels, edit.static_dim(values, 3))
+
+
+def _masked(scores: Value) -> tuple[Node | None, Value | None]:
+    """The node that makes the scores, and what is added to them."""
     node = _own(scores)
     if node is None or not edit.is_main_op(node, "Add"):
-        return node, scores, None
+        return node, None
     for value, mask in (tuple(node.inputs), tuple(reversed(node.inputs))):
         made = _own(value)
         product, _ = _scaled(made)
         if product is not None and edit.is_main_op(product, "MatMul") and mask is not None and edit.rank(mask) == 4:
-            return made, value, mask if edit.is_float32(mask) else None
-    return None, None, None
+            return made, mask
+    return None, None
 
 
 def _own(value: Value | None) -> Node | None:
@@ -169,13 +180,6 @@ def _factor(node: Node) -> tuple[Value | None, float]:
     return None, 1.0
 
 
-def _sizes(value: Value) -> Shape | None:
-    """Heads, and the axis of channels where it is known; None where the value is no [N, H, ., .] of known ones."""
-    known = edit.rank(value) == 4 and edit.is_float32(value) and not value.is_initializer()
-    heads, channels = edit.static_dim(value, 1), max(edit.static_dim(value, i) or 0 for i in (2, 3)) if known else 0
-    return (heads, channels) if heads and channels else None
-
-
 def _is_one(value: Value, axis: int) -> bool:
     return edit.static_dim(value, axis) == 1
 
@@ -206,8 +210,7 @@ class _Writer:
         self.columns: dict[tuple[Value, int | None, float], Value] = {}
 
     def write(self, found: Attention) -> None:
-        last, heads, channels = found.last, edit.static_dim(found.queries, 1), edit.static_dim(found.queries, 3)
-        width = edit.static_dim(found.values, 3)
+        last, heads, width = found.last, edit.static_dim(found.queries, 1), edit.static_dim(found.values, 3)
         queries = self._turned(found.queries, _HEADS_BACK, last)
         keys = self._turned(found.keys, _KEYS_BACK, last)
         values = self._turned(found.values, _HEADS_BACK, last)
@@ -296,21 +299,19 @@ class _Writer:
         return made.outputs[0]
 
 
-def faster_joined(model: Model, shapes: Mapping[str, Shape], costs: Costs) -> tuple[str, ...]:
-    """Return the attentions of a graph, by name, that are faster as one kernel.
+def faster_joined(found: Iterable[Attention], shapes: Mapping[str, Shape], costs: Costs) -> tuple[str, ...]:
+    """Return those of the attentions of a graph, by name, that are faster as one kernel.
 
-    `shapes`: of the tensors, by name; an attention of which these are not known stays as it is.
+    `shapes`: of the tensors that they read, by name; where these are not known, an attention stays as it is.
     """
     return tuple(
-        found.name
-        for found in attentions(model)
-        if (lengths := _lengths(found, shapes)) is not None and costs.joins(lengths, found.kind)
+        one.name for one in found if (lengths := _lengths(one, shapes)) is not None and costs.joins(lengths, one.kind)
     )
 
 
 def _lengths(found: Attention, shapes: Mapping[str, Shape]) -> Shape | None:
     """(N, H, S, T, D, V)."""
-    queries, keys, values = (shapes.get(str(v.name)) for v in (found.queries, found.keys, found.values))
+    queries, keys, values = (shapes.get(str(value.name)) for value in found.read)
     if queries is None or keys is None or values is None:
         return None
     return *queries[:3], keys[3], queries[3], values[3]

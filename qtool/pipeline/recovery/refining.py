@@ -1,4 +1,4 @@
-"""Steps that need nothing but a calibration file: smoothing, mild masks, attention in one kernel. Decided, then measured."""
+"""Steps that need nothing but a calibration file: smoothing, mild masks, attention in one kernel. All are measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -9,7 +9,16 @@ import numpy as np
 
 from qtool.core.compute import HERE, Compute
 from qtool.core.errors import CalibrationError, DataError
-from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE, JOIN_ATTENTION, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
+from qtool.core.records.recipe import (
+    ABSORB_BIASES,
+    ASKED,
+    EQUALIZE,
+    JOIN_ATTENTION,
+    SMOOTH,
+    SOFTEN_MASKS,
+    STEPS,
+    Recipe,
+)
 from qtool.core.records.statistics import Statistics, load_statistics
 from qtool.core.state import Arrays, State, rollout
 from qtool.core.tensorspec import InputSpec

@@ -8,7 +8,7 @@ from qtool.core.numerics.weights import WeightMemo, quantize_bias
 from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
-from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
+from qtool.pipeline.rewrite.dynamic import RECURRENT, fold_at_load, make_dynamic, store_table
 from qtool.pipeline.rewrite.float_forms import write_mish
 
 
@@ -159,6 +159,9 @@ class _Rewriter:
         tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
         if tables:
             store_table(self.model, weight.params, tables, self._integers(weight), self.names)
+        elif all(edit.is_main_op(self._node(name), *RECURRENT) for name, _ in weight.readers):
+            exact = self.graph.initializers[weight.tensor]
+            self._read(weight.readers, fold_at_load(self.model, exact, weight.params, self._integers(weight), self.names))
         else:
             self._weight(weight)
 

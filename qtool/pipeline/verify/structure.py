@@ -5,7 +5,7 @@ import numpy as np
 from qtool.core.errors import VerificationError
 from qtool.graph import edit
 from qtool.graph.edit import Array, Graph, Model, Value
-from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic
+from qtool.pipeline.verify.undo import undo_barriers, undo_computed, undo_dynamic, undo_folded
 
 Origin = tuple[str, str | int]
 # elements of a constant that are looked at at once
@@ -19,6 +19,7 @@ def check_structure(prepared: Model, quantized: Model) -> None:
         VerificationError: something else than Q/DQ changed, or a stored constant is more than half a step off.
         ModelError: see `undo_computed`.
     """
+    undo_folded(prepared, quantized)
     undo_computed(quantized)
     undo_dynamic(prepared, quantized)
     undo_barriers(prepared, quantized)

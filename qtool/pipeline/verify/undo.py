@@ -35,6 +35,25 @@ def undo_dynamic(prepared: Model, quantized: Model) -> None:
             _undo_table(quantized, old, node, names)
 
 
+def undo_folded(prepared: Model, quantized: Model) -> None:
+    """Turn weights of 8 bits that become float32 on loading into ones that a DequantizeLinear reads, in `quantized`."""
+    before = {n.name for n in prepared.graph}
+    names = edit.Names(quantized.graph)
+    for node in list(quantized.graph):
+        cast = node.inputs[0].producer() if edit.is_main_op(node, "Mul") and node.inputs[0] is not None else None
+        if node.name in before or cast is None or not edit.is_main_op(cast, "Cast"):
+            continue
+        stored, scale = edit.constant_or_none(cast.inputs[0]), edit.constant_or_none(node.inputs[1])
+        if stored is None or scale is None or stored.dtype != np.int8:
+            continue
+        axis = None if scale.ndim == 0 else int(np.argmax(scale.shape))
+        scale = scale if axis is None else scale.reshape(-1)
+        weight = _dequantized(quantized, node, stored, scale, axis, names)
+        edit.replace_uses(node.outputs[0], weight)
+        for gone in (node, cast):
+            edit.remove_node(gone)
+
+
 def undo_computed(quantized: Model) -> None:
     """Turn integers of weights that the model computes into constants, in place, in `quantized`.
 
