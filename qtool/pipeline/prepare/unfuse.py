@@ -97,6 +97,7 @@ def _attention(place: _Place) -> bool:
     if sum(sizes) != columns or (past is not None and len(set(sizes)) != 1):
         return False
     product = place.make("MatMul", [x, weight])
+    product.name = node.name
     edit.take_origins(product, node)
     joint = product.outputs[0] if bias is None else place.add("Add", product.outputs[0], bias)
     parts = place.make("Split", [joint, place.constant(sizes)], outputs=3, axis=2)

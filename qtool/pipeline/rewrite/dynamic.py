@@ -71,13 +71,13 @@ def store_table(model: Model, params: QParams, readers: Sequence[Reader], rows: 
         _replace(old, group)
 
 
-def fold_at_load(model: Model, exact: Value, params: QParams, integers: Array, names: edit.Names) -> Value:
-    """Return a weight [D, G, I] as Cast(`integers`, int8) * scales, which are put into the graph.
+def fold_at_load(model: Model, base: str, params: QParams, integers: Array, names: edit.Names) -> Value:
+    """Return a weight [D, G, I] called `base` as Cast(`integers`, int8) * scales, which are put into the graph.
 
     onnxruntime computes that once, when it loads the model; a DequantizeLinear it would run anew each time. Source:
-    onnxruntime `core/optimizer/constant_folding.cc`. `exact`: the initializer that it stands for.
+    onnxruntime `core/optimizer/constant_folding.cc`.
     """
-    graph, base = model.graph, str(exact.name)
+    graph = model.graph
     scale = np.asarray(params.scale, np.float32)
     shape = () if params.axis is None else tuple(-1 if i == params.axis else 1 for i in range(integers.ndim))
     stored = edit.add_initializer(graph, names.fresh(f"{base}_quantized"), np.asarray(integers, np.int8))

@@ -160,8 +160,9 @@ class _Rewriter:
         if tables:
             store_table(self.model, weight.params, tables, self._integers(weight), self.names)
         elif all(edit.is_main_op(self._node(name), *RECURRENT) for name, _ in weight.readers):
-            exact = self.graph.initializers[weight.tensor]
-            self._read(weight.readers, fold_at_load(self.model, exact, weight.params, self._integers(weight), self.names))
+            integers = self._integers(weight)
+            real = fold_at_load(self.model, weight.tensor, weight.params, integers, self.names)
+            self._read(weight.readers, real)
         else:
             self._weight(weight)
 
