@@ -108,11 +108,11 @@ def _in_integers(model: onnx.ModelProto, tensors: list[str], ranges: Mapping[str
         scale = max(-low, high) / 127 if signed else (high - min(low, 0.0)) / 255
         zero = np.int8(0) if signed else np.uint8(round(-min(low, 0.0) / scale))
         grid = [f"{name}_scale", f"{name}_zero"]
-        result.graph.initializer.append(numpy_helper.from_array(np.float32(scale), grid[0]))
+        result.graph.initializer.append(numpy_helper.from_array(np.asarray(scale, np.float32), grid[0]))
         result.graph.initializer.append(numpy_helper.from_array(np.asarray(zero), grid[1]))
         result.graph.node.append(helper.make_node("QuantizeLinear", [name, *grid], [f"{name}_q"]))
         result.graph.node.append(helper.make_node("DequantizeLinear", [f"{name}_q", *grid], [f"{name}_dq"]))
-    return result.SerializeToString()
+    return bytes(result.SerializeToString())
 
 
 def _stack(folder: Path, tokens: int) -> str:

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -30,7 +31,7 @@ def attention(lengths: Sequence[int], mask: str = "none") -> onnx.ModelProto:
     sizes = {"q": (queries, channels), "k": (keys, channels), "v": (keys, width)}
     nodes, constants = [], {"scale": np.float32(channels**-0.5), "flat": np.array([0, 0, heads * width])}
 
-    def node(op: str, inputs: list[str], output: str, **attributes: object) -> str:
+    def node(op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(op, inputs, [output], output, **attributes))
         return output
 

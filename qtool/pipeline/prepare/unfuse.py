@@ -11,6 +11,7 @@ or deviations of a normalisation are read.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -51,14 +52,14 @@ class _Place:
         outputs = self.node.outputs
         return index < len(outputs) and bool(outputs[index].uses() or outputs[index].is_graph_output())
 
-    def make(self, op: str, inputs: list[Value | None], *, outputs: int = 1, domain: str = "", **more: object) -> Node:
+    def make(self, op: str, inputs: list[Value | None], *, outputs: int = 1, domain: str = "", **more: Any) -> Node:
         base = f"{self.node.name}_{op.lower()}"
         names = [self.names.fresh(base) for _ in range(outputs)]
         made = edit.new_node(op, inputs, names, name=self.names.fresh(f"{base}_node"), attributes=more, domain=domain)
         self.graph.insert_before(self.node, made)
         return made
 
-    def add(self, op: str, *inputs: Value | None, domain: str = "", **more: object) -> Value:
+    def add(self, op: str, *inputs: Value | None, domain: str = "", **more: Any) -> Value:
         return self.make(op, list(inputs), domain=domain, **more).outputs[0]
 
     def constant(self, array: object, dtype: type = np.int64) -> Value:
