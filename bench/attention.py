@@ -24,9 +24,11 @@ from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import JOIN_ATTENTION
 from qtool.graph import model_io
+from qtool.pipeline.planning.selection import is_layer
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.recovery.attention import attentions, join_attention
 from qtool.report.text import markdown
+from qtool.targets.tables import TARGETS
 from tests.support.token_models import encoder, sentences
 
 _TOKENS, _STACKED = (128, 512, 2048), (128, 512)
@@ -145,7 +147,10 @@ def _apart(source: Path, file: Path, given: object, plan: Plan | None, _feeds: o
     """By the same plan, but for the attention."""
     assert plan is not None
     steps = tuple(step for step in plan.recipe.steps if step != JOIN_ATTENTION)
-    plan = replace(plan, recipe=replace(plan.recipe, steps=steps, attention=None))
+    recipe = replace(plan.recipe, steps=steps, attention=None)
+    graph = prepare(model_io.load(source)).model
+    layers = tuple(str(node.name) for node in graph.graph if is_layer(node, TARGETS[plan.target]))
+    plan = replace(plan, recipe=recipe, layers=layers)
     qtool.quantize(source, file, calibration=given, plan=plan)  # type: ignore[arg-type]
 
 

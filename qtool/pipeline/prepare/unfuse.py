@@ -1,4 +1,4 @@
-"""What onnxruntime's transformer optimiser fused is written apart again, where layers and tables lie hidden in it.
+"""Attention and others that onnxruntime's transformer optimiser fused are written apart, so that layers are found.
 
 Attention of com.microsoft holds the weights of queries, keys and values: they become a MatMul of their own, with its
 bias, in front of a MultiHeadAttention, which is the rest of the same kernel. EmbedLayerNormalization becomes Gathers,
@@ -30,11 +30,11 @@ def apply(model: Model) -> int:
     for node in list(model.graph):
         write = _FORMS.get(node.op_type) if node.domain == contrib.DOMAIN else None
         if write is not None and not edit.has_subgraph(node):
-            count += write(_Place(model, node))
+            count += write(_Fused(model, node))
     return count
 
 
-class _Place:
+class _Fused:
     """Where a fused node stands: `add` inserts nodes in front of it."""
 
     def __init__(self, model: Model, node: Node) -> None:
@@ -83,7 +83,7 @@ class _Place:
         edit.remove_node(self.node)
 
 
-def _attention(place: _Place) -> bool:
+def _attention(place: _Fused) -> bool:
     node = place.node
     x, weight, bias, mask, past, added = (place.given(i) for i in range(6))
     odd = any(edit.attribute(node, name, 0) for name in ("do_rotary", "past_present_share_buffer"))
@@ -130,7 +130,7 @@ def _known_mask(mask: Value, x: Value) -> bool:
     return edit.rank(mask) == 1 and same
 
 
-def _counted(place: _Place, lengths: Value, x: Value, past: Value | None) -> Value:
+def _counted(place: _Fused, lengths: Value, x: Value, past: Value | None) -> Value:
     """The mask [N, T] of lengths [N]."""
     zero, one = place.constant(0), place.constant(1)
     reach = place.add("Gather", place.add("Shape", x), one, axis=0)
@@ -141,7 +141,7 @@ def _counted(place: _Place, lengths: Value, x: Value, past: Value | None) -> Val
     return place.add("Cast", place.add("Less", positions, ends), to=_INT32)
 
 
-def _normalized(place: _Place, x: Value, scale: Value, shift: Value | None) -> Value:
+def _normalized(place: _Fused, x: Value, scale: Value, shift: Value | None) -> Value:
     """As one operator, or as exporters write it where the opset has none."""
     epsilon = float(edit.attribute(place.node, "epsilon", 1e-12))
     if place.opset >= _LAYER_NORM:
@@ -153,7 +153,7 @@ def _normalized(place: _Place, x: Value, scale: Value, shift: Value | None) -> V
     return result if shift is None else place.add("Add", result, shift)
 
 
-def _skip(place: _Place) -> bool:
+def _skip(place: _Fused) -> bool:
     x, other, scale, shift, bias = (place.given(i) for i in range(5))
     if x is None or other is None or scale is None or place.is_read(1) or place.is_read(2):
         return False
@@ -166,7 +166,7 @@ def _skip(place: _Place) -> bool:
     return True
 
 
-def _embedding(place: _Place) -> bool:
+def _embedding(place: _Fused) -> bool:
     ids, segments, words, places, kinds, scale, shift, mask, positions = (place.given(i) for i in range(9))
     if ids is None or words is None or places is None or scale is None or not edit.is_float32(words):
         return False
@@ -193,7 +193,7 @@ def _embedding(place: _Place) -> bool:
     return True
 
 
-def _gelu(place: _Place) -> bool:
+def _gelu(place: _Fused) -> bool:
     x, bias = place.given(0), place.given(1)
     if x is None or bias is None:
         return False
@@ -202,7 +202,7 @@ def _gelu(place: _Place) -> bool:
     return True
 
 
-_FORMS: dict[str, Callable[[_Place], bool]] = {
+_FORMS: dict[str, Callable[[_Fused], bool]] = {
     "Attention": _attention,
     "SkipLayerNormalization": _skip,
     "EmbedLayerNormalization": _embedding,

@@ -1,4 +1,4 @@
-"""Attention as exporters write it (two products around a Softmax) becomes one kernel, MultiHeadAttention.
+"""Attention that exporters write as two products and a Softmax is made one kernel, MultiHeadAttention.
 
 onnxruntime's kernel goes through the scores in tiles that a cache holds, where no mask is given to it; the products
 apart write them to memory three times. So a padding mask [N, 1, 1, T] becomes one more channel of the keys, which one
