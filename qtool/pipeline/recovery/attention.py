@@ -48,17 +48,17 @@ class Attention:
 
     @property
     def name(self) -> str:
-        """What the attention is called: as the product that ends it."""
+        """The name of the product that ends it."""
         return str(self.last.name)
 
     @property
     def read(self) -> tuple[Value, Value, Value]:
-        """Queries, keys and values."""
+        """The queries, keys and values."""
         return self.queries, self.keys, self.values
 
     @property
     def kind(self) -> str:
-        """Of the mask, as `qtool.targets.costs.attention_terms` calls it."""
+        """The kind of the mask, as `qtool.targets.costs.attention_terms` calls it."""
         return "none" if self.mask is None else "keys" if self.by_key else "whole"
 
 
@@ -201,7 +201,10 @@ def _is_whole(mask: Value, heads: int | None, weights: Value) -> bool:
 
 
 class _Writer:
-    """Writes kernels into a graph; what several share of one mask is made once."""
+    """Writes kernels into a graph; what several share of one mask is made once.
+
+    columns: (mask, heads, number) -> the channel [N, S, H, 1] that is made of it; 0 stands for that of the keys.
+    """
 
     def __init__(self, model: Model) -> None:
         self.graph = model.graph
@@ -281,7 +284,7 @@ class _Writer:
         return self._node("Expand", [self._constant(np.array(number, np.float32)), shape], place)
 
     def _constant(self, array: np.ndarray) -> Value:
-        key = str(array.dtype).encode() + array.tobytes()
+        key = str((array.dtype, array.shape)).encode() + array.tobytes()
         if key not in self.constants:
             name = self.names.fresh("attention_constant")
             self.constants[key] = edit.add_initializer(self.graph, name, array)
@@ -300,7 +303,7 @@ class _Writer:
 
 
 def faster_joined(found: Iterable[Attention], shapes: Mapping[str, Shape], costs: Costs) -> tuple[str, ...]:
-    """Return those of the attentions of a graph, by name, that are faster as one kernel.
+    """Return the names of the attentions that are faster as one kernel.
 
     `shapes`: of the tensors that they read, by name; where these are not known, an attention stays as it is.
     """
