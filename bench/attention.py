@@ -150,7 +150,7 @@ def _apart(source: Path, file: Path, given: object, plan: Plan | None, _feeds: o
     recipe = replace(plan.recipe, steps=steps, attention=None)
     graph = prepare(model_io.load(source)).model
     layers = tuple(str(node.name) for node in graph.graph if is_layer(node, TARGETS[plan.target]))
-    plan = replace(plan, recipe=recipe, layers=layers)
+    plan = replace(plan, recipe=recipe, layers=layers, skipped={})
     qtool.quantize(source, file, calibration=given, plan=plan)  # type: ignore[arg-type]
 
 
