@@ -72,7 +72,7 @@ def _table(folder: Path) -> str:
         made["one float kernel"] = file.read_bytes()
         ranges = _ranges(model, feeds)
         made |= {name: _in_integers(model, tensors, ranges) for name, tensors in _FORMS.items()}
-        one, two = (_times({name: _session(data, n) for name, data in made.items()}, feeds) for n in (1, 2))
+        one, two = (_times({name: _session(data, n) for name, data in made.items()}, feeds, n) for n in (1, 2))
         exact, *others = (_session(data, 1).run(None, feeds)[0] for data in made.values())
         noise = ["-", *(f"{signal_to_noise(exact, other):.1f}" for other in others)]
         first = next(iter(made))
@@ -177,14 +177,17 @@ def _session(data: bytes, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def _times(sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Median seconds of interleaved runs."""
+def _times(
+    sessions: Mapping[str, onnxruntime.InferenceSession], feeds: Mapping[str, np.ndarray], threads: int = 1
+) -> dict[str, float]:
+    """Median seconds of interleaved runs: of the processor, where one thread runs."""
+    clock = time.process_time if threads == 1 else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in sessions}
     for session in sessions.values():
         session.run(None, dict(feeds))
     for _ in range(_ROUNDS):
         for name, session in sessions.items():
-            begin = time.perf_counter()
+            begin = clock()
             session.run(None, dict(feeds))
-            taken[name].append(time.perf_counter() - begin)
+            taken[name].append(clock() - begin)
     return {name: statistics.median(times) for name, times in taken.items()}
