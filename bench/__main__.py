@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.accuracy import accuracy
+from bench.attention import attention
 from bench.blockwise import blockwise
 from bench.cost import calibration_section, quantize_section
 from bench.detectors import detectors
@@ -56,6 +57,7 @@ def main() -> None:
             "Accuracy and speed": lambda: accuracy(models, folder),
             "Language": lambda: language(zoo, folder),
             "Block-wise weights": lambda: blockwise(zoo, folder),
+            "Attention": lambda: attention(folder),
             "Recurrent": lambda: recurrent(zoo, folder),
             "Detectors and segmenters": lambda: detectors(folder, packaged_folder()),
             "Models of packages": lambda: packaged(packaged_folder(), folder, options.only),

@@ -5,7 +5,7 @@ its like, integers channels last, float in blocks of channels. The times of each
 relative errors with factors that are not negative, to the units of `qtool.targets.costs`. Run it on an idle machine
 whose processor is the target's; the rows of other targets stay as they are.
 
-    python -m bench.kernel_speed [--chains N] [--seed N]
+    python -m bench.kernel_speed [--chains N] [--seed N] [--attention]
 """
 
 import argparse
@@ -27,6 +27,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import qtool
+from bench.attention_speed import measured_attention
 from bench.process import REPOSITORY
 from qtool.core.records.options import Scheme
 from qtool.graph import model_io
@@ -270,16 +271,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--attention", action="store_true", help="measure attention alone; other rows stay")
     options = parser.parse_args()
     target = find_target("auto").name
-    found = measured(options.chains, options.seed)
+    found = {} if options.attention else measured(options.chains, options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        found |= measured_attention(options.chains, options.seed, Path(name))
     table = {row: fitted(rows) for row, rows in sorted(found.items()) if len(rows) >= 4}
     for row, rows in sorted(found.items()):
         if row in table:
             guesses = [sum(table[row].get(unit, 0.0) * n for unit, n in units.items()) for units, _ in rows]
             errors = [abs(np.log(max(g, 1.0) / time)) for g, (_, time) in zip(guesses, rows, strict=True)]
             print(f"{row}: {len(rows)} kernels, median error {np.expm1(np.median(errors)):.0%}, {table[row]}")
-    body = pprint.pformat({**TIMES, target: table}, width=118, sort_dicts=True)
+    kept = TIMES.get(target, {}) if options.attention else {}
+    body = pprint.pformat({**TIMES, target: {**kept, **table}}, width=118, sort_dicts=True)
     FILE.write_text(f"{HEAD}TIMES: dict[str, dict[str, dict[str, float]]] = {body}\n", encoding="utf-8")
 
 

@@ -25,7 +25,9 @@ _ROUNDS = 7
 _VOCABULARY = 30522
 
 
-class _Reader(CalibrationDataReader):
+class Reader(CalibrationDataReader):
+    """Gives inputs one by one to onnxruntime's quantizer."""
+
     def __init__(self, feeds: Feeds) -> None:
         self.feeds = iter(feeds)
 
@@ -108,7 +110,7 @@ def _quantized(source: Path, feeds: Feeds, folder: Path, stem: str) -> dict[str,
         "onnxruntime static, MatMul and Gemm": lambda f: quantize_static(
             source,
             f,
-            _Reader(feeds),
+            Reader(feeds),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

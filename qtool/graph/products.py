@@ -129,6 +129,16 @@ def _heads(node: Node, inputs: _Sizes, _output: Shape | None) -> int | None:
     return batch * length * reach * (size + width)
 
 
+def _grouped(node: Node, inputs: _Sizes, _output: Shape | None) -> int | None:
+    """GroupQueryAttention of com.microsoft: scores and sums; what came before is as long as its buffer."""
+    query, key, _, earlier = [*inputs, *[None] * 4][:4]
+    if query is None or any(v is not None and s is None for v, s in zip(node.inputs[:4], inputs, strict=False)):
+        return None
+    heads, held = (int(edit.attribute(node, name, 1)) for name in ("num_heads", "kv_num_heads"))
+    width = query[2] if key is not None else query[2] * heads // (heads + 2 * held)
+    return 2 * query[0] * query[1] * (query[1] + (earlier[2] if earlier is not None else 0)) * width
+
+
 def _attention_of_onnx(node: Node, inputs: _Sizes, _output: Shape | None) -> int | None:
     """Attention of ONNX, since opset 23: scores and sums; heads are an axis, or a part of the last."""
     query, key, value = [*inputs, None, None][:3]
@@ -170,6 +180,7 @@ _COUNTS: dict[tuple[str, str], _Count] = {
     ("", "CausalConvWithState"): _unknown,
     (_ORT, "Attention"): _attention,
     (_ORT, "MultiHeadAttention"): _heads,
+    (_ORT, "GroupQueryAttention"): _grouped,
     ("ai.onnx.ml", "LinearClassifier"): _linear,
     ("ai.onnx.ml", "LinearRegressor"): _linear,
     ("ai.onnx.ml", "SVMClassifier"): _unknown,
@@ -183,7 +194,7 @@ _COUNTS: dict[tuple[str, str], _Count] = {
         for op in (
             "BeamSearch", "CDist", "CausalConvWithState", "DecoderAttention", "DecoderMaskedMultiHeadAttention",
             "DecoderMaskedSelfAttention", "GatedRelativePositionBias", "GemmFloat8",
-            "GreedySearch", "GroupQueryAttention", "LinearAttention", "LongformerAttention", "MatMulBnb4",
+            "GreedySearch", "LinearAttention", "LongformerAttention", "MatMulBnb4",
             "MatMulFpQ4", "MoE", "PackedAttention", "PackedMultiHeadAttention", "PagedAttention", "QMoE", "Sampling",
             "SparseAttention", "SparseToDenseMatMul", "WhisperBeamSearch", "WordConvEmbedding",
         )

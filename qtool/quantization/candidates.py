@@ -209,7 +209,8 @@ def _observed(prepared: Prepared, statistics: Statistics, request: Request, orig
     refines = request.refinement == "on" or (request.refinement == "auto" and coarse)
     needed = smooths or refines or len(request.calibrators) > 1 or request.goal == "latency"
     biases = request.correction != "off"
-    return observed_graph(prepared, statistics, original, soften=request.target.on_cpu, biases=biases, needed=needed)
+    hasten = request.target if request.target.on_cpu else None
+    return observed_graph(prepared, statistics, original, hasten=hasten, biases=biases, needed=needed)
 
 
 def _planners(graph: FloatGraph, request: Request) -> dict[str, Planner]:

@@ -1,6 +1,6 @@
-"""The float graphs that plans are made for: as prepared, with mild masks, with outliers migrated."""
+"""The float graphs that plans are made for: as prepared, with masks and attention that are faster, smoothed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qtool.core.numerics.weights import WeightMemo
@@ -10,13 +10,14 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.graph import compose, edit, model_io, shapes
 from qtool.graph.bodies import levels, tensors_inside
-from qtool.graph.edit import Array, Model
+from qtool.graph.edit import Array, Model, Value
 from qtool.pipeline.planning.planner import PlanMemo, Planner
 from qtool.pipeline.planning.settle import Look
 from qtool.pipeline.planning.speed import Divider, Measured, Speed, faster_in_float
 from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.recovery.attention import attentions, faster_joined
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
-from qtool.pipeline.recovery.refining import agree, smoothed, with_mild_masks
+from qtool.pipeline.recovery.refining import agree, smoothed, with_joined_attention, with_mild_masks
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.original import Original
@@ -89,15 +90,9 @@ class FloatGraph:
 
     def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""
-        found = self.memo.shapes
-        if not found:
-            found |= shapes.known_shapes(self.model, {name: array.shape for name, array in example.items()})
         nodes = [node for node in self.model.graph if node.name in placement.integer]
         ends = dict.fromkeys(v for node in nodes for v in (*node.outputs, *(v for _, v in edit.activations(node))))
-        missing = [str(value.name) for value in ends if value.name and value.name not in found]
-        if missing:
-            session = Session(compose.with_outputs(self.model, missing), name="the prepared model")
-            found |= {name: array.shape for name, array in session.run(example).items()}
+        found = _shapes_of(self.model, ends, example, self.memo.shapes)
         return {**found, **self._shapes_inside(placement, example)}
 
     def _shapes_inside(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
@@ -116,6 +111,19 @@ class FloatGraph:
     def look(self, target: Target) -> Look:
         """Return what finds out which layers of a plan for this graph do not run as it says."""
         return look_at(self.model, target, self.statistics.examples, self.memo.weights)
+
+
+def _shapes_of(
+    model: Model, values: Iterable[Value], example: Mapping[str, Array], found: dict[str, tuple[int, ...]]
+) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of these values, and more, where the example is fed; `found` are known, and are added to."""
+    if not found:
+        found |= shapes.known_shapes(model, {name: array.shape for name, array in example.items()})
+    missing = list(dict.fromkeys(str(value.name) for value in values if value.name and value.name not in found))
+    if missing:
+        session = Session(compose.with_outputs(model, missing), name="the prepared model")
+        found |= {name: array.shape for name, array in session.run(example).items()}
+    return found
 
 
 def _open_ended(target: Target) -> set[str]:
@@ -140,27 +148,44 @@ def look_at(model: Model, target: Target, examples: Sequence[Mapping[str, Array]
 
 
 def observed_graph(
-    prepared: Prepared, statistics: Statistics, original: Original, *, soften: bool, biases: bool, needed: bool
+    prepared: Prepared, statistics: Statistics, original: Original, *, hasten: Target | None, biases: bool, needed: bool
 ) -> FloatGraph:
-    """Run the graph on the examples and return it with what was seen, with mild masks where they change nothing.
+    """Run the graph on the examples and return it with what was seen, with what makes it faster and changes nothing.
 
     Args:
-        soften: let masks be mild where the graph computes the same with them, which takes a run.
+        hasten: the target for which masks are made mild, and attention one kernel where the table of times says so, if
+            the graph computes the same then, which takes a run; None: nothing is.
         biases: whether bias correction will ask.
         needed: whether anything else will.
     """
     examples = statistics.examples
-    mild = with_mild_masks(prepared) if soften else None
-    if mild is not None:
-        seen = observe_examples(mild.model, examples, biases=biases)
-        if agree(original.outputs_of_few, seen.outputs[: len(original.few)]):
-            return _graph(mild, statistics, seen, biases)
-    if mild is None and not (needed or biases):
+    tried = [] if hasten is None else list(_faster(prepared, statistics, hasten))
+    if not (tried or needed or biases):
         return FloatGraph(prepared, statistics, None)
-    plain = observe_examples(prepared.model, examples, biases=biases)
-    if mild is not None and agree(plain.outputs, seen.outputs):
-        return _graph(mild, statistics, seen, biases)
-    return _graph(prepared, statistics, plain, biases)
+    plain: ExampleStatistics | None = None
+    for faster in tried:
+        seen = observe_examples(faster.model, examples, biases=biases)
+        few, exact = len(original.few), original.outputs_of_few
+        if few and agree(exact, seen.outputs[:few]):
+            return _graph(faster, statistics, seen, biases)
+        plain = plain or observe_examples(prepared.model, examples, biases=biases)
+        if agree(plain.outputs, seen.outputs) or (few and agree(exact, seen.outputs[:few], plain.outputs[:few])):
+            return _graph(faster, statistics, seen, biases)
+    return _graph(prepared, statistics, plain or observe_examples(prepared.model, examples, biases=biases), biases)
+
+
+def _faster(prepared: Prepared, statistics: Statistics, target: Target) -> Iterator[Prepared]:
+    """The graphs that are faster if they compute the same, the fastest first."""
+    mild = with_mild_masks(prepared)
+    base, costs = mild or prepared, costs_of(target.name)
+    found = attentions(base.model)
+    if costs is not None and statistics.examples and found:
+        read = [value for attention in found for value in attention.read]
+        joined = faster_joined(found, _shapes_of(base.model, read, statistics.examples[0], {}), costs)
+        if joined:
+            yield with_joined_attention(base, joined)
+    if mild is not None:
+        yield mild
 
 
 def _graph(prepared: Prepared, statistics: Statistics, seen: ExampleStatistics, biases: bool) -> FloatGraph:

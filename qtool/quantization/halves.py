@@ -9,6 +9,7 @@ from qtool.core.records.statistics import Statistics
 from qtool.graph import edit
 from qtool.graph.edit import Array
 from qtool.pipeline.prepare import Prepared
+from qtool.pipeline.recovery.attention import attentions
 from qtool.pipeline.recovery.masks import has_masks
 from qtool.pipeline.verify.macs import known_total, macs_of, shapes_of
 from qtool.pipeline.verify.original import CHECKED, Original
@@ -65,8 +66,8 @@ def halved(prepared: Prepared, statistics: Statistics) -> Halves:
 
 def original_of(prepared: Prepared, half: Halves, absent: str = "there are no examples") -> Original:
     """Return the model that a prepared graph came from, on the examples that report; `absent` as in `Original`."""
-    # a graph with mild masks may be another function
-    few = half.few if has_masks(prepared.model) else ()
+    # a graph with mild masks may be another function, and one with joined attention rounds otherwise
+    few = half.few if has_masks(prepared.model) or attentions(prepared.model) else ()
     return Original(prepared.path, prepared.widened, half.reporting, absent, few, half.compared)
 
 

@@ -59,6 +59,12 @@ def table(node: Node) -> str | None:
     return None if takers and not rows.is_graph_output() else "its table is used for something else"
 
 
+def large(node: Node) -> bool:
+    """Return whether the constant weights of a layer have as many numbers as a table that is worth 8 bits."""
+    layer = Layer.of(node)
+    return layer is not None and sum(edit.constant(w).size for w in layer.weights) >= _SMALL_TABLE
+
+
 def average_pool(node: Node) -> str | None:
     """Return a reason where an average pooling is dilated, else None."""
     return "it is dilated" if any(d != 1 for d in edit.attribute(node, "dilations", None) or ()) else None

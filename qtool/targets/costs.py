@@ -25,6 +25,8 @@ _NEAR, _NEAR_SUMS = 2**18, 2**17
 """The numbers of 4 bytes that a cache holds: of a float output; of int32 sums, beside what they are made of."""
 _UNBLOCKED = 2.0
 """How many times as long as an image a signal takes in float: 2.1 to 2.5, measured on two networks."""
+_SURE = 0.97
+"""What is joined takes less than this share of what it took: the table is right to some per cent."""
 BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Concat")
 """The operators that onnxruntime runs in blocks of channels in float (`core/optimizer/nchwc_transformer.cc`)."""
 
@@ -157,6 +159,35 @@ def _other(node: Node, image: Shape, output: Shape, shapes: Mapping[str, Shape])
     return Units(kind, {**units, "pixel": pixels}, units)
 
 
+def attention_terms(lengths: Sequence[int], mask: str) -> tuple[Terms, Terms]:
+    """Return the units of an attention in float as products apart, and as one kernel.
+
+    lengths: N samples, H heads, S queries, T keys, D channels of these, V channels of values. mask: "none"; "keys":
+    it is the same for all queries, and becomes a channel of the keys; "whole": of each query.
+    """
+    samples, heads, queries, keys, channels, width = lengths
+    scores = samples * heads * queries * keys
+    read = samples * heads * (queries * channels + keys * (channels + width))
+    apart = {
+        "call": 1,
+        "product": scores * (channels + width),
+        "score": scores,
+        "far": max(scores - _NEAR, 0),
+        "mask": scores * (mask != "none"),
+        "read": read,
+    }
+    joined = {
+        "call": 1,
+        "product": scores * (channels + width),
+        "score": scores,
+        "keys": read * (mask == "keys"),
+        "whole": scores * (mask == "whole"),
+        "far": max(scores - _NEAR, 0) * (mask == "whole"),
+        "read": read,
+    }
+    return apart, joined
+
+
 @dataclass(frozen=True, slots=True)
 class Costs:
     """The times of one target's kernels, in nanoseconds."""
@@ -170,6 +201,12 @@ class Costs:
     def floating(self, terms: Units) -> float | None:
         """Return the time of a node in float between blocks of channels; None where its kind was not measured."""
         return self._sum(f"float {terms.kind}", terms.floating)
+
+    def joins(self, lengths: Sequence[int], mask: str) -> bool:
+        """Return whether one kernel is faster than products apart; `attention_terms` says what is what."""
+        apart, joined = attention_terms(lengths, mask)
+        times = self._sum("float attention", apart), self._sum("float joined attention", joined)
+        return times[0] is not None and times[1] is not None and times[1] < _SURE * times[0]
 
     def quantized(self, shape: Shape) -> float:
         """Return the time from a float tensor to the integers that a kernel reads: QuantizeLinear, and Transpose."""

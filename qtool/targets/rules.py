@@ -28,6 +28,8 @@ class OpRule:
     dynamic: the kernels that the operator becomes where it quantises its input anew in each run; empty: it cannot.
     stored: whether `weight-only` stores its weights as integers; the operator computes in float behind them.
     blocks: the kernels that the operator becomes where its weight is stored in blocks; empty: it cannot be.
+    folded: whether its stored weights become float32 once, when onnxruntime loads the model; large ones are stored in
+        every form then, since that takes no time.
     check: a condition of qtool.targets.conditions that must hold.
     fused_branch: of an operator that is fused into the layer in front of it: the input, of those of a node, that comes
         from elsewhere. Q/DQ stand on that one alone, whether or not the other is integer.
@@ -42,6 +44,7 @@ class OpRule:
     dynamic: tuple[str, ...] = ()
     stored: bool = False
     blocks: tuple[str, ...] = ()
+    folded: bool = False
     fused_branch: Callable[[Node], int | None] | None = None
 
 

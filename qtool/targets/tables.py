@@ -49,8 +49,8 @@ _WEIGHTED = {
         dynamic=("DynamicQuantizeLSTM",),
         stored=True,
     ),
-    "GRU": OpRule("weighted", (), (0,), check=conditions.recurrent, static=False, stored=True),
-    "RNN": OpRule("weighted", (), (0,), check=conditions.recurrent, static=False, stored=True),
+    "GRU": OpRule("weighted", (), (0,), check=conditions.constant_weights, static=False, stored=True, folded=True),
+    "RNN": OpRule("weighted", (), (0,), check=conditions.constant_weights, static=False, stored=True, folded=True),
 }
 _ELEMENTWISE = {
     "Add": OpRule("elementwise", ("QLinearAdd",)),

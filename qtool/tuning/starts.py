@@ -119,9 +119,9 @@ class Starts:
                 self.doubts = calibration_doubts(statistics)
             half = halved(prepared, statistics)
             self.originals[steps] = original_of(prepared, half)
-            soften = self.target.on_cpu and not steps
+            hasten = self.target if self.target.on_cpu and not steps else None
             self.known[steps] = observed_graph(
-                prepared, half.choosing, self.originals[steps], soften=soften, biases=True, needed=True
+                prepared, half.choosing, self.originals[steps], hasten=hasten, biases=True, needed=True
             )
         return self.known[steps]
 

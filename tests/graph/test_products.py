@@ -123,7 +123,17 @@ def test_linear_models():
     assert count("LinearRegressor", (7, 4), domain="ai.onnx.ml", coefficients=ones, targets=3) == 7 * 12
 
 
-@pytest.mark.parametrize("op", ["MoE", "GroupQueryAttention", "PackedAttention"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("past", [0, 7])
+def test_grouped_queries(packed, past):
+    heads = {"num_heads": 4, "kv_num_heads": 2}
+    before = [(2, 2, past, 3)] * 2 if past else []
+    inputs = [(2, 5, 24), None, None] if packed else [(2, 5, 12), (2, 5, 6), (2, 5, 6)]
+    # of 2 samples and 4 heads, 5 queries meet 5 keys and those before them, in 3 channels, twice
+    assert count("GroupQueryAttention", *inputs, *before, domain=ORT, **heads) == 2 * 4 * 5 * (5 + past) * 3 * 2
+
+
+@pytest.mark.parametrize("op", ["MoE", "SparseAttention", "PackedAttention"])
 def test_what_no_shape_tells_is_unknown(op):
     assert count(op, (2, 3, 4), (4, 4), domain=ORT) is None
 

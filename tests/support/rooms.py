@@ -62,8 +62,8 @@ ROOMS = {
         "the same function in the form that quantisation starts from; a pass a file", f"{_CORE} graph targets runtime"
     ),
     "pipeline.recovery": _room(
-        "equalisation, absorption, smoothing, mild masks, bias correction",
-        f"{_CORE} graph runtime feeds pipeline.prepare",
+        "equalisation, absorption, smoothing, mild masks, attention in one kernel, bias correction",
+        f"{_BELOW} feeds pipeline.prepare",
     ),
     "pipeline.planning": _room(
         "where Q/DQ go, ranges, the plan, plans with layers in float, whether a saved plan fits",

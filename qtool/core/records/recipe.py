@@ -17,7 +17,8 @@ EQUALIZE = "equalize"
 ABSORB_BIASES = "absorb-biases"
 SMOOTH = "smooth"
 SOFTEN_MASKS = "soften-masks"
-STEPS = (EQUALIZE, ABSORB_BIASES, SOFTEN_MASKS, SMOOTH)
+JOIN_ATTENTION = "join-attention"
+STEPS = (EQUALIZE, ABSORB_BIASES, SOFTEN_MASKS, JOIN_ATTENTION, SMOOTH)
 ASKED = {EQUALIZE: "equalize", ABSORB_BIASES: "absorb_biases"}
 """The steps that are done where a caller asks for them, and the argument that does; the others are tried unasked."""
 NUMBERS = {EQUALIZE: "scales", ABSORB_BIASES: "shifts", SMOOTH: "smoothing"}
@@ -46,6 +47,7 @@ class Recipe:
     shifts: output of a layer -> by how much each of its channels is lowered, after `scales` (not negative).
     smoothing: input of a layer -> what each of its channels is divided by (positive), and the weight multiplied by.
     fixed: input of the model -> the one value that it is prepared for, element by element; None where there is none.
+    attention: the products, by name, that end what becomes one kernel of attention; None where there is none.
     transposed: true where each ConvTranspose stays one, in forms that would compute what it is rewritten as in float.
     """
 
@@ -55,6 +57,7 @@ class Recipe:
     smoothing: Channels = field(default_factory=dict)
     fixed: Channels | None = field(default=None, metadata=OPTIONAL)
     transposed: bool | None = field(default=None, metadata=OPTIONAL)
+    attention: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def idle(self) -> tuple[str, ...]:
@@ -78,6 +81,8 @@ class Recipe:
                     raise ValueError(f"{name}[{tensor!r}]: {wanted} float32 numbers are needed")
             if channels and step not in self.steps:
                 raise ValueError(f"steps: {step} is missing, whose {name} are there")
+        if bool(self.attention) != (JOIN_ATTENTION in self.steps):
+            raise ValueError(f"attention: names are needed where steps has {JOIN_ATTENTION}, and there alone")
         if any(not row for row in (self.fixed or {}).values()):
             raise ValueError("fixed: a value is needed")
 

@@ -10,7 +10,7 @@ from qtool.core.records.placement import NEEDS_RANGES
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.targets.conditions import table
+from qtool.targets.conditions import large, table
 from qtool.targets.rules import OpRule, Target
 
 
@@ -186,6 +186,8 @@ def _kept_from_static(rule: OpRule, form: Form, node: Node) -> str | None:
     """`dynamic`, `stored`, or why the node stays float; None: calibrated ranges decide, or it is none of this."""
     if rule.kind != "weighted":
         return "stored" if table(node) is None else None
+    if form == "static" and rule.folded and large(node):
+        return "stored"
     if form == "static":
         return None if rule.static else "it has no integer kernel for calibrated ranges"
     if form == "dynamic" and rule.dynamic:

@@ -32,6 +32,7 @@ from qtool.pipeline.prepare import (
     resize_axes,
     spatial_mean,
     sub_pixel,
+    unfuse,
     vanishing_weights,
 )
 from qtool.pipeline.prepare.fixed_inputs import Fixed, fix_inputs
@@ -101,6 +102,9 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
+    if any([_apply(part, changes, unfuse) for part in parts_of(model)]):
+        _tidy(model)
+        _ask_onnxruntime(model)
     for part in parts_of(model):
         while _apply(part, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
             _tidy(part)

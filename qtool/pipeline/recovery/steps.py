@@ -9,7 +9,16 @@ import numpy as np
 
 from qtool.core.compute import HERE, Compute
 from qtool.core.errors import CalibrationError, DataError
-from qtool.core.records.recipe import ABSORB_BIASES, ASKED, EQUALIZE, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
+from qtool.core.records.recipe import (
+    ABSORB_BIASES,
+    ASKED,
+    EQUALIZE,
+    JOIN_ATTENTION,
+    SMOOTH,
+    SOFTEN_MASKS,
+    STEPS,
+    Recipe,
+)
 from qtool.core.records.statistics import Statistics, load_statistics
 from qtool.core.state import Arrays, State, rollout
 from qtool.core.tensorspec import InputSpec
@@ -20,6 +29,7 @@ from qtool.graph.edit import Model
 from qtool.graph.positions import note_mask
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.recovery.absorption import absorb_biases, absorbable_tensors, find_shifts
+from qtool.pipeline.recovery.attention import join_attention
 from qtool.pipeline.recovery.equalization import Extremes, equalizable_tensors, equalize, find_scales
 from qtool.pipeline.recovery.masks import soften_masks
 from qtool.pipeline.recovery.smoothing import check_channels, smooth
@@ -68,6 +78,9 @@ def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
     if SOFTEN_MASKS in recipe.steps:
         model = soften_masks(model)
         changes["softened masks"] = 1
+    if JOIN_ATTENTION in recipe.steps:
+        model = join_attention(model, recipe.attention or ())
+        changes["joined attention"] = len(recipe.attention or ())
     if SMOOTH in recipe.steps:
         model = smooth(model, recipe.smoothing)
         changes["smoothed tensors"] = len(recipe.smoothing)

@@ -24,6 +24,8 @@ from qtool.graph.layers import Layer
 _FLOAT = 1
 """TensorProto.FLOAT."""
 _ORT_DOMAIN = "com.microsoft"
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""The operators whose stored weights become float32 when the model is loaded."""
 
 
 def make_dynamic(model: Model, weights: Sequence[WeightPlan], names: edit.Names, memo: WeightMemo) -> None:
@@ -67,6 +69,25 @@ def store_table(model: Model, params: QParams, readers: Sequence[Reader], rows: 
         rows_name = names.fresh(f"{name}_rows")
         group.append(edit.new_node("Mul", [cast.outputs[0], factor], rows_name, name=f"{rows_name}_node"))
         _replace(old, group)
+
+
+def fold_at_load(model: Model, base: str, params: QParams, integers: Array, names: edit.Names) -> Value:
+    """Return a weight [D, G, I] called `base` as Cast(`integers`, int8) * scales, which are put into the graph.
+
+    onnxruntime computes that once, when it loads the model; a DequantizeLinear it would run anew each time. Source:
+    onnxruntime `core/optimizer/constant_folding.cc`.
+    """
+    graph = model.graph
+    scale = np.asarray(params.scale, np.float32)
+    shape = () if params.axis is None else tuple(-1 if i == params.axis else 1 for i in range(integers.ndim))
+    stored = edit.add_initializer(graph, names.fresh(f"{base}_quantized"), np.asarray(integers, np.int8))
+    factor = edit.add_initializer(graph, names.fresh(f"{base}_scale"), scale.reshape(shape))
+    cast = _cast(stored, base, names)
+    name = names.fresh(f"{base}_real")
+    product = edit.new_node("Mul", [cast.outputs[0], factor], name, name=f"{name}_node")
+    for node in (product, cast):
+        graph.insert_before(graph[0], node)
+    return product.outputs[0]
 
 
 @dataclass(slots=True)

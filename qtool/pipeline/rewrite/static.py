@@ -10,7 +10,7 @@ from qtool.graph import compose, edit, opset
 from qtool.graph.bodies import alone, bodies, put_back, share_constants, share_dequantized, sink_constants
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.pipeline.rewrite.blocks import OPSET, store_blocks
-from qtool.pipeline.rewrite.dynamic import make_dynamic, store_table
+from qtool.pipeline.rewrite.dynamic import RECURRENT, fold_at_load, make_dynamic, store_table
 from qtool.pipeline.rewrite.float_forms import write_mish
 
 
@@ -189,6 +189,10 @@ class _Rewriter:
         tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
         if tables:
             store_table(self.model, weight.params, tables, self._integers(weight), self.names)
+        elif all(edit.is_main_op(self._node(name), *RECURRENT) for name, _ in weight.readers):
+            integers = self._integers(weight)
+            real = fold_at_load(self.model, weight.tensor, weight.params, integers, self.names)
+            self._read(weight.readers, real)
         else:
             self._weight(weight)
 

@@ -6,7 +6,7 @@ from qtool.core.errors import VerificationError
 from qtool.graph import edit
 from qtool.graph.bodies import alone, bodies, put_back, tell_types
 from qtool.graph.edit import Array, Graph, Model, Node, Value
-from qtool.pipeline.verify.undo import undo_barriers, undo_blocks, undo_computed, undo_dynamic, undo_shared
+from qtool.pipeline.verify.undo import undo_barriers, undo_blocks, undo_computed, undo_dynamic, undo_folded
 
 Origin = tuple[str, str | int]
 # elements of a constant that are looked at at once
@@ -20,8 +20,8 @@ def check_structure(prepared: Model, quantized: Model) -> None:
         VerificationError: something else than Q/DQ changed, or a stored constant is more than half a step off.
         ModelError: see `undo_computed`.
     """
+    undo_folded(prepared, quantized)
     undo_computed(quantized)
-    undo_shared(prepared, quantized)
     tell_types(prepared, quantized)
     for body in reversed(list(bodies(quantized.graph))):
         part = alone(quantized, body)
@@ -36,6 +36,7 @@ def check_structure(prepared: Model, quantized: Model) -> None:
 
 
 def _undo(prepared: Model, quantized: Model) -> None:
+    undo_folded(prepared, quantized)
     undo_dynamic(prepared, quantized)
     undo_blocks(prepared, quantized)
     undo_barriers(prepared, quantized)

@@ -191,8 +191,8 @@ def undo_barriers(prepared: Model, quantized: Model) -> None:
             edit.remove_node(node)
 
 
-def undo_shared(prepared: Model, quantized: Model) -> None:
-    """Turn the Cast and Mul of a weight that several bodies share back into a DequantizeLinear, in place."""
+def undo_folded(prepared: Model, quantized: Model) -> None:
+    """Turn the Cast and Mul of a weight, which are computed on loading, back into a DequantizeLinear, in place."""
     before = {n.name for n in prepared.graph.all_nodes()}
     names = edit.Names(quantized.graph)
     for node in list(quantized.graph):

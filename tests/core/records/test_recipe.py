@@ -71,7 +71,7 @@ def test_a_step_that_callers_ask_for_is_an_argument_and_an_option():
 
 
 def test_each_step_with_numbers_has_a_field():
-    assert {field.name for field in fields(Recipe)} == {"steps", "fixed", "transposed", *NUMBERS.values()}
+    assert {field.name for field in fields(Recipe)} == {"steps", "fixed", "transposed", "attention", *NUMBERS.values()}
     assert set(NUMBERS) <= set(STEPS)
 
 
@@ -87,6 +87,8 @@ def test_a_step_that_found_nothing_to_do_is_idle():
         None,
         {"steps": ["equalize"], "scales": {}},
         {"steps": ["magic"], "scales": {}, "shifts": {}},
+        {"steps": ["join-attention"], "scales": {}, "shifts": {}},
+        {"steps": [], "scales": {}, "shifts": {}, "attention": ["context"]},
         {"steps": ["absorb-biases", "equalize"], "scales": {}, "shifts": {}},
         {"steps": [], "scales": {"t": [1.0]}, "shifts": {}},
         {"steps": ["equalize"], "scales": {"t": [0.0]}, "shifts": {}},

@@ -113,6 +113,34 @@ def test_other_recurrent_layers_are_weight_only_and_said_so(op, tmp_path):
     assert noise_db(source, output, [net.samples(7)]) > 30.0
 
 
+@pytest.mark.parametrize(("op", "directions"), [("GRU", 2), ("RNN", 1)])
+def test_large_weights_of_recurrent_layers_are_stored_in_every_form(op, directions, tmp_path):
+    net = recurrent(op, inputs=16, hidden={"GRU": 128, "RNN": 256}[op], directions=directions)
+    net("Relu", net("MatMul", "x", net.weight(16, 8, inputs=16), name="product"), name="z")
+    source = net.save(tmp_path / "float.onnx", "y_out", "z_out")
+    output = tmp_path / "int8.onnx"
+    result = qtool.quantize(source, output, data=net.samples(7), form="static", calibrator="max")
+    assert result.plan.layers == ("recurrent", "product")
+    assert list(result.plan.integer) == ["product"]
+    assert [row.readers[0] for row in result.plan.stored] == [("recurrent", 1), ("recurrent", 2)]
+    assert output.stat().st_size < source.stat().st_size / 3
+    # they become float32 when the model is loaded: nothing is left of it in a run
+    found = kernels(output)
+    assert found[op] == 1
+    assert found["DequantizeLinear"] == found["Cast"] == found["Mul"] == 0
+    assert noise_db(source, output, [net.samples(7)]) > 30.0
+
+
+def test_small_ones_stay_float_and_excluded_ones_too(tmp_path):
+    for hidden, exclude in ((24, ()), (256, ("GRU",))):
+        net = recurrent("GRU", hidden=hidden)
+        net("Relu", net("MatMul", "x", net.weight(16, 8, inputs=16), name="product"), name="z")
+        source = net.save(tmp_path / "float.onnx", "y_out", "z_out")
+        scheme = Scheme(exclude_ops=exclude)
+        options = {"data": net.samples(7), "form": "static", "calibrator": "max", "scheme": scheme}
+        assert qtool.quantize(source, tmp_path / "int8.onnx", **options).plan.stored == ()
+
+
 def test_a_convolution_needs_calibrated_ranges(tmp_path):
     net = Net()
     source = net.save(tmp_path / "float.onnx", net.conv("x", 3, 8))
