@@ -1,6 +1,7 @@
 """AMD Quark's ONNX side: int8 weights and activations, with AdaRound or AdaQuant where asked for."""
 
 import argparse
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,8 +68,10 @@ def main() -> None:
     if options.config is not None:
         config = Config(global_quant_config=get_default_config(options.config))
     with tempfile.TemporaryDirectory() as name:
-        file = raised(options.model, Path(name))
-        ModelQuantizer(config).quantize_model(str(file), str(options.output), Reader(samples))
+        file, output = raised(options.model.resolve(), Path(name)), options.output.resolve()
+        samples = Samples(options.samples.resolve())
+        os.chdir(name)  # where it leaves tables of its own
+        ModelQuantizer(config).quantize_model(str(file), str(output), Reader(samples))
 
 
 if __name__ == "__main__":
