@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1000, help="a layer; 1000 is Quark's default")
     parser.add_argument("--config", help="one of Quark's own in the place of U8S8 per channel: XINT8, S8S8_AAWS")
     options = parser.parse_args()
-    samples = Samples(options.samples)
+    samples = Samples(options.samples.resolve())
     kinds = {"adaround": (AdaRoundConfig, 0.1), "adaquant": (AdaQuantConfig, 1e-5)}
     algorithms = []
     if options.learn is not None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from bench.peers.samples import Samples
 
-FORM: dict[str, Any] = {"input_names": ["x"], "output_names": ["y"], "dynamo": False, "opset_version": 13}
+FORM: dict[str, Any] = {"input_names": ["input"], "output_names": ["y"], "dynamo": False, "opset_version": 13}
 STEPS, BATCH, CLASSES = 20, 8, 10
 RATE, FINE_RATE = 0.01, 1e-6
 """Of learning, in float and with Q/DQ: the second trains the ranges, and next to nothing else."""
