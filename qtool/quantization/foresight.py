@@ -33,5 +33,5 @@ class Foresight:
         return self.measure(one) if foreseen is None else foreseen
 
     def forget(self) -> None:
-        """Forget all of it, since the same sets measure otherwise now."""
+        """Remove all that was measured, since the same sets measure otherwise now."""
         self._foreseen.clear()
