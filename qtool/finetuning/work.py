@@ -22,7 +22,7 @@ from qtool.finetuning.gain import paired_gain
 from qtool.finetuning.labels import LabelsLoss, find_labels_loss
 from qtool.finetuning.loss_names import LossSpec, describe
 from qtool.finetuning.measure import Measure
-from qtool.finetuning.samples import Parted, Samples, joined
+from qtool.finetuning.samples import KEPT, Parted, Samples, joined
 from qtool.finetuning.student import Student
 from qtool.finetuning.training import Training, TrainingCheckpoint
 from qtool.finetuning.views import Views, picture_of
@@ -36,7 +36,7 @@ Arrays = Mapping[str, np.ndarray]
 _AGREEING = 8
 """So many samples are run by torch and by onnxruntime before anything is trained."""
 _VIEWS = 8
-"""A picture that chooses says in so many views whether what was trained is better: rounding differs in each."""
+"""Pictures that choose do so in so many views each, at most, and in `KEPT` in all: rounding differs in each view."""
 _SAME = 0.03
 """Noise of a batch against the same samples one by one, in units of the signal, that single steps may grow to."""
 
@@ -115,7 +115,8 @@ class Work:
                 raise UsageError(self._untrainable(student))
             agreement = check_agreement(student, model, plan, target, parted.choosing.inputs[:_AGREEING])
             self._taught(teacher, exact)
-            scorer = Scorer(model, parted.choosing.inputs, target.session)
+            choosing, each = self._choosing()
+            scorer = Scorer(model, choosing, target.session)
 
             def judge() -> float | None:
                 return scorer.sqnr_db(student.learned.planned(model), model)
@@ -134,7 +135,7 @@ class Work:
             trained = student.learned.planned(model)
             figures = scorer.sqnr_db(plan, model), scorer.sqnr_db(trained, model)
             chosen = None if self.measure is None else (self.measure.chosen(plan), self.measure.chosen(trained))
-            gain = self._gain(scorer, trained, chosen)
+            gain = self._gain(scorer, each, trained, chosen)
             kept = training.improved and self._gained(figures, chosen) and (gain is None or gain.sure)
         return Done(
             trained if kept else plan, kept, figures, training, checkpoint, seconds, resumed, counts,
@@ -207,19 +208,32 @@ class Work:
 
         return measured
 
-    def _gain(self, scorer: Scorer, trained: Plan, chosen: tuple[float, float] | None) -> PairedGain | None:
+    def _choosing(self) -> tuple[Sequence[Arrays], int]:
+        """What chooses by SQNR, and how many in a row are views of one sample."""
+        inputs = self.parted.choosing.inputs
+        each = min(_VIEWS, KEPT // len(inputs))
+        if not self.settings.views or each < 2 or picture_of(inputs[0]) is None:
+            return inputs, 1
+        return Views(inputs, each, self.settings.seed), each
+
+    def _gain(self, scorer: Scorer, each: int, trained: Plan, chosen: tuple[float, float] | None) -> PairedGain | None:
         """The gain of a plan, sample by sample: by the metric, but by SQNR where that is equal, or better by chance."""
         if self.measure is not None and chosen is not None and chosen[0] != chosen[1]:
             one, two = self.measure.by_sample([self.plan, trained])
             found = paired_gain(self.measure.info.name, one, two)
             if found is not None and found.sure:
                 return found
+<<<<<<< HEAD
         model, inputs, each = self.prepared.model, self.parted.choosing.inputs, 1
         if self.settings.views and picture_of(inputs[0]) is not None:
             each = _VIEWS
             scorer = Scorer(model, Views(inputs, each, self.settings.seed), TARGETS[self.plan.target].session)
         before, after = (scorer.by_example(plan, model) for plan in (self.plan, trained))
         return paired_gain("SQNR", before, after, each)
+=======
+        model = self.prepared.model
+        return paired_gain("SQNR", *(scorer.by_example(plan, model) for plan in (self.plan, trained)), each)
+>>>>>>> i16-train
 
     def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
         """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""

@@ -102,7 +102,8 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     take_calls(model, origins)
     _ask_onnxruntime(model)
     widened = _in_float32(model, loaded, changes)
-    if any([_apply(part, changes, unfuse) for part in parts_of(model)]):
+    unfused = [_apply(part, changes, unfuse) for part in parts_of(model)]
+    if any(unfused):
         _tidy(model)
         _ask_onnxruntime(model)
     for part in parts_of(model):
