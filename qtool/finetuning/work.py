@@ -223,17 +223,9 @@ class Work:
             found = paired_gain(self.measure.info.name, one, two)
             if found is not None and found.sure:
                 return found
-<<<<<<< HEAD
-        model, inputs, each = self.prepared.model, self.parted.choosing.inputs, 1
-        if self.settings.views and picture_of(inputs[0]) is not None:
-            each = _VIEWS
-            scorer = Scorer(model, Views(inputs, each, self.settings.seed), TARGETS[self.plan.target].session)
+        model = self.prepared.model
         before, after = (scorer.by_example(plan, model) for plan in (self.plan, trained))
         return paired_gain("SQNR", before, after, each)
-=======
-        model = self.prepared.model
-        return paired_gain("SQNR", *(scorer.by_example(plan, model) for plan in (self.plan, trained)), each)
->>>>>>> i16-train
 
     def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
         """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""
