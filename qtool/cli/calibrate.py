@@ -26,7 +26,7 @@ from qtool.cli.pipeline import CALIBRATE_TAKES, check_pipeline, pipeline_option,
 from qtool.cli.streams import warn
 from qtool.feeds import ReadOptions
 from qtool.pipeline.calibration.calibrate import CHECKPOINT_S, calibrate, checkpoint_path
-from qtool.report.quantize import calibrated_text
+from qtool.report.calibrate import calibrated_text
 
 
 @click.command("calibrate", cls=Command)

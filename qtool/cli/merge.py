@@ -7,7 +7,7 @@ from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
 from qtool.cli.streams import warn
 from qtool.pipeline.calibration.calibrate import merge
-from qtool.report.quantize import calibrated_text
+from qtool.report.calibrate import calibrated_text
 
 
 @click.command("merge", cls=Command)

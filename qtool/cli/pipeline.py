@@ -13,7 +13,7 @@ from qtool.core.errors import UsageError
 from qtool.feeds import ReadOptions
 from qtool.generation.description import read_description
 from qtool.generation.together import calibrate_pipeline
-from qtool.report.quantize import calibrated_parts_text
+from qtool.report.calibrate import calibrated_parts_text
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SHARED = ("pipeline", "data", "samples", "threads", "preprocess", "tokenizer", "max_length", "trim", "quiet")

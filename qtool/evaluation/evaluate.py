@@ -1,6 +1,5 @@
 """`evaluate`: every model over the same samples, which are streamed once."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -28,10 +27,9 @@ from qtool.core.records.evaluation import (
 )
 from qtool.core.state import rollout
 from qtool.core.tensorspec import InputSpec
-from qtool.core.text import in_utf8
 from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.doubts import LabelDoubts, Spread, add_spreads, all_doubts, input_grids, nothing_right
-from qtool.evaluation.files import read_otherwise, with_share
+from qtool.evaluation.files import display_names, read_otherwise, with_share
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
@@ -169,7 +167,7 @@ def _keeper(number: int, folder: Path, paths: Sequence[Path], feeds: Feeds, inpu
     """What keeps the worst samples. Raises `UsageError` where the inputs are no pictures."""
     if feeds.states:
         raise UsageError(f"{arg('save_worst')}: does not go with {arg('state')}; leave one out")
-    return Keeper(number, folder, _display_names(paths)[1:], PictureInput(inputs, feeds.source.reading.preprocess))
+    return Keeper(number, folder, display_names(paths)[1:], PictureInput(inputs, feeds.source.reading.preprocess))
 
 
 def compare(
@@ -366,7 +364,7 @@ class _Comparison:
 
     def doubts(self, reference: ModelResult, paths: Sequence[Path]) -> tuple[str, ...]:
         """Return what is odd about float's figures and the data, for the labels and for each model beside float's."""
-        names = _display_names(paths)
+        names = display_names(paths)
         grids = ((name, input_grids(path)) for name, path in zip(names[1:], paths[1:], strict=True))
         labels = self.labels.lines(names[0]) if self.labels else ()
         return (*nothing_right(reference), *all_doubts(grids, self.spreads, self.samples, labels))
@@ -375,7 +373,7 @@ class _Comparison:
         """Return one result a model, float's first."""
         reference = self.trials[0].values()
         results: list[ModelResult] = []
-        for index, (trial, path, name) in enumerate(zip(self.trials, paths, _display_names(paths), strict=True)):
+        for index, (trial, path, name) in enumerate(zip(self.trials, paths, display_names(paths), strict=True)):
             values = reference if trial.is_float else trial.values()
             scores = [scored_drop(m.info, values[m.name], reference[m.name]) for m in self.metrics]
             if trial.is_float:
@@ -416,19 +414,6 @@ def _existing(float_model: str | Path, candidates: str | Path | Sequence[str | P
         if why is not None:
             raise ModelError(f"{path}: {why}")
     return paths
-
-
-def _display_names(paths: Sequence[Path]) -> list[str]:
-    """Name the models: by file; by path as given where two files are called alike, numbered where the paths are too."""
-    short = Counter(path.name for path in set(paths))
-    names = [path.name if short[path.name] == 1 else str(path) for path in paths]
-    seen: Counter[str] = Counter()
-    unique: list[str] = []
-    for name in names:
-        seen[name] += 1
-        printable = in_utf8(name).encode("utf-8", "replace").decode("utf-8")
-        unique.append(printable if seen[name] == 1 else f"{printable} ({seen[name]})")
-    return unique
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

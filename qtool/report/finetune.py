@@ -9,7 +9,8 @@ from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreeme
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
-from qtool.report.quantize import data_text, float_line, options_text, size_ratio
+from qtool.report.commands import data_text, options_text
+from qtool.report.quantize import float_line, size_ratio
 from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import timing_lines
 from qtool.report.words import again, rows

@@ -16,7 +16,7 @@ from qtool.core.records.inspection import (
 )
 from qtool.core.records.results import Asked
 from qtool.core.text import amount, line, rounded
-from qtool.report.quantize import data_text
+from qtool.report.commands import data_text
 from qtool.report.text import ABSENT, aligned, decibels, file_size, fitted
 
 _NOTHING = Asked()

@@ -9,7 +9,7 @@ from qtool.core.records.inspection import ANY_PRESET, ANY_VALUE, Inspection, Por
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line, rounded
-from qtool.report.quantize import data_text
+from qtool.report.commands import data_text
 from qtool.report.text import ABSENT, aligned, file_size, fitted
 
 _SUGGESTED = re.compile(r"(\w+)='(.*?)': (.*)", re.DOTALL)

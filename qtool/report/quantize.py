@@ -3,7 +3,6 @@
 import math
 import shlex
 from collections.abc import Sequence
-from pathlib import Path, PurePath
 
 from qtool.core.records.evaluation import GateRule
 from qtool.core.records.placement import NEEDS_RANGES
@@ -11,8 +10,6 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
     MUCH_SMALLER,
-    Asked,
-    Calibrated,
     FilePart,
     LeftFloat,
     NoisyRegion,
@@ -23,6 +20,7 @@ from qtool.core.records.results import (
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
+from qtool.report.commands import after_calibration, calibration_text, data_text, options_text, word
 from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import timing_lines
@@ -38,38 +36,6 @@ _ROOM_DB = 2.0
 """New data may have so much less SQNR than the samples that report."""
 _LARGE_PART = 0.15
 """A part of a file is named as a reason where it is this share of it."""
-
-
-def calibrated_text(result: Calibrated) -> str:
-    """Return one line: how many samples and tensors, where the statistics are, and what they are good for."""
-    statistics, part = result.statistics, result.statistics.part
-    use = "serves every calibrator and target"
-    if part is not None:
-        use = f"shard {part.shard}, for `qtool merge`"
-    samples = amount(statistics.samples, "sample") + (f" ({result.resumed} of them before)" if result.resumed else "")
-    tensors = amount(len(statistics.tensors), "tensor")
-    if statistics.mask:
-        use = f"padding left out by '{statistics.mask}'; {use}"
-    return line(f"{result.output}: {samples}, {tensors}, {file_size(result.size)}; {use}")
-
-
-def calibrated_parts_text(parts: Sequence[tuple[str, Path, Calibrated | None, Path | None]], pipeline: str) -> str:
-    """Return a line for each part of a pipeline, and the commands that come next.
-
-    parts: of each its name, its float model, what came of calibrating it, None where there is nothing to quantise, and
-    where its int8 model shall be; None where the description does not say.
-    """
-    lines = [
-        calibrated_text(made) if made else line(f"{name}: nothing to quantise in {model}; it stays float")
-        for name, model, made, _ in parts
-    ]
-    quantised = [(model, made, wanted) for _, model, made, wanted in parts if made is not None]
-    lines += [
-        line(f"next: qtool quantize {model} --calibration {made.output} -o {wanted or model.with_suffix('.int8.onnx')}")
-        for model, made, wanted in quantised
-    ]
-    missing = "" if all(wanted for *_, wanted in quantised) else ", once it names the int8 models"
-    return "\n".join([*lines, line(f"then: qtool eval --pipeline {pipeline} --data DATA --max-drop 1%{missing}")])
 
 
 def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[str] = ()) -> str:
@@ -158,7 +124,7 @@ def _hardly_integer(result: Quantized) -> tuple[str, ...]:
     return (
         f"HARDLY QUANTISED: {len(waiting)} of {amount(proof.layers, 'layer')} have integer kernels for calibrated "
         "ranges alone, and stay in float without data",
-        f"`qtool quantize {_word(result.asked.model)} --data DATA -o {_word(str(result.output))}`, without --dynamic",
+        f"`qtool quantize {word(result.asked.model)} --data DATA -o {word(str(result.output))}`, without --dynamic",
     )
 
 
@@ -222,8 +188,8 @@ def _figure(proof: Verification) -> str:
 def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
-    model, data, grid = _word(asked.model), data_text(asked), options_text(asked, without=("fix",))
-    compared = f"qtool eval {model} {_word(str(result.output))}"
+    model, data, grid = word(asked.model), data_text(asked), options_text(asked, without=("fix",))
+    compared = f"qtool eval {model} {word(str(result.output))}"
     if _but_for_one(result, verdict):
         return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
     if verdict.met is not False:
@@ -232,9 +198,9 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
         return blocks_next(result.plan, f"qtool quantize {model} {data}")
     commands = [
         f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
-        f"{_after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
+        f"{after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
         # without a calibration file it is of the samples that train
-        f"`qtool finetune {model}{_calibration(asked)} {data}{grid}` trains its numbers",
+        f"`qtool finetune {model}{calibration_text(asked)} {data}{grid}` trains its numbers",
     ]
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
@@ -257,41 +223,9 @@ def _comparison(result: Quantized, command: str) -> str:
 def _again(result: Quantized, typed: Sequence[str], option: str, value: str) -> str:
     """The same call with another value of an option; without a command line, the one that asks for the same."""
     asked = result.asked
-    source = data_text(asked) if asked.calibration is None else _calibration(asked).strip()
-    same = f"quantize {_word(asked.model)} {source}{options_text(asked)} -o {_word(str(result.output))}"
+    source = data_text(asked) if asked.calibration is None else calibration_text(asked).strip()
+    same = f"quantize {word(asked.model)} {source}{options_text(asked)} -o {word(str(result.output))}"
     return again(typed or shlex.split(same), option, value)
-
-
-def _after_calibration(asked: Asked, command: str) -> str:
-    """The beginning of a command that needs a calibration file, behind the one that makes it where there is none."""
-    model = _word(asked.model)
-    if asked.calibration is not None:
-        return f"`qtool {command} {model}{_calibration(asked)}"
-    file = _word(str(PurePath(asked.model).with_suffix(".calib")))
-    fixed = options_text(asked, only=("fix",))
-    made = f"qtool calibrate {model} {data_text(asked)}{fixed} -o {file}"
-    return f"`{made} && qtool {command} {model} --calibration {file}"
-
-
-def _calibration(asked: Asked) -> str:
-    return "" if asked.calibration is None else f" --calibration {_word(asked.calibration)}"
-
-
-def options_text(asked: Asked, *, only: Sequence[str] | None = None, without: Sequence[str] = ()) -> str:
-    """Return the options that were given as they are typed, with a space in front of each."""
-    wanted = [(name, text) for name, text in asked.options if (only is None or name in only) and name not in without]
-    return "".join(f" --{name.replace('_', '-')}{f' {_word(text)}' if text else ''}" for name, text in wanted)
-
-
-def data_text(asked: Asked) -> str:
-    """Return the data as it was given, with how it is read."""
-    data = "DATA" if asked.data is None else _word(asked.data)
-    return " ".join([f"--data {data}", *(f"--{name.replace('_', '-')} {_word(text)}" for name, text in asked.reading)])
-
-
-def _word(name: str) -> str:
-    """A name as a shell takes it."""
-    return shlex.quote(name)
 
 
 def _left(verdict: Verdict) -> list[str]:

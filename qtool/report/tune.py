@@ -8,8 +8,9 @@ from dataclasses import replace
 from qtool.core.records.tuning import AGREEMENT, FLOAT, TRAINED, Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
+from qtool.report.commands import data_text, options_text
 from qtool.report.evaluation import evaluation_text
-from qtool.report.quantize import data_text, float_line, options_text
+from qtool.report.quantize import float_line
 from qtool.report.text import decibels, number
 from qtool.report.words import again
 

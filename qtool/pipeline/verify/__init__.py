@@ -14,7 +14,8 @@ from qtool.pipeline.verify.blocks import check_blocks
 from qtool.pipeline.verify.census import run_otherwise
 from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
-from qtool.pipeline.verify.measure import Measured, measure, measure_bodies, worst_of
+from qtool.pipeline.verify.measure import Measured, measure, worst_of
+from qtool.pipeline.verify.measure_bodies import measure_bodies
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.structure import check_structure
 from qtool.runtime.census import Census, take_census

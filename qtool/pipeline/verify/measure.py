@@ -16,7 +16,6 @@ from qtool.core.records.plan import Plan
 from qtool.core.records.verification import TensorCheck
 from qtool.core.text import amount
 from qtool.graph import compose, edit, external
-from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Model
 from qtool.graph.parts import saturating_ends
 from qtool.graph.positions import padding_of
@@ -24,9 +23,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.half_precision import check_rounding, rounding_db
 from qtool.pipeline.verify.judged import Judged, OutputJudge
 from qtool.pipeline.verify.original import Original
-from qtool.pipeline.verify.paired import BodyPair, paired_bodies
 from qtool.pipeline.verify.undo import in_real_numbers
-from qtool.runtime.bodies import BodyRun, BodyRuns
 from qtool.runtime.session import Session, kept
 
 # Below this the prepared graph is another function than the model; float32 reordering stays far above.
@@ -42,20 +39,18 @@ _FAR_SHARE = 1e-3
 _TAIL_DB = 40.0
 # MatMulNBits rounds the blocks of its input to 8 bits (level 4), which says more of the input than of the layer; so a
 # layer by itself computes in float32.
-_EXACT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
+EXACT_INPUTS = {"session.qdq_matmulnbits_accuracy_level": "1"}
 # What rounding may leave of a sum that is 0.
 _ZERO = 1e-3
 # 8-bit numbers, after which no further example is run unoptimised and layer by layer: that is twice a float run.
-_ENOUGH = 2**24
-# Runs of a body, after which it is not run layer by layer any more.
-_RUNS = 256
+ENOUGH = 2**24
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(slots=True)
-class _Steps:
-    """Distances between two runs of a layer in quantisation steps."""
+class LayerSteps:
+    """The distances between two runs of a layer in quantisation steps."""
 
     largest: int = 0
     total: int = 0
@@ -63,6 +58,7 @@ class _Steps:
     count: int = 0
 
     def add(self, a: np.ndarray, b: np.ndarray) -> None:
+        """Add those of two runs on the same inputs."""
         if a.shape != b.shape:
             # a step decided how many elements there are
             return
@@ -74,6 +70,7 @@ class _Steps:
 
     @property
     def wrong(self) -> bool:
+        """Whether they are more than roundings."""
         return self.total > _MEAN_STEPS * self.count or self.far > _FAR_SHARE * self.count
 
 
@@ -90,7 +87,7 @@ class Measured:
     """
 
     sqnr: dict[str, SignalToNoise] = field(default_factory=dict)
-    steps: dict[str, _Steps] = field(default_factory=dict)
+    steps: dict[str, LayerSteps] = field(default_factory=dict)
     preparation: dict[str, SignalToNoise] = field(default_factory=dict)
     shipped: Judged | None = None
     whole: dict[str, SignalToNoise] = field(default_factory=dict)
@@ -273,7 +270,7 @@ class _Layers:
         observed = compose.with_outputs(plain, list(dict.fromkeys([*stored.values(), *self._cuts, *outputs])))
         self._unoptimized, self._alone = both(
             lambda: Session(observed, optimize=False, name="the quantised model"),
-            lambda: Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers"),
+            lambda: Session(pieces, config={**config, **EXACT_INPUTS}, name="the quantised model's layers"),
         )
 
     def run(self, example: Arrays) -> tuple[Arrays, Arrays]:
@@ -353,85 +350,16 @@ def _measure_layers(
     """Add the differences of layers by themselves. compared: the outputs to be compared, for each checked example."""
     count = 0
     for example, final, names in zip(original.checked, shipped, compared, strict=False):
-        if count >= _ENOUGH:
+        if count >= ENOUGH:
             return
         plain, alone = layers.run(example)
         for tensor, stored in layers.integers.items():
-            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
+            result.steps.setdefault(tensor, LayerSteps()).add(plain[stored], alone[stored])
             count += plain[stored].size
         for name in names:
             result.whole.setdefault(name, SignalToNoise()).add(plain[name], final[name])
             result.tail.setdefault(name, SignalToNoise()).add(plain[name], alone[name])
         del plain, alone
-
-
-def measure_bodies(
-    original: Original,
-    prepared: Model,
-    quantized: Serialized,
-    plan: Plan,
-    config: Mapping[str, str],
-    result: Measured,
-) -> tuple[str, ...]:
-    """Compare the bodies of If, Loop and Scan in the same way, add to `result`, and return those that never ran.
-
-    Each run of a body is compared, of the quantised model's own iterations, until there are enough numbers.
-    """
-    model = deserialize(quantized)
-    tell_types(prepared, model)
-    pairs = {pair.name: pair for pair in paired_bodies(prepared, model)}
-    planned = [
-        part.body.name for part in parts(prepared) if any(node.name in plan.integer for node in part.model.graph)
-    ]
-    lost = tuple(name for name in planned if name not in pairs)
-    bodies = {pair.name: _Body(pair, plan, config) for pair in pairs.values() if pair.quantizes}
-    if not bodies:
-        return lost
-    exact = BodyRuns(prepared, {name: body.tensors for name, body in bodies.items()}, name="the prepared model")
-    ran = BodyRuns(model, {name: body.stored for name, body in bodies.items()}, config=config)
-    for example in original.checked:
-        for one, other in zip(exact.run(example), ran.run(example), strict=False):
-            if one.body != other.body:
-                # a step has decided which branch is taken, or how often
-                break
-            bodies[one.body].compare(one, other, result)
-    return (*lost, *(name for name, body in bodies.items() if not body.runs))
-
-
-class _Body:
-    """A body of the quantised model: unoptimised, and its optimised layers, each on what it reads there."""
-
-    def __init__(self, pair: BodyPair, plan: Plan, config: Mapping[str, str]) -> None:
-        self.grids = {row.tensor: row.params for row in plan.activations if row.tensor in pair.stored}
-        self.tensors = list(self.grids)
-        self.stored = [pair.stored[tensor] for tensor in self.tensors]
-        self.integers = {tensor: pair.stored[tensor] for tensor in self.tensors}
-        self.integers |= {name: name for name in compose.dynamic_tensors(pair.quantized)}
-        outputs = [str(v.name) for v in pair.quantized.graph.outputs]
-        pieces, self.cuts = compose.cut(pair.quantized)
-        observed = compose.with_outputs(
-            pair.quantized, list(dict.fromkeys([*self.integers.values(), *self.cuts, *outputs]))
-        )
-        self.outputs = dict(zip(outputs, (str(v.name) for v in pair.prepared.graph.outputs), strict=True))
-        self.plain = Session(observed, optimize=False, name="the quantised model")
-        self.alone = Session(pieces, config={**config, **_EXACT_INPUTS}, name="the quantised model's layers")
-        self.runs = self.compared = 0
-
-    def compare(self, exact: BodyRun, ran: BodyRun, result: Measured) -> None:
-        self.runs += 1
-        for tensor, stored in zip(self.tensors, self.stored, strict=True):
-            if exact.found[tensor].shape == ran.found[stored].shape:
-                noise = result.sqnr.setdefault(tensor, SignalToNoise())
-                noise.add(exact.found[tensor], dequantize(ran.found[stored], self.grids[tensor]))
-        if self.compared >= _ENOUGH or self.runs > _RUNS:
-            return
-        plain = self.plain.run(ran.fed)
-        alone = self.alone.run({**ran.fed, **{fed: plain[q] for q, fed in self.cuts.items()}})
-        for tensor, stored in self.integers.items():
-            result.steps.setdefault(tensor, _Steps()).add(plain[stored], alone[stored])
-            self.compared += plain[stored].size
-        for name in measured_outputs({name: plain[name] for name in self.outputs}):
-            result.tail.setdefault(self.outputs[name], SignalToNoise()).add(plain[name], alone[name])
 
 
 def _check_shapes(single: Arrays, exact: Arrays) -> None:
