@@ -71,7 +71,7 @@ def _row(model: ZooModel, case: Case, folder: Path) -> list[str]:
     files = {way: folder / f"{model.name} {way}.onnx" for way in ("off", "on", "finetuned")}
     statistics = qtool.calibrate(model.model, data, samples=SAMPLES, **reading).statistics
     for way in ("off", "on"):
-        qtool.quantize(model.model, files[way], calibration=statistics, refine=way, **asked)  # type: ignore[arg-type]
+        qtool.quantize(model.model, files[way], calibration=statistics, refine=way, **asked)
     result = qtool.finetune(
         model.model, data, files["finetuned"], calibration=statistics, steps=STEPS, samples=SAMPLES, threads=1,
         **asked, **reading,

@@ -219,11 +219,13 @@ class Work:
     def _gain(self, scorer: Scorer, each: int, trained: Plan, chosen: tuple[float, float] | None) -> PairedGain | None:
         """The gain of a plan, sample by sample: by the metric, but by SQNR where that is equal, or better by chance."""
         if self.measure is not None and chosen is not None and chosen[0] != chosen[1]:
-            found = paired_gain(self.measure.info.name, *self.measure.by_sample([self.plan, trained]))
+            one, two = self.measure.by_sample([self.plan, trained])
+            found = paired_gain(self.measure.info.name, one, two)
             if found is not None and found.sure:
                 return found
         model = self.prepared.model
-        return paired_gain("SQNR", *(scorer.by_example(plan, model) for plan in (self.plan, trained)), each)
+        before, after = (scorer.by_example(plan, model) for plan in (self.plan, trained))
+        return paired_gain("SQNR", before, after, each=each)
 
     def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
         """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""
