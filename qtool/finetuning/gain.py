@@ -12,7 +12,7 @@ _MOST_DB = 200.0
 
 
 def paired_gain(
-    by: str, before: Sequence[float | None], after: Sequence[float | None], each: int = 1
+    by: str, before: Sequence[float | None], after: Sequence[float | None], *, each: int = 1
 ) -> PairedGain | None:
     """Return the mean gain of samples, and its standard error; None where fewer than two have a figure in both.
 

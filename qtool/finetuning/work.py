@@ -225,7 +225,7 @@ class Work:
                 return found
         model = self.prepared.model
         before, after = (scorer.by_example(plan, model) for plan in (self.plan, trained))
-        return paired_gain("SQNR", before, after, each)
+        return paired_gain("SQNR", before, after, each=each)
 
     def _gained(self, figures: tuple[float | None, float | None], chosen: tuple[float, float] | None) -> bool:
         """Whether what was trained is better on the samples that choose: by the metric first, where one chooses."""

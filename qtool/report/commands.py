@@ -8,7 +8,7 @@ from qtool.core.records.results import Asked
 
 
 def after_calibration(asked: Asked, command: str) -> str:
-    """The beginning of a command that needs a calibration file, behind the one that makes it where there is none."""
+    """Return the beginning of a command that needs a calibration file, behind the one that makes it where there is none."""
     model = word(asked.model)
     if asked.calibration is not None:
         return f"`qtool {command} {model}{calibration_text(asked)}"
@@ -36,5 +36,5 @@ def data_text(asked: Asked) -> str:
 
 
 def word(name: str) -> str:
-    """A name as a shell takes it."""
+    """Return a name as a shell takes it."""
     return shlex.quote(name)

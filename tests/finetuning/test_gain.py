@@ -75,7 +75,7 @@ def test_the_output_says_how_it_was_decided(begun, tmp_path):
 def test_a_gain_within_the_noise_is_not_written(begun, tmp_path, monkeypatch):
     from qtool.finetuning import work
 
-    monkeypatch.setattr(work, "paired_gain", lambda *given: replace(paired_gain(*given), error=1e3))
+    monkeypatch.setattr(work, "paired_gain", lambda *given, **more: replace(paired_gain(*given, **more), error=1e3))
     result = trained(begun, tmp_path, steps=30)
     assert not result.kept and result.chosen_db[1] > result.chosen_db[0] + 4.0 and result.refused_db is None
 
@@ -86,9 +86,9 @@ def test_a_metric_that_is_better_by_chance_leaves_it_to_the_decibels(begun, tmp_
 
     asked = []
 
-    def paired(by, one, two, *each):
+    def paired(by, one, two, **more):
         asked.append(by)
-        return replace(paired_gain(by, one, two, *each), error=1e3 if by == "mse" else 0.0)
+        return replace(paired_gain(by, one, two, **more), error=1e3 if by == "mse" else 0.0)
 
     monkeypatch.setattr(work, "paired_gain", paired)
     result = trained(begun, tmp_path, steps=30, metric="mse")
