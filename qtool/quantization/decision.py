@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qtool.core.errors import DataError, LayerError, ModelError, VerificationError
+from qtool.core.numerics.calibrators import Max
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.placement import Amendment
@@ -30,6 +31,8 @@ from qtool.quantization.wanted import Wanted
 from qtool.targets.tables import TARGETS
 
 _ROUNDS = 4
+_FALLEN_DB = 6.0
+"""Where the examples that report have so much less SQNR than those that chose, something was seen in none of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
     figures = [*proven.proof.sqnr_db_by_output.values(), *proven.proof.sqnr_db_before.values()]
     if candidate is None or all(db is None for db in figures):
         return proven
+    proven = _unclipped(proven, candidate, request, original)
+    candidate, before = proven.decision.candidate or candidate, proven.proof.judged_db
     proven = replace(proven, before_db=before)
     if wanted is None or loudness(before) >= wanted.min_sqnr:
         return proven
@@ -157,6 +162,39 @@ def mend(proven: Proven, wanted: Wanted | None, request: Request, original: Orig
         found = search.further(mended.decision.candidate, loudness(mended.proof.judged_db))
         mended = _searched(mended, search, found, original)
     return _everywhere(proven, mended, search, original)
+
+
+def _unclipped(proven: Proven, candidate: Candidate, request: Request, original: Original) -> Proven:
+    """What was proven, or the same with ranges that hold all that calibrated, where that is far better on new examples.
+
+    A calibrator that clips what none of the examples that choose holds loses nothing on these. Which of two plans it is
+    that is written is all that the examples that report decide.
+    """
+    chosen, widest = candidate.trial, Max()
+    if chosen is None or candidate.calibrator == widest or widest not in request.calibrators:
+        return proven
+    if loudness(proven.proof.judged_db) >= loudness(chosen.sqnr_db) - _FALLEN_DB:
+        return proven
+    try:
+        whole = candidate.by(widest, corrected=bool(candidate.plan.shifts))
+        trials = proven.decision.trials
+        alike = [one for one in trials if _way(one) == (widest, *_way(chosen)[1:])]
+        whole = replace(whole, trial=alike[0] if alike else None)
+        first = tuple(alike[:1])
+        decided = replace(
+            proven.decision,
+            plan=whole.plan,
+            candidate=whole,
+            trials=(*first, *(one for one in trials if one not in first)),
+        )
+        other = prove(decided, original)
+    except (ModelError, DataError, VerificationError):
+        return proven
+    return other if loudness(other.proof.judged_db) >= loudness(proven.proof.judged_db) + WORTH_DB else proven
+
+
+def _way(trial: Trial) -> tuple[object, ...]:
+    return trial.calibrator, trial.bias_correction, trial.form, trial.smoothed, bool(trial.refined), trial.floats
 
 
 def _with_more_bits(proven: Proven, wanted: Wanted | None, original: Original) -> Proven:

@@ -8,7 +8,7 @@ from qtool.core.records.results import Asked
 
 
 def after_calibration(asked: Asked, command: str) -> str:
-    """Return the beginning of a command that needs a calibration file, behind the one that makes it where there is none."""
+    """Return how a command begins that needs a calibration file, behind the one that makes it where there is none."""
     model = word(asked.model)
     if asked.calibration is not None:
         return f"`qtool {command} {model}{calibration_text(asked)}"
