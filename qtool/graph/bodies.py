@@ -85,7 +85,7 @@ def tensors_inside(model: ir.Model, names: Container[str]) -> dict[str, list[str
     for part in parts(model):
         graph = part.model.graph
         found = [value for node in graph for value in node.outputs]
-        here = [str(value.name) for value in (*graph.inputs, *found) if value.name in names]
+        here = [str(value.name) for value in (*graph.inputs, *found) if value.name and value.name in names]
         if here:
             result[part.body.name] = here
     return result

@@ -22,8 +22,12 @@ def predicted_db(prepared: onnx.ModelProto, plan: Plan, data: dict[str, Array], 
 
     `prepared`: the float graph that the plan is for. `draw`: of the noise, by number. Whole numbers and what is fed
     back into a recurrence are taken as if they were exact. NaN where onnxruntime cannot draw the noise: it has
-    RandomUniformLike up to opset 21 only.
+    RandomUniformLike up to opset 21 only. NaN too where the plan quantises in the body of an If, Loop or Scan.
     """
+    here = {node.name for node in prepared.graph.node}
+    rows = (*plan.weights, *plan.dynamic, *plan.stored)
+    if not {*plan.integer, *(node for row in rows for node, _ in row.readers)} <= here:
+        return float("nan")
     if any(node.op_type == "RMSNormalization" for node in prepared.graph.node):
         return float("nan")
     exact = run_float(prepared, data)
