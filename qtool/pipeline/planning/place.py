@@ -10,7 +10,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.heads import decoding_layers
 from qtool.graph.origins import Origin
 from qtool.pipeline.planning.exclusion import excluded_nodes
-from qtool.pipeline.planning.selection import select
+from qtool.pipeline.planning.selection import NO_KERNEL, select
 from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
 
@@ -49,7 +49,8 @@ def place(
     # a table in 8 bits by itself is what only those get who ask for it
     tables = selection.stored and (scheme.form != "static" or scheme.selects)
     if not (selection.weighted or selection.dynamic or tables):
-        reasons = sorted({f"{op}: {why}" for op, why in selection.reasons()})
+        stored = {(node.op_type, NO_KERNEL) for node, rule in selection.stored.items() if rule.folded}
+        reasons = sorted({f"{op}: {why}" for op, why in (*selection.reasons(), *stored)})
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
         remedy = _remedy(model, target, scheme, kept)
