@@ -8,6 +8,7 @@ what they make of them into tests/support/kernels_seen.json, from which the seco
 import argparse
 import inspect
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,8 +24,8 @@ SEEN = Path(__file__).with_name("kernels_seen.json")
 _FOLDER = REPOSITORY / "build" / "versions"
 _HEAD = """# Operators
 
-Written by `python -m tests.support.operator_reference` from `qtool/targets/tables.py`. What becomes of a node depends on its neighbours too:
-[quantization.md](quantization.md#what-stays-float) says how, and `qtool inspect MODEL` of each node of a model.
+Written by `python -m tests.support.operator_reference` from `qtool/targets/tables.py`. What becomes of a node depends on
+its neighbours too: [quantization.md](quantization.md#what-stays-float) says how, and `qtool inspect MODEL` of each node.
 
 - *weighted*: has weights; it is quantised wherever its condition holds.
 - *elementwise*: integer where its inputs are, and an integer layer reads it.
@@ -34,10 +35,10 @@ Written by `python -m tests.support.operator_reference` from `qtool/targets/tabl
 
 
 def _condition(rule: OpRule) -> str:
-    if rule.check is None:
-        return ""
-    text = inspect.getdoc(rule.check) or ""
-    return " ".join(text.split("\\n\\n")[0].split(". ")[0].split()).rstrip(".").removeprefix("Return ")
+    """The first sentence of what the condition says of itself, without what it returns."""
+    text = inspect.getdoc(rule.check) if rule.check is not None else None
+    first = " ".join((text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
+    return re.sub(r"^Return (a reason )?|, else None$", "", first)
 
 
 def _table(rules: dict[str, OpRule]) -> str:

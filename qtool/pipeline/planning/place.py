@@ -11,7 +11,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.heads import decoding_layers
 from qtool.graph.origins import Origin
 from qtool.pipeline.planning.exclusion import excluded_nodes
-from qtool.pipeline.planning.selection import is_layer, select
+from qtool.pipeline.planning.selection import NO_KERNEL, is_layer, select
 from qtool.pipeline.planning.sites import build
 from qtool.targets.rules import Target
 
@@ -52,9 +52,11 @@ def place(
     # a table in 8 bits by itself is what only those get who ask for it
     tables = any(found.stored for found in chosen) and (scheme.form != "static" or scheme.selects)
     if not (tables or any(found.weighted or found.dynamic for found in chosen)):
-        reasons = sorted(
-            {f"{op}: {why}" for found in chosen for op, why in found.reasons()} | _closed(model, target, held)
-        )
+        given = {f"{op}: {why}" for found in chosen for op, why in found.reasons()}
+        given |= {
+            f"{node.op_type}: {NO_KERNEL}" for found in chosen for node, rule in found.stored.items() if rule.folded
+        }
+        reasons = sorted(given | _closed(model, target, held))
         known = ", ".join(sorted(op for op, rule in target.rules.items() if rule.kind == "weighted"))
         why = "; ".join(reasons[:3]) if reasons else f"it holds no {known} with constant float32 weights"
         remedy = _remedy(parts, target, scheme, kept)

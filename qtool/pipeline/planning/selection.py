@@ -13,6 +13,9 @@ from qtool.graph.layers import Layer
 from qtool.targets.conditions import large, table
 from qtool.targets.rules import OpRule, Target
 
+NO_KERNEL = "it has no integer kernel for calibrated ranges"
+"""Why a layer stays float, or has weights that are stored alone, in the static form."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tail:
@@ -189,7 +192,7 @@ def _kept_from_static(rule: OpRule, form: Form, node: Node) -> str | None:
     if form == "static" and rule.folded and large(node):
         return "stored"
     if form == "static":
-        return None if rule.static else "it has no integer kernel for calibrated ranges"
+        return None if rule.static else NO_KERNEL
     if form == "dynamic" and rule.dynamic:
         layer = Layer.of(node)
         return "its input is transposed" if layer is not None and layer.transposes_input else "dynamic"

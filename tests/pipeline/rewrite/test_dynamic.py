@@ -131,6 +131,13 @@ def test_large_weights_of_recurrent_layers_are_stored_in_every_form(op, directio
     assert noise_db(source, output, [net.samples(7)]) > 30.0
 
 
+def test_where_nothing_else_is_there_the_reason_and_the_form_that_helps_are_named(tmp_path):
+    net = recurrent("GRU", hidden=256)
+    source = net.save(tmp_path / "float.onnx", "y_out")
+    with pytest.raises(NothingToQuantizeError, match=r"GRU: it has no integer kernel for .*weight-only"):
+        qtool.quantize(source, tmp_path / "int8.onnx", data=net.samples(7))
+
+
 def test_small_ones_stay_float_and_excluded_ones_too(tmp_path):
     for hidden, exclude in ((24, ()), (256, ("GRU",))):
         net = recurrent("GRU", hidden=hidden)
