@@ -21,7 +21,7 @@ from qtool.evaluation.decoding.decoders import DECODERS
 from qtool.evaluation.metrics.registry import NAMES as METRICS
 from qtool.feeds import PRESETS
 from qtool.targets.tables import TARGETS
-from tests.support import api_reference, cli_reference, json_reference
+from tests.support import api_reference, cli_reference, json_reference, operator_reference
 from tests.support.messages import texts
 from tests.support.places import REPOSITORY
 
@@ -52,6 +52,11 @@ def test_the_python_reference_is_what_docstrings_say():
 def test_the_reference_of_documents_is_what_their_schema_says():
     text = json_reference.FILE.read_text(encoding="utf-8")
     assert text == json_reference.reference(), "run python -m tests.support.json_reference"
+
+
+def test_the_reference_of_operators_is_what_the_tables_say():
+    text = operator_reference.FILE.read_text(encoding="utf-8")
+    assert text == operator_reference.reference(), "run python -m tests.support.operator_reference"
 
 
 def test_every_public_name_has_a_section_of_the_python_reference():

@@ -24,8 +24,8 @@ SEEN = Path(__file__).with_name("kernels_seen.json")
 _FOLDER = REPOSITORY / "build" / "versions"
 _HEAD = """# Operators
 
-Written by `python -m tests.support.operator_reference` from `qtool/targets/tables.py`. What becomes of a node depends on
-its neighbours too: [quantization.md](quantization.md#what-stays-float) says how, and `qtool inspect MODEL` of each node.
+Written by `python -m tests.support.operator_reference` from `qtool/targets/tables.py`. What becomes of a node depends
+on its neighbours too: [quantization.md](quantization.md#what-stays-float) says how, and `qtool inspect` of each node.
 
 - *weighted*: has weights; it is quantised wherever its condition holds.
 - *elementwise*: integer where its inputs are, and an integer layer reads it.
@@ -38,18 +38,17 @@ def _condition(rule: OpRule) -> str:
     """The first sentence of what the condition says of itself, without what it returns."""
     text = inspect.getdoc(rule.check) if rule.check is not None else None
     first = " ".join((text or "").split("\n\n")[0].split()).split(". ")[0].rstrip(".")
-    return re.sub(r"^Return (a reason )?|, else None$", "", first)
+    return re.sub(r"^Return (a reason )?|[,;] else None$", "", first)
 
 
 def _table(rules: dict[str, OpRule]) -> str:
-    rows = [
-        "| operator | kind | static ranges | `--dynamic` | `--weight-only` | stays float: |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = ["| operator | kind | static ranges | `--dynamic` | `--weight-only` | `--weights` | stays float |"]
+    rows.append(f"|{'---|' * 7}")
     for op, rule in sorted(rules.items(), key=lambda row: (_KINDS.index(row[1].kind), row[0])):
         static = ", ".join(rule.kernels) if rule.static else ""
         stored = "8-bit weights" if rule.stored else ""
-        rows.append(f"| {op} | {rule.kind} | {static} | {', '.join(rule.dynamic)} | {stored} | {_condition(rule)} |")
+        cells = (op, rule.kind, static, ", ".join(rule.dynamic), stored, ", ".join(rule.blocks), _condition(rule))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
