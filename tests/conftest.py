@@ -1,10 +1,14 @@
 """Fixtures of the tests of bad input: a model with its data in the current folder, commands that must be refused."""
 
+import json
+from xml.etree import ElementTree as ET
+
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from qtool.cli import main
+from qtool.cli.outputs import STDOUT
 from tests.support.refusals import SAMPLES, contents, network
 
 pytest_plugins = ["tests.support.fast"]
@@ -35,17 +39,42 @@ def refused(folder, capsys):
         with pytest.raises(SystemExit) as caught:
             main([str(a) for a in arguments])
         out, err = capsys.readouterr()
-        assert (caught.value.code, out) == (2, ""), err
+        after = contents(folder)
+        told = _told(arguments, after, before, out)
+        assert (caught.value.code, "" if STDOUT in told else out) == (2, ""), err
         assert err.startswith("qtool: "), err
         assert err.endswith("\n"), err
         assert err.count("\n") == 1, err
         assert "Traceback" not in err
         for word in says:
             assert word in err, (word, err)
-        assert contents(folder) == before
+        assert all(err == f"qtool: {error}\n" for error in told.values()), told
+        assert {path: held for path, held in after.items() if path not in told} == before
         return err
 
     return call
+
+
+def _told(arguments, after, before, out):
+    """What the documents that were asked for say of the error: by their path, or STDOUT."""
+    found = {}
+    for option, of in (("--json", _json_error), ("--junit", _junit_error)):
+        if option not in arguments:
+            continue
+        path = str(arguments[arguments.index(option) + 1])
+        if path == STDOUT and out:
+            found[path] = of(out)
+        elif path in after and path not in before:
+            found[path] = of(after[path])
+    return found
+
+
+def _json_error(text):
+    return json.loads(text)["error"]
+
+
+def _junit_error(text):
+    return ET.fromstring(text).find("testsuite/testcase/error").attrib["message"]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qtool.core.errors import ModelError, UsageError, arg
+from qtool.core.errors import ModelError, UsageError
 from qtool.core.reading import open_file
 from qtool.core.records.difference import Difference
 from qtool.core.records.results import Quantized
@@ -38,7 +38,7 @@ def checked(path: str, quantized: Callable[[str], Quantized]) -> Checked:
     """
     there = Path(path)
     if not there.is_file():
-        raise UsageError(f"{arg('check')}: {path} is not there; write it without {arg('check')} first")
+        raise UsageError(f"--check: {path} is not there; write it without --check first")
     with scratch_folder() as folder:
         # the file's name stands in the names of its external data
         made = folder / there.name

@@ -253,7 +253,7 @@ def _refuse_written(**given: str | None) -> None:
     """A file that would be written with the model says nothing to a check."""
     for name, path in given.items():
         if path is not None:
-            raise UsageError(f"{arg(name)}: writes a file, and {arg('check')} writes no model; leave one out")
+            raise UsageError(f"{arg(name)}: writes a file, and --check writes no model; leave one out")
 
 
 def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: str | None, data: str | None) -> None:

@@ -150,8 +150,8 @@ class Judge:
         total = known_total(self.macs)
         return (self.macs.get(layer) or 0) / total if total else 0.0
 
-    def write(self, plan: Plan, output: Path, save_plan: Path | None) -> Verification:
-        """Verify the plan's model, write it, and the plan where asked for, together; return the proof.
+    def write(self, plan: Plan, output: Path, save_plan: Path | None) -> tuple[Plan, Verification]:
+        """Verify the plan's model, write it, and the plan where asked for, together; return what is written, and proof.
 
         Raises:
             OutOfTimeError: there is a model on disk, and no time for this.
@@ -165,4 +165,4 @@ class Judge:
                 if save_plan is not None:
                     plan.save(save_plan)
                 model_io.write(data.noting(notes(plan)), output)
-        return proof
+        return plan, proof

@@ -170,7 +170,7 @@ class Trail:
             if self.best is not None and not better(step, self.best, self.demand_db):
                 return step
             try:
-                self.proof = judge.write(plan, self.output, self.save_plan)
+                written, self.proof = judge.write(plan, self.output, self.save_plan)
             except LayerError as error:
                 if not again or all(plan.skipped.get(name) == why for name, why in error.layers.items()):
                     raise
@@ -178,7 +178,7 @@ class Trail:
                 plan = tried.make()
                 step = judge.judge({step.what: plan})[step.what]
             else:
-                self.best, self.plan = step, plan
+                self.best, self.plan = step, written
                 self.budget.binding = True
                 return step
         raise AssertionError("the last round returns or raises")

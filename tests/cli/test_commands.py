@@ -275,6 +275,7 @@ def test_data_at_once_gives_the_same_bytes_as_two_steps(folder, run, quantize):
     assert (folder / "a.onnx").read_bytes() == (folder / "b.onnx").read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("folder")
 def test_percentile_implies_its_calibrator(quantize):
     out = quantize("--percentile", "99.9", "-o", "a.onnx", calibrator=())
@@ -389,6 +390,7 @@ def test_what_is_no_text_is_not_printed(refused, arguments):
     assert "cannot be printed; name a file" in refused(*arguments)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("folder")
 def test_excluded_layers_run_in_float(quantize):
     """`--exclude` by name, by glob; `--exclude-op`; `--include-op`: read from what onnxruntime executes."""

@@ -4,6 +4,7 @@ import ast
 import inspect
 import pickle
 import re
+from dataclasses import fields
 
 import pytest
 
@@ -12,6 +13,7 @@ from qtool.cli import COMMANDS, app
 from qtool.cli.wording import EXCEPTIONS, option_of, worded
 from qtool.core import errors
 from qtool.core.errors import QtoolError, UsageError, arg
+from qtool.core.records.options import Scheme
 from qtool.execution import opened
 from qtool.feeds import LabelledOptions
 from tests.support.rooms import FILES, PACKAGE
@@ -95,7 +97,7 @@ def test_every_argument_that_a_message_names_is_an_argument_and_an_option():
     functions = (qtool.calibrate, qtool.merge, qtool.quantize, qtool.evaluate, qtool.sensitivity, qtool.tune, opened)
     functions = (*functions, qtool.finetune)
     python = {name for function in functions for name in inspect.signature(function).parameters}
-    python |= set(LabelledOptions.__annotations__)
+    python |= set(LabelledOptions.__annotations__) | {field.name for field in fields(Scheme)}
     found = list(named_arguments())
     assert len(found) > 50
     for file, name in found:

@@ -178,7 +178,7 @@ def test_an_input_that_stays_float_is_known_too(tmp_path, command):
         qtool.tune(tmp_path / "m.onnx", data, tmp_path / "q.onnx", calibrators="max", **words)
         seen = None
     noted = {entry.key: entry.value for entry in onnx.load(tmp_path / "q.onnx").metadata_props}
-    assert list(noted) == ["qtool.float", "qtool.calibrated.x"]
+    assert list(noted) == ["qtool.float", "qtool.made", "qtool.calibrated.x"]
     low, high = map(float, noted["qtool.calibrated.x"].split(","))
     assert input_grids(tmp_path / "q.onnx") == {"x": (low, high)}
     assert seen is None or (low, high) == (seen.min(), seen.max())
@@ -186,4 +186,4 @@ def test_an_input_that_stays_float_is_known_too(tmp_path, command):
     (line,) = warnings(tmp_path, "q", 255 * PICTURES[20:])
     assert f"q.onnx: input 'x' was calibrated for {low:.4g} to {high:.4g}" in line
     qtool.quantize(tmp_path / "m.onnx", tmp_path / "grid.onnx", data=data, calibrator="max")
-    assert [entry.key for entry in onnx.load(tmp_path / "grid.onnx").metadata_props] == ["qtool.float"]
+    assert [entry.key for entry in onnx.load(tmp_path / "grid.onnx").metadata_props] == ["qtool.float", "qtool.made"]

@@ -92,6 +92,7 @@ def labelled(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("labelled")
 def test_eval_sensitivity_and_tune(cluster):
     here = qtool.evaluate("c.onnx", ["q.onnx"], "labelled.npz")

@@ -23,6 +23,7 @@ class Candidate:
     plan: str = ""
     graph: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(seen=None))
     floating: frozenset = field(default_factory=frozenset)
+    trial: None = None
 
     def everywhere(self):
         return self.plain

@@ -162,7 +162,11 @@ BUILDERS = (
 )
 
 
-@pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__.strip("_"))
+@pytest.mark.parametrize(
+    "build",
+    [pytest.param(one, marks=pytest.mark.long if one is _large_transposed_weight else []) for one in BUILDERS],
+    ids=[one.__name__.strip("_") for one in BUILDERS],
+)
 def test_an_odd_model(build, tmp_path):
     net = Odd()
     outputs = build(net)

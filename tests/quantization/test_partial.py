@@ -57,7 +57,7 @@ def test_what_makes_the_noise_stays_in_float(tmp_path, build, samples, named):
     model, output = build(tmp_path / "m.onnx"), tmp_path / "q.onnx"
     result = qtool.quantize(model, output, data={"x": samples}, max_float_macs=0.5, **FAST)
     verdict = result.verdict
-    assert verdict.met and not verdict.asked and not verdict.failed and verdict.min_sqnr == 20.0
+    assert verdict.met and not verdict.asked and result.passed and verdict.min_sqnr == 20.0
     assert {name for one in verdict.left for name in one.nodes} == named
     figure = result.verification.output_sqnr_db
     assert verdict.before_db < 10.0 and figure > 20.0
@@ -143,7 +143,8 @@ def test_a_gate_that_is_missed(ran):
     assert "\n  next        `qtool tune m.onnx --data d.npz --min-sqnr 90`" in verdict and "--max-float" not in verdict
     ready = "`qtool calibrate m.onnx --data d.npz -o m.calib && qtool sensitivity m.onnx --calibration m.calib --data"
     assert f"\n              {ready} d.npz` shows which layers\n" in verdict
-    assert max(map(len, out.splitlines())) < 150
+    # commands are as long as what they were given
+    assert max(len(line) for line in out.splitlines() if "`" not in line) < 150
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--no-partial", "--json", "-")
     found = json.loads(out)["verdict"]
     assert (code, found["met"], found["asked"], found["min_sqnr"], found["left"]) == (1, False, True, 90.0, [])
@@ -156,7 +157,7 @@ def test_the_share_that_is_enough_is_named_and_is_enough(ran, tmp_path):
     np.savez("loud.npz", x=LOUD)
     words = ["--data", "loud.npz", "--smoothing", "off", "--optimize-for", "size"]
     code, out, _ = ran(*words, "--max-float-macs", "1%")
-    (share,) = re.findall(r"^  next        `--max-float-macs ([0-9.]+%)` is enough", out, re.MULTILINE)
+    (share,) = re.findall(r"^  next        `.*--max-float-macs ([0-9.]+%).*` is enough", out, re.MULTILINE)
     assert code == 0 and 1.0 < float(share[:-1]) < 90.0
     code, out, _ = ran(*words, "--max-float-macs", share, "--min-sqnr", "20", "--json", "-")
     found = json.loads(out)["verdict"]

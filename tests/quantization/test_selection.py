@@ -27,6 +27,7 @@ def floating(statistics, tmp_path):
     return call
 
 
+@pytest.mark.long
 def test_names_are_taken_as_keywords_and_in_a_scheme(floating):
     assert floating() == set()
     for exclude in (["classifier"], ("classifier",), "classifier"):

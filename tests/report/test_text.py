@@ -9,6 +9,7 @@ from qtool.report.evaluation import evaluation_markdown, evaluation_text
 from qtool.report.junit import evaluation_junit
 from qtool.report.text import aligned, decibels, in_markdown
 from tests.report.test_evaluation import GOOD, evaluation
+from tests.report.test_junit import TAKEN
 
 AWKWARD = "a\n|`<b>\x1b[31m\u202e[x](y)*z*\ufffe\udcff.onnx"
 SHOWN = "a\\n|`<b>\\x1b[31m\\u202e[x](y)*z*\\ufffe\\udcff.onnx"
@@ -32,7 +33,7 @@ def test_an_evaluation_shows_names_and_does_not_obey_them():
     found = evaluation(replace(GOOD, name=AWKWARD), max_drop="1%")
     lines = evaluation_text(found).splitlines()
     assert len(lines) == 6 and lines[2].startswith(SHOWN) and lines[-1].startswith(f"PASS {SHOWN}: top1")
-    suite = ET.fromstring(evaluation_junit(found))[0]
+    suite = ET.fromstring(evaluation_junit(found, TAKEN))[0]
     assert suite.attrib["name"] == SHOWN
 
 

@@ -4,6 +4,7 @@ What a device computes is tested where there is one; elsewhere onnxruntime's ses
 note what they are asked for and compute on the CPU.
 """
 
+import datetime
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from qtool.core.numerics.calibrators import MSE, Max
 from qtool.graph import model_io
 from qtool.graph.quantizers import has_quantizers
 from qtool.report.evaluation import evaluation_markdown, evaluation_text
-from qtool.report.junit import evaluation_junit
+from qtool.report.junit import Taken, evaluation_junit
 from qtool.report.tune import tuned_text
 from qtool.runtime.session import Session
 from tests.support.places import SHIPPED
@@ -264,7 +265,9 @@ def test_every_model_is_evaluated_there_and_the_reports_say_so(machine, int8):
     for text in (evaluation_text(result), evaluation_markdown(result)):
         assert "provider tensorrt" in text
         assert f"trt.onnx: nodes on {TENSORRT} 3, {CPU} 1" in text
-    assert '<property name="provider" value="tensorrt" />' in evaluation_junit(result)
+    assert '<property name="provider" value="tensorrt" />' in evaluation_junit(
+        result, Taken(datetime.datetime.now(datetime.UTC), 1.0)
+    )
 
 
 def test_quantize_calibrates_there_and_proves_on_the_cpu(machine, tmp_path):

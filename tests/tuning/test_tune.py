@@ -111,6 +111,7 @@ def searched(model, output, *, max_float_macs):
     return kept["trail"]
 
 
+@pytest.mark.long
 def test_what_chooses_does_not_report(tmp_path):
     """Of four samples two calibrate, one chooses and one reports; eval_data reports, or takes turns."""
     result = tune(SHIPPED / "digits_cnn.onnx", EVAL, tmp_path / "a.onnx", calibrators=ONE)

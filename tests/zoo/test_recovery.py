@@ -72,6 +72,7 @@ def test_weights_by_channel_lose_little(name, tmp_path):
     assert equalized > plain - 1.5
 
 
+@pytest.mark.long
 def test_a_skewed_network_is_healed(tmp_path):
     """Person or not, channels rescaled by powers of two (the same bits in float), per-tensor weights.
 

@@ -59,6 +59,7 @@ def collected(model, data, threads):
     return Collector(prepared, tensors, feeds.states, Compute(threads)).collect(feeds, Shard(), 0)
 
 
+@pytest.mark.long
 def test_the_file_with_branches(audio):
     """The rate is one number for all frames; what is inside of the If computes what the flat file does."""
     x, labels = audio

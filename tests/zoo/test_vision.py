@@ -45,12 +45,15 @@ def test_every_vision_model_has_a_bound():
     assert set(MODELS) == set(BOUNDS)
 
 
-LARGE = ("squeezenet1_1", "ultraface_rfb320")
+MARKS = {
+    "squeezenet1_1": [pytest.mark.slow],
+    "ultraface_rfb320": [pytest.mark.slow],
+    "mobilenetv2": [pytest.mark.long],
+}
+"""Of large models."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in BOUNDS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, [])) for name in BOUNDS])
 def test_a_real_model(name, tmp_path):
     model: ZooModel = MODELS[name]
     bound = BOUNDS[name]

@@ -66,7 +66,7 @@ def test_every_layer_is_compared_on_the_first_example_at_least(tmp_path, monkeyp
     monkeypatch.setattr(measure._Layers, "run", spy)
     whole = qtool.quantize(source, tmp_path / "a.onnx", calibration=statistics, calibrator="max").verification
     assert len(counted) == 6
-    monkeypatch.setattr(measure, "_ENOUGH", 1)
+    monkeypatch.setattr(measure, "ENOUGH", 1)
     counted.clear()
     less = qtool.quantize(source, tmp_path / "b.onnx", calibration=statistics, calibrator="max").verification
     assert len(counted) == 1

@@ -266,6 +266,7 @@ def stop_after(count):
     return progress
 
 
+@pytest.mark.long
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch):
     on_digits(output=tmp_path / "whole.json")
     with pytest.raises(KeyboardInterrupt):
