@@ -49,7 +49,7 @@ class Judged:
         return Step(what, figure, None, figure, len(floating), share, met=met, measured="sqnr", relative=True)
 
     def write(self, plan, *_):
-        return plan
+        return plan, plan
 
 
 @dataclass(frozen=True)
