@@ -104,7 +104,9 @@ def taken() -> "Taken":
 def write_failure(exit_code: int, message: str) -> None:
     """Let the documents that were asked for say why the command failed, where they could have been written.
 
-    Those that are there already are of work that is done. What cannot be written is not: the line on stderr says it.
+    Those that are there already are of work that is done. A file that is there and is no such document is never written
+    over: a command that fails early knows not yet what it would have read. What cannot be written is not: the line on
+    stderr says it.
     """
     if _made.appeared or not _made.documents:
         return
@@ -119,9 +121,8 @@ def write_failure(exit_code: int, message: str) -> None:
     for option, path in _made.documents.items():
         with suppress(OutputError, OSError):
             if path == STDOUT:
-                with reserved_stdout(wanted=True):
-                    print_document(made[option]())
-            elif _identity(path) not in _read_meanwhile():
+                say(made[option]().rstrip("\n"))
+            elif not Path(path).exists() or (_is_ours(path, option) and _identity(path) not in _read_meanwhile()):
                 write_text(path, made[option]())
 
 
@@ -137,6 +138,14 @@ def what_was_written() -> str:
         return f"{' and '.join(there)} {'is' if len(there) == 1 else 'are'} written"
     kept = None if _made.stands is None else _made.stands()
     return kept or "nothing was written"
+
+
+def _is_ours(path: str, option: str) -> bool:
+    """Whether a file is a document that an earlier run has written by that option."""
+    begins = {"--json": b'{\n  "schema": "qtool.', "--junit": b'<?xml version="1.0" encoding="UTF-8"?>\n<testsuites>'}
+    with suppress(OSError), open_file(path) as stream:
+        return stream.read(len(begins[option])) == begins[option]
+    return False
 
 
 @contextmanager

@@ -133,3 +133,19 @@ def test_what_may_not_be_written_is_not_written_then_either(folder, run):
         code, _, _ = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--json", output)
         assert code == 2
     assert (folder / "d.npz").read_bytes() == before
+
+
+def test_a_file_that_is_no_document_of_ours_outlives_a_failure(folder, run):
+    """A command that fails early does not know yet that it would have read it."""
+    (folder / "coco.json").write_text("{}")
+    (folder / "notes.xml").write_text("<notes/>")
+    words = ("eval", "float.onnx", "absent.onnx", "--data", "d.npz")
+    for output in (("--json", "coco.json"), ("--junit", "notes.xml")):
+        assert run(*words, *output)[0] == 2
+    assert ((folder / "coco.json").read_text(), (folder / "notes.xml").read_text()) == ("{}", "<notes/>")
+    for option, name in (("--json", "e.json"), ("--junit", "e.xml")):
+        assert run("eval", "float.onnx", "float.onnx", "--data", "d.npz", option, name)[0] == 0
+        before = (folder / name).read_text()
+        assert run(*words, option, name)[0] == 2
+        # what an earlier run has written is not what is asked for now
+        assert (folder / name).read_text() != before
