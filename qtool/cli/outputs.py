@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qtool.cli.streams import check_stdout, complain, print_document, reserved_stdout, say
+from qtool.cli.streams import check_stdout, complain, print_document, print_late, reserved_stdout, say
 from qtool.cli.wording import option_of
 from qtool.core.errors import OutputError, UsageError
 from qtool.core.files import check_writable, place_of, restored_on_error, together, write_text
@@ -121,7 +121,7 @@ def write_failure(exit_code: int, message: str) -> None:
     for option, path in _made.documents.items():
         with suppress(OutputError, OSError):
             if path == STDOUT:
-                say(made[option]().rstrip("\n"))
+                print_late(made[option]())
             elif not Path(path).exists() or (_is_ours(path, option) and _identity(path) not in _read_meanwhile()):
                 write_text(path, made[option]())
 

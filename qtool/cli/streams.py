@@ -19,12 +19,13 @@ class _Streams:
     """The standard streams of this process.
 
     program: they are its own. closed: numbers of those that were closed when it began. document: where `print_document`
-    writes, within `reserved_stdout`.
+    writes, within `reserved_stdout`. reserved: behind it, the number of standard output, which is kept for documents.
     """
 
     program: bool = False
     closed: set[int] = field(default_factory=set)
     document: TextIO | None = None
+    reserved: int | None = None
 
 
 _streams = _Streams()
@@ -81,9 +82,20 @@ def reserved_stdout(wanted: bool) -> Iterator[None]:
         _streams.document = None
         sys.stdout = before
         if own is not None:
-            if not _streams.program:
+            if _streams.program:
+                _streams.reserved = own
+            else:
                 os.dup2(own, 1)
-            os.close(own)
+                os.close(own)
+
+
+def print_late(text: str) -> None:
+    """Write a document to standard output behind `reserved_stdout`, if that can be."""
+    if _streams.reserved is None:
+        say(text.rstrip("\n"))
+        return
+    with suppress(OSError, ValueError), os.fdopen(_streams.reserved, "w", encoding="utf-8", closefd=False) as stream:
+        stream.write(text)
 
 
 def _is_real(stream: TextIO) -> bool:

@@ -1,6 +1,8 @@
 """Gates of `quantize` and `eval`, `--check`, and what JSON and JUnit say of a command that fails."""
 
 import json
+import subprocess
+import sys
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -149,3 +151,11 @@ def test_a_file_that_is_no_document_of_ours_outlives_a_failure(folder, run):
         assert run(*words, option, name)[0] == 2
         # what an earlier run has written is not what is asked for now
         assert (folder / name).read_text() != before
+
+
+def test_a_program_prints_what_failed_to_standard_output_alone(folder):
+    words = [sys.executable, "-m", "qtool", "eval", "float.onnx", "absent.onnx", "--data", "d.npz", "--json", "-"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and folder.exists()
+    document = json.loads(done.stdout)
+    assert done.stderr == f"qtool: {document['error']}\n"
