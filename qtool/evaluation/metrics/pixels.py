@@ -37,7 +37,8 @@ class PixelOutput:
             return np.where(odd, NOTHING, output.argmax(axis=self.axis))
         flat = output.reshape(len(output), *_squeezed(output))
         if self.threshold is None:
-            return np.where(np.isfinite(flat), flat, NOTHING).astype(np.int64)
+            known = np.isfinite(flat)
+            return np.where(known, np.where(known, flat, 0).astype(np.int64), NOTHING)
         return np.where(np.isnan(flat), NOTHING, flat > self.threshold).astype(np.int64)
 
 
