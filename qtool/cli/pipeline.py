@@ -7,7 +7,7 @@ import click
 
 from qtool.cli.bar import progress_bar
 from qtool.cli.common import given
-from qtool.cli.outputs import outputs, show
+from qtool.cli.outputs import CALIBRATES, outputs, show
 from qtool.cli.streams import warn
 from qtool.core.errors import UsageError
 from qtool.feeds import ReadOptions
@@ -58,6 +58,7 @@ def run_calibrate(
     """Collect the statistics of each part, and print a line for each and what comes next."""
     parts = read_description(pipeline).parts
     written = {f"the calibration of part '{part.name}'": str(part.calibration) for part in parts}
+    click.get_current_context().meta[CALIBRATES] = True
     with outputs(written), progress_bar(quiet) as progress:
         made = calibrate_pipeline(pipeline, data, samples=samples, threads=threads, progress=progress, **reading)
     if not quiet:

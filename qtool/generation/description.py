@@ -4,13 +4,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import QtoolError, UsageError
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
 from qtool.core.state import State
 from qtool.core.text import closest
 from qtool.feeds.checks import quoted
 from qtool.feeds.formats.functions import is_function_spec
+from qtool.graph.model_files import model_files
 
 NEEDED = {"greedy": ("decoder",), "beam": ("decoder",), "ctc": (), "transducer": ("encoder", "decoder", "joiner")}
 """Loop -> the parts that it must have."""
@@ -108,6 +109,41 @@ def read_description(path: str | Path) -> Description:
         **texts,
         metrics=tuple(metrics),
     )
+
+
+def files_of_pipeline(path: Path) -> list[Path]:
+    """Return the file that describes a pipeline and all that it names and that is read, as far as it can be read.
+
+    That are the models with their external data, tokenizers, and the sources of functions; no calibrations.
+    """
+    try:
+        description = read_description(path)
+    except (QtoolError, ValueError):
+        return [path]
+    found = [path]
+    for part in description.parts:
+        for model in (part.float_model, part.int8_model):
+            if model is not None:
+                found += _model_files(model)
+    found += [file for file in (description.tokenizer, description.target_tokenizer) if file is not None]
+    sources = [function.rpartition(":")[0] for function in (description.loop, *description.metrics)]
+    found += [Path(source) for source in sources if source.endswith(".py")]
+    return list(dict.fromkeys(found))
+
+
+def calibrations_of(path: str | Path) -> list[Path]:
+    """Return the calibration files of a pipeline's parts; none where what describes it cannot be read."""
+    try:
+        return [part.calibration for part in read_description(path).parts]
+    except (QtoolError, ValueError):
+        return []
+
+
+def _model_files(path: Path) -> list[Path]:
+    try:
+        return model_files(path)
+    except (OSError, ValueError):
+        return [path]
 
 
 def _parts(where: str, folder: Path, document: dict[str, Any], loop: str) -> tuple[PartFiles, ...]:

@@ -18,7 +18,7 @@ from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import NAMES, Accumulator, Metric, MetricSpec, resolve_metrics
 from qtool.evaluation.metrics.transcripts import EXACT, TRANSCRIPT_METRICS
 from qtool.feeds import Data, LabelledOptions
-from qtool.generation.description import Description, read_description
+from qtool.generation.description import Description, files_of_pipeline, read_description
 from qtool.generation.pipeline import TEXT, TOKENS, PartFeeds, Pipeline, open_pipeline_data
 from qtool.graph.model_files import model_size
 from qtool.pipeline.calibration.calibrate import calibrate
@@ -68,16 +68,24 @@ def calibrate_pipeline(
 
 
 def _check_outputs(description: Description, data: Data) -> None:
-    read = [description.path, description.tokenizer, description.target_tokenizer]
-    read += [path for part in description.parts for path in (part.float_model, part.int8_model)]
+    read = files_of_pipeline(description.path)
     read += [Path(data)] if isinstance(data, str | Path) else []
-    inputs = {path.resolve() for path in read if path is not None}
+    inputs = {place for path in read if (place := _place(path)) is not None}
     for part in description.parts:
-        if part.calibration.resolve() in inputs:
+        if _place(part.calibration) in inputs:
             raise UsageError(
                 f"{description.path}: the calibration of part '{part.name}' would be written over "
                 f"{part.calibration}, which is read; name another file"
             )
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 @naming(metric="metrics")
