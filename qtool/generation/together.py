@@ -11,6 +11,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, NothingToQuantizeError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, ModelResult, Score
+from qtool.core.records.recipe import FLOAT
 from qtool.core.records.results import Calibrated
 from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads
@@ -20,7 +21,8 @@ from qtool.evaluation.metrics.transcripts import EXACT, TRANSCRIPT_METRICS
 from qtool.feeds import Data, LabelledOptions
 from qtool.generation.description import Description, files_of_pipeline, read_description
 from qtool.generation.pipeline import TEXT, TOKENS, PartFeeds, Pipeline, open_pipeline_data
-from qtool.graph.model_files import model_size
+from qtool.graph.model_files import metadata_of, model_size
+from qtool.graph.model_io import digest_of
 from qtool.pipeline.calibration.calibrate import calibrate
 
 
@@ -132,10 +134,9 @@ def evaluate_pipeline(
         if kind in NAMES and kind not in TRANSCRIPT_METRICS:
             names = ", ".join(TRANSCRIPT_METRICS)
             raise UsageError(f"{arg('metric', metric.name)}: does not read what a pipeline says; use {names}")
-    trials = [
-        _Trial(Pipeline(one, int8=int8, threads=threads, provider=provider), name)
-        for one, int8, name in _variants(description)
-    ]
+    trials = [_trial(*variant, threads=threads, provider=provider) for variant in _variants(description)]
+    for name, part in trials[1].pipeline.parts.items():
+        part.check_stands_for(trials[0].pipeline.parts[name])
     feeds = open_pipeline_data(description, trials[0].pipeline, data, samples, **reading)
     found: tuple[Metric, ...] | None = chosen
     count = 0
@@ -153,7 +154,14 @@ def evaluate_pipeline(
     if not count:
         raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
     infos = tuple(metric.info for metric in found or ())
-    models = _results(trials, infos)
+    idle = [name for name in trials[1].int8 if name not in trials[1].ran]
+    measured = [trial for trial in trials if trial is trials[0] or trial.ran.intersection(trial.int8)]
+    if len(measured) == 1:
+        raise DataError(
+            f"{description.path}: the loop never runs a part with an int8 model on this data ({', '.join(idle)}), so "
+            "that nothing is measured; give data that needs it"
+        )
+    models = _results(measured, infos)
     return Evaluation(
         data=feeds.name,
         samples=count,
@@ -166,8 +174,36 @@ def evaluate_pipeline(
         class_output=None,
         latency=None,
         provider=provider,
-        warnings=(*feeds.notes, *_doubts(models[0])),
+        warnings=(*feeds.notes, *_never_run(idle), *_of_others(description), *_doubts(models[0])),
     )
+
+
+def _trial(description: Description, int8: bool, name: str, *, threads: int, provider: str) -> "_Trial":
+    ran: set[str] = set()
+    pipeline = Pipeline(description, int8=int8, heard=lambda part, _: ran.add(part), threads=threads, provider=provider)
+    quantized = tuple(part.name for part in description.parts if int8 and part.int8_model is not None)
+    return _Trial(pipeline, name, quantized, ran)
+
+
+def _never_run(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"part '{name}' never ran on this data, so that its int8 model is not measured; give data that needs it, or "
+        "leave the part out"
+        for name in parts
+    )
+
+
+def _of_others(description: Description) -> tuple[str, ...]:
+    """What int8 models say of the float model that they are made of, where that is not the part's."""
+    doubts = []
+    for part in description.parts:
+        made_of = None if part.int8_model is None else metadata_of(part.int8_model).get(FLOAT)
+        if made_of is not None and made_of != digest_of(part.float_model):
+            doubts.append(
+                f"part '{part.name}': {part.int8_model} is made of another float model than {part.float_model}, or of "
+                "one that has changed; quantise it again"
+            )
+    return tuple(doubts)
 
 
 def _variants(description: Description) -> Iterator[tuple[Description, bool, str]]:
@@ -188,10 +224,12 @@ def _variants(description: Description) -> Iterator[tuple[Description, bool, str
 
 @dataclass(slots=True)
 class _Trial:
-    """One form of the pipeline, with the sums of its metrics."""
+    """One form of the pipeline, with the sums of its metrics. int8, ran: the parts that are, and that ran so far."""
 
     pipeline: Pipeline
     name: str
+    int8: tuple[str, ...]
+    ran: set[str]
     alike: int = 0
     samples: int = 0
     accumulators: list[Accumulator] = field(default_factory=list)
