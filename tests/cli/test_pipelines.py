@@ -109,6 +109,22 @@ def test_a_shell_completes(run, monkeypatch, typed, offered):
     assert (code, set(out.split())) == (0, offered)
 
 
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("nope", "use bash_source, zsh_source or fish_source"),
+        ("bash_nope", "use bash_source, zsh_source or fish_source"),
+        ("bash_complete", "COMP_WORDS and COMP_CWORD do not say"),
+        ("zsh_complete", "COMP_WORDS and COMP_CWORD do not say"),
+    ],
+)
+def test_what_no_shell_asks_is_one_line(run, monkeypatch, asked, says):
+    monkeypatch.setenv("_QTOOL_COMPLETE", asked)
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    code, out, err = run()
+    assert (code, out, err.count("\n")) == (2, "", 1) and f"_QTOOL_COMPLETE={asked}: " in err and says in err
+
+
 @pytest.mark.usefixtures("folder")
 def test_the_target_is_pinned_in_a_pipeline(run, monkeypatch):
     words = ("quantize", "model/float.onnx", "--data", "model/d.npz", *QUICK, "-o", "q.onnx", "-q")
