@@ -14,6 +14,7 @@ from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, Model
 from qtool.core.records.recipe import FLOAT
 from qtool.core.records.results import Calibrated
 from qtool.evaluation.gates import check_gates, judge, scored_drop
+from qtool.evaluation.limits import NO_LIMITS, Limits
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import NAMES, Accumulator, Metric, MetricSpec, resolve_metrics
@@ -98,6 +99,7 @@ def evaluate_pipeline(
     *,
     metrics: MetricSpec | Sequence[MetricSpec] | None = None,
     max_drop: MaxDrop | str | float | None = None,
+    limits: Limits = NO_LIMITS,
     samples: int | None = None,
     threads: int = 1,
     provider: str = "cpu",
@@ -115,6 +117,7 @@ def evaluate_pipeline(
         metrics: of texts and tokens: wer, cer, exact_match, bleu, chrf, or your own; those of the description by
             default, or exact_match where there are labels.
         max_drop: gate on every metric, as for `qtool.evaluate`.
+        limits: gates on the agreement of what is said, and on the size of all models together; no others.
         samples: use the first so many; None uses all.
         threads, provider: of every model.
         progress: told after every sample.
@@ -170,7 +173,7 @@ def evaluate_pipeline(
         metrics=infos,
         float_model=models[0],
         candidates=tuple(models[1:]),
-        gates=judge(models[0], models[1:2], infos, drop, None),
+        gates=judge(models[0], models[1:2], infos, drop, None, limits),
         class_output=None,
         latency=None,
         provider=provider,

@@ -151,3 +151,17 @@ def test_what_may_not_be_written_is_not_written_then_either(folder, run):
         code, _, _ = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--json", output)
         assert code == 2
     assert (folder / "d.npz").read_bytes() == before
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ("0.3", "a size of 0.3 bytes is less than any file's; for that share of float's say 30%"),
+        ("5mb", "a size of '5mb' makes no sense (did you mean 5MB?); give"),
+        ("2kib", "(did you mean 2KiB?)"),
+    ],
+)
+def test_a_size_that_nobody_means_is_refused(run, size, says):
+    code, _, err = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--max-size", size)
+    assert code == 2 and says in err and err.count("\n") == 1

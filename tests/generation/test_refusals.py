@@ -159,3 +159,13 @@ def test_a_part_that_never_runs_is_not_measured(folder, run):
     (folder / "own.py").write_text("def loop(parts, inputs):\n    return [1]\n")
     code, _, err = run(*EVAL)
     assert code == 2 and "never runs a part with an int8 model on this data (one, two)" in err
+
+
+def test_a_pipeline_has_gates_on_agreement_and_size(folder, run):
+    linear(folder / "q.onnx", -WEIGHTS)
+    code, out, _ = run(*EVAL, "--min-agreement", "90%", "--max-size", "200%", "--json", "e.json")
+    gates = {gate["rule"]: gate for gate in json.loads((folder / "e.json").read_text())["gates"]}
+    assert code == 1 and "FAIL p.toml int8: agreement: 0% of predictions are float's, asked at least 90%" in out
+    assert (gates["min-agreement"]["passed"], gates["max-size"]["passed"]) == (False, True)
+    code, _, err = run(*EVAL, "--min-integer", "90%")
+    assert code == 2 and "--min-integer does not go with --pipeline, which is judged by what its loop says" in err
