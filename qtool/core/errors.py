@@ -68,7 +68,7 @@ def naming(**names: str) -> Iterator[None]:
 
 @contextmanager
 def in_file(path: object, **keys: str) -> Iterator[None]:
-    """Name keys of a file in the place of arguments in the messages of what is raised within; yields nothing."""
+    """Put keys of a file in the place of arguments in the messages of what is raised within; yields nothing."""
 
     def key(found: re.Match[str]) -> str:
         name, value, _ = found.groups()

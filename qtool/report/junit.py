@@ -27,7 +27,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Whether a model that is there is the one that would be written, in a line.
+    """The outcome of comparing a model that is there with the one that would be written; `said`: in a line.
 
     same: whether it computes the same. size: the bytes of the one that is there, with external data.
     """
