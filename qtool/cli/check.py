@@ -10,8 +10,10 @@ from qtool.core.records.difference import Difference
 from qtool.core.records.results import Quantized
 from qtool.core.scratch import scratch_folder
 from qtool.core.text import line
+from qtool.graph.model_files import model_files, model_size
 from qtool.inspection.diff import diff
 from qtool.report.diff import diff_text
+from qtool.report.junit import Check
 
 _BLOCK = 2**20
 
@@ -60,11 +62,19 @@ def checked_text(check: Checked, *, verbose: bool) -> str:
     return f"{said}\n{diff_text(check.difference, every=verbose)}"
 
 
+def outcome(check: Checked) -> Check:
+    """Return whether it is the same, as a test. Raises `ModelError` where the file cannot be read any more."""
+    path = check.result.output
+    try:
+        size = model_size(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); give a model that can") from error
+    return Check(check.difference.same, checked_text(check, verbose=False).splitlines()[0], size)
+
+
 def _files(model: Path) -> list[bytes]:
     """The digest of a model's file, and of each file of its external data."""
     import hashlib
-
-    from qtool.graph.model_files import model_files
 
     found = []
     for file in model_files(model):

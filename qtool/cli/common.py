@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +19,45 @@ _Decorator = Callable[[_Function], _Function]
 
 
 class FileName(click.types.StringParamType):
-    """A text that names a file: a shell completes it as one."""
+    """A text that names a file, or something of ours beside these: a shell completes it so."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
-        """Return what tells the shell to complete the names of files."""
-        return [CompletionItem(incomplete, type="file")]
+        """Return our names that begin so, or what tells the shell to complete the names of files."""
+        found = [
+            CompletionItem(name) for name in _names(str(param.metavar)) if incomplete and name.startswith(incomplete)
+        ]
+        return found or [CompletionItem(incomplete, type="file")]
 
 
-FILES = ("FILE", "FOLDER", "PATH", "MODEL", "DATA", "FLOAT", "CANDIDATE", "JSON", "A", "B", "F", "SPEC", "METRIC")
+def _names(metavar: str) -> Iterable[str]:
+    """What an option that is shown so takes beside files."""
+    if metavar == "METRIC":
+        from qtool.evaluation.metrics.registry import NAMES
+
+        return NAMES
+    if metavar == "SPEC":
+        from qtool.feeds.preprocess import PRESETS
+
+        return PRESETS
+    return DECODERS if metavar == "DECODER" else ()
+
+
+FILES = (
+    "FILE",
+    "FOLDER",
+    "PATH",
+    "MODEL",
+    "DATA",
+    "FLOAT",
+    "CANDIDATE",
+    "JSON",
+    "A",
+    "B",
+    "F",
+    "SPEC",
+    "METRIC",
+    "DECODER",
+)
 """How options and arguments are shown that take names of files, or something else beside these."""
 
 

@@ -39,6 +39,8 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
     """Make the command's table in the file its defaults. Raises `UsageError` for anything that it does not know."""
     if path is None:
         return
+    if not path:
+        raise UsageError("--config: it is empty; name a TOML file, or leave it out")
     context.meta[CONFIG] = path
     try:
         document = parsed_toml(read_text(path, SETTINGS_LIMIT))
@@ -54,7 +56,11 @@ def _read_config(context: click.Context, _: click.Parameter, path: str | None) -
     for name, table in document.items():
         if name not in commands or not isinstance(table, dict):
             known = name.replace("_", "-") in _options(context)
-            remedy = f"write it below [{context.info_name}]" if known else f"the tables are [{'], ['.join(commands)}]"
+            remedy = (
+                f"write it below [{context.info_name}]"
+                if known
+                else f"the tables are [{'], ['.join(commands)}]{meant(name, commands)}"
+            )
             raise UsageError(f"{path}: unknown key {name!r}; {remedy}")
     context.default_map = _defaults(context, path, document.get(str(context.info_name), {}))
 

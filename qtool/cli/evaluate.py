@@ -31,6 +31,7 @@ from qtool.cli.streams import remark, warn
 from qtool.core.errors import UsageError
 from qtool.core.records.evaluation import Evaluation, MaxDrop
 from qtool.evaluation.evaluate import DEFAULT_LATENCY_RUNS, evaluate
+from qtool.evaluation.limits import Limits
 from qtool.evaluation.metrics.registry import NAMES
 from qtool.evaluation.worst.keep import reserved_index
 from qtool.feeds import LabelledOptions
@@ -144,7 +145,7 @@ def command(
             shared: dict[str, Any] = {"metrics": metrics or None, "max_drop": max_drop, "samples": samples, **reading}
             shared |= {"threads": threads, "provider": provider, "progress": progress}
             if pipeline is not None:
-                evaluation = evaluate_pipeline(pipeline, data, **shared)
+                evaluation = evaluate_pipeline(pipeline, data, limits=Limits.of(**limits), **shared)
             else:
                 assert float_model is not None, "click.MissingParameter otherwise"
                 evaluation = evaluate(

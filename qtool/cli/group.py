@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 import click
-from click.shell_completion import shell_complete
+from click.shell_completion import get_completion_class, shell_complete
 
 from qtool import __version__
 from qtool.cli import COMMANDS
@@ -97,6 +97,24 @@ _COMPLETE = "_QTOOL_COMPLETE"
 """The variable by which a shell asks to complete a line, or for what makes it ask."""
 
 
+def _check_completion(instruction: str) -> None:
+    """Refuse what no shell asks. Raises `click.UsageError`."""
+    shell, _, wanted = instruction.partition("_")
+    completion = get_completion_class(shell)
+    if completion is None or wanted not in ("source", "complete"):
+        raise click.UsageError(
+            f"{_COMPLETE}={instruction}: is nothing that a shell asks; use bash_source, zsh_source or fish_source"
+        )
+    if wanted == "complete":
+        try:
+            completion(app, {}, "qtool", _COMPLETE).get_completion_args()
+        except (KeyError, ValueError) as error:
+            raise click.UsageError(
+                f"{_COMPLETE}={instruction}: COMP_WORDS and COMP_CWORD do not say the words of a line; the shell sets "
+                f"them where it runs what {_COMPLETE}={shell}_source prints"
+            ) from error
+
+
 def ran(words: Sequence[str]) -> int:
     """Run the command line, or complete one for a shell, and return its exit code.
 
@@ -105,6 +123,7 @@ def ran(words: Sequence[str]) -> int:
     """
     begin()
     if instruction := os.environ.get(_COMPLETE):
+        _check_completion(instruction)
         return shell_complete(app, {}, "qtool", _COMPLETE, instruction)
     try:
         with app.make_context("qtool", list(words)) as context:

@@ -16,7 +16,7 @@ import click
 
 from qtool.cli.streams import check_stdout, complain, print_document, print_late, reserved_stdout, say
 from qtool.cli.wording import option_of
-from qtool.core.errors import OutputError, UsageError
+from qtool.core.errors import DataError, OutputError, UsageError
 from qtool.core.files import check_writable, place_of, restored_on_error, together, write_text
 from qtool.core.process import watch_reads
 from qtool.core.reading import open_file
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from qtool.report.junit import Taken
 
 STDOUT = "-"
-CONFIG, TYPED = "qtool.config", "qtool.typed"
-"""The keys of a context's `meta` under which the path of the configuration file is, and the words of the command line.
+CONFIG, TYPED, CALIBRATES = "qtool.config", "qtool.typed", "qtool.calibrates"
+"""The keys of a context's `meta`: the path of the configuration file, the words of the command line, and whether the
+command writes the calibrations of a pipeline.
 """
 _PRINTABLE = ("--json", "--junit", "--markdown")
 _MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
-    "tokenizer", "documents", "pipeline",
+    "tokenizer", "documents", "labels", "decode", "pipeline",
 )  # fmt: skip
 """Parameters of commands that name what is read: files, folders, or functions in files."""
 
@@ -290,6 +291,11 @@ def _read(context: click.Context) -> dict[str, list[Path]]:
     }
     if CONFIG in context.meta:
         found["--config"] = [Path(context.meta[CONFIG])]
+    pipeline = context.params.get("pipeline")
+    if isinstance(pipeline, str) and not context.meta.get(CALIBRATES):
+        from qtool.generation.description import calibrations_of
+
+        found["a calibration of --pipeline"] = calibrations_of(pipeline)
     return found
 
 
@@ -306,25 +312,37 @@ def _given(context: click.Context) -> Iterator[tuple[str, str, str, bool]]:
 def _files(text: str, name: str) -> list[Path]:
     """The files that an argument stands for, as far as its text tells."""
     path = Path(text)
+    if name == "pipeline":
+        from qtool.generation.description import files_of_pipeline
+
+        return files_of_pipeline(path)
     if name in _MODELS:
         from qtool.graph.model_files import model_files
 
         with suppress(OSError, ValueError):
             return model_files(path) if path.is_file() else [path]
     if path.is_dir():
-        return _data_in(path)
+        return _data_in(path, labels=name == "labels")
     source, colon, _ = text.rpartition(":")
     return [path, Path(source)] if colon and source.endswith(".py") else [path]
 
 
-def _data_in(folder: Path) -> list[Path]:
+def _data_in(folder: Path, *, labels: bool) -> list[Path]:
+    """The files of data in a folder, of labels only or of both."""
+    from qtool.feeds.formats.annotations import coco_files, texts_beside
     from qtool.feeds.formats.folders import ARRAY_SUFFIXES
     from qtool.feeds.formats.images import IMAGE_SUFFIXES
     from qtool.feeds.formats.listing import LABELS_FILE
 
-    read = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, ".pb")
-    found = (Path(parent, file) for parent, _, files in os.walk(folder) for file in files)
-    return [file for file in found if file.suffix.lower() in read or file.name == LABELS_FILE]
+    read = (*ARRAY_SUFFIXES, *IMAGE_SUFFIXES, ".pb", *([".txt"] if labels else []))
+    there = [Path(parent, file) for parent, _, files in os.walk(folder) for file in files]
+    found = [file for file in there if file.suffix.lower() in read or file.name == LABELS_FILE]
+    pictures = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    if pictures and not labels:
+        found += texts_beside(folder, pictures).values()
+        with suppress(DataError):
+            found += coco_files(folder)
+    return list(dict.fromkeys(found))
 
 
 def _input_at(place: str, inputs: Mapping[str, list[Path]]) -> str | None:

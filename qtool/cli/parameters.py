@@ -4,9 +4,10 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from qtool.core.errors import UsageError
-from qtool.core.numerics.calibrators import SPELLINGS, Calibrator, Percentile, listed_calibrators
+from qtool.core.numerics.calibrators import CALIBRATORS, SPELLINGS, Calibrator, Percentile, listed_calibrators
 from qtool.core.records.evaluation import MaxDrop, MaxSize
 from qtool.core.records.options import share
 
@@ -77,6 +78,11 @@ class Duration(_OfDuration):
         return float(found[1]) * _SECONDS[found[2]]
 
 
+def _calibrators(incomplete: str, *others: str) -> list[CompletionItem]:
+    names = (*others, *(kind.method for kind in CALIBRATORS))
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
 class OneCalibrator(_OfCalibrator):
     """A calibrator by its name, or `auto`."""
 
@@ -93,6 +99,10 @@ class OneCalibrator(_OfCalibrator):
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Return the calibrators that begin so, for a shell."""
+        return _calibrators(incomplete, "auto")
+
 
 class Calibrators(_OfCalibrators):
     """Calibrators with commas between them."""
@@ -105,3 +115,8 @@ class Calibrators(_OfCalibrators):
             return listed_calibrators(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002
+        """Return the lists whose last calibrator begins so, for a shell."""
+        before, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(before + comma + item.value) for item in _calibrators(last)]

@@ -7,7 +7,7 @@ import click
 
 from qtool.cli.bar import progress_bar
 from qtool.cli.common import given
-from qtool.cli.outputs import outputs, show
+from qtool.cli.outputs import CALIBRATES, outputs, show
 from qtool.cli.streams import warn
 from qtool.core.errors import UsageError
 from qtool.feeds import ReadOptions
@@ -18,7 +18,23 @@ from qtool.report.calibrate import calibrated_parts_text
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _SHARED = ("pipeline", "data", "samples", "threads", "preprocess", "tokenizer", "max_length", "trim", "quiet")
 CALIBRATE_TAKES = _SHARED
-EVAL_TAKES = (*_SHARED, "json_path", "metrics", "max_drop", "provider", "junit_path", "markdown_path")
+EVAL_TAKES = (
+    *_SHARED,
+    "json_path",
+    "metrics",
+    "max_drop",
+    "min_agreement",
+    "max_size",
+    "provider",
+    "junit_path",
+    "markdown_path",
+)
+_NAMED, _SAID = "whose file names the models", "which is judged by what its loop says; ask it of a part by itself"
+_REASONS = {
+    **dict.fromkeys(("model", "float_model", "candidates", "output"), _NAMED),
+    **dict.fromkeys(("min_sqnr", "min_integer", "min_speedup", "latency", "latency_runs", "decode"), _SAID),
+}
+"""Why an option says nothing to a pipeline."""
 
 
 def pipeline_option(function: _Function) -> _Function:
@@ -49,7 +65,8 @@ def check_pipeline(context: click.Context, takes: Sequence[str], needed: Sequenc
         if name not in takes and name != "config":
             option = by_name[name]
             said = option.opts[-1] if isinstance(option, click.Option) else option.make_metavar(context)
-            raise UsageError(f"{said} does not go with --pipeline, whose file names the models; leave one of them out")
+            why = _REASONS.get(str(name), "which runs its parts one sample at a time")
+            raise UsageError(f"{said} does not go with --pipeline, {why}; leave one of them out")
 
 
 def run_calibrate(
@@ -58,6 +75,7 @@ def run_calibrate(
     """Collect the statistics of each part, and print a line for each and what comes next."""
     parts = read_description(pipeline).parts
     written = {f"the calibration of part '{part.name}'": str(part.calibration) for part in parts}
+    click.get_current_context().meta[CALIBRATES] = True
     with outputs(written), progress_bar(quiet) as progress:
         made = calibrate_pipeline(pipeline, data, samples=samples, threads=threads, progress=progress, **reading)
     if not quiet:

@@ -3,7 +3,7 @@
 import click
 
 from qtool.cli.bar import progress_bar
-from qtool.cli.check import Checked, checked, checked_text
+from qtool.cli.check import Checked, checked, checked_text, outcome
 from qtool.cli.choices import (
     block_options,
     calibrator_option,
@@ -177,7 +177,7 @@ def command(
         warn_of_target(context, find_target(target))
     paths = {"--output": None if check else result_path, "--save-plan": save_plan, "--html": html_path}
     if check:
-        _refuse_written(save_plan=save_plan, html=html_path)
+        _refuse_unchecked(optimize_for, save_plan=save_plan, html=html_path)
     paths |= {"--json": json_path, "--junit": junit_path}
     silent = quiet or STDOUT in paths.values()
     with outputs(paths) as written:
@@ -223,7 +223,7 @@ def command(
         if json_path is not None:
             written.json(json_path, (result if found is None else found.difference).to_dict())
         if junit_path is not None:
-            written.text(junit_path, quantized_junit(result, taken()))
+            written.text(junit_path, quantized_junit(result, taken(), None if found is None else outcome(found)))
     if not check:
         seen = looked_into(html_path, result_path, model, data, calibration, reading)
         write_page(html_path, result.to_dict(), *seen)
@@ -249,8 +249,13 @@ def _tell(result: Quantized, found: Checked | None, *, silent: bool, verbose: bo
     warn(result.warnings)
 
 
-def _refuse_written(**given: str | None) -> None:
-    """A file that would be written with the model says nothing to a check."""
+def _refuse_unchecked(optimize_for: Goal, **given: str | None) -> None:
+    """A file that would be written with the model says nothing to a check, and a clock something else each time."""
+    if optimize_for == "latency":
+        raise UsageError(
+            f"{arg('optimize_for', optimize_for)}: lets this machine's clock decide, so that --check tells nothing; "
+            "leave one out"
+        )
     for name, path in given.items():
         if path is not None:
             raise UsageError(f"{arg(name)}: writes a file, and --check writes no model; leave one out")

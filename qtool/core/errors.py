@@ -66,6 +66,25 @@ def naming(**names: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def in_file(path: object, **keys: str) -> Iterator[None]:
+    """Put keys of a file in the place of arguments in the messages of what is raised within; yields nothing."""
+
+    def key(found: re.Match[str]) -> str:
+        name, value, _ = found.groups()
+        if name not in keys:
+            return found[0]
+        return keys[name] if value is None else f"{keys[name]} {value!r}"
+
+    try:
+        yield
+    except QtoolError as error:
+        own = _NAMED.sub(key, error.marked)
+        if own != error.marked:
+            QtoolError.__init__(error, f"{path}: {own}")
+        raise
+
+
 def _in_python(found: re.Match[str]) -> str:
     name, value, bare = found.groups()
     return name if value is None else f"{name}={value if bare == '1' else repr(value)}"

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from qtool.core.errors import UsageError
-from qtool.core.state import State, expanded_states
+from qtool.core.errors import UsageError, in_file
+from qtool.core.state import State, check_states, expanded_states
 from qtool.core.tensorspec import InputSpec
+from qtool.generation.description import LoopSettings
 from qtool.generation.part import PartModel
 
 _TOKENS = ("decoder_input_ids", "input_ids")
@@ -106,6 +108,30 @@ class Decoding:
                     f"state feeds back); declare it there, or {OWN_LOOP}"
                 )
         return feeds
+
+
+def check_caches(path: Path, states: Sequence[State], parts: Mapping[str, PartModel]) -> None:
+    """Refuse declared states that pair nothing, and a decoder that goes on from another one without any.
+
+    path: of the file that declares them.
+
+    Raises:
+        UsageError: a state pairs no output of a decoder with an input of the one that goes on, or only its own.
+    """
+    first = parts["decoder"]
+    later = parts.get("decoder_with_past", first)
+    if later is first and tuple(states) == LoopSettings().state:
+        # a decoder may have no cache
+        return
+    outputs = list({spec.name: spec for spec in (*first.outputs, *later.outputs)}.values())
+    with in_file(path, state="settings.state"):
+        check_states(expanded_states(states, later.inputs, outputs), later.inputs, outputs)
+    if later is not first and not paired(states, later, first):
+        raise UsageError(
+            f"{path}: settings.state pairs no output of part '{first.name}' with an input of '{later.name}', which "
+            f"would never run (the outputs are {', '.join(spec.name for spec in first.outputs)}); write INPUT=OUTPUT "
+            "with one of them, or leave the part out"
+        )
 
 
 def paired(states: Sequence[State], taking: PartModel, giving: PartModel) -> tuple[State, ...]:

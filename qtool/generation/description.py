@@ -4,19 +4,31 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from qtool.core.errors import UsageError
+from qtool.core.errors import QtoolError, UsageError, in_file
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
 from qtool.core.state import State
 from qtool.core.text import closest
 from qtool.feeds.checks import quoted
 from qtool.feeds.formats.functions import is_function_spec
+from qtool.graph.model_files import model_files
 
 NEEDED = {"greedy": ("decoder",), "beam": ("decoder",), "ctc": (), "transducer": ("encoder", "decoder", "joiner")}
 """Loop -> the parts that it must have."""
 _OPTIONAL = dict.fromkeys(("greedy", "beam"), ("encoder", "decoder_with_past"))
 _FILES = ("float", "int8", "calibration")
 _CACHE = State("past_key_values.*", "present.*")
+_ORDER = ("encoder", "decoder")
+"""The parts that data feed where they are there, in the loops of `NEEDED`."""
+_MOST = 2**31 - 1
+_RANGES = {
+    "max_tokens": (1, _MOST),
+    "beams": (1, _MOST),
+    "context": (1, 2**16),
+    "blank": (-_MOST, _MOST),
+    # a greater power of a length is no number any more
+    "length_penalty": (-10, 10),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +66,7 @@ class LoopSettings:
 class Description:
     """A pipeline as its file describes it; all paths are those of the folder of the file.
 
+    parts: data feed the first: of the loops of `NEEDED` the encoder, else the decoder, wherever the file has them.
     tokenizer: makes tokens of texts in the data, and texts of what is said. target_tokenizer: makes the latter where it
     is another. metrics: that are measured where none is asked for.
     """
@@ -110,6 +123,41 @@ def read_description(path: str | Path) -> Description:
     )
 
 
+def files_of_pipeline(path: Path) -> list[Path]:
+    """Return the file that describes a pipeline and all that it names and that is read, as far as it can be read.
+
+    That are the models with their external data, tokenizers, and the sources of functions; no calibrations.
+    """
+    try:
+        description = read_description(path)
+    except (QtoolError, ValueError):
+        return [path]
+    found = [path]
+    for part in description.parts:
+        for model in (part.float_model, part.int8_model):
+            if model is not None:
+                found += _model_files(model)
+    found += [file for file in (description.tokenizer, description.target_tokenizer) if file is not None]
+    sources = [function.rpartition(":")[0] for function in (description.loop, *description.metrics)]
+    found += [Path(source) for source in sources if source.endswith(".py")]
+    return list(dict.fromkeys(found))
+
+
+def calibrations_of(path: str | Path) -> list[Path]:
+    """Return the calibration files of a pipeline's parts; none where what describes it cannot be read."""
+    try:
+        return [part.calibration for part in read_description(path).parts]
+    except (QtoolError, ValueError):
+        return []
+
+
+def _model_files(path: Path) -> list[Path]:
+    try:
+        return model_files(path)
+    except (OSError, ValueError):
+        return [path]
+
+
 def _parts(where: str, folder: Path, document: dict[str, Any], loop: str) -> tuple[PartFiles, ...]:
     tables = document.get("parts")
     if not isinstance(tables, dict) or not tables:
@@ -137,6 +185,8 @@ def _parts(where: str, folder: Path, document: dict[str, Any], loop: str) -> tup
         )
         if parts[-1].int8_model == parts[-1].float_model:
             raise UsageError(f"{where}: {key} has one file as float and int8; leave int8 out where it stays float")
+    if needed is not None:
+        parts.sort(key=lambda part: _ORDER.index(part.name) if part.name in _ORDER else len(_ORDER))
     paths = [part.calibration for part in parts]
     for path in paths:
         if paths.count(path) > 1:
@@ -155,21 +205,32 @@ def _settings(where: str, document: dict[str, Any]) -> LoopSettings:
         if key == "state":
             if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
                 raise UsageError(f"{where}: settings.state must be a list of texts 'INPUT=OUTPUT'")
-            found[key] = tuple(map(State.parse, value))
+            with in_file(where, state="settings.state"):
+                found[key] = tuple(map(State.parse, value))
             continue
         if key in ("start", "end"):
             several = value if isinstance(value, list) else [value]
             if not several or not all(isinstance(one, int) and not isinstance(one, bool) for one in several):
                 raise UsageError(f"{where}: settings.{key} must be a token, a whole number, or a list of tokens")
+            for token in several:
+                _within(where, key, token, (0 if key == "start" else -_MOST, _MOST))
             found[key] = tuple(several)
             continue
         real = key == "length_penalty"
         if isinstance(value, bool) or not isinstance(value, int | float if real else int):
             raise UsageError(f"{where}: settings.{key} must be {'a number' if real else 'a whole number'}")
-        if key in ("max_tokens", "beams", "context") and value < 1:
-            raise UsageError(f"{where}: settings.{key} is {value}; give 1 or more")
+        _within(where, key, value, _RANGES[key])
         found[key] = value
     return LoopSettings(**found)
+
+
+def _within(where: str, key: str, value: int | float, allowed: tuple[int, int]) -> None:
+    least, most = allowed
+    if not least <= value <= most:
+        wanted = f"{least} or more" if 0 <= value < least else f"a number from {least} to {most}"
+        # of an integer with thousands of digits Python makes no text
+        said = "a number of over 20 digits" if isinstance(value, int) and abs(value) > 10**20 else value
+        raise UsageError(f"{where}: settings.{key} is {said}; give {wanted}")
 
 
 def _text(where: str, key: str, value: object) -> str:

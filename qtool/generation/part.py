@@ -7,7 +7,9 @@ import numpy as np
 
 from qtool.core.errors import DataError, ModelError
 from qtool.core.recognition import no_model
-from qtool.core.tensorspec import InputSpec
+from qtool.core.state import may_feed_back
+from qtool.core.tensorspec import InputSpec, describe
+from qtool.evaluation.interface import check_interface
 from qtool.runtime.session import Session
 
 Heard = Callable[[str, Mapping[str, np.ndarray]], None]
@@ -52,6 +54,25 @@ class PartModel:
         if self._heard is not None:
             self._heard(self.name, fed)
         return found
+
+    def check_stands_for(self, reference: "PartModel") -> None:
+        """Refuse a model that cannot take the place of another one of the same part.
+
+        Raises:
+            ModelError: inputs or outputs differ in name, type or shape.
+        """
+        check_interface(reference._session, self._session, 1)
+        given = {spec.name: spec for spec in self.outputs}
+        for wanted in reference.outputs:
+            found = given[wanted.name]
+            # onnxruntime does not tell no shape from that of a scalar
+            known = wanted.shape and found.shape and wanted.dtype.kind != "O"
+            if found.dtype != wanted.dtype or (known and not may_feed_back(found, wanted)):
+                raise ModelError(
+                    f"{self._session.name}: output '{wanted.name}' of part '{self.name}' is "
+                    f"{describe(found.dtype, found.shape)}, float's is {describe(wanted.dtype, wanted.shape)}; name "
+                    "the int8 model that is made of the part's float model"
+                )
 
     def takes(self, name: str) -> bool:
         """Return whether the model has an input of that name."""

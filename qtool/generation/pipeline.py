@@ -1,16 +1,18 @@
 """A described pipeline in memory: sessions, the loop, and the tokenizer that makes texts of what it says."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 import numpy as np
 
-from qtool.core.errors import DataError, UsageError
+from qtool.core.errors import DataError, UsageError, in_file
 from qtool.feeds import Batch, Data, Feeds, LabelledOptions, open_feeds
 from qtool.feeds.open import JSONL
 from qtool.feeds.reading import refuse_mask
 from qtool.feeds.texts import TextDecoder
+from qtool.generation.caches import check_caches
 from qtool.generation.description import Description, PartFiles
 from qtool.generation.loops import find_loop
 from qtool.generation.part import Heard, PartModel
@@ -18,6 +20,9 @@ from qtool.graph.finite import fed_specs_of
 
 TEXT, TOKENS = "text", "tokens"
 """What a pipeline's output is called."""
+_CACHED = ("greedy", "beam", "transducer")
+"""The loops that feed states back."""
+_RETURN = "return a text, or a list of tokens, which are whole numbers"
 
 
 class Pipeline:
@@ -46,11 +51,16 @@ class Pipeline:
         self.name = f"{description.path.name} ({'int8' if int8 else 'float'})"
         self.files = [_file(part, int8=int8) for part in description.parts]
         self._loop = find_loop(description.loop, description.settings)
-        self._decoder = None if description.writing is None else TextDecoder(description.writing)
+        key = "tokenizer" if description.target_tokenizer is None else "target_tokenizer"
+        with in_file(description.path, tokenizer=key):
+            self._decoder = None if description.writing is None else TextDecoder(description.writing)
+        self._kind: str | None = None
         self.parts = {
             part.name: PartModel(part.name, path, heard, threads=threads, provider=provider)
             for part, path in zip(description.parts, self.files, strict=True)
         }
+        if description.loop in _CACHED:
+            check_caches(description.path, description.settings.state, self.parts)
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Return what is said of one sample: `text`, strings [1], or `tokens`, int64 [1, length].
@@ -59,17 +69,37 @@ class Pipeline:
             DataError, UsageError: a part does not run, or the loop gives something else.
         """
         said = self._loop(self.parts, batch.inputs)
-        if isinstance(said, str):
-            return {TEXT: np.array([said], np.object_)}
+        text = said if isinstance(said, str) else None
+        tokens = None if text is not None else self._tokens(said)
+        if tokens is not None and self._decoder is not None:
+            text = self._decoder.decode(tokens.tolist())
+        kind = TOKENS if text is None else TEXT
+        if self._kind not in (None, kind):
+            raise DataError(f"{self.name}: the loop gave {self._kind} first, and now {kind}; return always the same")
+        self._kind = kind
+        return {TOKENS: tokens[None]} if text is None and tokens is not None else {TEXT: np.array([text], np.object_)}
+
+    def _tokens(self, said: Any) -> np.ndarray:
+        """What a loop gave as tokens, int64 [length]."""
         try:
-            tokens = np.asarray(said, np.int64).reshape(-1)
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.name}: the loop gave a {type(said).__name__}; return a text, or a list of tokens"
-            ) from error
-        if self._decoder is None:
-            return {TOKENS: tokens[None]}
-        return {TEXT: np.array([self._decoder.decode(tokens.tolist())], np.object_)}
+            tokens = np.asarray(said)
+        except Exception as error:  # an array of somebody else's may raise anything
+            raise DataError(f"{self.name}: the loop gave a {type(said).__name__}; {_RETURN}") from error
+        if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+            raise DataError(f"{self.name}: the loop gave {_kind_of(said, tokens)}; {_RETURN}")
+        if tokens.size and tokens.max() > np.iinfo(np.int64).max:
+            raise DataError(f"{self.name}: the loop gave the token {tokens.max()}, which is too large; {_RETURN}")
+        return tokens.astype(np.int64)
+
+
+def _kind_of(said: Any, array: np.ndarray) -> str:
+    """What something is that a loop gave and that is no row of tokens."""
+    name = type(said).__name__
+    if array.ndim != 1 or not isinstance(said, list | tuple):
+        return f"a {name}" if not array.ndim else f"a {name} of {array.dtype} {list(array.shape)}"
+    kinds = dict.fromkeys(type(one).__name__ for one in said)
+    too_large = set(kinds) <= {"int"}
+    return f"a {name} of {' and '.join(kinds)}" + (", some of them too large for a token" if too_large else "")
 
 
 def _file(part: PartFiles, *, int8: bool) -> Any:
@@ -99,7 +129,9 @@ def open_pipeline_data(
     if description.tokenizer is not None and reads_text and reading.get("tokenizer") is None:
         reading = {**reading, "tokenizer": description.tokenizer}
     wanted = tuple(spec for spec in inputs if not _fills_itself(description, spec.name))
-    return open_feeds(data, wanted, samples=samples, batch_size=1, **reading)
+    own = reading.get("tokenizer") is not None and reading.get("tokenizer") == description.tokenizer
+    with in_file(description.path, tokenizer="tokenizer") if own else nullcontext():
+        return open_feeds(data, wanted, samples=samples, batch_size=1, **reading)
 
 
 def _fills_itself(description: Description, name: str) -> bool:

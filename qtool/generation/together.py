@@ -11,16 +11,19 @@ from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, NothingToQuantizeError, UsageError, arg, naming
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, ModelResult, Score
+from qtool.core.records.recipe import FLOAT
 from qtool.core.records.results import Calibrated
 from qtool.evaluation.gates import check_gates, judge, scored_drop
+from qtool.evaluation.limits import NO_LIMITS, Limits
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import NAMES, Accumulator, Metric, MetricSpec, resolve_metrics
 from qtool.evaluation.metrics.transcripts import EXACT, TRANSCRIPT_METRICS
 from qtool.feeds import Data, LabelledOptions
-from qtool.generation.description import Description, read_description
+from qtool.generation.description import Description, files_of_pipeline, read_description
 from qtool.generation.pipeline import TEXT, TOKENS, PartFeeds, Pipeline, open_pipeline_data
-from qtool.graph.model_files import model_size
+from qtool.graph.model_files import metadata_of, model_size
+from qtool.graph.model_io import digest_of
 from qtool.pipeline.calibration.calibrate import calibrate
 
 
@@ -68,16 +71,24 @@ def calibrate_pipeline(
 
 
 def _check_outputs(description: Description, data: Data) -> None:
-    read = [description.path, description.tokenizer, description.target_tokenizer]
-    read += [path for part in description.parts for path in (part.float_model, part.int8_model)]
+    read = files_of_pipeline(description.path)
     read += [Path(data)] if isinstance(data, str | Path) else []
-    inputs = {path.resolve() for path in read if path is not None}
+    inputs = {place for path in read if (place := _place(path)) is not None}
     for part in description.parts:
-        if part.calibration.resolve() in inputs:
+        if _place(part.calibration) in inputs:
             raise UsageError(
                 f"{description.path}: the calibration of part '{part.name}' would be written over "
                 f"{part.calibration}, which is read; name another file"
             )
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    """What tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 @naming(metric="metrics")
@@ -88,6 +99,7 @@ def evaluate_pipeline(
     *,
     metrics: MetricSpec | Sequence[MetricSpec] | None = None,
     max_drop: MaxDrop | str | float | None = None,
+    limits: Limits = NO_LIMITS,
     samples: int | None = None,
     threads: int = 1,
     provider: str = "cpu",
@@ -105,6 +117,7 @@ def evaluate_pipeline(
         metrics: of texts and tokens: wer, cer, exact_match, bleu, chrf, or your own; those of the description by
             default, or exact_match where there are labels.
         max_drop: gate on every metric, as for `qtool.evaluate`.
+        limits: gates on the agreement of what is said, and on the size of all models together; no others.
         samples: use the first so many; None uses all.
         threads, provider: of every model.
         progress: told after every sample.
@@ -124,10 +137,9 @@ def evaluate_pipeline(
         if kind in NAMES and kind not in TRANSCRIPT_METRICS:
             names = ", ".join(TRANSCRIPT_METRICS)
             raise UsageError(f"{arg('metric', metric.name)}: does not read what a pipeline says; use {names}")
-    trials = [
-        _Trial(Pipeline(one, int8=int8, threads=threads, provider=provider), name)
-        for one, int8, name in _variants(description)
-    ]
+    trials = [_trial(*variant, threads=threads, provider=provider) for variant in _variants(description)]
+    for name, part in trials[1].pipeline.parts.items():
+        part.check_stands_for(trials[0].pipeline.parts[name])
     feeds = open_pipeline_data(description, trials[0].pipeline, data, samples, **reading)
     found: tuple[Metric, ...] | None = chosen
     count = 0
@@ -145,7 +157,14 @@ def evaluate_pipeline(
     if not count:
         raise DataError(f"{feeds.name}: holds no samples; give data with at least one")
     infos = tuple(metric.info for metric in found or ())
-    models = _results(trials, infos)
+    idle = [name for name in trials[1].int8 if name not in trials[1].ran]
+    measured = [trial for trial in trials if trial is trials[0] or trial.ran.intersection(trial.int8)]
+    if len(measured) == 1:
+        raise DataError(
+            f"{description.path}: the loop never runs a part with an int8 model on this data ({', '.join(idle)}), so "
+            "that nothing is measured; give data that needs it"
+        )
+    models = _results(measured, infos)
     return Evaluation(
         data=feeds.name,
         samples=count,
@@ -154,12 +173,40 @@ def evaluate_pipeline(
         metrics=infos,
         float_model=models[0],
         candidates=tuple(models[1:]),
-        gates=judge(models[0], models[1:2], infos, drop, None),
+        gates=judge(models[0], models[1:2], infos, drop, None, limits),
         class_output=None,
         latency=None,
         provider=provider,
-        warnings=(*feeds.notes, *_doubts(models[0])),
+        warnings=(*feeds.notes, *_never_run(idle), *_of_others(description), *_doubts(models[0])),
     )
+
+
+def _trial(description: Description, int8: bool, name: str, *, threads: int, provider: str) -> "_Trial":
+    ran: set[str] = set()
+    pipeline = Pipeline(description, int8=int8, heard=lambda part, _: ran.add(part), threads=threads, provider=provider)
+    quantized = tuple(part.name for part in description.parts if int8 and part.int8_model is not None)
+    return _Trial(pipeline, name, quantized, ran)
+
+
+def _never_run(parts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        f"part '{name}' never ran on this data, so that its int8 model is not measured; give data that needs it, or "
+        "leave the part out"
+        for name in parts
+    )
+
+
+def _of_others(description: Description) -> tuple[str, ...]:
+    """What int8 models say of the float model that they are made of, where that is not the part's."""
+    doubts = []
+    for part in description.parts:
+        made_of = None if part.int8_model is None else metadata_of(part.int8_model).get(FLOAT)
+        if made_of is not None and made_of != digest_of(part.float_model):
+            doubts.append(
+                f"part '{part.name}': {part.int8_model} is made of another float model than {part.float_model}, or of "
+                "one that has changed; quantise it again"
+            )
+    return tuple(doubts)
 
 
 def _variants(description: Description) -> Iterator[tuple[Description, bool, str]]:
@@ -180,10 +227,12 @@ def _variants(description: Description) -> Iterator[tuple[Description, bool, str
 
 @dataclass(slots=True)
 class _Trial:
-    """One form of the pipeline, with the sums of its metrics."""
+    """One form of the pipeline, with the sums of its metrics. int8, ran: the parts that are, and that ran so far."""
 
     pipeline: Pipeline
     name: str
+    int8: tuple[str, ...]
+    ran: set[str]
     alike: int = 0
     samples: int = 0
     accumulators: list[Accumulator] = field(default_factory=list)

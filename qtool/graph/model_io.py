@@ -19,8 +19,8 @@ from qtool.graph.protos import from_proto
 from qtool.graph.serialized import Serialized, consume, data_path, deserialize, outside, serialize, write
 
 __all__ = [
-    "LoadedModel", "Serialized", "check_output", "consume", "data_path", "deserialize", "from_bytes", "load",
-    "refer", "serialize", "to_bytes", "write",
+    "LoadedModel", "Serialized", "check_output", "consume", "data_path", "deserialize", "digest_of", "from_bytes",
+    "load", "refer", "serialize", "to_bytes", "write",
 ]  # fmt: skip
 
 _BLOCK = 1 << 20
@@ -85,6 +85,11 @@ def _digest(parts: Sequence[Path]) -> str:
             while block := stream.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def digest_of(path: str | Path) -> str:
+    """Return the SHA-256 of a model's content as `load` gives it. Raises `OSError`."""
+    return _digest(model_files(path))
 
 
 def to_bytes(model: ir.Model) -> bytes:

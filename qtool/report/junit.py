@@ -26,14 +26,27 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of comparing a model that is there with the one that would be written; `said`: in a line.
+
+    same: whether it computes the same. size: the bytes of the one that is there, with external data.
+    """
+
+    same: bool
+    said: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Suite:
-    """The gates of one model, what was measured of it, and what went wrong before it could be."""
+    """The gates of one model, what was measured of it, what went wrong before it could be, and what a check says."""
 
     command: str
     name: str
     gates: Sequence[Gate] = ()
     properties: Sequence[tuple[str, float | int | str | None]] = ()
     error: str = ""
+    check: "Check | None" = None
 
 
 def evaluation_junit(evaluation: Evaluation, taken: Taken) -> str:
@@ -50,20 +63,27 @@ def evaluation_junit(evaluation: Evaluation, taken: Taken) -> str:
     return _document(suites, taken)
 
 
-def quantized_junit(result: Quantized, taken: Taken) -> str:
-    """Return the gates of a model that was quantised as an XML document."""
+def quantized_junit(result: Quantized, taken: Taken, check: Check | None = None) -> str:
+    """Return the gates of a model that was quantised as an XML document.
+
+    check: of the model that is there, which is a test then; where it is another one, only its size is a property.
+    """
     proof, timing = result.verification, result.timing
     rows: list[tuple[str, float | int | str | None]] = [
         ("path", str(result.output)),
-        ("size_bytes", result.size),
+        ("size_bytes", result.size if check is None else check.size),
         ("float_size_bytes", result.float_size),
+    ]
+    made: list[tuple[str, float | int | str | None]] = [
         ("target", result.plan.target),
         ("sqnr_db", None if result.verdict is None else proof.judged_db),
         ("integer_share", proof.integer_share),
         ("latency_ms", timing.int8_ms),
         ("speedup", timing.speedup),
     ]
-    return _document([_Suite("quantize", result.output.name, result.gates, rows)], taken)
+    if check is None or check.same:
+        rows += made
+    return _document([_Suite("quantize", result.output.name, result.gates, rows, check=check)], taken)
 
 
 def failure_junit(command: str, message: str, taken: Taken) -> str:
@@ -89,8 +109,8 @@ def _element(suite: _Suite, number: int, taken: Taken) -> ET.Element:
         name=line(suite.name),
         timestamp=taken.began.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         hostname=platform.node() or "localhost",
-        tests=str(max(len(suite.gates), 1)),
-        failures=str(sum(not gate.passed for gate in suite.gates)),
+        tests=str(max(len(suite.gates) + (suite.check is not None), 1)),
+        failures=str(sum(not one for one in _passed(suite))),
         errors=str(int(bool(suite.error))),
         skipped="0",
         time=f"{taken.seconds:.3f}",
@@ -106,16 +126,26 @@ def _element(suite: _Suite, number: int, taken: Taken) -> ET.Element:
 
     if suite.error:
         ET.SubElement(case("finished"), "error", type="error", message=line(suite.error))
+    elif suite.check is not None:
+        found = case("check")
+        if not suite.check.same:
+            ET.SubElement(found, "failure", type="check", message=line(suite.check.said))
     elif not suite.gates:
         case("evaluated")
     for gate in suite.gates:
         found = case(f"{gate.metric} {gate.rule.value} {_limit(gate)}")
         if not gate.passed:
             ET.SubElement(found, "failure", type=gate.rule.value, message=line(gate.message))
-    passed = [line(gate.message) for gate in suite.gates if gate.passed]
+    passed = [line(suite.check.said)] if suite.check is not None and suite.check.same else []
+    passed += [line(gate.message) for gate in suite.gates if gate.passed]
     ET.SubElement(element, "system-out").text = "\n".join(passed)
     ET.SubElement(element, "system-err")
     return element
+
+
+def _passed(suite: _Suite) -> list[bool]:
+    checked = [] if suite.check is None else [suite.check.same]
+    return [*checked, *(gate.passed for gate in suite.gates)]
 
 
 def _limit(gate: Gate) -> str:

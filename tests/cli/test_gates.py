@@ -109,6 +109,24 @@ def test_a_check_compares_with_what_would_be_written(folder, run):
     assert sorted(p.name for p in folder.iterdir()) == ["c.json", "d.npz", "float.onnx", "q.onnx"]
 
 
+def test_a_check_is_a_test(folder, run):
+    run(*QUANTIZE)
+    suites = []
+    for words, code in (((), 0), (("--scheme", "symmetric", "--max-size", "90%"), 1)):
+        assert run(*QUANTIZE, "--check", *words, "--junit", "c.xml")[0] == code
+        suites.append(ET.parse(folder / "c.xml").getroot().find("testsuite"))
+    same, other = ({row.get("name"): row.get("value") for row in suite.iter("property")} for suite in suites)
+    assert same["size_bytes"] == other["size_bytes"] == str((folder / "q.onnx").stat().st_size)
+    assert "sqnr_db" in same and other.keys() == {"path", "size_bytes", "float_size_bytes"}
+    assert [case.get("name") for case in suites[0].iter("testcase")] == ["check"]
+    assert [case.get("name") for case in suites[1].iter("testcase")] == ["check", "size max-size 90%"]
+    assert [suite.get("failures") for suite in suites][:1] == ["0"] and suites[1].get("tests") == "2"
+    (failure,) = suites[1].find("testcase").iter("failure")
+    assert failure.get("message").startswith("q.onnx: is NOT what these inputs and options give")
+    code, _, err = run(*QUANTIZE[:4], "-o", "q.onnx", "--check", "--optimize-for", "latency")
+    assert code == 2 and "--optimize-for latency: lets this machine's clock decide" in err and err.count("\n") == 1
+
+
 @pytest.mark.usefixtures("folder")
 def test_a_check_writes_no_file_of_the_model(run):
     code, _, err = run(*QUANTIZE, "--check", "--save-plan", "p.json")
@@ -159,3 +177,17 @@ def test_a_program_prints_what_failed_to_standard_output_alone(folder):
     assert done.returncode == 2 and folder.exists()
     document = json.loads(done.stdout)
     assert done.stderr == f"qtool: {document['error']}\n"
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        ("0.3", "a size of 0.3 bytes is less than any file's; for that share of float's say 30%"),
+        ("5mb", "a size of '5mb' makes no sense (did you mean 5MB?); give"),
+        ("2kib", "(did you mean 2KiB?)"),
+    ],
+)
+def test_a_size_that_nobody_means_is_refused(run, size, says):
+    code, _, err = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--max-size", size)
+    assert code == 2 and says in err and err.count("\n") == 1

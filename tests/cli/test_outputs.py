@@ -103,6 +103,20 @@ def test_what_is_not_read_in_a_folder_of_data_may_be_written(house):
     assert caught.value.code == 0 and (house / "arrays" / "notes.txt").read_bytes()[:2] == b"PK"
 
 
+def test_labels_of_pictures_are_not_written_over(house, refused):
+    """Of files with other names of the same folder there may be others."""
+    (house / "images").mkdir()
+    (house / "labels").mkdir()
+    for name in ("images/a.png", "images/a.txt", "images/b.jpg", "labels/b.txt", "images/labels.json", "boxes.json"):
+        (house / name).write_text("0 0.5 0.5 1 1")
+    words = ["eval", "m.onnx", "k.onnx", "--data", "images", "--decode", "hook.py:f"]
+    for path in ("images/a.txt", "labels/b.txt"):
+        refused(*words, "--json", path, says=[f"--json {path}: is --data already"])
+    refused(*words, "--json", "hook.py", says=["--json hook.py: is --decode already"])
+    for labels, path in (("boxes.json", "boxes.json"), ("labels", "labels/b.txt")):
+        refused(*words, "--labels", labels, "--json", path, says=[f"--json {path}: is --"])
+
+
 def test_two_outputs_are_two_files(house, refused):
     (house / "link").symlink_to("q")
     quantize = ["quantize", "m.onnx", "--calibration", "m.calib", "-o", "q"]

@@ -63,6 +63,15 @@ def test_both_spellings_of_a_key_are_one_key(folder, run):
     assert code == 2 and "min-sqnr is given twice in [quantize], with - and with _" in err
 
 
+@pytest.mark.usefixtures("folder")
+def test_a_configuration_is_named_and_its_tables_are_commands(folder, run):
+    code, _, err = run("quantize", "model/float.onnx", "--config", "")
+    assert code == 2 and "--config: it is empty; name a TOML file" in err
+    (folder / "c.toml").write_text("[evl]\ndata = 'd.npz'\n")
+    code, _, err = run("eval", "model/float.onnx", "--config", "c.toml")
+    assert code == 2 and "c.toml: unknown key 'evl'; the tables are" in err and "(did you mean 'eval'?)" in err
+
+
 def test_no_configuration_is_read_that_nobody_names(folder, run):
     for place in (folder, folder / "model"):
         (place / "qtool.toml").write_text("nonsense")
@@ -99,6 +108,11 @@ def test_an_option_of_another_command_is_said_to_be_there(run):
         ("qtool eval m q --data da", {"file,da"}),
         ("qtool quantize m --calibra", {"plain,--calibration", "plain,--calibrator"}),
         ("qtool quantize m --target x", {"plain,x86", "plain,x86-avx2"}),
+        ("qtool eval m q --metric to", {"plain,top1", "plain,top5", "plain,token_accuracy", "plain,token_agreement"}),
+        ("qtool eval m q --metric own.p", {"file,own.p"}),
+        ("qtool eval m q --decode de", {"plain,detr"}),
+        ("qtool quantize m --calibrator m", {"plain,max", "plain,mse"}),
+        ("qtool tune m --calibrators max,en", {"plain,max,entropy"}),
     ],
 )
 def test_a_shell_completes(run, monkeypatch, typed, offered):
@@ -107,6 +121,22 @@ def test_a_shell_completes(run, monkeypatch, typed, offered):
     monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
     code, out, _ = run()
     assert (code, set(out.split())) == (0, offered)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("nope", "use bash_source, zsh_source or fish_source"),
+        ("bash_nope", "use bash_source, zsh_source or fish_source"),
+        ("bash_complete", "COMP_WORDS and COMP_CWORD do not say"),
+        ("zsh_complete", "COMP_WORDS and COMP_CWORD do not say"),
+    ],
+)
+def test_what_no_shell_asks_is_one_line(run, monkeypatch, asked, says):
+    monkeypatch.setenv("_QTOOL_COMPLETE", asked)
+    monkeypatch.delenv("COMP_WORDS", raising=False)
+    code, out, err = run()
+    assert (code, out, err.count("\n")) == (2, "", 1) and f"_QTOOL_COMPLETE={asked}: " in err and says in err
 
 
 @pytest.mark.usefixtures("folder")

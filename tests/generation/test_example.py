@@ -201,3 +201,30 @@ def test_the_commands_of_the_page_run_and_int8_says_the_same(capsys):
         code, out, error = said(capsys, *shlex.split(command)[1:], *extra)
         assert code == 0, error
     assert "PASS numbers.toml int8: exact_match" in out
+
+
+def test_the_order_of_the_tables_says_nothing(folder, capsys):
+    text = (folder / "numbers.toml").read_text()
+    head, *tables = text.split("[parts.")
+    (folder / "turned.toml").write_text(head + "".join(f"[parts.{table}\n" for table in reversed(tables)))
+    code, out, _ = said(
+        capsys, "eval", "--pipeline", "turned.toml", "--data", "eval.jsonl", "--samples", "2", "--json", "-"
+    )
+    assert code == 0 and json.loads(out)["candidates"][0]["agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ("past.*=present.*", "settings.state 'past.*=present.*': no input of the model has such a name"),
+        ("past_key_values.*=now.*", "write settings.state 'past_key_values.*=present.*'"),
+        ("nobody=logits", "settings.state 'nobody=logits': the model has no input 'nobody'"),
+    ],
+)
+def test_a_state_that_pairs_nothing_is_refused(folder, capsys, state, says):
+    with (folder / "numbers.toml").open("a") as file:
+        file.write(f"[settings]\nstate = ['{state}']\n")
+    for command in ("eval", "calibrate"):
+        code, _, err = said(capsys, command, "--pipeline", "numbers.toml", "--data", "eval.jsonl", "--samples", "1")
+        assert code == 2 and says in err and err.startswith("qtool: numbers.toml: settings.state")
+        assert "--state" not in err

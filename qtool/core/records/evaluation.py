@@ -90,6 +90,11 @@ class MaxSize:
         check_type("relative", self.relative, bool)
         if not 0 < self.value < math.inf:
             raise UsageError(f"a size of {self.value} makes no sense; give a share of float's such as 30%, or 5MB")
+        if not self.relative and self.value < 1:
+            raise UsageError(
+                f"a size of {self.value:g} bytes is less than any file's; for that share of float's say "
+                f"{percent(self.value)}"
+            )
 
     @classmethod
     def parse(cls, value: "MaxSize | str | int") -> "MaxSize":
@@ -105,7 +110,10 @@ class MaxSize:
         number = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|[A-Za-z]*)\s*", str(value))
         unit = number and ({"%": 0.01} | _UNITS).get(number.group(2))
         if number is None or unit is None:
-            raise UsageError(f"a size of '{value}' makes no sense; give a share of float's such as 30%, or 5MB")
+            folded = {name.casefold(): name for name in _UNITS}
+            near = number and folded.get(number.group(2).casefold())
+            hint = f" (did you mean {number.group(1)}{near}?)" if number and near else ""
+            raise UsageError(f"a size of '{value}' makes no sense{hint}; give a share of float's such as 30%, or 5MB")
         return cls(float(number.group(1)) * unit, relative=number.group(2) == "%")
 
     def __str__(self) -> str:

@@ -65,10 +65,10 @@ def find_annotations(
         DataError: there are no such labels, they are of none of the pictures, or a file is not what it should be.
     """
     if labels == AUTO:
-        found = _beside(folder, pictures)
+        found = texts_beside(folder, pictures)
         if found:
             return _boxed({path: _yolo(file) for path, file in found.items()}, pictures)
-        documents = [path for path in files_of(folder, (".json",)) if _COCO_NAME.search(path.name)]
+        documents = coco_files(folder)
         return _coco(documents[0], folder, pictures, categories) if len(documents) == 1 else None
     if labels.suffix.lower() == ".json" or labels.is_file():
         return _coco(labels, folder, pictures, categories)
@@ -109,8 +109,13 @@ def _named_like(labels: Path, files: Sequence[Path], folder: Path, pictures: Seq
     return found
 
 
-def _beside(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
-    """The text file of each picture that has one: beside it, in `labels` beside `images`, or in the folder's own."""
+def coco_files(folder: Path) -> list[Path]:
+    """Return the files directly in a folder that are called as COCO calls its labels. Raises `DataError`."""
+    return [path for path in files_of(folder, (".json",)) if _COCO_NAME.search(path.name)]
+
+
+def texts_beside(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
+    """Return the text file of each picture that has one: beside it, in `labels` beside `images` or in the folder."""
     found = {}
     for picture in pictures:
         inner = picture.relative_to(folder).with_suffix(".txt")
