@@ -12,7 +12,7 @@ from qtool.core.text import amount, line
 from qtool.report.commands import data_text, options_text
 from qtool.report.quantize import float_line, size_ratio
 from qtool.report.text import decibels, file_size, number
-from qtool.report.timing import timing_lines
+from qtool.report.timing import slower_line, timing_lines
 from qtool.report.words import again, rows
 
 _NAMED = 3
@@ -74,12 +74,14 @@ def verdict_line(result: Finetuned) -> str:
     return line(f"{result.output}: {size}; {scored}outputs {before} -> {after} dB SQNR on the samples that report")
 
 
-def unchanged_line(result: Finetuned, typed: Sequence[str] = ()) -> str:
-    """Return the line that says, where nothing else is printed, that nothing was gained, and what comes next.
+def bad_lines(result: Finetuned, typed: Sequence[str] = ()) -> list[str]:
+    """Return a line for what is bad, where nothing else is printed: nothing gained, slower than float; with what to do.
 
     typed: the words of the command line, for the next one.
     """
-    return line(f"{verdict_line(result)}; next: {'; '.join(_next(result, typed))}")
+    lines = [] if result.kept else [f"{verdict_line(result)}; next: {'; '.join(_next(result, typed))}"]
+    slower = slower_line(result.timing, size_ratio(result.float_size / result.size), _fast(result))
+    return list(map(line, [*lines, f"{result.output}: {slower}"] if slower else lines))
 
 
 def _next(result: Finetuned, typed: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
 from qtool.report.commands import after_calibration, calibration_text, data_text, options_text, word
 from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
-from qtool.report.timing import timing_lines
+from qtool.report.timing import slower_line, timing_lines
 from qtool.report.words import SCALE, again, listed, quality, rows
 
 _NAMED = 3
@@ -54,10 +54,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     lines += rows("blocks", *blocks_rows(plan)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
-    by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    # blocks leave nothing in float for speed
-    remedy = None if by_clock or plan.blocks else _again(result, typed, "--optimize-for", "latency")
-    lines += timing_lines(result.timing, _ratio(result), remedy)
+    lines += timing_lines(result.timing, _ratio(result), _faster(result, typed))
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
@@ -110,6 +107,22 @@ def bad_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
     causes = _causes(result, verdict)[:2]
     parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict, typed)[0]}"]
     return line(f"{result.output}: {'; '.join(parts)}")
+
+
+def slow_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
+    """Return that the model is slower than float as a line by itself, with what comes next; "" where it is not.
+
+    typed: the words of the command line, for the next one.
+    """
+    slower = slower_line(result.timing, _ratio(result), _faster(result, typed))
+    return line(f"{result.output}: {slower}") if slower else ""
+
+
+def _faster(result: Quantized, typed: Sequence[str]) -> str | None:
+    """The command that lets the clock choose; None where it has, or would choose nothing."""
+    by_clock = any(trial.latency_ms is not None for trial in result.trials)
+    # blocks leave nothing in float for speed
+    return None if by_clock or result.plan.blocks else _again(result, typed, "--optimize-for", "latency")
 
 
 def _hardly_integer(result: Quantized) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import Uneven
 from qtool.core.records.results import Asked, FilePart, LeftFloat, Trial, Verdict
 from qtool.core.records.timing import Timing
-from qtool.report.quantize import bad_verdict, quantized_text
+from qtool.report.quantize import bad_verdict, quantized_text, slow_verdict
 from tests.support.patterns import Net
 from tests.support.refusals import SAMPLES, network
 
@@ -192,6 +192,11 @@ def test_a_form_that_leaves_most_in_float_says_so(tmp_path):
     assert command == f"  next        {advised}"
     assert bad_verdict(result) == f"{tmp_path / 'q.onnx'}: {judged}; next: {advised}"
     assert bad_verdict(qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")) == ""
+    slow = slow_verdict(replace(result, timing=Timing(0.5, 2.0, 1.0, 9)), ["quantize", "m.onnx", "-q"])
+    assert slow.startswith(f"{tmp_path / 'q.onnx'}: WARNING: slower than float on this machine: 0.50x, ")
+    again = "next: `qtool quantize m.onnx -q --optimize-for latency` lets this machine's clock choose what stays float"
+    assert slow.endswith(again)
+    assert slow_verdict(replace(result, timing=Timing(2.0, 1.0, 2.0, 9))) == ""
 
 
 def test_how_data_was_read_is_known_of_a_calibration_file(tmp_path):
