@@ -81,7 +81,7 @@ from qtool.targets.tables import find_target
     "--max-float-macs",
     type=Share(),
     metavar="SHARE",
-    help="How much of the multiply-accumulates may stay in float for it.  [default: 10%]",
+    help="How much of the multiply-accumulates may stay in float for it.  [default: 10%, more where float is as fast]",
 )
 @click.option(
     "--no-partial",

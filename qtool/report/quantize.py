@@ -247,7 +247,15 @@ def _left(verdict: Verdict) -> list[str]:
     ranked = sorted(verdict.left, key=lambda one: -(one.gain_db or 0.0))
     before = "" if verdict.before_db is None else f", outputs {verdict.before_db:.1f} dB before"
     share = f"{percent(verdict.float_macs)} of multiply-accumulates"
-    return [f"{count} for accuracy, {share}{before}", *listed([_region(one) for one in ranked], _NAMED)]
+    over = []
+    if verdict.max_float_macs is not None and verdict.float_macs > verdict.max_float_macs:
+        usual = f"{100 * verdict.max_float_macs:.4g} %"
+        over = [
+            f"more than the {usual} of the default, which counts no layer that is as fast in float and gives way where "
+            f"the model stays faster than float by the target's times; --max-float-macs {usual.replace(' ', '')} keeps "
+            "to it"
+        ]
+    return [f"{count} for accuracy, {share}{before}", *over, *listed([_region(one) for one in ranked], _NAMED)]
 
 
 def _region(one: LeftFloat) -> str:

@@ -84,6 +84,15 @@ def test_what_was_tried_is_told_apart_and_is_not_what_was_written_with_layers_in
     assert "measured before layers were left in float" in quantized_text(replace(shown, verdict=verdict), verbose=True)
 
 
+def test_more_in_float_than_the_default_is_explained(tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data=SAMPLES, calibrator="max")
+    for share, said in ((0.1, False), (0.1292, True)):
+        verdict = Verdict(20.0, asked=False, met=True, left=(LeftFloat(("n",), share, 6.0),), max_float_macs=0.1)
+        text = quantized_text(replace(result, verdict=verdict))
+        assert f"1 node for accuracy, {100 * share:.1f} % of multiply-accumulates" in text
+        assert ("more than the 10 % of the default" in text and "--max-float-macs 10% keeps to it" in text) is said
+
+
 def test_a_size_that_is_no_gain_is_not_set_against_the_speed(tmp_path):
     made = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", form="weight-only")
     result = replace(made, float_size=1000, size=2000, parts=PARTS, timing=Timing(0.5, 2.0, 1.0, 90))
