@@ -3,13 +3,12 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreement, TrainedBlock
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
-from qtool.report.commands import data_text, options_text
+from qtool.report.commands import data_text, eval_command, options_text
 from qtool.report.quantize import float_line, size_ratio
 from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import slower_line, timing_lines
@@ -89,13 +88,9 @@ def _next(result: Finetuned, typed: Sequence[str]) -> list[str]:
     asked = result.asked
     model, shared = shlex.quote(asked.model), options_text(asked, only=("eval_data", "metric", "decode", *_GRID))
     if result.kept:
-        labelled = dict(asked.options).get("eval_data") or asked.data
-        data = data_text(replace(asked, data=labelled))
         known = options_text(asked, only=("metric", "decode"))
-        output = shlex.quote(str(result.output))
-        return [
-            f"`qtool eval {model} {output} {data}{known or ' --metric METRIC'} --latency` compares by your own metric"
-        ]
+        command = eval_command(asked, str(result.output), *([] if known else ["--metric METRIC"]), "--latency")
+        return [f"`{command}` compares by your own metric"]
     if "learning_rate" in dict(asked.options):
         advice = f"`{again(_typed(asked, typed), without='--learning-rate')}` takes the steps that are usual"
     else:

@@ -20,7 +20,7 @@ from qtool.core.records.results import (
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
-from qtool.report.commands import after_calibration, calibration_text, data_text, options_text, word
+from qtool.report.commands import after_calibration, calibration_text, data_text, eval_command, options_text, word
 from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
 from qtool.report.timing import slower_line, timing_lines
@@ -206,7 +206,7 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     if _but_for_one(result, verdict):
         return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
     if verdict.met is not False:
-        return [_comparison(result, compared)]
+        return [_comparison(result)]
     if result.plan.blocks:
         return blocks_next(result.plan, f"qtool quantize {model} {data}")
     commands = [
@@ -224,10 +224,9 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     return commands
 
 
-def _comparison(result: Quantized, command: str) -> str:
+def _comparison(result: Quantized) -> str:
     """The command that compares with labels: with the data that was given, which holds some or not, and a decoder."""
-    command += f" {data_text(result.asked)}"
-    command += f" --decode {result.decoders[0]}" if result.decoders else ""
+    command = eval_command(result.asked, str(result.output), *[f"--decode {name}" for name in result.decoders[:1]])
     others = f"; --decode {' or '.join(result.decoders[1:])} has the same shapes" if result.decoders[1:] else ""
     by = "boxes with labelled ones" if result.decoders else "by labels, where the data has some (`--metric` says how)"
     return f"`{command}` compares {by}{others}"
