@@ -9,7 +9,8 @@ from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.commands import data_text, eval_command, options_text
-from qtool.report.quantize import float_line, size_ratio
+from qtool.report.proof import float_line
+from qtool.report.quantize import size_ratio
 from qtool.report.text import decibels, file_size, number
 from qtool.report.timing import slower_line, timing_lines
 from qtool.report.words import again, rows

@@ -9,7 +9,7 @@ from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
 from qtool.report.commands import data_text, eval_command, options_text
 from qtool.report.evaluation import evaluation_text
-from qtool.report.quantize import float_line
+from qtool.report.proof import float_line
 from qtool.report.text import decibels, number
 from qtool.report.words import again
 
