@@ -498,3 +498,14 @@ def test_a_table_fits_a_terminal_whatever_layers_are_called(tmp_path):
     assert max(map(len, table)) <= 100 and "…" in table[1] and table[-1] == "with -v: whole names and all columns"
     wide = inspection_text(found, every=True)
     assert "layers.b/self_attention/projection/out/Conv" in wide and "int8 0.01, 0" in wide
+
+
+def test_what_is_no_layer_stays_float_for_its_wide_type_too(tmp_path):
+    def build(net):
+        net.opset = 21
+        return [net.fake(net.add("GlobalAveragePool", net.fake("x", 0.001, 0, "int16")), 0.001, 0, "int16")]
+
+    found = inspected(tmp_path, build)
+    (one,) = [one for one in found.findings if one.rule == "wide-type"]
+    assert "GlobalAveragePool reads or makes int16" in one.cause
+    assert "unexplained" not in {one.rule for one in found.findings}
