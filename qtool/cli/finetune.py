@@ -26,7 +26,7 @@ from qtool.core.records.options import Scheme
 from qtool.feeds import LabelledOptions
 from qtool.finetuning.finetune import BATCH, EPOCHS, LEARNED, MEMORY, finetune, require_torch
 from qtool.finetuning.loss_names import CROSS_ENTROPY
-from qtool.report.finetune import finetuned_text, unchanged_line
+from qtool.report.finetune import bad_lines, finetuned_text
 from qtool.targets.tables import find_target
 
 
@@ -238,6 +238,7 @@ def command(
     write_page(html_path, result.to_dict(), *seen)
     if not silent:
         show(finetuned_text(result, typed()))
-    elif not result.kept:
-        remark(unchanged_line(result, typed()))
+    else:
+        for one in bad_lines(result, typed()):
+            remark(one)
     warn(result.warnings)

@@ -7,6 +7,7 @@ from qtool.cli.common import Command, json_option, quiet_option, reading_options
 from qtool.cli.config import config_option
 from qtool.cli.html import html_option, overlay_option, write_overlay, write_page
 from qtool.cli.outputs import STDOUT, outputs, show
+from qtool.cli.streams import remark
 from qtool.core.errors import UsageError
 from qtool.core.recognition import is_calibration
 from qtool.core.records.results import Asked
@@ -15,7 +16,7 @@ from qtool.feeds.reading import as_given
 from qtool.inspection.calibration_file import inspect_calibration
 from qtool.inspection.inspect import inspect_model
 from qtool.report.html.documents import made
-from qtool.report.inspect import inspection_text
+from qtool.report.inspect import bad_line, inspection_text
 from qtool.report.inspect_calibration import calibration_inspection_text
 from qtool.report.inspect_float import float_text
 
@@ -66,6 +67,7 @@ def command(
         for name in (name for name, value in options.items() if value):
             raise UsageError(f"--{name.replace('_', '-')}: says nothing to a calibration file; leave it out")
     with outputs({"--json": json_path, "--html": html_path, "--model-explorer": overlay}) as written:
+        bad = ""
         if calibration:
             ranges = inspect_calibration(model)
             text, document = calibration_inspection_text(ranges, every=verbose), ranges.to_dict()
@@ -78,10 +80,12 @@ def command(
                 if found.kind == "float"
                 else inspection_text(found, asked, every=verbose)
             )
-            document = found.to_dict()
+            document, bad = found.to_dict(), bad_line(found, asked)
         if json_path is not None:
             written.json(json_path, document)
         write_page(html_path, document)
         write_overlay(written, overlay, [made(document, model)])
     if not quiet and json_path != STDOUT:
         show(text, needed=json_path is None and html_path is None)
+    elif bad:
+        remark(bad)

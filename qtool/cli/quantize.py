@@ -49,7 +49,7 @@ from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
 from qtool.report.evaluation import gate_line
 from qtool.report.junit import quantized_junit
-from qtool.report.quantize import bad_verdict, failed_lines, quantized_text
+from qtool.report.quantize import bad_verdict, failed_lines, quantized_text, slow_verdict
 from qtool.targets.tables import find_target
 
 
@@ -81,7 +81,7 @@ from qtool.targets.tables import find_target
     "--max-float-macs",
     type=Share(),
     metavar="SHARE",
-    help="How much of the multiply-accumulates may stay in float for it.  [default: 10%]",
+    help="How much of the multiply-accumulates may stay in float for it.  [default: 10%, more where float is as fast]",
 )
 @click.option(
     "--no-partial",
@@ -244,7 +244,7 @@ def _tell(result: Quantized, found: Checked | None, *, silent: bool, verbose: bo
     elif not silent:
         show(quantized_text(result, verbose=verbose, typed=typed()))
     else:
-        for one in filter(None, [bad_verdict(result, typed()), *failed_lines(result)]):
+        for one in filter(None, [bad_verdict(result, typed()), slow_verdict(result, typed()), *failed_lines(result)]):
             remark(one)
     warn(result.warnings)
 

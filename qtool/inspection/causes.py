@@ -84,6 +84,9 @@ def _why_between(node: Node, rule: OpRule) -> Cause:
 
 def _why_on_grids(op: str, there: list[Grid], *, moves: bool, stored: bool) -> Cause:
     """Of an operator with Q/DQ on all sides. stored: whether it reads a float constant as well."""
+    wide = next((grid.dtype or "an unknown type" for grid in there if grid.dtype not in EIGHT_BITS), None)
+    if wide is not None:
+        return Cause("wide-type", f"{op} reads or makes {wide}; the CPU's integer kernels take int8 and uint8")
     if len({grid.dtype for grid in there}) > 1:
         return Cause("mixed-types", f"{op} reads and makes different types ({_types(there)})")
     if moves and not all(grids.same_grid(there[0], other) for other in there[1:]):

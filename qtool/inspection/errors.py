@@ -63,7 +63,8 @@ def errors_of(floating: Model, quantized: Model, examples: Sequence[Example]) ->
     except ModelError as error:
         return Errors(not_measured=(f"the error of each layer: {error}",))
     outputs = frozenset(str(value.name) for value in floating.graph.outputs)
-    scales = _scales([pair for pair in pairs if pair.tensor not in outputs], exact, whole, examples)
+    fixed = _fixed_axes(floating)
+    scales = _scales([pair for pair in pairs if pair.tensor not in outputs], exact, whole, examples, fixed)
     sums = _compared(pairs, exact, whole, examples, scales)
     figures = {name: noise.db for name, noise in sums.items()}
     missing = sum(db is None for db in figures.values())
@@ -126,7 +127,22 @@ def _scaled(arrays: Mapping[str, Array], scales: Scales) -> dict[str, Array]:
     }
 
 
-def _scales(pairs: Sequence[Pair], exact: Session, whole: Session, examples: Sequence[Example]) -> Scales:
+def _fixed_axes(model: Model) -> dict[str, dict[int, int]]:
+    """Tensor -> the axes of one length in every run, such as that of a weight's channels, and that length."""
+    return {
+        name: {axis: size for axis, size in enumerate(value.shape) if isinstance(size, int)}
+        for name, value in edit.named_values(model.graph).items()
+        if value.shape is not None
+    }
+
+
+def _scales(
+    pairs: Sequence[Pair],
+    exact: Session,
+    whole: Session,
+    examples: Sequence[Example],
+    fixed: Mapping[str, Mapping[int, int]],
+) -> Scales:
     """The tensors that the int8 model holds at another scale, and the factors: those of the first example."""
     if not examples:
         return {}
@@ -135,7 +151,7 @@ def _scales(pairs: Sequence[Pair], exact: Session, whole: Session, examples: Seq
     for pair in pairs:
         one, other = wanted[pair.tensor], found[pair.found]
         if one.dtype.kind == "f" and one.shape == other.shape and one.size:
-            factors = _factors(one, other)
+            factors = _factors(one, other, fixed.get(pair.tensor, {}))
             if factors is not None:
                 result[pair.tensor] = factors
     return result
@@ -181,8 +197,11 @@ class _Pieces:
             return None
 
 
-def _factors(one: Array, other: Array) -> Array | None:
-    """The factors of the channels, on axis 1 or the last, where they explain far more than equality does; else None."""
+def _factors(one: Array, other: Array, fixed: Mapping[int, int]) -> Array | None:
+    """The factors of the channels, on axis 1 or the last, where they explain far more than equality does; else None.
+
+    fixed: the axes of one length in every run, and that length; other examples may be longer along the others.
+    """
     x, y = one.astype(np.float64), other.astype(np.float64)
     plain = _db(x, x - y)
     # not finite ones have no factor
@@ -190,7 +209,7 @@ def _factors(one: Array, other: Array) -> Array | None:
         return None
     best, factors = plain + _SCALED_DB, None
     for axis in {1, x.ndim - 1}:
-        if x.size < _ENOUGH * x.shape[axis]:
+        if fixed.get(axis) != x.shape[axis] or x.size < _ENOUGH * x.shape[axis]:
             continue
         others = tuple(a for a in range(x.ndim) if a != axis)
         power = (x * x).sum(others, keepdims=True)

@@ -306,7 +306,8 @@ def _verdict(result: Inspection) -> str:
         return "float; what would be quantised is not known"
     if not own.integer_layers:
         return f"float; nothing would be integer on {own.target}" + _main_reason(own.floats)
-    share = "" if own.macs_share is None else f", {percent(own.macs_share)} of multiply-accumulates,"
+    whose = "multiply-accumulates" if result.macs is not None else "the multiply-accumulates that are known"
+    share = "" if own.macs_share is None else f", {percent(own.macs_share)} of {whose},"
     words = f"float; on {own.target} {own.integer_layers} of {amount(own.layers, 'layer')}{share} can be integer"
     if own.speedup is None:
         return words

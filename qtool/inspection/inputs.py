@@ -8,8 +8,10 @@ from typing import Unpack
 import numpy as np
 
 from qtool.anatomy.opened import Opened
+from qtool.anatomy.planned import planned_layers
 from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.records.verification import MADE_UP
+from qtool.core.tensorspec import InputSpec
 from qtool.core.text import amount
 from qtool.feeds import ReadOptions
 from qtool.feeds.formats.sequences import unrolled
@@ -20,10 +22,12 @@ from qtool.graph import edit, model_io
 from qtool.graph.edit import Model
 from qtool.inspection.makers import strange_operators
 from qtool.inspection.pictures import as_picture
+from qtool.inspection.refusals import impossible, likely, shortened
 from qtool.runtime.session import Session, one_line
 
 SAMPLES = 8
 """So many samples of the data are taken."""
+_IDLE = "the model does not run"
 
 Example = Mapping[str, np.ndarray]
 
@@ -32,8 +36,8 @@ Example = Mapping[str, np.ndarray]
 class Examples:
     """Batches of inputs.
 
-    said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none. fails: what
-    onnxruntime says where the model runs on them only without its optimisations.
+    said: where they come from, in words. made_up: whether nobody gave them. absent: why there is none. fails: why
+    onnxruntime does not run the model, or only without its optimisations.
     """
 
     batches: Sequence[Example]
@@ -65,14 +69,31 @@ def examples_of(model: Model, session: Session, data: Data | None, **options: Un
     try:
         session.run(batches[0])
     except DataError as error:
-        # raises as well where it is the data that does not fit
-        _plain(model, session.name).run(batches[0])
-        return Examples((), said, absent=str(error), fails=str(error))
+        if not impossible(model, planned_layers(model)):
+            # raises as well where it is the data that does not fit
+            _plain(model, session.name).run(batches[0])
+        return Examples((), said, absent=_IDLE, fails=_why(model, error))
     return Examples(batches, said)
 
 
+def _why(model: Model, error: DataError) -> str:
+    """Why a model does not run: what the file shows, and what onnxruntime says."""
+    layers = planned_layers(model)
+    found, said = impossible(model, layers) or likely(layers), f"onnxruntime: {shortened(str(error))}"
+    return f"{found} ({said})" if found else said
+
+
+def _says_all(model: Model, specs: Sequence[InputSpec]) -> bool:
+    """Whether a model that fails on made-up inputs fails on all: by its scales, or where any numbers fit its inputs."""
+    fixed = all(
+        spec.dtype.kind == "f" and spec.shape is not None and all(isinstance(d, int) and d > 0 for d in spec.shape)
+        for spec in specs
+    )
+    return fixed or bool(impossible(model, planned_layers(model)))
+
+
 def _made_up(model: Model, session: Session) -> Examples:
-    reason = ""
+    reason, failed = "", None
     try:
         specs = edit.input_specs(model)
         likely = [as_picture(spec) for spec in specs]
@@ -83,11 +104,14 @@ def _made_up(model: Model, session: Session) -> Examples:
                 wrong = flaw(session.run(proposal))
             except DataError as error:
                 if not reason and _runs_plain(model, proposal):
-                    return Examples((), MADE_UP, made_up=True, absent=str(error), fails=str(error))
+                    return Examples((), MADE_UP, made_up=True, absent=_IDLE, fails=_why(model, error))
+                failed = failed or error
                 wrong = f"{MADE_UP} do not fit ({error})"
             if not wrong:
                 return Examples((proposal,), MADE_UP, made_up=True)
             reason = reason or wrong
+        if failed is not None and _says_all(model, specs):
+            return Examples((), MADE_UP, made_up=True, absent=_IDLE, fails=_why(model, failed))
     except (NotInventedError, ModelError) as error:
         reason = str(error)
     return Examples((), "", made_up=True, absent=f"{reason}; give data")

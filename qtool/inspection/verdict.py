@@ -65,8 +65,9 @@ def verdict_of(
     dear = next((one for one in findings if one.rule in _DEAR and (one.ms_share or 0.0) >= _MUCH), None)
     if dear is not None:
         parts.append(f"{100 * (dear.ms_share or 0.0):.0f} % in {dear.what}")
-    if any(one.rule == "does-not-run" for one in findings):
-        parts.insert(0, "DOES NOT RUN: onnxruntime loads it, and fails")
+    refused = next((one for one in findings if one.rule == "does-not-run"), None)
+    if refused is not None:
+        parts.insert(0, f"DOES NOT RUN: onnxruntime loads it, and fails: {refused.cause}".replace("; ", ", "))
     if any(one.rule == "bad-scale" for one in findings):
         parts.insert(0, "WRONG: a scale is 0, negative or not finite")
     if any(one.rule == "wrong-result" for one in findings):

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 from qtool.core.records.results import Asked
@@ -27,6 +28,16 @@ def options_text(asked: Asked, *, only: Sequence[str] | None = None, without: Se
     """Return the options that were given as they are typed, with a space in front of each."""
     wanted = [(name, text) for name, text in asked.options if (only is None or name in only) and name not in without]
     return "".join(f" --{name.replace('_', '-')}{f' {word(text)}' if text else ''}" for name, text in wanted)
+
+
+def eval_command(asked: Asked, output: str, *options: str) -> str:
+    """Return the command that compares a model with float: on the data to evaluate with, or on that which was given.
+
+    options: what stands behind the metric and the decoder that were given.
+    """
+    data = data_text(replace(asked, data=dict(asked.options).get("eval_data") or asked.data))
+    command = f"qtool eval {word(asked.model)} {word(output)} {data}{options_text(asked, only=('metric', 'decode'))}"
+    return " ".join([command, *options])
 
 
 def data_text(asked: Asked) -> str:

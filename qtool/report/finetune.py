@@ -3,16 +3,16 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qtool.core.records.finetuning import Finetuned, MetricFigures, TorchAgreement, TrainedBlock
 from qtool.core.records.results import Asked
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
-from qtool.report.commands import data_text, options_text
-from qtool.report.quantize import float_line, size_ratio
+from qtool.report.commands import data_text, eval_command, options_text
+from qtool.report.proof import float_line
+from qtool.report.quantize import size_ratio
 from qtool.report.text import decibels, file_size, number
-from qtool.report.timing import timing_lines
+from qtool.report.timing import slower_line, timing_lines
 from qtool.report.words import again, rows
 
 _NAMED = 3
@@ -74,12 +74,14 @@ def verdict_line(result: Finetuned) -> str:
     return line(f"{result.output}: {size}; {scored}outputs {before} -> {after} dB SQNR on the samples that report")
 
 
-def unchanged_line(result: Finetuned, typed: Sequence[str] = ()) -> str:
-    """Return the line that says, where nothing else is printed, that nothing was gained, and what comes next.
+def bad_lines(result: Finetuned, typed: Sequence[str] = ()) -> list[str]:
+    """Return a line for what is bad, where nothing else is printed: nothing gained, slower than float; with what to do.
 
     typed: the words of the command line, for the next one.
     """
-    return line(f"{verdict_line(result)}; next: {'; '.join(_next(result, typed))}")
+    lines = [] if result.kept else [f"{verdict_line(result)}; next: {'; '.join(_next(result, typed))}"]
+    slower = slower_line(result.timing, size_ratio(result.float_size / result.size), _fast(result))
+    return list(map(line, [*lines, f"{result.output}: {slower}"] if slower else lines))
 
 
 def _next(result: Finetuned, typed: Sequence[str]) -> list[str]:
@@ -87,13 +89,9 @@ def _next(result: Finetuned, typed: Sequence[str]) -> list[str]:
     asked = result.asked
     model, shared = shlex.quote(asked.model), options_text(asked, only=("eval_data", "metric", "decode", *_GRID))
     if result.kept:
-        labelled = dict(asked.options).get("eval_data") or asked.data
-        data = data_text(replace(asked, data=labelled))
         known = options_text(asked, only=("metric", "decode"))
-        output = shlex.quote(str(result.output))
-        return [
-            f"`qtool eval {model} {output} {data}{known or ' --metric METRIC'} --latency` compares by your own metric"
-        ]
+        command = eval_command(asked, str(result.output), *([] if known else ["--metric METRIC"]), "--latency")
+        return [f"`{command}` compares by your own metric"]
     if "learning_rate" in dict(asked.options):
         advice = f"`{again(_typed(asked, typed), without='--learning-rate')}` takes the steps that are usual"
     else:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from qtool.core.records.inspection import (
+    BAD,
     FOR_LATENCY,
     REQUANTISE,
     TIME_IT,
@@ -46,6 +47,19 @@ def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: b
     if inspection.not_measured:
         ends += ["", *(f"not measured: {text}" for text in inspection.not_measured)]
     return "\n".join([*map(line, parts), *table, *map(line, ends)])
+
+
+def bad_line(inspection: Inspection, asked: Asked = _NOTHING) -> str:
+    """Return what is bad in the verdict as a line by itself, with what comes next; "" where nothing is.
+
+    asked: what it was called with, for the next command.
+    """
+    parts = [part for part in inspection.verdict.split("; ") if any(word in part for word in BAD)]
+    if not parts:
+        return ""
+    after = f"; next: {inspection.next}" if inspection.next else ""
+    command = _command(inspection, asked) if inspection.next and inspection.kind != "float" else ""
+    return line(f"{inspection.model}: {'; '.join(parts)}{after}{command}")
 
 
 def _head(inspection: Inspection) -> str:

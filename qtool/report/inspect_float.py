@@ -87,7 +87,8 @@ def _targets(result: Inspection) -> list[str]:
     timed = any(one.speedup is not None for one in result.targets)
     rows = [_target(several, timed=timed) for several in alike.values()]
     speed = "the draft, timed here" if timed else "estimated: these layers"
-    return ["", aligned(["target", "layers in integers", "of the MACs", speed], rows)] if rows else []
+    work = "of the MACs" if result.macs is not None else "of the known MACs"
+    return ["", aligned(["target", "layers in integers", work, speed], rows)] if rows else []
 
 
 def _target(several: list[Prospect], *, timed: bool) -> list[str]:

@@ -19,11 +19,12 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
-from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
-from qtool.report.commands import after_calibration, calibration_text, data_text, options_text, word
+from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows
+from qtool.report.commands import after_calibration, calibration_text, data_text, eval_command, options_text, word
 from qtool.report.evaluation import gate_line
-from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
-from qtool.report.timing import timing_lines
+from qtool.report.proof import accuracy_rows, arithmetic_line, float_line, integer_line
+from qtool.report.text import ABSENT, aligned, decibels, file_size
+from qtool.report.timing import slower_line, timing_lines
 from qtool.report.words import SCALE, again, listed, quality, rows
 
 _NAMED = 3
@@ -50,14 +51,11 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     weights = "in blocks" if plan.blocks else plan.granularity
     lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
     lines += _tried(result) if verbose else []
-    lines += [_integer_line(proof), float_line(proof)]
+    lines += [integer_line(proof), float_line(proof)]
     lines += rows("blocks", *blocks_rows(plan)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
-    lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
-    by_clock = any(trial.latency_ms is not None for trial in result.trials)
-    # blocks leave nothing in float for speed
-    remedy = None if by_clock or plan.blocks else _again(result, typed, "--optimize-for", "latency")
-    lines += timing_lines(result.timing, _ratio(result), remedy)
+    lines += [arithmetic_line(proof), *rows("accuracy", *accuracy_rows(proof))]
+    lines += timing_lines(result.timing, _ratio(result), _faster(result, typed))
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
@@ -110,6 +108,22 @@ def bad_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
     causes = _causes(result, verdict)[:2]
     parts = [_judged(result, verdict), *causes, f"next: {_next(result, verdict, typed)[0]}"]
     return line(f"{result.output}: {'; '.join(parts)}")
+
+
+def slow_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
+    """Return the line that the model is slower than float, with what comes next; "" where it is not.
+
+    typed: the words of the command line, for the next one.
+    """
+    slower = slower_line(result.timing, _ratio(result), _faster(result, typed))
+    return line(f"{result.output}: {slower}") if slower else ""
+
+
+def _faster(result: Quantized, typed: Sequence[str]) -> str | None:
+    """The command that lets the clock choose; None where it has, or would choose nothing."""
+    by_clock = any(trial.latency_ms is not None for trial in result.trials)
+    # blocks leave nothing in float for speed
+    return None if by_clock or result.plan.blocks else _again(result, typed, "--optimize-for", "latency")
 
 
 def _hardly_integer(result: Quantized) -> tuple[str, ...]:
@@ -193,7 +207,7 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     if _but_for_one(result, verdict):
         return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
     if verdict.met is not False:
-        return [_comparison(result, compared)]
+        return [_comparison(result)]
     if result.plan.blocks:
         return blocks_next(result.plan, f"qtool quantize {model} {data}")
     commands = [
@@ -211,10 +225,9 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     return commands
 
 
-def _comparison(result: Quantized, command: str) -> str:
+def _comparison(result: Quantized) -> str:
     """The command that compares with labels: with the data that was given, which holds some or not, and a decoder."""
-    command += f" {data_text(result.asked)}"
-    command += f" --decode {result.decoders[0]}" if result.decoders else ""
+    command = eval_command(result.asked, str(result.output), *[f"--decode {name}" for name in result.decoders[:1]])
     others = f"; --decode {' or '.join(result.decoders[1:])} has the same shapes" if result.decoders[1:] else ""
     by = "boxes with labelled ones" if result.decoders else "by labels, where the data has some (`--metric` says how)"
     return f"`{command}` compares {by}{others}"
@@ -234,7 +247,15 @@ def _left(verdict: Verdict) -> list[str]:
     ranked = sorted(verdict.left, key=lambda one: -(one.gain_db or 0.0))
     before = "" if verdict.before_db is None else f", outputs {verdict.before_db:.1f} dB before"
     share = f"{percent(verdict.float_macs)} of multiply-accumulates"
-    return [f"{count} for accuracy, {share}{before}", *listed([_region(one) for one in ranked], _NAMED)]
+    over = []
+    if verdict.max_float_macs is not None and verdict.float_macs > verdict.max_float_macs:
+        usual = f"{100 * verdict.max_float_macs:.4g} %"
+        over = [
+            f"more than the {usual} of the default, which counts no layer that is as fast in float and gives way where "
+            f"the model stays faster than float by the target's times; --max-float-macs {usual.replace(' ', '')} keeps "
+            "to it"
+        ]
+    return [f"{count} for accuracy, {share}{before}", *over, *listed([_region(one) for one in ranked], _NAMED)]
 
 
 def _region(one: LeftFloat) -> str:
@@ -332,100 +353,3 @@ def _kind(trial: Trial, calibrator: str) -> str:
     words += " refined" if trial.refined else " corrected" if trial.bias_correction else ""
     words += " smoothed" if trial.smoothed else ""
     return words + (f", {trial.floats}," if trial.floats else "")
-
-
-def _integer_line(proof: Verification) -> str:
-    layers = f"{proof.integer_layers} of {amount(proof.layers, 'layer')}"
-    if not proof.census:
-        return f"  integer     {layers} have Q/DQ; this machine cannot run them"
-    kernels = ", ".join(f"{proof.kernels[op]} {op}" for op in proof.integer_kernels) or "none"
-    return (
-        f"  integer     {layers}, {percent(proof.integer_share)} of multiply-accumulates{_uncounted(proof)}, run in "
-        f"integer kernels: {kernels}"
-    )
-
-
-def _uncounted(proof: Verification) -> str:
-    if not proof.uncounted or proof.unchecked or proof.integer_share is not None:
-        return ""
-    more = f" and {len(proof.uncounted) - 1} more" if len(proof.uncounted) > 1 else ""
-    return f" (those of {proof.uncounted[0]}{more} depend on more than shapes)"
-
-
-def float_line(proof: Verification) -> str:
-    """Return the line of the layers that are float, and why."""
-    rows = [f"{name} ({why})" for name, why in proof.float_layers.items()]
-    rows += [f"{name} (planned as integer, this onnxruntime runs it in float)" for name in proof.fallbacks]
-    if not rows:
-        return "  float       no layer"
-    more = f", and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
-    return f"  float       {', '.join(rows[:_NAMED])}{more}"
-
-
-def _arithmetic_line(proof: Verification) -> str:
-    said = "  arithmetic  without Q/DQ the float graph comes back; "
-    if proof.unchecked:
-        return f"{said}not checked in a run: {proof.unchecked}{'; give data' if proof.data_helps else ''}"
-    if proof.blocks_sqnr_db is not None:
-        return f"{said}layers in blocks by themselves {exactness(proof.blocks_sqnr_db)} their definition"
-    if proof.steps is None:
-        agree = (
-            "are equal" if proof.optimized_sqnr_db == math.inf else f"agree to {proof.optimized_sqnr_db:.1f} dB SQNR"
-        )
-        return f"{said}no tensor in 8 bits: optimised and unoptimised outputs {agree}"
-    tensors = amount(len(proof.tensors), "tensor") if proof.tensors else "the dynamic tensors"
-    idle = (
-        f"; not checked in {', '.join(proof.idle_bodies[:_NAMED])}, which no sample runs" if proof.idle_bodies else ""
-    )
-    return f"{said}{tensors}: optimised and unoptimised layers differ by {amount(proof.steps, 'step')} at most{idle}"
-
-
-def _accuracy(proof: Verification) -> list[str]:
-    if not proof.examples:
-        return ["not measured: no data was given, and made-up inputs say nothing of it; use `qtool eval`"]
-    samples = amount(proof.examples, "calibration sample")
-    if not proof.held_out:
-        samples += " that also chose: calibrate with more to know what new data gives"
-    parts = [f"{_outputs(proof)} SQNR against float on {samples}"]
-    if proof.uneven is not None:
-        one = proof.uneven
-        which = "one of these" if one.arrays == proof.examples else "one batch of these"
-        middle = "no noise" if one.median_db is None else f"{one.median_db:.1f} dB"
-        parts.append(
-            f"{which} makes {percent(one.share)} of the noise: {one.others_db:.1f} dB on the others, "
-            f"{middle} in the median"
-        )
-    measured = [tensor for tensor in proof.tensors if tensor.sqnr_db is not None]
-    if measured:
-        worst = min(measured, key=lambda tensor: tensor.sqnr_db or 0.0)
-        maker = f" of node {worst.node}" if worst.node not in ("", worst.tensor) else ""
-        parts.append(f"worst tensor {worst.tensor}{maker}: {worst.sqnr_db:.1f} dB")
-    parts += [
-        f"{amount(count, 'entry', 'entries')} of output {name!r} NaN or Inf unlike float's"
-        for name, count in proof.unlike.items()
-    ]
-    parts += [
-        f"{100 * share:.4g} % of {name!r} equal float's, not measured in dB (places or classes)"
-        for name, share in proof.agreement_by_output.items()
-    ]
-    by_output = proof.sqnr_db_by_output
-    unmeasured = [repr(name) for name, db in by_output.items() if db is None and name not in proof.agreement_by_output]
-    if unmeasured:
-        parts.append(
-            f"not measured: {', '.join(unmeasured[:_NAMED])} (no finite number, or another shape than float's)"
-        )
-    return parts
-
-
-def _before(proof: Verification, name: str, db: float) -> str:
-    end = "what chooses" if name in proof.agreement_by_output else "the saturated end of"
-    return f"{db:.1f} dB in front of {end} {name!r}"
-
-
-def _outputs(proof: Verification) -> str:
-    """The worst output's figure, and each output's where they are not all the same."""
-    before = [_before(proof, name, db) for name, db in proof.sqnr_db_before.items()]
-    also = f" ({', '.join(before[:_NAMED])})" if before else ""
-    if math.isnan(proof.output_sqnr_db) and not proof.unlike:
-        return f"{', '.join(before[:_NAMED])}," if before else "outputs without"
-    return f"outputs {proof.output_sqnr_db:.1f} dB{by_output(proof.sqnr_db_by_output)}{also}"

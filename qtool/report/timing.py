@@ -25,15 +25,30 @@ def timing_lines(timing: Timing, shrunk: str, remedy: str | None) -> list[str]:
     causes = timing.causes or (
         "its layers are so small that calls and moves between float and integers take what integers give",
     )
-    advice = f"`{remedy}` lets this machine's clock choose what stays float"
-    if remedy is None:
-        advice = "nothing to gain here: keep the float model where speed is what counts"
-    times = f"float on this machine: {timing.speedup:.2f}x"
+    words = _slower(timing, shrunk) or f"as fast as float on this machine: {timing.speedup:.2f}x; {shrunk}"
+    return [*rows("speed", words, *figures), *rows("  because", *causes), *rows("  next", _advice(remedy))]
+
+
+def slower_line(timing: Timing, shrunk: str, remedy: str | None) -> str:
+    """Return what is said where nothing but bad verdicts is: that int8 is slower than float, and what to do; or "".
+
+    shrunk, remedy: as `timing_lines` takes them.
+    """
+    words = _slower(timing, shrunk)
+    return f"{words}; next: {_advice(remedy)}" if words else ""
+
+
+def _slower(timing: Timing, shrunk: str) -> str:
+    if timing.speedup is None or timing.noisy or timing.speedup > 1 / ALIKE:
+        return ""
     also = "though" if shrunk.endswith("smaller") else "and"
-    words = f"as fast as {times}; {shrunk}"
-    if timing.speedup <= 1 / ALIKE:
-        words = f"WARNING: slower than {times}, {also} {shrunk}"
-    return [*rows("speed", words, *figures), *rows("  because", *causes), *rows("  next", advice)]
+    return f"WARNING: slower than float on this machine: {timing.speedup:.2f}x, {also} {shrunk}"
+
+
+def _advice(remedy: str | None) -> str:
+    if remedy is None:
+        return "nothing to gain here: keep the float model where speed is what counts"
+    return f"`{remedy}` lets this machine's clock choose what stays float"
 
 
 def _figures(timing: Timing) -> list[str]:

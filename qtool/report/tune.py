@@ -3,14 +3,13 @@
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 
 from qtool.core.records.tuning import AGREEMENT, FLOAT, TRAINED, Step, Tuned
 from qtool.core.records.verification import percent
 from qtool.core.text import amount, line
-from qtool.report.commands import data_text, options_text
+from qtool.report.commands import data_text, eval_command, options_text
 from qtool.report.evaluation import evaluation_text
-from qtool.report.quantize import float_line
+from qtool.report.proof import float_line
 from qtool.report.text import decibels, number
 from qtool.report.words import again
 
@@ -118,10 +117,7 @@ def _next(result: Tuned, typed: Sequence[str]) -> str:
 
 def _timed(result: Tuned) -> str:
     """The command that times the model beside float."""
-    asked = result.asked
-    data = data_text(replace(asked, data=dict(asked.options).get("eval_data") or asked.data))
-    models = shlex.join([asked.model, str(result.output)])
-    return f"`qtool eval {models} {data}{options_text(asked, only=('metric', 'decode'))} --latency` times it"
+    return f"`{eval_command(result.asked, str(result.output), '--latency')}` times it"
 
 
 def _more(result: Tuned, tried: Sequence[str]) -> str:

@@ -178,3 +178,24 @@ def test_pictures_of_any_size_are_made_up_in_a_usual_one(tmp_path):
     onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {graph}'), tmp_path / "m.onnx")
     result = qtool.inspect_model(tmp_path / "m.onnx")
     assert result.inputs_from == "made-up inputs (x [1, 3, 224, 224], y [1, 3, 48, 224])"
+
+
+def test_a_share_of_work_that_is_not_all_known_is_said_to_be_one(tmp_path):
+    """What the file multiplies in the bodies of an If is not counted, until preparation has decided it."""
+    net = Net(3, 8, 8, batch=1)
+    body = [
+        helper.make_node("Conv", [net("Relu", "x"), net.weight(8, 3, 3, 3, inputs=27)], [f"{name}_made"], name)
+        for name in ("first", "second")
+    ]
+    made = [helper.make_tensor_value_info(f"{one.name}_made", onnx.TensorProto.FLOAT, None) for one in body]
+    branches = [helper.make_graph([one], one.name, [], [end]) for one, end in zip(body, made, strict=True)]
+    rank = net("Size", net("Shape", "x"))
+    decided = net("Equal", rank, net.const(4, dtype=np.int64))
+    y = net("If", decided, then_branch=branches[0], else_branch=branches[1])
+    path = tmp_path / "branches.onnx"
+    onnx.save(net.model(net("Relu", y)), path)
+    result = qtool.inspect_model(path)
+    assert result.macs is None and of(result, find_target().name).macs_share == 1.0
+    assert "100.0 % of the multiply-accumulates that are known, can be integer" in result.verdict
+    text = float_text(result)
+    assert "multiply-accumulates unknown" in text and "  of the known MACs  " in text

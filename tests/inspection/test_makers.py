@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -165,6 +166,20 @@ def test_the_command_prints_the_verdict_and_writes_it(models, tmp_path):
     written = json.loads(target.read_text(encoding="utf-8"))
     assert (written["schema"], written["verdict"]) == ("qtool.inspect", lines[1])
     assert [layer["kernel"] for layer in written["layers"]]
+
+
+def test_a_bad_verdict_is_all_that_is_printed_where_only_that_is_wanted(models, tmp_path):
+    """On standard error, with what comes next; of a good model nothing is."""
+    other = onnx.load(models["float"])
+    weight = next(one for one in other.graph.initializer if one.name == "w3")
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), "w3"))
+    onnx.save(other, tmp_path / "other.onnx")
+    words = ["--data", str(models["data"]), "-q"]
+    done = CliRunner().invoke(app, ["inspect", str(models["qdq"]), "--float", str(tmp_path / "other.onnx"), *words])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert re.fullmatch(rf"{models['qdq']}: output SQNR .* dB: it COSTS ACCURACY; next: .*\n", done.stderr)
+    good = CliRunner().invoke(app, ["inspect", str(models["qdq"]), "--float", str(models["float"]), *words])
+    assert (good.exit_code, good.output) == (0, "")
 
 
 @pytest.mark.parametrize("how", [{"data": {"x": DATA}, "calibrator": "max"}, {"form": "dynamic"}])

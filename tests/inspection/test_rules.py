@@ -1,5 +1,6 @@
 """Each rule on a model that is written for it: what onnxruntime runs, and what the finding says of it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,6 +297,54 @@ def test_a_scale_that_is_none_is_said_first(scale, said, tmp_path):
     assert finding.what.endswith(f"a scale that is {said}") and finding.remedy == found.next
 
 
+def miscounted_weight(net):
+    weight = net.add(
+        "DequantizeLinear", net.constant(np.ones((4, 4, 1, 1), np.int8)), *net.grid([0.1] * 3, [0] * 3, "int8"), axis=0
+    )
+    return [net.fake(net.add("Conv", net.fake("x"), weight))]
+
+
+def miscounted_input(net):
+    return [net.add("Relu", net.fake("x", [0.1] * 3, [128] * 3))]
+
+
+@pytest.mark.parametrize(
+    ("build", "cause"),
+    [
+        (
+            miscounted_weight,
+            r"DequantizeLinear '\S+' has 3 scales along axis 0, which is 4 long \(onnxruntime: .*",
+        ),
+        (miscounted_input, r"QuantizeLinear '\S+' has 3 scales along axis 1, which is 4 long \(onnxruntime: .*"),
+        (
+            does_not_run,
+            r"The input of layer '\S+' has 4 scales, and its kernel takes one .*",
+        ),
+    ],
+)
+def test_a_model_that_cannot_run_says_so_in_short_and_once(build, cause, tmp_path):
+    """Where it does not run without optimisations either, too; with data or without."""
+    net = Net()
+    path = net.write(tmp_path / "model.onnx", *build(net))
+    for data in (None, {"x": RNG.normal(size=(1, 4, 8, 8)).astype(np.float32)}):
+        found = inspect_model(path, data=data)
+        assert found.verdict.startswith("DOES NOT RUN: onnxruntime loads it, and fails: ")
+        (one,) = [one for one in found.findings if one.rule == "does-not-run"]
+        assert re.fullmatch(cause, one.cause) and "::" not in one.cause and len(one.cause) < 300
+        assert found.not_measured == ("what takes a run: the model does not run",)
+        assert one.remedy == found.next
+
+
+def test_a_model_that_made_up_inputs_do_not_fit_is_not_said_to_fail(tmp_path):
+    """Its input may be of any length, and only one of them is right."""
+    net = Net()
+    net.inputs[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    shaped = net.add("Reshape", net.fake("x"), net.constant(np.array([1, 4, 37 * 8], np.int64)))
+    found = inspect_model(net.write(tmp_path / "model.onnx", net.fake(shaped)))
+    assert "DOES NOT RUN" not in found.verdict
+    assert any("made-up inputs do not fit" in text for text in found.not_measured)
+
+
 def test_a_model_that_only_the_optimisations_break_is_told_apart(tmp_path):
     """Of opset 10, where onnxruntime quantises a float bias with a Round that is there since 11."""
     net = Net(opset=10)
@@ -449,3 +498,14 @@ def test_a_table_fits_a_terminal_whatever_layers_are_called(tmp_path):
     assert max(map(len, table)) <= 100 and "…" in table[1] and table[-1] == "with -v: whole names and all columns"
     wide = inspection_text(found, every=True)
     assert "layers.b/self_attention/projection/out/Conv" in wide and "int8 0.01, 0" in wide
+
+
+def test_what_is_no_layer_stays_float_for_its_wide_type_too(tmp_path):
+    def build(net):
+        net.opset = 21
+        return [net.fake(net.add("GlobalAveragePool", net.fake("x", 0.001, 0, "int16")), 0.001, 0, "int16")]
+
+    found = inspected(tmp_path, build)
+    (one,) = [one for one in found.findings if one.rule == "wide-type"]
+    assert "GlobalAveragePool reads or makes int16" in one.cause
+    assert "unexplained" not in {one.rule for one in found.findings}

@@ -16,7 +16,7 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import Uneven
 from qtool.core.records.results import Asked, FilePart, LeftFloat, Trial, Verdict
 from qtool.core.records.timing import Timing
-from qtool.report.quantize import bad_verdict, quantized_text
+from qtool.report.quantize import bad_verdict, quantized_text, slow_verdict
 from tests.support.patterns import Net
 from tests.support.refusals import SAMPLES, network
 
@@ -82,6 +82,15 @@ def test_what_was_tried_is_told_apart_and_is_not_what_was_written_with_layers_in
     assert "\n  tried " not in quantized_text(shown) and "chosen" in table
     verdict = Verdict(20.0, asked=False, met=True, left=(LeftFloat(("n",), 0.1, 6.0),))
     assert "measured before layers were left in float" in quantized_text(replace(shown, verdict=verdict), verbose=True)
+
+
+def test_more_in_float_than_the_default_is_explained(tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data=SAMPLES, calibrator="max")
+    for share, said in ((0.1, False), (0.1292, True)):
+        verdict = Verdict(20.0, asked=False, met=True, left=(LeftFloat(("n",), share, 6.0),), max_float_macs=0.1)
+        text = quantized_text(replace(result, verdict=verdict))
+        assert f"1 node for accuracy, {100 * share:.1f} % of multiply-accumulates" in text
+        assert ("more than the 10 % of the default" in text and "--max-float-macs 10% keeps to it" in text) is said
 
 
 def test_a_size_that_is_no_gain_is_not_set_against_the_speed(tmp_path):
@@ -192,6 +201,11 @@ def test_a_form_that_leaves_most_in_float_says_so(tmp_path):
     assert command == f"  next        {advised}"
     assert bad_verdict(result) == f"{tmp_path / 'q.onnx'}: {judged}; next: {advised}"
     assert bad_verdict(qtool.quantize(model, tmp_path / "q.onnx", form="weight-only")) == ""
+    slow = slow_verdict(replace(result, timing=Timing(0.5, 2.0, 1.0, 9)), ["quantize", "m.onnx", "-q"])
+    assert slow.startswith(f"{tmp_path / 'q.onnx'}: WARNING: slower than float on this machine: 0.50x, ")
+    again = "next: `qtool quantize m.onnx -q --optimize-for latency` lets this machine's clock choose what stays float"
+    assert slow.endswith(again)
+    assert slow_verdict(replace(result, timing=Timing(2.0, 1.0, 2.0, 9))) == ""
 
 
 def test_how_data_was_read_is_known_of_a_calibration_file(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from qtool.core.records.codec import encoded
 from qtool.core.records.timing import Timing
-from qtool.report.timing import timing_lines
+from qtool.report.timing import slower_line, timing_lines
 
 pytestmark = pytest.mark.fast
 CAUSES = ("QLinearConv first takes 30 us, float 10",)
@@ -67,3 +67,27 @@ def test_what_was_not_measured_is_null():
     assert (document["int8_spread_ms"], document["noisy"]) == (None, False)
     assert document["not_measured"] == "no data was given"
     assert encoded(Timing(2.0, 1.0, 2.0, 3, CAUSES))["causes"] == list(CAUSES)
+
+
+@pytest.mark.parametrize(
+    ("timing", "remedy", "line"),
+    [
+        (
+            Timing(0.8, 2.0, 1.6, 90),
+            "qtool q",
+            "WARNING: slower than float on this machine: 0.80x, though 3.0x smaller; next: `qtool q` lets this "
+            "machine's clock choose what stays float",
+        ),
+        (
+            Timing(0.8, 2.0, 1.6, 90),
+            None,
+            "WARNING: slower than float on this machine: 0.80x, though 3.0x smaller; next: nothing to gain here: keep "
+            "the float model where speed is what counts",
+        ),
+        (Timing(0.8, 2.0, 1.6, 90, noisy=True), None, ""),
+        (Timing(1.01, 1.0, 1.01, 90), None, ""),
+        (Timing(absent="no data was given"), None, ""),
+    ],
+)
+def test_the_line_where_only_what_is_bad_is_printed(timing, remedy, line):
+    assert slower_line(timing, "3.0x smaller", remedy) == line

@@ -15,6 +15,8 @@ FOR_LATENCY = f"{REQUANTISE} for latency"
 """The same, with the option that lets the clock choose."""
 BESIDE_FLOAT, OUTPUT_SQNR = "the speed of float", "output SQNR"
 """What the parts of a verdict on speed and accuracy say, between which there are semicolons."""
+BAD = ("DOES NOT RUN", "WRONG", "SLOWER", "COSTS ACCURACY")
+"""What the parts of a verdict say that are bad."""
 
 ANY_PRESET, ANY_VALUE = "PRESET", "VALUE"
 """In the place of a suggested value of which a file says nothing."""

@@ -151,10 +151,12 @@ class Verdict:
 
     min_sqnr: what is wanted, dB; asked: whether by the caller, or by default. before_db: what the best plan
     measured before any layer was left in float for it; None where no output has an SQNR, and of a plan that was
-    given. left: what was left in float for it. max_float_macs: the share of multiply-accumulates that might be;
-    None where none might. float_needed: the share with which the examples that choose meet what is wanted, where
-    that is more; None where no share does, or none is needed. met: None where no output has an SQNR. noisiest: what
-    is in integers and puts the most noise into the outputs, the worst first, where layers were to be left in float.
+    given. left: what was left in float for it. max_float_macs: the share of multiply-accumulates that might be, None
+    where none might; `float_macs` is more only where no share was asked for: then what is as fast in float does not
+    count, nor all else where the model stays faster than float by the target's times. float_needed: the share with
+    which the examples that choose meet what is wanted, where that is more; None where no share does, or none is
+    needed. met: None where no output has an SQNR. noisiest: what is in integers and puts the most noise into the
+    outputs, the worst first, where layers were to be left in float.
     """
 
     DERIVED: ClassVar[tuple[str, ...]] = ("float_macs",)

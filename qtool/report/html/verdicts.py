@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qtool.core.records.codec import decoded
 from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE, TIME_IT
+from qtool.core.records.results import Asked
 from qtool.core.text import amount
+from qtool.report.commands import eval_command
 from qtool.report.html.accuracy import nan_words
 from qtool.report.html.blocks import Headline
 from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind
@@ -22,6 +25,13 @@ Content = Mapping[str, Any]
 _READING = ("--preprocess", "--tokenizer", "--max-length", "--trim", "--state")
 _WRONG = ("does-not-run", "wrong-result", "bad-scale")
 """Findings that make a model no good."""
+_LACKING = {
+    "DATA": "your samples",
+    "MODEL": "the float model",
+    "FLOAT": "the float model",
+    "FILE": "a calibration file",
+}
+"""What stands in a command for what no document says, and what it is."""
 
 
 def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
@@ -32,9 +42,18 @@ def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
     shown = []
     for one in found:
         command = " ".join(one.next.split()[:2])
-        shown.append(replace(one, next="") if command in seen else one)
+        shown.append(replace(one, next="") if command in seen else _completed(one))
         seen.add(command)
     return tuple(shown)
+
+
+def _completed(headline: Headline) -> Headline:
+    """The same; a command that lacks what only its reader has is no command to copy, but advice that says so."""
+    lacks = [f"{what} as {name}" for name, what in _LACKING.items() if name in headline.next.split()]
+    if not lacks:
+        return headline
+    advice = f"Next, with {' and '.join(lacks)}: {headline.next}"
+    return replace(headline, next="", advice="; ".join(filter(None, [headline.advice, advice])))
 
 
 def warnings(documents: Sequence[Document]) -> tuple[str, ...]:
@@ -64,7 +83,8 @@ def _quantized(document: Document, documents: Sequence[Document]) -> Headline:
     elif speed is not None and speed.speedup < 1 and not speed.noisy:
         step = _again(content, f"qtool quantize {model} --data {data}{how}", "--optimize-for", "latency")
     else:
-        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED{how} --max-drop 1% --latency"
+        decoders = [f"--decode {name}" for name in content.get("decoders", ())[:1]]
+        step = eval_command(_all_asked(content), str(content["output"]), *decoders)
     return Headline(str(content["output"]), words, tone, step)
 
 
@@ -101,7 +121,7 @@ def _tuned(document: Document, documents: Sequence[Document]) -> Headline:
     kept = f"kept: {content['best']['what']}"
     speed = _own_speed(document, documents)
     if content["met"]:
-        step = f"qtool eval {_word(model)} {_word(content['output'])} --data LABELLED{_reading(content)} --latency"
+        step = eval_command(_all_asked(content), str(content["output"]), "--latency")
         words, tone = _with_speed(f"Target met ({', '.join(target)}); {kept}", "good", speed)
         return Headline(str(content["output"]), words, tone, step)
     missed = "; ".join(content["missed"]) or "not all data could report"
@@ -123,8 +143,7 @@ def _finetuned(document: Document, documents: Sequence[Document]) -> Headline:
     speed = _own_speed(document, documents)
     if content["kept"]:
         words, tone = _with_speed(f"Better: outputs {before} to {after} dB SQNR on new samples", "good", speed)
-        how = _reading(content)
-        step = f"qtool eval {model} {_word(content['output'])} --data LABELLED{how} --max-drop 1% --latency"
+        step = eval_command(_all_asked(content), str(content["output"]), "--latency")
         return Headline(str(content["output"]), words, tone, step)
     words = f"Nothing gained: it is the model that training began with, at {before} dB SQNR"
     words, tone = _with_speed(words, "warn", speed)
@@ -241,6 +260,12 @@ def _asked(content: Content) -> tuple[str, str]:
     """What `quantize` was given, as a shell takes it."""
     asked = content.get("asked") or {}
     return _word(asked.get("model") or "MODEL"), _word(asked.get("data") or "DATA")
+
+
+def _all_asked(content: Content) -> Asked:
+    """All that a command was given, as far as the document says."""
+    asked = content.get("asked")
+    return Asked() if asked is None else decoded(Asked, asked)
 
 
 def _given(content: Content, option: str) -> str | None:

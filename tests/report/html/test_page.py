@@ -160,14 +160,14 @@ def test_the_page_of_a_command_says_its_options(pages, made):
     read = {row[0]: row[3] for row in pages["q"].table("What qtool quantize read")[1:]}
     assert read["MODEL"] == hashlib.sha256((made / "m.onnx").read_bytes()).hexdigest()
     # what is done already is no next step
-    assert "--data LABELLED" not in pages["all"].text
+    assert f"qtool eval {made / 'm.onnx'}" not in pages["all"].text
     assert f"qtool quantize {made / 'm.onnx'} --calibration" in pages["s"].text
 
 
 @pytest.mark.parametrize(
     ("speedup", "met", "words", "step"),
     [
-        (2.0, True, "Accurate: outputs at", "qtool eval {m} {q} --data LABELLED --max-drop 1% --latency"),
+        (2.0, True, "Accurate: outputs at", "Next, with your samples as DATA: qtool eval {m} {q} --data DATA"),
         (0.5, True, "SLOWER than float: 0.50x", "qtool quantize {m} --data DATA --optimize-for latency"),
         (2.0, False, "Not accurate: outputs at", "qtool tune {m} --data DATA --min-sqnr 20"),
     ],
@@ -182,7 +182,7 @@ def test_the_verdict_comes_with_the_next_command(made, speedup, met, words, step
     assert step.format(m=made / "m.onnx", q=made / "q.onnx") in page.text
     content["asked"]["reading"] = [["preprocess", "my own.json"]]
     page = Read(page_of([document_of(content, "q.json")]))
-    given = re.sub("(LABELLED|DATA)", r"\1 --preprocess 'my own.json'", step)
+    given = re.sub("--data DATA", r"--data DATA --preprocess 'my own.json'", step)
     assert given.format(m=made / "m.onnx", q=made / "q.onnx") in page.text
     if speedup < 1:
         # as it was typed, where that is known
@@ -190,6 +190,20 @@ def test_the_verdict_comes_with_the_next_command(made, speedup, met, words, step
         typed = ("--calibration", made / "m.calib", "-o", made / "q.onnx", "--json", made / "q.json")
         same = " ".join(map(str, ("qtool quantize", made / "m.onnx", *typed)))
         assert f"{same} --html {made / 'q.html'} -q --optimize-for latency" in page.text
+
+
+def test_the_command_that_compares_is_the_terminal_s_and_one_to_copy(made):
+    """With the data that was given, and the decoder that fits; what lacks data is advice."""
+    content = document(made / "q.json")
+    content["timing"] = {"speedup": 2.0, "int8_ms": 1.0, "float_ms": 2.0, "rounds": 5, "causes": []}
+    known = {**content, "asked": {**content["asked"], "data": "my pictures"}, "decoders": ["yolo", "ssd"]}
+    page = Read(page_of([document_of(known, "q.json")]))
+    said = f"qtool eval {made / 'm.onnx'} {made / 'q.onnx'} --data 'my pictures' --decode yolo"
+    assert f"Next {said}" in page.text
+    paragraphs = Read(page_of([document_of(content, "q.json")])).all("p")
+    assert [one for one in paragraphs if one.get("class") == "advice"] and "next" not in {
+        one.get("class") for one in paragraphs
+    }
 
 
 def test_the_next_command_of_an_inspection_reads_its_data_alike():
