@@ -43,11 +43,11 @@ def block_sites(
     model: Model, plan: Plan, target: Target, wanted: BlockWise
 ) -> tuple[tuple[BlockSite, ...], dict[str, str]]:
     """Return what of a plan's `stored` can be in blocks, and of the other nodes that read `stored` why they cannot."""
-    nodes = {str(node.name): node for node in model.graph}
+    nodes = {str(node.name): node for node in model.graph.all_nodes()}
     sites, declined = [], {}
     for row in plan.stored:
         readers = [nodes[name] for name, _ in row.readers]
-        why = block_reason(readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
+        why = block_reason(model, readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
         if why is not None:
             declined.update({name: why for name, _ in row.readers})
             continue
@@ -63,15 +63,20 @@ def kernels_of(node: Node, target: Target) -> tuple[str, ...]:
     return () if rule is None else rule.blocks
 
 
-def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: int) -> str | None:  # noqa: PLR0911
+def block_reason(  # noqa: PLR0911
+    model: Model, readers: Sequence[Node], target: Target, *, qdq: bool, bits: int
+) -> str | None:
     """Return why the weight that these nodes read as theirs cannot be in blocks; None where it can.
 
     Args:
+        model: the prepared graph.
         readers: the nodes; each is a layer of the target's whose condition holds.
         target: where it shall run.
         qdq: whether it is to be written as DequantizeLinear.
         bits: of an integer.
     """
+    if any(node.graph is not model.graph for node in readers):
+        return "it is in a body of If, Loop or Scan"
     layers = [layer for node in readers if (layer := Layer.of(node)) is not None]
     weight = layers[0].weight
     for layer in layers:
