@@ -9,12 +9,13 @@ from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, reaching, se
 from qtool.core.records.options import BlockWise
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
-from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node
+from qtool.graph import compose, edit
+from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.targets.rules import Target
 
 _FOUR = 4
+_BYTE = 8
 _STORED = "weight-only, 8 bits by channel: "
 
 
@@ -88,7 +89,7 @@ def block_reason(  # noqa: PLR0911
         return "its layers sum over different axes of it"
     if weight is None or len(weight.uses()) > len(layers) or weight.is_graph_output():
         return "something else reads its weight"
-    if edit.origin_of(weight) is not None:
+    if _made_of_less(model, weight, bits):
         return "the model computes its weight from less"
     table = not layers[0].is_product
     if table and qdq:
@@ -98,6 +99,15 @@ def block_reason(  # noqa: PLR0911
     if table and bits == _FOUR and edit.constant(weight).shape[1] % 2:
         return "its rows hold an odd number of elements"
     return None
+
+
+def _made_of_less(model: Model, weight: Value, bits: int) -> bool:
+    """Whether the file holds what makes the weight in fewer bytes than its integers take; a Cast of float16 does not."""
+    origin = edit.origin_of(weight)
+    if origin is None:
+        return False
+    nodes, lacking = compose.needed(model, origin)
+    return nodes + sum(lacking.values()) < edit.constant(weight).size * bits // _BYTE
 
 
 def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool, seen: Seen | None) -> BlockPlan:
