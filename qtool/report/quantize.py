@@ -19,7 +19,7 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
-from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness
+from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness, less_padding
 from qtool.report.commands import after_calibration, calibration_text, data_text, options_text, word
 from qtool.report.evaluation import gate_line
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size
@@ -51,7 +51,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
     lines += _tried(result) if verbose else []
     lines += [_integer_line(proof), float_line(proof)]
-    lines += rows("blocks", *blocks_rows(plan)) if plan.blocks else []
+    lines += rows("blocks", *blocks_rows(plan, proof)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [_arithmetic_line(proof), *rows("accuracy", *_accuracy(proof))]
     by_clock = any(trial.latency_ms is not None for trial in result.trials)
@@ -285,6 +285,7 @@ def _why_large(result: Quantized) -> list[str]:
     for part in others[:2] or result.parts[:1]:
         largest = f" ({part.largest} the largest)" if part.largest else ""
         reasons.append(f"{percent(part.size / result.size)} of it are {part.what}{largest}")
+        reasons += [less_padding(result.plan)] if part.what == FilePart.PADDING else []
     return reasons
 
 

@@ -10,6 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 import qtool
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.plan import load_plan
+from qtool.core.records.results import FilePart
+from qtool.report.quantize import quantized_text
 from qtool.runtime.session import Session
 
 WIDTH, HIDDEN = 64, 48
@@ -75,7 +77,8 @@ def test_what_stands_in_a_body_is_stored_by_channel(tmp_path, written):
     plan = load_plan(saved_plan)
     assert [row.tensor for row in plan.blocks] == ["outer"] and [row.tensor for row in plan.stored] == ["inner"]
     reason = "weight-only, 8 bits by channel: it is in a body of If, Loop or Scan"
-    assert result.verification.float_layers == {"inside": reason}
+    assert plan.skipped == {"inside": reason}
+    assert f"inside ({reason})" in quantized_text(result)
     assert noise_db(model, result.output) > 15.0
     again = qtool.quantize(model, tmp_path / "again.onnx", plan=saved_plan)
     assert again.output.read_bytes() == result.output.read_bytes()
@@ -100,3 +103,54 @@ def test_float16_is_in_blocks_as_its_float32_twin_is(tmp_path):
         assert not [i.name for i in onnx.load(result.output).graph.initializer if i.dims == [WIDTH, HIDDEN]]
         figures[kind] = noise_db(model, result.output)
     assert figures[np.float16] == pytest.approx(figures[np.float32], abs=0.5) and figures[np.float16] > 15.0
+
+
+def test_weight_only_counts_what_the_census_finds(tmp_path):
+    """As `inspect` does: onnxruntime makes a MatMulNBits of a MatMul behind a weight by channel, and not of a Gemm."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["first"], name="first"),
+        helper.make_node("Flatten", ["first"], ["flat"], name="flat"),
+        helper.make_node("Gemm", ["flat", "b"], ["y"], name="second", transB=1),
+    ]
+    model = saved(tmp_path / "model.onnx", nodes, [weight("a", WIDTH, HIDDEN), weight("b", 16, 3 * HIDDEN, seed=1)])
+    result = qtool.quantize(model, tmp_path / "weights.onnx", form="weight-only")
+    proof, found = result.verification, qtool.inspect_model(result.output)
+    integer = {layer.name for layer in found.layers if layer.integer}
+    counted = sum(layer.share for layer in found.layers if layer.integer)
+    assert integer == {"first"} and proof.integer_layers == 1 and proof.kernels["MatMulNBits"] == 1
+    assert proof.integer_kernels == ("MatMulNBits",)
+    assert proof.float_layers == {"second": "weight-only: its input stays float"}
+    share = 3 * WIDTH * HIDDEN / (3 * WIDTH * HIDDEN + 16 * 3 * HIDDEN)
+    assert proof.integer_share == pytest.approx(share) == counted
+
+
+def uneven_products(path: Path, middle: int) -> Path:
+    """Sums of 64 and of `middle`."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["first"], name="first"),
+        helper.make_node("Tanh", ["first"], ["bent"], name="bend"),
+        helper.make_node("MatMul", ["bent", "b"], ["y"], name="second"),
+    ]
+    return saved(path, nodes, [weight("a", WIDTH, middle), weight("b", middle, HIDDEN, seed=1)])
+
+
+def test_what_padding_makes_larger_is_stored_by_channel(tmp_path):
+    model = uneven_products(tmp_path / "model.onnx", 130)
+    reason = "weight-only, 8 bits by channel: a sum of 64, padded to whole blocks of 256, takes more bytes; smaller "
+    coarse = qtool.quantize(model, tmp_path / "coarse.onnx", weights="int4", block=256)
+    assert coarse.plan.skipped == {"first": f"{reason}blocks take fewer"}
+    assert [row.tensor for row in coarse.plan.blocks] == ["b"]
+    assert f"not in blocks: first ({reason}" in quantized_text(coarse)
+    fine = qtool.quantize(model, tmp_path / "fine.onnx", weights="int4", block=128)
+    assert [row.tensor for row in fine.plan.blocks] == ["a", "b"]
+    # all of it would be larger: it is done as asked, and the file says what its bytes are
+    narrow = uneven_products(tmp_path / "narrow.onnx", 50)
+    wide = qtool.quantize(narrow, tmp_path / "wide.onnx", weights="int8", block=256)
+    assert [row.tensor for row in wide.plan.blocks] == ["a", "b"]
+    parts = {part.what: part.size for part in wide.parts}
+    assert parts[FilePart.PADDING] == 50 * (256 - 64) + HIDDEN * (256 - 50)
+    stored = sum(i.ByteSize() for i in onnx.load(wide.output).graph.initializer)
+    assert parts[FilePart.IN_BLOCKS] + parts[FilePart.PADDING] == pytest.approx(stored, rel=0.03)
+    text = quantized_text(wide)
+    assert "are padding, which fills blocks up (b_blocks the largest)" in text
+    assert "a smaller --block takes fewer bytes" in text

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, reaching, searched
+from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, count, reaching, searched
 from qtool.core.records.options import BlockWise
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
@@ -16,6 +16,7 @@ from qtool.targets.rules import Target
 
 _FOUR = 4
 _BYTE = 8
+_FINER = 1.5
 _STORED = "weight-only, 8 bits by channel: "
 
 
@@ -45,17 +46,34 @@ def block_sites(
 ) -> tuple[tuple[BlockSite, ...], dict[str, str]]:
     """Return what of a plan's `stored` can be in blocks, and of the other nodes that read `stored` why they cannot."""
     nodes = {str(node.name): node for node in model.graph.all_nodes()}
-    sites, declined = [], {}
+    sites: list[BlockSite] = []
+    padded: list[BlockSite] = []
+    declined = {}
     for row in plan.stored:
         readers = [nodes[name] for name, _ in row.readers]
         why = block_reason(model, readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
+        if why is None:
+            layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
+            kernels = {str(node.name): kernels_of(node, target) for node in readers}
+            site = BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels)
+            why = _padded(site, wanted)
+            (sites if why is None else padded).append(site)
         if why is not None:
             declined.update({name: why for name, _ in row.readers})
-            continue
-        layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
-        kernels = {str(node.name): kernels_of(node, target) for node in readers}
-        sites.append(BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels))
-    return tuple(sites), declined
+    # better larger than refused
+    return tuple(sites or padded), declined
+
+
+def _padded(site: BlockSite, wanted: BlockWise) -> str | None:
+    """Why blocks take more bytes than 8 bits by channel, as MatMulNBits stores them: whole ones alone."""
+    if wanted.written == "qdq" or site.is_table:
+        return None
+    length = edit.constant(site.layers[0].weight).shape[site.axis]
+    taken = count(length, wanted.block) * wanted.block * wanted.width / _BYTE
+    # in 8 bits, scales and a little padding are what finer grids cost
+    if taken <= length * (1.0 if wanted.width < _BYTE else _FINER):
+        return None
+    return f"a sum of {length}, padded to whole blocks of {wanted.block}, takes more bytes; smaller blocks take fewer"
 
 
 def kernels_of(node: Node, target: Target) -> tuple[str, ...]:
@@ -102,7 +120,7 @@ def block_reason(  # noqa: PLR0911
 
 
 def _made_of_less(model: Model, weight: Value, bits: int) -> bool:
-    """Whether the file holds what makes the weight in fewer bytes than its integers take; a Cast of float16 does not."""
+    """Whether what makes the weight takes fewer bytes than its integers; float16 does not."""
     origin = edit.origin_of(weight)
     if origin is None:
         return False
