@@ -154,3 +154,23 @@ def test_what_padding_makes_larger_is_stored_by_channel(tmp_path):
     text = quantized_text(wide)
     assert "are padding, which fills blocks up (b_blocks the largest)" in text
     assert "a smaller --block takes fewer bytes" in text
+
+
+def test_what_onnxruntime_does_not_fuse_in_blocks_is_stored_by_channel(tmp_path):
+    """It makes no MatMulNBits of a DequantizeLinear and a MatMul in front of a Relu."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "a"], ["first"], name="first"),
+        helper.make_node("Relu", ["first"], ["positive"], name="relu"),
+        helper.make_node("MatMul", ["positive", "b"], ["y"], name="second"),
+    ]
+    model = saved(tmp_path / "model.onnx", nodes, [weight("a", WIDTH, HIDDEN), weight("b", HIDDEN, WIDTH, seed=1)])
+    saved_plan = tmp_path / "plan.json"
+    result = qtool.quantize(
+        model, tmp_path / "int4.onnx", weights="int4", weight_format="qdq", rounding="nearest", save_plan=saved_plan
+    )
+    assert [row.tensor for row in result.plan.blocks] == ["b"] and [row.tensor for row in result.plan.stored] == ["a"]
+    assert result.plan.skipped["first"].startswith("weight-only, 8 bits by channel: onnxruntime ")
+    kinds = {i.name: i.data_type for i in onnx.load(result.output).graph.initializer}
+    assert kinds["a_quantized"] == TensorProto.INT8 and kinds["b_blocks"] == TensorProto.INT4
+    again = qtool.quantize(model, tmp_path / "again.onnx", plan=saved_plan)
+    assert again.output.read_bytes() == result.output.read_bytes()
