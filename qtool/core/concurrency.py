@@ -91,14 +91,14 @@ class _MutedStdout:
 
 @contextmanager
 def without_prints() -> Iterator[None]:
-    """Drop what this thread, and no other, prints to `sys.stdout` within; yields nothing.
+    """Remove what this thread, and no other, prints to `sys.stdout` within; yields nothing.
 
     Any number of threads may be inside; the last to leave puts the stream back that was there before the first came
     (`contextlib.redirect_stdout` has each put back what it found, which may be that of another thread).
     """
     me = threading.get_ident()
     with _MutedStdout.lock:
-        there = sys.stdout
+        there: Any = sys.stdout
         muting: Any = there if isinstance(there, _MutedStdout) else _MutedStdout(there)
         muting.muted[me] = muting.muted.get(me, 0) + 1
         if there is not None:
@@ -110,5 +110,6 @@ def without_prints() -> Iterator[None]:
             muting.muted[me] -= 1
             if not muting.muted[me]:
                 del muting.muted[me]
+            stream = muting.stream
             if not muting.muted and sys.stdout is muting:
-                sys.stdout = muting.stream
+                sys.stdout = stream

@@ -89,7 +89,7 @@ class BlockSearch:
         return in_blocks(self.base, self.sites, [rows[site.tensor] for site in self.sites], self.declined)
 
     def without(self, layers: Mapping[str, str], plan: Plan) -> tuple["BlockSearch", Plan] | None:
-        """Return the search, and its plan `plan`, with the weights of layers (name -> why) in 8 bits by channel instead.
+        """Return the search, and its plan `plan`, with the weights of layers (name -> why) by channel instead.
 
         None where none of these layers has its weight in blocks.
         """
@@ -168,7 +168,13 @@ class BlockSearch:
         or nothing is measured.
         """
         narrow = self._rows(self.chosen)
-        if not self.sites or self.scorer is None or self.blocks.width == _WIDE or self.figure is None or self.figure >= aim:
+        if (
+            not self.sites
+            or self.scorer is None
+            or self.blocks.width == _WIDE
+            or self.figure is None
+            or self.figure >= aim
+        ):
             return None
         wanted = replace(self.blocks, rounding="nearest")
         wide = {site.tensor: self._row(site, wanted, _WIDE, None) for site in self.sites}

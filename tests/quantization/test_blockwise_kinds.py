@@ -8,9 +8,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qtool
+from qtool.core.errors import ModelError, UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.plan import load_plan
 from qtool.core.records.results import FilePart
+from qtool.report.inspect import inspection_text
 from qtool.report.quantize import quantized_text
 from qtool.runtime.session import Session
 
@@ -156,6 +158,7 @@ def test_what_padding_makes_larger_is_stored_by_channel(tmp_path):
     assert "a smaller --block takes fewer bytes" in text
 
 
+@pytest.mark.long
 def test_what_onnxruntime_does_not_fuse_in_blocks_is_stored_by_channel(tmp_path):
     """It makes no MatMulNBits of a DequantizeLinear and a MatMul in front of a Relu."""
     nodes = [
@@ -174,3 +177,24 @@ def test_what_onnxruntime_does_not_fuse_in_blocks_is_stored_by_channel(tmp_path)
     assert kinds["a_quantized"] == TensorProto.INT8 and kinds["b_blocks"] == TensorProto.INT4
     again = qtool.quantize(model, tmp_path / "again.onnx", plan=saved_plan)
     assert again.output.read_bytes() == result.output.read_bytes()
+
+
+def test_refusals_speak_of_what_was_asked_for(tmp_path):
+    model = two_products(tmp_path / "model.onnx", np.float32)
+    with pytest.raises(UsageError, match="weights='int4': target tensorrt has only layers with calibrated ranges"):
+        qtool.quantize(model, tmp_path / "no.onnx", weights="int4", target="tensorrt")
+    with pytest.raises(UsageError, match="weights='int4' stores weights alone, and says nothing to form='static'"):
+        qtool.quantize(model, tmp_path / "no.onnx", weights="int4", form="static")
+
+
+def test_recurrent_layers_with_batches_first_are_refused_with_a_remedy(tmp_path):
+    nodes = [helper.make_node("GRU", ["x", "w", "r"], ["y"], name="gru", hidden_size=4, layout=1)]
+    model = saved(tmp_path / "model.onnx", nodes, [weight("w", 1, 12, WIDTH), weight("r", 1, 12, 4)])
+    with pytest.raises(ModelError, match="export its LSTM, GRU and RNN with layout=0"):
+        qtool.quantize(model, tmp_path / "no.onnx", form="dynamic")
+
+
+def test_the_headline_names_narrow_weights_beside_others(tmp_path):
+    model = uneven_products(tmp_path / "model.onnx", 130)
+    result = qtool.quantize(model, tmp_path / "int4.onnx", weights="int4", block=256, rounding="nearest")
+    assert "int4.onnx: uint4 and int8, weight-only, by qtool" in inspection_text(qtool.inspect_model(result.output))

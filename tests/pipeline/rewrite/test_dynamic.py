@@ -219,7 +219,7 @@ def test_on_the_command_line(text_model, tmp_path, capsys):
     assert "DynamicQuantizeMatMul" in said and "not measured" in said
     with pytest.raises(SystemExit) as caught:
         main(["quantize", str(text_model), "-o", str(other)])
-    assert caught.value.code == 2 and "only --dynamic, --weight-only and --plan need neither" in capsys.readouterr().err
+    assert caught.value.code == 2 and "--weight-only, --weights and --plan need neither" in capsys.readouterr().err
     assert not other.exists()
 
 
