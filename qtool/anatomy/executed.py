@@ -9,7 +9,7 @@ from qtool.core.records.inspection import InspectedNode
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.optimized import ExecutedNode
-from qtool.targets.kernels import COMPUTING
+from qtool.targets.kernels import COMPUTING, rounds_blocks
 
 EIGHT_BITS = frozenset({"int8", "uint8"})
 _SEAMS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -24,17 +24,12 @@ _FUSED = frozenset({
     "Unsqueeze", "Softmax", "Identity", "Pow",
 })  # fmt: skip
 _FAR = 8
-IN_BLOCKS = 4
-"""The accuracy_level of a MatMulNBits that rounds blocks of its input to 8 bits; with another it computes in float."""
-_NO_KERNEL = (2, 16)
-"""Bits and block of weights that it computes in float at every level."""
 
 
 def is_integer(node: ExecutedNode) -> bool:
     """Return whether a node of the optimised graph computes on 8-bit data: an integer kernel, or a pass-through."""
     if node.op_type == NBITS:
-        kind = (node.attributes.get("bits"), node.attributes.get("block_size"))
-        return node.attributes.get("accuracy_level") == IN_BLOCKS and kind != _NO_KERNEL
+        return rounds_blocks(node.op_type, node.attributes)
     if node.op_type in _INTEGER:
         return True
     return not is_seam(node) and bool(node.makes) and node.makes[0] in EIGHT_BITS and node.reads[:1] != ("float",)

@@ -1,13 +1,15 @@
 """Independent pieces of work on the cores that there are; the results are the same on any number of cores."""
 
+import io
 import os
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -69,3 +71,45 @@ def limited(threads: int) -> Iterator[None]:
         yield
     finally:
         _allowed.reset(token)
+
+
+class _MutedStdout:
+    """A stream that drops what the threads in `muted` write, and hands on what all others do.
+
+    stream: where that goes. muted: thread -> how often it is inside of `without_prints`.
+    """
+
+    lock = threading.Lock()
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.muted: dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(io.StringIO() if threading.get_ident() in self.muted else self.stream, name)
+
+
+@contextmanager
+def without_prints() -> Iterator[None]:
+    """Remove what this thread, and no other, prints to `sys.stdout` within; yields nothing.
+
+    Any number of threads may be inside; the last to leave puts the stream back that was there before the first came
+    (`contextlib.redirect_stdout` has each put back what it found, which may be that of another thread).
+    """
+    me = threading.get_ident()
+    with _MutedStdout.lock:
+        there: Any = sys.stdout
+        muting: Any = there if isinstance(there, _MutedStdout) else _MutedStdout(there)
+        muting.muted[me] = muting.muted.get(me, 0) + 1
+        if there is not None:
+            sys.stdout = muting
+    try:
+        yield
+    finally:
+        with _MutedStdout.lock:
+            muting.muted[me] -= 1
+            if not muting.muted[me]:
+                del muting.muted[me]
+            stream = muting.stream
+            if not muting.muted and sys.stdout is muting:
+                sys.stdout = stream

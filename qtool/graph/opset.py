@@ -1,6 +1,5 @@
 """Opset and the passes that onnx and onnx-ir already have."""
 
-import contextlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +8,7 @@ import onnx.version_converter
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qtool.core.concurrency import without_prints
 from qtool.core.errors import ModelError
 from qtool.graph import external, old_operators
 from qtool.graph.names import make_unique
@@ -46,7 +46,7 @@ def raise_opset(model: ir.Model, name: str, least: int = MINIMUM) -> ir.Model:
     old_operators.hide(light, version, name)
     large = _take_out_large(light)
     try:
-        with contextlib.redirect_stdout(None):
+        with without_prints():
             converted = onnx.version_converter.convert_version(to_proto(light), least)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]

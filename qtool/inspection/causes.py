@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtool.anatomy import grids
-from qtool.anatomy.executed import EIGHT_BITS, IN_BLOCKS
+from qtool.anatomy.executed import EIGHT_BITS
 from qtool.anatomy.integers import NBITS
 from qtool.anatomy.opened import element_type
 from qtool.anatomy.planned import PlannedLayer
@@ -18,6 +18,7 @@ from qtool.core.records.inspection import Grid
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.layers import Layer
+from qtool.targets.kernels import IN_BLOCKS
 from qtool.targets.rules import OpRule
 from qtool.targets.tables import TARGETS
 

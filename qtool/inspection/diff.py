@@ -40,6 +40,9 @@ def diff(
         UsageError: files of different kinds, or options that say nothing to files of this kind.
         ModelError, CalibrationError, DataError: as their names say.
     """
+    for file in (a, b):
+        if not Path(file).exists():
+            raise UsageError(f"{file}: does not exist; give a file that does")
     kinds = [_kind(Path(file)) for file in (a, b)]
     if kinds[0] != kinds[1]:
         raise UsageError(f"{a} is {kinds[0]}, and {b} is {kinds[1]}; give two of one kind")

@@ -32,7 +32,7 @@ def is_blind(form: str, calibration: object, data: object, reading: ReadOptions,
     if blind and not planned and form not in ("dynamic", "weight-only"):
         raise UsageError(
             f"give a calibration file or data to calibrate with ({arg('calibration')}, {arg('data')}); only "
-            f"{arg('form', 'dynamic')}, {arg('form', 'weight-only')} and {arg('plan')} need neither"
+            f"{arg('form', 'dynamic')}, {arg('form', 'weight-only')}, {arg('weights')} and {arg('plan')} need neither"
         )
     return blind
 

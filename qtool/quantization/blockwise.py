@@ -88,6 +88,20 @@ class BlockSearch:
     def _plan(self, rows: Rows) -> Plan:
         return in_blocks(self.base, self.sites, [rows[site.tensor] for site in self.sites], self.declined)
 
+    def without(self, layers: Mapping[str, str], plan: Plan) -> tuple["BlockSearch", Plan] | None:
+        """Return the search, and its plan `plan`, with the weights of layers (name -> why) by channel instead.
+
+        None where none of these layers has its weight in blocks.
+        """
+        found = {site.tensor: [why for name, _ in site.readers if (why := layers.get(name))] for site in self.sites}
+        if not any(found.values()):
+            return None
+        kept = [site for site in self.sites if not found[site.tensor]]
+        more = {name: found[site.tensor][0] for site in self.sites if site not in kept for name, _ in site.readers}
+        orders = tuple([name for name in order if not found[name]] for order in self.orders)
+        search = replace(self, sites=kept, declined={**self.declined, **more}, orders=orders)
+        return search, search._plan({row.tensor: row for row in plan.blocks})
+
     def rounded(self) -> tuple[Plan, tuple[Trial, ...]]:
         """Return the plan by the best of the roundings that are asked for, and all that were measured, best first."""
         asked = self.blocks.rounding
@@ -154,7 +168,13 @@ class BlockSearch:
         or nothing is measured.
         """
         narrow = self._rows(self.chosen)
-        if self.scorer is None or self.blocks.width == _WIDE or self.figure is None or self.figure >= aim:
+        if (
+            not self.sites
+            or self.scorer is None
+            or self.blocks.width == _WIDE
+            or self.figure is None
+            or self.figure >= aim
+        ):
             return None
         wanted = replace(self.blocks, rounding="nearest")
         wide = {site.tensor: self._row(site, wanted, _WIDE, None) for site in self.sites}

@@ -57,7 +57,13 @@ class Decision:
         return replace(self, plan=plan, trials=(trial, *self.trials))
 
     def again(self, layers: Mapping[str, str], examples: Sequence[Mapping[str, Array]]) -> "Decision":
-        """Return the decision with layers (name -> why) in float; of a given plan those too that let no model run."""
+        """Return the decision with layers (name -> why) in float; of a given plan those too that let no model run.
+
+        Weights that were to be in blocks are in 8 bits by channel instead.
+        """
+        narrower = None if self.blocks is None else self.blocks.without(layers, self.plan)
+        if narrower is not None:
+            return replace(self, plan=narrower[1], blocks=narrower[0])
         if self.candidate is not None:
             found = self.candidate.rejecting(layers)
             return replace(self, plan=found.plan, candidate=found)

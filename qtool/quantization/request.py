@@ -59,9 +59,9 @@ class Request:
             if value not in known:
                 raise UsageError(f"{arg(what, value)}: is unknown; choose one of {', '.join(known)}")
         if self.form not in (None, "static") and not any(rule.stored for rule in self.target.rules.values()):
+            asked = arg("form", self.form) if self.blocks is None else arg("weights", self.blocks.bits)
             raise UsageError(
-                f"{arg('form', self.form)}: target {self.target.name} has only layers with calibrated ranges; leave "
-                "one of them out"
+                f"{asked}: target {self.target.name} has only layers with calibrated ranges; leave one of them out"
             )
         if self.refinement == "on" and self.form not in (None, "static"):
             raise UsageError(
@@ -99,11 +99,7 @@ class Request:
         """
         asked = chosen_form(form, wanted)
         if blocks is not None:
-            if asked not in (None, "weight-only"):
-                raise UsageError(
-                    f"{arg('weights', blocks.bits)} stores weights alone, and says nothing to {arg('form', asked)}; "
-                    "leave one of them out"
-                )
+            _refuse_form(blocks.bits, asked)
             if wanted.granularity != Scheme().granularity:
                 raise UsageError(
                     f"{arg('granularity', wanted.granularity)} says nothing to {arg('weights', blocks.bits)}, of which "
@@ -167,6 +163,7 @@ def blocks_of(
                     f"{arg(name, str(value))} says nothing without {arg('weights')}; give it, or leave this out"
                 )
         return form, None
+    _refuse_form(weights, None if form == "auto" else form)
     plain = BlockWise(weights)
     blocks = BlockWise(
         weights,
@@ -175,6 +172,14 @@ def blocks_of(
         plain.written if weight_format is None else weight_format,
     )
     return "weight-only" if form == "auto" else form, blocks
+
+
+def _refuse_form(bits: Bits, form: Form | None) -> None:
+    if form not in (None, "weight-only"):
+        raise UsageError(
+            f"{arg('weights', bits)} stores weights alone, and says nothing to {arg('form', form)}; "
+            "leave one of them out"
+        )
 
 
 def refuse_beside_blocks(blocks: BlockWise | None, *, blind: bool, max_float_macs: bool) -> None:

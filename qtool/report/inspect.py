@@ -28,6 +28,7 @@ _NAMED = 4
 _SPARE = ("makes", "weight", "input", "op", "alone dB", "float ms", "share")
 """Columns that a terminal may have no room for, the first to go first."""
 _Column = tuple[str, Callable[[InspectedLayer], str]]
+_NARROW = ("int4", "uint4", "int2", "uint2")
 
 
 def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: bool = False) -> str:
@@ -70,10 +71,15 @@ def _head(inspection: Inspection) -> str:
 
 
 def _kind(inspection: Inspection) -> str:
-    """The narrowest type that the layers are quantised to; int8 where that is one of 8 bits, or where there is none."""
+    """The narrowest type that the layers are quantised to; int8 where that is one of 8 bits, or where there is none.
+
+    Weights of fewer than 8 bits beside some of 8 are named with these.
+    """
     found = {grid.dtype for layer in inspection.layers for grid in (layer.input, layer.weight) if grid is not None}
     others = sorted(found - {"int8", "uint8", ""})
-    return " and ".join(others) if others and len(others) == len(found) else inspection.kind
+    if others and len(others) == len(found):
+        return " and ".join(others)
+    return " and ".join([*(kind for kind in others if kind in _NARROW), inspection.kind])
 
 
 def _command(inspection: Inspection, asked: Asked) -> str:

@@ -19,7 +19,8 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
-from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows
+from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness, less_padding
+from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, less_padding
 from qtool.report.commands import after_calibration, calibration_text, data_text, eval_command, options_text, word
 from qtool.report.evaluation import gate_line
 from qtool.report.proof import accuracy_rows, arithmetic_line, float_line, integer_line
@@ -52,7 +53,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
     lines += _tried(result) if verbose else []
     lines += [integer_line(proof), float_line(proof)]
-    lines += rows("blocks", *blocks_rows(plan)) if plan.blocks else []
+    lines += rows("blocks", *blocks_rows(plan, proof)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [arithmetic_line(proof), *rows("accuracy", *accuracy_rows(proof))]
     lines += timing_lines(result.timing, _ratio(result), _faster(result, typed))
@@ -306,6 +307,7 @@ def _why_large(result: Quantized) -> list[str]:
     for part in others[:2] or result.parts[:1]:
         largest = f" ({part.largest} the largest)" if part.largest else ""
         reasons.append(f"{percent(part.size / result.size)} of it are {part.what}{largest}")
+        reasons += [less_padding(result.plan)] if part.what == FilePart.PADDING else []
     return reasons
 
 

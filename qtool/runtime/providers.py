@@ -7,10 +7,8 @@ Sources: onnxruntime `capi/onnxruntime_inference_collection.py` (fallback), `pyt
 options are read), `core/providers/cuda/cuda_execution_provider_info.cc`, and its page on the TensorRT provider.
 """
 
-import contextlib
 import ctypes
 import functools
-import io
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +18,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from qtool.core.compute import check_provider
+from qtool.core.concurrency import without_prints
 from qtool.core.errors import UsageError
 
 _WARNING, _FATAL = 2, 4
@@ -163,7 +162,7 @@ def _unusable(provider: Provider, reason: str) -> UsageError:
 def _preload() -> None:
     """Load the CUDA libraries that are installed as Python packages; prints of what is missing are `start`'s to say."""
     if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()):
+        with without_prints():
             ort.preload_dlls()
 
 

@@ -24,6 +24,8 @@ from qtool.runtime.providers import device_failure, find_provider, node_counts, 
 
 _FATAL_ONLY = 4
 # of a message, in characters
+_BATCH_FIRST = "layout_ == 0"
+"""Of the message of its recurrent kernels (`core/providers/cpu/rnn/`)."""
 _LONGEST = 400
 _FOLDER = "session.model_external_initializers_file_folder_path"
 _OPTIMIZED = "session.optimized_model_external_initializers_"
@@ -115,7 +117,7 @@ class Session:
             if isinstance(model, str | Path) and "Protobuf parsing failed" in str(error):
                 raise ModelError(f"{self.name}: {not_onnx(model)}") from error
             there = "" if provider == "cpu" else f" with provider {provider}"
-            why = _with_remedy(error, "give an ONNX model that it loads")
+            why = _with_remedy(error, _remedy(error))
             raise ModelError(f"{self.name}: onnxruntime cannot load it{there}: {why}") from error
         self.nodes = () if provider == "cpu" else node_counts(self._session)
         self.inputs = [_spec(argument) for argument in self._session.get_inputs()]
@@ -225,6 +227,16 @@ def _spec(argument: ort.NodeArg) -> InputSpec:
         dtype=np.dtype(dtype),
         shape=None if shape is None else tuple(d if isinstance(d, int | str) else None for d in shape),
     )
+
+
+def _remedy(error: BaseException) -> str:
+    """What lets onnxruntime load a model that it refuses; it has recurrent layers for one order of axes alone."""
+    if _BATCH_FIRST in str(error):
+        return (
+            "export its LSTM, GRU and RNN with layout=0, where steps come before examples: with a Transpose in front "
+            "of each and one behind it"
+        )
+    return "give an ONNX model that it loads"
 
 
 def _with_remedy(error: BaseException, remedy: str) -> str:

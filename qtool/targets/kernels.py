@@ -1,5 +1,7 @@
 """The only list of quantised operators: the kernels that the tables name, and a few that no row asks for."""
 
+from collections.abc import Mapping
+
 from qtool.targets.tables import TARGETS
 
 # onnxruntime makes it between Q/DQ that stand there for other nodes
@@ -22,3 +24,14 @@ BLOCK_WISE = frozenset(kernel for rule in _RULES for kernel in rule.blocks)
 """What reads weights in blocks: as products with integers, on a grid for each block of what they read, or as rows."""
 QUANTIZED = _FOREIGN | COMPUTING | BLOCK_WISE
 """What only stands in a model that somebody has quantised."""
+_PRODUCTS = frozenset(kernel for rule in _RULES if rule.kind == "weighted" for kernel in rule.blocks)
+IN_BLOCKS = 4
+"""The accuracy_level of a product in blocks that rounds blocks of its input to 8 bits; else it computes in float."""
+_NO_KERNEL = (2, 16)
+"""Bits and block of weights that it computes in float at every level."""
+
+
+def rounds_blocks(operator: str, attributes: Mapping[str, int]) -> bool:
+    """Return whether an operator multiplies weights in blocks with its input rounded to 8 bits, hence in integers."""
+    kind = (attributes.get("bits"), attributes.get("block_size"))
+    return operator in _PRODUCTS and attributes.get("accuracy_level") == IN_BLOCKS and kind != _NO_KERNEL

@@ -179,3 +179,9 @@ def test_the_model_that_onnxruntime_does_not_load_is_named(made, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "own.onnx")
     with pytest.raises(ModelError, match=r"own\.onnx: onnxruntime cannot load it"):
         qtool.diff(made[0] / "a.onnx", tmp_path / "own.onnx")
+
+
+def test_a_file_that_does_not_exist_is_of_no_kind(made):
+    folder, _ = made
+    with pytest.raises(UsageError, match=r"nosuch\.json: does not exist; give a file that does"):
+        qtool.diff(folder / "nosuch.json", folder / "a.json")

@@ -94,7 +94,7 @@ class Scheme:
     include_ops: quantise only these operator types; empty means all that the target knows.
     exclude_ops, exclude: operator types, and node names or globs, that stay float.
     form: of layers with weights. `static`: ranges from calibration. `dynamic`: each run takes the ranges of its own
-        data, and only weights are stored as integers. `weight-only`: these are, and everything computes in float.
+        data, and only weights are stored as integers. `weight-only`: these are, and all inputs stay float.
     dynamic: names of layers that are dynamic whatever `form` says.
 
     Names may be given as any sequence, or as one text for one name; they are kept as tuples.

@@ -83,7 +83,7 @@ class Placement:
     float_biases: biases that the target keeps in float; onnxruntime's CPU kernels, which prove the model, round them
         to the same scale, and they must fit.
     dynamic: weights of layers that quantise their input anew in each run.
-    stored: weights that are stored as integers, while the layer computes in float.
+    stored: weights that are stored as integers, while the input of the layer stays float.
     """
 
     sites: tuple[Site, ...]

@@ -113,6 +113,8 @@ class FilePart:
     """
 
     IN_8_BITS: ClassVar[str] = "weights in 8 bits"
+    IN_BLOCKS: ClassVar[str] = "weights in blocks with their scales"
+    PADDING: ClassVar[str] = "padding, which fills blocks up"
 
     what: str
     size: int

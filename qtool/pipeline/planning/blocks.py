@@ -5,16 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, reaching, searched
+from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, count, reaching, searched
 from qtool.core.records.options import BlockWise
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
-from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node
+from qtool.graph import compose, edit
+from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.targets.rules import Target
 
 _FOUR = 4
+_BYTE = 8
+_FINER = 1.5
 _STORED = "weight-only, 8 bits by channel: "
 
 
@@ -43,18 +45,35 @@ def block_sites(
     model: Model, plan: Plan, target: Target, wanted: BlockWise
 ) -> tuple[tuple[BlockSite, ...], dict[str, str]]:
     """Return what of a plan's `stored` can be in blocks, and of the other nodes that read `stored` why they cannot."""
-    nodes = {str(node.name): node for node in model.graph}
-    sites, declined = [], {}
+    nodes = {str(node.name): node for node in model.graph.all_nodes()}
+    sites: list[BlockSite] = []
+    padded: list[BlockSite] = []
+    declined = {}
     for row in plan.stored:
         readers = [nodes[name] for name, _ in row.readers]
-        why = block_reason(readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
+        why = block_reason(model, readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
+        if why is None:
+            layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
+            kernels = {str(node.name): kernels_of(node, target) for node in readers}
+            site = BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels)
+            why = _padded(site, wanted)
+            (sites if why is None else padded).append(site)
         if why is not None:
             declined.update({name: why for name, _ in row.readers})
-            continue
-        layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
-        kernels = {str(node.name): kernels_of(node, target) for node in readers}
-        sites.append(BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels))
-    return tuple(sites), declined
+    # better larger than refused
+    return tuple(sites or padded), declined
+
+
+def _padded(site: BlockSite, wanted: BlockWise) -> str | None:
+    """Why blocks take more bytes than 8 bits by channel, as MatMulNBits stores them: whole ones alone."""
+    if wanted.written == "qdq" or site.is_table:
+        return None
+    length = edit.constant(site.layers[0].weight).shape[site.axis]
+    taken = count(length, wanted.block) * wanted.block * wanted.width / _BYTE
+    # in 8 bits, scales and a little padding are what finer grids cost
+    if taken <= length * (1.0 if wanted.width < _BYTE else _FINER):
+        return None
+    return f"a sum of {length}, padded to whole blocks of {wanted.block}, takes more bytes; smaller blocks take fewer"
 
 
 def kernels_of(node: Node, target: Target) -> tuple[str, ...]:
@@ -63,15 +82,20 @@ def kernels_of(node: Node, target: Target) -> tuple[str, ...]:
     return () if rule is None else rule.blocks
 
 
-def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: int) -> str | None:  # noqa: PLR0911
+def block_reason(  # noqa: PLR0911
+    model: Model, readers: Sequence[Node], target: Target, *, qdq: bool, bits: int
+) -> str | None:
     """Return why the weight that these nodes read as theirs cannot be in blocks; None where it can.
 
     Args:
+        model: the prepared graph.
         readers: the nodes; each is a layer of the target's whose condition holds.
         target: where it shall run.
         qdq: whether it is to be written as DequantizeLinear.
         bits: of an integer.
     """
+    if any(node.graph is not model.graph for node in readers):
+        return "it is in a body of If, Loop or Scan"
     layers = [layer for node in readers if (layer := Layer.of(node)) is not None]
     weight = layers[0].weight
     for layer in layers:
@@ -83,7 +107,7 @@ def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: in
         return "its layers sum over different axes of it"
     if weight is None or len(weight.uses()) > len(layers) or weight.is_graph_output():
         return "something else reads its weight"
-    if edit.origin_of(weight) is not None:
+    if _made_of_less(model, weight, bits):
         return "the model computes its weight from less"
     table = not layers[0].is_product
     if table and qdq:
@@ -93,6 +117,15 @@ def block_reason(readers: Sequence[Node], target: Target, *, qdq: bool, bits: in
     if table and bits == _FOUR and edit.constant(weight).shape[1] % 2:
         return "its rows hold an odd number of elements"
     return None
+
+
+def _made_of_less(model: Model, weight: Value, bits: int) -> bool:
+    """Whether what makes the weight takes fewer bytes than its integers; float16 does not."""
+    origin = edit.origin_of(weight)
+    if origin is None:
+        return False
+    nodes, lacking = compose.needed(model, origin)
+    return nodes + sum(lacking.values()) < edit.constant(weight).size * bits // _BYTE
 
 
 def block_row(site: BlockSite, wanted: BlockWise, bits: int, *, symmetric: bool, seen: Seen | None) -> BlockPlan:

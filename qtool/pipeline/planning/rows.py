@@ -34,7 +34,7 @@ class PlanRows:
     """
 
     def __init__(self, model: Model, target: Target, spec: TensorSpec, integer: Iterable[str]) -> None:
-        self._target, self._spec = target, spec
+        self._model, self._target, self._spec = model, target, spec
         self._values = values_inside(model)
         self._initializers = model.graph.initializers
         self.nodes = {str(n.name): n for level in levels(model) for n in level.graph}
@@ -216,7 +216,7 @@ class PlanRows:
             if reason is not None:
                 raise MisfitError(f"{where}: input {index} of node {node!r} ({self.nodes[node].op_type}) {reason}")
             readers.append(self.nodes[node])
-        reason = block_reason(readers, self._target, qdq=row.written == "qdq", bits=row.bits)
+        reason = block_reason(self._model, readers, self._target, qdq=row.written == "qdq", bits=row.bits)
         layer = Layer.of(readers[0])
         if layer is None or layer.input_axis != row.axis:
             reason = f"its layers do not sum over axis {row.axis}"

@@ -46,7 +46,7 @@ def build(
         },
         layers=tuple(_name(n) for n in model.graph.all_nodes() if is_layer(n, target)),
         skipped={_name(n): why for n, why in selection.declined.items()}
-        | {_name(n): "weight-only: it computes in float" for n in selection.stored},
+        | {_name(n): "weight-only: its input stays float" for n in selection.stored},
         float_biases=() if target.integer_bias else _biases(selection),
         dynamic=_weights(selection.dynamic, scheme),
         stored=_weights(selection.stored, scheme),

@@ -11,7 +11,7 @@ from qtool.core.records.verification import Verification
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.blocks import check_blocks
-from qtool.pipeline.verify.census import run_otherwise
+from qtool.pipeline.verify.census import in_blocks, run_otherwise
 from qtool.pipeline.verify.locate import first_difference
 from qtool.pipeline.verify.macs import count_macs, known_total, macs_of
 from qtool.pipeline.verify.measure import Measured, measure, worst_of
@@ -64,11 +64,14 @@ def _verified(
         where = first_difference(original, prepared)
         raise VerificationError(f"{error.marked}" + (f"; it begins at node {where}" if where else "")) from error
     measured.check(prepared, plan, rounding)
-    in_blocks = check_blocks(prepared, quantized, plan, original.checked, target.session)
-    computing = COMPUTING | BLOCK_WISE if plan.blocks else COMPUTING
+    by_definition = check_blocks(prepared, quantized, plan, original.checked, target.session)
+    found_in_blocks = in_blocks(census, target)
+    computing = COMPUTING | (BLOCK_WISE if plan.blocks else {node.op_type for node in found_in_blocks})
     macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
+    # a weight stored in 8 bits by channel may be multiplied in blocks too
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
+    integer |= {node.name for node in found_in_blocks}.intersection(plan.layers)
     layers = tuple(dict.fromkeys([*plan.layers, *macs]))
     by_output = {} if measured.shipped is None else measured.shipped.by_output()
     output = worst(by_output.values())
@@ -96,7 +99,7 @@ def _verified(
         unchecked=_unchecked(original, measured),
         idle_bodies=idle,
         census=target.on_cpu,
-        blocks_sqnr_db=min(in_blocks.values(), default=None),
+        blocks_sqnr_db=min(by_definition.values(), default=None),
         tensors=measured.tensors(
             {output.name: str(node.name) for node in prepared.graph.all_nodes() for output in node.outputs}
         ),

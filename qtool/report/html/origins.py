@@ -78,7 +78,7 @@ def _plan(plan: Content) -> Section:
         *(_grid("constant", row, "") for row in plan["constants"]),
         *(_grid("weight", row, "integers of its own" if row.get("integers") else "") for row in plan["weights"]),
         *(_grid("dynamic weight", row, "") for row in plan["dynamic"]),
-        *(_grid("stored weight", row, "the layer computes in float") for row in plan["stored"]),
+        *(_grid("stored weight", row, "the input of the layer stays float") for row in plan["stored"]),
     ]
     columns = (
         Column("tensor"),

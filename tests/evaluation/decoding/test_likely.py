@@ -31,3 +31,16 @@ def test_the_shapes_of_outputs_say_how_they_become_boxes(outputs, names):
 
 def test_what_takes_no_picture_finds_no_boxes():
     assert likely_decoders({"x": np.zeros((1, 128), np.int64)}, {"y": real(1, 84, 180)}) == ()
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"x": real(2, 400, 64), "mask": real(2, 1, 1, 400)},
+        {"x": real(2, 400, 64), "mask": real(2, 1, 400, 400)},
+        {"ids": np.zeros((2, 400), np.int64), "mask": real(2, 1, 400, 400)},
+        {"volume": real(2, 7, 64, 64)},
+    ],
+)
+def test_a_mask_is_no_picture(inputs):
+    assert likely_decoders(inputs, {"logits": real(2, 400, 10)}) == ()

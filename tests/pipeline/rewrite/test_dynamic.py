@@ -81,12 +81,13 @@ def test_an_embedding_is_stored_in_8_bit_rows(text_model, tmp_path):
     assert (np.abs(rounded - exact) <= stored["table_scale"] * 0.5001).all()
 
 
-def test_weight_only_computes_in_float(text_model, tmp_path):
+def test_weight_only_rounds_inputs_alone_where_onnxruntime_has_blocks(text_model, tmp_path):
     output = tmp_path / "int8.onnx"
     result = qtool.quantize(text_model, output, form="weight-only")
     assert kernels(output)["MatMulNBits"] == 7
-    assert result.verification.integer_layers == 0
-    assert "weight-only" in result.verification.float_layers["query"]
+    assert result.verification.integer_layers == 7
+    assert result.verification.integer_kernels == ("MatMulNBits",)
+    assert "weight-only" in result.plan.skipped["query"] and "query" not in result.verification.float_layers
     assert noise_db(text_model, output, sentences(20)) > 30.0
 
 
@@ -108,7 +109,7 @@ def test_other_recurrent_layers_are_weight_only_and_said_so(op, tmp_path):
     output = tmp_path / "int8.onnx"
     result = qtool.quantize(source, output, form="dynamic")
     assert kernels(output)[op] == 1
-    assert result.verification.float_layers == {"recurrent": "weight-only: it computes in float"}
+    assert result.verification.float_layers == {"recurrent": "weight-only: its input stays float"}
     assert output.stat().st_size < source.stat().st_size / 2
     assert noise_db(source, output, [net.samples(7)]) > 30.0
 
@@ -218,7 +219,7 @@ def test_on_the_command_line(text_model, tmp_path, capsys):
     assert "DynamicQuantizeMatMul" in said and "not measured" in said
     with pytest.raises(SystemExit) as caught:
         main(["quantize", str(text_model), "-o", str(other)])
-    assert caught.value.code == 2 and "only --dynamic, --weight-only and --plan need neither" in capsys.readouterr().err
+    assert caught.value.code == 2 and "--weight-only, --weights and --plan need neither" in capsys.readouterr().err
     assert not other.exists()
 
 
