@@ -199,9 +199,10 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     commands = [
         f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"{after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
-        # without a calibration file it is of the samples that train
-        f"`qtool finetune {model}{calibration_text(asked)} {data}{grid}` trains its numbers",
     ]
+    if result.verification.trainable:
+        # without a calibration file it is of the samples that train
+        commands.append(f"`qtool finetune {model}{calibration_text(asked)} {data}{grid}` trains its numbers")
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         more = _again(result, typed, "--max-float-macs", f"{share:g}%")

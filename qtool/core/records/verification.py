@@ -72,6 +72,7 @@ class Verification:
     idle_bodies: the bodies of If, Loop and Scan with 8-bit tensors that no sample runs, so that nothing checks these.
     blocks_sqnr_db: of the layers whose weights are in blocks, each by itself, the worst against their definition, which
         is computed without onnxruntime; None where there are none, or nothing was run.
+    trainable: whether what an integer layer computes reaches an output around all bodies, so that training reaches it.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -104,6 +105,7 @@ class Verification:
     uneven: Uneven | None = None
     idle_bodies: tuple[str, ...] = ()
     blocks_sqnr_db: Real | None = None
+    trainable: bool = field(default=True, metadata=UNWRITTEN)
 
     @property
     def judged_db(self) -> float:

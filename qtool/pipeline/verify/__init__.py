@@ -8,6 +8,7 @@ from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.sqnr import worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
+from qtool.graph.bodies import beside
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.blocks import check_blocks
@@ -95,6 +96,7 @@ def _verified(
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
         idle_bodies=idle,
+        trainable=any(node.name in integer for node in beside(prepared.graph)),
         census=target.on_cpu,
         blocks_sqnr_db=min(in_blocks.values(), default=None),
         tensors=measured.tensors(
