@@ -152,10 +152,11 @@ def _known(
         prepared = prepare(loaded)
     except QtoolError as error:
         missing.append(f"what would be quantised: {_without_name(error, opened)}")
-    example, source, why = _example(opened, data, reading)
+    examples, source, why = _examples(opened, data, reading)
+    example = examples[0] if examples else None
     missing += [why] if why else []
     statistics = Statistics("no data", opened.digest, 0, {}, () if example is None else (dict(example),))
-    macs = {} if prepared is None or example is None else count_macs(prepared.model, example)
+    macs = {} if prepared is None or not examples else count_macs(prepared.model, examples)
     found = () if prepared is None else outlooks(prepared, statistics, macs)
     executed = None
     try:
@@ -178,19 +179,19 @@ def _without_name(error: QtoolError, opened: Opened) -> str:
     return str(error).removeprefix(f"{opened.path}: ")
 
 
-def _example(
+def _examples(
     opened: Opened, data: Data | None, reading: ReadOptions
-) -> tuple[Mapping[str, np.ndarray] | None, str, str]:
-    """One batch of inputs, what it is, and why there is none."""
+) -> tuple[Sequence[Mapping[str, np.ndarray]], str, str]:
+    """Batches of inputs, what the first one is, and why there are none."""
     try:
         found = examples_of(opened.model, Session(opened.path), data, **reading)
     except ModelError as error:
-        return None, "", f"what a run tells: {_without_name(error, opened)}"
+        return (), "", f"what a run tells: {_without_name(error, opened)}"
     if not found.batches:
-        return None, "", f"multiply-accumulates: {QtoolError(found.absent)}"
+        return (), "", f"multiply-accumulates: {QtoolError(found.absent)}"
     first = found.batches[0]
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
-    return first, f"{found.said} ({shapes})", ""
+    return found.batches, f"{found.said} ({shapes})", ""
 
 
 def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds: float) -> Executed:

@@ -46,8 +46,8 @@ class Verification:
     integer_kernels: those of them that compute in integers.
     layers: nodes that multiply and accumulate, with weights or without; integer_layers: those that run as integer
         kernels.
-    macs: multiply-accumulates of one batch of the examples; None where they are unknown. integer_macs: those in integer
-        kernels, as far as they are known.
+    macs: multiply-accumulates of one batch of the examples, with bodies the mean of all; None where they are unknown.
+        integer_macs: those in integer kernels, as far as they are known.
     uncounted: layers of which nothing says how often they multiply, such as those in a body that cannot run by itself.
     fallbacks: other nodes that were planned as integers and run as float.
     float_layers: layer -> why it is float.

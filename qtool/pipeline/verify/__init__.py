@@ -67,7 +67,7 @@ def _verified(
     measured.check(prepared, plan, rounding)
     in_blocks = check_blocks(prepared, quantized, plan, original.checked, target.session)
     computing = COMPUTING | BLOCK_WISE if plan.blocks else COMPUTING
-    macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
+    macs = count_macs(prepared, examples) if examples else macs_of(prepared, {})
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
     layers = tuple(dict.fromkeys([*plan.layers, *macs]))
