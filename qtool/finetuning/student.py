@@ -128,7 +128,7 @@ class Student:
 def _in_bodies(prepared: Model, plan: Plan) -> dict[str, str]:
     """The integer layers in the bodies of nodes, which onnxruntime runs as part of these, and why they stay as is."""
     planned = {node for row in plan.weights for node, _ in row.readers}
-    result = {}
+    result: dict[str, str] = {}
     for body in bodies(prepared.graph):
         why = f"in a body of {body.holder.op_type} {body.holder.name!r}, which onnxruntime runs"
         result |= {str(node.name): why for node in body.graph if node.name in planned}

@@ -22,7 +22,7 @@ _SMALL_BYTES = 1000
 def forget(model: ir.Model) -> dict[str, ir.Shape]:
     """Remove the shapes of all that is computed, and return those that the model declares for its outputs, by name.
 
-    In place; outputs of the bodies of Loop and Scan are among them. Initializers have the shapes of their content afterwards.
+    In place; outputs of the bodies of Loop and Scan are among them. Initializers have the shapes of their content then.
     """
     declared = {str(v.name): v.shape for v in _declaring(model) if v.shape is not None}
     for graph in model.graphs():

@@ -25,7 +25,8 @@ def written(text, path):
     rng = np.random.default_rng(0)
     for name, shape in {"w1": (16, 16), "w2": (16, 16), "w3": (16, 16), "b": (16,)}.items():
         model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 4, name))
-    for node in [*model.graph.node, *(n for node in model.graph.node for a in node.attribute for n in a.g.node)]:
+    inside = [n for node in model.graph.node for a in node.attribute for n in a.g.node]
+    for node in [*model.graph.node, *inside]:
         node.name = node.output[0]
     onnx.save(model, path)
     return path
@@ -63,5 +64,5 @@ def test_what_reaches_no_output_but_through_a_body_is_refused_and_not_proposed(t
         )
         proposed[name] = "qtool finetune" in quantized_text(result)
     assert proposed == {"around": True, "through": False}
-    with pytest.raises(UsageError, match="nothing of it can be trained .*in a body of If 'i'"):
+    with pytest.raises(UsageError, match=r"nothing of it can be trained .*in a body of If 'i'"):
         qtool.finetune(tmp_path / "through.onnx", rows(), tmp_path / "f.onnx", steps=2, threads=1, target="x86")

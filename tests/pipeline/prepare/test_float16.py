@@ -185,8 +185,8 @@ def test_loops_that_take_no_step_in_some_samples(tmp_path):
     """onnxruntime gives what these stack the shape that the body says."""
     body = """body = b (int64 i, bool c, float16[{0}] s) => (bool d, float16[{0}] t, float16[{0}] u) {{
         d = Identity(c)  t = Tanh(s)  u = Neg(t) }}"""
-    text = f"""g (float16[N,3,8,8] x, int64 n) => (float16[N,4,8,8] y, float16[T,N,4,8,8] all, float16[U,4,3,1,1] more) {{
-        a = Conv(x, w)  go = Constant<value=bool {{1}}>()
+    text = f"""g (float16[N,3,8,8] x, int64 n) => (float16[N,4,8,8] y, float16[T,N,4,8,8] all,
+        float16[U,4,3,1,1] more) {{ a = Conv(x, w)  go = Constant<value=bool {{1}}>()
         y, all = Loop(n, go, a)<{body.format("N,4,8,8")}>  last, more = Loop(n, go, w)<{body.format("4,3,1,1")}> }}"""
     source, data = written(text, tmp_path / "m.onnx"), rows(n=[np.array(k % 3) for k in range(6)])
     qtool.quantize(source, tmp_path / "q.onnx", data=data, form="static", calibrator="max", partial=False)
