@@ -110,7 +110,9 @@ def test_work_in_bodies_is_that_of_the_data_and_unknown_without_any(tmp_path):
     unknown = qtool.inspect_model(path)
     assert unknown.macs is None and {layer.share for layer in unknown.layers} == {None}
     assert {one.macs_share for one in unknown.targets} == {None}
-    known = qtool.inspect_model(path, data=[{"x": np.ones((1, 4), np.float32), "k": np.array(n == 0)} for n in range(4)])
+    known = qtool.inspect_model(
+        path, data=[{"x": np.ones((1, 4), np.float32), "k": np.array(n == 0)} for n in range(4)]
+    )
     assert {layer.output: layer.macs for layer in known.layers} == {"a": 16, "p": 4, "u": 12, "q": 12}
     assert known.macs == 44 and [line for line in known.suggestions if line.startswith("fix")] == []
 
