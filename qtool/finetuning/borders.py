@@ -43,7 +43,7 @@ def calls_of(model: Model) -> dict[Node, Call | None]:
 
 def find_borders(model: Model, calls: Calls) -> tuple[Border, ...]:
     """Return the nodes that no gradient passes, of those that torch computes only where a layer is cut off by it."""
-    reached, readers = _reached(calls), _readers(calls)
+    reached, readers = reached_of(calls), _readers(calls)
     held: dict[Node, list[str]] = {}
     for node in calls:
         layer = Layer.of(node)
@@ -79,8 +79,8 @@ def _passes(node: Node, calls: Calls) -> bool:
     )
 
 
-def _reached(calls: Calls) -> set[Node]:
-    """The nodes from which a gradient comes back: a path of nodes that pass it leads to an output in floats."""
+def reached_of(calls: Calls) -> set[Node]:
+    """Return the nodes from which a gradient comes back: those that pass it on every node of a path to an output."""
     reached: set[Node] = set()
     for node in reversed(list(calls)):
         if _passes(node, calls):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from qtool.core.errors import DataError
-from qtool.finetuning.borders import Border, calls_of, find_borders, made_of
+from qtool.finetuning.borders import Border, calls_of, find_borders, made_of, reached_of
 from qtool.finetuning.calls import Call, tensor_of
 from qtool.finetuning.cutout import Cutout
 from qtool.finetuning.operators import OPERATORS, computed, key_of
@@ -56,7 +56,7 @@ class Interpreter:
 
     `threads`: of onnxruntime, where it computes a border. `constants` are the initializers that torch reads, by name;
     `borders` the nodes that it does not compute, or that no gradient passes, and `untrained` the layers that none
-    reaches, with the reason.
+    reaches, with the reason; `reached` the nodes from which one comes back.
     """
 
     def __init__(self, model: Model, *, device: str | torch.device = "cpu", threads: int = 1) -> None:
@@ -65,6 +65,7 @@ class Interpreter:
         self.outputs = tuple(str(value.name) for value in model.graph.outputs if computed(value))
         calls = calls_of(model)
         self.borders: tuple[Border, ...] = find_borders(model, calls)
+        self.reached = frozenset(str(node.name) for node in reached_of(calls))
         self._cut: set[str] = set()
         self._steps = self._all_steps(model, calls, threads)
         read = {name for step in self._steps if isinstance(step.how, Call) for name in _names(step.node.inputs)}

@@ -133,10 +133,14 @@ class Learned:
             result.scales = list(maker.scales())
         return result
 
-    def keep(self, learnable: Callable[[Reader], bool]) -> None:
-        """Leave out the weights and biases of which an input that reads them cannot be learned."""
+    def keep(self, learnable: Callable[[Reader], bool], reached: Collection[str]) -> None:
+        """Leave out the weights and biases of which an input that reads them cannot be learned, and idle scales.
+
+        `reached`: the tensors to whose scales a gradient comes back.
+        """
         self.weights = [one for one in self.weights if all(map(learnable, one.row.readers))]
         self.biases = [one for one in self.biases if learnable(one.row.reader)]
+        self.scales = [one for one in self.scales if not set(reached).isdisjoint(one.tensors)]
 
     def counts(self) -> dict[str, int]:
         """Return how many numbers are learned, by kind; without those of which there are none."""
@@ -214,6 +218,8 @@ class Learned:
         learned = {bias.row.reader: bias for bias in self._learned_biases()}
         for before, row in zip(self.plan.biases, rows, strict=True):
             name, index = reader = row.reader
+            if name not in nodes:
+                continue
             bias, shift = learned.get(reader), shifts.get(reader)
             exact = edit.constant(nodes[name].inputs[index]).astype(np.float64)
             start = (exact + (0.0 if shift is None else np.asarray(shift.shift))).astype(np.float32)
@@ -231,7 +237,9 @@ class _Maker:
     def __init__(self, model: Model, plan: Plan, target: Target, device: str | torch.device) -> None:
         self.model, self.plan, self.target, self.device = model, plan, target, device
         self.nodes = {str(node.name): node for node in model.graph}
-        self.rows = {row.tensor: row for row in plan.activations}
+        known = edit.named_values(model.graph)
+        # in bodies no gradient passes: onnxruntime computes them
+        self.rows = {row.tensor: row for row in plan.activations if row.tensor in known}
         self.by_reader = {reader: row for row in plan.weights for reader in row.readers}
 
     def weights(self, floats: Model | None) -> Iterator[_Weight]:
@@ -239,6 +247,8 @@ class _Maker:
         for row in self.plan.weights:
             value = self.model.graph.initializers[row.tensor]
             if {(str(node.name), index) for node, index in value.uses()} != set(row.readers):
+                continue
+            if any(node not in self.nodes for node, _ in row.readers):
                 continue
             exact = row.real(edit.constant(value))
             shape = [1] * exact.ndim
@@ -270,7 +280,9 @@ class _Maker:
     def biases(self, *, learned: bool) -> Iterator[_Bias]:
         """Those whose layers have a weight in the plan; where they are not learned, they end with their steps too."""
         for row in self.plan.biases:
-            node = self.nodes[row.reader[0]]
+            node = self.nodes.get(row.reader[0])
+            if node is None:
+                continue
             layer, fed = Layer.of(node), self.rows.get(str(node.inputs[0].name if node.inputs[0] else ""))
             weight = None if layer is None else self.by_reader.get((row.reader[0], layer.operator.weights[0]))
             if fed is None or weight is None or weight.readers == ():
@@ -345,8 +357,10 @@ def _held(row: WeightPlan, learned: _Weight | None) -> WeightPlan:
 def _rescaled_bias(
     row: BiasPlan, nodes: Mapping[str, Node], grids: Mapping[str, float], weights: tuple[WeightPlan, ...]
 ) -> BiasPlan:
-    """The row with the scale of its input's grid times its weight's."""
-    node = nodes[row.reader[0]]
+    """The row with the scale of its input's grid times its weight's; as it is in a body, where nothing is learned."""
+    node = nodes.get(row.reader[0])
+    if node is None:
+        return row
     layer, fed = Layer.of(node), node.inputs[0]
     reader = None if layer is None else (row.reader[0], layer.operator.weights[0])
     params: QParams | None = next((weight.params for weight in weights if reader in weight.readers), None)

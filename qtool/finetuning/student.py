@@ -12,6 +12,7 @@ from qtool.finetuning.grids import on_grid
 from qtool.finetuning.interpreter import Interpreter
 from qtool.finetuning.learned import Learned
 from qtool.graph import compose, edit
+from qtool.graph.bodies import bodies
 from qtool.graph.edit import Array, Model, Node
 from qtool.graph.parts import saturating_ends
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
@@ -66,10 +67,11 @@ class Student:
         self._reads = _without_quantizers(model)
         self._made = {str(value.name) for node in model.graph for value in node.outputs}
         self._interpreter = Interpreter(model, device=device, threads=threads)
-        self.untrained = self._interpreter.untrained
+        self.untrained = self._interpreter.untrained | _in_bodies(prepared, plan)
         floats = prepared if rounding else None
         self.learned = Learned.of(shift_biases(prepared, plan), plan, target, learn, device, rounding=floats)
-        self.learned.keep(lambda reader: reader[0] not in self.untrained)
+        moved = {tensor for node, tensor in self._activations.items() if node in self._interpreter.reached}
+        self.learned.keep(lambda reader: reader[0] not in self.untrained, moved)
 
     @property
     def device(self) -> torch.device:
@@ -121,6 +123,16 @@ class Student:
         low, high = integer_range(params.dtype)
         step = torch.tensor(params.scale[0], device=x.device) if scale is None else scale
         return on_grid(x, step, params.zero_point[0], low, high)
+
+
+def _in_bodies(prepared: Model, plan: Plan) -> dict[str, str]:
+    """The integer layers in the bodies of nodes, which onnxruntime runs as part of these, and why they stay as is."""
+    planned = {node for row in plan.weights for node, _ in row.readers}
+    result: dict[str, str] = {}
+    for body in bodies(prepared.graph):
+        why = f"in a body of {body.holder.op_type} {body.holder.name!r}, which onnxruntime runs"
+        result |= {str(node.name): why for node in body.graph if node.name in planned}
+    return result
 
 
 def _without_quantizers(model: Model) -> dict[tuple[str, int], str]:

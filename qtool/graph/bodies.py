@@ -59,6 +59,16 @@ def held(node: ir.Node) -> list[Body]:
     return [Body(f"{node.name}.{key}", node, graph) for key, graph in graphs]
 
 
+def beside(graph: ir.Graph) -> set[ir.Node]:
+    """Return the nodes of a graph from which a path that leads through no body ends at an output of the graph."""
+    found: set[ir.Node] = set()
+    for node in reversed(list(graph)):
+        ends = (v.is_graph_output() or any(user in found for user, _ in v.uses()) for v in node.outputs)
+        if not held(node) and any(ends):
+            found.add(node)
+    return found
+
+
 def parts(model: ir.Model) -> list[Alone]:
     """Return the bodies of a model as models of their own, each before those inside of it; see `alone`."""
     found = [part for node in model.graph for body in held(node) if (part := alone(model, body)) is not None]

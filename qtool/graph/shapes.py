@@ -22,7 +22,7 @@ _SMALL_BYTES = 1000
 def forget(model: ir.Model) -> dict[str, ir.Shape]:
     """Remove the shapes of all that is computed, and return those that the model declares for its outputs, by name.
 
-    In place; outputs of the bodies of Scan are among them. Initializers have the shapes of their content afterwards.
+    In place; outputs of the bodies of Loop and Scan are among them. Initializers have the shapes of their content then.
     """
     declared = {str(v.name): v.shape for v in _declaring(model) if v.shape is not None}
     for graph in model.graphs():
@@ -55,9 +55,12 @@ def declare(model: ir.Model, declared: Mapping[str, ir.Shape]) -> None:
 
 
 def _declaring(model: ir.Model) -> list[ir.Value]:
-    """The outputs whose shapes the file decides: onnxruntime allocates those of Scan by what its body says."""
-    scans = [node for node in model.graph.all_nodes() if node.op_type == "Scan"]
-    return [*model.graph.outputs, *(value for node in scans for graph in subgraphs(node) for value in graph.outputs)]
+    """The outputs whose shapes the file decides.
+
+    onnxruntime allocates those of Scan by what its body says, and those of a Loop without any iteration.
+    """
+    nodes = [node for node in model.graph.all_nodes() if node.op_type in ("Loop", "Scan")]
+    return [*model.graph.outputs, *(value for node in nodes for graph in subgraphs(node) for value in graph.outputs)]
 
 
 def _known(found: int | ir.SymbolicDim, said: int | ir.SymbolicDim) -> int | ir.SymbolicDim:

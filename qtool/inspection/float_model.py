@@ -16,7 +16,7 @@ from qtool.core.records.statistics import Statistics
 from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.feeds import Data, ReadOptions
-from qtool.graph.edit import Node
+from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
 from qtool.inspection.draft import draft_speedup
@@ -27,7 +27,8 @@ from qtool.inspection.speed import speed_of
 from qtool.inspection.suggestions import suggest
 from qtool.inspection.unusual import prepared_in_words, unusual
 from qtool.pipeline.prepare import Prepared, prepare
-from qtool.pipeline.verify.macs import count_macs
+from qtool.pipeline.verify.macs import count_macs, shapes_of
+from qtool.pipeline.verify.macs import macs_of as macs_in
 from qtool.runtime.census import take_census
 from qtool.runtime.profile import timed_nodes
 from qtool.runtime.session import Session
@@ -46,14 +47,16 @@ class _Known:
     """What could be found out of a model, and what could not.
 
     prepared: None where quantisation would refuse the model. outlooks: of each target. example: one batch of inputs,
-    None where there is none; source: what it is, in words. executed: what onnxruntime runs; None where it does not.
-    macs: of all nodes of the prepared graph that multiply. speed: of the file; drafted: how many times as fast as that
-    a draft of the int8 model is; None where these were not measured.
+    None where there is none; given: all, where somebody gave them; source: what it is, in words. executed: what
+    onnxruntime runs; None where it does not. macs: of all nodes of the prepared graph that multiply; inputs that are
+    made up say nothing of those in bodies. speed: of the file; drafted: how many times as fast as that a draft of the
+    int8 model is; None where these were not measured.
     """
 
     prepared: Prepared | None
     outlooks: tuple[Outlook, ...]
     example: Mapping[str, np.ndarray] | None
+    given: Sequence[Mapping[str, np.ndarray]]
     source: str
     executed: Executed | None
     missing: tuple[str, ...]
@@ -118,7 +121,7 @@ def inspect_float(
         opset=opened.opset,
         parameters=parameters(opened.model),
         macs=sum(counted) if counted and len(counted) == len(rows) else None,
-        suggestions=suggest(loaded.model, opened.path),
+        suggestions=suggest(loaded.model, opened.path, known.given),
         unusual=(
             *unusual(loaded.model, opened.path, None if prepared is None else prepared.model),
             *filter(None, done),
@@ -152,10 +155,12 @@ def _known(
         prepared = prepare(loaded)
     except QtoolError as error:
         missing.append(f"what would be quantised: {_without_name(error, opened)}")
-    example, source, why = _example(opened, data, reading)
+    examples, source, why = _examples(opened, data, reading)
+    example = examples[0] if examples else None
     missing += [why] if why else []
     statistics = Statistics("no data", opened.digest, 0, {}, () if example is None else (dict(example),))
-    macs = {} if prepared is None or example is None else count_macs(prepared.model, example)
+    given = () if data is None else examples
+    macs = {} if prepared is None or example is None else _macs(prepared.model, example, given)
     found = () if prepared is None else outlooks(prepared, statistics, macs)
     executed = None
     try:
@@ -171,26 +176,32 @@ def _known(
         if prepared is not None:
             drafted, why = draft_speedup(opened.path, example, progress)
             missing += [] if drafted is not None else [f"what integers gain: {why}"]
-    return _Known(prepared, found, example, source, executed, tuple(missing), macs, speed, drafted, heirs)
+    return _Known(prepared, found, example, given, source, executed, tuple(missing), macs, speed, drafted, heirs)
+
+
+def _macs(
+    model: Model, example: Mapping[str, np.ndarray], given: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, int | None]:
+    return count_macs(model, given) if given else macs_in(model, shapes_of(model, example))
 
 
 def _without_name(error: QtoolError, opened: Opened) -> str:
     return str(error).removeprefix(f"{opened.path}: ")
 
 
-def _example(
+def _examples(
     opened: Opened, data: Data | None, reading: ReadOptions
-) -> tuple[Mapping[str, np.ndarray] | None, str, str]:
-    """One batch of inputs, what it is, and why there is none."""
+) -> tuple[Sequence[Mapping[str, np.ndarray]], str, str]:
+    """Batches of inputs, what the first one is, and why there are none."""
     try:
         found = examples_of(opened.model, Session(opened.path), data, **reading)
     except ModelError as error:
-        return None, "", f"what a run tells: {_without_name(error, opened)}"
+        return (), "", f"what a run tells: {_without_name(error, opened)}"
     if not found.batches:
-        return None, "", f"multiply-accumulates: {QtoolError(found.absent)}"
+        return (), "", f"multiply-accumulates: {QtoolError(found.absent)}"
     first = found.batches[0]
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in first.items())
-    return first, f"{found.said} ({shapes})", ""
+    return found.batches, f"{found.said} ({shapes})", ""
 
 
 def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds: float) -> Executed:
@@ -212,16 +223,23 @@ def _names(origins: Iterable[object]) -> list[str]:
     return [name for origin in origins for name in origin.names if name]  # type: ignore[attr-defined]
 
 
+def _heir(layer: PlannedLayer, known: _Known) -> str:
+    """The node of the prepared graph that stands for a layer of the file; "" where none does."""
+    return known.heir(layer.name, next(str(value.name) for value in layer.node.outputs if value.name))
+
+
 def _layers(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tuple[InspectedLayer, ...]:
     shapes = shapes_in(opened.model, known.example)
-    macs = {layer.name: macs_of(layer, shapes) for layer in layers}
+    macs = {
+        layer.name: known.macs.get(_heir(layer, known)) if layer.inside else macs_of(layer, shapes) for layer in layers
+    }
     total = sum(number for number in macs.values() if number is not None)
     kernels = {} if known.executed is None else layer_kernels(known.executed, layers)
     result = []
     for layer in layers:
         output = next(str(value.name) for value in layer.node.outputs if value.name)
         number = kernels.get(layer.name)
-        heir, own = known.heir(layer.name, output), macs[layer.name]
+        heir, own = _heir(layer, known), macs[layer.name]
         outlook = known.own
         planned = outlook is not None and heir in outlook.kernels
         result.append(
@@ -231,7 +249,7 @@ def _layers(layers: Sequence[PlannedLayer], known: _Known, opened: Opened) -> tu
                 output=output,
                 inside=layer.inside,
                 macs=own,
-                share=own / total if own is not None and total else None,
+                share=own / total if own is not None and total and None not in macs.values() else None,
                 planned=planned,
                 kernel="" if number is None or known.executed is None else known.executed.nodes[number].op_type,
                 integer=False,

@@ -52,7 +52,7 @@ class Outlook:
             self.target.name,
             layers=len(self.layers),
             integer_layers=sum(name in self.kernels for name in self.layers),
-            macs_share=inside / total if total else None,
+            macs_share=inside / total if total and None not in macs.values() else None,
             floats=dict(self.floats),
             layers_speedup=self.gain,
             speedup=speedup,

@@ -4,8 +4,10 @@ Each is a line `argument='value': why`, the argument as the public functions cal
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from qtool.core.records.inspection import ANY_VALUE
 from qtool.core.state import State
@@ -15,6 +17,7 @@ from qtool.graph.edit import Model, Node, Value
 from qtool.inspection.pictures import picture_suggestions
 from qtool.pipeline.calibration.advice import deciding_inputs
 
+Arrays = Mapping[str, np.ndarray]
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+")
 _DIRECTIONS = frozenset({
     "in", "input", "inputs", "out", "output", "outputs", "n", "new", "next", "prev", "previous", "past", "present",
@@ -35,10 +38,12 @@ _FEW = 16
 """Elements of an input that may be a setting; one of more is data."""
 
 
-def suggest(model: Model, path: Path) -> tuple[str, ...]:
+def suggest(model: Model, path: Path, examples: Sequence[Arrays] = ()) -> tuple[str, ...]:
     """Return the options that a model as it came asks for, a line each.
 
-    `path`: of its file, beside which others may lie that belong to it.
+    Args:
+        path: of its file, beside which others may lie that belong to it.
+        examples: of the data that it will see, if there is any: an input that varies there is fixed to nothing.
     """
     if not all(map(edit.is_tensor, model.graph.inputs)):
         return ()
@@ -48,7 +53,7 @@ def suggest(model: Model, path: Path) -> tuple[str, ...]:
     taken = {state.input for state, _ in states}
     free = [spec for spec in specs if spec.name not in taken]
     lines = [f"state='{state}': {why}" for state, why in states]
-    lines += [f"fix='{name}={value}': {why}" for name, value, why in _settings(model, free)]
+    lines += [f"fix='{name}={value}': {why}" for name, value, why in _settings(model, free, examples)]
     lines += _texts(free, path)
     lines += picture_suggestions(model, free, path)
     return tuple(lines)
@@ -145,8 +150,8 @@ def _operator(places: set[_Place]) -> str:
     return f"{first.op_type} {str(first.name or first.outputs[-1].name)!r}"
 
 
-def _settings(model: Model, inputs: Sequence[InputSpec]) -> Iterator[tuple[str, str, str]]:
-    """Inputs that may have one value in all use: (name, value, why)."""
+def _settings(model: Model, inputs: Sequence[InputSpec], examples: Sequence[Arrays]) -> Iterator[tuple[str, str, str]]:
+    """Inputs that may have one value in all use, and have it in the examples: (name, value, why)."""
     deciding = deciding_inputs(model)
     for spec in inputs:
         size = 1
@@ -155,13 +160,16 @@ def _settings(model: Model, inputs: Sequence[InputSpec]) -> Iterator[tuple[str, 
         read = next(v for v in model.graph.inputs if v.name == spec.name).uses()
         if len(inputs) < 2 or size != 1 or spec.shape is None or not read:
             continue
+        seen = np.unique([float(array.reshape(-1)[0]) for e in examples if (array := e.get(spec.name)) is not None])
+        if len(seen) > 1:
+            continue
         compared = _compared(model, spec.name)
-        value = ANY_VALUE if not compared else compared[0]
+        value = f"{seen[0]:.17g}" if len(seen) else (*compared, ANY_VALUE)[0]
         others = f"; it is compared with {', '.join(compared)}" if compared else ""
-        if spec.name in deciding:
-            yield spec.name, value, f"it decides which branch an If takes, and branches stay float{others}"
-        else:
-            yield spec.name, value, f"a single number, if it always has one value{others}"
+        always = "which has one value in this data" if len(seen) else "if it always has one value"
+        kind = "it decides which branch an If takes" if spec.name in deciding else "a single number"
+        gone = ": the others are gone then" if spec.name in deciding else ""
+        yield spec.name, value, f"{kind}, {always}{gone}{others}"
 
 
 def _compared(model: Model, name: str) -> list[str]:

@@ -91,7 +91,7 @@ class PartialSearch:
     _scorer: Scorer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.macs = count_macs(self.candidate.graph.model, self._examples[0])
+        self.macs = count_macs(self.candidate.graph.model, self._examples)
         self.total = known_total(self.macs)
         self.nodes = integer_nodes(self.candidate.graph.model, self.candidate.plan)
         self.counted = self._counted()

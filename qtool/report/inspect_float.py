@@ -182,11 +182,14 @@ def _next(result: Inspection, asked: Asked) -> str:
     """The command that comes next, behind words for what it lacks that nobody has given."""
     found = [one for one in map(_SUGGESTED.fullmatch, result.suggestions) if one is not None]
     fixed = any(one[1] == "fix" for one in found)
-    if not result.targets or not (fixed or any(one.integer_layers for one in result.targets)):
+    integer = any(one.integer_layers for one in result.targets)
+    if not result.targets or not (fixed or integer):
         return result.next
     ran = asked.data is not None
     lacks = [] if ran else ["your samples as --data"]
-    lacks += [_lacking(one[1], one[2]) for one in found if _is_open(one[2]) and (not ran or one[1] == "fix")]
+    # an input of which nobody knows whether it has one value need not be fixed
+    asks = [one for one in found if (not integer if one[1] == "fix" else not ran)]
+    lacks += [_lacking(one[1], one[2]) for one in asks if _is_open(one[2])]
     command = quantize_command(result.model, data_text(asked) if ran else "", result.suggestions, ran=ran)
     return f"with {' and '.join(lacks)}: {command}" if lacks else command
 

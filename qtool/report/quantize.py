@@ -19,7 +19,6 @@ from qtool.core.records.results import (
 )  # fmt: skip
 from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
-from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, exactness, less_padding
 from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, less_padding
 from qtool.report.commands import after_calibration, calibration_text, data_text, eval_command, options_text, word
 from qtool.report.evaluation import gate_line
@@ -214,9 +213,10 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     commands = [
         f"`qtool tune {model} {data}{options_text(asked)} --min-sqnr {verdict.min_sqnr:.4g}` tries more",
         f"{after_calibration(asked, 'sensitivity')} {data}{grid}` shows which layers",
-        # without a calibration file it is of the samples that train
-        f"`qtool finetune {model}{calibration_text(asked)} {data}{grid}` trains its numbers",
     ]
+    if result.verification.trainable:
+        # without a calibration file it is of the samples that train
+        commands.append(f"`qtool finetune {model}{calibration_text(asked)} {data}{grid}` trains its numbers")
     if verdict.float_needed is not None:
         share = math.ceil(1000 * verdict.float_needed) / 10
         more = _again(result, typed, "--max-float-macs", f"{share:g}%")

@@ -139,7 +139,7 @@ class Judge:
         excludes, or the target has no kernel for, is float whatever is tried: it does not count.
         """
         if not self.macs:
-            self.macs = count_macs(self.model, self.original.examples[0])
+            self.macs = count_macs(self.model, self.original.examples)
             self.possible = frozenset(self.planner.placement().integer)
         total = known_total(self.macs)
         chosen = {layer: n for layer, n in self.macs.items() if layer in self.possible and layer not in plan.integer}

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import parser
 
+import qtool
 from qtool.core.state import State
 from qtool.graph import edit, model_io
 from qtool.inspection.suggestions import find_states, suggest
@@ -85,6 +86,35 @@ def test_an_input_that_decides_a_branch_is_to_be_fixed_to_what_it_is_compared_wi
                   else_branch = e () => (float[1,4] b) { b = Abs(x) }>
     }"""
     assert suggested(tmp_path, graph) == [("fix", "sr=16000")]
+
+
+@pytest.mark.parametrize(("rates", "options"), [((8000, 8000), ["fix='sr=8000"]), ((8000, 16000), [])])
+def test_an_input_is_fixed_to_what_it_always_is_in_the_data(rates, options, tmp_path):
+    graph = """(float[1,4] x, int64 sr) => (float[1,4] y) <int64 rate = {16000}> {
+      c = Equal(sr, rate)
+      y = If (c) <then_branch = t () => (float[1,4] a) { a = Relu(x) },
+                  else_branch = e () => (float[1,4] b) { b = Abs(x) }>
+    }"""
+    loaded = saved(tmp_path, graph)
+    examples = [{"x": np.zeros((1, 4), np.float32), "sr": np.array(rate)} for rate in rates]
+    assert [line.partition("': ")[0] for line in suggest(loaded.model, loaded.path, examples)] == options
+
+
+def test_work_in_bodies_is_that_of_the_data_and_unknown_without_any(tmp_path):
+    graph = """(float[1,4] x, bool k) => (float[1,4] y) <float[4,4] w = {1,2,3,4,5,6,7,8,9,1,2,3,4,5,6,7}> {
+      a = MatMul(x, w)
+      y = If (k) <then_branch = t () => (float[1,4] p) { p = MatMul(a, w) },
+                  else_branch = e () => (float[1,4] q) { u = MatMul(a, w)  q = MatMul(u, w) }>
+    }"""
+    path = saved(tmp_path, graph).path
+    unknown = qtool.inspect_model(path)
+    assert unknown.macs is None and {layer.share for layer in unknown.layers} == {None}
+    assert {one.macs_share for one in unknown.targets} == {None}
+    known = qtool.inspect_model(
+        path, data=[{"x": np.ones((1, 4), np.float32), "k": np.array(n == 0)} for n in range(4)]
+    )
+    assert {layer.output: layer.macs for layer in known.layers} == {"a": 16, "p": 4, "u": 12, "q": 12}
+    assert known.macs == 44 and [line for line in known.suggestions if line.startswith("fix")] == []
 
 
 @pytest.mark.parametrize(

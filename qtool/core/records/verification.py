@@ -46,8 +46,8 @@ class Verification:
     integer_kernels: those of them that compute in integers.
     layers: nodes that multiply and accumulate, with weights or without; integer_layers: those that run as integer
         kernels.
-    macs: multiply-accumulates of one batch of the examples; None where they are unknown. integer_macs: those in integer
-        kernels, as far as they are known.
+    macs: multiply-accumulates of one batch of the examples, with bodies the mean of all; None where they are unknown.
+        integer_macs: those in integer kernels, as far as they are known.
     uncounted: layers of which nothing says how often they multiply, such as those in a body that cannot run by itself.
     fallbacks: other nodes that were planned as integers and run as float.
     float_layers: layer -> why it is float.
@@ -72,6 +72,7 @@ class Verification:
     idle_bodies: the bodies of If, Loop and Scan with 8-bit tensors that no sample runs, so that nothing checks these.
     blocks_sqnr_db: of the layers whose weights are in blocks, each by itself, the worst against their definition, which
         is computed without onnxruntime; None where there are none, or nothing was run.
+    trainable: whether what an integer layer computes reaches an output around all bodies, so that training reaches it.
     census: False where the target does not run on this machine's provider, and only structure and arithmetic count.
     """
 
@@ -104,6 +105,7 @@ class Verification:
     uneven: Uneven | None = None
     idle_bodies: tuple[str, ...] = ()
     blocks_sqnr_db: Real | None = None
+    trainable: bool = field(default=True, metadata=UNWRITTEN)
 
     @property
     def judged_db(self) -> float:

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from qtool.core.errors import UsageError, arg
 from qtool.core.records.options import Scheme
 from qtool.core.text import meant
+from qtool.graph.bodies import bodies
 from qtool.graph.edit import Model, Node
 from qtool.graph.origins import Origin
 from qtool.targets.rules import Target
 
+_NOT_INCLUDED = "not among the included operators"
 _REWRITTEN = ("ConvTranspose",)
 Folded = Mapping[Origin, tuple[str, ...]]
 """Node of the model as it came -> the nodes that it has become a part of."""
@@ -19,8 +21,8 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
     """Find the nodes of the main graph and of those inside of it that the scheme leaves in float, and why.
 
     A name or glob that no node of the prepared graph answers to speaks of nodes that were folded into others: these
-    stay float then. An operator speaks of the nodes that are left, and a
-    ConvTranspose of what it was rewritten as. `name`: what to call the model in messages.
+    stay float then. What is excluded takes what stands in its bodies with it. An operator speaks of the nodes that are
+    left, and a ConvTranspose of what it was rewritten as. `name`: what to call the model in messages.
 
     Raises:
         UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
@@ -29,7 +31,7 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
     result: dict[Node, str] = {}
     for node in model.graph.all_nodes():
         if scheme.include_ops and node.op_type not in scheme.include_ops:
-            result[node] = "not among the included operators"
+            result[node] = _NOT_INCLUDED
         if node.op_type in scheme.exclude_ops:
             result[node] = f"operator {node.op_type} is excluded"
     for origin, into in folded.items():
@@ -38,6 +40,12 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
             result |= wholes
     for pattern in scheme.exclude:
         result |= _matching(model, pattern, name, folded)
+    for body in bodies(model.graph):
+        # outer ones come first, so that what holds an inner one is known by then
+        why = result.get(body.holder)
+        if why is not None and why != _NOT_INCLUDED:
+            inside = f"in a body of {body.holder.op_type} {str(body.holder.name)!r}: {why}"
+            result |= {node: inside for node in body.graph if node not in result}
     return result
 
 

@@ -11,6 +11,7 @@ from qtool.graph import compose, edit, opset, shapes, widen
 from qtool.graph.body_parts import parts_of
 from qtool.graph.edit import Model, Node
 from qtool.graph.model_io import LoadedModel
+from qtool.graph.names import make_unique
 from qtool.graph.origins import Origin, heirs, mark_origins, take_calls
 from qtool.pipeline.prepare import (
     activations,
@@ -97,11 +98,12 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     model = edit.clone(raised)
     fix_inputs(model, fixed, name)
     origins = mark_origins(model)
+    make_unique(model)
     declared = shapes.forget(model)
     _tidy(model, name)
     take_calls(model, origins)
     _ask_onnxruntime(model)
-    widened = _in_float32(model, loaded, changes)
+    widened = _in_float32(model, loaded, changes, declared)
     unfused = [_apply(part, changes, unfuse) for part in parts_of(model)]
     if any(unfused):
         _tidy(model)
@@ -126,7 +128,9 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened, heirs(model, origins))
 
 
-def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> Model | None:
+def _in_float32(
+    model: Model, loaded: LoadedModel, changes: dict[str, int], declared: Mapping[str, edit.Shape]
+) -> Model | None:
     """In place; a copy where something was float16."""
     brain = widen.name_of_type(model, "bfloat16")
     if brain is not None:
@@ -135,7 +139,9 @@ def _in_float32(model: Model, loaded: LoadedModel, changes: dict[str, int]) -> M
         return None
     changes["widened"] = widen.float16_to_float32(model)
     _tidy(model)
-    return edit.clone(model)
+    found = edit.clone(model)
+    shapes.declare(found, declared)
+    return found
 
 
 def _refuse_bfloat16(model: Model, loaded: LoadedModel, tensor: str) -> None:

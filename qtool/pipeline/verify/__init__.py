@@ -8,6 +8,7 @@ from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.sqnr import worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
+from qtool.graph.bodies import beside
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.blocks import check_blocks
@@ -67,7 +68,7 @@ def _verified(
     by_definition = check_blocks(prepared, quantized, plan, original.checked, target.session)
     found_in_blocks = in_blocks(census, target)
     computing = COMPUTING | (BLOCK_WISE if plan.blocks else {node.op_type for node in found_in_blocks})
-    macs = count_macs(prepared, examples[0]) if examples else macs_of(prepared, {})
+    macs = count_macs(prepared, examples) if examples else macs_of(prepared, {})
     uncounted = tuple(layer for layer, number in macs.items() if number is None)
     # a weight stored in 8 bits by channel may be multiplied in blocks too
     integer = {n for n in plan.layers if n in plan.integer and (target.on_cpu or not plan.integer[n])}
@@ -98,6 +99,7 @@ def _verified(
         examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
         unchecked=_unchecked(original, measured),
         idle_bodies=idle,
+        trainable=any(node.name in integer for node in beside(prepared.graph)),
         census=target.on_cpu,
         blocks_sqnr_db=min(by_definition.values(), default=None),
         tensors=measured.tensors(

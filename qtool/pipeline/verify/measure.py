@@ -402,8 +402,8 @@ def _check_finite(name: str, single: np.ndarray, exact: np.ndarray) -> None:
 
 
 def _add_widening(result: Measured, half: Arrays, single: Arrays) -> None:
-    """Where float16 overflows, float32 does not: that is no noise."""
+    """Where float16 overflows, float32 does not: that is no noise; nor is a shape that values decide."""
     for name, array in half.items():
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" and array.shape == single[name].shape:
             sound = np.isfinite(array) & np.isfinite(single[name])
             result.widening.setdefault(name, SignalToNoise()).add(array[sound], single[name][sound])

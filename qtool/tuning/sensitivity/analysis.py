@@ -33,7 +33,7 @@ from qtool.graph import model_io
 from qtool.graph.heads import Head
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.verify.judged import find_parts
-from qtool.pipeline.verify.macs import count_macs, known_total
+from qtool.pipeline.verify.macs import MacCount, known_total
 from qtool.runtime.session import Session
 from qtool.tuning.sensitivity.bases import Item, Job
 from qtool.tuning.sensitivity.chain import PieceChain
@@ -144,6 +144,7 @@ class Analysis:
         """
         digest = hashlib.sha256()
         tallies: dict[str, Tally] = {}
+        count = MacCount(self.prepared.model)
         for item in items:
             reference = item.outputs["alone"]
             if not tallies:
@@ -152,7 +153,10 @@ class Analysis:
             tallies["float"].update(self.prepared.name, item, reference)
             tallies["quantised"].update(f"{self.prepared.name}, quantised", item, item.outputs["without"])
             digest.update(item.digest)
+            if count.varies or not self.samples:
+                count.add(_fed(item))
             self.samples += item.size
+        self.macs = count.mean()
         self._identify(data, digest.hexdigest(), earlier)
         self.float_value = tallies["float"].figures(None).value
         if self.float_value is not None and np.isnan(self.float_value):
@@ -191,14 +195,12 @@ class Analysis:
         check_outputs(Session(model_io.serialize(self.prepared.model)), item.outputs["without"], outputs)
         if self.states:
             outputs = as_sequence(outputs, self.states)
-        example = {name: array for (view, name, _), array in item.live.items() if view is None}
-        parts = find_parts(self.prepared.model, example)
+        parts = find_parts(self.prepared.model, _fed(item))
         heads = find_heads(outputs, item.labels, item.size, in_steps=bool(self.states), decode=self.decode)
         self.heads = replace(heads, parts=parts)
         default = default_metric(self.heads, item.labels, item.size)
         if self.metric is None and default != "sqnr":
             (self.metric,) = resolve_metrics([default])
-        self.macs = count_macs(self.prepared.model, example)
 
     def measure(
         self,
@@ -298,3 +300,8 @@ class Analysis:
         figures = {view: f for view, f in found.items() if isinstance(f, Figures)}
         why: dict[str, str] = {view: f for view, f in found.items() if isinstance(f, str)}
         return macs, share, figures.get("alone"), figures.get("without"), why
+
+
+def _fed(item: Item) -> dict[str, np.ndarray]:
+    """What the model is fed with in a batch."""
+    return {name: array for (view, name, _), array in item.live.items() if view is None}

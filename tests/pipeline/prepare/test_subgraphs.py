@@ -208,6 +208,22 @@ def test_an_excluded_layer_may_feed_a_body_and_be_in_one(tmp_path):
     assert (kinds["QLinearConv"], kinds["Conv"]) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"exclude": ("i",)}, "excluded by 'i'"), ({"exclude_ops": ("If",)}, "operator If is excluded")],
+)
+def test_what_holds_a_body_is_excluded_with_it(options, why, tmp_path):
+    text = f"""g (float[N,3,8,8] x) => (float[N,4,8,8] y) {{
+        a = Conv(x, w1, b1)  {CONDITION}
+        i = If(k)<then_branch = t () => (float[N,8,8,8] to) {{ to = Conv(a, w2) }},
+                  else_branch = e () => (float[N,8,8,8] eo) {{ eo = Add(a, a) }}>
+        y = Conv(i, w3) }}"""
+    source = written(text, tmp_path / "m.onnx")
+    result = qtool.quantize(source, tmp_path / "q.onnx", data=samples(), scheme=qtool.Scheme(**options), target="x86")
+    assert result.verification.float_layers == {"to": f"in a body of If 'i': {why}"}
+    check(source, tmp_path / "q.onnx")
+
+
 # text, operators of the prepared graph; the condition is what the case is about
 CONSTANT = {
     "a flag": (
