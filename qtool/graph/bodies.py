@@ -220,11 +220,15 @@ def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> 
         if maker is not None and source is not None and maker not in made.setdefault(source, []):
             made[source].append(maker)
     for source, same in made.items():
-        if len({id(node.graph) for node in same}) > 1:
-            real = _real(model, source, same[0], names)
-            for node in same:
-                ir.convenience.replace_all_uses_with(node.outputs[0], real)
-                node.graph.remove(node, safe=True)  # type: ignore[union-attr]
+        if len({id(node.graph) for node in same}) == 1:
+            continue
+        # weights that differ by a factor have the same integers
+        made_once: dict[Hashable, ir.Value] = {}
+        for node in same:
+            kind = (node.inputs[1], edit.attribute(node, "axis", 1))
+            real = made_once.get(kind) or made_once.setdefault(kind, _real(model, source, node, names))
+            ir.convenience.replace_all_uses_with(node.outputs[0], real)
+            node.graph.remove(node, safe=True)  # type: ignore[union-attr]
     for name, value in list(model.graph.initializers.items()):
         if not value.uses() and not value.is_graph_output():
             del model.graph.initializers[name]

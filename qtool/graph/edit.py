@@ -323,9 +323,13 @@ def new_node(
     attributes: dict[str, Any] | None = None,
     domain: str = "",
 ) -> Node:
-    """Make a node with the outputs `output`, to be inserted with `graph.insert_before/after` or `append`."""
+    """Make a node with the outputs `output`, to be inserted with `graph.insert_before/after` or `append`.
+
+    Attributes that are numbers are rounded to float32, as in a file.
+    """
     names = [output] if isinstance(output, str) else list(output)
-    node = ir.node(op_type, inputs, attributes=attributes or {}, name=name, num_outputs=len(names), domain=domain)
+    stored = {key: float(np.float32(v)) if isinstance(v, float) else v for key, v in (attributes or {}).items()}
+    node = ir.node(op_type, inputs, attributes=stored, name=name, num_outputs=len(names), domain=domain)
     for value, value_name in zip(node.outputs, names, strict=True):
         value.name = value_name
     return node

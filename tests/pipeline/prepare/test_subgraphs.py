@@ -461,6 +461,24 @@ def test_all_layers_inside(tmp_path):
     check(source, tmp_path / "p.onnx")
 
 
+def test_weights_with_the_same_integers_keep_their_own_scales(tmp_path):
+    """One integer each, and both branches read what is stored once around them."""
+    text = """g (float[N,3,8,8] x) => (float[N,3,8,1] y) { C
+        y = If(k)<then_branch = t () => (float[N,3,8,1] p) { a = MatMul(s, v1)  p = Relu(a) },
+                  else_branch = e () => (float[N,3,8,1] q) { b = MatMul(s, v2)  q = Tanh(b) }> }"""
+    text = text.replace("C\n", f"{CONDITION}  s = ReduceMax<axes=[3]>(x)\n", 1)
+    source = written(text, tmp_path / "m.onnx")
+    model = onnx.load(source)
+    for name, number in (("v1", 0.7), ("v2", 2.5)):
+        model.graph.initializer.append(numpy_helper.from_array(np.full((1, 1), number, np.float32), name))
+    onnx.save(model, source)
+    qtool.quantize(source, tmp_path / "q.onnx", form="weight-only", target="x86")
+    exact, ours = ort.InferenceSession(source), ort.InferenceSession(tmp_path / "q.onnx")
+    for sample in samples():
+        (expected,), (found,) = exact.run(None, sample), ours.run(None, sample)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.zoo
 @pytest.mark.skipif(ZOO is None, reason="no model zoo: set QTOOL_ZOO, or put it at ../shared/zoo")
 def test_a_real_model_that_is_all_branches():
