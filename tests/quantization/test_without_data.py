@@ -197,9 +197,9 @@ def test_nodes_in_bodies_count_as_often_as_they_run(sequence, tmp_path):
     else:
         assert (proof.integer_share, proof.uncounted, proof.unchecked) == (1.0, (), "")
         assert proof.macs == 3 * 64 * 64 + 64 * 32
-    result = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only")
-    assert result.verification.integer_share == 0.0
-    assert "layers, 0.0 % of multiply-accumulates, run in integer kernels: none" in quantized_text(result)
+    # onnxruntime multiplies such weights in blocks of integers
+    proof = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only").verification
+    assert (proof.integer_share, proof.integer_layers) == ((None, 1) if sequence else (1.0, 2))
 
 
 def test_shares_in_words():

@@ -1,7 +1,7 @@
 """The commands of docs/tutorial.md and what they print: `python -m tests.support.tutorial` runs and writes it again.
 
-A command stands behind `$ ` in an indented block, what it prints below it, to the end of the block. They are run in one
-folder, in their order, in which `calib_data` and `examples` are those of the repository.
+A command stands behind `$ ` in an indented block, what it prints below it, to the end of the block, blank
+lines too. They are run in one folder, in their order, in which `calib_data` and `examples` are those of the repository.
 """
 
 import os
@@ -41,8 +41,11 @@ def runs(text: str) -> list[Run]:
             command = command[:-1] + lines[start].strip()
             start += 1
         end = start
-        while end < len(lines) and lines[end].startswith(_INDENT) and not lines[end].startswith(f"{_INDENT}$ "):
-            end += 1
+        for below in range(start, len(lines)):
+            said = lines[below]
+            if said.startswith(f"{_INDENT}$ ") or (said and not said.startswith(_INDENT)):
+                break
+            end = below + 1 if said else end
         found.append(Run(command, start, end, tuple(line[len(_INDENT) :] for line in lines[start:end])))
     return found
 

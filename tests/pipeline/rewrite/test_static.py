@@ -26,4 +26,5 @@ def test_a_static_layer_reads_a_table_of_8_bit_rows(form, tmp_path):
     result = qtool.quantize(path, tmp_path / "q.onnx", data=data, form=form)
     assert result.verification.output_sqnr_db > 30.0
     assert [row.tensor for row in result.plan.stored][:1] == ["c0"]
-    assert (result.verification.integer_layers == 1) == (form != "weight-only")
+    # weight-only: onnxruntime multiplies it in blocks of integers
+    assert result.verification.integer_layers == 1
