@@ -49,8 +49,8 @@ def test_both_branches(decoder, form, tmp_path):
     given = {"data": steps(8), "calibrator": "max"} if form == "static" else {"form": form}
     proof = qtool.quantize(decoder, tmp_path / "q.onnx", target="x86", **given).verification
     check(decoder, tmp_path / "q.onnx", 25.0)
-    float_layers = 0 if form != "weight-only" else proof.layers - PRODUCTS
-    assert len(proof.float_layers) == PRODUCTS + float_layers
+    # weights that one branch alone reads, onnxruntime multiplies in blocks of integers
+    assert len(proof.float_layers) == (PRODUCTS if form != "weight-only" else proof.layers - 2)
     if form == "static":
         assert proof.integer_share >= 0.95 and proof.steps <= 1 and proof.idle_bodies == ()
     if form == "dynamic":
