@@ -1,4 +1,4 @@
-"""Fixtures of the tests of bad input: a model with its data in the current folder, commands that must be refused."""
+"""Fixtures of many tests: commands, a model with its data in the current folder, and commands that must be refused."""
 
 import json
 from xml.etree import ElementTree as ET
@@ -28,6 +28,19 @@ def folder(tmp_path, monkeypatch):
         main(["calibrate", "m.onnx", "--data", "good.npz", "-q"])
     assert caught.value.code == 0
     return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs `qtool ...`: the exit code, stdout, stderr."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as exit_:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return call
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def mask_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--mask",
         metavar="INPUT",
         help="Leave positions where this input is 0 out of statistics and SQNR; none: leave out nothing.  "
-        "[default: attention_mask, input_mask]",
+        "[default: attention_mask, input_mask or encoder_attention_mask]",
     )(collecting)
 
 

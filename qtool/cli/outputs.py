@@ -17,7 +17,7 @@ import click
 from qtool.cli.streams import check_stdout, complain, print_document, print_late, reserved_stdout, say
 from qtool.cli.wording import option_of
 from qtool.core.errors import DataError, OutputError, UsageError
-from qtool.core.files import check_writable, place_of, restored_on_error, together, write_text
+from qtool.core.files import check_writable, identity_of, place_of, restored_on_error, together, write_text
 from qtool.core.process import watch_reads
 from qtool.core.reading import open_file
 from qtool.core.records.call import FileRead, Invocation
@@ -123,7 +123,7 @@ def write_failure(exit_code: int, message: str) -> None:
         with suppress(OutputError, OSError):
             if path == STDOUT:
                 print_late(made[option]())
-            elif not Path(path).exists() or (_is_ours(path, option) and _identity(path) not in _read_meanwhile()):
+            elif not Path(path).exists() or (_is_ours(path, option) and identity_of(path) not in _read_meanwhile()):
                 write_text(path, made[option]())
 
 
@@ -364,17 +364,8 @@ def _refuse_overwriting(outputs: Mapping[str, str]) -> None:
     there = {option: path for option, path in outputs.items() if Path(path).exists()}
     known = _read_meanwhile() if there else set()
     for option, path in there.items():
-        if _identity(path) in known:
+        if identity_of(path) in known:
             raise UsageError(f"{option} {path}: was read by this command; name another file")
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """What tells a file from all others, whatever it is called; None where there is none."""
-    try:
-        stat = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):
-        return None
-    return stat.st_dev, stat.st_ino
 
 
 def _read_meanwhile() -> set[tuple[int, int]]:
@@ -382,5 +373,5 @@ def _read_meanwhile() -> set[tuple[int, int]]:
     # asking a module that is imported lazily for an attribute would load it
     modules = [object.__getattribute__(module, "__dict__").get("__file__") for module in list(sys.modules.values())]
     read = [*modules, *(() if _made.reads is None else _made.reads())]
-    found = (_identity(path) for path in read if isinstance(path, str))
+    found = (identity_of(path) for path in read if isinstance(path, str))
     return {one for one in found if one is not None}

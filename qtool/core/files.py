@@ -150,6 +150,15 @@ def place_of(path: str | Path) -> Path:
     return place
 
 
+def identity_of(path: str | Path) -> tuple[int, int] | None:
+    """Return what tells a file from all others, whatever it is called; None where there is none."""
+    try:
+        stat = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return stat.st_dev, stat.st_ino
+
+
 def _unwritable(target: Path, error: Exception) -> OutputError:
     reason = getattr(error, "strerror", None) or error
     return OutputError(f"{target}: cannot be written ({reason}); choose another output")

@@ -86,6 +86,11 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def sentence(text: str) -> str:
+    """Return a text with a capital at its beginning, but for names that have none."""
+    return text if text.startswith("onnxruntime") else text[:1].upper() + text[1:]
+
+
 def closest(name: str, names: Iterable[str]) -> str | None:
     """Return the one of `names` that somebody who wrote `name` may have meant, or None."""
     known = list(names)

@@ -8,7 +8,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError
 from qtool.core.tensorspec import InputSpec
-from qtool.core.text import amount, closest
+from qtool.core.text import amount, meant
 from qtool.feeds.batching import Batching, Chunk, Place
 from qtool.feeds.boxes import moved, shifted_classes
 from qtool.feeds.checks import (
@@ -245,11 +245,9 @@ def image_input(inputs: Sequence[InputSpec], settings: Preprocess) -> InputSpec:
     names = [spec.name for spec in inputs]
     if settings.input_name is not None:
         if settings.input_name not in names:
-            near = closest(settings.input_name, names)
-            hint = f" (did you mean '{near}'?)" if near else ""
             raise UsageError(
-                f"preprocess: input_name '{settings.input_name}' is no input of the model{hint}; "
-                f"use one of {quoted(names)}"
+                f"preprocess: input_name '{settings.input_name}' is no input of the model"
+                f"{meant(settings.input_name, names)}; use one of {quoted(names)}"
             )
         return inputs[names.index(settings.input_name)]
     images = [spec for spec in inputs if spec.shape is None or len(spec.shape) == 4]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from qtool.core.errors import UsageError, arg
 from qtool.core.tensorspec import InputSpec, describe
-from qtool.core.text import closest
+from qtool.core.text import meant
 from qtool.feeds.checks import quoted
 
 NO_MASK = "none"
@@ -28,9 +28,9 @@ def chosen_mask(inputs: Sequence[InputSpec], asked: str | None) -> str | None:
     if asked == NO_MASK and asked not in known:
         return None
     if asked not in known:
-        near = closest(asked, known)
-        hint = f" (did you mean '{near}'?)" if near else ""
-        raise UsageError(f"{arg('mask', asked)}: is no input of the model{hint}; its inputs are {quoted(known)}")
+        raise UsageError(
+            f"{arg('mask', asked)}: is no input of the model{meant(asked, known)}; its inputs are {quoted(known)}"
+        )
     if not _is_mask(known[asked]):
         found = describe(known[asked].dtype, known[asked].shape)
         raise UsageError(

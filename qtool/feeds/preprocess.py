@@ -11,7 +11,7 @@ from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.affine import FLOAT32_MAX
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed, parsed_toml
-from qtool.core.text import amount, closest
+from qtool.core.text import amount, meant
 
 LAYOUTS = ("NCHW", "NHWC", "AUTO")
 COLORS = ("RGB", "BGR", "GRAY")
@@ -204,10 +204,9 @@ def load_preprocess(spec: "Preprocess | str | Path | Mapping[str, Any]") -> Prep
     if text in PRESETS and not isinstance(spec, Path):
         return PRESETS[text]
     if path.suffix.lower() not in (".json", ".toml"):
-        near = closest(text, PRESETS)
-        hint = f" (did you mean '{near}'?)" if near else ""
         raise UsageError(
-            f"{arg('preprocess', text)}: no such preset{hint}; use {', '.join(PRESETS)}, or a .json or .toml file"
+            f"{arg('preprocess', text)}: no such preset{meant(text, PRESETS)}; use {', '.join(PRESETS)}, or a "
+            ".json or .toml file"
         )
     return _from_mapping(text, _read(path))
 
@@ -250,9 +249,9 @@ def _from_mapping(where: str, content: Mapping[str, Any]) -> Preprocess:
         raise UsageError(f"{where}: {_PRESET} is {reprlib.repr(base)}; use one of {', '.join(PRESETS)}")
     for key in content:
         if key not in (*known, _PRESET):
-            near = closest(str(key), known)
-            hint = f" (did you mean '{near}'?)" if near else ""
-            raise UsageError(f"{where}: unknown key {reprlib.repr(key)}{hint}; the keys are {', '.join(known)}")
+            raise UsageError(
+                f"{where}: unknown key {reprlib.repr(key)}{meant(str(key), known)}; the keys are {', '.join(known)}"
+            )
     values = {key: _parsed(where, key, value) for key, value in content.items() if key != _PRESET}
     try:
         return Preprocess(**values) if base is None else replace(PRESETS[base], **values)

@@ -7,7 +7,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.tensorspec import InputSpec, describe
-from qtool.core.text import closest
+from qtool.core.text import meant
 from qtool.feeds.batching import Batch
 from qtool.feeds.checks import quoted
 
@@ -36,9 +36,9 @@ class Trim:
         """
         known = {spec.name: spec for spec in inputs}
         if mask not in known:
-            near = closest(mask, known)
-            hint = f" (did you mean '{near}'?)" if near else ""
-            raise UsageError(f"{arg('trim', mask)}: is no input of the model{hint}; its inputs are {quoted(known)}")
+            raise UsageError(
+                f"{arg('trim', mask)}: is no input of the model{meant(mask, known)}; its inputs are {quoted(known)}"
+            )
         shape = known[mask].shape
         if shape is not None and (len(shape) != 2 or isinstance(shape[1], int)):
             kind = describe(known[mask].dtype, shape)

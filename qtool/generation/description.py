@@ -8,7 +8,7 @@ from qtool.core.errors import QtoolError, UsageError, in_file
 from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
 from qtool.core.state import State
-from qtool.core.text import closest
+from qtool.core.text import meant
 from qtool.feeds.checks import quoted
 from qtool.feeds.formats.functions import is_function_spec
 from qtool.graph.model_files import model_files
@@ -107,8 +107,7 @@ def read_description(path: str | Path) -> Description:
     hook = is_function_spec(loop)
     if loop not in NEEDED and not hook:
         raise UsageError(f"{where}: loop is '{loop}'; use {', '.join(NEEDED)}, or file.py:FUNCTION")
-    if hook and loop.rpartition(":")[0].endswith(".py"):
-        loop = str(folder / loop)
+    loop = _placed(folder, loop)
     metrics = document.get("metrics", [])
     if not isinstance(metrics, list) or not all(isinstance(one, str) for one in metrics):
         raise UsageError(f"{where}: metrics must be a list of texts, such as ['exact_match']")
@@ -119,7 +118,7 @@ def read_description(path: str | Path) -> Description:
         _parts(where, folder, document, loop),
         _settings(where, document),
         **texts,
-        metrics=tuple(metrics),
+        metrics=tuple(_placed(folder, metric) for metric in metrics),
     )
 
 
@@ -239,9 +238,13 @@ def _text(where: str, key: str, value: object) -> str:
     return value
 
 
+def _placed(folder: Path, spec: str) -> str:
+    """What names a function, its file from the folder of the description; other names as they are."""
+    own = is_function_spec(spec) and spec.rpartition(":")[0].endswith(".py")
+    return str(folder / spec) if own else spec
+
+
 def _only(where: str, table: str, given: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in given:
         if key not in known:
-            near = closest(key, known)
-            hint = f" (did you mean '{near}'?)" if near else ""
-            raise UsageError(f"{where}: unknown key '{table}{key}'{hint}; the keys are {', '.join(known)}")
+            raise UsageError(f"{where}: unknown key '{table}{key}'{meant(key, known)}; the keys are {', '.join(known)}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, NothingToQuantizeError, UsageError, arg, naming
+from qtool.core.files import identity_of
 from qtool.core.progress import Progress, silent
 from qtool.core.records.evaluation import Evaluation, MaxDrop, MetricInfo, ModelResult, Score
 from qtool.core.records.recipe import FLOAT
@@ -73,22 +74,13 @@ def calibrate_pipeline(
 def _check_outputs(description: Description, data: Data) -> None:
     read = files_of_pipeline(description.path)
     read += [Path(data)] if isinstance(data, str | Path) else []
-    inputs = {place for path in read if (place := _place(path)) is not None}
+    inputs = {place for path in read if (place := identity_of(path)) is not None}
     for part in description.parts:
-        if _place(part.calibration) in inputs:
+        if identity_of(part.calibration) in inputs:
             raise UsageError(
                 f"{description.path}: the calibration of part '{part.name}' would be written over "
                 f"{part.calibration}, which is read; name another file"
             )
-
-
-def _place(path: Path) -> tuple[int, int] | None:
-    """What tells a file from all others, whatever it is called; None where there is none."""
-    try:
-        stat = path.stat()
-    except (OSError, ValueError):
-        return None
-    return stat.st_dev, stat.st_ino
 
 
 @naming(metric="metrics")

@@ -271,20 +271,15 @@ def _read_from_around(graph: ir.Graph) -> list[ir.Value]:
     inside = set(graph.inputs) | set(graph.initializers.values())
     for node in graph.all_nodes():
         inside.update(node.outputs)
-        for body in held_by_any(node):
+        for body in edit.subgraphs(node):
             inside |= set(body.inputs) | set(body.initializers.values())
     found: dict[ir.Value, None] = {}
     for node in graph.all_nodes():
         found.update(dict.fromkeys(v for v in node.inputs if v is not None and v not in inside))
-        for body in held_by_any(node):
+        for body in edit.subgraphs(node):
             found.update(dict.fromkeys(v for v in body.outputs if v not in inside))
     found.update(dict.fromkeys(v for v in graph.outputs if v not in inside))
     return list(found)
-
-
-def held_by_any(node: ir.Node) -> list[ir.Graph]:
-    """Return the graphs that the attributes of a node hold, whatever its operator."""
-    return [found.value for found in node.attributes.values() if found.type == ir.AttributeType.GRAPH]
 
 
 def _read_instead(graph: ir.Graph, others: Mapping[ir.Value, ir.Value]) -> None:
@@ -293,7 +288,7 @@ def _read_instead(graph: ir.Graph, others: Mapping[ir.Value, ir.Value]) -> None:
         for index, value in enumerate(node.inputs):
             if value is not None and value in others:
                 node.replace_input_with(index, others[value])
-        for body in held_by_any(node):
+        for body in edit.subgraphs(node):
             _hand_out_instead(body, others)
     _hand_out_instead(graph, others)
 
@@ -307,7 +302,7 @@ def _hand_out_instead(graph: ir.Graph, others: Mapping[ir.Value, ir.Value]) -> N
 def _clear(graph: ir.Graph) -> None:
     """Take all nodes and constants out, which then read nothing any more."""
     for node in graph.all_nodes():
-        for body in held_by_any(node):
+        for body in edit.subgraphs(node):
             body.outputs.clear()
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)

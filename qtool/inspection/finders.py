@@ -8,12 +8,12 @@ import numpy as np
 from qtool.anatomy import grids
 from qtool.anatomy.executed import is_integer, is_seam
 from qtool.anatomy.planned import PlannedLayer
-from qtool.core.text import amount
+from qtool.core.text import amount, sentence
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.layers import Layer
 from qtool.inspection.causes import bias_off, scale_off, why_float, wrong_axis
-from qtool.inspection.look import Found, Look, sentence
+from qtool.inspection.look import Found, Look
 
 _FAIR, _WORST = 15.0, 4
 """The SQNR of an output in dB below which accuracy is lost; so many tensors are named."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from qtool.core.records.inspection import FOR_LATENCY, REQUANTISE, Finding
-from qtool.core.text import amount
+from qtool.core.text import amount, sentence
 from qtool.inspection import finders
 from qtool.inspection.islands import Island
-from qtool.inspection.look import Found, Look, sentence
+from qtool.inspection.look import Found, Look
 from qtool.inspection.makers import OWN, Maker
 
 

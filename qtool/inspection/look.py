@@ -70,8 +70,3 @@ class Found:
     cause: str
     numbers: tuple[int, ...] = ()
     ms: float | None = None
-
-
-def sentence(text: str) -> str:
-    """Return a text with a capital at its beginning, but for names that have none."""
-    return text if text.startswith("onnxruntime") else text[:1].upper() + text[1:]

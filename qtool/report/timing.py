@@ -54,8 +54,8 @@ def _advice(remedy: str | None) -> str:
 def _figures(timing: Timing) -> list[str]:
     """The medians that the ratio is of, with their spread, and how they were taken."""
     ratio = f"float {_ms(timing.float_ms, timing.float_spread_ms)} / int8 {_ms(timing.int8_ms, timing.int8_spread_ms)}"
-    spread = "; p10 to p90 in brackets" if timing.int8_spread_ms is not None else ""
-    return [f"{ratio}: medians of {amount(timing.rounds, 'shuffled round')}, one thread{spread}"]
+    spread = " (p10 to p90)" if timing.int8_spread_ms is not None else ""
+    return [f"{ratio}: medians{spread} of {amount(timing.rounds, 'shuffled round')}, one thread"]
 
 
 def _ms(time: float | None, spread: tuple[float, float] | None) -> str:

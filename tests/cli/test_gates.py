@@ -10,26 +10,13 @@ import onnx
 import pytest
 
 import qtool
-from qtool.cli import main
+from qtool.report import quantize as report
 from tests.support.evaluation_models import linear
 from tests.support.schemas import schema_faults
 
 RNG = np.random.default_rng(3)
 X = RNG.normal(size=(24, 16)).astype(np.float32)
 WEIGHTS = RNG.normal(size=(16, 5)).astype(np.float32)
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs `qtool ...`: the exit code, stdout, stderr."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -191,3 +178,9 @@ def test_a_program_prints_what_failed_to_standard_output_alone(folder):
 def test_a_size_that_nobody_means_is_refused(run, size, says):
     code, _, err = run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--max-size", size)
     assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_that_it_is_slower_is_said_where_nothing_else_is(folder, run, monkeypatch):
+    monkeypatch.setattr(report, "slower_line", lambda *_: "WARNING: slower than float")
+    code, out, err = run(*QUANTIZE, "-q")
+    assert (code, out, err) == (0, "", "q.onnx: WARNING: slower than float\n") and folder.exists()

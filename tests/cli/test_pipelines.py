@@ -7,7 +7,6 @@ import onnx
 import pytest
 from PIL import Image
 
-from qtool.cli import main
 from qtool.core.records.doubts import reading_noted
 from qtool.core.records.recipe import MADE
 from tests.support.evaluation_models import linear
@@ -15,19 +14,6 @@ from tests.support.evaluation_models import linear
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(12, 16)).astype(np.float32)
 QUICK = ("--optimize-for", "size", "--calibrator", "max", "--no-partial")
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs `qtool ...`: the exit code, stdout, stderr."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 
-from qtool.cli import main
 from qtool.core.errors import UsageError
 from qtool.generation.together import calibrate_pipeline
 from tests.support.evaluation_models import linear
@@ -14,19 +13,6 @@ from tests.support.evaluation_models import linear
 RNG = np.random.default_rng(3)
 WEIGHTS = RNG.normal(size=(16, 5)).astype(np.float32)
 LOOP = "def loop(parts, inputs):\n    (part,) = parts.values()\n    return part(inputs)['scores'].argmax(-1)\n"
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs `qtool ...`: the exit code, stdout, stderr."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as exit_:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -71,6 +57,20 @@ def test_no_calibration_is_written_over_what_a_pipeline_reads(folder, run, name)
     with pytest.raises(UsageError, match=rf"part 'one' would be written over .*{name}, which is read"):
         calibrate_pipeline("p.toml", "d.npz")
     assert (folder / name).read_bytes() == before
+
+
+def test_a_metric_of_ones_own_lies_beside_the_description(folder, run, monkeypatch):
+    (folder / "mine.py").write_text("def score(outputs, labels):\n    return 0.5\n")
+    text = (folder / "p.toml").read_text()
+    (folder / "p.toml").write_text(f"metrics = ['mine.py:score']\n{text}")
+    data = np.load(folder / "d.npz")["x"]
+    np.savez(folder / "d.npz", x=data, labels=np.arange(3))
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    code, out, err = run("eval", "--pipeline", "../p.toml", "--data", "../d.npz")
+    assert (code, err) == (0, "") and "0.5000" in out
+    code, _, err = run("eval", "--pipeline", "../p.toml", "--data", "../d.npz", "--json", "../mine.py")
+    assert code == 2 and "--json ../mine.py: is " in err
 
 
 def test_what_a_pipeline_wrote_before_is_written_again(folder, run):

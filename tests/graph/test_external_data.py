@@ -75,7 +75,6 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.usefixtures("low")
 def written(path, source):
     """Return the bytes of a model without the digest of the files that it was made of, which it must hold."""
     model = onnx.load(path)
@@ -85,6 +84,7 @@ def written(path, source):
     return model.SerializeToString(deterministic=True)
 
 
+@pytest.mark.usefixtures("low")
 class TestEveryCommand:
     """A model with external data gives what the same model in one file gives."""
 

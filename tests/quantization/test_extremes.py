@@ -88,3 +88,11 @@ def test_no_sample_is_an_error(tmp_path):
     network(tmp_path / "m.onnx", WEIGHT, BIAS)
     with pytest.raises(DataError, match="holds no samples"):
         qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": X[:0]})
+
+
+def test_nan_is_an_error_that_names_the_sample(tmp_path):
+    network(tmp_path / "m.onnx", WEIGHT, BIAS)
+    x = X.copy()
+    x[3, 0, 0, 0] = np.nan
+    with pytest.raises(DataError, match="sample 3: the input .x. holds NaN"):
+        qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": x})

@@ -18,6 +18,7 @@ from qtool.quantization import foresight, partial
 from qtool.quantization.candidate import Candidate
 from qtool.quantization.partial import PartialSearch
 from qtool.quantization.ranking import Region, integer_nodes
+from qtool.report import quantize as report
 from qtool.report.quantize import quantized_text
 from tests.support.patterns import Net
 
@@ -131,8 +132,10 @@ def ran(tmp_path, monkeypatch, capsys):
 DATA = ["--data", "d.npz"]
 
 
-def test_a_gate_that_is_missed(ran):
+def test_a_gate_that_is_missed(ran, monkeypatch):
     """Exit 1; the model is there, as good as it gets."""
+    # whether such a toy is slower than float depends on the machine
+    monkeypatch.setattr(report, "slower_line", lambda *_: "")
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--max-float-macs", "50%")
     assert (code, err) == (1, "")
     assert Path("q.onnx").exists()
@@ -144,13 +147,12 @@ def test_a_gate_that_is_missed(ran):
     ready = "`qtool calibrate m.onnx --data d.npz -o m.calib && qtool sensitivity m.onnx --calibration m.calib --data"
     assert f"\n              {ready} d.npz` shows which layers\n" in verdict
     # commands are as long as what they were given
-    assert max(len(line) for line in out.splitlines() if "`" not in line) < 160
+    assert max(len(line) for line in out.splitlines() if "`" not in line) < 150
     code, out, err = ran(*DATA, "--min-sqnr", "90", "--no-partial", "--json", "-")
     found = json.loads(out)["verdict"]
     assert (code, found["met"], found["asked"], found["min_sqnr"], found["left"]) == (1, False, True, 90.0, [])
     assert f"outputs {found['before_db']:.1f} dB SQNR" in err
-    first, *others = err.splitlines()
-    assert first.startswith("q.onnx: NOT ACCURATE: outputs ") and all("slower than float" in line for line in others)
+    assert err.startswith("q.onnx: NOT ACCURATE: outputs ") and err.count("\n") == 1
 
 
 def test_the_share_that_is_enough_is_named_and_is_enough(ran, tmp_path):

@@ -88,7 +88,8 @@ def test_made_up_inputs_exhaust_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Session, "run", lambda self, feeds, **more: fed.append(feeds["x"].shape) or run(self, feeds, **more)
     )
-    proof = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only").verification
+    result = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only")
+    proof = result.verification
     assert "do not fit" in proof.unchecked
     assert 32 * 32 < max(height * width for _, height, width, _ in fed) < 2**13
 
@@ -198,8 +199,10 @@ def test_nodes_in_bodies_count_as_often_as_they_run(sequence, tmp_path):
         assert (proof.integer_share, proof.uncounted, proof.unchecked) == (1.0, (), "")
         assert proof.macs == 3 * 64 * 64 + 64 * 32
     # onnxruntime multiplies such weights in blocks of integers
-    proof = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only").verification
+    result = qtool.quantize(source, tmp_path / "q.onnx", form="weight-only")
+    proof = result.verification
     assert (proof.integer_share, proof.integer_layers) == ((None, 1) if sequence else (1.0, 2))
+    assert f"{'an unknown share' if sequence else '100.0 %'} of multiply-accumulates" in quantized_text(result)
 
 
 def test_shares_in_words():

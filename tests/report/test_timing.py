@@ -18,8 +18,8 @@ TIMES = "float 1.6 ms / int8 2 ms: medians of 90 shuffled rounds, one thread"
             Timing(1.8, 3.7, 6.66, 90, int8_spread_ms=(3.6, 3.9), float_spread_ms=(6.5, 7.123)),
             False,
             "1.80x faster than float on this machine\n"
-            "              float 6.66 ms (6.5 to 7.12) / int8 3.7 ms (3.6 to 3.9): medians of 90 shuffled rounds, one "
-            "thread; p10 to p90 in brackets",
+            "              float 6.66 ms (6.5 to 7.12) / int8 3.7 ms (3.6 to 3.9): medians (p10 to p90) of 90 shuffled "
+            "rounds, one thread",
         ),
         (
             Timing(2.0, 1234.5, 2469.0, 90),

@@ -15,7 +15,7 @@ from qtool.core.errors import DataError, arg
 from qtool.core.reading import read_lines
 from qtool.core.records.codec import parsed
 from qtool.core.tensorspec import InputSpec
-from qtool.core.text import amount, closest
+from qtool.core.text import amount, meant
 from qtool.feeds.batching import Chunk, Deferred, Reader
 from qtool.feeds.checks import quoted
 from qtool.feeds.fitting import Fitter
@@ -67,9 +67,9 @@ class _Lines:
         known = (*self._inputs, *self._labels, *self._texts)
         for key in record:
             if key not in known:
-                near = closest(key, known)
-                hint = f" (did you mean '{near}'?)" if near else ""
-                raise DataError(f"{where}: unknown key {reprlib.repr(key)}{hint}; the keys are {quoted(known)}")
+                raise DataError(
+                    f"{where}: unknown key {reprlib.repr(key)}{meant(key, known)}; the keys are {quoted(known)}"
+                )
         if sum(key in self._labels for key in record) > 1:
             raise DataError(f"{where}: has both 'label' and 'labels'; give one")
         arrays = self._encoded(where, record)

@@ -1,6 +1,6 @@
 """Weights in blocks: which of those that are only stored can be, why the others cannot, and the rows of the plan."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, count, reaching, searched
 from qtool.core.records.options import BlockWise
 from qtool.core.records.placement import Reader
-from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
+from qtool.core.records.plan import BlockPlan, Plan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
@@ -165,10 +165,9 @@ def in_blocks(
     """Return a plan with these sites in blocks, by their rows, instead of in `stored`; `declined`: why not others."""
     moved = {(site.tensor, site.readers) for site in sites}
     kernels = {name: found for site in sites for name, found in site.kernels.items()}
-    known: Callable[[WeightPlan], bool] = lambda row: (row.tensor, row.readers) in moved  # noqa: E731
     return replace(
         plan,
-        stored=tuple(row for row in plan.stored if not known(row)),
+        stored=tuple(row for row in plan.stored if (row.tensor, row.readers) not in moved),
         blocks=tuple(rows),
         integer={**plan.integer, **kernels},
         skipped={

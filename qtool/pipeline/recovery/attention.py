@@ -225,7 +225,7 @@ class _Writer:
             mask = None
         inputs = [self._joined(value, last) for value in (queries, keys, values)]
         inputs += [] if mask is None else [None, None, mask]  # type: ignore[list-item]
-        attributes = {"num_heads": heads, "scale": float(np.float32(found.scale))}
+        attributes = {"num_heads": heads, "scale": found.scale}
         context = self._node("MultiHeadAttention", inputs, last, contrib.DOMAIN, str(last.name), **attributes)
         shape = self._constant(np.array([0, 0, heads, width]))
         apart = self._node("Reshape", [context, shape], last)

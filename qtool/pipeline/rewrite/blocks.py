@@ -13,13 +13,12 @@ import numpy as np
 from qtool.core.errors import ModelError
 from qtool.core.numerics.blocks import in_bytes, middle, packed
 from qtool.core.records.plan import BlockPlan
-from qtool.graph import edit
+from qtool.graph import contrib, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 
 OPSET = 21
 """The first of which DequantizeLinear has blocks and 4 bits."""
-_ORT_DOMAIN = "com.microsoft"
 _ACCURACY = 4
 _FOUR = 4
 
@@ -40,7 +39,7 @@ def store_blocks(model: Model, row: BlockPlan, names: edit.Names) -> None:
     if row.written == "qdq":
         _dequantize(model, row, integers, [layer for layer in layers if layer is not None], names)
         return
-    edit.import_domain(model, _ORT_DOMAIN, 1)
+    edit.import_domain(model, contrib.DOMAIN, 1)
     operands: dict[bool, list[Value | None]] = {}
     for layer in layers:
         assert layer is not None
@@ -82,7 +81,7 @@ def _replace(
         inputs = [operands[0], node.inputs[1], *operands[1:]]
     new = edit.new_node(
         "MatMulNBits" if layer.is_product else "GatherBlockQuantized", inputs, names.fresh(f"{node.name}_in_blocks"),
-        name=str(node.name), attributes=attributes, domain=_ORT_DOMAIN,
+        name=str(node.name), attributes=attributes, domain=contrib.DOMAIN,
     )  # fmt: skip
     _in_place(node, new)
 

@@ -17,13 +17,12 @@ from qtool.core.numerics.affine import QParams
 from qtool.core.numerics.weights import WeightMemo
 from qtool.core.records.placement import Reader
 from qtool.core.records.plan import WeightPlan
-from qtool.graph import compose, edit
+from qtool.graph import compose, contrib, edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 
 _FLOAT = 1
 """TensorProto.FLOAT."""
-_ORT_DOMAIN = "com.microsoft"
 RECURRENT = ("LSTM", "GRU", "RNN")
 """The operators whose stored weights become float32 when the model is loaded."""
 
@@ -137,9 +136,9 @@ class _Emitter:
         kept = {key: edit.attribute(node, key) for key in node.attributes if key != "layout"}
         outputs = [self.names.fresh(f"{node.name}_real_{i}") for i in range(len(node.outputs))]
         new = edit.new_node(
-            "DynamicQuantizeLSTM", inputs, outputs, name=str(node.name), attributes=kept, domain=_ORT_DOMAIN
+            "DynamicQuantizeLSTM", inputs, outputs, name=str(node.name), attributes=kept, domain=contrib.DOMAIN
         )
-        edit.import_domain(self.model, _ORT_DOMAIN, 1)
+        edit.import_domain(self.model, contrib.DOMAIN, 1)
         _replace(node, [new])
 
     def _gates(self, weight: WeightPlan, value: Value | None) -> tuple[Value, Value, Value]:

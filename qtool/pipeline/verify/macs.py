@@ -1,4 +1,4 @@
-"""Multiply-accumulates of all nodes, from the shapes that one batch of inputs leads to."""
+"""Multiply-accumulates of all nodes, from the shapes that inputs lead to, and from how often bodies run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 

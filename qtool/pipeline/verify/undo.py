@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qtool.core.errors import VerificationError
-from qtool.core.numerics.blocks import from_bytes
+from qtool.core.numerics.blocks import middle, unpacked
 from qtool.core.records.plan import BlockPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
@@ -91,19 +91,14 @@ def _reads_blocks(node: Node) -> bool:
     return made is not None and made.op_type == "DequantizeLinear" and bool(edit.attribute(made, "block_size", 0))
 
 
-def _integers(value: Value | None, bits: int, length: int) -> Array:
-    """The integers [M, length] of an initializer of bytes."""
-    stored = edit.constant(value)
-    found = from_bytes(stored) if bits == _FOUR else stored
-    return found.reshape(len(stored), -1)[:, :length]
-
-
 def _undo_packed(model: Model, layer: Layer, node: Node, names: edit.Names) -> None:
     length, bits = int(edit.attribute(node, "K")), int(edit.attribute(node, "bits"))
     scale = edit.constant(node.inputs[2])
     zero = node.inputs[3] if len(node.inputs) > _ZERO else None
-    zeros = None if zero is None else _integers(zero, bits, scale.shape[1])
-    weight = _in_blocks(model, node, _integers(node.inputs[1], bits, length), (scale, zeros), layer.input_axis, names)
+    zeros = None if zero is None else unpacked(edit.constant(zero), bits, scale.shape[1])
+    weight = _in_blocks(
+        model, node, unpacked(edit.constant(node.inputs[1]), bits, length), (scale, zeros), layer.input_axis, names
+    )
     bias = [] if layer.bias is None else [node.inputs[5]]
     _restore(layer.node, node, [node.inputs[0], weight, *bias], [node])
 
@@ -112,8 +107,10 @@ def _undo_rows(model: Model, layer: Layer, node: Node, names: edit.Names) -> Non
     bits, table = int(edit.attribute(node, "bits")), edit.constant(layer.weight)
     scale = edit.constant(node.inputs[2])
     zero = node.inputs[3] if len(node.inputs) > _ZERO else None
-    zeros = None if zero is None else _integers(zero, bits, scale.shape[1])
-    weight = _in_blocks(model, node, _integers(node.inputs[0], bits, table.shape[1]), (scale, zeros), 1, names)
+    zeros = None if zero is None else unpacked(edit.constant(zero), bits, scale.shape[1])
+    weight = _in_blocks(
+        model, node, unpacked(edit.constant(node.inputs[0]), bits, table.shape[1]), (scale, zeros), 1, names
+    )
     _restore(layer.node, node, [weight, node.inputs[1]], [node])
 
 
@@ -137,8 +134,8 @@ def _in_blocks(
     """The weight that integers [M, K] and their scales and zero points [M, B] stand for, in blocks along `axis`."""
     graph = model.graph
     scale, zeros = grid
-    middle = 1 << (int(edit.attribute(node, "bits", _FOUR)) - 1)
-    zeros = np.full(scale.shape, middle, np.uint8) if zeros is None else zeros.astype(np.uint8)
+    offset = middle(int(edit.attribute(node, "bits", _FOUR)))
+    zeros = np.full(scale.shape, offset, np.uint8) if zeros is None else zeros.astype(np.uint8)
     arrays = [array if axis == 1 else array.T for array in (integers, scale, zeros)]
     inputs = [
         edit.add_initializer(graph, names.fresh(f"{node.name}_undone"), np.ascontiguousarray(array)) for array in arrays

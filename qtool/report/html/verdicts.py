@@ -10,7 +10,7 @@ from typing import Any
 from qtool.core.records.codec import decoded
 from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE, TIME_IT
 from qtool.core.records.results import Asked
-from qtool.core.text import amount
+from qtool.core.text import amount, sentence
 from qtool.report.commands import eval_command
 from qtool.report.html.accuracy import nan_words
 from qtool.report.html.blocks import Headline
@@ -208,17 +208,15 @@ def _inspected(document: Document, documents: Sequence[Document]) -> Headline:
         step = quantize_command(
             content["model"], f"--data {data}", content["suggestions"], ran=_given(content, "--data") is not None
         )
-        return Headline(
-            str(content["model"]), _sentence(content["verdict"]), "", step if able else "", _sentence(advice)
-        )
+        return Headline(str(content["model"]), sentence(content["verdict"]), "", step if able else "", sentence(advice))
     # what a remedy says in words is a command where the float model is known
     source = content["float_model"] or "FLOAT"
     fast = " --optimize-for latency" if FOR_LATENCY in advice else ""
     step = f"qtool quantize {_word(source)} --data {data}{fast}" if REQUANTISE in advice else ""
     if advice == TIME_IT:
         step = f"qtool inspect {_word(content['model'])} --float {_word(source)} --data {data} --latency"
-    words = _sentence(_in_one_place(document, documents))
-    return Headline(str(content["model"]), words, "bad" if wrong else tone, step, _sentence(advice))
+    words = sentence(_in_one_place(document, documents))
+    return Headline(str(content["model"]), words, "bad" if wrong else tone, step, sentence(advice))
 
 
 def _in_one_place(document: Document, documents: Sequence[Document]) -> str:
@@ -282,10 +280,6 @@ def _reading(content: Content) -> str:
     options = call.get("options", {})
     found = found or [(option, text) for option in _READING for text in options.get(option, ())]
     return "".join(f" {option} {_word(text)}" for option, text in found)
-
-
-def _sentence(text: str) -> str:
-    return text if text.startswith("onnxruntime") else text[:1].upper() + text[1:]
 
 
 def _word(text: str) -> str:
