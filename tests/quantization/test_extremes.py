@@ -94,5 +94,5 @@ def test_nan_is_an_error_that_names_the_sample(tmp_path):
     network(tmp_path / "m.onnx", WEIGHT, BIAS)
     x = X.copy()
     x[3, 0, 0, 0] = np.nan
-    with pytest.raises(DataError, match="sample 3: the input .x. holds NaN"):
+    with pytest.raises(DataError, match="sample 3: the input 'x' holds NaN"):
         qtool.quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", data={"x": x})
