@@ -85,7 +85,8 @@ def grid_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def warn_of_target(context: click.Context, target: Target) -> None:
     """Tell, in a warning, that the machine of a pipeline decides what a model is for; the next one may be another.
 
-    Pipelines say what they are by the variable CI, as those of GitHub and GitLab do.
+    Pipelines say what they are by the variable CI, as those of GitHub and GitLab do. A command says it when it is
+    done: one that is refused says only why.
     """
     if os.environ.get("CI", "").lower() in ("1", "true") and "target" not in given(context):
         warn([f"--target auto is {target.name} on this machine of the pipeline; pin it with --target {target.name}"])

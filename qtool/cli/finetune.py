@@ -182,7 +182,6 @@ def command(
     require_torch()
     result_path = beside(model, ".int8.onnx") if output is None else output
     check_grid(context, find_target(target))
-    warn_of_target(context, find_target(target))
     silent = quiet or json_path == STDOUT
     checkpoint = Path(f"{result_path}.finetune")
 
@@ -242,3 +241,4 @@ def command(
         for one in bad_lines(result, typed()):
             remark(one)
     warn(result.warnings)
+    warn_of_target(context, find_target(target))

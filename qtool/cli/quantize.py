@@ -173,8 +173,6 @@ def command(
     result_path = beside(model, ".int8.onnx") if output is None else output
     chosen = form or (None if weights is None else "weight-only")
     _refuse_ignored(context, form=chosen, calibration=calibration, data=data)
-    if plan_path is None:
-        warn_of_target(context, find_target(target))
     paths = {"--output": None if check else result_path, "--save-plan": save_plan, "--html": html_path}
     if check:
         _refuse_unchecked(optimize_for, save_plan=save_plan, html=html_path)
@@ -228,6 +226,8 @@ def command(
         seen = looked_into(html_path, result_path, model, data, calibration, reading)
         write_page(html_path, result.to_dict(), *seen)
     _tell(result, found, silent=silent, verbose=verbose)
+    if plan_path is None:
+        warn_of_target(context, find_target(target))
     if not result.passed or (found is not None and not found.difference.same):
         context.exit(1)
 

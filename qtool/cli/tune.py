@@ -146,8 +146,6 @@ def command(
       qtool tune mobilenetv2.onnx --data labelled.npz --max-drop 1% -o mobilenetv2.int8.onnx
     """
     check_grid(context, target_of(provider) or find_target(target))
-    if target_of(provider) is None:
-        warn_of_target(context, find_target(target))
     result_path = beside(model, ".int8.onnx") if output is None else output
     silent = quiet or json_path == STDOUT
 
@@ -209,6 +207,8 @@ def command(
     elif not result.met:
         remark(missed_line(result))
     warn(result.evaluation.warnings)
+    if target_of(provider) is None:
+        warn_of_target(context, find_target(target))
     return 0 if result.met else 1
 
 

@@ -134,6 +134,8 @@ def test_the_target_is_pinned_in_a_pipeline(run, monkeypatch):
     said = run(*words)[2]
     assert said.startswith("warning: --target auto is ") and said.rstrip().endswith(said.split()[4])
     assert "--target" not in run(*words, "--target", "x86")[2]
+    code, _, err = run("quantize", "model/float.onnx", "--data", "nothing.npz", "-o", "q.onnx")
+    assert (code, err.count("\n")) == (2, 1) and "--target" not in err
 
 
 @pytest.mark.usefixtures("folder")
