@@ -177,9 +177,10 @@ def _cut_types(node: ir.Node) -> list[ir.TypeProtocol | None]:
 _FED = (ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32)
 
 
-def dynamic_tensors(model: ir.Model) -> list[str]:
-    """Return the names of the 8-bit tensors whose grid is found anew in each run."""
-    return [str(node.outputs[0].name) for node in model.graph if node.op_type == "DynamicQuantizeLinear"]
+def dynamic_tensors(model: ir.Model) -> dict[str, tuple[str, ...]]:
+    """Return the 8-bit tensors whose grid is found anew in each run -> the names of the layers that read them."""
+    found = (node.outputs[0] for node in model.graph if node.op_type == "DynamicQuantizeLinear")
+    return {str(value.name): tuple(str(node.name) for node, _ in value.uses()) for value in found}
 
 
 def reads(node: ir.Node) -> list[ir.Value]:

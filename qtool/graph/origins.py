@@ -72,14 +72,18 @@ def origins_of(node: Node) -> tuple[Origin, ...]:
 
 
 def heirs(model: Model, origins: Iterable[Origin]) -> dict[Origin, tuple[str, ...]]:
-    """Return the names of the nodes that stand for each origin which cannot be called by its own names any more.
+    """Return the names of the nodes that stand for each origin which cannot be called as it was any more.
 
-    Empty for one of which nothing is left: it computed a constant, or nothing.
+    By one of its names, or by its operator. Empty for one of which nothing is left: it computed a constant, or nothing.
     """
-    standing: dict[Origin, list[str]] = {}
+    standing: dict[Origin, list[Node]] = {}
     called: set[str] = set()
     for node in model.graph.all_nodes():
         called.update((node.name or "", *(o.name or "" for o in node.outputs)))
         for origin in origins_of(node):
-            standing.setdefault(origin, []).append(node.name or "")
-    return {o: tuple(standing.get(o, ())) for o in origins if any(name not in called for name in o.names)}
+            standing.setdefault(origin, []).append(node)
+    return {
+        o: tuple(node.name or "" for node in standing.get(o, ()))
+        for o in origins
+        if any(name not in called for name in o.names) or all(node.op_type != o.op_type for node in standing.get(o, ()))
+    }

@@ -12,7 +12,7 @@ from qtool.core.records.options import Scheme
 from qtool.graph import model_io
 from qtool.pipeline.planning.planner import Planner
 from qtool.pipeline.prepare import prepare
-from qtool.pipeline.verify.measure import Measured
+from qtool.pipeline.verify.measure import LayerSteps, Measured
 from qtool.report.quantize import quantized_text
 from qtool.report.tune import tuned_text
 from qtool.targets.tables import TARGETS
@@ -149,3 +149,34 @@ def test_what_no_other_plan_mends_is_an_error(monkeypatch, tmp_path):
     model = net.save(tmp_path / "m.onnx", net.conv("x", 3, 4))
     with pytest.raises(VerificationError, match="please report"):
         qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), **PLAIN)
+
+
+def test_what_a_run_reads_may_be_nothing_but_roundings(tmp_path):
+    """A mean of what its own mean was taken from: onnxruntime's sums leave another rest than the model's."""
+    net = Net(opset=16)
+    h = net("Relu", net.conv("x", 3, 3))
+    rest = net("ReduceMean", net("Sub", h, net("GlobalAveragePool", h)), axes=[2, 3], keepdims=0)
+    last = net("Gemm", rest, net.weight(3, 16, inputs=3), net.bias(16), name="of the rest")
+    other = net.gemm(net("Flatten", "x"), 192, 16, name="of the input")
+    model = net.save(tmp_path / "m.onnx", last, other)
+    done = qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), form="dynamic")
+    assert "of the input" in done.plan.integer
+    why = done.plan.skipped.get("of the rest")
+    assert why in (None, "what it reads depends on how onnxruntime rounds")
+
+
+def test_a_dynamic_layer_that_computes_something_else_is_left_in_float(monkeypatch, tmp_path):
+    monkeypatch.setattr(LayerSteps, "wrong", property(lambda steps: steps.count % 7 == 0))
+    net = Net(8)
+    model = net.save(tmp_path / "m.onnx", net.gemm(net("Relu", net.gemm("x", 8, 7, name="first")), 7, 4, name="second"))
+    done = qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), form="dynamic")
+    assert done.plan.skipped == {"second": "what it reads depends on how onnxruntime rounds"}
+    assert "first" in done.plan.integer
+
+
+def test_where_it_was_the_only_one_nothing_is_left(monkeypatch, tmp_path):
+    monkeypatch.setattr(LayerSteps, "wrong", True)
+    net = Net(8)
+    model = net.save(tmp_path / "m.onnx", net.gemm("x", 8, 5, name="first"))
+    with pytest.raises(NothingToQuantizeError, match=r"nothing to quantise .* how onnxruntime rounds"):
+        qtool.quantize(model, tmp_path / "q.onnx", data=net.samples(), form="dynamic")

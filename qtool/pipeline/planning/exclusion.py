@@ -8,11 +8,11 @@ from qtool.core.records.options import Scheme
 from qtool.core.text import meant
 from qtool.graph.bodies import bodies
 from qtool.graph.edit import Model, Node
-from qtool.graph.origins import Origin
+from qtool.graph.layers import OPERATORS
+from qtool.graph.origins import Origin, origins_of
 from qtool.targets.rules import Target
 
 _NOT_INCLUDED = "not among the included operators"
-_REWRITTEN = ("ConvTranspose",)
 Folded = Mapping[Origin, tuple[str, ...]]
 """Node of the model as it came -> the nodes that it has become a part of."""
 
@@ -22,7 +22,8 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
 
     A name or glob that no node of the prepared graph answers to speaks of nodes that were folded into others: these
     stay float then. What is excluded takes what stands in its bodies with it. An operator speaks of the nodes that are
-    left, and a ConvTranspose of what it was rewritten as. `name`: what to call the model in messages.
+    left, and one with weights of what it was rewritten as too, such as a MatMul of the Gemm that it became. `name`:
+    what to call the model in messages.
 
     Raises:
         UsageError: an exclusion matches nothing, or the target has no integer form of an included operator.
@@ -30,14 +31,11 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
     _check_operators(model, target, scheme, name, folded)
     result: dict[Node, str] = {}
     for node in model.graph.all_nodes():
-        if scheme.include_ops and node.op_type not in scheme.include_ops:
+        operators = _operators(node)
+        if scheme.include_ops and operators.isdisjoint(scheme.include_ops):
             result[node] = _NOT_INCLUDED
-        if node.op_type in scheme.exclude_ops:
-            result[node] = f"operator {node.op_type} is excluded"
-    for origin, into in folded.items():
-        if origin.op_type in scheme.exclude_ops and origin.op_type in _REWRITTEN:
-            wholes = {n: f"operator {origin.op_type} is excluded" for n in model.graph.all_nodes() if n.name in into}
-            result |= wholes
+        if excluded := operators.intersection(scheme.exclude_ops):
+            result[node] = f"operator {min(excluded)} is excluded"
     for pattern in scheme.exclude:
         result |= _matching(model, pattern, name, folded)
     for body in bodies(model.graph):
@@ -49,6 +47,12 @@ def excluded_nodes(model: Model, target: Target, scheme: Scheme, name: str, fold
     return result
 
 
+def _operators(node: Node) -> set[str]:
+    """What a node is, and what it was as a layer of the model as it came."""
+    first = next(iter(origins_of(node)), None)
+    return {node.op_type} | ({first.op_type} & OPERATORS.keys() if first is not None else set())
+
+
 def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, folded: Folded) -> None:
     present = {n.op_type for n in model.graph.all_nodes()}
     came = present | {origin.op_type for origin in folded}
@@ -58,13 +62,14 @@ def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, fo
                 f"{name}: holds no {op} (its operators are {', '.join(sorted(came))}){meant(op, came)}; check the "
                 "spelling"
             )
+    rewritten = {op for node in model.graph.all_nodes() for op in _operators(node)}
     for op in scheme.exclude_ops:
         parts = {
             next(filter(None, origin.names), ""): into[0]
             for origin, into in folded.items()
             if origin.op_type == op and into
         }
-        if op not in present and parts and op not in _REWRITTEN:
+        if op not in rewritten and parts:
             part, whole = next(iter(parts.items()))
             raise UsageError(
                 f"{name}: every {op} is folded into another node, as {part!r} into {whole!r}; leave these in float by "

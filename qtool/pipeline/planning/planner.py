@@ -98,10 +98,17 @@ class Planner:
         return placement
 
     def reject(self, layers: Mapping[str, str], floating: Collection[str] = ()) -> None:
-        """Leave layers (name -> why) in float from now on, in plans with just these `floating`."""
+        """Leave layers (name -> why) in float from now on, in plans with just these `floating`.
+
+        Where that leaves nothing in integers, the next plan says so.
+        """
         key = frozenset(floating)
-        known = self._amendment(key, settled=True)
-        self.memo.amendments[self.scheme, key] = self._settled(key, known.leaving(layers))
+        start = self._amendment(key, settled=True).leaving(layers)
+        try:
+            amendment = self._seen_to_run(key, start)
+        except NothingToQuantizeError:
+            amendment = start
+        self.memo.amendments[self.scheme, key] = amendment
 
     def ranges(self, calibrator: Calibrator) -> Ranges:
         """Return the range of each root tensor where nothing is left in float."""
@@ -180,14 +187,8 @@ class Planner:
         return start.leaving(joined_apart(self.prepared.model, placement, ranges, self.statistics, self.target))
 
     def _settled(self, floating: frozenset[str], start: Amendment) -> Amendment:
-        if self.look is None:
-            return start
-
-        def make(amendment: Amendment) -> Plan:
-            return self._planned(self._placed(floating, amendment), Max(), None)
-
         try:
-            return Settler(self.prepared.model, make, self.look, self._remedy).settle(start)
+            return self._seen_to_run(floating, start)
         except NothingToQuantizeError:
             if floating:
                 return start
@@ -195,6 +196,15 @@ class Planner:
                 raise
             # it runs none of what was to be left in integers
             return self._settled(floating, NOTHING_AMENDED)
+
+    def _seen_to_run(self, floating: frozenset[str], start: Amendment) -> Amendment:
+        if self.look is None:
+            return start
+
+        def make(amendment: Amendment) -> Plan:
+            return self._planned(self._placed(floating, amendment), Max(), None)
+
+        return Settler(self.prepared.model, make, self.look, self._remedy).settle(start)
 
     def _remedy(self, plan: Plan, amendment: Amendment, layer: str, why: str) -> Amendment:
         """The cheapest form that was not tried: with a quantised output, with ranges of each run, in float."""

@@ -50,7 +50,8 @@ class Prepared:
 
     path: of the file, which other processes are sent. changes: how often each pass did something. recipe: the steps of
     `qtool.pipeline.recovery` that came after. widened: of a float16 model, the same in float32 as it was before all
-    passes. folded: node of the model as it came that is not there any more -> the nodes that it has become a part of.
+    passes. folded: node of the model as it came that is not there any more, by name or operator -> the nodes that it
+    has become a part of.
     """
 
     model: Model

@@ -82,6 +82,7 @@ class Measured:
     preparation, whole, tail: float output -> the model as it came against the prepared graph; the quantised model
     unoptimised against as shipped; the layers behind the last 8-bit tensors, unoptimised against optimised.
     shipped: the outputs of the prepared graph against those of the quantised model as shipped; None without examples.
+    dynamic: 8-bit tensor whose grid is found anew in each run -> the layers that read it.
     widening: float output -> a float16 model as it came against itself in float32, which then is what `preparation`
     compares with; rounding_db: what float16 explains.
     """
@@ -94,6 +95,7 @@ class Measured:
     tail: dict[str, SignalToNoise] = field(default_factory=dict)
     widening: dict[str, SignalToNoise] = field(default_factory=dict)
     rounding_db: float = math.inf
+    dynamic: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def tensors(self, makers: Mapping[str | None, str]) -> tuple[TensorCheck, ...]:
         """Return the SQNR of each activation, and the steps of its layer by itself, in the order of the plan.
@@ -135,9 +137,7 @@ class Measured:
                     f"tensor {name!r}: onnxruntime's integer kernel computes something else than the model says (up to "
                     f"{amount(steps.largest, 'step')}, {steps.total / steps.count:.2f} on average); please report this "
                     "model",
-                    dict.fromkeys(
-                        makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
-                    ),
+                    self._blamed(prepared, plan, name),
                 )
         for name, tail in self.tail.items():
             if tail.db is None or tail.db >= _TAIL_DB or _both_zero(tail):
@@ -146,10 +146,15 @@ class Measured:
                 raise LayerError(
                     f"output {name!r}: onnxruntime's optimised layers compute something else than the model says "
                     f"({tail.db:.1f} dB between them); please report this model",
-                    dict.fromkeys(
-                        makers(prepared, plan, name), "onnxruntime computes something else with it in integers"
-                    ),
+                    self._blamed(prepared, plan, name),
                 )
+
+    def _blamed(self, prepared: Model, plan: Plan, tensor: str) -> dict[str, str]:
+        """The layers to be left in float for a tensor that differs, and why."""
+        if tensor in self.dynamic:
+            # what it is made from is float, such as a sum of next to nothing but roundings
+            return dict.fromkeys(self.dynamic[tensor], "what it reads depends on how onnxruntime rounds")
+        return dict.fromkeys(makers(prepared, plan, tensor), "onnxruntime computes something else with it in integers")
 
 
 def makers(prepared: Model, plan: Plan, tensor: str) -> tuple[str, ...]:
@@ -254,7 +259,8 @@ class _Whole:
 class _Layers:
     """The quantised graph unoptimised, and its layers by themselves, each on what it reads there.
 
-    integers: activation -> its 8-bit form, and the dynamic 8-bit tensors under their own names.
+    integers: activation -> its 8-bit form, and the dynamic 8-bit tensors under their own names. dynamic: these -> the
+    layers that read them.
     """
 
     def __init__(self, prepared: Model, model: Model, plan: Plan, config: Mapping[str, str]) -> None:
@@ -265,7 +271,8 @@ class _Layers:
             plain = edit.clone(model)
             in_real_numbers(prepared, plain, plan.blocks)
         pieces, self._cuts = compose.cut(plain)
-        self.integers = stored | {name: name for name in compose.dynamic_tensors(model)}
+        self.dynamic = compose.dynamic_tensors(model)
+        self.integers = stored | {name: name for name in self.dynamic}
         outputs = [str(v.name) for v in model.graph.outputs]
         observed = compose.with_outputs(plain, list(dict.fromkeys([*stored.values(), *self._cuts, *outputs])))
         self._unoptimized, self._alone = both(
@@ -349,6 +356,7 @@ def _measure_layers(
 ) -> None:
     """Add the differences of layers by themselves. compared: the outputs to be compared, for each checked example."""
     count = 0
+    result.dynamic |= layers.dynamic
     for example, final, names in zip(original.checked, shipped, compared, strict=False):
         if count >= ENOUGH:
             return

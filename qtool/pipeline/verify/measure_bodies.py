@@ -60,7 +60,8 @@ class _Body:
         self.tensors = list(self.grids)
         self.stored = [pair.stored[tensor] for tensor in self.tensors]
         self.integers = {tensor: pair.stored[tensor] for tensor in self.tensors}
-        self.integers |= {name: name for name in compose.dynamic_tensors(pair.quantized)}
+        self.dynamic = compose.dynamic_tensors(pair.quantized)
+        self.integers |= {name: name for name in self.dynamic}
         outputs = [str(v.name) for v in pair.quantized.graph.outputs]
         pieces, self.cuts = compose.cut(pair.quantized)
         observed = compose.with_outputs(
@@ -81,6 +82,7 @@ class _Body:
             return
         plain = self.plain.run(ran.fed)
         alone = self.alone.run({**ran.fed, **{fed: plain[q] for q, fed in self.cuts.items()}})
+        result.dynamic |= self.dynamic
         for tensor, stored in self.integers.items():
             result.steps.setdefault(tensor, LayerSteps()).add(plain[stored], alone[stored])
             self.compared += plain[stored].size

@@ -1,6 +1,7 @@
 """Layers that stay float: onnxruntime makes them 8-bit again unless they read from a DQ that it does not recognise."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -378,6 +379,25 @@ def test_operators_that_were_folded_may_be_among_the_included(tmp_path):
     ops = ("Conv", "MatMul", "Add", "Gemm")
     done = run(net, (head,), tmp_path, scheme=Scheme(include_ops=ops))
     assert done.result.verification.integer_layers == 2
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+@pytest.mark.parametrize("scheme", [Scheme(exclude_ops=("MatMul",)), Scheme(include_ops=("Conv",))])
+def test_a_product_that_became_a_gemm_is_still_a_product(scheme, opset, tmp_path):
+    """The file's nodes are called as what they compute, as exporters call them that give no names."""
+    net = Net(opset=opset)
+    h = net("Flatten", net("Relu", net.conv("x", 3, 4, name="conv")))
+    product = net("MatMul", h, net.weight(256, 5, inputs=256), name="t2")
+    model = net.model(net("Add", product, net.bias(5), name="t3"))
+    names = {product: "t2", model.graph.output[0].name: "t3"}
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    model.graph.output[0].name = "t3"
+    onnx.save(model, tmp_path / "f.onnx")
+    for one in (scheme, replace(scheme, include_ops=(*scheme.include_ops, "MatMul") if scheme.include_ops else ())):
+        done = qtool.quantize(tmp_path / "f.onnx", tmp_path / "q.onnx", data=net.samples(), target="x86", scheme=one)
+        assert ("t2" in done.plan.integer) == ("MatMul" in one.include_ops)
 
 
 @pytest.mark.parametrize("form", ["auto", "static", "dynamic", "weight-only"])
