@@ -18,6 +18,8 @@ _LENGTHS = (16, 32, 64, 2, 3, 4, 10, 100, 128, 224, 256, 512, 1024)
 _SIGNALS = (4096, 16000)
 """More lengths of signals, whose first layer makes short work of them."""
 _MOST_LENGTHS = 40
+_SHORT = 65
+"""In the end all lengths below it: several layers without padding may make a length that the model names of any."""
 _MOST_NUMBERS = 2**26
 """Numbers in all inputs together; more would take gigabytes in the layers behind."""
 _MOST_TRIED = 2**22
@@ -66,6 +68,7 @@ def invented_inputs(inputs: Sequence[InputSpec], lengths: Sequence[int] = ()) ->
     # what a layer without padding, or with too much, makes of one
     near = [number for size in lengths for number in (size - 1, size + 1)]
     likely = list(dict.fromkeys([*_LENGTHS, *signals, *lengths, *near]))[:_MOST_LENGTHS]
+    likely = list(dict.fromkeys([*likely, *range(1, _SHORT)]))
     most = _MOST_TRIED if free else _MOST_NUMBERS
     tried: list[tuple[list[tuple[int, ...]], int, bool]] = []
     for proposal in _proposals(likely if free else (), whole=whole):

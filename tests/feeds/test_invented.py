@@ -42,6 +42,8 @@ def test_the_same_every_time():
         # a layer that makes 77 steps of one more, or of one less
         ([spec("x", "n", "t", 4)], {"x": (1, 78, 4)}),
         ([spec("x", "n", "t", 4)], {"x": (1, 76, 4)}),
+        # several such layers
+        ([spec("x", "n", "t", 4)], {"x": (1, 59, 4)}),
         # signals
         ([spec("wav", "n", "samples")], {"wav": (1, 16000)}),
         # sums of names
