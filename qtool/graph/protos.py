@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 _TYPE = "qtool.type"
 """The key of a value's metadata that holds its type, encoded."""
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
 def from_proto(proto: onnx.ModelProto) -> ir.Model:
@@ -33,13 +34,24 @@ def is_map(value: ir.Value) -> bool:
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """Return a model as a protocol buffer."""
+    """Return a model as a protocol buffer, which does not spend bytes on fields that are empty."""
     proto = ir.to_proto(model)
+    _clear_empty(proto.graph)
     for values, infos in ((model.graph.inputs, proto.graph.input), (model.graph.outputs, proto.graph.output)):
         for value, info in zip(values, infos, strict=True):
             if _TYPE in value.meta:
                 info.type.ParseFromString(value.meta[_TYPE])
     return proto
+
+
+def _clear_empty(graph: onnx.GraphProto) -> None:
+    for node in graph.node:
+        for field in ("name", "domain", "overload", "doc_string"):
+            if not getattr(node, field):
+                node.ClearField(field)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
+                _clear_empty(inner)
 
 
 def keep_types(source: ir.Model, result: ir.Model) -> None:

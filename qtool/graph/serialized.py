@@ -70,7 +70,7 @@ class Serialized:
         for node in proto.graph.node:
             output = node.output[0] if node.output else ""
             if node.name == output or (node.op_type in _QUANTIZERS and node.name == f"{output}_node"):
-                node.name = ""
+                node.ClearField("name")
         return replace(self, graph=encode(proto))
 
     def joined(self) -> bytes:

@@ -8,6 +8,7 @@ from qtool.core.errors import DataError, ModelError
 from qtool.feeds.checks import to_input
 from qtool.graph import edit, model_io
 from qtool.graph.finite import fed_specs, fed_specs_of
+from qtool.graph.protos import from_proto, to_proto
 from tests.support.odd_models import MODELS, OddModel, node, value
 
 BOOL = onnx.TensorProto.BOOL
@@ -70,3 +71,16 @@ def test_inputs_must_be_finite_where_a_layer_reads_them(tmp_path):
         to_input("d.npz", masked, specs["t"], 0, samples=True)
     with pytest.raises(DataError, match="sample 1: the input 'b' holds 1e\\+300, which float32 cannot hold"):
         to_input("d.npz", np.array([[-np.inf], [1e300]]), specs["b"], 0, samples=True)
+
+
+def test_no_bytes_for_fields_that_are_empty():
+    """In bodies neither."""
+    branch = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["r"])], "then", [], [value("r", [2])])
+    other = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["x"], ["s"])], "else", [], [value("s", [2])])
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=other)
+    fed = [value("x", [2]), value("c", [], onnx.TensorProto.BOOL)]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", fed, [value("y", [2])]))
+    written = to_proto(from_proto(model)).graph.node[0]
+    nodes = [written, *(a.g.node[0] for a in written.attribute)]
+    assert {n.op_type for n in nodes} == {"If", "Relu", "Abs"}
+    assert not any(n.HasField(field) for n in nodes for field in ("name", "domain", "doc_string"))
