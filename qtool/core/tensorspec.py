@@ -1,6 +1,6 @@
 """The names, types and shapes that a model declares for its inputs and outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,11 @@ class InputSpec:
     dtype: np.dtype
     shape: tuple[int | str | None, ...] | None
     finite: bool = True
+
+
+def samples_in(arrays: Iterable[np.ndarray]) -> int:
+    """Return how many samples a batch of inputs holds: the length of the first that has axes, 1 where none has any."""
+    return next((len(array) for array in arrays if array.ndim), 1)
 
 
 def describe(dtype: np.dtype, shape: Dimensions | None) -> str:

@@ -1,17 +1,15 @@
 """The gates on what `quantize` writes, answered by what it has measured."""
 
-from collections.abc import Sequence
-
 from qtool.core.errors import DataError, ModelError
 from qtool.core.records.evaluation import Gate, GateRule, Latency
 from qtool.core.records.results import Verdict
 from qtool.core.records.timing import Timing
 from qtool.core.records.verification import Verification
+from qtool.core.tensorspec import samples_in
 from qtool.evaluation.limits import Limits
 from qtool.evaluation.metrics.classes import Agreement
 from qtool.evaluation.metrics.heads import find_heads
 from qtool.evaluation.metrics.observation import Observation
-from qtool.graph.edit import Array
 from qtool.graph.serialized import Serialized
 from qtool.pipeline.verify.original import Original
 from qtool.quantization.decision import Proven
@@ -67,7 +65,7 @@ def agreement_of(original: Original, model: Serialized) -> float | None:
         sessions = [original.session(), Session(model, name="the quantised model")]
         for example in original.examples:
             exact, found = (session.run(dict(example)) for session in sessions)
-            size = _size(list(example.values()))
+            size = samples_in(example.values())
             if counted is None:
                 heads = find_heads(exact, {}, size)
                 if heads.predicted is None:
@@ -78,8 +76,3 @@ def agreement_of(original: Original, model: Serialized) -> float | None:
     except (ModelError, DataError):
         return None
     return None if counted is None else counted.result()
-
-
-def _size(arrays: Sequence[Array]) -> int:
-    """How many samples a batch of inputs holds."""
-    return next((len(array) for array in arrays if array.ndim), 1)

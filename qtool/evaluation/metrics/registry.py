@@ -87,11 +87,6 @@ class Metric:
         """Whether it reads boxes."""
         return self.content is Content.BOXES
 
-    @property
-    def is_accuracy(self) -> bool:
-        """Whether it compares with labels, so that a gate may limit its drop."""
-        return self.info.kind is MetricKind.ACCURACY
-
 
 def resolve_metrics(specs: MetricSpec | Sequence[MetricSpec]) -> tuple[Metric, ...]:
     """Return the metrics that `specs` name, each once, in their order; a single name, function or class is one metric.

@@ -5,27 +5,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from qtool.core.concurrency import side_by_side
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.recipe import JOIN_ATTENTION, SMOOTH, SOFTEN_MASKS, STEPS, Recipe
 from qtool.core.records.statistics import Statistics
-from qtool.graph import model_io
-from qtool.graph.edit import Model
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.attention import join_attention
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
 from qtool.pipeline.recovery.masks import has_masks, soften_masks
 from qtool.pipeline.recovery.smoothing import find_smoothing, smooth, smoothed_ranges
-from qtool.runtime.session import Session
 
 _SAME_DB, _MORE_DB = 90.0, 6.0
 Arrays = Mapping[str, np.ndarray]
-
-
-def softened(prepared: Prepared, examples: Sequence[Arrays]) -> Prepared:
-    """Return the graph with mild masks where its outputs on the examples stay the same with them, else as it was."""
-    mild = with_mild_masks(prepared)
-    return mild if mild and agree(_outputs(prepared.model, examples), _outputs(mild.model, examples)) else prepared
 
 
 def with_mild_masks(prepared: Prepared) -> Prepared | None:
@@ -87,7 +77,3 @@ def smoothed(
 def _with(recipe: Recipe, step: str) -> Recipe:
     steps = {*recipe.steps, step}
     return replace(recipe, steps=tuple(s for s in STEPS if s in steps))
-
-
-def _outputs(model: Model, examples: Sequence[Arrays]) -> list[dict[str, np.ndarray]]:
-    return list(side_by_side(Session(model_io.serialize(model), name="the prepared model").run, examples))

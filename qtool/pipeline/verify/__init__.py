@@ -8,6 +8,7 @@ from qtool.core.errors import LayerError, VerificationError
 from qtool.core.numerics.sqnr import worst
 from qtool.core.records.plan import Plan
 from qtool.core.records.verification import Verification
+from qtool.core.tensorspec import samples_in
 from qtool.graph.bodies import beside
 from qtool.graph.edit import Model
 from qtool.graph.serialized import Serialized, deserialize
@@ -96,7 +97,7 @@ def _verified(
         agreement_by_output={} if measured.shipped is None else measured.shipped.agreement(),
         unlike={} if measured.shipped is None else measured.shipped.unlike(),
         uneven=None if measured.shipped is None else measured.shipped.uneven(),
-        examples=sum(next((len(array) for array in e.values() if array.ndim), 1) for e in examples),
+        examples=sum(samples_in(example.values()) for example in examples),
         unchecked=_unchecked(original, measured),
         idle_bodies=idle,
         trainable=any(node.name in integer for node in beside(prepared.graph)),

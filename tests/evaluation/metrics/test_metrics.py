@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtool.core.errors import DataError, UsageError
+from qtool.core.records.evaluation import MetricKind
 from qtool.evaluation.latency import summarize_rounds
 from qtool.evaluation.metrics.classes import Agreement, TopK
 from qtool.evaluation.metrics.heads import NO_HEADS, ClassOutput, find_class_output, find_heads
@@ -248,7 +249,7 @@ def user_metric(spec):
 def test_user_metrics_are_averaged_over_samples(metrics_file):
     outputs, labels = RNG.normal(size=(10, 3)), RNG.integers(0, 3, 10)
     hits = user_metric(f"{metrics_file}:hits")
-    assert (hits.name, hits.info.lower_is_better, hits.is_accuracy) == ("hits", False, True)
+    assert (hits.name, hits.info.lower_is_better, hits.info.kind) == ("hits", False, MetricKind.ACCURACY)
     assert in_batches(hits.start(NO_HEADS), outputs, labels=labels, size=4) == pytest.approx(
         (outputs.argmax(1) == labels).mean()
     )
