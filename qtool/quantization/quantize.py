@@ -192,7 +192,7 @@ def quantize(
     prepared = during(
         progress,
         "prepare",
-        lambda: prepare(model_io.load(model), parse_fixed(fix), transposed=plan is None and request.in_float),
+        lambda: prepare(model_io.load(model), parse_fixed(fix), **(request.left if plan is None else {})),
     )
     given, absent = None, "the calibration holds no examples"
     if plan is not None:

@@ -74,9 +74,12 @@ class Request:
             )
 
     @property
-    def in_float(self) -> bool:
-        """Return whether activations stay float but in front of single layers: see `Recipe.transposed`."""
-        return self.form in ("dynamic", "weight-only")
+    def left(self) -> dict[str, bool]:
+        """Return what of the graph is not rewritten, since it would be computed in float: see `Recipe.left`."""
+        return {
+            "transposed": self.form in ("dynamic", "weight-only"),
+            "recurrent": self.form == "weight-only" or not self.target.on_cpu,
+        }
 
     @classmethod
     def of(

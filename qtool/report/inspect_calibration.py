@@ -7,6 +7,8 @@ from qtool.report.text import ABSENT, aligned, file_size
 
 _SHOWN = 12
 """Tensors in a table, unless all are wanted."""
+_LEFT = {"ConvTranspose": "transposed", "GRU": "recurrent"}
+"""Operator -> the field of a recipe that says that it is not rewritten."""
 
 
 def calibration_inspection_text(result: CalibrationInspection, *, every: bool = False) -> str:
@@ -35,7 +37,8 @@ def calibration_inspection_text(result: CalibrationInspection, *, every: bool = 
 def _recipe(result: CalibrationInspection) -> str:
     recipe = result.recipe
     fixed = [f"fixed {text_of(name, numbers)}" for name, numbers in (recipe.fixed or {}).items()]
-    steps = [*recipe.steps, *fixed, *(["each ConvTranspose as it is"] if recipe.transposed else [])]
+    left = [f"each {what} as it is" for what, kept in _LEFT.items() if getattr(recipe, kept)]
+    steps = [*recipe.steps, *fixed, *left]
     return ", ".join(steps) or "as it is prepared for every model"
 
 

@@ -49,6 +49,7 @@ class Recipe:
     fixed: input of the model -> the one value that it is prepared for, element by element; None where there is none.
     attention: the products, by name, that end what becomes one kernel of attention; None where there is none.
     transposed: true where each ConvTranspose stays one, in forms that would compute what it is rewritten as in float.
+    recurrent: true where each GRU stays one, where the steps that it is rewritten as would not be integers.
     """
 
     steps: tuple[str, ...] = ()
@@ -58,6 +59,12 @@ class Recipe:
     fixed: Channels | None = field(default=None, metadata=OPTIONAL)
     transposed: bool | None = field(default=None, metadata=OPTIONAL)
     attention: tuple[str, ...] | None = field(default=None, metadata=OPTIONAL)
+    recurrent: bool | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def left(self) -> dict[str, bool]:
+        """What is not rewritten: the arguments of `qtool.pipeline.prepare.prepare`."""
+        return {"transposed": bool(self.transposed), "recurrent": bool(self.recurrent)}
 
     @property
     def idle(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from qtool.pipeline.prepare import (
     fold_gates,
     fold_pad,
     gemm_bias,
+    gru_steps,
     known_shapes,
     matmul_add,
     merge_equal,
@@ -64,11 +65,13 @@ class Prepared:
     folded: Mapping[Origin, tuple[str, ...]] = field(default_factory=dict)
 
 
-def prepare(loaded: LoadedModel, fixed: Fixed | None = None, *, transposed: bool = False) -> Prepared:
+def prepare(
+    loaded: LoadedModel, fixed: Fixed | None = None, *, transposed: bool = False, recurrent: bool = False
+) -> Prepared:
     """Fold and rewrite a float model into the form that quantisation starts from, and return it.
 
     `fixed`: input -> the value that it always has, element by element; one number stands for all. The input stays in
-    the signature, and is not read. `transposed`: leave each ConvTranspose as it is.
+    the signature, and is not read. `transposed`: leave each ConvTranspose as it is; `recurrent`: each GRU.
 
     Batch norms and constants are folded, identities are removed, an opset below 13 is raised to it, and float16 becomes
     float32. The input is not changed.
@@ -79,7 +82,7 @@ def prepare(loaded: LoadedModel, fixed: Fixed | None = None, *, transposed: bool
         AlreadyQuantizedError: the model holds quantised operators.
     """
     try:
-        return _prepared(loaded, fixed or {}, transposed=transposed)
+        return _prepared(loaded, fixed or {}, transposed=transposed, recurrent=recurrent)
     except QtoolError:
         raise
     except Exception:
@@ -88,7 +91,7 @@ def prepare(loaded: LoadedModel, fixed: Fixed | None = None, *, transposed: bool
         raise
 
 
-def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepared:
+def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool, recurrent: bool) -> Prepared:
     name = str(loaded.path)
     _refuse_quantized(loaded.model, name)
     raised = opset.raise_opset(loaded.model, name)
@@ -117,6 +120,8 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
         _apply(part, changes, plain_products, fold_affine)
         if not transposed:
             _apply(part, changes, sub_pixel)
+        if not recurrent:
+            _apply(part, changes, gru_steps)
         _apply(part, changes, fold_pad, matmul_add, spatial_mean, pointwise_head)
         _apply(part, changes, activations, fold_forward, fold_gates, residual_sum, gemm_bias, resize_axes, merge_equal)
         _apply(part, changes, vanishing_weights)
@@ -125,7 +130,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool) -> Prepare
     computed = sum(edit.origin_of(value) is not None for value in model.graph.initializers.values())
     if computed:
         changes["computed from less"] = computed
-    recipe = Recipe(fixed=dict(fixed) if fixed else None, transposed=transposed or None)
+    recipe = Recipe(fixed=dict(fixed) if fixed else None, transposed=transposed or None, recurrent=recurrent or None)
     return Prepared(model, name, loaded.path, loaded.digest, changes, recipe, widened, heirs(model, origins))
 
 

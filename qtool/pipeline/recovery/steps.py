@@ -59,14 +59,14 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Comp
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:
     """Return the graph that the recipe says, made of one that none was applied to.
 
-    Where the recipe fixes inputs to other values, or treats ConvTranspose otherwise, the model is read and prepared
+    Where the recipe fixes inputs to other values, or leaves something else as it is, the model is read and prepared
     again.
 
     Raises:
         ValueError: the recipe belongs to another graph; the message says why.
     """
-    if (recipe.fixed, recipe.transposed) != (prepared.recipe.fixed, prepared.recipe.transposed):
-        again = prepare(model_io.load(prepared.path), recipe.fixed, transposed=bool(recipe.transposed))
+    if (recipe.fixed, recipe.left) != (prepared.recipe.fixed, prepared.recipe.left):
+        again = prepare(model_io.load(prepared.path), recipe.fixed, **recipe.left)
         prepared = replace(again, name=prepared.name)
     model, changes = prepared.model, dict(prepared.changes)
     if EQUALIZE in recipe.steps:
@@ -127,15 +127,16 @@ def _feeds(array: np.ndarray, spec: InputSpec) -> bool:
 def apply_recorded(prepared: Prepared, statistics: Statistics) -> Prepared:
     """Return the graph that the statistics were collected on, made of the prepared one.
 
-    One that has each ConvTranspose left has them afterwards too, for the forms that need no ranges of its tensors, if
-    what was decided fits it as well.
+    What was left in it as it came is so afterwards too, since ranges of the tensors that it would be rewritten as are
+    not needed then, if what was decided fits it as well.
 
     Raises:
         CalibrationError: they belong to another graph.
     """
-    if prepared.recipe.transposed and not statistics.recipe.transposed:
+    more = {what: True for what, left in prepared.recipe.left.items() if left and not statistics.recipe.left[what]}
+    if more:
         with suppress(CalibrationError):
-            return apply_recorded(prepared, replace(statistics, recipe=replace(statistics.recipe, transposed=True)))
+            return apply_recorded(prepared, replace(statistics, recipe=replace(statistics.recipe, **more)))  # type: ignore[arg-type]
     try:
         result = apply(prepared, statistics.recipe)
         check_channels(result.model, statistics.channels)

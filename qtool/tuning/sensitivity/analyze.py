@@ -125,7 +125,7 @@ def sensitivity(
         correction=bias_correction,
         smoothing=smoothing,
     )
-    prepared = during(progress, "prepare", lambda: prepare(model_io.load(model), transposed=request.in_float))
+    prepared = during(progress, "prepare", lambda: prepare(model_io.load(model), None, **request.left))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
