@@ -17,6 +17,7 @@ from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.feeds import Data, ReadOptions
 from qtool.graph.edit import Model, Node
+from qtool.graph.layers import Layer
 from qtool.graph.model_io import LoadedModel
 from qtool.graph.origins import origins_of
 from qtool.inspection.draft import draft_speedup
@@ -211,11 +212,16 @@ def _executed(opened: Opened, example: Mapping[str, np.ndarray] | None, seconds:
 
 
 def _heirs(prepared: Prepared) -> dict[str, Node]:
-    """Name of a node of the file, or of its output -> the node of the prepared graph that stands for it."""
+    """Name of a node of the file, or of its output -> the prepared node that stands for it, a layer first."""
     result: dict[str, Node] = {}
-    for node in prepared.model.graph.all_nodes():
-        for name in (str(node.name), *(str(o.name) for o in node.outputs), *_names(origins_of(node))):
+    nodes = list(prepared.model.graph.all_nodes())
+    for node in sorted(nodes, key=lambda node: Layer.of(node) is None):
+        for name in _names(origins_of(node)):
             result.setdefault(name, node)
+    for node in nodes:
+        for name in (str(node.name), *(str(o.name) for o in node.outputs)):
+            if not (name in result and Layer.of(result[name]) is not None and Layer.of(node) is None):
+                result[name] = node
     return result
 
 

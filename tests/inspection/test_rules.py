@@ -339,7 +339,7 @@ def test_a_model_that_made_up_inputs_do_not_fit_is_not_said_to_fail(tmp_path):
     """Its input may be of any length, and only one of them is right."""
     net = Net()
     net.inputs[0].type.tensor_type.shape.dim[2].dim_param = "height"
-    shaped = net.add("Reshape", net.fake("x"), net.constant(np.array([1, 4, 37 * 8], np.int64)))
+    shaped = net.add("Reshape", net.fake("x"), net.constant(np.array([1, 4, 337 * 8], np.int64)))
     found = inspect_model(net.write(tmp_path / "model.onnx", net.fake(shaped)))
     assert "DOES NOT RUN" not in found.verdict
     assert any("made-up inputs do not fit" in text for text in found.not_measured)
