@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qtool.core.errors import ModelError
 from qtool.core.reading import open_file
 from qtool.core.recognition import no_model, not_onnx
+from qtool.core.text import amount
 from qtool.graph import external
 from qtool.graph.arrangement import arrange, check_nodes, described, tolerated, unnamed_output
 from qtool.graph.external import DataFile, StoredTensor
@@ -170,7 +171,7 @@ def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
         need = math.ceil(math.prod(tensor.dims) * bits / 8)
         if have != need:
             raise ModelError(
-                f"{file}: tensor {tensor.name!r} holds {have} bytes, its shape needs {need}; export it again"
+                f"{file}: tensor {tensor.name!r} holds {amount(have, 'byte')}, its shape needs {need}; export it again"
             )
 
 

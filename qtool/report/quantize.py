@@ -344,7 +344,7 @@ def _calibrator(result: Quantized) -> str:
     fixed = (plan.recipe.fixed or {}).items()
     chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
     if result.trials and all(trial.sqnr_db is None for trial in result.trials):
-        chosen += f", the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
+        chosen += f", the first of {amount(len(result.trials), 'candidate')} (no output has an SQNR to compare them by)"
     return chosen
 
 

@@ -148,13 +148,13 @@ def _rounds(content: Content) -> Section:
             )
             for one in rounds
         ]
-        label = f"SQNR of the samples that choose, over {content['steps']} steps of training"
+        label = f"SQNR of the samples that choose, over {amount(content['steps'], 'step')} of training"
         legend = (Legend("best", "good"), Legend("measured", "int"))
         axes = (Axis("step"), Axis("dB"))
         blocks.append(plot("SQNR of the samples that choose", label, dots, axes, joined=True, legend=legend))
     losses = [(one["step"], loss) for one in content["rounds"] if (loss := finite(one["loss"])) is not None]
     if len(losses) > 1:
-        label = f"Loss of the samples that train, over {content['steps']} steps of training"
+        label = f"Loss of the samples that train, over {amount(content['steps'], 'step')} of training"
         dots = [Dot(step, loss, f"step {step}: {loss:.3g}") for step, loss in losses]
         axes = (Axis("step"), Axis("noise over signal"))
         blocks.append(plot("Loss of the samples that train", label, dots, axes, joined=True))
@@ -174,5 +174,6 @@ def _rounds(content: Content) -> Section:
         names = (Column("layer"), Column("why it was not trained"))
         blocks.append(Listing("Not trained", names, tuple((Cell(n), Cell(w)) for n, w in content["untrained"].items())))
     learned = ", ".join(f"{count:,} {name}" for name, count in content["learned"].items())
-    lead = f"{content['steps']} steps in {content['seconds']:.0f} s; learned: {learned}. Data: {content['split']}."
+    lead = f"{amount(content['steps'], 'step')} in {content['seconds']:.0f} s; learned: {learned}. "
+    lead += f"Data: {content['split']}."
     return Section("trials", "Training", lead, tuple(blocks))
