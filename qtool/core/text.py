@@ -30,9 +30,12 @@ def cell(text: str) -> str:
     return _printable(_cut(in_utf8(text)) if len(text) > _LONG else in_utf8(text))
 
 
-def amount(number: int, noun: str, several: str | None = None) -> str:
-    """Return a number with its noun: 1 sample, 2 samples; `several` where an s does not make the plural."""
-    return f"{number} {noun if number == 1 else several or noun + 's'}"
+def amount(number: int, noun: str, several: str | None = None, *, commas: bool = False) -> str:
+    """Return a number with its noun: 1 sample, 2 samples; `several` where an s does not make the plural.
+
+    commas: between its thousands.
+    """
+    return f"{number:{',' if commas else ''}} {noun if number == 1 else several or noun + 's'}"
 
 
 def rounded(number: float) -> str:

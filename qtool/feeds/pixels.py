@@ -6,6 +6,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, arg
 from qtool.core.tensorspec import InputSpec, describe
+from qtool.core.text import amount
 from qtool.feeds.checks import Described
 from qtool.feeds.geometry import Geometry, check_sized, geometry_of, laid
 from qtool.feeds.preprocess import Preprocess
@@ -183,7 +184,7 @@ def _layout(settings: Preprocess, spec: InputSpec) -> str:
         axis = settings.layout.index("C")
         if isinstance(shape[axis], int) and not fits[settings.layout]:
             raise DataError(
-                f"preprocess: layout {settings.layout} with {channels} channels ({settings.color}) does "
+                f"preprocess: layout {settings.layout} with {amount(channels, 'channel')} ({settings.color}) does "
                 "not fit the "
                 f"model's input '{spec.name}', {describe(spec.dtype, shape)}; set layout and color to "
                 "match it"
@@ -192,7 +193,7 @@ def _layout(settings: Preprocess, spec: InputSpec) -> str:
     found = [layout for layout, fit in fits.items() if fit]
     if len(found) != 1:
         raise DataError(
-            f"preprocess: the layout of {channels} channels ({settings.color}) is not plain from the "
+            f"preprocess: the layout of {amount(channels, 'channel')} ({settings.color}) is not plain from the "
             "model's input "
             f"'{spec.name}', {describe(spec.dtype, shape)}; set layout to NCHW or NHWC, and color to match"
         )

@@ -11,6 +11,7 @@ from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.process import without_panic
 from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.feeds.checks import quoted
 
 _IDS = "input_ids"
@@ -65,7 +66,7 @@ class TextEncoder:
         """Pad to the length that the model fixes."""
         if max_length is not None and max_length > length:
             raise UsageError(
-                f"{arg('max_length', max_length)}: the model's input '{_IDS}' takes {length} tokens; give "
+                f"{arg('max_length', max_length)}: the model's input '{_IDS}' takes {amount(length, 'token')}; give "
                 "at most that, or leave it out"
             )
         stored = _loaded(self._path).padding
@@ -73,8 +74,8 @@ class TextEncoder:
             token = next((token for token in _PADS if self._tokenizer.token_to_id(token) is not None), None)
             if token is None:
                 raise UsageError(
-                    f"{arg('tokenizer', self._path)}: says nothing of padding, but the model takes {length} tokens; "
-                    "give one with enable_padding"
+                    f"{arg('tokenizer', self._path)}: says nothing of padding, but the model takes "
+                    f"{amount(length, 'token')}; give one with enable_padding"
                 )
             stored = {"pad_token": token, "pad_id": self._tokenizer.token_to_id(token)}
         kept = {key: stored[key] for key in ("direction", "pad_id", "pad_type_id", "pad_token") if key in stored}
@@ -100,8 +101,8 @@ class TextEncoder:
             raise DataError(f"{where}: the text has no tokens; remove it")
         if self._limit is not None and sum(encoding.attention_mask) > self._limit:
             raise DataError(
-                f"{where}: {self._limit} tokens do not hold the tokenizer's special ones; give "
-                f"another {arg('max_length')}, or a model that takes more"
+                f"{where}: {amount(self._limit, 'token does', 'tokens do')} not hold the tokenizer's special ones; "
+                f"give another {arg('max_length')}, or a model that takes more"
             )
         try:
             return {name: np.array(getattr(encoding, _FIELDS[name]), dtype) for name, dtype in self._types.items()}

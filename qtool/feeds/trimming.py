@@ -7,7 +7,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.tensorspec import InputSpec, describe
-from qtool.core.text import meant
+from qtool.core.text import amount, meant
 from qtool.feeds.batching import Batch
 from qtool.feeds.checks import quoted
 
@@ -57,7 +57,8 @@ class Trim:
         mask = batch.inputs[self.mask]
         if mask.ndim != 2:
             raise DataError(
-                f"{batch.origin}: '{self.mask}' has {mask.ndim} axes; {arg('trim')} needs [samples, length]"
+                f"{batch.origin}: '{self.mask}' has {amount(mask.ndim, 'axis', 'axes')}; {arg('trim')} needs "
+                "[samples, length]"
             )
         on = mask != 0
         if not ((mask == 1) | ~on).all():

@@ -12,6 +12,7 @@ from qtool.core.numerics.affine import dequantize
 from qtool.core.numerics.sqnr import SignalToNoise
 from qtool.core.records.finetuning import TorchAgreement
 from qtool.core.records.plan import Plan
+from qtool.core.text import amount
 from qtool.finetuning.student import Student
 from qtool.graph import compose
 from qtool.graph.edit import Model
@@ -49,7 +50,8 @@ def check_agreement(
     behind = found.outputs_db is None or found.outputs_db >= _ENOUGH_DB
     if enough or (single and behind):
         return found
-    where = f"tensor {found.tensor!r} is up to {found.layers_steps} steps off" if not single else "behind all of these"
+    off = f"tensor {found.tensor!r} is up to {amount(found.layers_steps, 'step')} off"
+    where = "behind all of these" if single else off
     raise VerificationError(
         f"torch does not compute what onnxruntime does: the outputs agree to {found.db:.1f} dB, and layer by layer "
         f"{100 * found.layers_differing:.2g} % of the numbers differ ({where}); nothing was trained"

@@ -19,6 +19,7 @@ from qtool.core.records.options import Names, Scheme, names
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
 from qtool.core.scratch import scratch_folder
+from qtool.core.text import amount
 from qtool.evaluation.decoding.user import DecodeSpec
 from qtool.evaluation.evaluate import with_boxes
 from qtool.evaluation.metrics.registry import MetricSpec
@@ -244,12 +245,10 @@ def finetune(
     )
 
 
-_FEW = "only {} samples train, which a network learns by heart; some hundreds are worth more than more epochs"
-
-
 def _few(parted: Parted) -> tuple[str, ...]:
-    few = len(parted.training) < FEW
-    return (_FEW.format(len(parted.training)),) if few else ()
+    count = len(parted.training)
+    few = f"only {amount(count, 'sample trains', 'samples train')}, which a network learns by heart"
+    return (f"{few}; some hundreds are worth more than more epochs",) if count < FEW else ()
 
 
 def _unusual(**options: tuple[object, object]) -> dict[str, object]:

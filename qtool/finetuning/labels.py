@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.text import amount
 from qtool.evaluation.metrics.heads import LABELS, find_heads, one_hot_classes
 from qtool.feeds import load_function, raised, refuse_to_stop
 from qtool.finetuning.loss_names import CROSS_ENTROPY, Loss, LossSpec
@@ -109,7 +110,7 @@ def _cross_entropy(model: Model, outputs: Arrays, labels: Arrays) -> LabelsLoss:
         if bool((classes >= columns).any()):
             raise DataError(
                 f"{arg('labels_loss', CROSS_ENTROPY)}: a label is {int(classes.max())}, and output {output.name!r} has "
-                f"{columns} columns; correct the labels"
+                f"{amount(columns, 'column')}; correct the labels"
             )
         return functional.cross_entropy(scores, classes.clamp_min(0), reduction="none")[counted].sum() / max(
             int(counted.sum()), 1

@@ -11,6 +11,7 @@ import numpy as np
 
 from qtool.core.errors import DataError, UsageError
 from qtool.core.tensorspec import InputSpec
+from qtool.core.text import amount
 from qtool.evaluation.metrics.transcripts import merged
 from qtool.feeds.formats.functions import load_function, raised, refuse_to_stop
 from qtool.generation.caches import OWN_LOOP, Decoding, Hypothesis, paired
@@ -118,7 +119,7 @@ def transducer(parts: Parts, inputs: Inputs, settings: LoopSettings) -> list[int
     """
     encoder, predictor, joiner = parts["encoder"], Predictor(parts["decoder"], settings), parts["joiner"]
     if len(joiner.inputs) != 2:
-        raise UsageError(f"part 'joiner': has {len(joiner.inputs)} inputs, not 2; {OWN_LOOP}")
+        raise UsageError(f"part 'joiner': has {amount(len(joiner.inputs), 'input')}, not 2; {OWN_LOOP}")
     of_frame, of_tokens = sorted(joiner.inputs, key=lambda spec: not spec.name.startswith("enc"))
     tokens: list[int] = []
     said = predictor.said(())

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import onnx
 
 from qtool.core.records.results import FilePart
+from qtool.core.text import amount
 from qtool.graph.products import is_product
 from qtool.graph.serialized import Serialized
 
@@ -45,7 +46,8 @@ def contents(model: Serialized) -> tuple[FilePart, ...]:
         FilePart(what, sum(found.values()), max(found, key=lambda name: found[name])) for what, found in sizes.items()
     ]
     rest = model.size - sum(part.size for part in parts)
-    parts.append(FilePart(f"{len(graph.node)} nodes with their names and scales", rest, ""))
+    nodes = amount(len(graph.node), "node with its name and scales", "nodes with their names and scales")
+    parts.append(FilePart(nodes, rest, ""))
     return tuple(sorted(parts, key=lambda part: -part.size))
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "output_specs",
     "rank",
     "remember",
+    "remember_half",
     "remove_node",
     "replace_node",
     "replace_uses",
@@ -57,13 +58,14 @@ __all__ = [
     "static_shape",
     "subgraphs",
     "take_origins",
+    "was_half",
     "weight_like",
 ]  # fmt: skip
 
 Array = np.ndarray
 # of constants that may be shapes, and of lengths that may be an input's
 _SHORT, _LONG = 16, 2**14
-_ORIGIN = "qtool.origin"
+_ORIGIN, _HALF = "qtool.origin", "qtool.half"
 
 
 def clone(model: Model) -> Model:
@@ -297,9 +299,10 @@ def add_integers(graph: Graph, name: str, array: Array, bits: int) -> Value:
 
 
 def set_constant(value: Value, array: Array) -> None:
-    """Give an initializer another content, of the same shape; what made the former one is forgotten."""
+    """Give an initializer another content, of the same shape; what is known of the former one is forgotten."""
     value.const_value = ir.tensor(np.asarray(array, order="C"), name=value.name)
-    value.meta.pop(_ORIGIN, None)
+    for known in (_ORIGIN, _HALF):
+        value.meta.pop(known, None)
 
 
 def remember(constant: Value, origin: Graph | None) -> None:
@@ -312,6 +315,16 @@ def origin_of(constant: Value) -> Graph | None:
     """Return the graph that makes a constant, where it remembers one."""
     found: Graph | None = constant.meta.get(_ORIGIN)
     return found
+
+
+def remember_half(constant: Value) -> None:
+    """Let a constant remember that the model holds it in float16; copies of the model do so too."""
+    constant.meta[_HALF] = True
+
+
+def was_half(constant: Value) -> bool:
+    """Return whether a constant is in float16 in the model as it came, which may have rounded it."""
+    return _HALF in constant.meta
 
 
 def new_node(

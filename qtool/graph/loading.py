@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qtool.core.errors import ModelError
 from qtool.core.reading import open_file
 from qtool.core.recognition import no_model, not_onnx
+from qtool.core.text import amount
 from qtool.graph import external
 from qtool.graph.arrangement import arrange, check_nodes, described, tolerated, unnamed_output
 from qtool.graph.external import DataFile, StoredTensor
@@ -61,8 +62,10 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
     _check_sizes(proto, file)
 
 
-def check_survivable(file: Path) -> None:
-    """Refuse a model that would end the process when onnxruntime loads it; what is no ONNX model is left to that.
+def check_loadable(file: Path) -> None:
+    """Refuse a model that would end the process when onnxruntime loads it, or whose data lie where they must not.
+
+    What is no ONNX model is left to onnxruntime.
 
     Raises:
         ModelError: it is one.
@@ -71,6 +74,7 @@ def check_survivable(file: Path) -> None:
         proto = read_proto(file)
     except ModelError:
         return
+    _check_external(proto, file)
     _check_named(proto, file)
 
 
@@ -118,21 +122,37 @@ def _is_described(value: onnx.ValueInfoProto) -> bool:
 
 
 def _check_external(proto: onnx.ModelProto, file: Path) -> None:
-    folder = file.parent.resolve()
+    # where the model is a link, as in a store of models, what lies beside the file itself is as good; so onnxruntime
+    folders = (file.parent.resolve(), file.resolve().parent)
     for tensor in external.external_tensors(proto):
         span = external.span(tensor, file)
         data = span.file
-        if data != file and not data.resolve().is_relative_to(folder):
-            raise ModelError(
-                f"{file}: tensor {tensor.name!r} points outside the model's folder ({data}); "
-                "refused: save the model again with its data beside it"
-            )
+        if data != file:
+            _check_inside(data, folders, f"{file}: tensor {tensor.name!r}")
         if span.offset < 0 or (span.length or 0) < 0:
             raise ModelError(f"{file}: tensor {tensor.name!r} says nonsense of its external data; export it again")
         if not data.is_file():
             raise ModelError(f"{file}: external data file {data} of tensor {tensor.name!r} is missing; put it there")
         if data.stat().st_size < span.offset + (span.length or 0):
             raise ModelError(f"{file}: external data file {data} is truncated; copy or download it again")
+
+
+def _check_inside(data: Path, folders: tuple[Path, ...], place: str) -> None:
+    try:
+        found, holder = data.resolve(), data.parent.resolve()
+    except RuntimeError:
+        # a link to itself: there is no file
+        return
+    if any(map(found.is_relative_to, folders)):
+        return
+    if any(map(holder.is_relative_to, folders)):
+        raise ModelError(
+            f"{place}: its data file {data} is a link to {found}, outside the model's folder; refused: put a copy of "
+            "the file in the link's place"
+        )
+    raise ModelError(
+        f"{place} points outside the model's folder ({data}); refused: export the model again with its data beside it"
+    )
 
 
 def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
@@ -151,7 +171,7 @@ def _check_sizes(proto: onnx.ModelProto, file: Path) -> None:
         need = math.ceil(math.prod(tensor.dims) * bits / 8)
         if have != need:
             raise ModelError(
-                f"{file}: tensor {tensor.name!r} holds {have} bytes, its shape needs {need}; export it again"
+                f"{file}: tensor {tensor.name!r} holds {amount(have, 'byte')}, its shape needs {need}; export it again"
             )
 
 

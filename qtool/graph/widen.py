@@ -26,8 +26,8 @@ def float16_to_float32(model: Model) -> int:
 
     Types must be inferred. Inputs and outputs of the model keep their type: a Cast stands behind and before them, and
     around BitCast, which means the bits. What the casts between both types leave are Identity nodes. The result is
-    more exact than the model, and what overflowed to Inf in float16 no longer does. Large constants remember what they
-    were, see `edit.remember`.
+    more exact than the model, and what overflowed to Inf in float16 no longer does. Constants remember that they were
+    float16 (`edit.was_half`), large ones also what they were (`edit.remember`).
 
     Returns:
         How many values were changed.
@@ -75,6 +75,7 @@ def _widen(value: Value) -> bool:
     half = value.const_value
     if half is not None and half.dtype == _HALF:
         value.const_value = _wide_tensor(half)
+        edit.remember_half(value)
         if half.nbytes >= _LARGE:
             edit.remember(value, _made_of(str(value.name), half))
     return True

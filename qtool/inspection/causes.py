@@ -15,6 +15,7 @@ from qtool.anatomy.integers import NBITS
 from qtool.anatomy.opened import element_type
 from qtool.anatomy.planned import PlannedLayer
 from qtool.core.records.inspection import Grid
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
 from qtool.graph.layers import Layer
@@ -298,7 +299,7 @@ def bias_off(layer: PlannedLayer) -> str | None:
     if placed.grid.dtype != "int32":
         return f"its bias is {placed.grid.dtype}; the kernels take int32"
     if found.size not in (1, wanted.size) and wanted.size != 1:
-        return f"its bias has {found.size} scales, its weight {wanted.size}"
+        return f"its bias has {amount(found.size, 'scale')}, its weight {wanted.size}"
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.nanmax(np.abs(found / wanted - 1.0))
     if not factor > _SCALE_NEAR:

@@ -72,7 +72,8 @@ def outlooks(prepared: Prepared, statistics: Statistics, macs: Macs) -> tuple[Ou
 
 def _outlook(prepared: Prepared, statistics: Statistics, macs: Macs, target: Target) -> Outlook:
     model = prepared.model
-    layers = [node for node in model.graph.all_nodes() if is_layer(node, target)]
+    # as in a report of `quantize`: what the target has no row for is work all the same
+    layers = [node for node in model.graph.all_nodes() if is_layer(node, target) or products.multiplies(node)]
     scheme = static_scheme(model, target, Scheme())
     try:
         placement = place(model, target, scheme, name=prepared.name)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from qtool.anatomy import grids
 from qtool.anatomy.planned import PlannedLayer
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node
 from qtool.inspection.causes import wrong_axis
@@ -63,11 +64,11 @@ def _miscounted(node: Node) -> str:
         return ""
     axis = int(edit.attribute(node, "axis", _AXIS))
     if not -rank <= axis < rank:
-        return f"{node.op_type} {node.name!r} has its scales along axis {axis} of {rank} axes"
+        return f"{node.op_type} {node.name!r} has its scales along axis {axis} of {amount(rank, 'axis', 'axes')}"
     length = data.shape[axis]
     if not isinstance(length, int) or length == scale[0]:
         return ""
-    return f"{node.op_type} {node.name!r} has {scale[0]} scales along axis {axis}, which is {length} long"
+    return f"{node.op_type} {node.name!r} has {amount(scale[0], 'scale')} along axis {axis}, which is {length} long"
 
 
 def _written(layers: Sequence[PlannedLayer]) -> Iterator[str]:
@@ -77,4 +78,4 @@ def _written(layers: Sequence[PlannedLayer]) -> Iterator[str]:
         stored, count = edit.static_shape(layer.w.stored), len(layer.w.grid.scale)
         if stored and stored[layer.w.grid.axis % len(stored)] != count:
             channels = stored[layer.w.grid.axis % len(stored)]
-            yield f"the weight of {layer.name!r} has {count} scales, for {channels} output channels"
+            yield f"the weight of {layer.name!r} has {count} scales, for {amount(channels, 'output channel')}"

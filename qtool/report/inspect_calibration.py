@@ -29,7 +29,9 @@ def calibration_inspection_text(result: CalibrationInspection, *, every: bool = 
     shown = odd if every else odd[:_SHOWN]
     parts += [line(f"  {tensor.name}: {'; '.join(tensor.notes)}") for tensor in shown]
     parts += (
-        [f"  {len(odd) - len(shown)} more tensors with something odd; all with -v"] if len(odd) > len(shown) else []
+        [f"  {amount(len(odd) - len(shown), 'more tensor')} with something odd; all with -v"]
+        if len(odd) > len(shown)
+        else []
     )
     return "\n".join([*parts, *_table(result, every=every)])
 

@@ -25,10 +25,12 @@ from qtool.report.evaluation import gate_line
 from qtool.report.proof import accuracy_rows, arithmetic_line, float_line, integer_line
 from qtool.report.text import ABSENT, aligned, decibels, file_size
 from qtool.report.timing import slower_line, timing_lines
-from qtool.report.words import SCALE, again, listed, quality, rows
+from qtool.report.words import HARDLY, SCALE, again, beyond_limit, hardly_quantised, listed, quality, rows
 
 _NAMED = 3
 _COLUMNS = 100
+_CHOOSING = ("exclude", "exclude_op", "include_op", "max_float_macs", "optimize_for")
+"""Options by which a caller has layers in float."""
 _ALIKE = 1.05
 """Sizes within this factor are alike."""
 _MOSTLY = 0.5
@@ -103,6 +105,9 @@ def bad_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:
     if verdict is None:
         hardly = _hardly_integer(result)
         return line(f"{result.output}: {'; next: '.join(hardly)}") if hardly else ""
+    hardly = _hardly(result)
+    if verdict.met and hardly and not _chosen(result):
+        return line(f"{result.output}: {HARDLY}: {'; '.join(hardly)}; next: {_inspection(result)}")
     if verdict.met or (verdict.met is None and not verdict.asked):
         return ""
     causes = _causes(result, verdict)[:2]
@@ -136,10 +141,29 @@ def _hardly_integer(result: Quantized) -> tuple[str, ...]:
     if not waiting or share is None or share >= _MOSTLY:
         return ()
     return (
-        f"HARDLY QUANTISED: {len(waiting)} of {amount(proof.layers, 'layer')} have integer kernels for calibrated "
+        f"{HARDLY}: {len(waiting)} of {amount(proof.layers, 'layer')} have integer kernels for calibrated "
         "ranges alone, and stay in float without data",
         f"`qtool quantize {word(result.asked.model)} --data DATA -o {word(str(result.output))}`, without --dynamic",
     )
+
+
+def _hardly(result: Quantized) -> tuple[str, ...]:
+    """How little is in 8 bits, and why; nothing where it is enough."""
+    plan, proof = result.plan, result.verification
+    readers = [*(row.readers for row in plan.stored), *(row.readers for row in plan.blocks)]
+    stored = {node for found in readers for node, _ in found}
+    return hardly_quantised(proof.layers, proof.integer_layers, proof.integer_share, proof.float_layers, stored)
+
+
+def _chosen(result: Quantized) -> bool:
+    """Whether the caller said what is to be float."""
+    return any(option in _CHOOSING for option, _ in result.asked.options)
+
+
+def _inspection(result: Quantized) -> str:
+    asked = result.asked
+    data = "" if asked.data is None else f" {data_text(asked)}"
+    return f"`qtool inspect {word(asked.model)}{data}` says of each layer why it is float, and what helps"
 
 
 def _judged(result: Quantized, verdict: Verdict) -> str:
@@ -151,6 +175,8 @@ def _judged(result: Quantized, verdict: Verdict) -> str:
     if _but_for_one(result, verdict):
         return f"ACCURATE BUT FOR ONE SAMPLE: outputs {figure}, at least {wanted} {asked}"
     judged = "accurate" if verdict.met else "NOT ACCURATE"
+    if verdict.met and _hardly(result):
+        judged = f"{HARDLY}, though accurate"
     return f"{judged}: outputs {figure}, at least {wanted} {asked}"
 
 
@@ -164,7 +190,9 @@ def _meaning(result: Quantized, verdict: Verdict) -> list[str]:
     db = result.verification.judged_db
     if verdict.met is None or math.isnan(db):
         return []
-    lines = [f"{quality(db)}: {db:.1f} dB; {SCALE}"]
+    hardly = _hardly(result)
+    lines = [f"{hardly[0]}: nearly all of these dB are float's", *hardly[1:]] if verdict.met and hardly else []
+    lines = lines or [f"{quality(db)}: {db:.1f} dB; {SCALE}"]
     if verdict.met and db < verdict.min_sqnr + _ROOM_DB and verdict.max_float_macs is not None:
         more = f"--min-sqnr {verdict.min_sqnr + _ROOM_DB:.4g}"
         lines.append(
@@ -206,6 +234,8 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
     compared = f"qtool eval {model} {word(str(result.output))}"
     if _but_for_one(result, verdict):
         return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
+    if verdict.met and _hardly(result):
+        return [_inspection(result), _comparison(result)]
     if verdict.met is not False:
         return [_comparison(result)]
     if result.plan.blocks:
@@ -248,15 +278,9 @@ def _left(verdict: Verdict) -> list[str]:
     ranked = sorted(verdict.left, key=lambda one: -(one.gain_db or 0.0))
     before = "" if verdict.before_db is None else f", outputs {verdict.before_db:.1f} dB before"
     share = f"{percent(verdict.float_macs)} of multiply-accumulates"
-    over = []
-    if verdict.max_float_macs is not None and verdict.float_macs > verdict.max_float_macs:
-        usual = f"{100 * verdict.max_float_macs:.4g} %"
-        over = [
-            f"more than the {usual} of the default, which counts no layer that is as fast in float and gives way where "
-            f"the model stays faster than float by the target's times; --max-float-macs {usual.replace(' ', '')} keeps "
-            "to it"
-        ]
-    return [f"{count} for accuracy, {share}{before}", *over, *listed([_region(one) for one in ranked], _NAMED)]
+    over = beyond_limit(verdict.float_macs, verdict.max_float_macs)
+    said = [f"{count} for accuracy, {share}{before}", *filter(None, [over])]
+    return [*said, *listed([_region(one) for one in ranked], _NAMED)]
 
 
 def _region(one: LeftFloat) -> str:
@@ -320,7 +344,7 @@ def _calibrator(result: Quantized) -> str:
     fixed = (plan.recipe.fixed or {}).items()
     chosen += f", for {' '.join(text_of(*one) for one in fixed)} alone" if fixed else ""
     if result.trials and all(trial.sqnr_db is None for trial in result.trials):
-        chosen += f", the first of {len(result.trials)} candidates (no output has an SQNR to compare them by)"
+        chosen += f", the first of {amount(len(result.trials), 'candidate')} (no output has an SQNR to compare them by)"
     return chosen
 
 

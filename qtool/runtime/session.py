@@ -17,7 +17,7 @@ from qtool.core.records.recipe import FIXED
 from qtool.core.tensorspec import InputSpec
 from qtool.core.text import in_utf8
 from qtool.graph import external
-from qtool.graph.loading import check_survivable
+from qtool.graph.loading import check_loadable
 from qtool.graph.quantizers import has_quantizers
 from qtool.graph.serialized import Serialized
 from qtool.runtime.providers import device_failure, find_provider, node_counts, start
@@ -101,7 +101,7 @@ class Session:
             options.add_session_config_entry(key, value)
         self.name = name or (str(model) if isinstance(model, str | Path) else "the model")
         if isinstance(model, str | Path):
-            check_survivable(Path(model))
+            check_loadable(Path(model))
         if isinstance(model, Serialized) and runs_on.one_file:
             model = model.joined()
         if isinstance(model, Serialized):

@@ -1,5 +1,6 @@
 """The conditions that rows of the targets' tables name: why a node that has a rule is left float all the same."""
 
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Node
 from qtool.graph.layers import Layer
@@ -15,7 +16,7 @@ def constant_weights(node: Node) -> str | None:
         if not edit.weight_like(weight):
             return "its weight is computed, or not float32"
         if edit.constant(weight).ndim not in layer.operator.ranks:
-            return f"its weight has {edit.constant(weight).ndim} dimensions"
+            return f"its weight has {amount(edit.constant(weight).ndim, 'dimension')}"
         if not layer.fits(edit.constant(weight).shape):
             return "its channels are not divided by its groups"
         if edit.constant(weight).size == 0:

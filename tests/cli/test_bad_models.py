@@ -1,5 +1,6 @@
 """Models that cannot be quantised: one line that names the culprit and the remedy, exit 2, nothing written."""
 
+import math
 import os
 import shutil
 
@@ -135,11 +136,34 @@ def test_external_data_is_not_read_from_elsewhere(folder, no_model, tmp_path_fac
     for location in (relative, str(outside / "w.bin")):
         external(folder / "e.onnx", location)
         (folder / "w.bin").unlink()
-        no_model("e.onnx", "outside the model's folder", "refused")
+        no_model("e.onnx", "outside the model's folder", "refused", "with its data beside it")
+
+
+@pytest.mark.parametrize("place", ["link.bin", "sub/link.bin"])
+def test_external_data_is_not_read_through_a_link_to_elsewhere(folder, no_model, tmp_path_factory, capsys, place):
+    """Every command says so, be the model read by qtool or by onnxruntime; what is told helps."""
+    outside = tmp_path_factory.mktemp("outside")
+    external(folder / "e.onnx", place)
+    shutil.move(folder / "w.bin", outside / "w.bin")
+    link = folder / place
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside / "w.bin")
+    no_model("e.onnx", place, f"is a link to {outside / 'w.bin'}, outside the model's folder", "in the link's place")
+    with pytest.raises(SystemExit) as refused:
+        main(["eval", "m.onnx", "e.onnx", "--data", "good.npz"])
+    told = capsys.readouterr().err
+    assert refused.value.code == 2 and told.count("\n") == 1
+    assert f"is a link to {outside / 'w.bin'}, outside the model's folder" in told
+    link.unlink()
+    shutil.copy(outside / "w.bin", link)
+    assert qtool.evaluate("m.onnx", ["e.onnx"], "good.npz").candidates[0].sqnr_db == math.inf
+    qtool.quantize("e.onnx", "q.onnx", data="good.npz", calibrator="max")
+
+
+def test_external_data_that_is_a_link_to_itself(folder, no_model):
     external(folder / "e.onnx", "link.bin")
-    (folder / "w.bin").unlink()
-    (folder / "link.bin").symlink_to(outside / "w.bin")
-    no_model("e.onnx", "outside the model's folder", "refused")
+    (folder / "link.bin").symlink_to("link.bin")
+    no_model("e.onnx", "link.bin", "is missing")
 
 
 @pytest.mark.parametrize("length", ["-8", "many", "4", "5", str(2**62)])

@@ -3,7 +3,9 @@
 What counts as large is lowered to a few hundred bytes, so that the way of large models is taken by small ones.
 """
 
+import math
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -377,6 +379,25 @@ class TestLoading:
         qtool.quantize(plain, tmp_path / "a", data=data, calibrator="max")
         qtool.quantize(path, tmp_path / "b", data=data, calibrator="max")
         assert written(tmp_path / "a", plain) == written(tmp_path / "b", path)
+
+    @pytest.mark.parametrize("shape", ["a link in the folder", "a store"])
+    def test_data_behind_links(self, split, data, tmp_path, shape):
+        """Data may be a link to what lies in the folder of the model, or of the file that the model is a link to."""
+        store, folder = tmp_path / "links" / "store", tmp_path / "links" / "snapshots" / "1"
+        store = folder / "store" if shape == "a link in the folder" else store
+        folder.mkdir(parents=True)
+        store.mkdir(exist_ok=True)
+        weights = split.with_suffix(".weights")
+        shutil.copy(weights, store / "5feceb")
+        (folder / weights.name).symlink_to(store / "5feceb")
+        shutil.copy(split, folder if shape == "a link in the folder" else store)
+        path = folder / split.name
+        if shape == "a store":
+            path.symlink_to(store / split.name)
+        qtool.quantize(split, tmp_path / "a", data=data, calibrator="max")
+        qtool.quantize(path, tmp_path / "b", data=data, calibrator="max")
+        assert written(tmp_path / "a", split) == written(tmp_path / "b", path)
+        assert qtool.evaluate(split, [path], data).candidates[0].sqnr_db == math.inf
 
     def test_a_model_that_changes_while_it_is_used(self, plain, split):
         for path, file in ((plain, plain), (split, split.with_suffix(".weights"))):

@@ -65,6 +65,18 @@ def test_it_says_what_quantize_does(tmp_path):
         assert sum(name in made.plan.integer for name in made.plan.layers) == of(result, target).integer_layers
 
 
+def test_what_no_target_knows_is_a_layer_as_in_a_report_of_quantize(tmp_path):
+    net = Net(3, 8, 8)
+    fused = net("FusedConv", "x", net.weight(8, 3, 3, 3, inputs=27), domain="com.microsoft", activation="Relu")
+    path = net.save(tmp_path / "m.onnx", net.gemm(net("Flatten", net("GlobalAveragePool", fused)), 8, 5))
+    result = qtool.inspect_model(path, data={"x": net.samples(8)["x"]})
+    proof = qtool.quantize(path, tmp_path / "q.onnx", data=net.samples(8), target="x86").verification
+    own = of(result, "x86")
+    assert (own.integer_layers, own.layers) == (proof.integer_layers, proof.layers) == (1, 2)
+    assert own.macs_share == pytest.approx(proof.integer_share)
+    assert of(result, find_target().name).layers == 2 and " 1 of 2 layers" in result.verdict
+
+
 def test_the_time_of_float_is_shared_out(tmp_path):
     path = attention(tmp_path)
     data = {"x": np.zeros((2, 3, 8, 8), np.float32)}

@@ -208,6 +208,38 @@ def test_a_form_that_leaves_most_in_float_says_so(tmp_path):
     assert slow_verdict(replace(result, timing=Timing(2.0, 1.0, 2.0, 9))) == ""
 
 
+HARDLY = "1 of 2 layers, 1.8 % of multiply-accumulates, in integers"
+
+
+def test_a_model_that_is_hardly_quantised_is_not_just_called_good(tmp_path):
+    net = Net(3, 8, 8)
+    hidden = net("Flatten", net("MaxPool", net("Relu", net.conv("x", 3, 8)), kernel_shape=[4, 4], strides=[4, 4]))
+    model = net.save(tmp_path / "m.onnx", net.gemm(hidden, 32, 8))
+    output = tmp_path / "q.onnx"
+    result = qtool.quantize(model, output, data=net.samples(8), exclude=["Conv*"], calibrator="max")
+    assert result.verdict.met and result.verification.integer_share == pytest.approx(32 * 8 / (8 * 8 * 8 * 27 + 32 * 8))
+    lines = quantized_text(result).splitlines()
+    (verdict,) = [n for n, line in enumerate(lines) if line.startswith("  verdict")]
+    judged, *said = (line[14:] for line in lines[verdict:])
+    assert judged.startswith("HARDLY QUANTISED, though accurate: outputs ")
+    assert said[0] == f"{HARDLY}: nearly all of these dB are float's"
+    assert said[1] == "1 of 1 layer in float: excluded by 'Conv*'"
+    assert said[2] == f"`qtool inspect {model}` says of each layer why it is float, and what helps"
+    assert said[3].startswith("`qtool eval ") and not any("above 30 is good" in line for line in lines)
+    # with -q it is news to those alone who did not ask for it
+    assert bad_verdict(result) == ""
+    news = bad_verdict(replace(result, asked=Asked(str(model), "d.npz")))
+    assert news.startswith(f"{output}: HARDLY QUANTISED: {HARDLY}; 1 of 1 layer in float: excluded by 'Conv*'; next: ")
+    assert f"`qtool inspect {model} --data d.npz`" in news
+
+
+def test_a_model_that_is_quantised_is_called_good_alone(tmp_path):
+    result = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data=SAMPLES, calibrator="max")
+    assert "HARDLY" not in quantized_text(result) and ": above 30 is good" not in bad_verdict(result)
+    stored = qtool.quantize(network(tmp_path / "m.onnx"), tmp_path / "q.onnx", data=SAMPLES, form="weight-only")
+    assert stored.verification.integer_share == 0.0 and "HARDLY" not in quantized_text(stored)
+
+
 def test_how_data_was_read_is_known_of_a_calibration_file(tmp_path):
     model = network(tmp_path / "m.onnx")
     calibration = tmp_path / "m.calib"

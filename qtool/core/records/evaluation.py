@@ -117,7 +117,7 @@ class MaxSize:
         return cls(float(number.group(1)) * unit, relative=number.group(2) == "%")
 
     def __str__(self) -> str:
-        return f"{percent(self.value)} of float's" if self.relative else f"{self.value:.0f} bytes"
+        return f"{percent(self.value)} of float's" if self.relative else amount(round(self.value), "byte")
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,8 +368,8 @@ class Evaluation:
             "Evaluation",
             f"{amount(self.samples, 'sample')} of {shortened(self.data)}",
             *shown,
-            f"{len(models) - 4} more models" if len(models) > 4 else "",
-            f"{'passed' if self.passed else 'failed'} {len(self.gates)} gates" if self.gates else "",
+            amount(len(models) - 4, "more model") if len(models) > 4 else "",
+            f"{'passed' if self.passed else 'failed'} {amount(len(self.gates), 'gate')}" if self.gates else "",
         )
 
     @property

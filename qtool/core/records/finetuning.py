@@ -12,6 +12,7 @@ from qtool.core.records.results import Asked
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.timing import Timing
 from qtool.core.records.verification import Verification
+from qtool.core.text import amount
 
 _ERRORS = 2.0
 """Of several states the best is chosen, which flatters it: one standard error is no proof."""
@@ -179,7 +180,7 @@ class Finetuned:
             "Finetuned",
             shortened(self.output),
             f"outputs {self.before_db:.1f} -> {self.after_db:.1f} dB",
-            f"{self.steps} steps" if self.kept else "as it was",
+            amount(self.steps, "step") if self.kept else "as it was",
             repr(self.plan),
         )
 

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from qtool.core.records.codec import Real, keys
-from qtool.core.text import cell
+from qtool.core.text import amount, cell
 
 _KINDS: dict[Any, tuple[str, tuple[type, ...]]] = {
     str: ("a text", (str,)),
@@ -94,7 +94,7 @@ def _tuple(hints: tuple[Any, ...], value: Any, where: str) -> str | None:
     if len(hints) == 2 and hints[1] is Ellipsis:
         hints = (hints[0],) * len(value)
     if len(hints) != len(value):
-        return _wrong(where, f"a list of {len(hints)} values", value)
+        return _wrong(where, f"a list of {amount(len(hints), 'value')}", value)
     found = (_value(hint, one, f"{where}[{n}]") for n, (hint, one) in enumerate(zip(hints, value, strict=True)))
     return next(filter(None, found), None)
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 from qtool.core.records.codec import Real
 from qtool.core.records.header import document
 from qtool.core.records.summary import shortened, summary
+from qtool.core.text import amount
 
 Kind = Literal["float", "int8"]
 TIME_IT = "time it beside the float model"
@@ -221,7 +222,7 @@ class Inspection:
     not_measured: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return summary("Inspection", shortened(self.model), self.kind, f"{len(self.layers)} layers", self.verdict)
+        return summary("Inspection", shortened(self.model), self.kind, amount(len(self.layers), "layer"), self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as strict JSON; docs/json.md has its keys."""

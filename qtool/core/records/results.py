@@ -13,6 +13,7 @@ from qtool.core.records.statistics import Statistics
 from qtool.core.records.summary import shortened, summary
 from qtool.core.records.timing import Timing
 from qtool.core.records.verification import Verification
+from qtool.core.text import amount
 
 MUCH_SMALLER = 1.2
 """A model that is not smaller than float's by this factor needs an explanation."""
@@ -245,7 +246,7 @@ class Quantized:
             "Quantized",
             shortened(self.output),
             f"{self.size} bytes of {self.float_size}",
-            f"{len(self.trials)} trials" if self.trials else "",
+            amount(len(self.trials), "trial") if self.trials else "",
             repr(self.plan),
             repr(self.verification),
         )

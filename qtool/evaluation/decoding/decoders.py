@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qtool.core.errors import UsageError, arg
+from qtool.core.text import amount
 from qtool.evaluation.decoding.boxes import Detections, best_of, corners
 from qtool.evaluation.metrics.observation import Observation
 
@@ -170,7 +171,8 @@ def _cells(picture: tuple[int, int], count: int) -> tuple[np.ndarray, np.ndarray
                     cells = [np.stack(np.meshgrid(range(w), range(h)), -1).reshape(-1, 2) for h, w in grids]
                     strides = [np.full((h * w, 1), s) for s, (h, w) in zip(_STRIDES[first:], grids, strict=False)]
                     return np.concatenate(cells), np.concatenate(strides)
-    raise Unlike(f"{count} boxes are the cells of no strides for pictures of {picture[0]} x {picture[1]}")
+    boxes = amount(count, "box is the cell", "boxes are the cells")
+    raise Unlike(f"{boxes} of no strides for pictures of {picture[0]} x {picture[1]}")
 
 
 def _yolov5(raw: RawOutputs, least: float) -> Candidates:
@@ -308,7 +310,8 @@ def _classes_and_scores(beside: Mapping[str, np.ndarray]) -> tuple[np.ndarray, n
     said = whole if len(whole) == 1 else named
     scored = [name for name in beside if name not in said]
     if len(scored) != 1 or len(said) > 1:
-        raise Unlike(f"{len(beside)} outputs have one number a box; scores and classes are told by type or name")
+        have = amount(len(beside), "output has", "outputs have")
+        raise Unlike(f"{have} one number a box; scores and classes are told by type or name")
     scores = beside[scored[0]].astype(np.float64)
     return _whole(beside[said[0]]) if said else np.zeros(scores.shape, np.int64), scores
 

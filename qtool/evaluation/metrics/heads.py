@@ -18,6 +18,7 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import Parts
+from qtool.core.text import amount
 from qtool.evaluation.decoding.user import DecodeSpec, decoder_name, resolve_decoder
 from qtool.evaluation.metrics.detection import Detector
 from qtool.feeds.boxes import BOXES, CROWD, MASKS
@@ -275,8 +276,8 @@ def check_columns(array: np.ndarray, output: ClassOutput) -> None:
     """Refuse an array with more or fewer columns than the output has in the first batch. Raises `DataError`."""
     if not has_columns(array, output):
         raise DataError(
-            f"output '{output.name}' is {list(array.shape)} here, and has {output.columns} columns in the first batch; "
-            f"its length differs from sample to sample, so it says no classes: use {arg('metric', 'sqnr')}"
+            f"output '{output.name}' is {list(array.shape)} here, and has {amount(output.columns, 'column')} in the "
+            f"first batch; its length differs from sample to sample, so it says no classes: use {arg('metric', 'sqnr')}"
         )
 
 

@@ -16,6 +16,7 @@ from numpy.lib import format as npy_format
 from qtool.core.errors import DataError, QtoolError
 from qtool.core.process import memory_of_machine
 from qtool.core.reading import open_file
+from qtool.core.text import amount
 
 _PIECE = 1 << 20
 _FORTRAN_LIMIT = 64 << 20
@@ -218,7 +219,8 @@ def _check_length(where: str, label: str, header: Header, found: int) -> None:
     countless = header.nbytes == 0 and samples > _MOST_EMPTY
     if min(header.shape, default=0) < 0 or header.nbytes != found or countless:
         raise DataError(
-            f"{where}: '{label}' is damaged: {found} bytes of values, its header says {header.nbytes}; save it again"
+            f"{where}: '{label}' is damaged: {amount(found, 'byte')} of values, its header says "
+            f"{header.nbytes}; save it again"
         )
     size = math.prod(rest) * header.dtype.itemsize
     if size > memory_of_machine():

@@ -10,6 +10,8 @@ by what it computes and not by how it is written:
 - x * clip(x / 6 + 1 / 2, 0, 1): HardSigmoid and Mul.
 - clip(x / 6 + 1 / 2, 0, 1), or with 5 in the place of 6: HardSigmoid.
 
+A number that is float16 in the model is taken for the one of these functions that it is the rounding of.
+
 Times are in docs/lab-notebook.md. Declines where an inner value is read elsewhere, what stands beside x is no number or
 has more dimensions than x, x is not float32, or the numbers are others by more than float32's rounding.
 """
@@ -33,6 +35,13 @@ _TOLERANCE = 2e-6
 _MOST_NODES = 14
 _GELU_SINCE = 20
 _OWN_GELU = {"none": "Gelu", "tanh": "FastGelu"}
+
+# numbers of these functions that float16 rounds, in every way to write them, and what it makes of each
+_ROOT, _SCALE, _CUBIC = math.sqrt(2.0), math.sqrt(2.0 / math.pi), 0.044715
+_INEXACT = (
+    _ROOT, 1.0 / _ROOT, _SCALE, 2.0 * _SCALE, _CUBIC, _SCALE * _CUBIC, 2.0 * _SCALE * _CUBIC, 1.0 / 6.0, 0.2,
+)  # fmt: skip
+_MEANT = {float(np.float16(sign * number)): sign * number for number in _INEXACT for sign in (1.0, -1.0)}
 
 _erf: Callable[[Array], Array] = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -60,7 +69,7 @@ def _hard_swish(x: Array) -> Array:
 
 
 def _tanh_gelu(x: Array) -> Array:
-    return np.asarray(x * 0.5 * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(x * 0.5 * (1.0 + np.tanh(_SCALE * (x + _CUBIC * x**3))))
 
 
 _COMPUTED: dict[str, Callable[..., Any]] = {
@@ -114,7 +123,7 @@ class _Function:
 # an attribute is float32: a longer number would not survive serialisation
 _SIXTH, _FIFTH = (float(np.float32(1.0 / n)) for n in (6.0, 5.0))
 _FUNCTIONS = (
-    _Function(lambda x: x * (1.0 + _erf(x / math.sqrt(2.0))) / 2.0, "Gelu", {"approximate": "none"}),
+    _Function(lambda x: x * (1.0 + _erf(x / _ROOT)) / 2.0, "Gelu", {"approximate": "none"}),
     _Function(_tanh_gelu, "Gelu", {"approximate": "tanh"}),
     _Function(lambda x: x * _sigmoid(x), "Sigmoid", gated=True),
     _Function(_hard_swish, "HardSigmoid", {"alpha": _SIXTH, "beta": 0.5}, gated=True),
@@ -186,7 +195,8 @@ def _stands_beside(number: Value, source: Value) -> bool:
 
 
 def _number(value: Value | None) -> float:
-    return float(edit.constant(value).reshape(())[()])
+    number = float(edit.constant(value).reshape(())[()])
+    return _MEANT.get(number, number) if value is not None and edit.was_half(value) else number
 
 
 def _replace(model: Model, run: _Run, function: _Function, names: edit.Names) -> list[Node]:

@@ -38,7 +38,8 @@ def _evaluation(content: Content) -> Section:
     lead = f"{content['data']}: {amount(content['samples'], 'sample')}, {amount(content['threads'], 'thread')}"
     if content["latency"]:
         lead += (
-            f"; latency: medians of {content['latency']['runs']} interleaved runs, batch {content['latency']['batch']}"
+            f"; latency: medians of {amount(content['latency']['runs'], 'interleaved run')}, batch "
+            f"{content['latency']['batch']}"
         )
     return Section("accuracy", "Beside float", f"{lead}.", tuple(blocks), content["candidates"][0]["name"])
 

@@ -62,7 +62,10 @@ def _inspected(content: Content) -> Section:
     blocks: list[Block] = []
     if nodes:
         blocks.append(
-            _map([(_tone(n), _about(n)) for n in nodes], f"The {len(nodes)} nodes that onnxruntime runs, in order")
+            _map(
+                [(_tone(n), _about(n)) for n in nodes],
+                f"The {amount(len(nodes), 'node')} that onnxruntime runs, in order",
+            )
         )
         measured = [(real(n["ms"]) or 0.0, _tone(n), _about(n)) for n in nodes]
         total = sum(ms for ms, _, _ in measured)
@@ -88,8 +91,8 @@ def _inspected(content: Content) -> Section:
 def _lead(content: Content) -> str:
     made = "; ".join(filter(None, [content["form"], content["maker"] and f"made by {content['maker']}"]))
     parts = [made] if made else []
-    parts += [f"{sum(content['parameters'].values()):,} parameters"] if content["parameters"] else []
-    parts += [f"{content['macs']:,} multiply-accumulates"] if content["macs"] else []
+    parts += [amount(sum(content["parameters"].values()), "parameter", commas=True)] if content["parameters"] else []
+    parts += [amount(content["macs"], "multiply-accumulate", commas=True)] if content["macs"] else []
     return "; ".join(parts)
 
 
@@ -254,7 +257,9 @@ def _times(content: Content) -> list[Section]:
         paired = [layer for layer in measured if real(layer["float_ms"]) is not None]
         total = sum(real(layer["ms"]) or 0.0 for layer in paired or measured)
         lead += " Of two bars the upper one is this model, the lower one float." if paired else ""
-        which = f"The {len(paired)} layers found in float too" if 0 < len(paired) < len(measured) else "Layers"
+        which = (
+            f"The {amount(len(paired), 'layer')} found in float too" if 0 < len(paired) < len(measured) else "Layers"
+        )
         exact = sum(real(layer["float_ms"]) or 0.0 for layer in paired)
         lead += f" {which} take {rounded(total)} ms" + (f", {rounded(exact)} ms in float," if paired else "")
         lead += " by onnxruntime's profiler."
@@ -322,7 +327,9 @@ def _planned(content: Content, proof: Content) -> Section:
         else:
             dynamic = any(reader[0] == name for row in plan["dynamic"] for reader in row["readers"])
             squares.append(("int", f"{name}: dynamic") if dynamic else ("float", f"{name}: float"))
-    blocks: list[Block] = [_map(squares, f"The {len(order)} nodes that the plan speaks of, in order")] if order else []
+    blocks: list[Block] = (
+        [_map(squares, f"The {amount(len(order), 'node')} that the plan speaks of, in order")] if order else []
+    )
     if proof["kernels"]:
         columns = (Column("kernel"), Column("nodes", number=True))
         rows = [(Cell(op, code=True), count_cell(count)) for op, count in proof["kernels"].items()]

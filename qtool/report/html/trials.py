@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from qtool.core.records.verification import percent
 from qtool.core.text import amount
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Note, Section
 from qtool.report.html.documents import Document, of_kind
 from qtool.report.html.figures import count_cell, db_cell, finite, number_cell, real, share_cell
 from qtool.report.html.plots import Axis, Dot, plot, ranked
+from qtool.report.words import beyond_limit
 
 Content = Mapping[str, Any]
 _KEPT = (Legend("kept", "good"), Legend("tried", "int"))
@@ -17,8 +19,12 @@ _KEPT = (Legend("kept", "good"), Legend("tried", "int"))
 def trials(documents: Sequence[Document]) -> list[Section]:
     """Return a section for each document that tried several models."""
     draw = {"quantize": _candidates, "tune": _steps, "finetune": _rounds}
-    tried = [one for one in of_kind(documents, *draw) if one.kind != "quantize" or one.content["trials"]]
+    tried = [one for one in of_kind(documents, *draw) if one.kind != "quantize" or _has_tried(one.content)]
     return [replace(draw[one.kind](one.content), of=one.of) for one in tried]
+
+
+def _has_tried(content: Content) -> bool:
+    return bool(content["trials"] or (content["verdict"] and content["verdict"]["left"]))
 
 
 def _candidates(content: Content) -> Section:
@@ -42,10 +48,11 @@ def _candidates(content: Content) -> Section:
         cells = [count_cell(place), Cell(_words(row)), Cell(row["form"]), db_cell(row["sqnr_db"])]
         cells += [number_cell(row["latency_ms"], 3)] if timed else []
         listed.append((*cells, count_cell(row["samples"])))
-    blocks.append(
-        Listing("The candidates as a table", tuple(columns), tuple(listed), folded=amount(len(listed), "candidate"))
-    )
-    lead = "Each was made, run by onnxruntime on examples of the calibration, and held against float."
+    lead = "Its calibrator was given, so that there was nothing to choose but what stays in float."
+    if rows:
+        folded = amount(len(listed), "candidate")
+        blocks.append(Listing("The candidates as a table", tuple(columns), tuple(listed), folded=folded))
+        lead = "Each was made, run by onnxruntime on examples of the calibration, and held against float."
     verdict = content["verdict"]
     if verdict and verdict["left"]:
         left = [(", ".join(one["nodes"][:3]), one["macs_share"], one["gain_db"]) for one in verdict["left"]]
@@ -53,6 +60,9 @@ def _candidates(content: Content) -> Section:
         blocks.append(
             Listing("Left in float", tuple(columns), tuple((Cell(n), share_cell(s), db_cell(g)) for n, s, g in left))
         )
+        over = beyond_limit(verdict["float_macs"], verdict["max_float_macs"])
+        together = f"Together {percent(verdict['float_macs'])} of multiply-accumulates"
+        blocks.append(Note(f"{together}, {over}." if over else f"{together}.", "muted"))
     return Section("trials", "What was tried", lead, tuple(blocks))
 
 
@@ -138,13 +148,13 @@ def _rounds(content: Content) -> Section:
             )
             for one in rounds
         ]
-        label = f"SQNR of the samples that choose, over {content['steps']} steps of training"
+        label = f"SQNR of the samples that choose, over {amount(content['steps'], 'step')} of training"
         legend = (Legend("best", "good"), Legend("measured", "int"))
         axes = (Axis("step"), Axis("dB"))
         blocks.append(plot("SQNR of the samples that choose", label, dots, axes, joined=True, legend=legend))
     losses = [(one["step"], loss) for one in content["rounds"] if (loss := finite(one["loss"])) is not None]
     if len(losses) > 1:
-        label = f"Loss of the samples that train, over {content['steps']} steps of training"
+        label = f"Loss of the samples that train, over {amount(content['steps'], 'step')} of training"
         dots = [Dot(step, loss, f"step {step}: {loss:.3g}") for step, loss in losses]
         axes = (Axis("step"), Axis("noise over signal"))
         blocks.append(plot("Loss of the samples that train", label, dots, axes, joined=True))
@@ -164,5 +174,6 @@ def _rounds(content: Content) -> Section:
         names = (Column("layer"), Column("why it was not trained"))
         blocks.append(Listing("Not trained", names, tuple((Cell(n), Cell(w)) for n, w in content["untrained"].items())))
     learned = ", ".join(f"{count:,} {name}" for name, count in content["learned"].items())
-    lead = f"{content['steps']} steps in {content['seconds']:.0f} s; learned: {learned}. Data: {content['split']}."
+    lead = f"{amount(content['steps'], 'step')} in {content['seconds']:.0f} s; learned: {learned}. "
+    lead += f"Data: {content['split']}."
     return Section("trials", "Training", lead, tuple(blocks))

@@ -44,7 +44,7 @@ def _tensor(one: Content, grid: tuple[float, float] | None, why: str) -> tuple[s
         (row["calibrator"], row["low"], row["high"], _clipped(row["clipped"]), row["calibrator"] == why)
         for row in one["ranges"]
     ]
-    facts = f"{short(one['minimum'])} to {short(one['maximum'])}, {one['count']:,} values"
+    facts = f"{short(one['minimum'])} to {short(one['maximum'])}, {amount(one['count'], 'value', commas=True)}"
     facts += f", {100 * one['zeros']:.3g} % zeros" if one["zeros"] else ""
     if grid is not None:
         ranges.append(("the grid in the model", *grid, "", True))

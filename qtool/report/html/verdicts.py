@@ -19,7 +19,7 @@ from qtool.report.html.figures import real
 from qtool.report.html.measured import MeasuredSpeed, noise_of, samples_of, speed_of
 from qtool.report.inspect_float import quantize_command
 from qtool.report.text import decibels, number
-from qtool.report.words import again
+from qtool.report.words import again, hardly_quantised
 
 Content = Mapping[str, Any]
 _READING = ("--preprocess", "--tokenizer", "--max-length", "--trim", "--state")
@@ -75,6 +75,9 @@ def _quantized(document: Document, documents: Sequence[Document]) -> Headline:
         words, tone = "Written; no output has an SQNR to judge it by", "warn"
     else:
         words, tone = (f"Accurate: {figure}", "good") if verdict["met"] else (f"Not accurate: {figure}", "bad")
+        hardly = _hardly(content) if verdict["met"] else ()
+        if hardly:
+            words, tone = f"Hardly quantised ({'; '.join(hardly)}), though accurate: {figure}", "warn"
     words, tone = _with_speed(words, tone, speed)
     if verdict is not None and verdict["met"] is False:
         needed = real(verdict["float_needed"])
@@ -86,6 +89,14 @@ def _quantized(document: Document, documents: Sequence[Document]) -> Headline:
         decoders = [f"--decode {name}" for name in content.get("decoders", ())[:1]]
         step = eval_command(_all_asked(content), str(content["output"]), *decoders)
     return Headline(str(content["output"]), words, tone, step)
+
+
+def _hardly(content: Content) -> tuple[str, ...]:
+    """How little is in 8 bits, and why; nothing where it is enough."""
+    proof, plan = content["verification"], content["plan"]
+    stored = {node for kind in ("stored", "blocks") for row in plan.get(kind) or () for node, _ in row["readers"]}
+    share = real(proof["integer_share"])
+    return hardly_quantised(proof["layers"], proof["integer_layers"], share, proof["float_layers"], stored)
 
 
 def _judged(proof: Content) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 from qtool.core.errors import VerificationError
 from qtool.core.records.plan import Plan
 from qtool.core.records.sensitivity import View
+from qtool.core.text import amount
 from qtool.evaluation.trial import check_outputs
 from qtool.runtime.census import Census, take_census
 from qtool.targets.kernels import INTEGER_KERNELS
@@ -48,7 +49,9 @@ def _check_census(census: Census, piece: Piece, plan: Plan, target: Target) -> N
     kernels_found = sum(count for op, count in census.kernels.items() if op in INTEGER_KERNELS)
     planned = sum(name in plan.integer for name in piece.nodes)
     if kernels_found > max(planned, integer):
-        raise VerificationError(f"onnxruntime runs {kernels_found} nodes in integers here, {planned} were planned")
+        raise VerificationError(
+            f"onnxruntime runs {amount(kernels_found, 'node')} in integers here, planned: {planned}"
+        )
 
 
 class PieceChain:

@@ -8,8 +8,10 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 import qtool
+from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.graph import contrib, edit, model_io
 from qtool.pipeline.prepare import prepare
+from qtool.runtime.session import Session
 from tests.support.patterns import Net
 from tests.support.runs import Build, operators, prepared
 
@@ -95,6 +97,87 @@ def test_what_only_looks_like_gelu(name, tmp_path):
     net = Net(8, 4, 4)
     found = operators(prepared(net, LEFT[name](net, "x"), tmp_path))
     assert ("Erf" in found) == (name != "another half")
+
+
+def hard_swish(net: Net, x: str) -> str:
+    inner = net("Clip", net("Add", x, net.const(3.0)), net.const(0.0), net.const(6.0))
+    return net("Mul", net("Mul", x, inner), net.const(1.0 / 6.0))
+
+
+def exp_gelu(net: Net, x: str) -> str:
+    """x / (1 + exp(-2 s (x + c x^3))), which is GELU by Tanh."""
+    scale = -2.0 * math.sqrt(2.0 / math.pi)
+    cubic = net("Mul", net("Pow", x, net.const(3.0)), net.const(0.044715 * scale))
+    return net("Div", x, net("Add", net.const(1.0), net("Exp", net("Add", net("Mul", x, net.const(scale)), cubic))))
+
+
+HALVES = FORMS | {
+    "hard swish": (hard_swish, AROUND | {"HardSigmoid": 1, "Mul": 1}),
+    "exp gelu": (exp_gelu, TANH),
+}
+
+
+def in_half(source: str, target: str) -> str:
+    """A model with all numbers in float16, as onnxruntime's converter writes it; its input and output are float32."""
+    float16 = pytest.importorskip("onnxruntime.transformers.float16")
+    onnx.save(float16.convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=[]), target)
+    return target
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_function_whose_numbers_are_rounded_to_float16(name, tmp_path):
+    function, wanted = HALVES[name]
+    net = Net()
+    source = net.save(tmp_path / "float.onnx", after(function)(net))
+    result = prepare(model_io.load(in_half(source, tmp_path / "half.onnx")))
+    assert operators(result) == wanted
+    assert result.widened is not None
+    fed = net.samples(4)
+    expected, got = (
+        Session(model_io.to_bytes(model), optimize=False).run(fed) for model in (result.widened, result.model)
+    )
+    assert all(signal_to_noise(expected[name], got[name]) > 60.0 for name in expected)
+
+
+def rounded_gelu(net: Net, x: str, root: str) -> str:
+    gate = net("Add", net("Erf", net("Div", x, root)), net.const(1.0))
+    return net("Mul", net("Mul", x, gate), net.const(0.5))
+
+
+def test_a_rounded_number_is_what_it_says_where_the_model_is_float32(tmp_path):
+    net = Net()
+    x = rounded_gelu(net, net.conv("x", 3, 8), net.const(np.float16(ROOT)))
+    assert "Erf" in operators(prepared(net, x, tmp_path))
+
+
+def test_a_rounded_number_is_what_it_says_where_that_part_of_the_model_is_float32(tmp_path):
+    net = Net()
+    half = net("Cast", net("Mul", net("Cast", net.conv("x", 3, 8), to=10), net.const(2.0, dtype=np.float16)), to=1)
+    x = rounded_gelu(net, half, net.const(np.float16(ROOT)))
+    result = prepare(model_io.load(net.save(tmp_path / "f.onnx", x)))
+    assert result.changes["widened"] and "Erf" in operators(result)
+
+
+def test_another_number_in_float16(tmp_path):
+    net = Net()
+    x = rounded_gelu(net, net.conv("x", 3, 8), net.const(np.nextafter(np.float16(ROOT), np.float16(2))))
+    half = in_half(net.save(tmp_path / "f.onnx", x), tmp_path / "half.onnx")
+    assert "Erf" in operators(prepare(model_io.load(half)))
+
+
+def test_a_number_in_bfloat16_that_float32_computes_with(tmp_path):
+    """bfloat16 rounds so far that another number would be another function."""
+    net = Net()
+    source = net.save(tmp_path / "f.onnx", rounded_gelu(net, net.conv("x", 3, 8), net("Cast", net.const(ROOT), to=1)))
+    model = onnx.load(source)
+    root = next(
+        i
+        for i in model.graph.initializer
+        if onnx.numpy_helper.to_array(i).shape == () and onnx.numpy_helper.to_array(i) == np.float32(ROOT)
+    )
+    root.CopyFrom(onnx.helper.make_tensor(root.name, onnx.TensorProto.BFLOAT16, [], [ROOT]))
+    onnx.save(model, source)
+    assert "Erf" in operators(prepare(model_io.load(source)))
 
 
 @pytest.mark.parametrize("op", ["Sigmoid", "HardSigmoid"])

@@ -192,6 +192,41 @@ def test_the_verdict_comes_with_the_next_command(made, speedup, met, words, step
         assert f"{same} --html {made / 'q.html'} -q --optimize-for latency" in page.text
 
 
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (
+            0.25,
+            "Together 25.0 % of multiply-accumulates, more than the 10 % of the default, which counts no layer that",
+        ),
+        (0.05, "Together 5.0 % of multiply-accumulates."),
+    ],
+)
+@pytest.mark.parametrize("tried", [True, False])
+def test_what_is_left_in_float_is_held_against_the_limit(made, share, said, tried):
+    """Whether the calibrator was chosen or given."""
+    content = document(made / "q.json")
+    content["trials"] = content["trials"] if tried else []
+    left = {"nodes": ["a", "b"], "macs_share": share, "gain_db": 3.5}
+    content["verdict"] |= {"left": [left], "float_macs": share, "max_float_macs": 0.1}
+    page = Read(page_of([document_of(content, "q.json")]))
+    assert page.table("Left in float")[1][0] == "a, b"
+    assert said in page.text and ("keeps to it" in page.text) is (share > 0.1)
+
+
+def test_a_model_that_is_hardly_quantised_is_not_just_called_accurate(made):
+    content = document(made / "q.json")
+    assert "Hardly" not in Read(page_of([document_of(content, "q.json")])).text
+    content["verification"] |= {"integer_layers": 1, "integer_share": 0.02, "float_layers": {"a": "it is odd"}}
+    page = Read(page_of([document_of(content, "q.json")]))
+    layers = content["verification"]["layers"]
+    found = f"1 of {layers} layers, 2.0 % of multiply-accumulates, in integers; 1 of 1 layer in float: it is odd"
+    assert f"Hardly quantised ({found}), though accurate: outputs at " in page.text
+    assert "verdict t-warn" in {one.get("class") for one in page.all("div")}
+    content["plan"]["stored"] = [content["plan"]["weights"][0] | {"readers": [["a", 1]]}]
+    assert "Hardly" not in Read(page_of([document_of(content, "q.json")])).text
+
+
 def test_the_command_that_compares_is_the_terminal_s_and_one_to_copy(made):
     """With the data that was given, and the decoder that fits; what lacks data is advice."""
     content = document(made / "q.json")
