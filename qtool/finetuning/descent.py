@@ -15,7 +15,7 @@ from qtool.finetuning.learned import Learned
 
 RATES = {"weight": 0.02, "bias": 0.02, "scale": 0.002}
 """How far a step of Adam moves: weights in their own steps, biases in those of the output, scales as a share."""
-ROUNDING = "rounding"
+BIAS, ROUNDING = "bias", "rounding"
 _WAY = 2.0
 """How far the logits of a rounding move in all steps together, at most."""
 _COARSE_DB = 15.0
@@ -79,16 +79,22 @@ class Descent:
         ]
         self.adam = torch.optim.Adam(groups, betas=_BETAS, eps=_NOTHING)
 
-    def step(self, done: float, share: float, parts: Iterable[Part]) -> float:
+    def kinds(self) -> set[str]:
+        """Return the kinds of tensors that move: of `RATES`, or roundings."""
+        return {group["kind"] for group in self.adam.param_groups}
+
+    def step(self, done: float, share: float, parts: Iterable[Part], *, only: str | None = None) -> float:
         """Take a step, and return the loss of its batch.
 
-        done: of the training, 0 to 1, before this step. share: the step's of it. parts: of the batch.
+        done: of the training, 0 to 1, before this step. share: the step's of it. parts: of the batch. only: the one
+        kind of tensors that moves, where the others rest.
         """
         rise = min(1.0, (done + share) / _WARM_UP)
         factor = rise * 0.5 * (1.0 + math.cos(math.pi * done))
         for group in self.adam.param_groups:
             kind = group["kind"]
-            group["lr"] = factor * (self._own * _WAY * share if kind == ROUNDING else self.rate * RATES[kind])
+            rate = self._own * _WAY * share if kind == ROUNDING else self.rate * RATES[kind]
+            group["lr"] = factor * rate if only in (None, kind) else 0.0
         self.adam.zero_grad()
         loss = 0.0
         for weight, found in parts:

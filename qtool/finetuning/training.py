@@ -1,4 +1,8 @@
-"""Training: first block by block, where asked, then end to end; judged after every round by samples held out."""
+"""Training: first block by block, where asked, then end to end; judged after every round by samples held out.
+
+End to end it is of everything first, then of biases alone from the best state on. Biases are few numbers, which a
+hundred samples determine, while weights learn these by heart: docs/lab-notebook.md has what was measured.
+"""
 
 import functools
 import hashlib
@@ -24,7 +28,7 @@ from qtool.core.progress import Progress
 from qtool.core.records.finetuning import Round, TrainedBlock
 from qtool.finetuning.blockwise import BlockTraining
 from qtool.finetuning.calls import tensor_of
-from qtool.finetuning.descent import Descent, Settings
+from qtool.finetuning.descent import BIAS, ROUNDING, Descent, Settings
 from qtool.finetuning.distillation import Teacher
 from qtool.finetuning.labels import LabelsLoss, balance
 from qtool.finetuning.samples import Arrays, Samples, joined, shuffled
@@ -35,6 +39,8 @@ _PATIENCE = 0.4
 """The share of all rounds without a better state after which training ends."""
 _LATE = 0.75
 """It ends so only behind this share of it: long steps cost some decibels first, which short ones give back and more."""
+_TOGETHER, _FALLEN = 2 / 3, 1 / 3
+"""The share of the training behind which biases alone are learned, and that where no state is better by then."""
 
 
 @dataclass(slots=True)
@@ -42,6 +48,7 @@ class _State:
     """How far a training is. best, first: by `measure`, 0 where there is none.
 
     whole_from, whole_seconds: the step and the time with which training end to end begins, behind that of the blocks.
+    alone_from: the share of it behind which biases alone are learned; None as long as everything is.
     """
 
     whole_from: int = 0
@@ -50,6 +57,7 @@ class _State:
     round: int = 0
     seconds: float = 0.0
     since_best: int = 0
+    alone_from: float | None = None
     best_db: float = -math.inf
     best: float = -math.inf
     first: float = -math.inf
@@ -93,6 +101,9 @@ class Training:
         self._state = _State()
         self._blocks = None if blocks is None else blocks(self.held_out_db)
         self._descent = Descent(self._tensors, student.learned, settings.rate, settings.rate)
+        kinds = self._descent.kinds()
+        staged = BIAS in kinds and ROUNDING not in kinds and len(kinds) > 1
+        self._staged, self._together = staged, _TOGETHER if staged else 1.0
         self._best = self._copy()
         self._measure: Callable[[], tuple[float, float]] | None = None
         self._labelled: tuple[LabelsLoss, Samples] | None = None
@@ -236,8 +247,17 @@ class Training:
     def _step(self, batch: Sequence[int]) -> float:
         parts = [batch] if self._stackable else [[index] for index in batch]
         found = ((len(part) / len(batch), functools.partial(self._loss, part)) for part in parts)
-        loss = self._descent.step(self._progressed(), 1.0 / self._left, found)
-        self._state.step += 1
+        state, done, share = self._state, self._progressed(), 1.0 / self._left
+        fallen = state.rounds[-1].held_out_db < state.rounds[0].held_out_db
+        if state.alone_from is None and (done >= self._together or (done >= _FALLEN and fallen and self._staged)):
+            self._restore(self._best)
+            state.alone_from, state.since_best = done, 0
+        if state.alone_from is None:
+            loss = self._descent.step(done / self._together, share / self._together, found)
+        else:
+            span = 1.0 - state.alone_from
+            loss = self._descent.step((done - state.alone_from) / span, share / span, found, only=BIAS)
+        state.step += 1
         return loss
 
     def _loss(self, samples: Sequence[int]) -> Tensor:

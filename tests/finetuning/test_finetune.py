@@ -367,3 +367,32 @@ def test_on_x86_without_vnni_no_pair_of_products_saturates_however_far_weights_m
     assert max(np.abs(row.given.astype(int)).max() for row in moved.weights) >= 64
     # a plan in which a pair could overflow is refused
     qtool.quantize(model, tmp_path / "moved.onnx", plan=moved)
+
+
+@needs_torch
+@pytest.mark.parametrize("learn", ["weights,biases,scales", "biases", "weights,scales"])
+def test_all_is_learned_first_and_then_biases_alone(learn, begun, monkeypatch, tmp_path):
+    from qtool.finetuning.descent import Descent
+
+    step, seen = Descent.step, []
+
+    def watched(self, done, share, parts, *, only=None):
+        before = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        loss = step(self, done, share, parts, only=only)
+        moved = {name.split(" ")[0] for name, tensor in self._tensors.items() if not tensor.equal(before[name])}
+        seen.append((only, done, moved))
+        return loss
+
+    monkeypatch.setattr(Descent, "step", watched)
+    trained(begun, tmp_path, steps=30, learn=learn)
+    alone = [(done, moved) for only, done, moved in seen if only == "bias"]
+    rest = [(done, moved) for only, done, moved in seen if only is None]
+    assert len(alone) == (10 if learn.count(",") == 2 else 0) and len(alone) + len(rest) == len(seen)
+    assert set().union(*(moved for _, moved in alone)) <= {"bias"}
+    assert set().union(*(moved for _, moved in rest)) == {
+        name[:-1].replace("biase", "bias") for name in learn.split(",")
+    }
+    assert [only for only, *_ in seen] == [None] * len(rest) + ["bias"] * len(alone)
+    for part in filter(None, (alone, rest)):
+        times = [done for done, _ in part]
+        assert times[0] == 0.0 and times == sorted(times) and times[-1] < 1.0
