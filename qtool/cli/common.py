@@ -187,6 +187,8 @@ def batch_size_option(function: _Function) -> _Function:
     return decorate(function)
 
 
+LABELLED = ("metric", "max_drop", "decode", "labels")
+"""The parameters of the gate on a metric with labels, where a command may go without."""
 READING = ("preprocess", "tokenizer", "max_length", "trim", "state")
 """The parameters of `reading_options`."""
 
