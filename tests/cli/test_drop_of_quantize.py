@@ -121,6 +121,21 @@ def test_a_gate_does_not_change_the_model(folder, run):
     assert (folder / "q.onnx").read_bytes() == before
 
 
+def test_the_page_shows_the_metric_and_its_gate(folder, run):
+    pytest.importorskip("jinja2")
+    assert run(*QUANTIZE, "--max-drop", "60%", "--json", "q.json", "--html", "q.html", "-q") == (0, "", "")
+    (gate,) = json.loads((folder / "q.json").read_text())["gates"]
+    page = (folder / "q.html").read_text()
+    assert "d.npz (what did not choose)" in page and gate["message"].removeprefix("q.onnx: ") in page
+    assert run("report", "q.json", "-o", "r.html", "-q") == (0, "", "")
+
+
+def test_a_configuration_may_ask_for_it(folder, run):
+    (folder / "c.toml").write_text('[quantize]\nmax-drop = "60%"\nmetric = "f1_macro"\n')
+    code, out, _ = run(*QUANTIZE, "--config", "c.toml")
+    assert code == 0 and "PASS q.onnx: f1_macro: drop " in out
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
