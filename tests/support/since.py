@@ -38,6 +38,12 @@ SINCE = {
         "runs in integers and computes something else: rule `wrong-result`, with this as its cause",
         "runs in float: rule `bias-scale`",
     ),
+    "blocks-by-channel": Since(
+        (1, 25),
+        "a MatMul behind a weight in 8 bits by channel (`--weight-only`)",
+        "runs in float, and is told so",
+        "runs as MatMulNBits, which rounds its input to 8 bits",
+    ),
     "negative-axes": Since(
         (1, 27),
         "a Resize of some axes that are counted from the end",
