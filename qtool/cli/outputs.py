@@ -109,18 +109,21 @@ def note_documents(command: str, documents: Mapping[str, str], words: Sequence[s
     """
     _made.command, _made.documents = command, {}
     configured = any(word.partition("=")[0] == "--config" for word in words)
-    named = [_place(text) for word in words for text in {word, word.partition("=")[2]} if text]
+    given = [text for word in words for text in {word, word.partition("=")[2]} if text]
+    named = list(map(_place, given))
     for option, path in documents.items():
         place = _place(path)
         others = [one for one in named if place is not None and one is not None and place.is_relative_to(one)]
         # its own word, and no folder that the path itself leads through
         alone = len(others) == 1 and not (configured and Path(path).exists())
-        if (path == STDOUT or alone) and path not in _made.documents.values():
+        if (given.count(STDOUT) == 1 if path == STDOUT else alone) and path not in _made.documents.values():
             _made.documents = {**_made.documents, option: path}
 
 
-def _is_new(path: str, outputs: Mapping[str, str]) -> bool:
-    """Whether there is nothing at the path of an output, which is no other output's."""
+def _is_alone(path: str, outputs: Mapping[str, str]) -> bool:
+    """Whether there is nothing at the path of an output, or it is standard output, and it is no other output's."""
+    if path == STDOUT:
+        return list(outputs.values()).count(STDOUT) == 1
     return not Path(path).exists() and [_place(one) for one in outputs.values()].count(_place(path)) == 1
 
 
@@ -218,7 +221,7 @@ def outputs(
         check_outputs(given, _read(context) if there else {})
     except QtoolError:
         # one of those that are there may be what is refused
-        _made.documents = {o: p for o, p in _made.documents.items() if p == STDOUT or _is_new(p, given)}
+        _made.documents = {o: p for o, p in _made.documents.items() if _is_alone(p, given)}
         raise
     _made.command = str(context.info_name)
     _made.documents = {option: path for option, path in given.items() if option in DOCUMENTS}
