@@ -1,14 +1,17 @@
 """Commands in the documentation: each is one that qtool takes, and those of the tutorial print what it says."""
 
+import contextlib
 import re
 import shlex
 import shutil
 
 import pytest
 
+from qtool.cli import COMMANDS, main
 from qtool.cli.group import command_of
 from qtool.targets.tables import find_target
 from tests.support import tutorial
+from tests.support.pages import ELSEWHERE, HOUSES, OTHERWISE
 from tests.support.places import REPOSITORY
 
 PAGES = [
@@ -47,6 +50,49 @@ def test_qtool_takes_every_command_of_a_page(page, tmp_path, monkeypatch):
             command_of(name).make_context(name, list(words))
         options = {flag for one in command_of(name).params for flag in one.opts}
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options, words
+
+
+def whole_commands(page):
+    """The commands in blocks of a page: those that can be run as they stand."""
+    return [words for words, whole in commands(page.read_text(encoding="utf-8")) if whole and words[0] in COMMANDS]
+
+
+def test_every_page_with_commands_is_run_or_says_where():
+    known = {*HOUSES, *ELSEWHERE}
+    assert [page.name for page in PAGES if whole_commands(page) and page.name not in known] == []
+    assert [name for name in known if not any(whole_commands(page) for page in PAGES if page.name == name)] == []
+    assert not set(HOUSES) & set(ELSEWHERE)
+
+
+@pytest.fixture(scope="session")
+def houses(tmp_path_factory):
+    """Returns the folder with the files of a house, made once."""
+    made = {}
+
+    def house(make):
+        if make not in made:
+            made[make] = tmp_path_factory.mktemp("house")
+            with contextlib.chdir(made[make]):
+                make()
+        return made[make]
+
+    return house
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", HOUSES)
+def test_the_commands_of_a_page_run(name, houses, tmp_path, monkeypatch, capsys):
+    """In their order, in one folder."""
+    if name == "report.md":
+        pytest.importorskip("jinja2")
+        pytest.importorskip("PIL")
+    folder = shutil.copytree(houses(HOUSES[name]), tmp_path / "here")
+    monkeypatch.chdir(folder)
+    for words in whole_commands(REPOSITORY / "docs" / name):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        _, err = capsys.readouterr()
+        assert ended.value.code == OTHERWISE.get(" ".join(words[:3]), 0), (words, err)
 
 
 def test_the_tutorial_has_commands():

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from qtool.cli.base import Helpful
+from qtool.cli.outputs import DOCUMENTS, note_documents
 from qtool.core.compute import PROVIDERS
 from qtool.core.errors import UsageError
 from qtool.evaluation.decoding.decoders import DECODERS
@@ -80,6 +81,8 @@ class Command(Helpful):
         Raises:
             click.UsageError: as click raises it, and for such a value.
         """
+        if not ctx.resilient_parsing:
+            note_documents(str(ctx.info_name), self._documents(ctx, args), args)
         try:
             _, _, order = self.make_parser(ctx).parse_args(list(args))
             for parameter in self.params:
@@ -100,6 +103,28 @@ class Command(Helpful):
             if isinstance(value, float) and not math.isfinite(value):
                 raise click.BadParameter(f"{value} is no finite number; give one", ctx, parameter)
         return rest
+
+    def _documents(self, context: click.Context, words: Sequence[str]) -> dict[str, str]:
+        """The documents that tell how the command ended, as far as the words ask for them, by option.
+
+        Whatever else is wrong with the words: what cannot be parsed is left out.
+        """
+        parameters = {p.name: p.opts[-1] for p in self.params if p.opts[-1] in DOCUMENTS}
+        left = list(words)
+        while left and parameters:
+            parser = self.make_parser(context)
+            parser.ignore_unknown_options = True
+            try:
+                found, _, order = parser.parse_args(list(left))
+            except click.BadOptionUsage as error:
+                kept = [word for word in left if word.partition("=")[0] != error.option_name]
+                left = kept if len(kept) < len(left) else []
+                continue
+            except click.UsageError:
+                break
+            once = {p.name for p in order if order.count(p) == 1}
+            return {parameters[n]: v for n, v in found.items() if n in parameters and n in once and isinstance(v, str)}
+        return {}
 
 
 def given(context: click.Context) -> set[str]:
@@ -187,6 +212,8 @@ def batch_size_option(function: _Function) -> _Function:
     return decorate(function)
 
 
+LABELLED = ("metric", "max_drop", "decode", "labels")
+"""The parameters of the gate on a metric with labels, where a command may go without."""
 READING = ("preprocess", "tokenizer", "max_length", "trim", "state")
 """The parameters of `reading_options`."""
 

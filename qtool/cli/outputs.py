@@ -16,7 +16,7 @@ import click
 
 from qtool.cli.streams import check_stdout, complain, print_document, print_late, reserved_stdout, say
 from qtool.cli.wording import option_of
-from qtool.core.errors import DataError, OutputError, UsageError
+from qtool.core.errors import DataError, OutputError, QtoolError, UsageError
 from qtool.core.files import check_writable, identity_of, place_of, restored_on_error, together, write_text
 from qtool.core.process import watch_reads
 from qtool.core.reading import open_file
@@ -31,7 +31,9 @@ CONFIG, TYPED, CALIBRATES = "qtool.config", "qtool.typed", "qtool.calibrates"
 """The keys of a context's `meta`: the path of the configuration file, the words of the command line, and whether the
 command writes the calibrations of a pipeline.
 """
-_PRINTABLE = ("--json", "--junit", "--markdown")
+DOCUMENTS = ("--json", "--junit")
+"""The options of the documents that tell how a command ended."""
+_PRINTABLE = (*DOCUMENTS, "--markdown")
 _MODELS = ("model", "float_model", "candidates", "a", "b")
 _READ = (
     *_MODELS, "calibrations", "data", "eval_data", "calibration", "plan_path", "metric", "metrics", "preprocess",
@@ -92,6 +94,45 @@ def begin() -> None:
     """Let nothing be written yet, as far as `what_was_written` knows, and the command begin now."""
     _made.appeared, _made.stands, _made.documents, _made.command = (), None, {}, ""
     _made.began = datetime.datetime.now(datetime.UTC), time.monotonic()
+
+
+def note_documents(command: str, documents: Mapping[str, str], words: Sequence[str]) -> None:
+    """Let the documents that a command line asks for say why it is no good, before it is known to be good.
+
+    One that another word of the line names too, or is in a folder that one names, is none: it may be an input. So may
+    one that is there already, where a configuration names what else is read.
+
+    Args:
+        command: its name.
+        documents: option to path, of those that were understood.
+        words: of the command line, behind the command.
+    """
+    _made.command, _made.documents = command, {}
+    configured = any(word.partition("=")[0] == "--config" for word in words)
+    given = [text for word in words for text in {word, word.partition("=")[2]} if text]
+    named = list(map(_place, given))
+    for option, path in documents.items():
+        place = _place(path)
+        others = [one for one in named if place is not None and one is not None and place.is_relative_to(one)]
+        # its own word, and no folder that the path itself leads through
+        alone = len(others) == 1 and not (configured and Path(path).exists())
+        if (given.count(STDOUT) == 1 if path == STDOUT else alone) and path not in _made.documents.values():
+            _made.documents = {**_made.documents, option: path}
+
+
+def _is_alone(path: str, outputs: Mapping[str, str]) -> bool:
+    """Whether there is nothing at the path of an output, or it is standard output, and it is no other output's."""
+    if path == STDOUT:
+        return list(outputs.values()).count(STDOUT) == 1
+    return not Path(path).exists() and [_place(one) for one in outputs.values()].count(_place(path)) == 1
+
+
+def _place(path: str) -> Path | None:
+    """Where a path leads to, of names that differ in case one; None where it is none."""
+    try:
+        return Path(str(place_of(path)).casefold())
+    except (OSError, ValueError):
+        return None
 
 
 def taken() -> "Taken":
@@ -176,9 +217,14 @@ def outputs(
     given = {option: path for option, path in {**appearing, **(growing or {})}.items() if path is not None}
     there = any(path != STDOUT and os.path.exists(path) for path in given.values())  # noqa: PTH110
     context = click.get_current_context()
-    check_outputs(given, _read(context) if there else {})
+    try:
+        check_outputs(given, _read(context) if there else {})
+    except QtoolError:
+        # one of those that are there may be what is refused
+        _made.documents = {o: p for o, p in _made.documents.items() if _is_alone(p, given)}
+        raise
     _made.command = str(context.info_name)
-    _made.documents = {option: path for option, path in given.items() if option in ("--json", "--junit")}
+    _made.documents = {option: path for option, path in given.items() if option in DOCUMENTS}
     files = [path for option, path in given.items() if option in appearing and path != STDOUT]
     _made.appeared, _made.stands = (), stands
     with (

@@ -18,6 +18,7 @@ from qtool.cli.choices import (
     warn_of_target,
 )
 from qtool.cli.common import (
+    LABELLED,
     READING,
     Command,
     batch_size_option,
@@ -25,10 +26,10 @@ from qtool.cli.common import (
     given,
     json_option,
     junit_option,
+    labelled_options,
     mask_option,
     provider_option,
     quiet_option,
-    reading_options,
     samples_option,
     threads_option,
 )
@@ -36,15 +37,16 @@ from qtool.cli.config import config_option
 from qtool.cli.gates import LimitOptions, limit_options
 from qtool.cli.html import html_option, looked_into, write_page
 from qtool.cli.outputs import STDOUT, outputs, show, taken, typed
-from qtool.cli.parameters import Share
+from qtool.cli.parameters import Drop, Share
 from qtool.cli.streams import remark, warn
 from qtool.cli.wording import option_of
 from qtool.core.errors import UsageError, arg
 from qtool.core.numerics.calibrators import Calibrator
+from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Bits, Correction, Form, Rounding, Scheme, Written
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import Quantized
-from qtool.feeds import ReadOptions
+from qtool.feeds import LabelledOptions
 from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
 from qtool.report.evaluation import gate_line
@@ -78,6 +80,13 @@ from qtool.targets.tables import find_target
 )
 @limit_options
 @click.option(
+    "--max-drop",
+    type=Drop(),
+    metavar="DROP",
+    help="With labelled --data: fail where the metric gets worse by more: 1% of float's value, or 0.01 in its unit.",
+)
+@click.option("--metric", metavar="METRIC", help="Of --max-drop, as in eval.  [default: as there]")
+@click.option(
     "--max-float-macs",
     type=Share(),
     metavar="SHARE",
@@ -109,7 +118,7 @@ from qtool.targets.tables import find_target
 @batch_size_option
 @threads_option
 @provider_option
-@reading_options
+@labelled_options
 @mask_option
 @config_option
 @json_option
@@ -138,6 +147,9 @@ def command(
     optimize_for: Goal,
     min_sqnr: float | None,
     limits: LimitOptions,
+    max_drop: MaxDrop | None,
+    metric: str | None,
+    decode: str | None,
     max_float_macs: float | None,
     partial: bool,
     bias_correction: Correction,
@@ -155,7 +167,7 @@ def command(
     batch_size: int,
     threads: int,
     provider: str,
-    reading: ReadOptions,
+    reading: LabelledOptions,
     json_path: str | None,
     junit_path: str | None,
     html_path: str | None,
@@ -168,7 +180,7 @@ def command(
     Example:
       qtool quantize mobilenetv2.onnx --calibration mobilenetv2.calib -o mobilenetv2.int8.onnx
 
-    Exits with 1 where a gate (--min-..., --max-size) is asked for and missed; the model is written then too.
+    Exits with 1 where a gate (--max-drop, --max-size, --min-...) is missed; the model is written then too.
     """
     result_path = beside(model, ".int8.onnx") if output is None else output
     chosen = form or (None if weights is None else "weight-only")
@@ -200,6 +212,9 @@ def command(
                     optimize_for=optimize_for,
                     min_sqnr=min_sqnr,
                     **limits,
+                    max_drop=max_drop,
+                    metric=metric,
+                    decode=decode,
                     max_float_macs=max_float_macs,
                     partial=partial,
                     bias_correction=bias_correction,
@@ -274,6 +289,7 @@ def _refuse_ignored(context: click.Context, *, form: Form | None, calibration: s
             (_OF_DATA | _CALIBRATED | _MEASURED | _JUDGED) - gridded,
             "says nothing without data; give --data or --calibration",
         ),
+        (data is None, set(LABELLED), "needs --data with labels; give that instead, or ask `qtool eval` for it"),
         (calibration is not None, _OF_DATA - _STEPS, "needs --data; with --calibration no data is read"),
         (
             form not in (None, "static"),

@@ -20,6 +20,9 @@ from qtool.core.recognition import tilde
 
 _PART, _OLD, _MOVED = ".qtool.part", ".qtool.old", ".qtool.moved"
 _OURS = re.compile(r"\.(?P<name>.*)\.[a-z0-9_]{8}\.qtool\.(?:part|old|moved)", re.DOTALL)
+_STREAMS, _IN_MEMORY = ("/dev", "/proc"), ("/dev/shm",)
+"""Folders of streams and devices, and one within whose files are like others."""
+_MOST_LINKS = 40
 _LONGEST_STEM = 200
 """Bytes of the target's name in that of its unfinished file."""
 
@@ -66,9 +69,11 @@ def check_writable(path: str | Path) -> Path:
     A link is written through: what it leads to is replaced, or made where it leads to nothing.
 
     Raises:
-        OutputError: the folder is missing or not writable, or the path is a folder or device.
+        OutputError: the folder is missing or not writable, or the path is a folder or device, or leads through /dev or
+            /proc.
     """
     target = Path(path)
+    _refuse_streams(target)
     try:
         place = place_of(target)
         is_folder = target.is_dir() or str(path).endswith(("/", os.sep))
@@ -90,6 +95,44 @@ def check_writable(path: str | Path) -> Path:
     return target
 
 
+def _refuse_streams(target: Path) -> None:
+    """Refuse a path that names a stream or device, whatever that is now: /dev/stdout may lead to a file like others.
+
+    Raises:
+        OutputError: it leads through /dev or /proc, other than files in memory.
+    """
+    for place in _places_along(target):
+        known = next((folder for folder in _STREAMS if place.is_relative_to(folder)), None)
+        if known is not None and not any(place.is_relative_to(folder) for folder in _IN_MEMORY):
+            linked = "" if target.is_relative_to(known) else f"leads to {place}, which "
+            raise OutputError(
+                f"{target}: {linked}is in {known}, where streams and devices are; name a file (- is standard "
+                "output, for what can be printed)"
+            )
+
+
+def _places_along(path: Path) -> Iterator[Path]:
+    """Yield what an absolute path names, one link after the other, as far as it leads."""
+    here, parts, links = Path("/"), list(reversed(Path.cwd().joinpath(path).parts[1:])), 0
+    while parts:
+        part = parts.pop()
+        if part == os.pardir:
+            here = here.parent
+            continue
+        here = here / part
+        if not parts:
+            yield here
+        with suppress(OSError, ValueError):
+            lead = here.readlink()
+            links += 1
+            if links > _MOST_LINKS:
+                return
+            yield here
+            here = here.parent
+            parts += [one for one in reversed(lead.parts) if one != lead.anchor]
+            here = Path("/") if lead.is_absolute() else here
+
+
 def check_folder(path: str | Path, owned: Callable[[Path], Collection[str]]) -> Path:
     """Refuse, before any work is done for it, a folder that outputs cannot be written into; return its path.
 
@@ -101,6 +144,7 @@ def check_folder(path: str | Path, owned: Callable[[Path], Collection[str]]) -> 
         OutputError: it holds other files, is no folder, or cannot be written or made.
     """
     target = Path(path)
+    _refuse_streams(target)
     try:
         if not target.exists():
             check_writable(place_of(target))

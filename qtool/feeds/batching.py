@@ -42,6 +42,14 @@ class Batch:
     places: tuple[Place, ...] = ()
 
 
+def record_of(batch: Batch, states: Sequence[State]) -> dict[str, np.ndarray]:
+    """Return the inputs and labels of a batch by name, as data that is read again; with states one sequence."""
+    if states:
+        # a record is one sequence, without the axis of samples
+        return {**batch.labels, **batch.inputs, **{name: array[0] for name, array in batch.labels.items()}}
+    return {**batch.labels, **batch.inputs}
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """The arrays that a format reads at once.

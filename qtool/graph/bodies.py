@@ -253,10 +253,15 @@ def _real(model: ir.Model, stored: ir.Value, dequantize: ir.Node, names: Names) 
 
 
 def sink_constants(model: ir.Model) -> None:
-    """Put each constant of the main graph that only one body reads into that body, in place.
+    """Put each constant of the main graph that only one body reads into that body, in place; of grids, each body's own.
 
-    Some of onnxruntime's fusions, such as that of MatMulNBits, see no constants from around a body.
+    Some of onnxruntime's fusions, such as that of MatMulNBits, see no constants from around a body; those of version
+    1.24 do not see there that a zero point makes a Relu needless.
     """
+    names = Names(model.graph)
+    for value in list(model.graph.initializers.values()):
+        if value.const_value is not None and value.const_value.size == 1:
+            _part_by_body(model, value, names)
     for name, value in list(model.graph.initializers.items()):
         graphs = {id(node.graph): node.graph for node, _ in value.uses()}
         if len(graphs) == 1 and not value.is_graph_output():
@@ -264,6 +269,24 @@ def sink_constants(model: ir.Model) -> None:
             if graph is not None and graph is not model.graph:
                 del model.graph.initializers[name]
                 graph.register_initializer(value)
+
+
+def _part_by_body(model: ir.Model, value: ir.Value, names: Names) -> None:
+    """Let each body that reads a number of a grid read a copy of its own, where others read it too."""
+    of_grids: dict[int, list[tuple[ir.Node, int]]] = {}
+    for node, index in value.uses():
+        if index and node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.graph is not model.graph:
+            of_grids.setdefault(id(node.graph), []).append((node, index))
+    for readers in of_grids.values():
+        if len(readers) == len(value.uses()):
+            return
+        copy = ir.Value(name=names.fresh(str(value.name)), shape=value.shape, type=value.type)
+        copy.const_value = value.const_value
+        graph = readers[0][0].graph
+        assert isinstance(graph, ir.Graph)
+        graph.register_initializer(copy)
+        for node, index in readers:
+            node.replace_input_with(index, copy)
 
 
 def _read_from_around(graph: ir.Graph) -> list[ir.Value]:

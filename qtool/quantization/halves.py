@@ -1,7 +1,7 @@
 """The examples that choose among plans, and those that report what was chosen: no more than their runs may cost."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qtool.core.records.examples import halves
@@ -45,6 +45,11 @@ class Halves:
         return self.choosing.examples[:_FEW]
 
     @property
+    def chose(self) -> Collection[int]:
+        """The samples of the data that choose, by the index of the first of each batch or sequence."""
+        return set(self.choosing.starts)
+
+    @property
     def held_out(self) -> bool:
         """Whether the examples that report did not choose."""
         return len(self.choosing.examples) != 1 or self.reporting[0] is not self.choosing.examples[0]
@@ -54,14 +59,20 @@ def halved(prepared: Prepared, statistics: Statistics) -> Halves:
     """Return the halves of the examples: as many as the multiply-accumulates of the graph allow, whatever the clock."""
     choosing, reporting = halves(statistics.examples)
     if len(choosing) <= _FEW:
-        return Halves(replace(statistics, examples=choosing), reporting, CHECKED)
+        return Halves(_choosing(statistics), reporting, CHECKED)
     macs, given = _work(prepared, choosing[0])
     most, reports = (
         max(_ALWAYS, min(times * _MACS // max(macs, 1), _NUMBERS // max(given, 1))) for times in (1, _REPORTS)
     )
     numbers = sum(histogram.count for histogram in statistics.tensors.values()) // max(statistics.samples, 1)
     compared = max(_FEW, min(CHECKED, _MACS // max(macs + _PER_NUMBER * numbers, 1)))
-    return Halves(replace(statistics, examples=choosing[:most]), reporting[:reports], compared)
+    return Halves(_choosing(statistics, most), reporting[:reports], compared)
+
+
+def _choosing(statistics: Statistics, most: int | None = None) -> Statistics:
+    """The statistics with the examples that choose, at most so many."""
+    examples, starts = halves(statistics.examples)[0], halves(statistics.starts)[0]
+    return replace(statistics, examples=examples[:most], starts=starts[:most])
 
 
 def original_of(prepared: Prepared, half: Halves, absent: str = "there are no examples") -> Original:

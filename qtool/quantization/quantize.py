@@ -1,7 +1,7 @@
 """`quantize`, stage by stage. No click, no printing."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -14,21 +14,25 @@ from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, during, silent
 from qtool.core.records.doubts import calibration_doubts, grid_doubts, notes, with_ranges
+from qtool.core.records.evaluation import MaxDrop
 from qtool.core.records.options import Bits, BlockWise, Correction, Form, Names, Rounding, Scheme, Written
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.results import MUCH_SMALLER, Quantized, Verdict
 from qtool.core.records.statistics import Statistics
 from qtool.evaluation.decoding.likely import likely_decoders
+from qtool.evaluation.decoding.user import DecodeSpec
+from qtool.evaluation.evaluate import with_boxes
 from qtool.evaluation.limits import Limits, ShareLimit, SizeLimit
-from qtool.feeds import Data, Feeds, ReadOptions, open_for_model
-from qtool.feeds.reading import as_given
+from qtool.evaluation.metrics.registry import MetricSpec
+from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
+from qtool.feeds.reading import as_given, unlabelled
 from qtool.graph import model_io
 from qtool.graph.contents import contents
 from qtool.graph.model_files import model_size
 from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
-from qtool.pipeline.calibration.tensors import find_tensors
+from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared, prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
@@ -40,6 +44,7 @@ from qtool.quantization.decision import Decision, Proven, decide, mend, prove
 from qtool.quantization.gates import gates_of
 from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
+from qtool.quantization.labelled import DropLimit
 from qtool.quantization.request import Goal, Request, blocks_of, refuse_beside_blocks
 from qtool.quantization.timing import timed
 from qtool.quantization.wanted import Wanted
@@ -48,6 +53,7 @@ from qtool.runtime.versions import version_doubts
 from qtool.targets.tables import find_target
 
 PathLike = str | Path
+_NO_EXAMPLES = "the calibration holds no examples"
 
 
 @checked_types
@@ -77,6 +83,9 @@ def quantize(
     min_integer: ShareLimit = None,
     min_speedup: float | None = None,
     max_size: SizeLimit = None,
+    metric: MetricSpec | None = None,
+    decode: DecodeSpec | None = None,
+    max_drop: MaxDrop | str | float | None = None,
     max_float_macs: float | str | None = None,
     partial: bool = True,
     equalize: bool = False,
@@ -89,7 +98,7 @@ def quantize(
     threads: int = 1,
     provider: str = "cpu",
     progress: Progress = silent,
-    **reading: Unpack[ReadOptions],
+    **reading: Unpack[LabelledOptions],
 ) -> Quantized:
     """Write the int8 model, after checking what onnxruntime will really run; return what was done and measured.
 
@@ -111,6 +120,9 @@ def quantize(
         min_agreement, min_integer, min_speedup, max_size: gates on what is written, which `Quantized.gates` answers:
             the share of predictions on the examples that are float's, of multiply-accumulates in integer kernels
             ("95%", or 0.95), the speed as a multiple of float's here, the size ("30%" of float's, "5MB", or bytes).
+        max_drop: gate on a metric with labels, which `data` must have: "1%" of float's value, or 0.01 in its unit,
+            measured on the samples that did not choose; `Quantized.evaluation` has the figures.
+        metric, decode: of `max_drop`, as in `evaluate`; a single metric.
         max_float_macs: the share of multiply-accumulates that may be left in float for it, 0 to 1 or "10%", which None
             means as well.
         partial: where the SQNR on the examples is less, leave the fewest and cheapest layers in float that mend it.
@@ -141,6 +153,8 @@ def quantize(
     check_files(
         model, {"output": output, "save_plan": save_plan}, {"calibration": calibration, "data": data, "plan": plan}
     )
+    drop = DropLimit.of(max_drop, metric, decode, reading, has_data=data is not None)
+    reading = with_boxes(decode, reading)
     form, blocks = blocks_of(form, weights, block, rounding, weight_format)
     blind = is_blind(form, calibration, data, reading, planned=plan is not None)
     compute = Compute(threads, provider, progress=progress)
@@ -194,7 +208,7 @@ def quantize(
         "prepare",
         lambda: prepare(model_io.load(model), parse_fixed(fix), **(request.left if plan is None else {})),
     )
-    given, absent = None, "the calibration holds no examples"
+    given, absent, feeds = None, _NO_EXAMPLES, None
     if plan is not None:
         prepared, given = given_plan(plan, prepared)
 
@@ -202,19 +216,14 @@ def quantize(
         return open_for_model(prepared.model, data, samples=samples, batch_size=batch_size, **reading)
 
     if data is not None:
-        with advising(prepared, functools.partial(opened, prepared, data)):
-            if request.form is not None:
-                place(prepared.model, request.target, request.scheme, name=prepared.name, folded=prepared.folded)
-            tensors = find_tensors(prepared)
+        tensors = _countable(prepared, request, functools.partial(opened, prepared, data))
         feeds = opened(prepared, data)
+        if drop is not None:
+            drop.check(model, feeds)
         prepared, statistics = count_prepared(prepared, steps, feeds, tensors, compute)
     else:
-        if calibration is None:
-            statistics, absent = without_data(prepared)
-        else:
-            statistics = statistics_for(prepared, calibration)
-        if given is None:
-            prepared = as_calibrated(prepared, statistics, steps)
+        statistics, absent = without_data(prepared) if calibration is None else _kept(prepared, calibration)
+        prepared = as_calibrated(prepared, statistics, steps) if given is None else prepared
     check_raised(prepared, statistics)
     half = halved(prepared, statistics)
     original = original_of(prepared, half, absent)
@@ -232,10 +241,12 @@ def quantize(
     )
     final, prepared = _final(proven.decision, statistics, given), proven.decision.prepared
     timing = during(progress, "time", lambda: timed(original, prepared.model, final, proven.model, blind=blind))
+    noted = proven.model.noting(notes(final))
+    labelled = None if drop is None else drop.measured(model, noted, Path(output), feeds, half.chose, compute)
     with together(*([] if save_plan is None else [save_plan]), output):
         if save_plan is not None:
             final.save(save_plan)
-        size = model_io.write(proven.model.noting(notes(final)), output)
+        size = model_io.write(noted, output)
     before = model_size(model)
     verdict = (
         None
@@ -250,21 +261,42 @@ def quantize(
         Path(output),
         size,
         before,
-        warnings=(*version_doubts(), *(() if blind else _doubts(statistics, final, prepared))),
+        warnings=(
+            *version_doubts(),
+            *(() if blind else _doubts(statistics, final, prepared)),
+            *(() if labelled is None else labelled.warnings),
+        ),
+        evaluation=None if labelled is None else replace(labelled, warnings=()),
         parts=contents(proven.model) if before < MUCH_SMALLER * size else (),
         verdict=verdict,
         timing=timing,
-        gates=gates_of(limits, Path(output).name, proven, original, timing, verdict, (size, before)),
+        gates=(
+            *(() if labelled is None else labelled.gates),
+            *gates_of(limits, Path(output).name, proven, original, timing, verdict, (size, before)),
+        ),
         asked=asked_of(
             model,
             data,
             calibration,
-            as_given(reading) or statistics.reading,
-            {**grid_options(wanted, target), "fix": fix},
+            as_given(unlabelled(reading)) or statistics.reading,
+            {**grid_options(wanted, target), "fix": fix, **({} if drop is None else drop.asked)},
         ),
         unrefined=_unrefined(proven, len(half.choosing.examples), asked=refine == "on"),
         decoders=() if blind or not original.outputs else likely_decoders(original.checked[0], original.outputs[0]),
     )
+
+
+def _countable(prepared: Prepared, request: Request, opened: Callable[[], Feeds]) -> CalibratedTensors:
+    """What is counted of the prepared graph for what is asked of it. Raises `ModelError` where nothing can be done."""
+    with advising(prepared, opened):
+        if request.form is not None:
+            place(prepared.model, request.target, request.scheme, name=prepared.name, folded=prepared.folded)
+        return find_tensors(prepared)
+
+
+def _kept(prepared: Prepared, calibration: PathLike | Statistics) -> tuple[Statistics, str]:
+    """The statistics that were made of it before, and why they hold no examples, where they hold none."""
+    return statistics_for(prepared, calibration), _NO_EXAMPLES
 
 
 def _final(decision: Decision, statistics: Statistics, given: Plan | None) -> Plan:

@@ -36,7 +36,8 @@ def eval_command(asked: Asked, output: str, *options: str) -> str:
     options: what stands behind the metric and the decoder that were given.
     """
     data = data_text(replace(asked, data=dict(asked.options).get("eval_data") or asked.data))
-    command = f"qtool eval {word(asked.model)} {word(output)} {data}{options_text(asked, only=('metric', 'decode'))}"
+    measured = options_text(asked, only=("metric", "decode", "labels"))
+    command = f"qtool eval {word(asked.model)} {word(output)} {data}{measured}"
     return " ".join([command, *options])
 
 

@@ -75,6 +75,16 @@ def gate_line(gate: Gate) -> str:
     return f"{'PASS' if gate.passed else 'FAIL'} {gate.message}"
 
 
+def metric_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line for each metric: what a single candidate has, what float has, and on what."""
+    (model,), exact = evaluation.candidates, evaluation.float_model
+    on = f"{amount(evaluation.samples, 'sample')} of {evaluation.data}"
+    return [
+        f"{score.metric} {number(score.value)}, float {number(exact.score(score.metric).value)}, on {on}"
+        for score in model.scores
+    ]
+
+
 def quantized_lines(evaluation: Evaluation) -> list[str]:
     """Return a line where the float model is quantised itself, which all others are compared with; else none."""
     model = evaluation.float_model

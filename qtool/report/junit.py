@@ -83,6 +83,8 @@ def quantized_junit(result: Quantized, taken: Taken, check: Check | None = None)
     ]
     if check is None or check.same:
         rows += made
+        if result.evaluation is not None:
+            rows += _scores(result.evaluation, result.evaluation.candidates[0])
     return _document([_Suite("quantize", result.output.name, result.gates, rows, check=check)], taken)
 
 
@@ -162,12 +164,7 @@ def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, f
         ("size_bytes", model.size_bytes),
         ("float_size_bytes", evaluation.float_model.size_bytes),
     ]
-    for score in model.scores:
-        rows += [
-            (score.metric, score.value),
-            (f"{score.metric}.float", evaluation.float_model.score(score.metric).value),
-            (f"{score.metric}.drop", score.drop),
-        ]
+    rows += _scores(evaluation, model)
     rows += [
         ("sqnr_db", model.sqnr_db),
         ("agreement", model.agreement),
@@ -177,4 +174,16 @@ def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, f
         rows += [("latency_ms", model.latency.median_ms), ("speedup", model.latency.speedup)]
     if model.nan is not None:
         rows.append(("nan", str(model.nan)))
+    return rows
+
+
+def _scores(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, float | int | str | None]]:
+    """What was measured of a model by each metric, and of float."""
+    rows: list[tuple[str, float | int | str | None]] = []
+    for score in model.scores:
+        rows += [
+            (score.metric, score.value),
+            (f"{score.metric}.float", evaluation.float_model.score(score.metric).value),
+            (f"{score.metric}.drop", score.drop),
+        ]
     return rows

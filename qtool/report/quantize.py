@@ -21,7 +21,7 @@ from qtool.core.records.verification import Verification, percent
 from qtool.core.text import amount, line
 from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, less_padding
 from qtool.report.commands import after_calibration, calibration_text, data_text, eval_command, options_text, word
-from qtool.report.evaluation import gate_line
+from qtool.report.evaluation import gate_line, metric_lines
 from qtool.report.proof import accuracy_rows, arithmetic_line, float_line, integer_line
 from qtool.report.text import ABSENT, aligned, decibels, file_size
 from qtool.report.timing import slower_line, timing_lines
@@ -35,6 +35,7 @@ _ALIKE = 1.05
 """Sizes within this factor are alike."""
 _MOSTLY = 0.5
 """Of the multiply-accumulates: where less is in integers, most is not."""
+_NOT_OF_GRIDS = ("fix", "metric", "max_drop", "decode", "labels")
 _ROOM_DB = 2.0
 """New data may have so much less SQNR than the samples that report."""
 _LARGE_PART = 0.15
@@ -65,6 +66,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
         lines += rows("next", *_next(result, result.verdict, typed))
     elif hardly := _hardly_integer(result):
         lines += [*rows("verdict", hardly[0]), *rows("next", hardly[1])]
+    lines += rows("metric", *metric_lines(result.evaluation)) if result.evaluation is not None else []
     lines += rows("gates", *(gate_line(gate) for gate in result.gates)) if result.gates else []
     return "\n".join(map(line, lines))
 
@@ -230,7 +232,7 @@ def _figure(proof: Verification) -> str:
 def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str]:
     """The commands that come next, with what they do; a line each."""
     asked = result.asked
-    model, data, grid = word(asked.model), data_text(asked), options_text(asked, without=("fix",))
+    model, data, grid = word(asked.model), data_text(asked), options_text(asked, without=_NOT_OF_GRIDS)
     compared = f"qtool eval {model} {word(str(result.output))}"
     if _but_for_one(result, verdict):
         return ["calibrate with more samples", f"`{compared} {data}` on others tells whether there are more like it"]
@@ -258,6 +260,10 @@ def _next(result: Quantized, verdict: Verdict, typed: Sequence[str]) -> list[str
 
 def _comparison(result: Quantized) -> str:
     """The command that compares with labels: with the data that was given, which holds some or not, and a decoder."""
+    if result.evaluation is not None:
+        return (
+            f"`{eval_command(result.asked, str(result.output), '--latency')}` compares on all samples, and times both"
+        )
     command = eval_command(result.asked, str(result.output), *[f"--decode {name}" for name in result.decoders[:1]])
     others = f"; --decode {' or '.join(result.decoders[1:])} has the same shapes" if result.decoders[1:] else ""
     by = "boxes with labelled ones" if result.decoders else "by labels, where the data has some (`--metric` says how)"

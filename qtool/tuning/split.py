@@ -8,6 +8,7 @@ import numpy as np
 
 from qtool.core.turns import turn_of
 from qtool.feeds import Batch, Feeds
+from qtool.feeds.batching import record_of
 
 Record = dict[str, Any]
 Records = Callable[[], Iterator[Record]]
@@ -40,10 +41,7 @@ class Subset:
         """Yield dictionaries of inputs and labels by name, those of the wanted turns."""
         first = 0
         for batch in self.feeds:
-            arrays = {**batch.labels, **batch.inputs}
-            if self.feeds.states:
-                # a record is one sequence, without the axis of samples
-                arrays |= {name: array[0] for name, array in batch.labels.items()}
+            arrays = record_of(batch, self.feeds.states)
             size = _units(self.feeds, batch)
             wanted = [i for i in range(size) if turn_of(first + i, self.modulus) in self.turns]
             first += size

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -137,13 +139,41 @@ def test_no_room_for_temporary_files(refused, monkeypatch):
     refused("quantize", "m.onnx", "--calibration", "m.calib", says=says)
 
 
-def test_a_device_is_not_replaced_by_a_file(folder, refused):
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("pipe", "is a device or pipe; name a file"),
+        ("/dev/null", "is in /dev, where streams and devices are; name a file"),
+        ("/dev/stdout", "is in /dev, where streams and devices are; name a file"),
+        ("/proc/self/fd/1", "is in /proc, where streams and devices are; name a file"),
+        ("link", "leads to /dev/stdout, which is in /dev"),
+        ("to/link", "leads to /dev/stdout, which is in /dev"),
+        ("fds/1", "leads to /dev/fd, which is in /dev"),
+        ("../" * 40 + "dev/stdout", "leads to /dev/stdout, which is in /dev"),
+    ],
+)
+def test_a_device_is_not_replaced_by_a_file(folder, refused, path, says):
     os.mkfifo(folder / "pipe")
-    for path in ("pipe", "/dev/null"):
-        refused(
-            "quantize", "m.onnx", "--calibration", "m.calib", "-o", path, says=[path, "device or pipe", "name a file"]
-        )
+    for name, lead in (("link", "/dev/stdout"), ("fds", "/dev/fd"), ("to", ".")):
+        (folder / name).symlink_to(lead)
+    refused("quantize", "m.onnx", "--calibration", "m.calib", "-o", path, says=[path, says])
     assert not Path("/dev/null").is_file()
+
+
+def test_standard_output_that_is_a_file_is_not_replaced_by_name(folder):
+    """`/dev/stdout` leads to that file then, which is a regular one."""
+    words = [sys.executable, "-m", "qtool", "quantize", "m.onnx", "--calibration", "m.calib", "-o", "/dev/stdout"]
+    with (folder / "out").open("wb") as stream:
+        done = subprocess.run(words, stdout=stream, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n"), (folder / "out").read_bytes()) == (2, 1, b"")
+    assert "/dev/stdout: is in /dev, where streams and devices are; name a file (- is standard output" in done.stderr
+
+
+def test_a_link_to_a_file_is_written_through(folder, run):
+    (folder / "real").mkdir()
+    (folder / "link.onnx").symlink_to("real/q.onnx")
+    assert run("quantize", "m.onnx", "--calibration", "m.calib", "-o", "link.onnx", "-q")[0] == 0
+    assert (folder / "real" / "q.onnx").is_file() and (folder / "link.onnx").is_symlink()
 
 
 def _full(*_, **__):

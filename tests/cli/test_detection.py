@@ -104,6 +104,16 @@ def test_a_detector_is_quantised_measured_and_gated(run):
     assert code == 2 and "holds an analysis with another decoder" in err
 
 
+def test_quantize_limits_what_map_loses(made, run):
+    words = ("--labels", "coco.json", "--max-drop", "5%", "--json", "g.json")
+    code, out, err = run("quantize", "float.onnx", *READ, *words, "-o", "gated.onnx")
+    assert code == 0, err
+    # ten pictures are ten examples, of which every other one chose
+    assert "map 1.0000, float 1.0000, on 5 samples of images (what did not choose)" in out
+    (gate,) = json.loads((made / "g.json").read_text())["gates"]
+    assert (gate["rule"], gate["metric"], gate["passed"]) == ("max-drop", "map", True)
+
+
 def test_a_float_model_that_finds_nothing_is_not_silent(run):
     code, _, err = run("eval", "bad.onnx", "bad.onnx", *READ)
     assert code == 0

@@ -134,6 +134,80 @@ def test_what_failed_says_so_in_the_documents(folder, run):
     assert code == 2 and json.loads(out)["exit_code"] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--bogus",), "No such option '--bogus'"),
+        (("--bogus=3", "extra"), "No such option '--bogus'"),
+        (("--calibrator", "nope"), "unknown calibrator 'nope'"),
+        (("--threads", "x"), "'x' is not a valid integer range"),
+        (("--dynamic=3",), "Option '--dynamic' does not take a value"),
+        (("extra",), "Got unexpected extra argument (extra)"),
+        (("--max-size", "5%", "--max-size", "9%"), "it is given twice"),
+        (("--min-sqnr", "nan"), "nan is no finite number"),
+        # refused by the command, before it opens its outputs
+        (("--static", "--dynamic"), "--static and --dynamic contradict each other"),
+        (("--max-drop", "1%"), "--max-drop needs --data with labels"),
+    ],
+)
+def test_a_call_that_is_no_good_says_so_in_the_documents(folder, run, words, says):
+    for documents in (("--json", "q.json", "--junit", "q.xml"), ("--json=q.json", "--junit=q.xml")):
+        for line in ((*documents, *words), (*words, *documents)):
+            code, out, err = run("quantize", "float.onnx", "-o", "q.onnx", *line)
+            assert (code, out, err.count("\n")) == (2, "", 1) and says in err
+            document = json.loads((folder / "q.json").read_text())
+            assert schema_faults(document) == []
+            assert (document["command"], document["exit_code"]) == ("quantize", 2)
+            assert f"qtool: {document['error']}\n" == err
+            (error,) = ET.parse(folder / "q.xml").getroot().iter("error")
+            assert error.attrib["message"] == document["error"]
+            assert sorted(path.name for path in folder.iterdir()) == ["d.npz", "float.onnx", "q.json", "q.xml"]
+            (folder / "q.json").unlink()
+            (folder / "q.xml").unlink()
+
+
+def test_an_option_without_its_value_stands_at_the_end(folder, run):
+    code, _, err = run("eval", "float.onnx", "--json", "e.json", "--data")
+    assert code == 2 and "Option '--data' requires an argument" in err
+    assert json.loads((folder / "e.json").read_text())["command"] == "eval"
+    code, out, err = run("eval", "float.onnx", "--json", "-", "--bogus")
+    assert code == 2 and f"qtool: {json.loads(out)['error']}\n" == err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_document_that_is_not_understood_is_not_written(folder, run):
+    before = sorted(path.name for path in folder.iterdir())
+    for words in (
+        ("--json", "q.json", "--json", "q.json"),
+        ("--json", "q.json", "--junit", "q.json"),
+        ("-o", "q.json", "--json", "q.json", "--bogus"),
+        ("--data", "--json", "q.json"),
+        ("--json",),
+        ("--help", "--json", "q.json"),
+    ):
+        code, *_ = run("quantize", "float.onnx", *words)
+        assert code == (0 if "--help" in words else 2)
+        assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_a_document_that_may_be_an_input_outlives_a_call_that_is_no_good(folder, run):
+    assert run("eval", "float.onnx", "float.onnx", "--data", "d.npz", "--json", "e.json")[0] == 0
+    before = (folder / "e.json").read_text()
+    (folder / "c.toml").write_text('[inspect]\ndata = "e.json"\n')
+    for words in (
+        ("inspect", "e.json", "--json", "e.json", "--bogus"),
+        ("inspect", "./e.json", "--json", "e.json", "--bogus"),
+        ("inspect", "float.onnx", "--data", ".", "--json", "e.json", "--bogus"),
+        ("inspect", "float.onnx", "--config", "c.toml", "--json", "e.json", "--bogus"),
+        ("inspect", "float.onnx", "--data", "e.json", "--json", "e.json"),
+    ):
+        assert run(*words)[0] == 2
+        assert (folder / "e.json").read_text() == before
+    # without any of that it is an earlier run's
+    assert run("inspect", "float.onnx", "--json", "e.json", "--bogus")[0] == 2
+    assert "--bogus" in json.loads((folder / "e.json").read_text())["error"]
+
+
 def test_what_may_not_be_written_is_not_written_then_either(folder, run):
     before = (folder / "d.npz").read_bytes()
     for output in ("d.npz", "no/q.json"):

@@ -18,6 +18,7 @@ from pathlib import Path
 from qtool.targets.rules import OpRule
 from qtool.targets.tables import TARGETS
 from tests.support.places import REPOSITORY
+from tests.support.since import SINCE
 
 FILE = REPOSITORY / "docs" / "operators.md"
 SEEN = Path(__file__).with_name("kernels_seen.json")
@@ -85,6 +86,13 @@ def _by_version() -> str:
         for name in differ:
             rows.append(f"| {name} | {' | '.join(_kernels(seen[version].get(name)) for version in versions)} |")
         lines.append("\n".join(rows))
+    changes = [
+        f"| {one.what} | {'.'.join(map(str, one.version))} | {one.earlier} | {one.now} |" for one in SINCE.values()
+    ]
+    lines.append(
+        "What else earlier versions do otherwise, of models of other makers and of float ones (tests/support/since.py):"
+    )
+    lines.append("\n".join(["| model | since | before that | since then |", "|---|---|---|---|", *changes]))
     return "\n\n".join(lines)
 
 

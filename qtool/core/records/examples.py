@@ -100,6 +100,12 @@ def chosen(rows: Iterable[Row]) -> Runs:
     return tuple(result)
 
 
+def starts(rows: Iterable[Row], runs: Runs) -> tuple[int, ...]:
+    """Return the index of the first sample of the batch or sequence that each run is of, which is one of the rows'."""
+    known = {id(run): row.start for row in rows for run in row.runs}
+    return tuple(known[id(run)] for run in runs)
+
+
 def in_turns(given: Sequence[Runs]) -> Runs:
     """Return the examples of several calibrations, two of each in turn, so that both halves have some of each."""
     longest = max(map(len, given))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from qtool.core.errors import CalibrationError, arg
 from qtool.core.numerics.histogram import ChannelRange, Histogram, no_channels
-from qtool.core.records.examples import chosen, in_turns, with_room
+from qtool.core.records.examples import chosen, in_turns, starts, with_room
 from qtool.core.records.parts import Part, Shard, united
 from qtool.core.records.recipe import ASKED
 from qtool.core.records.statistics import Flaw, Statistics
@@ -38,7 +38,9 @@ class Sum:
 
 def whole(statistics: Statistics) -> Statistics:
     """Return a complete part that is all there is, as a calibration: with its examples chosen."""
-    return replace(statistics, examples=chosen(_part_of(statistics).rows), part=None)
+    rows = _part_of(statistics).rows
+    examples = chosen(rows)
+    return replace(statistics, examples=examples, starts=starts(rows, examples), part=None)
 
 
 def merge(given: Sequence[Statistics]) -> Statistics:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from qtool.core.numerics.calibrators import Calibrator
 from qtool.core.records.codec import TEXT, UNWRITTEN, Real, called
-from qtool.core.records.evaluation import Gate
+from qtool.core.records.evaluation import Evaluation, Gate
 from qtool.core.records.header import document
 from qtool.core.records.plan import Plan
 from qtool.core.records.statistics import Statistics
@@ -210,6 +210,8 @@ class Quantized:
     unrefined: where weights were rounded to what their layers compute, those that were not, by tensor, and why.
     gates: what was asked of it, and the answers.
     decoders: by the shapes of its outputs, those that may read it as a detector.
+    evaluation: beside float on the samples that did not choose, by the metric of which a drop was limited; None where
+    none was.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("quantize", 2)
@@ -230,6 +232,7 @@ class Quantized:
     unrefined: dict[str, str] = field(default_factory=dict)
     gates: tuple[Gate, ...] = ()
     decoders: tuple[str, ...] = ()
+    evaluation: Evaluation | None = None
 
     @property
     def passed(self) -> bool:

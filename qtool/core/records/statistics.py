@@ -59,6 +59,7 @@ class Statistics:
     samples: how many samples were seen.
     tensors: tensor name -> histogram.
     examples: some batches of inputs from all over the data, for what is measured after it has gone; see `halves`.
+    starts: of each example, the index of the first sample of its batch or sequence in the data; not saved.
     recipe: what was done to the float graph before it was observed.
     channels: tensor -> the range of each channel of its last axis, of the inputs of layers that smoothing may serve.
     ranges: tensor -> a range that is known without a histogram (of smoothed tensors); not saved.
@@ -82,6 +83,7 @@ class Statistics:
     reading: tuple[tuple[str, str], ...] = ()
     read_by: tuple[tuple[str, str], ...] = ()
     mask: str = ""
+    starts: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return summary(

@@ -140,9 +140,10 @@ def of_kind(documents: Sequence[Document], *kinds: str) -> Iterator[Document]:
 
 
 def evaluations(documents: Sequence[Document]) -> list[Mapping[str, Any]]:
-    """Return the evaluations: documents of their own, and those that `tune` made of the best model."""
+    """Return the evaluations: documents of their own, and those that `tune` or `quantize` made of its model."""
     own = [one.content for one in of_kind(documents, "evaluation")]
-    return own + [one.content["evaluation"] for one in of_kind(documents, "tune")]
+    made = [one.content.get("evaluation") for one in of_kind(documents, "tune", "quantize")]
+    return own + [one for one in made if one is not None]
 
 
 def verifications(documents: Sequence[Document]) -> list[tuple[Document, Mapping[str, Any]]]:

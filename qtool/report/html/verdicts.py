@@ -86,7 +86,8 @@ def _quantized(document: Document, documents: Sequence[Document]) -> Headline:
     elif speed is not None and speed.speedup < 1 and not speed.noisy:
         step = _again(content, f"qtool quantize {model} --data {data}{how}", "--optimize-for", "latency")
     else:
-        decoders = [f"--decode {name}" for name in content.get("decoders", ())[:1]]
+        known = content.get("evaluation") is not None
+        decoders = [f"--decode {name}" for name in content.get("decoders", ())[:1] if not known]
         step = eval_command(_all_asked(content), str(content["output"]), *decoders)
     return Headline(str(content["output"]), words, tone, step)
 
