@@ -11,7 +11,7 @@ from bench.zoo_models import ZooModel, language_model, vision_models
 from qtool.core.records.options import Scheme
 from qtool.report.text import decibels, markdown
 
-STEPS = 200
+STEPS = 300
 SAMPLES = 100
 _HEAD = [
     "model", "weights", "quantize, dB", "refined", "finetuned", "metric of float", "quantize", "refined", "finetuned",

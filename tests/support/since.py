@@ -44,6 +44,18 @@ SINCE = {
         "runs in float, and is told so",
         "runs as MatMulNBits, which rounds its input to 8 bits",
     ),
+    "computed-product": Since(
+        (1, 32),
+        "a MatMul of two activations behind a convolution",
+        "the convolution is told to run in float, and stays so",
+        "the convolution runs in integers",
+    ),
+    "signed-pixels": Since(
+        (1, 28),
+        "a DepthToSpace between two convolutions on signed 8-bit numbers (arm64)",
+        "the first convolution is told to run in float, and stays so",
+        "both run in integers",
+    ),
     "negative-axes": Since(
         (1, 27),
         "a Resize of some axes that are counted from the end",

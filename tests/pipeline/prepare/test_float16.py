@@ -161,6 +161,8 @@ SAMPLES = {"x": np.random.default_rng(3).normal(size=(6, 3, 8, 8)).astype(np.flo
 @pytest.mark.parametrize("name", CASES)
 def test_every_place_that_names_the_type(name, tmp_path):
     opset = 26 if name == "the bits" else 17
+    if opset > onnx.defs.onnx_opset_version():
+        pytest.skip(f"onnx {onnx.__version__} does not know opset {opset}")
     source = written(CASES[name], tmp_path / "m.onnx", opset)
     prepared = prepare(model_io.load(source))
     data = model_io.to_bytes(prepared.model)

@@ -140,6 +140,8 @@ def test_constants_go_into_layers(name, tmp_path):
     assert isinstance(outputs, str)
     result = prepared(net, outputs, tmp_path)
     assert operators(result) == expected
+    if name == "depthwise, valid" and onnx.__version__ < "1.23":
+        pytest.skip("ONNX's reference evaluator has computed auto_pad of groups since 1.23; onnxruntime agrees")
     fed = net.samples(2)
     wanted = ReferenceEvaluator(net.model(outputs)).run(None, fed)[0]
     found = ReferenceEvaluator(onnx.load_from_string(model_io.to_bytes(result.model))).run(None, fed)[0]
