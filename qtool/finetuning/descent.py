@@ -4,6 +4,7 @@ Sources: Kingma and Ba 2015, "Adam"; Loshchilov and Hutter 2017, "SGDR" (one cos
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from qtool.finetuning.learned import Learned
 
 RATES = {"weight": 0.02, "bias": 0.02, "scale": 0.002}
 """How far a step of Adam moves: weights in their own steps, biases in those of the output, scales as a share."""
-BIAS, ROUNDING = "bias", "rounding"
+WEIGHT, BIAS, ROUNDING = "weight", "bias", "rounding"
 _WAY = 2.0
 """How far the logits of a rounding move in all steps together, at most."""
 _COARSE_DB = 15.0
@@ -79,9 +80,9 @@ class Descent:
         ]
         self.adam = torch.optim.Adam(groups, betas=_BETAS, eps=_NOTHING)
 
-    def kinds(self) -> set[str]:
-        """Return the kinds of tensors that move: of `RATES`, or roundings."""
-        return {group["kind"] for group in self.adam.param_groups}
+    def kinds(self) -> Counter[str]:
+        """Return how many tensors of each kind move: of `RATES`, or roundings."""
+        return Counter({group["kind"]: len(group["params"]) for group in self.adam.param_groups})
 
     def step(self, done: float, share: float, parts: Iterable[Part], *, only: str | None = None) -> float:
         """Take a step, and return the loss of its batch.

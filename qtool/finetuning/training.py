@@ -28,7 +28,7 @@ from qtool.core.progress import Progress
 from qtool.core.records.finetuning import Round, TrainedBlock
 from qtool.finetuning.blockwise import BlockTraining
 from qtool.finetuning.calls import tensor_of
-from qtool.finetuning.descent import BIAS, ROUNDING, Descent, Settings
+from qtool.finetuning.descent import BIAS, ROUNDING, WEIGHT, Descent, Settings
 from qtool.finetuning.distillation import Teacher
 from qtool.finetuning.labels import LabelsLoss, balance
 from qtool.finetuning.samples import Arrays, Samples, joined, shuffled
@@ -102,7 +102,8 @@ class Training:
         self._blocks = None if blocks is None else blocks(self.held_out_db)
         self._descent = Descent(self._tensors, student.learned, settings.rate, settings.rate)
         kinds = self._descent.kinds()
-        staged = BIAS in kinds and ROUNDING not in kinds and len(kinds) > 1
+        # biases that stand behind a product as an Add of their own are in float
+        staged = len(kinds) > 1 and ROUNDING not in kinds and 2 * kinds[BIAS] >= kinds[WEIGHT]
         self._staged, self._together = staged, _TOGETHER if staged else 1.0
         self._best = self._copy()
         self._measure: Callable[[], tuple[float, float]] | None = None
