@@ -21,7 +21,7 @@ STEP = 40
 """Samples between two points of the tracks that a word is drawn from."""
 QUIETEST = 1e-5
 """What is added to the power of a band in front of the logarithm."""
-CALIBRATION, EVALUATION = (101, 100), (102, 400)
+CALIBRATION, EVALUATION, OTHERS = (101, 100), (102, 400), (103, 800)
 """Seed and number of utterances."""
 
 
@@ -129,6 +129,11 @@ def calibration() -> Iterator[dict[str, object]]:
 def evaluation() -> Iterator[dict[str, object]]:
     """Yield audio and labels of 400 other utterances."""
     return _samples(*EVALUATION)
+
+
+def others() -> Iterator[dict[str, object]]:
+    """Yield audio and labels of 800 more, which tell smaller differences."""
+    return _samples(*OTHERS)
 
 
 def calibration_features() -> Iterator[dict[str, object]]:
