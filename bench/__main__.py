@@ -26,6 +26,7 @@ from bench.learned_rounding import learned_rounding
 from bench.machine import machine
 from bench.other_makers import other_makers
 from bench.packaged import packaged, packaged_folder
+from bench.pipelines import pipelines
 from bench.process import REPOSITORY, demand
 from bench.recurrent import recurrent
 from bench.refined import refined
@@ -56,6 +57,7 @@ def main() -> None:
             "Side by side": lambda: side_by_side(zoo, folder, options.only, options.rounds, options.peer),
             "Accuracy and speed": lambda: accuracy(models, folder),
             "Language": lambda: language(zoo, folder),
+            "Pipelines": lambda: pipelines(folder),
             "Block-wise weights": lambda: blockwise(zoo, folder),
             "Attention": lambda: attention(folder),
             "Recurrent": lambda: recurrent(zoo, folder),

@@ -25,6 +25,8 @@ _RANGES = {
     "max_tokens": (1, _MOST),
     "beams": (1, _MOST),
     "context": (1, 2**16),
+    "chunk": (1, _MOST),
+    "shift": (1, _MOST),
     "blank": (-_MOST, _MOST),
     # a greater power of a length is no number any more
     "length_penalty": (-10, 10),
@@ -59,6 +61,8 @@ class LoopSettings:
     length_penalty: float = 1.0
     blank: int = 0
     context: int = 1
+    chunk: int = 0
+    shift: int = 0
     state: tuple[State, ...] = (_CACHE,)
 
 
@@ -220,7 +224,13 @@ def _settings(where: str, document: dict[str, Any]) -> LoopSettings:
             raise UsageError(f"{where}: settings.{key} must be {'a number' if real else 'a whole number'}")
         _within(where, key, value, _RANGES[key])
         found[key] = value
-    return LoopSettings(**found)
+    settings = LoopSettings(**found)
+    if settings.shift > settings.chunk:
+        raise UsageError(
+            f"{where}: settings.shift is {settings.shift}, more than settings.chunk ({settings.chunk or 'not given'}), "
+            "so that frames would be left out; give as many as chunk, or fewer"
+        )
+    return settings
 
 
 def _within(where: str, key: str, value: int | float, allowed: tuple[int, int]) -> None:

@@ -17,6 +17,7 @@ from qtool.feeds.formats.functions import load_function, raised, refuse_to_stop
 from qtool.generation.caches import OWN_LOOP, Decoding, Hypothesis, paired
 from qtool.generation.description import LoopSettings
 from qtool.generation.part import PartModel
+from qtool.generation.streams import first_state, heard
 
 Parts = Mapping[str, PartModel]
 Inputs = Mapping[str, np.ndarray]
@@ -99,11 +100,13 @@ def _begin(decoding: Decoding, settings: LoopSettings) -> Hypothesis:
 def ctc(parts: Parts, inputs: Inputs, settings: LoopSettings) -> list[int]:
     """Return the classes of the frames, repeats merged and blanks dropped (Graves et al. 2006).
 
+    With `chunk` the part takes the frames chunk by chunk, its state going on where `settings.state` says so.
+
     Raises:
         DataError, UsageError: the part does not run, or has no output [1, frames, classes].
     """
     (part,) = parts.values()
-    scores = _sequence(part, part(inputs))
+    scores = heard(part, inputs, settings)
     blank = settings.blank % scores.shape[-1]
     return [int(token) for token in merged(scores[0].argmax(axis=-1), blank)]
 
@@ -112,7 +115,8 @@ def transducer(parts: Parts, inputs: Inputs, settings: LoopSettings) -> list[int
     """Return what a transducer says (Graves 2012): in each frame tokens until the blank, `max_tokens` at most.
 
     The decoder reads the last tokens, blanks in front of the first, and has a state where `settings.state` says so. Of
-    the joiner's inputs the one that is called after the encoder takes the frame, else the first.
+    the joiner's inputs the one that is called after the encoder takes the frame, else the first. With `chunk` the
+    encoder takes the frames chunk by chunk, its own state going on.
 
     Raises:
         DataError, UsageError: a part does not run, or has other inputs and outputs.
@@ -123,7 +127,7 @@ def transducer(parts: Parts, inputs: Inputs, settings: LoopSettings) -> list[int
     of_frame, of_tokens = sorted(joiner.inputs, key=lambda spec: not spec.name.startswith("enc"))
     tokens: list[int] = []
     said = predictor.said(())
-    for frame in _sequence(encoder, encoder(inputs))[0]:
+    for frame in heard(encoder, inputs, settings)[0]:
         for _ in range(settings.max_tokens):
             fed = {of_frame.name: _shaped(frame, of_frame), of_tokens.name: _shaped(said, of_tokens)}
             scores = next(iter(joiner(fed).values())).reshape(-1)
@@ -146,11 +150,7 @@ class Predictor:
         self._decoder = decoder
         self._pairs = paired(settings.state, decoder, decoder)
         carried = {pair.input for pair in self._pairs}
-        self._state = {
-            spec.name: np.zeros([d if isinstance(d, int) else 1 for d in spec.shape or ()], spec.dtype)
-            for spec in decoder.inputs
-            if spec.name in carried
-        }
+        self._state = first_state(decoder, self._pairs)
         whole = [spec for spec in decoder.inputs if spec.dtype.kind in "iu" and spec.name not in carried]
         self._tokens = next((spec for spec in whole if len(spec.shape or ()) == 2), None)
         if self._tokens is None:
@@ -169,14 +169,6 @@ class Predictor:
         carried = {pair.output for pair in self._pairs}
         self._state = {pair.input: outputs[pair.output] for pair in self._pairs}
         return next(array for name, array in outputs.items() if name not in carried)
-
-
-def _sequence(part: PartModel, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The first output of real numbers [1, frames, width]."""
-    found = next((a for a in outputs.values() if a.dtype.kind == "f" and a.ndim == 3 and len(a) == 1), None)
-    if found is None:
-        raise UsageError(f"part '{part.name}': has no output of numbers [1, frames, width]; {OWN_LOOP}")
-    return found
 
 
 def _shaped(vector: np.ndarray, spec: InputSpec) -> np.ndarray:

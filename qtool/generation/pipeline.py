@@ -16,12 +16,15 @@ from qtool.generation.caches import check_caches
 from qtool.generation.description import Description, PartFiles
 from qtool.generation.loops import find_loop
 from qtool.generation.part import Heard, PartModel
+from qtool.generation.streams import check_carried, fed_by_data
 from qtool.graph.finite import fed_specs_of
 
 TEXT, TOKENS = "text", "tokens"
 """What a pipeline's output is called."""
-_CACHED = ("greedy", "beam", "transducer")
-"""The loops that feed states back."""
+_CACHED = ("greedy", "beam")
+"""The loops whose decoder has a cache."""
+_STREAMED = ("ctc", "transducer")
+"""The loops that hear frames, and whose parts feed their states back to themselves."""
 _RETURN = "return a text, or a list of tokens, which are whole numbers"
 
 
@@ -61,6 +64,10 @@ class Pipeline:
         }
         if description.loop in _CACHED:
             check_caches(description.path, description.settings.state, self.parts)
+        elif description.loop in _STREAMED:
+            # a joiner is given all that it reads
+            own = [part for name, part in self.parts.items() if name != "joiner"]
+            check_carried(description.path, description.settings.state, own)
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Return what is said of one sample: `text`, strings [1], or `tokens`, int64 [1, length].
@@ -128,6 +135,8 @@ def open_pipeline_data(
     reads_text = str(data).lower().endswith(JSONL) and any(spec.name == "input_ids" for spec in inputs)
     if description.tokenizer is not None and reads_text and reading.get("tokenizer") is None:
         reading = {**reading, "tokenizer": description.tokenizer}
+    if description.loop in _STREAMED:
+        inputs = fed_by_data(first, inputs, description.settings)
     wanted = tuple(spec for spec in inputs if not _fills_itself(description, spec.name))
     own = reading.get("tokenizer") is not None and reading.get("tokenizer") == description.tokenizer
     with in_file(description.path, tokenizer="tokenizer") if own else nullcontext():

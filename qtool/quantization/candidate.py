@@ -32,6 +32,11 @@ class Candidate:
         assert self.trial is not None
         return loudness(self.trial.sqnr_db)
 
+    @property
+    def way(self) -> tuple[Calibrator, bool]:
+        """The calibrator, and whether biases are corrected: what `by` takes."""
+        return self.calibrator, bool(self.plan.shifts)
+
     def leaving(self, floating: Collection[str], *, settled: bool = True) -> Plan:
         """Return the candidate's plan with some layers (names of nodes) in float; the ranges of the others stay.
 

@@ -149,6 +149,8 @@ class PartialSearch:
         chosen = self._chosen(aim)
         if not chosen:
             return self.candidate, ()
+        if len(self.known) + len(self.request.ways(self.candidate.plan)) <= self.tries:
+            self._other_ranges(chosen)
         floating = names_of(chosen)
         self.spare = self._measured(floating) - aim
         left = self._explained(chosen)
@@ -352,18 +354,14 @@ class PartialSearch:
         return order[:many]
 
     def _other_ranges(self, order: Sequence[Region]) -> bool:
-        """Whether another calibrator is better once all these are in float; the candidate is one by that then.
-
-        Which one is best was hidden by their noise.
-        """
+        """Whether another calibrator is better once their noise hides nothing; the candidate is one by that then."""
         floating, before, own = names_of(order), self.candidate, self.known
         if floating in self._compared:
             return False
         self._compared.add(floating)
-        best, found = before, self.known.get(names_of(order), -math.inf) + _FLAT_DB
-        ways = (True, False) if self.request.correction == "auto" else (bool(before.plan.shifts),)
-        chosen = self.request.calibrators if before.plan.activations else ()
-        others = [before.by(calibrator, corrected=corrected) for calibrator in chosen for corrected in ways]
+        best, found = before, own.get(floating, -math.inf) + _FLAT_DB
+        ways = [way for way in self.request.ways(before.plan) if way != before.way or floating not in own]
+        others = [before.by(calibrator, corrected=corrected) for calibrator, corrected in ways]
         for other, figure in zip(others, side_by_side(lambda one: self._figure(one, floating), others), strict=True):
             if figure > found:
                 best, found, own = other, figure, {floating: figure}

@@ -17,6 +17,7 @@ from qtool.core.records.options import (
     Scheme,
     Written,
 )
+from qtool.core.records.plan import Plan
 from qtool.targets.rules import Target
 
 Goal = Literal["accuracy", "latency", "size"]
@@ -80,6 +81,12 @@ class Request:
             "transposed": self.form in ("dynamic", "weight-only"),
             "recurrent": self.form == "weight-only" or not self.target.on_cpu,
         }
+
+    def ways(self, plan: Plan) -> list[tuple[Calibrator, bool]]:
+        """Return the calibrators that a plan may be made by, with biases corrected (True) and without, as asked."""
+        corrected = (True, False) if self.correction == "auto" else (bool(plan.shifts),)
+        chosen = self.calibrators if plan.activations else ()
+        return [(calibrator, one) for calibrator in chosen for one in corrected]
 
     @classmethod
     def of(

@@ -267,6 +267,25 @@ def test_other_calibrators_are_tried_once_for_the_same_nodes(tmp_path, monkeypat
     assert counts[:2] == [10, 10]
 
 
+def test_no_other_calibrator_is_better_for_what_stays_an_integer(tmp_path, monkeypatch):
+    """Which one is best is hidden by the noise of what is float in the end, also where any of them would do."""
+    search, seen = PartialSearch.found, []
+
+    def found(self, reported):
+        candidate, left = search(self, reported)
+        ways = [candidate.by(one, corrected=corrected) for one, corrected in self.request.ways(candidate.plan)]
+        figures = [self._figure(one, candidate.floating) for one in ways]
+        seen.append((len(left), self._figure(candidate, candidate.floating), max(figures)))
+        return candidate, left
+
+    monkeypatch.setattr(PartialSearch, "found", found)
+    model, gains = spectrogram(tmp_path / "m.onnx"), np.logspace(-2, 1, 12)[:, None, None, None]
+    data = {"x": (np.random.default_rng(0).normal(size=(12, 3, 8, 8)) * gains).astype(np.float32)}
+    result = qtool.quantize(model, tmp_path / "q.onnx", data=data, smoothing="off", optimize_for="size")
+    ((left, figure, best),) = seen
+    assert left and result.verdict.met and figure > best - partial._FLAT_DB
+
+
 def test_the_same_file_on_one_core_and_on_two(tmp_path, monkeypatch):
     """On two, what is probably asked for next is measured beside what is."""
     model = spectrogram(tmp_path / "m.onnx")
