@@ -348,6 +348,16 @@ def new_node(
     return node
 
 
+def new_value(name: str, like: Value, shape: Sequence[int | None]) -> Value:
+    """Make a value that a body is fed with, of the type of another; None is an axis of unknown length."""
+    return ir.Value(name=name, type=like.type, shape=ir.Shape(shape))
+
+
+def new_body(inputs: Sequence[Value], outputs: Sequence[Value], nodes: Sequence[Node], name: str) -> Graph:
+    """Make a graph of nodes that stand in none yet, to be an attribute of a node."""
+    return ir.Graph(inputs, outputs, nodes=nodes, name=name)
+
+
 def import_domain(model: Model, domain: str, version: int) -> None:
     """Let the model use the operators of a domain, in this version where it names none yet."""
     model.graph.opset_imports.setdefault(domain, version)

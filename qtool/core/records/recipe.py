@@ -63,7 +63,7 @@ class Recipe:
 
     @property
     def left(self) -> dict[str, bool]:
-        """What is not rewritten: the arguments of `qtool.pipeline.prepare.prepare`."""
+        """The arguments of `qtool.pipeline.prepare.prepare` that say what is not rewritten."""
         return {"transposed": bool(self.transposed), "recurrent": bool(self.recurrent)}
 
     @property

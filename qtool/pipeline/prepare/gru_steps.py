@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from qtool.graph import edit
-from qtool.graph.edit import Array, Model, Node, Value
+from qtool.graph.edit import Array, Graph, Model, Node, Value
 
 LEAST = 384
 """Units of the smallest GRU that is worth it: `python -m bench.gru_steps`."""
 _ACTIVATIONS = ("Sigmoid", "Tanh")
 _FORWARD, _REVERSE, _BOTH = "forward", "reverse", "bidirectional"
-_FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ def _rewrite(model: Model, node: Node) -> None:
     kernels, steps = edit.constant(weight), edit.constant(recurrence)
     biases = np.zeros((len(steps), 6 * steps.shape[2]), np.float32) if bias is None else edit.constant(bias)
     after = bool(edit.attribute(node, "linear_before_reset", 0))
-    made = _Maker(model, node)
+    made = _Steps(model, node)
     assert x is not None
     ends: list[Value] = []
     rows: list[Value] = []
@@ -97,11 +95,13 @@ def _rewrite(model: Model, node: Node) -> None:
     made.replace([rows, ends], axes=(1, 0))
 
 
-class _Maker:
+class _Steps:
     """Makes nodes in front of a GRU, under names that tell whose they are."""
 
     def __init__(self, model: Model, node: Node) -> None:
-        assert node.graph is not None
+        fed = node.inputs[0]
+        assert fed is not None
+        self._fed = fed
         self._model, self._old, self._names = model, node, edit.Names(model.graph)
         self._base = node.name or str(node.outputs[0].name)
         self._inner: list[Node] | None = None
@@ -117,7 +117,7 @@ class _Maker:
         names = [self._names.fresh(f"{base}_out") for _ in range(outputs)]
         new = edit.new_node(op, inputs, names, name=base, attributes=attributes)
         for output in new.outputs:
-            output.type = _FLOAT if op not in ("Shape", "Slice", "Concat") else None
+            output.type = None if op in ("Shape", "Slice", "Concat") else self._fed.type
         edit.take_origins(new, self._old)
         if self._inner is None:
             self._model.graph.insert_before(self._old, new)
@@ -157,10 +157,10 @@ class _Maker:
         )  # fmt: skip
         return end, rows
 
-    def _step(self, weights: _Weights, units: int, *, reset_after: bool) -> ir.Graph:
+    def _step(self, weights: _Weights, units: int, *, reset_after: bool) -> Graph:
         """The body: of h [N, H] and x W [N, 3H], the next h, twice."""
         h, x = (
-            ir.Value(name=self._names.fresh(f"{self._base}_{name}"), type=_FLOAT, shape=ir.Shape([None, width]))
+            edit.new_value(self._names.fresh(f"{self._base}_{name}"), self._fed, [None, width])
             for name, width in (("state", units), ("fed", 3 * units))
         )
         gates, halves = self.numbers("gates", [2 * units, units]), self.numbers("halves", [units, units])
@@ -186,7 +186,7 @@ class _Maker:
         again = self.node("Identity", [following])
         again.shape = h.shape
         inner, self._inner = self._inner, None
-        return ir.Graph([h, x], [following, again], nodes=inner, name=f"{self._base}_step")
+        return edit.new_body([h, x], [following, again], inner, f"{self._base}_step")
 
     def replace(self, parts: Sequence[Sequence[Value]], axes: Sequence[int]) -> None:
         """Let what was made for each output, joined along its axis, stand for it; the GRU goes."""

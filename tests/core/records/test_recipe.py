@@ -71,7 +71,8 @@ def test_a_step_that_callers_ask_for_is_an_argument_and_an_option():
 
 
 def test_each_step_with_numbers_has_a_field():
-    assert {field.name for field in fields(Recipe)} == {"steps", "fixed", "transposed", "attention", *NUMBERS.values()}
+    others = {"steps", "fixed", "transposed", "recurrent", "attention"}
+    assert {field.name for field in fields(Recipe)} == {*others, *NUMBERS.values()}
     assert set(NUMBERS) <= set(STEPS)
 
 
