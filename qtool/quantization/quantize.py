@@ -34,7 +34,7 @@ from qtool.pipeline.calibration.advice import advising
 from qtool.pipeline.calibration.run import count_prepared
 from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
-from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
 from qtool.pipeline.recovery.steps import chosen_steps, statistics_for
 from qtool.pipeline.recovery.weight_rounding import left_alone
@@ -45,7 +45,7 @@ from qtool.quantization.gates import gates_of
 from qtool.quantization.given import as_calibrated, check_files, given_plan, grid_given, refuse_decided
 from qtool.quantization.halves import halved, original_of
 from qtool.quantization.labelled import DropLimit
-from qtool.quantization.request import Goal, Request, blocks_of, refuse_beside_blocks
+from qtool.quantization.request import Goal, Request, blocks_of, prepared_for, refuse_beside_blocks
 from qtool.quantization.timing import timed
 from qtool.quantization.wanted import Wanted
 from qtool.runtime.providers import find_provider
@@ -203,11 +203,8 @@ def quantize(
             fix=bool(fix),
             **{ASKED[step]: True for step in steps},
         )
-    prepared = during(
-        progress,
-        "prepare",
-        lambda: prepare(model_io.load(model), parse_fixed(fix), **(request.left if plan is None else {})),
-    )
+    asked_of_graph = request if plan is None else None
+    prepared = during(progress, "prepare", lambda: prepared_for(asked_of_graph, model, parse_fixed(fix)))
     given, absent, feeds = None, _NO_EXAMPLES, None
     if plan is not None:
         prepared, given = given_plan(plan, prepared)

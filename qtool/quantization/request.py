@@ -1,6 +1,7 @@
 """The request that plans are made for: what is asked for, and what of it contradicts itself."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from qtool.core.errors import UsageError, arg
@@ -18,6 +19,11 @@ from qtool.core.records.options import (
     Written,
 )
 from qtool.core.records.plan import Plan
+from qtool.graph import model_io
+from qtool.graph.edit import Model
+from qtool.pipeline.planning.exclusion import is_called
+from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare.fixed_inputs import Fixed
 from qtool.targets.rules import Target
 
 Goal = Literal["accuracy", "latency", "size"]
@@ -74,12 +80,15 @@ class Request:
                 f"{arg('smoothing', 'on')}: is for targets on the CPU, not {self.target.name}; leave it out"
             )
 
-    @property
-    def left(self) -> dict[str, bool]:
-        """Return what of the graph is not rewritten, since it would be computed in float: see `Recipe.left`."""
+    def left(self, model: Model) -> dict[str, bool]:
+        """Return what of a model as it came is not rewritten, since it would be float then: see `Recipe.left`."""
+        scheme = self.scheme
+        excluded = "GRU" in scheme.exclude_ops
+        excluded |= bool(scheme.include_ops) and "GRU" not in scheme.include_ops
+        excluded |= any(is_called(n, p) for n in model.graph.all_nodes() if n.op_type == "GRU" for p in scheme.exclude)
         return {
             "transposed": self.form in ("dynamic", "weight-only"),
-            "recurrent": self.form == "weight-only" or not self.target.on_cpu,
+            "recurrent": excluded or self.form == "weight-only" or not self.target.on_cpu,
         }
 
     def ways(self, plan: Plan) -> list[tuple[Calibrator, bool]]:
@@ -136,6 +145,12 @@ class Request:
         calibrators = chosen_calibrators(calibrator)
         scheme = replace(wanted, form=asked or "static")
         return cls(scheme, target, asked, calibrators, correction, smoothing, goal, progress, blocks=blocks)
+
+
+def prepared_for(request: Request | None, model: str | Path, fixed: Fixed | None = None) -> Prepared:
+    """Load a model, and prepare it for a request; None: as for every model. Raises what `prepare` does."""
+    loaded = model_io.load(model)
+    return prepare(loaded, fixed, **({} if request is None else request.left(loaded.model)))
 
 
 def chosen_form(form: Form | Literal["auto"], scheme: Scheme) -> Form | None:

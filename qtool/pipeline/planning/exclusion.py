@@ -85,7 +85,7 @@ def _check_operators(model: Model, target: Target, scheme: Scheme, name: str, fo
 
 def _matching(model: Model, pattern: str, name: str, folded: Folded) -> dict[Node, str]:
     nodes = list(model.graph.all_nodes())
-    found = [n for n in nodes if _matches((n.name or "", *(o.name or "" for o in n.outputs)), pattern)]
+    found = [n for n in nodes if is_called(n, pattern)]
     if found:
         return dict.fromkeys(found, f"excluded by {pattern!r}")
     parts = {origin: into for origin, into in folded.items() if _matches(origin.names, pattern)}
@@ -99,6 +99,11 @@ def _matching(model: Model, pattern: str, name: str, folded: Folded) -> dict[Nod
     raise UsageError(
         f"{name}: no node is called {pattern!r}{near}; the plan of a run without {arg('exclude')} lists the names"
     )
+
+
+def is_called(node: Node, pattern: str) -> bool:
+    """Return whether a node, or what it computes, has a name or answers to a glob."""
+    return _matches((node.name or "", *(output.name or "" for output in node.outputs)), pattern)
 
 
 def _matches(names: Iterable[str], pattern: str) -> bool:

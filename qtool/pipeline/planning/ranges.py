@@ -35,7 +35,8 @@ def choose(
 ) -> Mapping[str, tuple[float, float]]:
     """Choose a range for each calibrated tensor by `calibrator`, and return root tensor -> (low, high).
 
-    A tensor of which there are no statistics takes those of the nearest one that it is passed through from.
+    A tensor of which there are no statistics takes those of the nearest one that it is passed through from, or else of
+    one that it is passed on as.
 
     `memo`: what was chosen from these histograms before; is added to.
 
@@ -56,7 +57,8 @@ def choose(
         if tensor in statistics.ranges:
             ranges[tensor] = statistics.ranges[tensor]
             continue
-        near = (tensor, *origins.get(tensor, ()))
+        passed_on = (site.tensor for site in placement.sites if site.root == tensor)
+        near = (tensor, *origins.get(tensor, ()), *passed_on)
         counted = next((t for t in near if t in statistics.tensors or t in statistics.flaws), None)
         if counted is None:
             raise CalibrationError(f"{statistics.name}: holds no statistics of tensor {tensor!r}; calibrate again")

@@ -28,14 +28,13 @@ from qtool.evaluation.evaluate import probe, with_boxes
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, resolve_metric
 from qtool.feeds import Data, Feeds, LabelledOptions, open_for_model
 from qtool.feeds.reading import refuse_mask
-from qtool.graph import model_io
 from qtool.graph.edit import Model
-from qtool.pipeline.prepare import Prepared, prepare
+from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.steps import apply_recorded, statistics_for
 from qtool.quantization.candidates import best_plan
 from qtool.quantization.halves import halved, original_of
 from qtool.quantization.ranking import quantized_heads
-from qtool.quantization.request import Request
+from qtool.quantization.request import Request, prepared_for
 from qtool.targets.rules import Target
 from qtool.targets.tables import find_target
 from qtool.tuning.sensitivity.analysis import LABELLED, Analysis
@@ -125,7 +124,7 @@ def sensitivity(
         correction=bias_correction,
         smoothing=smoothing,
     )
-    prepared = during(progress, "prepare", lambda: prepare(model_io.load(model), None, **request.left))
+    prepared = during(progress, "prepare", lambda: prepared_for(request, model))
     statistics = statistics_for(prepared, calibration)
     prepared = apply_recorded(prepared, statistics)
     # what the data lacks is said before the search
