@@ -87,17 +87,20 @@ def _outlook(prepared: Prepared, statistics: Statistics, macs: Macs, target: Tar
     divider = graph.divider(target, placement)
     if speed is not None and divider is not None:
         slow = dict(speed(placement))
-        gain = _gain(divider, slow, macs)
+        gain = _gain(divider, slow, macs, {name for name in placement.integer if name in placement.layers})
         placement = _without(prepared, target, scheme, placement, slow)
     integer = {name: kernels for name, kernels in placement.integer.items() if name not in slow}
     return Outlook(target, _names(layers), integer, _in_words(model, target, placement.skipped, integer), gain)
 
 
-def _gain(divider: Divider, slow: Collection[str], macs: Macs) -> float | None:
-    """How many times as fast it is by the table; None where that knows too few of the layers."""
+def _gain(divider: Divider, slow: Collection[str], macs: Macs, layers: set[str]) -> float | None:
+    """How many times as fast it is by the table; None where that knows too few of the layers, as of those in bodies."""
     mixed, floating, unknown = divider.times(slow)
-    work = sum(macs.get(name) or 0 for name in divider.nodes)
-    if not mixed or not floating or sum(macs.get(name) or 0 for name in unknown) > _UNKNOWN * work:
+    inside = layers.difference(divider.nodes)
+    if macs and any(macs.get(name) is None for name in inside):
+        return None
+    work = sum(macs.get(name) or 0 for name in {*divider.nodes, *inside})
+    if not mixed or not floating or sum(macs.get(name) or 0 for name in {*unknown, *inside}) > _UNKNOWN * work:
         return None
     return floating / mixed
 
