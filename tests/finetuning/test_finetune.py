@@ -1,9 +1,11 @@
 """`finetune`: it repairs what rounding broke, tells torch from nothing, and gives the same bytes again."""
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -396,3 +398,26 @@ def test_all_is_learned_first_and_then_biases_alone(learn, begun, monkeypatch, t
     for part in filter(None, (alone, rest)):
         times = [done for done, _ in part]
         assert times[0] == 0.0 and times == sorted(times) and times[-1] < 1.0
+
+
+@needs_torch
+def test_biases_are_alone_earlier_where_nothing_is_better_by_then(begun, monkeypatch, tmp_path):
+    from qtool.finetuning.descent import Descent
+    from qtool.finetuning.training import Training
+
+    step, kinds, seen = Descent.step, Descent.kinds, []
+    figures = itertools.count(10.0, -0.1)
+    monkeypatch.setattr(Training, "held_out_db", lambda _: next(figures))
+
+    def watched(self, done, share, parts, *, only=None):
+        seen.append(only)
+        return step(self, done, share, parts, only=only)
+
+    monkeypatch.setattr(Descent, "step", watched)
+    assert not trained(begun, tmp_path, steps=30).kept
+    assert seen[:10] == [None] * 10 and set(seen[10:]) == {"bias"}
+    # where few layers have a bias in integers, these are nothing to begin with
+    seen.clear()
+    monkeypatch.setattr(Descent, "kinds", lambda self: kinds(self) + Counter(weight=9))
+    trained(begun, tmp_path, name="other.onnx", steps=30)
+    assert set(seen) == {None}

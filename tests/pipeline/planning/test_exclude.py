@@ -373,6 +373,22 @@ def test_an_operator_that_was_folded_everywhere_is_excluded_by_name(named, part,
     assert result.verification.float_layers == {"layer": f"excluded by '{part}', which is folded into it"}
 
 
+def test_an_operator_that_is_gone_is_told_where_its_node_lives_on_under_its_name(tmp_path):
+    """The file's nodes are called as what they compute, and so is the Clip that is left of a hard sigmoid."""
+    net = Net()
+    net("HardSigmoid", net.conv("x", 3, 8), name="t1")
+    model = net.model("t1_out")
+    model.graph.node[-1].output[:] = ["t1"]
+    model.graph.output[0].name = "t1"
+    onnx.save(model, tmp_path / "f.onnx")
+    with pytest.raises(
+        UsageError, match=r"every HardSigmoid is folded into another node, as 't1' into 't1_clip_1'; leave"
+    ):
+        qtool.quantize(
+            tmp_path / "f.onnx", tmp_path / "q.onnx", data=net.samples(), target="x86", exclude_ops="HardSigmoid"
+        )
+
+
 def test_operators_that_were_folded_may_be_among_the_included(tmp_path):
     net = Net()
     head = net("Add", net("MatMul", net("Flatten", net.conv("x", 3, 8)), net.weight(512, 5, inputs=512)), net.bias(5))

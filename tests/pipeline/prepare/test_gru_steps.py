@@ -176,3 +176,13 @@ def test_it_stays_one_where_it_is_excluded(large, scheme, tmp_path):
         assert "GRU" in {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
     done = qtool.quantize(source, tmp_path / "q.onnx", data=data, form="static", include_ops=("GRU", "MatMul"))
     assert done.verification.integer_layers == 3
+
+
+def test_inspect_says_what_becomes_of_it_and_estimates_nothing(large):
+    """The table of times knows no layers in bodies, which are nearly all of the work."""
+    source, data = large
+    found = qtool.inspect_model(source, data=data)
+    (layer,) = [layer for layer in found.layers if layer.name == "gru"]
+    assert layer.planned
+    x86 = next(one for one in found.targets if one.target == "x86")
+    assert (x86.layers, x86.integer_layers, x86.layers_speedup) == (3, 3, None)
