@@ -5,10 +5,11 @@ its like, integers channels last, float in blocks of channels. The times of each
 relative errors with factors that are not negative, to the units of `qtool.targets.costs`. Run it on an idle machine
 whose processor is the target's; the rows of other targets stay as they are.
 
-    python -m bench.kernel_speed [--chains N] [--seed N] [--attention]
+    python -m bench.kernel_speed [--chains N] [--seed N] [--attention | --uneven]
 """
 
 import argparse
+import itertools
 import json
 import math
 import pprint
@@ -33,13 +34,14 @@ from qtool.core.records.options import Scheme
 from qtool.graph import model_io
 from qtool.graph.shapes import known_shapes
 from qtool.pipeline.prepare import prepare
-from qtool.targets.costs import Units, terms_of
+from qtool.targets.costs import COPIED, SLICED, Units, terms_of
 from qtool.targets.tables import find_target
 from qtool.targets.times import TIMES
 
 FILE = REPOSITORY / "qtool" / "targets" / "times.py"
 RUNS = 50
 MOVES = ("QuantizeLinear", "DequantizeLinear", "Transpose", "ReorderInput", "ReorderOutput")
+UNEVEN = (f"integer {COPIED}", f"integer {SLICED}")
 LONGEST, LITTLE = 20000.0, 1000.0
 Row = tuple[Mapping[str, float], float]
 
@@ -114,6 +116,23 @@ class Chain:
             kernel = choose.choice(((3, 3), (3, 3), (5, 5), (3, 1), (7, 3)))
             self.conv(choose.choice((8, 12, 16, 24, 32, 48, 64)), kernel, stride)
 
+    def uneven(self) -> None:
+        """Append a convolution of few channels, or of a number that no vector takes, and what drops some of many."""
+        choose = self.choose
+        kernel = choose.choice(((1, 1), (3, 3), (3, 3), (5, 5), (1, 9), (7, 7)))
+        self.conv(choose.choice((1, 2, 3, 4, 6, 8, 10, 12, 14, 17, 18, 21, 30, 33, 50, 58, 85)), kernel)
+        many = choose.choice((16, 16, 20, 32, 64))
+        self.conv(many, choose.choice(((1, 1), (3, 3))))
+        if choose.random() < 0.5:
+            kept = choose.randint(1, many - 1)
+            bounds = [self.constant(n) for n in (0, kept, 1)]
+            self.last, self.channels = self.node("Slice", [self.last, *bounds]), kept
+
+    def constant(self, number: int) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(np.array([number], np.int64), name))
+        return name
+
     def model(self, shape: list[int]) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
@@ -154,6 +173,20 @@ def chains(count: int, seed: int) -> Iterator[tuple[onnx.ModelProto, list[int]]]
         yield chain.model(shape), shape
 
 
+def uneven_chains(count: int, seed: int) -> Iterator[tuple[onnx.ModelProto, list[int]]]:
+    """Networks of convolutions whose channels are few, or of a number that no vector takes."""
+    for number in range(count):
+        chain = Chain(1000 * seed + number)
+        choose = chain.choose
+        chain.channels = choose.choice((1, 3, 8, 16, 18, 30, 32, 58, 64, 128))
+        chain.size = (height := choose.choice((7, 14, 28, 28, 56, 56, 100)), choose.choice((height, height, 40)))
+        shape = [1, chain.channels, *chain.size]
+        for _ in range(choose.randint(2, 3)):
+            chain.uneven()
+        chain.last = chain.node("Flatten", [chain.node("GlobalAveragePool", [chain.last])])
+        yield chain.model(shape), shape
+
+
 def profiled(model: Path, inputs: Mapping[str, np.ndarray], folder: Path) -> list[tuple[str, str, int, float]]:
     """(name, operator, elements of the output, microseconds) of each kernel: the mean of its faster half of runs."""
     options = onnxruntime.SessionOptions()
@@ -178,13 +211,13 @@ def profiled(model: Path, inputs: Mapping[str, np.ndarray], folder: Path) -> lis
     return result
 
 
-def measured(count: int, seed: int) -> dict[str, list[Row]]:
+def measured(networks: Iterator[tuple[onnx.ModelProto, list[int]]]) -> dict[str, list[Row]]:
     """Row of the table -> (units, nanoseconds) of each kernel that was seen."""
     found: dict[str, list[Row]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for number, (model, shape) in enumerate(chains(count, seed)):
-            print(f"\rchain {number + 1} of {count}", end="", file=sys.stderr, flush=True)
+        for number, (model, shape) in enumerate(networks):
+            print(f"\rchain {number + 1}", end="", file=sys.stderr, flush=True)
             source, quantized = folder / "float.onnx", folder / "int8.onnx"
             onnx.save(model, source)
             inputs = {"x": np.random.default_rng(number).random(shape, np.float32)}
@@ -231,8 +264,11 @@ def _take(
         if plain in ("Conv", "Gemm") and units.get(key, ("",))[0] != plain:
             key = str(int(key) - 1)
         known = units.get(key)
-        integer = op.startswith(("QLinear", "QGemm", "NhwcMaxPool"))
+        integer = op.startswith(("QLinear", "QGemm", "NhwcMaxPool")) or (op == SLICED and form == "integer")
         if known is None or integer != (form == "integer") or known[0] not in op:
+            continue
+        if integer and known[1].copied is not None:
+            found[f"integer {COPIED}"].append((known[1].copied, time))
             continue
         terms = known[1].integer if integer else known[1].floating
         found[f"{form} {known[1].kind}"].append((terms, time))
@@ -272,18 +308,26 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--attention", action="store_true", help="measure attention alone; other rows stay")
+    parser.add_argument("--uneven", action="store_true", help="measure uneven channels alone; other rows stay")
     options = parser.parse_args()
-    target = find_target("auto").name
-    found = {} if options.attention else measured(options.chains, options.seed)
-    with tempfile.TemporaryDirectory() as name:
-        found |= measured_attention(options.chains, options.seed, Path(name))
+    target, count, seed = find_target("auto").name, options.chains, options.seed
+    uneven = uneven_chains(count if options.uneven else count // 4, seed)
+    if options.uneven:
+        found = {row: rows for row, rows in measured(uneven).items() if row in UNEVEN}
+    elif options.attention:
+        found = {}
+    else:
+        found = measured(itertools.chain(chains(count, seed), uneven))
+    if not options.uneven:
+        with tempfile.TemporaryDirectory() as name:
+            found |= measured_attention(count, seed, Path(name))
     table = {row: fitted(rows) for row, rows in sorted(found.items()) if len(rows) >= 4}
     for row, rows in sorted(found.items()):
         if row in table:
             guesses = [sum(table[row].get(unit, 0.0) * n for unit, n in units.items()) for units, _ in rows]
             errors = [abs(np.log(max(g, 1.0) / time)) for g, (_, time) in zip(guesses, rows, strict=True)]
             print(f"{row}: {len(rows)} kernels, median error {np.expm1(np.median(errors)):.0%}, {table[row]}")
-    kept = TIMES.get(target, {}) if options.attention else {}
+    kept = TIMES.get(target, {}) if options.attention or options.uneven else {}
     body = pprint.pformat({**TIMES, target: {**kept, **table}}, width=118, sort_dicts=True)
     FILE.write_text(f"{HEAD}TIMES: dict[str, dict[str, dict[str, float]]] = {body}\n", encoding="utf-8")
 

@@ -271,11 +271,24 @@ def stored_names(prepared: ir.Model, quantized: ir.Model) -> dict[str, str]:
                 value = maker.inputs[0]
                 assert value is not None
                 maker = value.producer()
+            elif maker is not None and maker.op_type == "Slice" and (maker.name, 0) not in tensors:
+                # what drops channels: all of them have a grid in front of it, which came first
+                value = _before_quantizers(maker.inputs[0])
+                maker = value.producer()
             # what several nodes were put in the place of keeps its name
             name = str(value.name)
             tensor = name if maker is None else tensors.get((maker.name, value.index()), name)
             result[tensor] = str(node.outputs[0].name)
     return result
+
+
+def _before_quantizers(value: ir.Value | None) -> ir.Value:
+    """The value before Q/DQ, one or more."""
+    assert value is not None
+    maker = value.producer()
+    if maker is None or maker.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        return value
+    return _before_quantizers(maker.inputs[0])
 
 
 def cut_floats(model: ir.Model, names: Sequence[str]) -> tuple[Serialized, dict[str, str]]:

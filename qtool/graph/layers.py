@@ -223,6 +223,14 @@ class Layer:
         return weight.reshape(self.groups, weight.shape[0] // self.groups, *weight.shape[1:])
 
 
+def end_of(node: Node) -> Value:
+    """Return what a layer gives, behind the Relu or Clip that reads it alone, which its kernel absorbs."""
+    follower = edit.single_consumer(node.outputs[0])
+    return (
+        follower.outputs[0] if follower is not None and edit.is_main_op(follower, "Relu", "Clip") else node.outputs[0]
+    )
+
+
 def per_channel(numbers: Array, view: Array) -> Array:
     """Return one number a channel in the shape that multiplies a view of `output_channels` or `input_channels`."""
     return numbers.reshape(*view.shape[:2], *[1] * (view.ndim - 2))

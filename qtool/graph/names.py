@@ -1,5 +1,6 @@
 """Names that are unique in the whole model, the graphs inside of nodes included."""
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TypeVar
@@ -9,12 +10,18 @@ import onnx_ir as ir
 from qtool.graph.subgraphs import subgraphs
 
 _Named = TypeVar("_Named", ir.Value, ir.Node)
+_TOLD = 9
+"""Characters that tell apart what is shortened to the same ones."""
 
 
 class Names:
-    """Hands out names that no value or node of a graph has, nor those of the graphs inside of it."""
+    """Hands out names that no value or node of a graph has, nor those of the graphs inside of it.
 
-    def __init__(self, graph: ir.Graph) -> None:
+    longest: of a longer one the beginning is handed out, and what tells it from others that begin so; None for any.
+    """
+
+    def __init__(self, graph: ir.Graph, longest: int | None = None) -> None:
+        self._longest = longest
         self._taken: set[str | None] = set()
         waiting = [graph]
         while waiting:
@@ -27,6 +34,8 @@ class Names:
 
     def fresh(self, wanted: str) -> str:
         """Return `wanted`, or `wanted_1`, `wanted_2`... where that is taken; it is never handed out again."""
+        if self._longest is not None and len(wanted) > self._longest:
+            wanted = f"{wanted[: self._longest - _TOLD]}_{zlib.crc32(wanted.encode()):08x}"
         name, i = wanted, 0
         while name in self._taken:
             i += 1

@@ -117,15 +117,23 @@ def prove(decided: Decision, original: Original) -> Proven:
     Raises:
         VerificationError: what is left does so too.
     """
+    narrow = False
     for rounds_left in reversed(range(_ROUNDS)):
         prepared, plan, candidate = decided.prepared, decided.plan, decided.candidate
+        if candidate is not None:
+            plan = replace(plan, wider=()) if narrow else candidate.graph.wider(plan)
         known = None if candidate is None else candidate.graph.memo.weights
         model, shifted = rewritten(prepared.model, plan, known)
         try:
             proof = verify(original, prepared.model, shifted, model, plan, TARGETS[plan.target])
-            return Proven(decided, model, proof)
-        except LayerError as error:
-            new = {layer: why for layer, why in error.layers.items() if plan.skipped.get(layer) != why}
+            return Proven(replace(decided, plan=plan), model, proof)
+        except VerificationError as error:
+            if candidate is not None and plan.wider and rounds_left:
+                # whatever it is, it may be of what need not be
+                narrow = True
+                continue
+            layers = error.layers if isinstance(error, LayerError) else {}
+            new = {layer: why for layer, why in layers.items() if plan.skipped.get(layer) != why}
             if not (new and rounds_left):
                 raise
             decided = decided.again(new, original.examples)

@@ -14,6 +14,7 @@ from qtool.graph.edit import Array, Model, Value
 from qtool.pipeline.planning.planner import PlanMemo, Planner
 from qtool.pipeline.planning.settle import Look
 from qtool.pipeline.planning.speed import Divider, Measured, Speed, faster_in_float
+from qtool.pipeline.planning.wider import with_wider_kernels
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.recovery.attention import attentions, faster_joined
 from qtool.pipeline.recovery.example_statistics import ExampleStatistics, observe_examples
@@ -87,6 +88,13 @@ class FloatGraph:
         if costs is None or not examples or self.everything:
             return None
         return Divider(self.model, placement, self._shapes(placement, examples[0]), costs, _open_ended(target))
+
+    def wider(self, plan: Plan) -> Plan:
+        """Return a plan for this graph with wider convolutions where these are faster, unless files are to be small."""
+        examples = self.statistics.examples
+        if self.everything or not examples:
+            return plan
+        return with_wider_kernels(self.model, plan, examples[0], self.memo.shapes)
 
     def _shapes(self, placement: Placement, example: Mapping[str, Array]) -> Mapping[str, tuple[int, ...]]:
         """Of what the placement makes integer, and more; a run tells what does not follow from the inputs."""

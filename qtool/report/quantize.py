@@ -55,6 +55,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
     lines += _tried(result) if verbose else []
     lines += [integer_line(proof), float_line(proof)]
+    lines += rows("wider", _wider(plan)) if plan.wider else []
     lines += rows("blocks", *blocks_rows(plan, proof)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [arithmetic_line(proof), *rows("accuracy", *accuracy_rows(proof))]
@@ -300,6 +301,14 @@ def _noisy(one: NoisyRegion) -> str:
 
 def _span(nodes: Sequence[str]) -> str:
     return nodes[0] + (f" to {nodes[-1]}" if len(nodes) > 1 else "")
+
+
+def _wider(plan: Plan) -> str:
+    """Which convolutions are written with more channels than they have, and why."""
+    named = [f"{row.layer} ({row.channels})" for row in plan.wider]
+    more = f", and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    layers = amount(len(named), "convolution computes", "convolutions compute")
+    return f"{layers} more channels than wanted, which is faster in integers: {', '.join(named[:_NAMED])}{more}"
 
 
 def _refined(result: Quantized) -> str:

@@ -9,7 +9,7 @@ integer ones channels last, on rows that are copied out of the image first (`cor
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qtool.graph import edit
 from qtool.graph.edit import Node
@@ -27,17 +27,30 @@ _UNBLOCKED = 2.0
 """How many times as long as an image a signal takes in float: 2.1 to 2.5, measured on two networks."""
 _SURE = 0.97
 """What is joined takes less than this share of what it took: the table is right to some per cent."""
+_INPUTS, _OUTPUTS, _LEAST = 4, 4, 16
+"""Input and output channels are multiples of these, and outputs so many at least, where images are read as they are."""
+_WIDER = 0.9
+"""A kernel with more channels than are wanted takes less than this share of the time of one with these alone."""
+COPIED, SLICED = "copied", "Slice"
+"""The kind of integer convolutions that copy rows out of the image, and of what drops channels behind a wider one."""
 BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Concat")
 """The operators that onnxruntime runs in blocks of channels in float (`core/optimizer/nchwc_transformer.cc`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The units that a node takes: its kind, and how many of each in integers and in float."""
+    """The units that a node takes: its kind, and how many of each in integers and in float.
+
+    copied: those in integers of a convolution that onnxruntime does not run on the image as it is; None of others.
+    wider: how many channels let it run so, and the units then: of the convolution, and of what drops the channels
+    behind it; None where no number does, or where it runs so by itself.
+    """
 
     kind: str
     integer: Terms
     floating: Terms
+    copied: Terms | None = None
+    wider: tuple[int, Terms, Terms] | None = None
 
 
 def terms_of(node: Node, shapes: Mapping[str, Shape]) -> Units | None:
@@ -73,7 +86,7 @@ def _any_convolution(node: Node, weight: Shape, image: Shape, output: Shape, gro
         return _convolution(weight, output, groups, inside, strided=_strided(node))
     kernel, row = ((*shape[:2], 1, shape[2]) for shape in (weight, output))
     units = _convolution(kernel, row, groups, inside, strided=_strided(node))
-    return Units(units.kind, units.integer, {name: _UNBLOCKED * count for name, count in units.floating.items()})
+    return replace(units, floating={name: _UNBLOCKED * count for name, count in units.floating.items()})
 
 
 def _inside(node: Node, kernel: Shape, image: Shape, output: Shape) -> float:
@@ -93,7 +106,7 @@ def _convolution(weight: Shape, output: Shape, groups: int, inside: float, *, st
     channels, own, taps = weight[0], weight[1], math.prod(weight[2:])
     pixels = output[0] * math.prod(output[2:])
     blocks = _up(channels) // _BLOCK
-    if groups > 1 and own == 1 and groups == channels:
+    if own == 1 and groups == channels and (groups > 1 or taps > 1):
         return Units(
             "depthwise",
             {
@@ -130,11 +143,46 @@ def _convolution(weight: Shape, output: Shape, groups: int, inside: float, *, st
     }
     if groups > 1:
         return Units("grouped", integer, {**floating, "copy": pixels * groups * own * taps})
-    if taps == 1 and not strided:
-        return Units("pointwise", integer, floating)
+    whole = taps == 1 and not strided
     # rows are copied out of the image: short ones cost a call each, whatever they hold
     rows, length = pixels * weight[2], weight[3] * own
-    return Units("full" if length >= _BLOCK else "narrow", {**integer, "row": rows, "copy": rows * length}, floating)
+    copy = {"row": 0, "copy": 0} if whole else {"row": rows, "copy": rows * length}
+    kind = "pointwise" if whole else "full" if length >= _BLOCK else "narrow"
+    found = Units(kind, integer if whole else {**integer, **copy}, floating)
+    if _direct(channels, own):
+        return found
+    copied = {
+        "call": 1,
+        "pixel": pixels,
+        "read": pixels * own * taps,
+        "product": pixels * _up(own * taps, 4) * _up(channels),
+        "sum": pixels * channels,
+        **copy,
+    }
+    if not may_be_wider(weight):
+        return replace(found, copied=copied)
+    wide = _wide(channels)
+    wider = _convolution((wide, *weight[1:]), (output[0], wide, *output[2:]), groups, inside, strided=strided)
+    dropped = {"call": 1, "pixel": pixels, "element": pixels * channels}
+    return replace(found, copied=copied, wider=(wide, wider.integer, dropped))
+
+
+def may_be_wider(weight: Shape) -> bool:
+    """Return whether a convolution with such a weight would be run on the image as it is, had it more channels."""
+    return len(weight) == 4 and not _direct(weight[0], weight[1]) and _direct(_wide(weight[0]), weight[1])
+
+
+def _wide(channels: int) -> int:
+    """The number of channels that come next with which it may be."""
+    return max(_up(channels, _OUTPUTS), _LEAST)
+
+
+def _direct(channels: int, own: int) -> bool:
+    """Whether the image is read as it is, by a kernel whose weights have zero points of 0.
+
+    Source: `core/mlas/lib/convsym.cpp`, MlasConvSymPackWSize, as of x86 with AVX512.
+    """
+    return channels >= _LEAST and channels % _OUTPUTS == 0 and own % _INPUTS == 0
 
 
 def _product(rows: int, inner: int, columns: int) -> Units:
@@ -154,7 +202,10 @@ def _other(node: Node, image: Shape, output: Shape, shapes: Mapping[str, Shape])
     elements = max(math.prod(shape) for shape in (image, output))
     spread = len(operands) > 1 and any(s is not None and math.prod(s) < elements for s in operands)
     kind = f"{node.op_type} spread" if spread and node.op_type in ("Add", "Mul") else node.op_type
-    pixels = elements // output[1] if spread and len(output) == 4 else 0
+    if kind == SLICED:
+        elements = math.prod(output)
+    per_pixel = (spread or kind == SLICED) and len(output) == 4
+    pixels = elements // output[1] if per_pixel else 0
     units = {"call": 1, "element": elements}
     return Units(kind, {**units, "pixel": pixels}, units)
 
@@ -196,7 +247,28 @@ class Costs:
 
     def integer(self, terms: Units) -> float | None:
         """Return the time of a node in integers between integer ones; None where its kind was not measured."""
-        return self._sum(f"integer {terms.kind}", terms.integer)
+        wider = self._wider(terms)
+        return self._own(terms) if wider is None else wider
+
+    def channels(self, terms: Units) -> int | None:
+        """Return how many channels a convolution is to compute in integers, where more than it has are faster."""
+        return None if terms.wider is None or self._wider(terms) is None else terms.wider[0]
+
+    def _own(self, terms: Units) -> float | None:
+        """The time in integers with the channels that it has."""
+        copied = None if terms.copied is None else self._sum(f"integer {COPIED}", terms.copied)
+        return self._sum(f"integer {terms.kind}", terms.integer) if copied is None else copied
+
+    def _wider(self, terms: Units) -> float | None:
+        """The time in integers with more channels, where that is less."""
+        if terms.wider is None:
+            return None
+        _, wide, dropped = terms.wider
+        own, behind = self._own(terms), self._sum(f"integer {SLICED}", dropped)
+        more = self._sum(f"integer {terms.kind}", wide)
+        if own is None or behind is None or more is None or f"integer {COPIED}" not in self.times:
+            return None
+        return more + behind if more + behind < _WIDER * own else None
 
     def floating(self, terms: Units) -> float | None:
         """Return the time of a node in float between blocks of channels; None where its kind was not measured."""

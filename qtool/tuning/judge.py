@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qtool.core.compute import Compute
 from qtool.core.concurrency import in_order
+from qtool.core.errors import VerificationError
 from qtool.core.files import together
 from qtool.core.records.doubts import notes, with_ranges
 from qtool.core.records.evaluation import ModelResult
@@ -22,6 +23,7 @@ from qtool.graph.edit import Model
 from qtool.graph.model_files import model_files, model_size
 from qtool.graph.serialized import Serialized
 from qtool.pipeline.planning.planner import Planner
+from qtool.pipeline.planning.wider import with_wider_kernels
 from qtool.pipeline.rewrite.static import rewrite
 from qtool.pipeline.rewrite.unfold import rewritten
 from qtool.pipeline.verify import verify
@@ -159,10 +161,23 @@ class Judge:
         """
         with self.budget.work(PROOF):
             plan = with_ranges(plan, self.planner.statistics, {str(v.name) for v in self.model.graph.inputs})
-            data, shifted = rewritten(self.model, plan)
-            proof = verify(self.original, self.model, shifted, data, plan, self.planner.target)
+            plan, data, proof = self._proven(plan)
             with together(*([] if save_plan is None else [save_plan]), output):
                 if save_plan is not None:
                     plan.save(save_plan)
                 model_io.write(data.noting(notes(plan)), output)
         return plan, proof
+
+    def _proven(self, plan: Plan) -> tuple[Plan, Serialized, Verification]:
+        """The plan with wider convolutions where they are faster, its model and the proof; else as it is."""
+        wide = with_wider_kernels(self.model, plan, self.original.examples[0], self.planner.memo.shapes)
+        try:
+            return (wide, *self._checked(wide))
+        except VerificationError:
+            if not wide.wider:
+                raise
+            return (plan, *self._checked(plan))
+
+    def _checked(self, plan: Plan) -> tuple[Serialized, Verification]:
+        data, shifted = rewritten(self.model, plan)
+        return data, verify(self.original, self.model, shifted, data, plan, self.planner.target)

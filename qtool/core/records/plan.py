@@ -24,6 +24,9 @@ from qtool.core.records.recipe import Recipe
 from qtool.core.records.summary import shortened, summary
 from qtool.core.text import amount
 
+MOST_CHANNELS = 2**16
+"""The most channels that a kernel may have because that is faster."""
+
 
 @dataclass(frozen=True, slots=True)
 class ActivationPlan:
@@ -214,6 +217,22 @@ class BiasShift:
 
 
 @dataclass(frozen=True, slots=True)
+class WiderPlan:
+    """A convolution that is written with more output channels than it has, which a Slice behind it drops.
+
+    onnxruntime's kernels are faster for some numbers of channels; what comes out is the same.
+    """
+
+    layer: str
+    channels: int
+
+    def check(self) -> None:
+        """Raise `ValueError`, naming the field, where that is no number of channels."""
+        if not 1 < self.channels <= MOST_CHANNELS:
+            raise ValueError(f"channels: a number from 2 to {MOST_CHANNELS} is needed")
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationNote:
     """The data that ranges were calibrated on.
 
@@ -233,7 +252,7 @@ class Plan:
     weights: of layers whose input has a grid in `activations`. dynamic: of layers that find the grid of their input
     anew in each run. stored: of layers that compute in float. blocks: of layers that find a grid for each block of
     their input, and of tables. inputs: of those that have no grid, the least and the largest value that calibrated.
-    calibration: what calibrated; None where nothing did.
+    calibration: what calibrated; None where nothing did. wider: of layers in `weights` alone.
     """
 
     SCHEMA: ClassVar[tuple[str, int]] = ("plan", 1)
@@ -258,6 +277,7 @@ class Plan:
     blocks: tuple[BlockPlan, ...] = field(default=(), metadata=EMPTY)
     inputs: dict[str, tuple[float, float]] = field(default_factory=dict)
     calibration: CalibrationNote | None = field(default=None, metadata=OPTIONAL)
+    wider: tuple[WiderPlan, ...] = field(default=(), metadata=EMPTY)
 
     def __repr__(self) -> str:
         rows = {
@@ -306,6 +326,7 @@ class Plan:
             dynamic=(),
             stored=(),
             blocks=(),
+            wider=(),
         )
 
     def only(self, layer: str, made: Collection[str]) -> "Plan":
@@ -352,6 +373,7 @@ class Plan:
             dynamic=_cut(self.dynamic, nodes),
             stored=_cut(self.stored, nodes),
             blocks=_cut(self.blocks, nodes),
+            wider=tuple(row for row in self.wider if row.layer in nodes),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from qtool.graph.edit import Model, Node
 from qtool.graph.layers import Layer
 from qtool.pipeline.planning.rows import MisfitError, PlanRows
 from qtool.pipeline.planning.selection import is_layer
+from qtool.pipeline.planning.wider import widenable
 from qtool.targets.rules import Target
 
 
@@ -32,6 +33,7 @@ def fit_plan(model: Model, plan: Plan, target: Target, name: str) -> None:
         planned = {row.tensor for row in plan.activations}
         for layer in plan.integer:
             _check_operands(rows, layer, planned, integer_bias=target.integer_bias)
+        _check_wider(model, plan)
     except MisfitError as error:
         raise UsageError(f"{name}: {error}; correct it, or make the plan again") from error
 
@@ -94,6 +96,17 @@ def _check_rows(rows: PlanRows, plan: Plan) -> None:
         rows.shift(f"shifts[{i}]", shift)
     for i, bias in enumerate(plan.biases):
         rows.bias(f"biases[{i}]", bias)
+
+
+def _check_wider(model: Model, plan: Plan) -> None:
+    found = widenable(model, plan)
+    for i, row in enumerate(plan.wider):
+        if row.layer not in found:
+            raise MisfitError(f"wider[{i}]: {row.layer!r} is no convolution with a weight of its own in `weights`")
+        if row.channels <= found[row.layer][1]:
+            raise MisfitError(f"wider[{i}]: {row.layer!r} has {found[row.layer][1]} channels already")
+        if row.layer in [other.layer for other in plan.wider[:i]]:
+            raise MisfitError(f"wider[{i}]: {row.layer!r} stands there twice")
 
 
 def _check_operands(rows: PlanRows, layer: str, planned: set[str], *, integer_bias: bool) -> None:

@@ -13,6 +13,9 @@ from qtool.pipeline.rewrite.blocks import OPSET, store_blocks
 from qtool.pipeline.rewrite.dynamic import RECURRENT, fold_at_load, make_dynamic, store_table
 from qtool.pipeline.rewrite.float_forms import write_mish
 
+LONGEST = 80
+"""Characters of a name that is made here: some exporters name a tensor by all that it was fused from, hundreds long."""
+
 
 def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
     """Return a copy of the prepared graph with the plan's Q/DQ and bias shifts in it.
@@ -25,8 +28,8 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
     shifted, memo = shift_biases(model, plan), memo or WeightMemo()
     found = list(bodies(shifted.graph))
     if not found:
-        return _Rewriter(shifted, plan, memo, edit.Names(shifted.graph)).run()
-    before, names = set(shifted.graph.initializers), edit.Names(shifted.graph)
+        return _Rewriter(shifted, plan, memo, edit.Names(shifted.graph, LONGEST)).run()
+    before, names = set(shifted.graph.initializers), edit.Names(shifted.graph, LONGEST)
     # inner ones first: what holds a body takes it over as it is then
     for body in reversed(found):
         part = alone(shifted, body)

@@ -13,6 +13,7 @@ from qtool.graph import compose, contrib, edit, shapes
 from qtool.graph.edit import Graph, Model, Value
 from qtool.graph.serialized import Serialized, consume
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
+from qtool.pipeline.rewrite.wider import widen
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
@@ -28,6 +29,8 @@ def rewritten(model: Model, plan: Plan, memo: WeightMemo | None = None) -> tuple
         ModelError: the plan names what the graph does not hold.
     """
     result, shifted = rewrite(model, plan, memo), shift_biases(model, plan)
+    widen(result, plan)
+    widen(shifted, plan)
     readers = unfold(result)
     unfold(shifted, readers)
     lighten(result)
