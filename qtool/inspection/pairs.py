@@ -63,10 +63,14 @@ def pair_tensors(floating: Model, quantized: Model) -> Pairs:
     if by_order:
         named = _by_order(layers, [node for node in model.graph if is_layer(node)])
     pairs = []
+    wider = {value for node in model.graph for value in _with_more_channels(node)}
     for output, other in named.items():
+        if other in wider:
+            continue
         maker = output.producer()
         source = other.producer()
         names = [other, source.inputs[0]] if source is not None and grids.is_dequantize(source) else [other]
+        names += _with_more_channels(_behind_grid(other).producer())
         called = tuple(str(value.name) for value in names if value is not None)
         pairs.append(Pair(str(output.name), "" if maker is None else maker.op_type, _shown(other), called))
     return Pairs(tuple(pairs), model, by_order)
@@ -91,6 +95,32 @@ def _make_float(model: Model) -> None:
         quantize = edit.new_node("QuantizeLinear", [dequantize.outputs[0], scale, zero], again, name=f"{again}/q")
         model.graph.insert_after(node, [dequantize, quantize])
         edit.replace_uses(output, quantize.outputs[0], only=readers)
+
+
+def _with_more_channels(node: Node | None) -> list[Value]:
+    """The values in front of a Slice on 8-bit data that are written with more channels, back to the layer itself.
+
+    Bounds of the layer's lie between. They have the names of float's, and other shapes.
+    """
+    end = None if node is None or not edit.is_main_op(node, "Slice") else _behind_grid(node.inputs[0])
+    if node is None or end is None or end is node.inputs[0]:
+        return []
+    found = [value for value in (node.inputs[0], end) if value is not None]
+    maker = end.producer()
+    if maker is not None and edit.is_main_op(maker, "Relu", "Clip") and maker.inputs[0] is not None:
+        found.append(maker.inputs[0])
+    maker = found[-1].producer()
+    return found if maker is not None and edit.is_main_op(maker, "Conv") else []
+
+
+def _behind_grid(value: Value | None) -> Value:
+    """The value in front of the Q/DQ that make another one; else that itself."""
+    assert value is not None
+    dequantize = value.producer()
+    stored = dequantize.inputs[0] if dequantize is not None and grids.is_dequantize(dequantize) else None
+    quantize = None if stored is None else stored.producer()
+    source = quantize.inputs[0] if quantize is not None and grids.is_quantize(quantize) else None
+    return value if source is None else source
 
 
 def _by_name(name: str, values: Mapping[str, Value]) -> Value | None:

@@ -32,6 +32,7 @@ def widen(model: Model, plan: Plan) -> None:
             raise ModelError(f"the plan widens node {row.layer!r}, which has {channels} channels; make the plan again")
         for index in (1, 2):
             _pad(model, node, index, channels, row.channels, names)
+        node.outputs[0].shape = None
         _drop(model, end_of(node), channels, f"{row.layer}_own_channels", names)
 
 

@@ -60,6 +60,7 @@ def test_what_comes_out_is_the_same_to_the_last_bit(tmp_path, make, granularity)
     wide = qtool.quantize(path, tmp_path / "wide.onnx", plan=tmp_path / "plan.json")
     assert wide.plan.wider == plan.wider and wide.verification.kernels["QLinearConv"] >= 2
     assert wide.verification.integer_share == 1.0 and wide.verification.steps in (0, 1)
+    onnx.checker.check_model(onnx.load(tmp_path / "wide.onnx"), full_check=True)
     before, after = (Session(tmp_path / name).run(data) for name in ("plain.onnx", "wide.onnx"))
     assert list(before) == list(after)
     for name, array in before.items():
