@@ -5,7 +5,7 @@ onnxruntime runs a model whose stored shapes are wrong, with a warning (`Graph::
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -101,15 +101,19 @@ def drop_inferable(model: ir.Model) -> None:
     except Exception:
         return
     known = {o.name: o for node in inferred.graph for o in node.outputs}
+    told = {dim.value for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)}
     for node in model.graph:
         for value in node.outputs:
             found = known.get(value.name)
-            if found is not None and not value.is_graph_output() and _says(found, value):
+            if found is not None and not value.is_graph_output() and _says(found, value, told):
                 value.type = value.shape = None
 
 
-def _says(found: ir.Value, value: ir.Value) -> bool:
-    """Whether all that is known of `value` is known of `found`."""
+def _says(found: ir.Value, value: ir.Value, told: Collection[str | None]) -> bool:
+    """Whether all that is known of `value` is known of `found`; names of lengths say nothing but those of inputs.
+
+    Others are made up by inference, which numbers them otherwise each time.
+    """
     if value.type is not None and found.type != value.type:
         return False
     if value.shape is None:
@@ -117,7 +121,7 @@ def _says(found: ir.Value, value: ir.Value) -> bool:
     if found.shape is None or found.shape.rank() != value.shape.rank():
         return False
     dims = zip(value.shape, found.shape, strict=True)
-    return all(a == b or (not isinstance(a, int) and a.value is None) for a, b in dims)
+    return all(a == b or (not isinstance(a, int) and (a.value is None or a.value not in told)) for a, b in dims)
 
 
 def most_numbers(model: ir.Model, fed: Mapping[str, Sequence[int]]) -> int:

@@ -16,7 +16,7 @@ def test_its_own_channels_are_compared(tmp_path, act):
     options = {"calibrator": "max", "target": "x86", "partial": False, "form": "static"}
     plan = qtool.quantize(path, tmp_path / "q.onnx", data=net.samples(2), **options).plan
     assert [row.layer for row in plan.wider] == ["few"]
-    result = qtool.inspect(tmp_path / "q.onnx", float_model=path, data=net.samples(2))
+    result = qtool.inspect_model(tmp_path / "q.onnx", float_model=path, data=net.samples(2))
     layers = {layer.name: layer for layer in result.layers}
     assert 25.0 < layers["few"].sqnr_db < layers["few"].alone_db and layers["behind"].sqnr_db > 25.0
     assert not any("of another shape" in line for line in result.not_measured)

@@ -91,3 +91,12 @@ def test_shapes_that_inference_does_not_find_are_kept():
     shapes.drop_inferable(loaded)
     kept = {v.name for v in onnx.load_from_string(model_io.to_bytes(loaded)).graph.value_info}
     assert kept == {nodes[1].output[0]}
+
+
+def test_names_of_lengths_that_inference_makes_up_are_not_kept(tmp_path):
+    """It numbers them otherwise each time, so that no shape with one would ever be found again."""
+    net = Net(3, 8, 8)
+    parts = net("Reshape", "x", net.const([-1, 3, 4, 8], dtype=np.int64))
+    path = net.save(tmp_path / "float.onnx", net.conv(net("Relu", net.conv(parts, 3, 8)), 8, 8))
+    qtool.quantize(path, tmp_path / "int8.onnx", data=[net.samples(2)], calibrator="max")
+    assert not onnx.load(tmp_path / "int8.onnx").graph.value_info
