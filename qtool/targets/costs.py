@@ -31,6 +31,8 @@ _INPUTS, _OUTPUTS, _LEAST = 4, 4, 16
 """Input and output channels are multiples of these, and outputs so many at least, where images are read as they are."""
 _WIDER = 0.9
 """A kernel with more channels than are wanted takes less than this share of the time of one with these alone."""
+_BYTE_NS = 1.0
+"""The nanoseconds that a byte of the file is worth."""
 COPIED, SLICED = "copied", "Slice"
 """The kind of integer convolutions that copy rows out of the image, and of what drops channels behind a wider one."""
 BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Concat")
@@ -38,19 +40,32 @@ BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip"
 
 
 @dataclass(frozen=True, slots=True)
+class Wider:
+    """A convolution with more output channels than it has.
+
+    channels: how many. integer: its units then. dropped: those of what drops the channels behind it. more: how many
+    numbers its weight has more.
+    """
+
+    channels: int
+    integer: Terms
+    dropped: Terms
+    more: int
+
+
+@dataclass(frozen=True, slots=True)
 class Units:
     """The units that a node takes: its kind, and how many of each in integers and in float.
 
     copied: those in integers of a convolution that onnxruntime does not run on the image as it is; None of others.
-    wider: how many channels let it run so, and the units then: of the convolution, and of what drops the channels
-    behind it; None where no number does, or where it runs so by itself.
+    wider: with how many channels it would run so; None where with none, or where it does so by itself.
     """
 
     kind: str
     integer: Terms
     floating: Terms
     copied: Terms | None = None
-    wider: tuple[int, Terms, Terms] | None = None
+    wider: "Wider | None" = None
 
 
 def terms_of(node: Node, shapes: Mapping[str, Shape]) -> Units | None:
@@ -164,7 +179,8 @@ def _convolution(weight: Shape, output: Shape, groups: int, inside: float, *, st
     wide = _wide(channels)
     wider = _convolution((wide, *weight[1:]), (output[0], wide, *output[2:]), groups, inside, strided=strided)
     dropped = {"call": 1, "pixel": pixels, "element": pixels * channels}
-    return replace(found, copied=copied, wider=(wide, wider.integer, dropped))
+    more = (wide - channels) * own * taps
+    return replace(found, copied=copied, wider=Wider(wide, wider.integer, dropped, more))
 
 
 def may_be_wider(weight: Shape) -> bool:
@@ -252,7 +268,7 @@ class Costs:
 
     def channels(self, terms: Units) -> int | None:
         """Return how many channels a convolution is to compute in integers, where more than it has are faster."""
-        return None if terms.wider is None or self._wider(terms) is None else terms.wider[0]
+        return None if terms.wider is None or self._wider(terms) is None else terms.wider.channels
 
     def _own(self, terms: Units) -> float | None:
         """The time in integers with the channels that it has."""
@@ -261,14 +277,13 @@ class Costs:
 
     def _wider(self, terms: Units) -> float | None:
         """The time in integers with more channels, where that is less."""
-        if terms.wider is None:
+        if terms.wider is None or f"integer {COPIED}" not in self.times:
             return None
-        _, wide, dropped = terms.wider
-        own, behind = self._own(terms), self._sum(f"integer {SLICED}", dropped)
-        more = self._sum(f"integer {terms.kind}", wide)
-        if own is None or behind is None or more is None or f"integer {COPIED}" not in self.times:
+        own, behind = self._own(terms), self._sum(f"integer {SLICED}", terms.wider.dropped)
+        wide = self._sum(f"integer {terms.kind}", terms.wider.integer)
+        if own is None or behind is None or wide is None:
             return None
-        return more + behind if more + behind < _WIDER * own else None
+        return wide + behind if wide + behind + _BYTE_NS * terms.wider.more < _WIDER * own else None
 
     def floating(self, terms: Units) -> float | None:
         """Return the time of a node in float between blocks of channels; None where its kind was not measured."""
