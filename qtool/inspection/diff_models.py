@@ -100,10 +100,10 @@ def _in_words(layer: PlannedLayer, executed: Executed, number: int | None) -> st
 
 def _twins(ones: Mapping[str, PlannedLayer], others: Mapping[str, PlannedLayer]) -> dict[str, str]:
     """Layer of the one -> layer of the other: by name, else by the name of the output."""
-    outputs = {str(layer.node.outputs[0].name): name for name, layer in others.items()}
+    outputs = {str(edit.main_output(layer.node).name): name for name, layer in others.items()}
     result = {}
     for name, layer in ones.items():
-        twin = name if name in others else outputs.get(str(layer.node.outputs[0].name))
+        twin = name if name in others else outputs.get(str(edit.main_output(layer.node).name))
         if twin is not None:
             result[name] = twin
     return result
@@ -140,7 +140,7 @@ def _grids(side: _Side) -> dict[str, Grid]:
             found.setdefault(str(node.inputs[0].name), grids.grid_of(node))
     for layer in side.layers.values():
         if layer.written is not None and layer.y is not None:
-            found.setdefault(str(layer.node.outputs[0].name), layer.y.grid)
+            found.setdefault(str(edit.main_output(layer.node).name), layer.y.grid)
     return {tensor: grid for tensor, grid in found.items() if grid.scale}
 
 

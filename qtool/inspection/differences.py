@@ -17,6 +17,10 @@ from qtool.inspection.inputs import Example
 from qtool.runtime.session import Session
 
 _MEAN_STEPS = 0.5
+_ROUNDING = 1
+"""Steps that rounding alone makes: where sums lie half way between two steps (1 + erf on grids of which one is twice as
+coarse as the other), a kernel may round each of them to the other side.
+"""
 _FAR = 2
 _FAR_SHARE = 1e-2
 """Of all numbers of a tensor, so many may lie more than two steps apart."""
@@ -82,6 +86,8 @@ def _off(one: Array, other: Array) -> float:
     if one.shape != other.shape or not one.size:
         return 0.0
     distance = np.abs(one.astype(np.int32) - other.astype(np.int32))
+    if distance.max() <= _ROUNDING:
+        return 0.0
     wrong = distance.mean() > _MEAN_STEPS or np.count_nonzero(distance > _FAR) > _FAR_SHARE * distance.size
     return float(distance.mean()) if wrong else 0.0
 

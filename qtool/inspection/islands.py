@@ -9,7 +9,9 @@ from qtool.graph.edit import Node
 from qtool.inspection.causes import Cause, why_float, why_float_node
 
 _FLOATS = frozenset({"float", "float16", "double"})
-_TRIFLES = frozenset({"If", "Loop", "Scan", "Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
+_TRIFLES = frozenset({"Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
+_HOLDERS = frozenset({"If", "Loop", "Scan"})
+"""What they hold computes, and is looked at node by node; they themselves are neither float nor integer."""
 
 
 _DYNAMIC = Cause("dynamic", "the dynamic form quantises products alone; what lies between them stays float")
@@ -79,7 +81,7 @@ def find_islands(
 
 def _is_float(executed: Executed, number: int) -> bool:
     node = executed.nodes[number]
-    return bool(node.makes) and node.makes[0] in _FLOATS and not is_integer(node)
+    return bool(node.makes) and node.makes[0] in _FLOATS and not is_integer(node) and node.op_type not in _HOLDERS
 
 
 def _shores(executed: Executed, group_of: Mapping[int, int]) -> dict[int, list[int]]:

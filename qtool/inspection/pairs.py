@@ -58,7 +58,7 @@ def pair_tensors(floating: Model, quantized: Model) -> Pairs:
             if other is not None and _is_float(output) and not edit.has_subgraph(node):
                 named[_last_absorbed(output, values)] = other
     layers = [node for node in floating.graph if is_layer(node)]
-    met = sum(not named.keys().isdisjoint((node.outputs[0], _held(node))) for node in layers)
+    met = sum(not named.keys().isdisjoint((edit.main_output(node), _held(node))) for node in layers)
     by_order = met < _FEW * len(layers)
     if by_order:
         named = _by_order(layers, [node for node in model.graph if is_layer(node)])
@@ -129,7 +129,7 @@ def _shown(value: Value) -> str:
 
 def _held(node: Node) -> Value:
     """The value behind a layer and the batch normalisation and bounds that makers fold into it."""
-    value = node.outputs[0]
+    value = edit.main_output(node)
     while True:
         reader = edit.single_consumer(value)
         if reader is None or not edit.is_main_op(reader, *_HELD):
@@ -151,7 +151,7 @@ def _by_order(layers: Sequence[Node], others: Sequence[Node]) -> dict[Value, Val
 
 def _normalized(node: Node) -> Value:
     """The output of a layer, behind a batch normalisation, which one of two models may have folded."""
-    return grids.behind_norm(node) or node.outputs[0]
+    return grids.behind_norm(node) or edit.main_output(node)
 
 
 def _kind(node: Node) -> tuple[object, ...]:

@@ -1,9 +1,11 @@
 """Errors of tensors that an int8 model holds at another scale."""
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
+from qtool import inspect_model
 from qtool.graph import shapes
 from qtool.inspection.errors import errors_of
 
@@ -50,3 +52,37 @@ def test_only_channels_have_a_scale_of_their_own_and_not_places_of_a_length_that
     assert rows.by_tensor["scaled"] > 100
     assert any("the scale of 1 tensor" in text for text in rows.not_measured)
     assert places.by_tensor["scaled"] < 5
+
+
+def test_a_recurrent_layer_of_which_only_the_last_state_is_read_has_an_error_and_times(tmp_path):
+    weights = {
+        "w": RNG.normal(size=(1, 24, 4)),
+        "r": RNG.normal(size=(1, 24, 8)),
+        "fc": RNG.normal(size=(8, 2)),
+    }
+    paths = []
+    for name, read in (("float", "x"), ("int8", "behind")):
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["stored"], "q"),
+            helper.make_node("DequantizeLinear", ["stored", "s", "z"], ["behind"], "dq"),
+        ] * (name == "int8")
+        nodes += [
+            helper.make_node("GRU", [read, "w", "r"], ["", "state"], "gru", hidden_size=8),
+            helper.make_node("MatMul", ["state", "fc"], ["y"], "fc"),
+        ]
+        constants = [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items()]
+        constants += [
+            numpy_helper.from_array(np.float32(0.1), "s"),
+            numpy_helper.from_array(np.uint8(128), "z"),
+        ] * (name == "int8")
+        infos = [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [5, 1, 4]), ("y", [1, 1, 2]))
+        ]
+        graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], constants)
+        paths.append(tmp_path / f"{name}.onnx")
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), paths[-1])
+    np.savez(tmp_path / "data.npz", x=RNG.normal(size=(3, 5, 1, 4)).astype(np.float32))
+    layers = inspect_model(paths[1], paths[0], tmp_path / "data.npz", latency=True).layers
+    (gru,) = [layer for layer in layers if layer.op == "GRU"]
+    assert gru.output == "state"
+    assert gru.ms > 0 and gru.float_ms > 0 and 15 < gru.sqnr_db < 60
