@@ -320,13 +320,18 @@ def test_shares_and_times_of_layers_are_added_up_as_they_are_known():
     assert "The 4 layers found in float too take 2 ms, 4 ms in float, by onnxruntime's profiler." in page.text
 
 
-def test_the_overlay_has_a_value_for_each_node_and_colours_for_the_ends(made):
+def test_the_overlay_has_a_value_for_each_node_and_colours_by_what_it_means(made):
     found = overlay([document_of(INSPECTED.to_dict(), "i.json")])
     assert found["results"] == {"a": {"value": 31.25}, "b": {"value": 31.25}, "a_out": {"value": 31.25}}
-    assert [one["stop"] for one in found["gradient"]] == [0, 0.5, 1]
+    # an SQNR has the same colour in every file, whatever else is in it: the poor ones end at 15 dB, the fair ones at 30
+    bounds = [one["value"] for one in found["thresholds"]]
+    assert bounds == sorted(bounds) and bounds[0] == 15 and 30 in bounds and bounds[-1] >= 200
+    assert "gradient" not in found
     unmeasured = document_of({**INSPECTED.to_dict(), "layers": [], "errors": []}, "i.json")
     times = {"q": 0.25, "a": 0.5, "b": 1.25, "t": 0.0}
-    assert overlay([unmeasured])["results"] == {name: {"value": ms} for name, ms in times.items()}
+    timed = overlay([unmeasured])
+    assert timed["results"] == {name: {"value": ms} for name, ms in times.items()}
+    assert [one["stop"] for one in timed["gradient"]] == [0, 0.5, 1]
     proof = document(made / "q.json")["verification"]["tensors"]
     named = {row["node"] for row in proof} - {""}
     assert set(overlay([load_document(str(made / "q.json"))])["results"]) == {row["tensor"] for row in proof} | named
