@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from qtool.core.errors import UsageError
+from qtool.core.records.evaluation import MetricInfo, MetricKind
 from qtool.core.records.inspection import (
     REQUANTISE,
     Finding,
@@ -20,10 +22,13 @@ from qtool.core.records.inspection import (
     Speed,
     TensorError,
 )
+from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity
 from qtool.report.html.documents import load_document
 from qtool.report.html.documents import made as document_of
 from qtool.report.html.overlay import overlay
 from qtool.report.html.page import page_of
+from qtool.report.html.verdicts import headlines
+from qtool.report.sensitivity import sensitivity_text
 from tests.report.html.conftest import CONVS, HOSTILE, document
 
 SENSITIVE = "Layers, the most sensitive first"
@@ -429,3 +434,50 @@ def test_what_is_exact_is_no_absence(made):
     content["candidates"][0]["sqnr_db"] = None
     row = Read(page_of([document_of(content, "e.json")])).table("Models")[2]
     assert row[3] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("gained", "verdict", "advice"),
+    [
+        (0.0, "Most sensitive of 2 layers: a; no layer in float gains much by itself", None),
+        (4.0, "Most sensitive of 2 layers: a; in float b gains most", "--exclude b"),
+    ],
+)
+def test_a_page_advises_to_leave_in_float_what_the_terminal_does(gained, verdict, advice):
+    layers = [
+        LayerSensitivity(name, "Conv", 5, 0.5, Figures(0.9, 0.0, alone), Figures(0.9, 0.0, 25.0 + more), {})
+        for name, alone, more in (("a", 28.0, 0.0), ("b", math.inf, gained))
+    ]
+    info = MetricInfo("top1", MetricKind.ACCURACY, False, 0.0)
+    result = Sensitivity(
+        "m.onnx", "d.npz", 9, info, "max", False, "x86", "affine", "per-channel", ("alone", "without"),
+        {"model": "ab" * 32}, 0.9, Figures(0.9, 0.0, 25.0), tuple(layers),
+    )  # fmt: skip
+    page = Read(page_of([document_of(result.to_dict(), "s.json")]))
+    assert verdict in page.text
+    said = sensitivity_text(result)
+    for text in (said, page.text):
+        assert ("--exclude" in text) == (advice is not None) and (advice or "no layer in float gains much") in text
+
+
+def test_a_tensor_next_to_exact_does_not_take_the_room_of_the_others():
+    """What is told apart lies between 0 and 60 dB; a Transpose in front has 140."""
+    rows = tuple(TensorError(f"t{place}", "Conv", db) for place, db in enumerate((140.0, 34.0, 28.0, 22.0)))
+    text = page_of([document_of(replace(INSPECTED, errors=rows).to_dict(), "i.json")])
+    page = Read(text)
+    heights = [float(one["cy"]) for one in page.all("circle")]
+    assert heights[0] < heights[1] < heights[2] < heights[3] and heights[3] - heights[1] > 40
+    assert "t0 (Conv): 140.0 dB" in text and "dB; 60 and more in one place" in text
+    near = [replace(row, sqnr_db=row.sqnr_db + 60) for row in rows]
+    assert "in one place" not in page_of([document_of(replace(INSPECTED, errors=tuple(near)).to_dict(), "i.json")])
+
+
+@pytest.mark.parametrize(
+    ("rule", "remedy", "share", "tone"),
+    [("island", "", 0.6, "good"), ("island", "Add one.", 0.6, "warn"), ("accuracy", "Tune it.", None, "bad")],
+)
+def test_a_model_has_the_tone_of_what_is_to_be_mended(rule, remedy, share, tone):
+    finding = replace(INSPECTED.findings[0], rule=rule, remedy=remedy, ms_share=share)
+    fast = Speed((2.0, 1.9, 2.1), (1.0, 0.9, 1.1), 2.0, False, 1, 9)
+    (shown,) = headlines([document_of(replace(INSPECTED, findings=(finding,), speed=fast).to_dict(), "i.json")])
+    assert shown.tone == tone
