@@ -94,12 +94,13 @@ def inspect_float(
         opened, loaded: the model, tidied and as it came.
         data: whose first batch gives the shapes, and is what is timed; None makes inputs up.
         latency: also time each node, for about so many `seconds`, and a draft of the int8 model.
-        progress: told of the steps of the draft.
+        progress: told that work has begun, and of the steps of the draft.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
         DataError, UsageError: the data cannot be read.
     """
+    progress("inspecting", 0, None)
     known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds, progress=progress)
     layers = planned_layers(opened.model)
     rows = _layers(layers, known, opened)

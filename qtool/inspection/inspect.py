@@ -54,7 +54,8 @@ def inspect_model(
         float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
         data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
         latency: whether to time the model and each node of it, in one thread of this machine.
-        progress: told of each step of the work on a quantised model, and on the draft of one.
+        progress: told of each step of the work on a quantised model; of a float one that work has begun, and of the
+            steps of the draft.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
@@ -114,6 +115,7 @@ class _Inspected:
     ) -> None:
         self.opened = opened
         self._progress, self._done = progress, 0
+        progress("inspecting", 0, _STEPS)
         self.session = loaded(opened)
         self.missing: list[str] = []
         self.float = None if float_model is None else _float_of(opened, float_model)
