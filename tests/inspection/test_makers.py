@@ -13,11 +13,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from qtool import inspect_model, quantize
+from qtool.anatomy.opened import open_model
 from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
 from qtool.core.records.inspection import REQUANTISE, TIME_IT
 from qtool.core.records.results import Asked
+from qtool.inspection.makers import maker_of
 from qtool.report.inspect import inspection_text
+from tests.inspection import written
 from tests.support.patterns import Net
 
 RNG = np.random.default_rng(1)
@@ -207,6 +210,23 @@ def test_quantize_refuses_it_and_names_inspect(models, tmp_path):
         quantize(models["qdq"], tmp_path / "out.onnx", form="dynamic")
 
 
+def test_the_remedy_of_a_dynamic_model_is_an_option_of_quantize_dynamic(models):
+    """It takes no calibrate_method, as nothing is calibrated."""
+    options = maker_of(open_model(models["dynamic"])).options
+    assert "quantize_dynamic(nodes_to_exclude=" in options["accuracy"] and "calibrate" not in options["accuracy"]
+    assert "calibrate_method" in maker_of(open_model(models["qdq"])).options["accuracy"]
+
+
+def test_a_model_as_tensorrt_wants_it_may_be_of_two_makers(tmp_path):
+    """onnxruntime's quantiser writes so with AddQDQPairToWeight; NVIDIA ModelOpt does, and leaves its name there."""
+    net = written.Net(producer="onnx.quantize")
+    weight = net.constant(RNG.normal(size=(4, 4, 3, 3)).astype(np.float32))
+    read, kept = (net.fake(name, 0.05, 0, "int8") for name in ("x", weight))
+    found = inspect_model(net.write(tmp_path / "model.onnx", net.add("Conv", read, kept)))
+    assert found.maker == "NVIDIA ModelOpt or onnxruntime.quantization"
+    assert "TensorRT provider" in found.next
+
+
 def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_path):
     model = onnx.load(models["qdq"])
     scale = next(one for one in model.graph.initializer if one.name == "r1_scale")
@@ -217,7 +237,10 @@ def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_pa
     onnx.save(model, str(path))
     found = inspect_model(path, models["float"], {"x": DATA})
     (lost,) = [one for one in found.findings if one.rule == "accuracy"]
-    assert lost.where[0] == "r1"
+    assert found.findings[0] is lost, "whatever else costs time, this comes first"
+    # what its maker takes in, ready to be typed: the layer whose output it is
+    assert lost.where[0] == "conv1"
+    assert f"nodes_to_exclude={list(lost.where)}" in lost.remedy and lost.remedy == found.next
     assert "COSTS ACCURACY" in found.verdict
 
 
