@@ -12,6 +12,7 @@ from qtool.graph.edit import Node, Value
 QUANTIZE = ("QuantizeLinear",)
 DEQUANTIZE = ("DequantizeLinear",)
 _OWN = ("", "ai.onnx", "com.microsoft")
+_EIGHT_BITS = ("int8", "uint8")
 # what moves weights about between their DQ and the layer
 _MOVES = ("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -91,9 +92,28 @@ def _behind(value: Value | None, between: tuple[str, ...]) -> Placed | None:
         if is_dequantize(node):
             assert node is not None
             return Placed(grid_of(node), node, node.inputs[0], moved)
+        written = _multiplied(node)
+        if written is not None:
+            return Placed(written.grid, written.node, written.stored, moved)
         if node is None or not edit.is_main_op(node, *between):
             return None
         value, moved = node.inputs[0], True
+    return None
+
+
+def _multiplied(node: Node | None) -> Placed | None:
+    """The grid of constants that a Cast and a Mul make float, as a DequantizeLinear without zero point would."""
+    if node is None or not edit.is_main_op(node, "Mul"):
+        return None
+    for cast, scale in (node.inputs, node.inputs[::-1]):
+        maker = None if cast is None else cast.producer()
+        stored = maker.inputs[0] if maker is not None and edit.is_main_op(maker, "Cast") else None
+        scales = edit.constant_or_none(scale)
+        if stored is None or scales is None or not stored.is_initializer() or element_type(stored) not in _EIGHT_BITS:
+            continue
+        wide = [place for place, size in enumerate(scales.shape, (edit.rank(stored) or 0) - scales.ndim) if size > 1]
+        axis = wide[0] if len(wide) == 1 else None
+        return Placed(make_grid(element_type(stored), scale, None, axis), node, stored)
     return None
 
 

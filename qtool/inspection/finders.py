@@ -39,7 +39,8 @@ def accuracy(look: Look) -> Iterator[Found]:
     alone = {name: one for name, one in look.errors.alone.items() if one is not None and name not in look.outputs}
     worst = sorted(alone, key=lambda name: alone[name])[:_WORST]
     # options of makers name nodes, those of the float model, and layers rather than the Relu behind
-    layers = {str(node.name): one.name for one in look.planned for node in (*one.absorbed, one.node)}
+    planned = [one for one in look.planned if one.written is None]
+    layers = {str(node.name): one.name for one in planned for node in (*one.absorbed, one.node)}
     nodes = {
         row.tensor: next((layers[name] for name in row.nodes if name in layers), row.nodes[-1])
         for row in look.errors.rows

@@ -58,7 +58,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     lines += rows("blocks", *blocks_rows(plan, proof)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [arithmetic_line(proof), *rows("accuracy", *accuracy_rows(proof))]
-    lines += timing_lines(result.timing, _ratio(result), _faster(result, typed))
+    lines += timing_lines(result.timing, _ratio(result), _faster(result, typed), proof.integer_share)
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))

@@ -315,3 +315,17 @@ def test_a_model_that_was_trained_on_is_not_judged_by_its_distance_from_float(mo
     assert "trained" not in {
         finding.rule for finding in inspect_model(models["qdq"], models["float"], {"x": DATA}).findings
     }
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.01), np.full((1, 12, 1), 0.01, np.float32)])
+def test_weights_that_a_cast_and_a_mul_make_float_are_planned_as_stored(tmp_path, scale):
+    """As qtool stores those of recurrent layers, which onnxruntime computes when it loads."""
+    net = written.Net((5, 1, 4))
+    cast = net.add("Cast", net.constant(RNG.integers(-99, 99, (1, 12, 4)).astype(np.int8)), to=TensorProto.FLOAT)
+    read = net.add("Mul", cast, net.constant(scale))
+    kept = net.constant(RNG.normal(size=(1, 12, 4)).astype(np.float32))
+    made = net.fake(net.add("GRU", "x", read, kept, hidden_size=4), 0.1)
+    (layer,) = inspect_model(net.write(tmp_path / "model.onnx", made)).layers
+    assert (layer.weight.dtype, layer.weight.axis, layer.integer) == ("int8", None if scale.ndim == 0 else 1, False)
+    assert layer.weight.scale == pytest.approx([0.01] * scale.size)
+    assert "int8 weight" in inspection_text(inspect_model(tmp_path / "model.onnx"))
