@@ -88,9 +88,8 @@ class Bar:
 
     def _draw(self) -> None:
         now = time.monotonic()
-        # many short steps are a long wait too; each that passes at once is not worth a line
-        waited = now - self._seen >= _DELAY_S and now - self._began >= _REDRAW_S
-        if not waited or (self._bar is not None and now - self._drawn < _REDRAW_S):
+        # not since this step began: many short ones are a long wait too
+        if now - self._seen < _DELAY_S or (self._bar is not None and now - self._drawn < _REDRAW_S):
             return
         if self._bar is None:
             from tqdm import tqdm

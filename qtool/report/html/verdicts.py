@@ -11,7 +11,7 @@ from qtool.core.records.codec import decoded
 from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE, TIME_IT
 from qtool.core.records.results import Asked
 from qtool.core.text import amount, sentence
-from qtool.report.commands import eval_command
+from qtool.report.commands import eval_command, inspect_command
 from qtool.report.html.accuracy import nan_words
 from qtool.report.html.blocks import Headline
 from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind, sensitivity_of
@@ -39,7 +39,8 @@ def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
     """Return a verdict for each document that has one, in the order of the work; one of them says the speed."""
     found = [_VERDICTS[kind](one, documents) for kind in _VERDICTS for one in of_kind(documents, kind)]
     # what the page shows already is no next step, nor is what another verdict says
-    seen = {"qtool eval"} if any(of_kind(documents, "evaluation")) else set()
+    shows = {"evaluation": "qtool eval", "inspect": "qtool inspect"}
+    seen = {command for kind, command in shows.items() if any(of_kind(documents, kind))}
     shown = []
     for one in found:
         command = " ".join(one.next.split()[:2])
@@ -184,6 +185,8 @@ def _evaluated(document: Document, documents: Sequence[Document]) -> Headline:
         speed = _own_speed(document, documents, model["name"])
         named = "" if len(content["candidates"]) == 1 else f"; {model['name']}"
         words, tone = _with_speed(f"{words}{named}" if speed is not None else words, tone, speed)
+        if not step and speed is not None and speed.speedup < 1 and not speed.noisy:
+            step = inspect_command(model["path"], content["float_model"]["path"])
     return Headline(models, words, tone, step)
 
 

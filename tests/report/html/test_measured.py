@@ -1,6 +1,7 @@
 """What a page says of figures: one of several, and where it comes from; estimates; curves; no empty columns."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from qtool.report.html.documents import made as document_of
 from qtool.report.html.measured import noise_of, speed_of
 from qtool.report.html.page import page_of
 from qtool.report.html.trials import trials
+from qtool.report.html.verdicts import headlines
 from tests.report.html.conftest import document
 from tests.report.html.test_page import INSPECTED, Read, layer
 
@@ -180,3 +182,12 @@ def test_tuning_is_shown_against_the_share_in_float_where_there_is_one(shares, w
     assert figure.caption.startswith(f"top1 against {words}")
     across = [float(shape.attributes["cx"].rstrip("%")) for shape in figure.shapes if shape.tag == "circle"]
     assert across == [0.0, 100.0]
+
+
+def test_a_slow_model_of_eval_has_a_next_command_that_tells_why(made):
+    evaluated, _, seen = timed(made, speedup=0.5)
+    (shown,) = headlines([document_of(evaluated, "e.json")])
+    paths = evaluated["candidates"][0]["path"], evaluated["float_model"]["path"]
+    assert shown.next == f"qtool inspect {shlex.quote(paths[0])} --float {shlex.quote(paths[1])} --latency"
+    both = headlines([document_of(evaluated, "e.json"), document_of(seen, "i.json")])
+    assert "qtool inspect" not in " ".join(one.next for one in both), "the page shows it already"
