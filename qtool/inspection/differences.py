@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.anatomy.integers import NBITS
 from qtool.anatomy.planned import is_layer
 from qtool.core.errors import DataError, ModelError
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
@@ -49,6 +50,7 @@ def differences(model: Model, examples: Sequence[Example], kernels: Mapping[str,
     """
     if not examples:
         return Differences({}, absent="no inputs")
+    model = _with_exact_products(model)
     pieces, cuts = compose.cut(model)
     outputs = [str(v.name) for v in model.graph.outputs]
     try:
@@ -79,6 +81,21 @@ def differences(model: Model, examples: Sequence[Example], kernels: Mapping[str,
             off[name] = f"{noise.db:.1f} dB between them"
     named = {_maker(model, tensor, frozenset(cuts), kernels): words for tensor, words in off.items()}
     return Differences(named, min((n.db for n in tails.values() if n.db is not None), default=None))
+
+
+def _with_exact_products(model: Model) -> Model:
+    """The model, its products of weights in blocks in float.
+
+    That these round blocks of their input to 8 bits is asked for by the file (accuracy_level), and next to each border
+    between two roundings a sum in another order falls on the other side.
+    """
+    if not any(node.op_type == NBITS for node in model.graph.all_nodes()):
+        return model
+    copy = edit.clone(model)
+    for node in copy.graph.all_nodes():
+        if node.op_type == NBITS:
+            edit.set_attribute(node, "accuracy_level", 1)
+    return copy
 
 
 def _off(one: Array, other: Array) -> float:

@@ -138,7 +138,7 @@ class _Inspected:
             self.nodes,
             frozenset(port.name for port in opened.outputs),
             frozenset(port.name for port in opened.inputs),
-            dynamic=form_of(opened) == "dynamic",
+            form=form_of(opened),
         )
         self._step()
         self.speed = self._speed() if latency else None

@@ -105,7 +105,7 @@ def _command(inspection: Inspection, asked: Asked) -> str:
 def _facts(inspection: Inspection) -> list[str]:
     rows = []
     if inspection.speed is not None:
-        rows.append(f"speed        {speed_line(inspection.speed)}")
+        rows.append(f"speed        {speed_line(inspection.speed, _kind(inspection))}")
     if inspection.inputs_from:
         rows.append(f"inputs       {inspection.inputs_from}")
     stored = ", ".join(f"{number:,} {dtype}" for dtype, number in list(inspection.parameters.items())[:_NAMED])
@@ -114,19 +114,22 @@ def _facts(inspection: Inspection) -> list[str]:
     return rows
 
 
-def speed_line(speed: Speed) -> str:
-    """Return the medians with their spread, the ratio as it follows from them, and how they were taken."""
+def speed_line(speed: Speed, kind: str) -> str:
+    """Return the medians with their spread, the ratio as it follows from them, and how they were taken.
+
+    kind: what the model is called beside float.
+    """
     how = (
         f"{amount(speed.threads, 'thread')}, {amount(speed.rounds, 'round')} in shuffled order, p10 to p90 in brackets"
     )
     own = f"{_ms(speed.ms)}"
     if speed.float_ms is None or speed.speedup is None:
         return f"{own}{', too noisy to trust' if speed.noisy else ''}; {how}"
-    ratio = f"float {_ms(speed.float_ms)} / int8 {own} = {speed.speedup:.2f}x"
+    ratio = f"float {_ms(speed.float_ms)} / {kind} {own} = {speed.speedup:.2f}x"
     if speed.noisy:
         return f"{ratio}, too noisy to say which is faster; {how}"
     rough = ", roughly: the rounds differ much" if speed.rough else ""
-    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}{rough}; {how}"
+    return f"{ratio}{f': {kind} is SLOWER' if speed.speedup < 1 else ''}{rough}; {how}"
 
 
 def _ms(spread: Sequence[float]) -> str:

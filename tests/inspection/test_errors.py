@@ -6,8 +6,11 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from qtool import inspect_model
+from qtool.anatomy.opened import open_model
 from qtool.graph import shapes
+from qtool.inspection.differences import differences
 from qtool.inspection.errors import errors_of
+from tests.inspection.written import Net
 
 RNG = np.random.default_rng(3)
 
@@ -86,3 +89,43 @@ def test_a_recurrent_layer_of_which_only_the_last_state_is_read_has_an_error_and
     (gru,) = [layer for layer in layers if layer.op == "GRU"]
     assert gru.output == "state"
     assert gru.ms > 0 and gru.float_ms > 0 and 15 < gru.sqnr_db < 60
+
+
+def products(stored):
+    """x -> product, GELU, product, GELU, product: of weights in blocks of 4 bits (level 4), or the same in float."""
+    net = Net((64, 64), opset=17)
+    value = "x"
+    for number, weights in enumerate(stored):
+        if weights.dtype == np.uint8:
+            scales = net.constant(np.full(64 * 2, 0.05, np.float32))
+            sizes = {"K": 64, "N": 64, "bits": 4, "block_size": 32, "accuracy_level": 4}
+            made = net.add(
+                "MatMulNBits", value, net.constant(weights), scales, name=f"p{number}", domain="com.microsoft", **sizes
+            )
+        else:
+            made = net.add("MatMul", value, net.constant(weights), name=f"p{number}")
+        if number < len(stored) - 1:
+            halves = [net.constant(np.float32(n)) for n in (2**0.5, 1.0, 0.5)]
+            inner = net.add("Add", net.add("Erf", net.add("Div", made, halves[0])), halves[1])
+            value = net.add("Mul", net.add("Mul", made, inner), halves[2], name=f"g{number}")
+    return net
+
+
+def test_weights_in_blocks_have_errors_and_their_rounding_of_inputs_is_no_wrong_result(tmp_path):
+    """No type is inferred behind an operator of onnxruntime's own; what is in it is float all the same."""
+    packed = [RNG.integers(0, 256, (64, 2, 16)).astype(np.uint8) for _ in range(3)]
+    exact = []
+    for one in packed:
+        integers = np.stack([one & 15, one >> 4], -1).reshape(64, 64).astype(np.float32) - 8
+        exact.append((integers * 0.05).T + RNG.normal(size=(64, 64)).astype(np.float32) * 0.004)
+    paths = [products(stored).write(tmp_path / f"{len(stored[0].shape)}.onnx", "p2") for stored in (exact, packed)]
+    samples = {"x": RNG.normal(size=(2, 64, 64)).astype(np.float32)}
+    found = inspect_model(paths[1], paths[0], samples)
+    assert [(layer.kernel, layer.integer) for layer in found.layers] == [("MatMulNBits", True)] * 3
+    assert all(20 < layer.alone_db < 60 and layer.sqnr_db > 20 for layer in found.layers)
+    assert found.layers[0].sqnr_db > found.layers[2].sqnr_db
+    rules = {one.rule: one for one in found.findings}
+    assert set(rules) == {"weights-only"} and "Gelu" in rules["weights-only"].what
+    opened = open_model(paths[1]).model
+    between = differences(opened, [{"x": samples["x"][0]}], {}).whole_db
+    assert between > 100, "each computes what the file says, in another order"
