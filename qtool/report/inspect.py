@@ -22,6 +22,8 @@ from qtool.report.text import ABSENT, aligned, decibels, file_size, fitted
 
 _NOTHING = Asked()
 _ROWS = 60
+_LITTLE = 0.01
+"""Of the time: what costs less is told where all is wanted."""
 _NAMED = 4
 
 
@@ -44,7 +46,10 @@ def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: b
     ends = []
     if inspection.findings:
         ends += ["", "what costs speed, accuracy or trust, the dearest first:"]
-        ends += [text for finding in inspection.findings for text in _finding(finding)]
+        shown = [one for one in inspection.findings if every or one.ms_share is None or one.ms_share >= _LITTLE]
+        ends += [text for finding in shown for text in _finding(finding)]
+        cheap = len(inspection.findings) - len(shown)
+        ends += [f"  with -v: {cheap} more, of less than 1 % of the time each"] if cheap else []
     if inspection.not_measured:
         ends += ["", *(f"not measured: {text}" for text in inspection.not_measured)]
     return "\n".join([*map(line, parts), *table, *map(line, ends)])

@@ -329,3 +329,15 @@ def test_weights_that_a_cast_and_a_mul_make_float_are_planned_as_stored(tmp_path
     assert (layer.weight.dtype, layer.weight.axis, layer.integer) == ("int8", None if scale.ndim == 0 else 1, False)
     assert layer.weight.scale == pytest.approx([0.01] * scale.size)
     assert "int8 weight" in inspection_text(inspect_model(tmp_path / "model.onnx"))
+
+
+def test_what_costs_next_to_nothing_is_told_where_all_is_wanted(models):
+    found = inspect_model(models["signed"])
+    first = found.findings[0]
+    several = [replace(first, ms_share=share) for share in (0.5, 0.01, 0.004, 0.0, None)]
+    texts = [
+        inspection_text(replace(found, findings=tuple(several)), every=every).partition("what costs")[2]
+        for every in (False, True)
+    ]
+    assert [text.count("    because  ") for text in texts] == [3, 5], "what was not timed is told"
+    assert texts[0].count("with -v: 2 more, of less than 1 % of the time each") == 1 and "with -v" not in texts[1]
