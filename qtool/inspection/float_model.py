@@ -309,6 +309,7 @@ def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
     executed = known.executed
     if executed is None or not executed.total:
         return ()
+    named = {number: name for name, number in layer_kernels(executed, planned_layers(opened.model)).items()}
     by_op: dict[str, list[tuple[int, str]]] = {}
     for number, why in _floats(known, opened):
         by_op.setdefault(executed.nodes[number].op_type, []).append((number, why))
@@ -319,7 +320,7 @@ def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
         if share >= _MUCH:
             dearest = sorted(found, key=lambda one: -executed.ms[one[0]])
             why = next((why for _, why in dearest if why), "it has no integer form on this machine's target")
-            names = tuple(executed.nodes[n].name or executed.nodes[n].outputs[0] for n, _ in dearest)
+            names = tuple(named.get(n) or executed.nodes[n].name or executed.nodes[n].outputs[0] for n, _ in dearest)
             what = f"{amount(len(found), op, op)} would stay float, {100 * share:.0f} % of float's time"
             result.append(Finding("stays-float", names, what, why, "", ms, share))
     return tuple(sorted(result, key=lambda one: -(one.ms or 0.0)))

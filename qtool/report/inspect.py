@@ -173,11 +173,17 @@ def _layers(inspection: Inspection, *, every: bool) -> list[str]:
 
 
 def _planned(layer: InspectedLayer) -> str:
-    """What the file asks for: the type that it computes in, or that of the weights alone."""
-    if layer.planned:
-        dtype = "" if layer.input is None else layer.input.dtype
-        return "int8" if dtype in ("", "int8", "uint8") else dtype
-    halves = [f"{grid.dtype} {what}" for grid, what in ((layer.input, "input"), (layer.weight, "weight")) if grid]
+    return planned_words(layer.planned, *("" if grid is None else grid.dtype for grid in (layer.input, layer.weight)))
+
+
+def planned_words(planned: bool, read: str, weight: str) -> str:
+    """Return what the file asks for of a layer: the type that it computes in, or that of its weight or input alone.
+
+    read, weight: the types of their grids; "" where they have none.
+    """
+    if planned:
+        return "int8" if read in ("", "int8", "uint8") else read
+    halves = [f"{dtype} {what}" for dtype, what in ((read, "input"), (weight, "weight")) if dtype]
     return halves[0] if halves else "float"
 
 

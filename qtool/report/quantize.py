@@ -371,9 +371,11 @@ def _tried(result: Quantized) -> list[str]:
         mark = "chosen" if trial is result.trials[0] else ""
         table.append([words.rstrip(","), decibels(trial.sqnr_db), str(trial.samples), timed, mark])
     header = ["candidate", "SQNR dB", "samples", "ms", ""]
+    if all(row[3] == ABSENT for row in table):
+        header, table = [*header[:3], header[4]], [[*row[:3], row[4]] for row in table]
     left = result.verdict is not None and bool(result.verdict.left)
     note = ["measured before layers were left in float for accuracy"] if left else []
-    return rows("tried", *aligned(header, table, left=(0, 4)).splitlines(), *note)
+    return rows("tried", *aligned(header, table, left=(0, len(header) - 1)).splitlines(), *note)
 
 
 def _kind(trial: Trial, calibrator: str) -> str:

@@ -211,3 +211,15 @@ def test_a_share_of_work_that_is_not_all_known_is_said_to_be_one(tmp_path):
     assert "100.0 % of the multiply-accumulates that are known, can be integer" in result.verdict
     text = float_text(result)
     assert "multiply-accumulates unknown" in text and "  of the known MACs  " in text
+
+
+def test_what_stays_float_is_named_as_in_the_file(tmp_path):
+    """onnxruntime calls a convolution in blocks of channels after its output."""
+    net = Net(1, 64, 64)
+    first = net("Relu", net.conv("x", 1, 16), name="first")
+    path = net.save(tmp_path / "m.onnx", net.conv(first, 16, 16))
+    result = qtool.inspect_model(path, data={"x": np.zeros((1, 1, 64, 64), np.float32)}, latency=True)
+    names = {layer.name for layer in result.layers}
+    said = [name for one in result.findings for name in one.where if one.what.startswith("1 Conv")]
+    assert said and set(said) <= names
+    assert not any("_nchwc" in name for one in result.findings for name in one.where if "Conv" in one.what)

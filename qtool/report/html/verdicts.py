@@ -55,7 +55,7 @@ def _completed(headline: Headline) -> Headline:
     if not lacks:
         return headline
     advice = f"Next, with {' and '.join(lacks)}: {headline.next}"
-    return replace(headline, next="", advice="; ".join(filter(None, [headline.advice, advice])))
+    return replace(headline, next="", advice=". ".join(filter(None, [headline.advice, advice])))
 
 
 def warnings(documents: Sequence[Document]) -> tuple[str, ...]:
