@@ -9,6 +9,7 @@ from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
+    GRU_STEPS,
     MUCH_SMALLER,
     FilePart,
     LeftFloat,
@@ -52,7 +53,9 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     why = _why_large(result) if result.float_size / result.size < MUCH_SMALLER else []
     lines += rows("size", f"{file_size(result.size)}, was {file_size(result.float_size)} ({_ratio(result)})", *why)
     weights = "in blocks" if plan.blocks else plan.granularity
-    lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
+    settings = f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}"
+    steps = result.changes.get("gru_steps", 0)
+    lines += rows("settings", settings, *([f"{steps} {GRU_STEPS}"] if steps else []))
     lines += _tried(result) if verbose else []
     lines += [integer_line(proof), float_line(proof)]
     lines += rows("blocks", *blocks_rows(plan, proof)) if plan.blocks else []

@@ -11,7 +11,7 @@ import qtool
 from qtool.core.errors import UsageError
 from qtool.core.records.results import Asked
 from qtool.graph import model_io
-from qtool.inspection.unusual import unusual
+from qtool.inspection.unusual import prepared_in_words, unusual
 from qtool.report.inspect_float import as_options, float_text
 from qtool.targets.tables import TARGETS, find_target
 from tests.support.patterns import Net
@@ -181,6 +181,12 @@ def test_what_is_unusual(tmp_path):
         "a table, 'table', is 93 % of all parameters: stored in 8 bits, it makes the file smaller and nothing faster",
         "1 weight with NaN or Inf ('w'): repair the model",
     )
+
+
+def test_one_is_one_and_two_are_several():
+    told = prepared_in_words({"no_ops": 1, "constant_branches": 2, "opset": 13})
+    assert told == "preparation: 1 node that does nothing removed, 2 Ifs decided"
+    assert prepared_in_words({"opset": 13}) == ""
 
 
 def test_pictures_of_any_size_are_made_up_in_a_usual_one(tmp_path):
