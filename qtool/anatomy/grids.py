@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.anatomy.opened import element_type
+from qtool.anatomy.opened import element_type, multiplied
 from qtool.core.records.inspection import Grid
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
@@ -12,7 +12,6 @@ from qtool.graph.edit import Node, Value
 QUANTIZE = ("QuantizeLinear",)
 DEQUANTIZE = ("DequantizeLinear",)
 _OWN = ("", "ai.onnx", "com.microsoft")
-_EIGHT_BITS = ("int8", "uint8")
 # what moves weights about between their DQ and the layer
 _MOVES = ("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -103,18 +102,13 @@ def _behind(value: Value | None, between: tuple[str, ...]) -> Placed | None:
 
 def _multiplied(node: Node | None) -> Placed | None:
     """The grid of constants that a Cast and a Mul make float, as a DequantizeLinear without zero point would."""
-    if node is None or not edit.is_main_op(node, "Mul"):
+    found = multiplied(node)
+    if node is None or found is None:
         return None
-    for cast, scale in (node.inputs, node.inputs[::-1]):
-        maker = None if cast is None else cast.producer()
-        stored = maker.inputs[0] if maker is not None and edit.is_main_op(maker, "Cast") else None
-        scales = edit.constant_or_none(scale)
-        if stored is None or scales is None or not stored.is_initializer() or element_type(stored) not in _EIGHT_BITS:
-            continue
-        wide = [place for place, size in enumerate(scales.shape, (edit.rank(stored) or 0) - scales.ndim) if size > 1]
-        axis = wide[0] if len(wide) == 1 else None
-        return Placed(make_grid(element_type(stored), scale, None, axis), node, stored)
-    return None
+    stored, scale = found
+    shape = edit.constant(scale).shape
+    wide = [place for place, size in enumerate(shape, (edit.rank(stored) or 0) - len(shape)) if size > 1]
+    return Placed(make_grid(element_type(stored), scale, None, wide[0] if len(wide) == 1 else None), node, stored)
 
 
 def direct_grid(value: Value | None) -> Placed | None:

@@ -207,6 +207,6 @@ def form_of(model: Opened) -> str:
         parts.append("QOperator")
     if "DynamicQuantizeLinear" in ops or any(op.startswith("DynamicQuantize") for op in written):
         parts.append("dynamic")
-    if NBITS in ops or (has_dq and not has_q and not parts):
+    if NBITS in ops or not ops or (has_dq and not has_q and not parts):
         parts.append("weight-only")
     return " and ".join(parts) or "integer operators"

@@ -341,3 +341,21 @@ def test_what_costs_next_to_nothing_is_told_where_all_is_wanted(models):
     ]
     assert [text.count("    because  ") for text in texts] == [3, 5], "what was not timed is told"
     assert texts[0].count("with -v: 2 more, of less than 1 % of the time each") == 1 and "with -v" not in texts[1]
+
+
+def test_a_model_whose_only_weights_are_those_of_a_recurrent_layer_is_no_float_model(tmp_path):
+    """qtool stores them without a DequantizeLinear."""
+    arrays = {"w": RNG.normal(size=(1, 24, 4)), "r": RNG.normal(size=(1, 24, 8))}
+    graph = helper.make_graph(
+        [helper.make_node("GRU", ["x", "w", "r"], ["", "y"], "gru", hidden_size=8)],
+        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 8])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )  # fmt: skip
+    source = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), source)
+    quantize(source, tmp_path / "q.onnx", form="weight-only")
+    found = inspect_model(tmp_path / "q.onnx", source)
+    assert (found.kind, found.form, found.maker) == ("int8", "weight-only", "qtool")
+    assert [layer.weight.dtype for layer in found.layers] == ["int8"] and "0 of 1 layer" in found.verdict
+    assert inspect_model(source).kind == "float"
