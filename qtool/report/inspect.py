@@ -72,7 +72,15 @@ def _head(inspection: Inspection) -> str:
     maker = f", by {inspection.maker}" if inspection.maker else ""
     form = f", {inspection.form}" if inspection.form not in ("", inspection.kind) else ""
     opset = inspection.opset.get("ai.onnx", 0)
-    return f"{inspection.model}: {_kind(inspection)}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+    kind = f"{_kind(inspection)}{_wide(inspection)}"
+    return f"{inspection.model}: {kind}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+
+
+def _wide(inspection: Inspection) -> str:
+    """Types of activations that are wider than those of the weights, in words; "" where there are none."""
+    read = {layer.input.dtype for layer in inspection.layers if layer.input is not None}
+    wide = sorted(read - {"int8", "uint8", ""})
+    return f" with {' and '.join(wide)} activations" if wide and _kind(inspection) == inspection.kind else ""
 
 
 def _kind(inspection: Inspection) -> str:

@@ -564,3 +564,13 @@ def test_a_branch_that_is_not_taken_has_no_time_and_an_if_is_no_float_island(tmp
     assert {layer.name.split("/")[0]: layer.ms is not None for layer in found.layers} == {"then": True, "else": False}
     assert "the time of 1 layer in bodies, to which no run came" in found.not_measured
     assert "float island" not in found.verdict and found.findings == ()
+
+
+def test_activations_that_are_wider_than_weights_are_said_on_top(tmp_path):
+    def build(net):
+        net.opset = 21
+        return [net.fake(net.conv(net.fake("x", 0.001, 0, "int16")), 0.001, 0, "int16")]
+
+    wide, usual = (inspection_text(inspected(tmp_path, one)).splitlines()[0] for one in (build, whole))
+    assert ": int8 with int16 activations, QDQ; opset 21" in wide
+    assert ": int8, QDQ; opset 13" in usual
