@@ -111,7 +111,7 @@ class Executed:
         named = [n for n in self._by_name.get(str(node.name), []) if self._may_be(n, node)]
         if named:
             return max(named, key=lambda n: (self._same_kind(n, node), is_integer(self.nodes[n])))
-        return self._behind(node.outputs[0], _FAR, node)
+        return self._behind(edit.main_output(node), _FAR, node)
 
     def _behind(self, value: Value, steps: int, node: Node) -> int | None:
         name = str(value.name)

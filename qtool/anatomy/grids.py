@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qtool.anatomy.opened import element_type
+from qtool.anatomy.opened import element_type, multiplied
 from qtool.core.records.inspection import Grid
 from qtool.graph import edit
 from qtool.graph.edit import Node, Value
@@ -91,10 +91,24 @@ def _behind(value: Value | None, between: tuple[str, ...]) -> Placed | None:
         if is_dequantize(node):
             assert node is not None
             return Placed(grid_of(node), node, node.inputs[0], moved)
+        written = _multiplied(node)
+        if written is not None:
+            return Placed(written.grid, written.node, written.stored, moved)
         if node is None or not edit.is_main_op(node, *between):
             return None
         value, moved = node.inputs[0], True
     return None
+
+
+def _multiplied(node: Node | None) -> Placed | None:
+    """The grid of constants that a Cast and a Mul make float, as a DequantizeLinear without zero point would."""
+    found = multiplied(node)
+    if node is None or found is None:
+        return None
+    stored, scale = found
+    shape = edit.constant(scale).shape
+    wide = [place for place, size in enumerate(shape, (edit.rank(stored) or 0) - len(shape)) if size > 1]
+    return Placed(make_grid(element_type(stored), scale, None, wide[0] if len(wide) == 1 else None), node, stored)
 
 
 def direct_grid(value: Value | None) -> Placed | None:

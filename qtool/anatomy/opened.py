@@ -41,8 +41,8 @@ class Opened:
 
     @property
     def is_quantized(self) -> bool:
-        """Whether a node quantises, or computes with integers in the place of real numbers."""
-        return any(is_quantizing(node.op_type) for node in self.nodes)
+        """Whether a node quantises, or computes with integers in place of real numbers, or a weight is stored so."""
+        return any(is_quantizing(node.op_type) or multiplied(node) is not None for node in self.nodes)
 
 
 def open_model(path: str | Path) -> Opened:
@@ -69,6 +69,23 @@ def open_model(path: str | Path) -> Opened:
         metadata={str(key): str(text) for key, text in model.metadata_props.items()},
         serialized=model_io.serialize(tidied),
     )
+
+
+_EIGHT_BITS = ("int8", "uint8")
+
+
+def multiplied(node: Node | None) -> tuple[Value, Value] | None:
+    """Return the 8-bit weight and the scale of which a Mul behind a Cast makes float; None where it is none such."""
+    if node is None or not edit.is_main_op(node, "Mul"):
+        return None
+    for cast, scale in (node.inputs, node.inputs[::-1]):
+        maker = None if cast is None else cast.producer()
+        stored = maker.inputs[0] if maker is not None and edit.is_main_op(maker, "Cast") else None
+        if stored is None or scale is None or edit.constant_or_none(scale) is None or not stored.is_initializer():
+            continue
+        if element_type(stored) in _EIGHT_BITS and (edit.rank(stored) or 0) > 1:
+            return stored, scale
+    return None
 
 
 def element_type(value: Value | None) -> str:

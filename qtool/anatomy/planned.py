@@ -93,7 +93,7 @@ _ABSORBED = ("Relu", "Clip")
 
 def _output(node: Node) -> tuple[Placed | None, tuple[Node, ...]]:
     absorbed: list[Node] = []
-    value: Value | None = node.outputs[0]
+    value: Value | None = edit.main_output(node)
     while value is not None:
         found = grids.grid_ahead(value)
         if found is not None:
@@ -168,7 +168,7 @@ def shapes_in(model: Model, example: Mapping[str, np.ndarray] | None) -> dict[st
         str(value.name)
         for node in model.graph
         if is_layer(node)
-        for value in (*node.inputs[:3], node.outputs[0])
+        for value in (*node.inputs[:3], edit.main_output(node))
         if value is not None and value.name and not value.is_initializer() and not value.is_graph_input()
     ]
     missing = [name for name in dict.fromkeys(wanted) if name not in known]

@@ -20,9 +20,13 @@ _UNKNOWN = "{desc} [{elapsed}]"
 
 
 @contextmanager
-def progress_bar(quiet: bool) -> Iterator["Bar"]:
-    """Yield a `Progress` that draws a bar on stderr, on a terminal, for a step of over a second."""
+def progress_bar(quiet: bool, first: str = "loading") -> Iterator["Bar"]:
+    """Yield a `Progress` that draws a bar on stderr, on a terminal, as soon as nothing was to be seen for a second.
+
+    first: what is done until the first step is reported.
+    """
     bar = Bar(shown=not quiet and sys.stderr.isatty())
+    bar(first, 0, None)
     try:
         yield bar
     finally:
@@ -40,7 +44,7 @@ class Bar:
         self._bar: Any = None
         self._step = ""
         self._done, self._total = 0, None if not shown else 0
-        self._began = self._drawn = 0.0
+        self._began = self._drawn = self._seen = time.monotonic()
         self._lock = threading.RLock()
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -62,6 +66,7 @@ class Bar:
     def write(self, line: str) -> None:
         """Print a line on stdout, above the bar."""
         with self._lock:
+            self._seen = time.monotonic()
             if self._bar is None:
                 show(line)
                 return
@@ -83,7 +88,8 @@ class Bar:
 
     def _draw(self) -> None:
         now = time.monotonic()
-        if now - self._began < _DELAY_S or (self._bar is not None and now - self._drawn < _REDRAW_S):
+        # not since this step began: many short ones are a long wait too
+        if now - self._seen < _DELAY_S or (self._bar is not None and now - self._drawn < _REDRAW_S):
             return
         if self._bar is None:
             from tqdm import tqdm

@@ -2,6 +2,7 @@
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.common import Command, json_option, quiet_option, reading_options
 from qtool.cli.config import config_option
 from qtool.cli.outputs import STDOUT, outputs, show
@@ -53,7 +54,8 @@ def command(
     Exits with 0 where nothing differs, and with 1 where something does.
     """
     with outputs({"--json": json_path}) as written:
-        result = diff(a, b, data, latency=latency, calibrator=calibrator, **reading)
+        with progress_bar(quiet or json_path == STDOUT, "comparing"):
+            result = diff(a, b, data, latency=latency, calibrator=calibrator, **reading)
         if json_path is not None:
             written.json(json_path, result.to_dict())
     if not quiet and json_path != STDOUT:

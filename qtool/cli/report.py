@@ -2,6 +2,7 @@
 
 import click
 
+from qtool.cli.bar import progress_bar
 from qtool.cli.common import Command, quiet_option
 from qtool.cli.config import config_option
 from qtool.cli.html import documents_of, overlay_option, write_overlay
@@ -28,8 +29,9 @@ def command(*, documents: tuple[str, ...], output: str, overlay: str | None, qui
     """
     require_jinja()
     with outputs({"--output": output, "--model-explorer": overlay}) as written:
-        found = documents_of(documents)
-        text = page_of(found)
+        with progress_bar(quiet, "reading and drawing"):
+            found = documents_of(documents)
+            text = page_of(found)
         written.text(output, text)
         write_overlay(written, overlay, found)
     if not quiet:

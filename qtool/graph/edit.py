@@ -39,6 +39,7 @@ __all__ = [
     "is_tensor",
     "keeps_shape",
     "known_constant",
+    "main_output",
     "make_identity",
     "named_values",
     "new_node",
@@ -76,6 +77,11 @@ def clone(model: Model) -> Model:
 def is_main_op(node: Node, *types: str) -> bool:
     """Return whether a node is one of the operators `types` of the standard ONNX domain."""
     return node.domain in ("", "ai.onnx") and node.op_type in types
+
+
+def main_output(node: Node) -> Value:
+    """Return the first output that has a name: a recurrent layer of which only the last state is read leaves Y out."""
+    return next((value for value in node.outputs if value.name), node.outputs[0])
 
 
 def attribute(node: Node, name: str, default: Any = None) -> Any:

@@ -100,10 +100,10 @@ def _in_words(layer: PlannedLayer, executed: Executed, number: int | None) -> st
 
 def _twins(ones: Mapping[str, PlannedLayer], others: Mapping[str, PlannedLayer]) -> dict[str, str]:
     """Layer of the one -> layer of the other: by name, else by the name of the output."""
-    outputs = {str(layer.node.outputs[0].name): name for name, layer in others.items()}
+    outputs = {str(edit.main_output(layer.node).name): name for name, layer in others.items()}
     result = {}
     for name, layer in ones.items():
-        twin = name if name in others else outputs.get(str(layer.node.outputs[0].name))
+        twin = name if name in others else outputs.get(str(edit.main_output(layer.node).name))
         if twin is not None:
             result[name] = twin
     return result
@@ -140,7 +140,7 @@ def _grids(side: _Side) -> dict[str, Grid]:
             found.setdefault(str(node.inputs[0].name), grids.grid_of(node))
     for layer in side.layers.values():
         if layer.written is not None and layer.y is not None:
-            found.setdefault(str(layer.node.outputs[0].name), layer.y.grid)
+            found.setdefault(str(edit.main_output(layer.node).name), layer.y.grid)
     return {tensor: grid for tensor, grid in found.items() if grid.scale}
 
 
@@ -155,7 +155,10 @@ def _weight(name: str, one: PlannedLayer, other: PlannedLayer) -> WeightDifferen
         return _float_weight(name, one, other)
     if one.w is None or other.w is None:
         return None
-    left, right = _content(one.w.stored), _content(other.w.stored)
+    left, right = _steps(one.w), _steps(other.w)
+    if one.w.grid.dtype != other.w.grid.dtype and not (one.w.grid.zero_point and other.w.grid.zero_point):
+        # without both zero points integers of two types are not of one line
+        left = right = None
     scales = scales_apart(one.w.grid.scale, other.w.grid.scale)
     changed = most = None
     if left is not None and right is not None and left.shape == right.shape:
@@ -174,6 +177,14 @@ def _float_weight(name: str, one: PlannedLayer, other: PlannedLayer) -> WeightDi
         return WeightDifference(name, None, None, None)
     changed = float((left != right).mean()) if left.size else 0.0
     return WeightDifference(name, changed, None, None) if changed else None
+
+
+def _steps(weight: grids.Placed) -> np.ndarray | None:
+    """The integers of a weight, in steps from where its 0 is: uint8 about 128 is int8 about 0."""
+    stored, zeros = _content(weight.stored), weight.grid.zero_point
+    if stored is None or len(set(zeros)) > 1:
+        return stored
+    return stored.astype(np.int32) - (zeros[0] if zeros else 0)
 
 
 def _content(value: Value | None) -> np.ndarray | None:

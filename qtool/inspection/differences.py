@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qtool.anatomy.integers import NBITS
 from qtool.anatomy.planned import is_layer
 from qtool.core.errors import DataError, ModelError
 from qtool.core.numerics.sqnr import SignalToNoise, measured_outputs
@@ -17,6 +18,10 @@ from qtool.inspection.inputs import Example
 from qtool.runtime.session import Session
 
 _MEAN_STEPS = 0.5
+_ROUNDING = 1
+"""Steps that rounding alone makes: where sums lie half way between two steps (1 + erf on grids of which one is twice as
+coarse as the other), a kernel may round each of them to the other side.
+"""
 _FAR = 2
 _FAR_SHARE = 1e-2
 """Of all numbers of a tensor, so many may lie more than two steps apart."""
@@ -45,6 +50,7 @@ def differences(model: Model, examples: Sequence[Example], kernels: Mapping[str,
     """
     if not examples:
         return Differences({}, absent="no inputs")
+    model = _with_exact_products(model)
     pieces, cuts = compose.cut(model)
     outputs = [str(v.name) for v in model.graph.outputs]
     try:
@@ -77,11 +83,28 @@ def differences(model: Model, examples: Sequence[Example], kernels: Mapping[str,
     return Differences(named, min((n.db for n in tails.values() if n.db is not None), default=None))
 
 
+def _with_exact_products(model: Model) -> Model:
+    """The model, its products of weights in blocks in float.
+
+    That these round blocks of their input to 8 bits is asked for by the file (accuracy_level), and next to each border
+    between two roundings a sum in another order falls on the other side.
+    """
+    if not any(node.op_type == NBITS for node in model.graph.all_nodes()):
+        return model
+    copy = edit.clone(model)
+    for node in copy.graph.all_nodes():
+        if node.op_type == NBITS:
+            edit.set_attribute(node, "accuracy_level", 1)
+    return copy
+
+
 def _off(one: Array, other: Array) -> float:
     """Steps that one run of a layer is off the other on average; 0 where no more than rounding explains."""
     if one.shape != other.shape or not one.size:
         return 0.0
     distance = np.abs(one.astype(np.int32) - other.astype(np.int32))
+    if distance.max() <= _ROUNDING:
+        return 0.0
     wrong = distance.mean() > _MEAN_STEPS or np.count_nonzero(distance > _FAR) > _FAR_SHARE * distance.size
     return float(distance.mean()) if wrong else 0.0
 

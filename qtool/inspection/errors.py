@@ -114,7 +114,7 @@ def _compared(
         found = whole.run(example)
         for pair in pairs:
             one, other = wanted[pair.tensor], found[pair.found]
-            if one.dtype.kind != "f" or one.shape != other.shape or not one.size:
+            if {one.dtype.kind, other.dtype.kind} != {"f"} or one.shape != other.shape or not one.size:
                 sums[pair.tensor].incomparable += 1
                 continue
             sums[pair.tensor].add(one, other)

@@ -32,15 +32,23 @@ def fails(look: Look) -> Iterator[Found]:
 
 
 def accuracy(look: Look) -> Iterator[Found]:
-    """Find outputs that lie far from float's, and the tensors that lose most by themselves."""
+    """Find outputs that lie far from float's, and what loses most by itself."""
     db = look.output_db
     if db is None or db >= _FAIR or look.trained:
         return
     alone = {name: one for name, one in look.errors.alone.items() if one is not None and name not in look.outputs}
-    worst = tuple(sorted(alone, key=lambda name: alone[name])[:_WORST])
-    told = ", ".join(f"{name} {alone[name]:.1f} dB" for name in worst)
+    worst = sorted(alone, key=lambda name: alone[name])[:_WORST]
+    # options of makers name nodes, those of the float model, and layers rather than the Relu behind
+    planned = [one for one in look.planned if one.written is None]
+    layers = {str(node.name): one.name for one in planned for node in (*one.absorbed, one.node)}
+    nodes = {
+        row.tensor: next((layers[name] for name in row.nodes if name in layers), row.nodes[-1])
+        for row in look.errors.rows
+        if row.nodes
+    }
+    told = ", ".join(f"{nodes.get(name, name)} {alone[name]:.1f} dB" for name in worst)
     yield Found(
-        worst,
+        tuple(nodes.get(name, name) for name in worst),
         f"the output lies {db:.1f} dB from float's; below {_FAIR:g} it costs accuracy",
         f"What loses most by itself: {told}" if told else "No layer alone is known to lose as much",
     )

@@ -14,7 +14,7 @@ from qtool.core.text import amount, sentence
 from qtool.inspection import finders
 from qtool.inspection.islands import Island
 from qtool.inspection.look import Found, Look
-from qtool.inspection.makers import OWN, Maker
+from qtool.inspection.makers import OWN, THESE, Maker
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Rule:
 
 
 def find_all(look: Look) -> tuple[Finding, ...]:
-    """Return all findings, the dearest first: by time where it was measured, else in the order of the table."""
+    """Return all findings: what costs trust or accuracy first, then by time; without times in the table's order."""
     found: list[Finding] = []
     for rule in RULES.values():
         for one in _grouped(look, rule.name) if rule.find is None else rule.find(look):
@@ -42,12 +42,12 @@ def find_all(look: Look) -> tuple[Finding, ...]:
                     where=one.where,
                     what=one.what,
                     cause=one.cause,
-                    remedy=remedy_of(rule.name, look.maker),
+                    remedy=remedy_of(rule.name, look.maker).replace(THESE, repr(list(one.where))),
                     ms=ms,
                     ms_share=ms / total if ms is not None and total else None,
                 )
             )
-    return tuple(sorted(found, key=lambda one: -(one.ms_share or 0.0)))
+    return tuple(sorted(found, key=lambda one: (one.rule not in _FIRST, -(one.ms_share or 0.0))))
 
 
 def remedy_of(rule: str, maker: Maker | None) -> str:
@@ -64,6 +64,8 @@ def remedy_of(rule: str, maker: Maker | None) -> str:
     return general
 
 
+_FIRST = ("wrong-result", "does-not-run", "bad-scale", "accuracy")
+"""Whatever it takes, a model is no good for it."""
 _NAME = re.compile(r"'[^']*'")
 
 

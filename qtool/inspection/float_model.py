@@ -94,12 +94,13 @@ def inspect_float(
         opened, loaded: the model, tidied and as it came.
         data: whose first batch gives the shapes, and is what is timed; None makes inputs up.
         latency: also time each node, for about so many `seconds`, and a draft of the int8 model.
-        progress: told of the steps of the draft.
+        progress: told that work has begun, and of the steps of the draft.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
         DataError, UsageError: the data cannot be read.
     """
+    progress("inspecting", 0, None)
     known = _known(opened, loaded, data, reading, latency=latency, seconds=seconds, progress=progress)
     layers = planned_layers(opened.model)
     rows = _layers(layers, known, opened)
@@ -308,6 +309,7 @@ def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
     executed = known.executed
     if executed is None or not executed.total:
         return ()
+    named = {number: name for name, number in layer_kernels(executed, planned_layers(opened.model)).items()}
     by_op: dict[str, list[tuple[int, str]]] = {}
     for number, why in _floats(known, opened):
         by_op.setdefault(executed.nodes[number].op_type, []).append((number, why))
@@ -318,7 +320,7 @@ def _findings(known: _Known, opened: Opened) -> tuple[Finding, ...]:
         if share >= _MUCH:
             dearest = sorted(found, key=lambda one: -executed.ms[one[0]])
             why = next((why for _, why in dearest if why), "it has no integer form on this machine's target")
-            names = tuple(executed.nodes[n].name or executed.nodes[n].outputs[0] for n, _ in dearest)
+            names = tuple(named.get(n) or executed.nodes[n].name or executed.nodes[n].outputs[0] for n, _ in dearest)
             what = f"{amount(len(found), op, op)} would stay float, {100 * share:.0f} % of float's time"
             result.append(Finding("stays-float", names, what, why, "", ms, share))
     return tuple(sorted(result, key=lambda one: -(one.ms or 0.0)))

@@ -13,6 +13,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.errors import DataError, ModelError, UsageError, arg
 from qtool.core.progress import Progress, silent
 from qtool.core.records.inspection import InspectedLayer, Inspection, Speed
+from qtool.core.text import amount
 from qtool.feeds import Data, ReadOptions
 from qtool.graph import edit, model_io
 from qtool.graph.edit import Node
@@ -53,7 +54,8 @@ def inspect_model(
         float_model: of a quantised model, the one that it is made of: its errors and its speed are against that.
         data: samples, of which the first few are run; None makes inputs up, which say nothing of accuracy.
         latency: whether to time the model and each node of it, in one thread of this machine.
-        progress: told of each step of the work on a quantised model, and on the draft of one.
+        progress: told of each step of the work on a quantised model; of a float one that work has begun, and of the
+            steps of the draft.
         reading: how the data is read, see `qtool.feeds.ReadOptions`.
 
     Raises:
@@ -113,6 +115,7 @@ class _Inspected:
     ) -> None:
         self.opened = opened
         self._progress, self._done = progress, 0
+        progress("inspecting", 0, _STEPS)
         self.session = loaded(opened)
         self.missing: list[str] = []
         self.float = None if float_model is None else _float_of(opened, float_model)
@@ -125,6 +128,7 @@ class _Inspected:
         self.planned = planned_layers(opened.model)
         self.executed = self._executed(opened, timed=latency)
         self.kernels = layer_kernels(self.executed, self.planned)
+        self.unused = self._unused()
         self.maker: Maker | None = maker_of(opened)
         self.nodes: dict[str, Node] = {str(node.name): node for node in opened.nodes}
         self.islands: tuple[Island, ...] = find_islands(
@@ -134,7 +138,7 @@ class _Inspected:
             self.nodes,
             frozenset(port.name for port in opened.outputs),
             frozenset(port.name for port in opened.inputs),
-            dynamic=form_of(opened) == "dynamic",
+            form=form_of(opened),
         )
         self._step()
         self.speed = self._speed() if latency else None
@@ -198,6 +202,14 @@ class _Inspected:
             return Executed.of(take_census(opened.serialized, name=str(opened.path))[1].nodes)
         return Executed.of(*timed_nodes(opened.serialized, self.examples.batches, PROFILE_SECONDS, str(opened.path)))
 
+    def _unused(self) -> frozenset[str]:
+        """The layers in bodies that no run came to, such as the branches that an If did not take."""
+        inside = [layer.name for layer in self.planned if layer.inside and layer.name in self.kernels]
+        found = frozenset(name for name in inside if self.executed.time([self.kernels[name]]) == 0)
+        if found:
+            self.missing.append(f"the time of {amount(len(found), 'layer')} in bodies, to which no run came")
+        return found
+
     def _speed(self) -> Speed | None:
         if not self.examples.batches:
             return None
@@ -232,7 +244,7 @@ class _Inspected:
             number = executed.kernel_of(node)
             layer = layers.get(str(node.name))
             if number is not None and node.outputs:
-                names = [str(node.outputs[0].name)] if layer is None else _tensors(layer)
+                names = [str(edit.main_output(node).name)] if layer is None else _tensors(layer)
                 result |= {name: executed.ms[number] for name in names if name not in result or layer is not None}
         return result
 
@@ -243,7 +255,7 @@ class _Inspected:
         for name, node in self.nodes.items():
             number = self.executed.kernel_of(node) if self.float_ms and node.outputs else None
             layer = layers.get(name)
-            tensors = [str(node.outputs[0].name)] if layer is None else _tensors(layer)
+            tensors = [str(edit.main_output(node).name)] if layer is None else _tensors(layer)
             known = [self.float_ms[t] for t in map(self._float_tensor, tensors) if t in self.float_ms]
             if number is not None and known:
                 found[number] = max(known[0], found.get(number, 0.0))
@@ -269,7 +281,7 @@ class _Inspected:
         return InspectedLayer(
             name=layer.name,
             op=layer.node.op_type,
-            output=str(layer.node.outputs[0].name),
+            output=str(edit.main_output(layer.node).name),
             inside=layer.inside,
             macs=macs,
             share=None if not whole or macs is None else macs / whole,
@@ -279,7 +291,7 @@ class _Inspected:
             input=grid_or_none(layer.x),
             weight=grid_or_none(layer.w),
             result=grid_or_none(layer.y),
-            ms=None if number is None else self.executed.time([number]),
+            ms=None if number is None or layer.name in self.unused else self.executed.time([number]),
             # of what belongs to it, the layer itself takes most
             float_ms=max((self.float_ms[name] for name in tensors if name in self.float_ms), default=None),
             sqnr_db=self.errors.by_tensor.get(tensor),
@@ -311,9 +323,10 @@ _FUSED = ("Relu", "Clip", "BatchNormalization", "QuantizeLinear", "Cast", "Mul",
 
 def _tensors(layer: PlannedLayer) -> list[str]:
     """What a layer makes, and behind what belongs to it: its bound, and the scale and bias of a dynamic one."""
-    names = [str(layer.node.outputs[0].name)]
-    value = grids.behind_norm(layer.node) or layer.node.outputs[0]
-    if value is not layer.node.outputs[0]:
+    made = edit.main_output(layer.node)
+    names = [str(made.name)]
+    value = grids.behind_norm(layer.node) or made
+    if value is not made:
         names = [str(value.name)]
     dynamic = layer.written is not None and layer.written.dynamic
     while True:

@@ -9,10 +9,18 @@ from qtool.graph.edit import Node
 from qtool.inspection.causes import Cause, why_float, why_float_node
 
 _FLOATS = frozenset({"float", "float16", "double"})
-_TRIFLES = frozenset({"If", "Loop", "Scan", "Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
+_TRIFLES = frozenset({"Identity", "Constant", "Shape", "Size", "ReorderInput", "ReorderOutput"})
+_HOLDERS = frozenset({"If", "Loop", "Scan"})
+"""What they hold computes, and is looked at node by node; they themselves are neither float nor integer."""
 
 
-_DYNAMIC = Cause("dynamic", "the dynamic form quantises products alone; what lies between them stays float")
+_BETWEEN = {
+    "dynamic": Cause("dynamic", "the dynamic form quantises products alone; what lies between them stays float"),
+    "weight-only": Cause(
+        "weights-only", "weights alone are stored in few bits; what lies between products stays float"
+    ),
+}
+"""The forms that leave float by intent what lies between products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +45,12 @@ def find_islands(
     nodes: Mapping[str, Node],
     outputs: frozenset[str],
     inputs: frozenset[str],
-    *,
-    dynamic: bool,
+    form: str,
 ) -> tuple[Island, ...]:
     """Return the islands of a model, in the order in which they run.
 
     kernels: layer -> number of the node that it became. nodes: those of the file, by name. outputs, inputs: the
-    model's. dynamic: whether the model quantises products alone, by intent.
+    model's. form: of the model, in words.
     """
     floats = [n for n, node in enumerate(executed.nodes) if _is_float(executed, n) and not is_seam(node)]
     made = {output: n for n in floats for output in executed.nodes[n].outputs if output}
@@ -69,8 +76,8 @@ def find_islands(
         if all(executed.nodes[n].op_type in _TRIFLES for n in group):
             continue
         cause, places = _cause(executed, group, by_kernel, nodes)
-        if dynamic and (cause.rule == "not-quantised" or not any(n in by_kernel for n in group)):
-            cause = _DYNAMIC
+        if cause.rule == "not-quantised" or not any(n in by_kernel for n in group):
+            cause = _BETWEEN.get(form, cause)
         ends = any(outputs.intersection(executed.nodes[n].outputs) for n in group)
         begins = any(inputs.intersection(executed.nodes[n].inputs) for n in group)
         result.append(Island(tuple(group), tuple(shores.get(key, ())), cause, places, ends, begins))
@@ -79,7 +86,7 @@ def find_islands(
 
 def _is_float(executed: Executed, number: int) -> bool:
     node = executed.nodes[number]
-    return bool(node.makes) and node.makes[0] in _FLOATS and not is_integer(node)
+    return bool(node.makes) and node.makes[0] in _FLOATS and not is_integer(node) and node.op_type not in _HOLDERS
 
 
 def _shores(executed: Executed, group_of: Mapping[int, int]) -> dict[int, list[int]]:

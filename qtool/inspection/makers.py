@@ -48,6 +48,16 @@ def _any(*ways: Callable[[Opened], bool]) -> Callable[[Opened], bool]:
     return lambda model: any(way(model) for way in ways)
 
 
+def _all(*ways: Callable[[Opened], bool]) -> Callable[[Opened], bool]:
+    return lambda model: all(way(model) for way in ways)
+
+
+def _is_dynamic(model: Opened) -> bool:
+    return form_of(model) == "dynamic"
+
+
+THESE = "[these]"
+"""In an option: a list of what a rule has found."""
 # Sources: the makers' own documentation; each was tried with the version that tests or docs/inspect.md name
 _ORT_UINT8 = (
     "quantize_static(activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, quant_format=QuantFormat.QDQ)"
@@ -67,8 +77,14 @@ _ORT = {
     "batch-norm": "run quant_pre_process first, which folds batch normalisations",
     "reduced-range": "quantize_static(reduce_range=False)",
     "per-tensor": "quantize_static(per_channel=True)",
-    "accuracy": "nodes_to_exclude=[these], or another calibrate_method",
+    "accuracy": f"nodes_to_exclude={THESE}, or another calibrate_method",
     "old-opset": "raise the opset to 13 with onnx.version_converter first",
+}
+_ORT_DYNAMIC = {
+    "accuracy": f"quantize_dynamic(nodes_to_exclude={THESE}), or per_channel=True",
+    "conv-integer": _ORT["conv-integer"],
+    "per-tensor": "quantize_dynamic(per_channel=True)",
+    "reduced-range": "quantize_dynamic(reduce_range=False)",
 }
 _NNCF_RANGES = (
     "nncf.quantize(preset=nncf.QuantizationPreset.MIXED, advanced_parameters=nncf.AdvancedQuantizationParameters("
@@ -97,8 +113,8 @@ _FOR_TENSORRT = dict.fromkeys(
 _QUARK = "get_default_config('U8S8_AAWS'), and not 'XINT8' or a config with int8 activations"
 
 
-def _like_modelopt(model: Opened) -> bool:
-    """It writes as onnxruntime's quantiser does, whose name stays in the file, with weights in float behind a Q."""
+def _for_tensorrt(model: Opened) -> bool:
+    """Weights in float behind a symmetric Q, by onnxruntime's quantiser, whose name ModelOpt leaves in the file too."""
     weights = [node for node in model.nodes if node.op_type == "QuantizeLinear" and is_constant(node.inputs[0])]
     return "onnx.quantize" in model.producer and bool(weights) and all(_is_symmetric(node) for node in weights)
 
@@ -132,7 +148,8 @@ OWN = Maker(
 """qtool itself: that it quantises the model again is no remedy."""
 MAKERS = (
     OWN,
-    Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt"), _like_modelopt), _FOR_TENSORRT),
+    Maker("NVIDIA ModelOpt", _any(_producer("modelopt"), _metadata("modelopt")), _FOR_TENSORRT),
+    Maker("NVIDIA ModelOpt or onnxruntime.quantization", _for_tensorrt, _FOR_TENSORRT),
     Maker(
         "AMD Quark",
         _any(_producer("quark"), _metadata("quark"), _domains("com.amd.quark", "com.vai.quantize")),
@@ -149,6 +166,7 @@ MAKERS = (
     Maker("Intel Neural Compressor", _any(_producer("neural-compressor", "neural_compressor"), _metadata("inc.")), {}),
     Maker("Brevitas", _any(_producer("brevitas"), _domains("onnx.brevitas"), _names("/export_handler")), {}),
     Maker("pytorch-quantization", _names("input_quantizer/", "weight_quantizer/"), _FOR_TENSORRT),
+    Maker("onnxruntime.quantization", _all(_producer("onnx.quantize"), _is_dynamic), _ORT_DYNAMIC),
     Maker("onnxruntime.quantization", _producer("onnx.quantize"), _ORT),
     Maker("tf2onnx", _producer("tf2onnx"), {}),
     Maker("PyTorch", _producer("pytorch"), {"batch-norm": _FOLDED}),
@@ -189,6 +207,6 @@ def form_of(model: Opened) -> str:
         parts.append("QOperator")
     if "DynamicQuantizeLinear" in ops or any(op.startswith("DynamicQuantize") for op in written):
         parts.append("dynamic")
-    if NBITS in ops or (has_dq and not has_q and not parts):
+    if NBITS in ops or not ops or (has_dq and not has_q and not parts):
         parts.append("weight-only")
     return " and ".join(parts) or "integer operators"

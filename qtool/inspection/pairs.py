@@ -5,18 +5,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from qtool.anatomy import grids
-from qtool.anatomy.integers import INTEGER_OPERATORS
+from qtool.anatomy.integers import INTEGER_OPERATORS, NBITS
 from qtool.anatomy.opened import element_type
 from qtool.anatomy.planned import is_layer
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
+from qtool.graph.quantizers import is_quantizing
 
 _FLOATS = frozenset({"float", "float16", "double", "bfloat16"})
 # what makers call the 8-bit form of a tensor
 _STORED = ("{}_quantized", "{}_QuantizeLinear_Output", "{}_quant")
 _FEW = 0.5
 """Where fewer of the layers have the names of float's, they are paired by their order."""
+_SUMS = ("MatMulInteger", "ConvInteger")
+"""They make int32."""
 _HELD = ("Relu", "Clip", "BatchNormalization")
 
 
@@ -58,7 +61,7 @@ def pair_tensors(floating: Model, quantized: Model) -> Pairs:
             if other is not None and _is_float(output) and not edit.has_subgraph(node):
                 named[_last_absorbed(output, values)] = other
     layers = [node for node in floating.graph if is_layer(node)]
-    met = sum(not named.keys().isdisjoint((node.outputs[0], _held(node))) for node in layers)
+    met = sum(not named.keys().isdisjoint((edit.main_output(node), _held(node))) for node in layers)
     by_order = met < _FEW * len(layers)
     if by_order:
         named = _by_order(layers, [node for node in model.graph if is_layer(node)])
@@ -145,7 +148,14 @@ def _last_absorbed(output: Value, values: Mapping[str, Value]) -> Value:
 
 
 def _is_float(value: Value) -> bool:
-    return element_type(value) in _FLOATS or (value.dtype is None and grids.is_dequantize(value.producer()))
+    """Whether a value is float, or may be: no type is inferred behind an operator of onnxruntime's own."""
+    node = value.producer()
+    if value.dtype is not None or node is None:
+        return element_type(value) in _FLOATS
+    row = INTEGER_OPERATORS.get(node.op_type)
+    if row is not None:
+        return row.y_scale is None and not edit.is_main_op(node, *_SUMS)
+    return not is_quantizing(node.op_type) or grids.is_dequantize(node)
 
 
 def _shown(value: Value) -> str:
@@ -159,7 +169,7 @@ def _shown(value: Value) -> str:
 
 def _held(node: Node) -> Value:
     """The value behind a layer and the batch normalisation and bounds that makers fold into it."""
-    value = node.outputs[0]
+    value = edit.main_output(node)
     while True:
         reader = edit.single_consumer(value)
         if reader is None or not edit.is_main_op(reader, *_HELD):
@@ -181,12 +191,14 @@ def _by_order(layers: Sequence[Node], others: Sequence[Node]) -> dict[Value, Val
 
 def _normalized(node: Node) -> Value:
     """The output of a layer, behind a batch normalisation, which one of two models may have folded."""
-    return grids.behind_norm(node) or node.outputs[0]
+    return grids.behind_norm(node) or edit.main_output(node)
 
 
 def _kind(node: Node) -> tuple[object, ...]:
     """What two forms of one layer have in common: the kind, and the size of the weight, however it lies."""
     row = INTEGER_OPERATORS.get(node.op_type)
+    if node.op_type == NBITS:
+        return "product", tuple(sorted(int(edit.attribute(node, name, 0)) for name in ("K", "N")))
     op = node.op_type if row is None else row.counted_as
     layer = Layer.of(node)
     index = row.w if row is not None else (layer.operator.weights[0] if layer is not None else 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qtool.core.records.results import GRU_STEPS
 from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
@@ -19,20 +20,21 @@ _LARGE = 0.2
 """The share of all parameters from which a table is named."""
 _NAMED = 3
 _FOLDS = {
-    "fold_affine": "batch norms and scales folded into layers",
-    "fold_constants": "constants computed",
-    "no_ops": "nodes that do nothing removed",
-    "channels_last": "Transposes saved",
-    "activations": "activation functions recognised",
-    "fold_pad": "Pads moved into layers",
-    "sub_pixel": "ConvTransposes made Conv",
-    "matmul_add": "MatMul and Add made Gemm",
-    "constant_branches": "Ifs decided",
-    "vanishing_weights": "weights of denormal numbers made zero",
-    "merge_equal": "equal nodes merged",
-    "fold_gates": "gates folded",
+    "fold_affine": ("batch norm or scale folded into a layer", "batch norms and scales folded into layers"),
+    "fold_constants": ("constant computed", "constants computed"),
+    "no_ops": ("node that does nothing removed", "nodes that do nothing removed"),
+    "channels_last": ("Transpose saved", "Transposes saved"),
+    "activations": ("activation function recognised", "activation functions recognised"),
+    "fold_pad": ("Pad moved into a layer", "Pads moved into layers"),
+    "sub_pixel": ("ConvTranspose made Conv", "ConvTransposes made Conv"),
+    "matmul_add": ("MatMul and Add made Gemm", "MatMuls and Adds made Gemm"),
+    "constant_branches": ("If decided", "Ifs decided"),
+    "vanishing_weights": ("weight of denormal numbers made zero", "weights of denormal numbers made zero"),
+    "merge_equal": ("equal node merged", "equal nodes merged"),
+    "fold_gates": ("gate folded", "gates folded"),
+    "gru_steps": (GRU_STEPS, GRU_STEPS),
 }
-"""Pass of the preparation -> what its count counts."""
+"""Pass of the preparation -> what its count counts, one of it and several."""
 _HALF = ("FLOAT16", "BFLOAT16", "DOUBLE")
 
 
@@ -43,12 +45,12 @@ def unusual(model: Model, path: Path, prepared: Model | None = None) -> tuple[st
     cannot be.
     """
     before = (*_of_the_file(model, path), *_of_the_signature(model), *_of_types(model))
-    return (*before, *_of_bodies(prepared or model), *_of_weights(model))
+    return (*before, *_of_bodies(model, prepared or model), *_of_weights(model))
 
 
 def prepared_in_words(changes: dict[str, int]) -> str:
     """Return what preparation did to a model in a sentence; "" where it did nothing that is told."""
-    parts = [f"{count} {_FOLDS[step]}" for step, count in changes.items() if step in _FOLDS]
+    parts = [amount(count, *_FOLDS[step]) for step, count in changes.items() if step in _FOLDS]
     return f"preparation: {', '.join(parts)}" if parts else ""
 
 
@@ -105,11 +107,12 @@ def _of_types(model: Model) -> Iterator[str]:
             yield f"{amount(kinds[kind], 'tensor')} of {kind.lower()}: {what}"
 
 
-def _of_bodies(model: Model) -> Iterator[str]:
-    """How many layers stand in the bodies of If, Loop and Scan."""
-    for node in model.graph.all_nodes():
+def _of_bodies(model: Model, prepared: Model) -> Iterator[str]:
+    """How many layers stand in the bodies of If, Loop and Scan, but for a Scan that preparation made of a GRU."""
+    own = {node.name for node in model.graph}
+    for node in prepared.graph.all_nodes():
         bodies = subgraphs(node)
-        if bodies and node.graph is model.graph:
+        if bodies and node.graph is prepared.graph and (node.op_type != "Scan" or node.name in own):
             inner = sum(Layer.of(one) is not None and one.op_type != "Gather" for b in bodies for one in b.all_nodes())
             holds = f"{amount(inner, 'layer')} inside" if inner else "no layer inside"
             yield f"{node.op_type} {_called(node)!r} with {amount(len(bodies), 'body', 'bodies')}: {holds}"

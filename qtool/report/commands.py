@@ -41,6 +41,11 @@ def eval_command(asked: Asked, output: str, *options: str) -> str:
     return " ".join([command, *options])
 
 
+def inspect_command(model: str, floating: str) -> str:
+    """Return the command that tells why a model is slow, on made-up inputs, which serve for times."""
+    return f"qtool inspect {word(model)} --float {word(floating)} --latency"
+
+
 def data_text(asked: Asked) -> str:
     """Return the data as it was given, with how it is read."""
     data = "DATA" if asked.data is None else word(asked.data)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qtool.core.records.evaluation import Evaluation, Gate, MetricInfo, MetricKind, ModelResult
 from qtool.core.state import State, common_pattern
 from qtool.core.text import amount, line
+from qtool.report.commands import inspect_command
 from qtool.report.text import ABSENT, aligned, by_output, decibels, file_size, in_markdown, markdown, number
 
 _MOST_STATES = 3
@@ -99,7 +100,8 @@ def speed_lines(evaluation: Evaluation) -> list[str]:
             lines.append(f"{model.name}: the runs differ too much to say which is faster; repeat it on a quiet machine")
             continue
         if model.latency is not None and model.latency.speedup < 1.0:
-            lines.append(f"{model.name}: SLOWER than float; qtool inspect --latency tells why")
+            command = inspect_command(model.path, evaluation.float_model.path)
+            lines.append(f"{model.name}: SLOWER than float; next: `{command}` tells why")
         if model.latency is not None and model.latency.rough:
             about = f"about {model.latency.speedup:.2g}x is all that they say"
             lines.append(f"{model.name}: the runs differ much, as on a busy machine; {about}, and times are too long")

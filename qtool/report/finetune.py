@@ -51,7 +51,8 @@ def finetuned_text(result: Finetuned, typed: Sequence[str] = ()) -> str:
     if result.float_path is not None:
         trained = "what was trained" if result.kept else "the weights and biases that training began with"
         lines.append(f"  float       {result.float_path}: the float model with {trained}")
-    lines += timing_lines(result.timing, size_ratio(result.float_size / result.size), _fast(result))
+    shrunk = size_ratio(result.float_size / result.size)
+    lines += timing_lines(result.timing, shrunk, _fast(result), proof.integer_share)
     lines += rows("next", *_next(result, typed))
     return "\n".join(map(line, lines))
 

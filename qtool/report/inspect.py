@@ -22,6 +22,8 @@ from qtool.report.text import ABSENT, aligned, decibels, file_size, fitted
 
 _NOTHING = Asked()
 _ROWS = 60
+_LITTLE = 0.01
+"""Of the time: what costs less is told where all is wanted."""
 _NAMED = 4
 
 
@@ -44,7 +46,10 @@ def inspection_text(inspection: Inspection, asked: Asked = _NOTHING, *, every: b
     ends = []
     if inspection.findings:
         ends += ["", "what costs speed, accuracy or trust, the dearest first:"]
-        ends += [text for finding in inspection.findings for text in _finding(finding)]
+        shown = [one for one in inspection.findings if every or one.ms_share is None or one.ms_share >= _LITTLE]
+        ends += [text for finding in shown for text in _finding(finding)]
+        cheap = len(inspection.findings) - len(shown)
+        ends += [f"  with -v: {cheap} more, of less than 1 % of the time each"] if cheap else []
     if inspection.not_measured:
         ends += ["", *(f"not measured: {text}" for text in inspection.not_measured)]
     return "\n".join([*map(line, parts), *table, *map(line, ends)])
@@ -67,7 +72,15 @@ def _head(inspection: Inspection) -> str:
     maker = f", by {inspection.maker}" if inspection.maker else ""
     form = f", {inspection.form}" if inspection.form not in ("", inspection.kind) else ""
     opset = inspection.opset.get("ai.onnx", 0)
-    return f"{inspection.model}: {_kind(inspection)}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+    kind = f"{_kind(inspection)}{_wide(inspection)}"
+    return f"{inspection.model}: {kind}{form}{maker}; opset {opset}, {file_size(inspection.bytes)}"
+
+
+def _wide(inspection: Inspection) -> str:
+    """Types of activations that are wider than those of the weights, in words; "" where there are none."""
+    read = {layer.input.dtype for layer in inspection.layers if layer.input is not None}
+    wide = sorted(read - {"int8", "uint8", ""})
+    return f" with {' and '.join(wide)} activations" if wide and _kind(inspection) == inspection.kind else ""
 
 
 def _kind(inspection: Inspection) -> str:
@@ -105,7 +118,7 @@ def _command(inspection: Inspection, asked: Asked) -> str:
 def _facts(inspection: Inspection) -> list[str]:
     rows = []
     if inspection.speed is not None:
-        rows.append(f"speed        {speed_line(inspection.speed)}")
+        rows.append(f"speed        {speed_line(inspection.speed, _kind(inspection))}")
     if inspection.inputs_from:
         rows.append(f"inputs       {inspection.inputs_from}")
     stored = ", ".join(f"{number:,} {dtype}" for dtype, number in list(inspection.parameters.items())[:_NAMED])
@@ -114,19 +127,22 @@ def _facts(inspection: Inspection) -> list[str]:
     return rows
 
 
-def speed_line(speed: Speed) -> str:
-    """Return the medians with their spread, the ratio as it follows from them, and how they were taken."""
+def speed_line(speed: Speed, kind: str) -> str:
+    """Return the medians with their spread, the ratio as it follows from them, and how they were taken.
+
+    kind: what the model is called beside float.
+    """
     how = (
         f"{amount(speed.threads, 'thread')}, {amount(speed.rounds, 'round')} in shuffled order, p10 to p90 in brackets"
     )
     own = f"{_ms(speed.ms)}"
     if speed.float_ms is None or speed.speedup is None:
         return f"{own}{', too noisy to trust' if speed.noisy else ''}; {how}"
-    ratio = f"float {_ms(speed.float_ms)} / int8 {own} = {speed.speedup:.2f}x"
+    ratio = f"float {_ms(speed.float_ms)} / {kind} {own} = {speed.speedup:.2f}x"
     if speed.noisy:
         return f"{ratio}, too noisy to say which is faster; {how}"
     rough = ", roughly: the rounds differ much" if speed.rough else ""
-    return f"{ratio}{': int8 is SLOWER' if speed.speedup < 1 else ''}{rough}; {how}"
+    return f"{ratio}{f': {kind} is SLOWER' if speed.speedup < 1 else ''}{rough}; {how}"
 
 
 def _ms(spread: Sequence[float]) -> str:
@@ -165,11 +181,17 @@ def _layers(inspection: Inspection, *, every: bool) -> list[str]:
 
 
 def _planned(layer: InspectedLayer) -> str:
-    """What the file asks for: the type that it computes in, or that of the weights alone."""
-    if layer.planned:
-        dtype = "" if layer.input is None else layer.input.dtype
-        return "int8" if dtype in ("", "int8", "uint8") else dtype
-    halves = [f"{grid.dtype} {what}" for grid, what in ((layer.input, "input"), (layer.weight, "weight")) if grid]
+    return planned_words(layer.planned, *("" if grid is None else grid.dtype for grid in (layer.input, layer.weight)))
+
+
+def planned_words(planned: bool, read: str, weight: str) -> str:
+    """Return what the file asks for of a layer: the type that it computes in, or that of its weight or input alone.
+
+    read, weight: the types of their grids; "" where they have none.
+    """
+    if planned:
+        return "int8" if read in ("", "int8", "uint8") else read
+    halves = [f"{dtype} {what}" for dtype, what in ((read, "input"), (weight, "weight")) if dtype]
     return halves[0] if halves else "float"
 
 

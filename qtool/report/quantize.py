@@ -9,6 +9,7 @@ from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
 from qtool.core.records.results import (
+    GRU_STEPS,
     MUCH_SMALLER,
     FilePart,
     LeftFloat,
@@ -52,14 +53,16 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
     why = _why_large(result) if result.float_size / result.size < MUCH_SMALLER else []
     lines += rows("size", f"{file_size(result.size)}, was {file_size(result.float_size)} ({_ratio(result)})", *why)
     weights = "in blocks" if plan.blocks else plan.granularity
-    lines += rows("settings", f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}")
+    settings = f"target {plan.target}, {plan.scheme}, weights {weights}, {_calibrator(result)}"
+    steps = result.changes.get("gru_steps", 0)
+    lines += rows("settings", settings, *([f"{steps} {GRU_STEPS}"] if steps else []))
     lines += _tried(result) if verbose else []
     lines += [integer_line(proof), float_line(proof)]
     lines += rows("wider", _wider(plan)) if plan.wider else []
     lines += rows("blocks", *blocks_rows(plan, proof)) if plan.blocks else []
     lines += rows("refined", _refined(result)) if plan.refined or result.unrefined else []
     lines += [arithmetic_line(proof), *rows("accuracy", *accuracy_rows(proof))]
-    lines += timing_lines(result.timing, _ratio(result), _faster(result, typed))
+    lines += timing_lines(result.timing, _ratio(result), _faster(result, typed), proof.integer_share)
     if result.verdict is not None and proof.examples:
         lines += rows("left float", *_left(result.verdict)) if result.verdict.left else []
         lines += rows("verdict", _judged(result, result.verdict), *_meaning(result, result.verdict))
@@ -380,9 +383,11 @@ def _tried(result: Quantized) -> list[str]:
         mark = "chosen" if trial is result.trials[0] else ""
         table.append([words.rstrip(","), decibels(trial.sqnr_db), str(trial.samples), timed, mark])
     header = ["candidate", "SQNR dB", "samples", "ms", ""]
+    if all(row[3] == ABSENT for row in table):
+        header, table = [*header[:3], header[4]], [[*row[:3], row[4]] for row in table]
     left = result.verdict is not None and bool(result.verdict.left)
     note = ["measured before layers were left in float for accuracy"] if left else []
-    return rows("tried", *aligned(header, table, left=(0, 4)).splitlines(), *note)
+    return rows("tried", *aligned(header, table, left=(0, len(header) - 1)).splitlines(), *note)
 
 
 def _kind(trial: Trial, calibrator: str) -> str:

@@ -31,7 +31,9 @@ def sensitivity_text(result: Sensitivity, top: int | None = None) -> str:
         rows = [_row(result, head, str(len(head.layers))) for head in result.heads]
         parts += ["", aligned(["head", "layers", "MACs %", *titles], rows, left=(0,))]
         parts += [
-            line(f"{head.name} in float: {_options(head.exclude)}") for head in result.heads if _gains(result, head)
+            line(f"{head.name} in float: {exclude_options(head.exclude)}")
+            for head in result.heads
+            if _gains(result, head)
         ]
     every: list[LayerSensitivity | HeadSensitivity] = [*result.layers, *result.heads]
     notes = [f"{one.name}: not measured ({why})" for one in every for why in one.unmeasured.values()]
@@ -39,15 +41,30 @@ def sensitivity_text(result: Sensitivity, top: int | None = None) -> str:
     return "\n".join([*parts, *map(line, notes)])
 
 
+NO_GAIN = "no layer in float gains much by itself"
+
+
+def worth_leaving(result: Sensitivity, number: int) -> tuple[str, ...]:
+    """Return the layers that gain most in float, at most so many; where that was not measured, the worst alone."""
+    layers = {layer.name: layer for layer in result.layers}
+    return tuple(name for name in result.ranking(_deciding(result)) if _gains(result, layers[name]))[:number]
+
+
+def _deciding(result: Sensitivity) -> View:
+    return "without" if "without" in result.views else "alone"
+
+
+def said_of(result: Sensitivity) -> str:
+    """Return what the layers of `worth_leaving` are, in words."""
+    return {"alone": "the worst in float", "without": "in float these gain most"}[_deciding(result)]
+
+
 def _ready(result: Sensitivity, number: int) -> list[str]:
     """The option that leaves the worst layers in float, to be typed behind `qtool quantize`."""
-    layers = {layer.name: layer for layer in result.layers}
-    view: View = "without" if "without" in result.views else "alone"
-    worst = [name for name in result.ranking(view) if _gains(result, layers[name])][:number]
+    worst = worth_leaving(result, number)
     if not worst:
-        return ["", "no layer in float gains much by itself"] if view == "without" else []
-    said = {"alone": "the worst in float", "without": "in float these gain most"}[view]
-    return ["", line(f"{said}: {_options(worst)}")]
+        return ["", NO_GAIN] if _deciding(result) == "without" else []
+    return ["", line(f"{said_of(result)}: {exclude_options(worst)}")]
 
 
 def _gains(result: Sensitivity, one: LayerSensitivity | HeadSensitivity) -> bool:
@@ -100,6 +117,6 @@ def _cells(figures: Figures | None, metric: MetricInfo | None) -> list[str]:
     return [number(figures.value), number(figures.drop), decibels(figures.sqnr_db, 2)]
 
 
-def _options(names: Iterable[str]) -> str:
-    """What leaves nodes in float, as a shell takes it."""
+def exclude_options(names: Iterable[str]) -> str:
+    """Return what leaves nodes in float, as a shell takes it."""
     return " ".join(f"--exclude {shlex.quote(name)}" for name in names)

@@ -1,18 +1,21 @@
 """The lines that say how fast the int8 model is beside float."""
 
 from qtool.core.records.timing import Timing
+from qtool.core.records.verification import percent
 from qtool.core.text import amount, rounded
 from qtool.report.text import ABSENT
 from qtool.report.words import rows
 
 ALIKE = 1.03
 """Times within this factor are alike."""
+_HALF = 0.5
 
 
-def timing_lines(timing: Timing, shrunk: str, remedy: str | None) -> list[str]:
+def timing_lines(timing: Timing, shrunk: str, remedy: str | None, share: float | None) -> list[str]:
     """Return the lines: how much faster or slower than float, and where it is slower, why and what to do.
 
     shrunk: how the sizes compare. remedy: the command that lets this machine's clock choose; None where it has.
+    share: of the multiply-accumulates, what runs in integers; None where it is not known.
     """
     if timing.speedup is None:
         return rows("speed", f"not measured: {timing.absent}")
@@ -22,11 +25,16 @@ def timing_lines(timing: Timing, shrunk: str, remedy: str | None) -> list[str]:
         return rows("speed", words, *figures)
     if timing.speedup >= ALIKE:
         return rows("speed", f"{timing.speedup:.2f}x faster than float on this machine", *figures)
-    causes = timing.causes or (
-        "its layers are so small that calls and moves between float and integers take what integers give",
-    )
+    causes = timing.causes or (_cause(share),)
     words = _slower(timing, shrunk) or f"as fast as float on this machine: {timing.speedup:.2f}x; {shrunk}"
     return [*rows("speed", words, *figures), *rows("  because", *causes), *rows("  next", _advice(remedy))]
+
+
+def _cause(share: float | None) -> str:
+    """Why nothing is gained, where no kernel is known to be slower than float's."""
+    if share is not None and share < _HALF:
+        return f"{percent(1 - share)} of multiply-accumulates stay in float, and take the time"
+    return "its layers are so small that calls and moves between float and integers take what integers give"
 
 
 def slower_line(timing: Timing, shrunk: str, remedy: str | None) -> str:

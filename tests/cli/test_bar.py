@@ -63,3 +63,32 @@ def test_steps_that_are_over_at_once_are_not_drawn(monkeypatch):
         progress("prepare", 0, None)
         progress("evaluating", 3, 3)
     assert terminal.getvalue() == ""
+
+
+def test_what_comes_before_the_first_step_is_seen_to_take_time(monkeypatch):
+    terminal = drawn_on(monkeypatch)
+    with progress_bar(False, "comparing"):
+        terminal.written.clear()
+        assert terminal.written.wait(10.0), "nothing is reported, and it is drawn all the same"
+    assert "comparing [00:00]" in terminal.getvalue()
+
+
+def test_many_short_steps_are_a_long_wait(monkeypatch):
+    """Each is over before a second; together they are not."""
+    terminal = drawn_on(monkeypatch)
+    now = [100.0]
+    monkeypatch.setattr(bar.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bar, "_DELAY_S", 1.0)
+    monkeypatch.setattr(bar, "_TICK_S", 3600.0)
+    with progress_bar(False) as progress:
+        for step, seconds in (("prepare", 0.4), ("plan", 0.4), ("prove", 0.4)):
+            progress(step, 0, 2)
+            now[0] += seconds
+            progress(step, 1, 2)
+        progress.write("a line")
+        written = terminal.getvalue()
+        progress("time", 0, 2)
+        now[0] += 0.4
+        progress("time", 1, 2)
+        assert "time" not in terminal.getvalue(), "a line has just been written"
+    assert "prove:  50%" in written and "prepare" not in written and "plan" not in written

@@ -14,6 +14,7 @@ from qtool.core.errors import ModelError, UsageError
 from qtool.core.records.plan import load_plan
 from qtool.inspection.diff_plans import diff_plans
 from qtool.report.diff import diff_text
+from tests.inspection import written
 from tests.support.patterns import Net
 
 
@@ -185,3 +186,18 @@ def test_a_file_that_does_not_exist_is_of_no_kind(made):
     folder, _ = made
     with pytest.raises(UsageError, match=r"nosuch\.json: does not exist; give a file that does"):
         qtool.diff(folder / "nosuch.json", folder / "a.json")
+
+
+def test_integers_of_two_types_differ_by_where_they_lie_and_not_by_how_they_are_written(tmp_path):
+    """int8 about 0 and uint8 about 128 are the same weights."""
+    paths = []
+    for dtype, zero in (("int8", 0), ("uint8", 128)):
+        net = written.Net()
+        stored = np.arange(-72, 72).reshape(4, 4, 3, 3)
+        stored[0, 0, 0, 0] += 3 * (dtype == "uint8")
+        weight = net.constant((stored + zero).astype(dtype))
+        read = net.add("DequantizeLinear", weight, *net.grid(0.01, zero, dtype))
+        made = net.fake(net.add("Conv", net.fake("x"), read, pads=[1, 1, 1, 1], name="layer"))
+        paths.append(net.write(tmp_path / f"{dtype}.onnx", made))
+    (row,) = qtool.diff(*paths).weights
+    assert (row.changed, row.most, row.scales) == (1 / 144, 3, 1.0)

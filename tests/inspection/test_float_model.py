@@ -11,7 +11,7 @@ import qtool
 from qtool.core.errors import UsageError
 from qtool.core.records.results import Asked
 from qtool.graph import model_io
-from qtool.inspection.unusual import unusual
+from qtool.inspection.unusual import prepared_in_words, unusual
 from qtool.report.inspect_float import as_options, float_text
 from qtool.targets.tables import TARGETS, find_target
 from tests.support.patterns import Net
@@ -183,6 +183,12 @@ def test_what_is_unusual(tmp_path):
     )
 
 
+def test_one_is_one_and_two_are_several():
+    told = prepared_in_words({"no_ops": 1, "constant_branches": 2, "opset": 13})
+    assert told == "preparation: 1 node that does nothing removed, 2 Ifs decided"
+    assert prepared_in_words({"opset": 13}) == ""
+
+
 def test_pictures_of_any_size_are_made_up_in_a_usual_one(tmp_path):
     graph = (
         """(float[N,3,H,W] x, float[N,3,48,W] y) => (float[N,3,H,W] a, float[N,3,48,W] b) {a = Relu(x) b = Relu(y)}"""
@@ -211,3 +217,15 @@ def test_a_share_of_work_that_is_not_all_known_is_said_to_be_one(tmp_path):
     assert "100.0 % of the multiply-accumulates that are known, can be integer" in result.verdict
     text = float_text(result)
     assert "multiply-accumulates unknown" in text and "  of the known MACs  " in text
+
+
+def test_what_stays_float_is_named_as_in_the_file(tmp_path):
+    """onnxruntime calls a convolution in blocks of channels after its output."""
+    net = Net(1, 64, 64)
+    first = net("Relu", net.conv("x", 1, 16), name="first")
+    path = net.save(tmp_path / "m.onnx", net.conv(first, 16, 16))
+    result = qtool.inspect_model(path, data={"x": np.zeros((1, 1, 64, 64), np.float32)}, latency=True)
+    names = {layer.name for layer in result.layers}
+    said = [name for one in result.findings for name in one.where if one.what.startswith("1 Conv")]
+    assert said and set(said) <= names
+    assert not any("_nchwc" in name for one in result.findings for name in one.where if "Conv" in one.what)

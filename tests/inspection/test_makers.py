@@ -13,11 +13,14 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from qtool import inspect_model, quantize
+from qtool.anatomy.opened import open_model
 from qtool.cli import app
 from qtool.core.errors import AlreadyQuantizedError
 from qtool.core.records.inspection import REQUANTISE, TIME_IT
 from qtool.core.records.results import Asked
+from qtool.inspection.makers import maker_of
 from qtool.report.inspect import inspection_text
+from tests.inspection import written
 from tests.support.patterns import Net
 
 RNG = np.random.default_rng(1)
@@ -207,6 +210,23 @@ def test_quantize_refuses_it_and_names_inspect(models, tmp_path):
         quantize(models["qdq"], tmp_path / "out.onnx", form="dynamic")
 
 
+def test_the_remedy_of_a_dynamic_model_is_an_option_of_quantize_dynamic(models):
+    """It takes no calibrate_method, as nothing is calibrated."""
+    options = maker_of(open_model(models["dynamic"])).options
+    assert "quantize_dynamic(nodes_to_exclude=" in options["accuracy"] and "calibrate" not in options["accuracy"]
+    assert "calibrate_method" in maker_of(open_model(models["qdq"])).options["accuracy"]
+
+
+def test_a_model_as_tensorrt_wants_it_may_be_of_two_makers(tmp_path):
+    """onnxruntime's quantiser writes so with AddQDQPairToWeight; NVIDIA ModelOpt does, and leaves its name there."""
+    net = written.Net(producer="onnx.quantize")
+    weight = net.constant(RNG.normal(size=(4, 4, 3, 3)).astype(np.float32))
+    read, kept = (net.fake(name, 0.05, 0, "int8") for name in ("x", weight))
+    found = inspect_model(net.write(tmp_path / "model.onnx", net.add("Conv", read, kept)))
+    assert found.maker == "NVIDIA ModelOpt or onnxruntime.quantization"
+    assert "TensorRT provider" in found.next
+
+
 def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_path):
     model = onnx.load(models["qdq"])
     scale = next(one for one in model.graph.initializer if one.name == "r1_scale")
@@ -217,7 +237,10 @@ def test_outputs_far_from_floats_are_said_with_the_layer_to_blame(models, tmp_pa
     onnx.save(model, str(path))
     found = inspect_model(path, models["float"], {"x": DATA})
     (lost,) = [one for one in found.findings if one.rule == "accuracy"]
-    assert lost.where[0] == "r1"
+    assert found.findings[0] is lost, "whatever else costs time, this comes first"
+    # what its maker takes in, ready to be typed: the layer whose output it is
+    assert lost.where[0] == "conv1"
+    assert f"nodes_to_exclude={list(lost.where)}" in lost.remedy and lost.remedy == found.next
     assert "COSTS ACCURACY" in found.verdict
 
 
@@ -292,3 +315,47 @@ def test_a_model_that_was_trained_on_is_not_judged_by_its_distance_from_float(mo
     assert "trained" not in {
         finding.rule for finding in inspect_model(models["qdq"], models["float"], {"x": DATA}).findings
     }
+
+
+@pytest.mark.parametrize("scale", [np.float32(0.01), np.full((1, 12, 1), 0.01, np.float32)])
+def test_weights_that_a_cast_and_a_mul_make_float_are_planned_as_stored(tmp_path, scale):
+    """As qtool stores those of recurrent layers, which onnxruntime computes when it loads."""
+    net = written.Net((5, 1, 4))
+    cast = net.add("Cast", net.constant(RNG.integers(-99, 99, (1, 12, 4)).astype(np.int8)), to=TensorProto.FLOAT)
+    read = net.add("Mul", cast, net.constant(scale))
+    kept = net.constant(RNG.normal(size=(1, 12, 4)).astype(np.float32))
+    made = net.fake(net.add("GRU", "x", read, kept, hidden_size=4), 0.1)
+    (layer,) = inspect_model(net.write(tmp_path / "model.onnx", made)).layers
+    assert (layer.weight.dtype, layer.weight.axis, layer.integer) == ("int8", None if scale.ndim == 0 else 1, False)
+    assert layer.weight.scale == pytest.approx([0.01] * scale.size)
+    assert "int8 weight" in inspection_text(inspect_model(tmp_path / "model.onnx"))
+
+
+def test_what_costs_next_to_nothing_is_told_where_all_is_wanted(models):
+    found = inspect_model(models["signed"])
+    first = found.findings[0]
+    several = [replace(first, ms_share=share) for share in (0.5, 0.01, 0.004, 0.0, None)]
+    texts = [
+        inspection_text(replace(found, findings=tuple(several)), every=every).partition("what costs")[2]
+        for every in (False, True)
+    ]
+    assert [text.count("    because  ") for text in texts] == [3, 5], "what was not timed is told"
+    assert texts[0].count("with -v: 2 more, of less than 1 % of the time each") == 1 and "with -v" not in texts[1]
+
+
+def test_a_model_whose_only_weights_are_those_of_a_recurrent_layer_is_no_float_model(tmp_path):
+    """qtool stores them without a DequantizeLinear."""
+    arrays = {"w": RNG.normal(size=(1, 24, 4)), "r": RNG.normal(size=(1, 24, 8))}
+    graph = helper.make_graph(
+        [helper.make_node("GRU", ["x", "w", "r"], ["", "y"], "gru", hidden_size=8)],
+        "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1, 8])],
+        [numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )  # fmt: skip
+    source = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), source)
+    quantize(source, tmp_path / "q.onnx", form="weight-only")
+    found = inspect_model(tmp_path / "q.onnx", source)
+    assert (found.kind, found.form, found.maker) == ("int8", "weight-only", "qtool")
+    assert [layer.weight.dtype for layer in found.layers] == ["int8"] and "0 of 1 layer" in found.verdict
+    assert inspect_model(source).kind == "float"

@@ -523,3 +523,54 @@ def test_what_is_no_layer_stays_float_for_its_wide_type_too(tmp_path):
     (one,) = [one for one in found.findings if one.rule == "wide-type"]
     assert "GlobalAveragePool reads or makes int16" in one.cause
     assert "unexplained" not in {one.rule for one in found.findings}
+
+
+@pytest.mark.parametrize("stored", [129, 130])
+def test_sums_half_way_between_two_steps_are_rounded_and_not_computed_wrongly(stored, tmp_path):
+    """1 + erf as onnxruntime's quantiser leaves it: the sum of two grids lies on every half step of the third.
+
+    Its kernel rounds every other of them to another side than ONNX does.
+    """
+    net = Net((1, 8))
+    one = net.add("DequantizeLinear", net.constant(np.array(255, np.uint8)), *net.grid(1 / 255, 0))
+    path = net.write(tmp_path / "model.onnx", net.fake(net.add("Add", net.fake("x", 2 / 255, 128), one), 2 / 255, 0))
+    np.savez(tmp_path / "data.npz", x=np.full((2, 8), (stored - 128) * 2 / 255, np.float32))
+    found = inspect_model(path, data=tmp_path / "data.npz")
+    assert [node.op for node in found.nodes if node.integer] == ["QLinearAdd"]
+    assert found.findings == ()
+
+
+def test_a_branch_that_is_not_taken_has_no_time_and_an_if_is_no_float_island(tmp_path):
+    bodies = {}
+    net = Net()
+    for name in ("then", "else"):
+        inner = Net()
+        bodies[name] = inner.add("Identity", *whole(inner), name=name)
+        taken = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]
+        for node in inner.nodes:
+            renamed = {text: f"{name}/{text}" for text in (*node.input, *node.output) if text not in ("x", name)}
+            node.input[:] = [renamed.get(text, text) for text in node.input]
+            node.output[:] = [renamed.get(text, text) for text in node.output]
+            node.name = f"{name}/{node.name}"
+        for constant in inner.constants:
+            constant.name = f"{name}/{constant.name}"
+        bodies[name] = helper.make_graph(inner.nodes, name, [], taken)
+        net.constants += inner.constants
+    net.inputs.append(helper.make_tensor_value_info("yes", TensorProto.BOOL, []))
+    chosen = net.add("If", "yes", then_branch=bodies["then"], else_branch=bodies["else"])
+    np.savez(tmp_path / "data.npz", x=np.ones((2, 1, 4, 8, 8), np.float32), yes=np.array([True, True]))
+    path = net.write(tmp_path / "model.onnx", chosen)
+    found = inspect_model(path, data=tmp_path / "data.npz", latency=True)
+    assert {layer.name.split("/")[0]: layer.ms is not None for layer in found.layers} == {"then": True, "else": False}
+    assert "the time of 1 layer in bodies, to which no run came" in found.not_measured
+    assert "float island" not in found.verdict and found.findings == ()
+
+
+def test_activations_that_are_wider_than_weights_are_said_on_top(tmp_path):
+    def build(net):
+        net.opset = 21
+        return [net.fake(net.conv(net.fake("x", 0.001, 0, "int16")), 0.001, 0, "int16")]
+
+    wide, usual = (inspection_text(inspected(tmp_path, one)).splitlines()[0] for one in (build, whole))
+    assert ": int8 with int16 activations, QDQ; opset 21" in wide
+    assert ": int8, QDQ; opset 13" in usual

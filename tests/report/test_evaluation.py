@@ -186,7 +186,8 @@ def test_the_spread_of_the_latency_is_shown_and_slower_or_noisy_is_said():
     shown = replace(evaluation(slow, noisy), float_model=replace(FLOAT, latency=Latency(2.0, 1.0, 1.9, 2.25)))
     text = evaluation_text(shown)
     assert "2.000 (1.900 to 2.250)" in text and "p10 to p90 in brackets" in text
-    assert "slow.onnx: SLOWER than float" in text
+    told = f"`qtool inspect {slow.path} --float {FLOAT.path} --latency` tells why"
+    assert f"slow.onnx: SLOWER than float; next: {told}" in text
     assert "noisy.onnx: the runs differ too much" in text
     rough = replace(GOOD, name="rough.onnx", latency=Latency(2.0, 2.25, 1.0, 9.0, rough=True))
     text = evaluation_text(replace(shown, candidates=(rough,)))

@@ -75,11 +75,13 @@ def test_what_was_tried_is_told_apart_and_is_not_what_was_written_with_layers_in
     )  # fmt: skip
     shown = replace(made, trials=trials)
     table = quantized_text(shown, verbose=True)
-    found = re.findall(r"^(?:  tried|       ) {7}(\w.*?)  +(\d\.0)  +0   -(  chosen)?$", table, re.MULTILINE)
+    found = re.findall(r"^(?:  tried|       ) {7}(\w.*?)  +(\d\.0)  +0(  chosen)?$", table, re.MULTILINE)
     assert [(words, float(db)) for words, db, _ in found] == [
         ("dynamic max", 9.0), ("dynamic entropy", 8.0), ("entropy corrected", 7.0), ("dynamic corrected", 6.0)
     ]  # fmt: skip
     assert "\n  tried " not in quantized_text(shown) and "chosen" in table
+    timed = quantized_text(replace(made, trials=(replace(trials[0], latency_ms=1.25), *trials[1:])), verbose=True)
+    assert re.search(r"samples +ms\n +dynamic max +9\.0 +0 +1\.25 +chosen\n", timed) and " ms\n" not in table
     verdict = Verdict(20.0, asked=False, met=True, left=(LeftFloat(("n",), 0.1, 6.0),))
     assert "measured before layers were left in float" in quantized_text(replace(shown, verdict=verdict), verbose=True)
 

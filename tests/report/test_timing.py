@@ -58,7 +58,9 @@ TIMES = "float 1.6 ms / int8 2 ms: medians of 90 shuffled rounds, one thread"
     ],
 )
 def test_the_line_about_speed(timing, by_clock, line):
-    assert "\n".join(timing_lines(timing, "3.0x smaller", None if by_clock else "qtool q")) == f"  speed       {line}"
+    assert (
+        "\n".join(timing_lines(timing, "3.0x smaller", None if by_clock else "qtool q", 0.9)) == f"  speed       {line}"
+    )
 
 
 def test_what_was_not_measured_is_null():
@@ -91,3 +93,8 @@ def test_what_was_not_measured_is_null():
 )
 def test_the_line_where_only_what_is_bad_is_printed(timing, remedy, line):
     assert slower_line(timing, "3.0x smaller", remedy) == line
+
+
+def test_what_stays_float_is_the_cause_where_it_is_most_of_the_work():
+    lines = timing_lines(Timing(1.01, 1.0, 1.01, 1), "3.0x smaller", None, 0.025)
+    assert "    because   97.5 % of multiply-accumulates stay in float, and take the time" in lines

@@ -13,7 +13,7 @@ import functools
 import json
 import math
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields, is_dataclass
 from enum import Enum
@@ -223,19 +223,19 @@ def _record(record: Any, document: Any, where: str) -> Any:
     return result
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
+def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911
     if isinstance(hint, type) and is_dataclass(hint):
         return _record(hint, value, where)
     if hint in _SCALARS:
         return _SCALARS[hint](value, where)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return hint(_one_of([one.value for one in hint], value, where))
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         (inner,) = (argument for argument in arguments if argument is not type(None))
         return None if value is None else _value(inner, value, where)
     if origin is Literal:
-        if value not in arguments:
-            raise _wrong(where, " or ".join(map(json.dumps, arguments)), value)
-        return value
+        return _one_of(arguments, value, where)
     if origin is tuple:
         return _tuple(arguments, value, where)
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -243,6 +243,12 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise _wrong(where, "an object", value)
         return {_text(key, where): _value(arguments[1], item, f"{where}[{key!r}]") for key, item in value.items()}
     raise TypeError(f"{hint}: no type that documents have")
+
+
+def _one_of(allowed: Sequence[Any], value: Any, where: str) -> Any:
+    if value not in allowed:
+        raise _wrong(where, " or ".join(map(json.dumps, allowed)), value)
+    return value
 
 
 def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

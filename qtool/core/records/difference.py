@@ -48,7 +48,7 @@ class RangeDifference:
 class WeightDifference:
     """A weight with other integers or another grid.
 
-    layer: that reads it. changed: the share of its numbers that differ, 0 to 1; most: by how many integers at most;
+    layer: that reads it. changed: the share of its numbers that differ, 0 to 1; most: by how many steps at most;
     None where they cannot be compared. scales: the largest ratio of two scales of a channel, at least 1; None likewise.
     """
 

@@ -194,6 +194,10 @@ class Asked:
     options: tuple[tuple[str, str], ...] = ()
 
 
+GRU_STEPS = "GRU made a product with its whole input and a Scan of steps, which are layers of their own"
+"""What preparation does to a GRU of many units, behind how many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """The result of `quantize`: the model that was written, its plan, and what was verified.

@@ -116,10 +116,12 @@ def _prospect(documents: Sequence[Document]) -> list[Card]:
         found = [Card("Can be integer", percent(share), f"of multiply-accumulates; {layers}")]
         whole, parts = real(first["speedup"]), real(first["layers_speedup"])
         if whole is not None:
-            source = "an estimate: the times of this network's nodes, and a table of the target's kernels"
-            found.append(Card("Speed as int8", f"{whole:.2g}x", "of float's, estimated", "", (), source))
+            source = (
+                "a draft of the int8 model, timed here beside float; it is as fast as the real one, and not accurate"
+            )
+            found.append(Card("Speed of a draft as int8", f"{whole:.2g}x", "of float's", "", (), source))
         elif parts is not None:
-            source = "an estimate by a table of the target's kernels; --latency estimates the whole model"
+            source = "an estimate by a table of the target's kernels; --latency times a draft of the whole model"
             found.append(
                 Card("Speed of these layers as int8", f"{parts:.2g}x", "of float's, estimated", "", (), source)
             )

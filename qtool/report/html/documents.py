@@ -14,6 +14,7 @@ from qtool.core.records.header import without_header
 from qtool.core.records.machine import Machine
 from qtool.core.records.plan import Plan
 from qtool.core.records.schema import DOCUMENTS, schema_version
+from qtool.core.records.sensitivity import Sensitivity
 
 CALIBRATION = "inspect-calibration"
 """The kind of what `inspect` says of a calibration file."""
@@ -120,6 +121,11 @@ def _plan_misfit(document: Document) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def sensitivity_of(document: Document) -> Sensitivity:
+    """Return the record that a sensitivity analysis is."""
+    return decoded(Sensitivity, {key: value for key, value in document.content.items() if key in keys(Sensitivity)})
 
 
 def check_alike(documents: Sequence[Document]) -> None:

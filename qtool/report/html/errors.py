@@ -1,13 +1,13 @@
 """The origin of the error: the SQNR after each tensor and layer, and what each layer costs by itself."""
 
-import shlex
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from qtool.core.text import amount
+from qtool.core.text import amount, sentence
 from qtool.report.html.accuracy import outputs_of
 from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Note, Section
-from qtool.report.html.documents import Document, of_kind, verifications
+from qtool.report.html.documents import Document, of_kind, sensitivity_of, verifications
 from qtool.report.html.figures import (
     count_cell,
     db_cell,
@@ -19,6 +19,7 @@ from qtool.report.html.figures import (
 )
 from qtool.report.html.measured import samples_of
 from qtool.report.html.plots import Axis, Dot, Mark, plot, ranked
+from qtool.report.sensitivity import NO_GAIN, exclude_options, said_of, worth_leaving
 from qtool.report.words import GOOD_DB, POOR_DB
 
 Content = Mapping[str, Any]
@@ -28,6 +29,8 @@ _LEGEND = (
     Legend(f"fair: {POOR_DB:g} to {GOOD_DB:g} dB", "warn"),
     Legend(f"poor: below {POOR_DB:g} dB", "bad"),
 )
+_CLEAR_DB = 60.0
+"""Twice what is good."""
 _NAMED = 5
 _RANKED = 20
 """Layers that the picture of them shows."""
@@ -55,7 +58,7 @@ def errors(documents: Sequence[Document]) -> list[Section]:
             if proof["examples"] and proof["tensors"]
         ]
     outputs = [outputs for one, proof in verifications(documents) if (outputs := _of_outputs(one, proof)) is not None]
-    return [*found, *outputs] + [_sensitivity(one.content) for one in of_kind(documents, "sensitivity")]
+    return [*found, *outputs] + [_sensitivity(one) for one in of_kind(documents, "sensitivity")]
 
 
 def _of_outputs(document: Document, proof: Content) -> Section | None:
@@ -72,14 +75,17 @@ def _of_outputs(document: Document, proof: Content) -> Section | None:
 def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str, data: str) -> Section:
     """The SQNR after each tensor, in the order of the network, on that data."""
     dots, worst = [], []
+    clear = _clear(db for _, _, db, _ in tensors)
     for place, (name, op, db, _) in enumerate(tensors):
         value = finite(db)
         if value is not None:
-            dots.append(Dot(place, value, f"{name}{f' ({op})' if op else ''}: {value:.1f} dB", db_tone(value)))
+            dots.append(
+                Dot(place, min(value, clear), f"{name}{f' ({op})' if op else ''}: {value:.1f} dB", db_tone(value))
+            )
             worst.append((value, name))
     blocks: list[Block] = []
     if dots:
-        axes = (Axis("in the order of the network"), Axis("dB"))
+        axes = (Axis("in the order of the network"), Axis(_decibels(clear)))
         label = f"SQNR after each of {amount(len(dots), 'tensor')}, in the order of the network"
         blocks.append(plot("SQNR after each tensor", label, dots, axes, joined=True, marks=_MARKS, legend=_LEGEND))
     blocks.append(_drops(tensors))
@@ -91,16 +97,30 @@ def _waterfall(tensors: Sequence[tuple[str, str, Any, int | None]], of: str, dat
     return Section("error", "Where the error comes from", lead, tuple(blocks), of)
 
 
+def _clear(decibels: Iterable[Any]) -> float:
+    """What pictures show at most: a tensor next to exact would take the room of those that tell something.
+
+    inf where nothing is above it, or nothing below.
+    """
+    found = [value for value in map(finite, decibels) if value is not None]
+    return _CLEAR_DB if found and min(found) < _CLEAR_DB < max(found) else math.inf
+
+
+def _decibels(clear: float) -> str:
+    return "dB" if clear == math.inf else f"dB; {clear:g} and more in one place"
+
+
 def _drops(tensors: Sequence[tuple[str, str, Any, int | None]]) -> Listing:
     """The table of the waterfall: what each tensor loses against the one before it."""
     rows: list[tuple[Cell, ...]] = []
     before: float | None = None
-    most = max((finite(db) or 0.0 for _, _, db, _ in tensors), default=1.0) or 1.0
+    clear = _clear(db for _, _, db, _ in tensors)
+    most = max((min(finite(db) or 0.0, clear) for _, _, db, _ in tensors), default=1.0) or 1.0
     for place, (name, op, db, steps) in enumerate(tensors, 1):
         value = finite(db)
         lost = None if value is None or before is None else before - value
         shown = db_cell(db)
-        bar = () if value is None else ((max(value, 0.0) / most, db_tone(value)),)
+        bar = () if value is None else ((min(max(value, 0.0), clear) / most, db_tone(value)),)
         cells = [count_cell(place), Cell(name), Cell(shown.text, shown.key, bar)]
         cells.append(Cell("-", -1e9) if lost is None else Cell(f"{lost:+.1f}", lost))
         cells.append(Cell(op, code=True) if steps is None else count_cell(steps))
@@ -121,23 +141,25 @@ def _drops(tensors: Sequence[tuple[str, str, Any, int | None]]) -> Listing:
     return Listing("After each tensor", columns, tuple(rows), folded=amount(len(rows), "tensor"))
 
 
-def _sensitivity(content: Content) -> Section:
+def _sensitivity(document: Document) -> Section:
     """Each layer by itself: it alone quantised, and all but it."""
+    content = document.content
     metric = content["metric"]["name"] if content["metric"] else ""
     metric = "" if metric == "sqnr" else metric
     blocks: list[Block] = []
     rows = content["layers"]
+    clear = _clear(layer["alone"] and layer["alone"]["sqnr_db"] for layer in rows)
     dots = []
     for layer in rows:
         db = finite(layer["alone"] and layer["alone"]["sqnr_db"])
         if db is not None:
-            dots.append((layer["name"], Dot(db, 0.0, f"{layer['name']}: {db:.1f} dB alone", db_tone(db))))
+            dots.append((layer["name"], Dot(min(db, clear), 0.0, f"{layer['name']}: {db:.1f} dB alone", db_tone(db))))
     dots.sort(key=lambda pair: pair[1].x)
     if dots:
         shown = dots[:_RANKED]
         caption = "SQNR of the outputs with one layer alone in integers, the noisiest first"
         more = f" ({len(shown)} of {len(dots)})" if len(dots) > len(shown) else ""
-        blocks.append(ranked(caption + more, caption, shown, Axis("dB"), legend=_LEGEND))
+        blocks.append(ranked(caption + more, caption, shown, Axis(_decibels(clear)), legend=_LEGEND))
     blocks.append(_layers(content, rows, metric, "Layers, the most sensitive first"))
     if content["heads"]:
         blocks.append(_layers(content, content["heads"], metric, "Heads, all of each at once"))
@@ -147,9 +169,13 @@ def _sensitivity(content: Content) -> Section:
     whole = real(content["quantized"]["sqnr_db"])
     lead = f"What each layer costs on {amount(content['samples'], 'sample')} of {content['data']}"
     lead += "." if whole is None else f"; all quantised: {whole:.1f} dB."
-    names = " ".join(f"--exclude {shlex.quote(layer['name'])}" for layer in rows[:_NAMED])
-    if names and not content["heads"]:
-        blocks.append(Note("To leave the most sensitive ones in float, behind qtool quantize:", command=names))
+    result = sensitivity_of(document)
+    names = worth_leaving(result, _NAMED)
+    if names:
+        said = f"{sentence(said_of(result))}, behind qtool quantize:"
+        blocks.append(Note(said, command=exclude_options(names)))
+    elif rows and "without" in result.views:
+        blocks.append(Note(f"{sentence(NO_GAIN)}."))
     return Section("alone", "Each layer alone", lead, tuple(blocks), str(content["data"]))
 
 

@@ -10,6 +10,7 @@ from qtool.report.html.blocks import Block, Cell, Column, Legend, Listing, Netwo
 from qtool.report.html.documents import Document, of_kind, verifications
 from qtool.report.html.figures import count_cell, db_cell, finite, ms_cell, ratio_cell, real, share_cell
 from qtool.report.html.plots import strip
+from qtool.report.inspect import planned_words
 from qtool.report.inspect_float import as_options
 
 Content = Mapping[str, Any]
@@ -194,7 +195,7 @@ def _targets(targets: Sequence[Content]) -> list[Block]:
         Column("integer layers", number=True),
         Column("MACs", number=True, about="share of the multiply-accumulates in integers"),
         Column("these layers, estimated", number=True, about="how many times as fast as in float, by a table of times"),
-        Column("the model, estimated", number=True, about="the same of all, with the times that were measured here"),
+        Column("a draft, timed here", number=True, about="the whole model with its layers in integers, beside float"),
         Column("stays float"),
     )
     return [Listing("What quantize would do with it", columns, tuple(rows))]
@@ -298,6 +299,8 @@ def _layer(layer: Content, most: float) -> tuple[Cell, ...]:
         if value is not None and most
     )
     kernel = layer["kernel"] or "folded away"
+    types = ("" if grid is None else str(grid["dtype"]) for grid in (layer["input"], layer["weight"]))
+    words = planned_words(layer["planned"], *types)
     tone = "int" if layer["integer"] else "float"
     return (
         Cell(layer["name"] or layer["output"]),
@@ -308,7 +311,7 @@ def _layer(layer: Content, most: float) -> tuple[Cell, ...]:
         db_cell(layer["alone_db"]),
         share_cell(layer["share"]),
         Cell(layer["op"], code=True),
-        Cell("int8" if layer["planned"] else "float", tone="int" if layer["planned"] else "float"),
+        Cell(words, tone="float" if words == "float" else "int"),
         Cell(_sentences(layer["cause"], layer["remedy"])),
     )
 

@@ -1,7 +1,7 @@
 """Node data for Model Explorer: a value for each node, by which it colours them.
 
 Source: Model Explorer's `node_data_builder.py` (`GraphNodeData`): `results` by the name of a node, or of a tensor that
-it makes, and a `gradient` from the least value to the greatest.
+it makes; `thresholds`, each the greatest value that has its colour; or a `gradient` from the least to the greatest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,9 +10,24 @@ from typing import Any
 from qtool.core.errors import UsageError
 from qtool.report.html.documents import Document, of_kind, verifications
 from qtool.report.html.figures import finite
+from qtool.report.words import GOOD_DB, POOR_DB
 
 _NOISY, _MIDDLE, _CLEAN = "#b3362b", "#f2e6c9", "#1f6fb4"
 _DARK, _LIGHT = "#17202c", "#ffffff"
+_TIMES = [
+    {"stop": 0, "bgColor": _CLEAN, "textColor": _LIGHT},
+    {"stop": 0.5, "bgColor": _MIDDLE, "textColor": _DARK},
+    {"stop": 1, "bgColor": _NOISY, "textColor": _LIGHT},
+]
+_SQNRS = [
+    {"value": POOR_DB, "bgColor": _NOISY, "textColor": _LIGHT},
+    {"value": 20.0, "bgColor": "#e09a6f", "textColor": _DARK},
+    {"value": 25.0, "bgColor": "#ecc79c", "textColor": _DARK},
+    {"value": GOOD_DB, "bgColor": _MIDDLE, "textColor": _DARK},
+    {"value": 40.0, "bgColor": "#9cc3dd", "textColor": _DARK},
+    {"value": 1000.0, "bgColor": _CLEAN, "textColor": _LIGHT},
+]
+"""The same decibels have the same colour in each file: of a gradient a tensor that is next to exact would take all."""
 
 
 def overlay(documents: Sequence[Document]) -> dict[str, Any]:
@@ -21,18 +36,11 @@ def overlay(documents: Sequence[Document]) -> dict[str, Any]:
     Raises:
         UsageError: they have neither.
     """
-    for find, high_is_good in ((_sqnr, True), (_alone, True), (_times, False)):
+    kinds = ((_sqnr, "thresholds", _SQNRS), (_alone, "thresholds", _SQNRS), (_times, "gradient", _TIMES))
+    for find, key, colours in kinds:
         values = find(documents)
         if values:
-            ends = (_NOISY, _CLEAN) if high_is_good else (_CLEAN, _NOISY)
-            return {
-                "results": {name: {"value": value} for name, value in values.items()},
-                "gradient": [
-                    {"stop": 0, "bgColor": ends[0], "textColor": _LIGHT},
-                    {"stop": 0.5, "bgColor": _MIDDLE, "textColor": _DARK},
-                    {"stop": 1, "bgColor": ends[1], "textColor": _LIGHT},
-                ],
-            }
+            return {"results": {name: {"value": value} for name, value in values.items()}, key: colours}
     names = " or ".join(one.name for one in documents)
     missing = [str(why) for one in of_kind(documents, "inspect") for why in one.content["not_measured"]]
     why = f" ({missing[0]})" if missing else ""

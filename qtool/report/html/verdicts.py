@@ -11,19 +11,20 @@ from qtool.core.records.codec import decoded
 from qtool.core.records.inspection import BESIDE_FLOAT, FOR_LATENCY, OUTPUT_SQNR, REQUANTISE, TIME_IT
 from qtool.core.records.results import Asked
 from qtool.core.text import amount, sentence
-from qtool.report.commands import eval_command
+from qtool.report.commands import eval_command, inspect_command
 from qtool.report.html.accuracy import nan_words
 from qtool.report.html.blocks import Headline
-from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind
+from qtool.report.html.documents import CALIBRATION, Document, evaluations, of_kind, sensitivity_of
 from qtool.report.html.figures import real
 from qtool.report.html.measured import MeasuredSpeed, noise_of, samples_of, speed_of
 from qtool.report.inspect_float import quantize_command
+from qtool.report.sensitivity import NO_GAIN, exclude_options, worth_leaving
 from qtool.report.text import decibels, number
 from qtool.report.words import again, hardly_quantised
 
 Content = Mapping[str, Any]
 _READING = ("--preprocess", "--tokenizer", "--max-length", "--trim", "--state")
-_WRONG = ("does-not-run", "wrong-result", "bad-scale")
+_WRONG = ("does-not-run", "wrong-result", "bad-scale", "accuracy")
 """Findings that make a model no good."""
 _LACKING = {
     "DATA": "your samples",
@@ -38,7 +39,8 @@ def headlines(documents: Sequence[Document]) -> tuple[Headline, ...]:
     """Return a verdict for each document that has one, in the order of the work; one of them says the speed."""
     found = [_VERDICTS[kind](one, documents) for kind in _VERDICTS for one in of_kind(documents, kind)]
     # what the page shows already is no next step, nor is what another verdict says
-    seen = {"qtool eval"} if any(of_kind(documents, "evaluation")) else set()
+    shows = {"evaluation": "qtool eval", "inspect": "qtool inspect"}
+    seen = {command for kind, command in shows.items() if any(of_kind(documents, kind))}
     shown = []
     for one in found:
         command = " ".join(one.next.split()[:2])
@@ -53,7 +55,7 @@ def _completed(headline: Headline) -> Headline:
     if not lacks:
         return headline
     advice = f"Next, with {' and '.join(lacks)}: {headline.next}"
-    return replace(headline, next="", advice="; ".join(filter(None, [headline.advice, advice])))
+    return replace(headline, next="", advice=". ".join(filter(None, [headline.advice, advice])))
 
 
 def warnings(documents: Sequence[Document]) -> tuple[str, ...]:
@@ -183,6 +185,8 @@ def _evaluated(document: Document, documents: Sequence[Document]) -> Headline:
         speed = _own_speed(document, documents, model["name"])
         named = "" if len(content["candidates"]) == 1 else f"; {model['name']}"
         words, tone = _with_speed(f"{words}{named}" if speed is not None else words, tone, speed)
+        if not step and speed is not None and speed.speedup < 1 and not speed.noisy:
+            step = inspect_command(model["path"], content["float_model"]["path"])
     return Headline(models, words, tone, step)
 
 
@@ -200,17 +204,22 @@ def _ranked(document: Document, _documents: Sequence[Document]) -> Headline:
     layers = content["layers"]
     if not layers:
         return Headline(str(content["model"]), "No layer was ranked", "warn")
-    worst = layers[0]["name"]
+    result = sensitivity_of(document)
+    words = f"Most sensitive of {amount(len(layers), 'layer')}: {layers[0]['name']}"
+    names = worth_leaving(result, 1)
+    if not names:
+        return Headline(str(content["model"]), f"{words}; {NO_GAIN}" if "without" in result.views else words, "")
+    words += f"; in float {names[0]} gains most" if names[0] != layers[0]["name"] else ""
     calibration = _given(content, "--calibration") or "FILE"
-    step = f"qtool quantize {_word(content['model'])} --calibration {_word(calibration)} --exclude {_word(worst)}"
-    words = f"Most sensitive of {amount(len(layers), 'layer')}: {worst}"
+    step = f"qtool quantize {_word(content['model'])} --calibration {_word(calibration)} {exclude_options(names)}"
     return Headline(str(content["model"]), words, "", step)
 
 
 def _inspected(document: Document, documents: Sequence[Document]) -> Headline:
     content = document.content
     speed = content["speed"] and real(content["speed"]["speedup"])
-    dear = [one for one in content["findings"] if (real(one["ms_share"]) or 0.0) >= 0.1]
+    # what is meant so, or cannot be otherwise, is no reason to worry
+    dear = [one for one in content["findings"] if one["remedy"] and (real(one["ms_share"]) or 0.0) >= 0.1]
     wrong = any(one["rule"] in _WRONG for one in content["findings"])
     tone = "warn" if dear or (speed is not None and speed < 1) else "" if speed is None else "good"
     advice = str(content["next"])

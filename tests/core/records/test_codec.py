@@ -157,6 +157,9 @@ def test_enumerations_and_paths():
     info = MetricInfo("top1", MetricKind.ACCURACY, False, 0.0)
     shown = {"name": "top1", "kind": "accuracy", "lower_is_better": False, "worst": 0.0, "share": False}
     assert encoded(info) == shown
+    assert decoded(MetricInfo, shown) == info
+    with pytest.raises(ValueError, match=r'kind: .*"accuracy" or .* is needed'):
+        decoded(MetricInfo, shown | {"kind": "taste"})
     assert encoded([Path("a") / "b", Colour.RED, None]) == [str(Path("a") / "b"), "red", None]
 
 

@@ -6,8 +6,10 @@ import pytest
 
 import qtool
 from qtool.core.records.options import Scheme
+from qtool.core.records.results import GRU_STEPS
 from qtool.graph import model_io
 from qtool.pipeline.prepare import gru_steps, prepare
+from qtool.report.quantize import quantized_text
 from qtool.runtime.session import Session
 from tests.support.patterns import Net
 
@@ -141,6 +143,7 @@ def test_its_products_are_integers(large, form, tmp_path):
     done = qtool.quantize(source, tmp_path / "q.onnx", data=data, form=form)
     assert done.verification.integer_layers == done.verification.layers == 3
     assert done.verification.output_sqnr_db > 30.0
+    assert f"\n              1 {GRU_STEPS}\n" in quantized_text(done), "the file has two layers, and not three"
     assert (tmp_path / "q.onnx").stat().st_size < 0.27 * source.stat().st_size
 
 
@@ -186,3 +189,9 @@ def test_inspect_says_what_becomes_of_it_and_estimates_nothing(large):
     assert layer.planned
     x86 = next(one for one in found.targets if one.target == "x86")
     assert (x86.layers, x86.integer_layers, x86.layers_speedup) == (3, 3, None)
+
+
+def test_inspect_says_what_becomes_of_it_and_of_no_scan_that_the_file_has_not(large):
+    notes = qtool.inspect_model(large[0]).unusual
+    assert f"preparation: 1 {GRU_STEPS}" in notes
+    assert not any("body" in text for text in notes)

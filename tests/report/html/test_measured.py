@@ -1,17 +1,20 @@
 """What a page says of figures: one of several, and where it comes from; estimates; curves; no empty columns."""
 
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
 
-from qtool.core.records.inspection import BESIDE_FLOAT, Port, Prospect
+from qtool.core.records.inspection import BESIDE_FLOAT, Grid, Port, Prospect
 from qtool.report.html.blocks import Cell, Column, Listing
 from qtool.report.html.documents import Document
 from qtool.report.html.documents import made as document_of
 from qtool.report.html.measured import noise_of, speed_of
 from qtool.report.html.page import page_of
 from qtool.report.html.trials import trials
+from qtool.report.html.verdicts import headlines
+from qtool.report.inspect import inspection_text
 from tests.report.html.conftest import document
 from tests.report.html.test_page import INSPECTED, Read, layer
 
@@ -116,10 +119,10 @@ FLOAT = replace(
 def test_a_float_model_has_its_estimates_and_the_command_that_reads_its_data():
     page = Read(page_of([document_of(FLOAT.to_dict(), "f.json")]))
     head, first, second = page.table("What quantize would do with it")
-    assert head[3:5] == ["these layers, estimated", "the model, estimated"]
+    assert head[3:5] == ["these layers, estimated", "a draft, timed here"]
     assert first == ["x86", "1 of 2", "75.00 %", "2.5x", "1.6x", "b, c: it is odd"]
     assert second == ["arm64", "2 of 2", "100.00 %", "-", "-", "-"]
-    assert "Speed as int8 1.6x of float's, estimated" in page.text
+    assert "Speed of a draft as int8 1.6x of float's" in page.text
     assert "qtool quantize m.onnx --data DATA --preprocess yolo" in page.text
     assert "Give it --preprocess yolo: it takes pictures" in page.text
     head, one, other = page.table("Layers, in the order of the network")
@@ -180,3 +183,22 @@ def test_tuning_is_shown_against_the_share_in_float_where_there_is_one(shares, w
     assert figure.caption.startswith(f"top1 against {words}")
     across = [float(shape.attributes["cx"].rstrip("%")) for shape in figure.shapes if shape.tag == "circle"]
     assert across == [0.0, 100.0]
+
+
+def test_a_slow_model_of_eval_has_a_next_command_that_tells_why(made):
+    evaluated, _, seen = timed(made, speedup=0.5)
+    (shown,) = headlines([document_of(evaluated, "e.json")])
+    paths = evaluated["candidates"][0]["path"], evaluated["float_model"]["path"]
+    assert shown.next == f"qtool inspect {shlex.quote(paths[0])} --float {shlex.quote(paths[1])} --latency"
+    both = headlines([document_of(evaluated, "e.json"), document_of(seen, "i.json")])
+    assert "qtool inspect" not in " ".join(one.next for one in both), "the page shows it already"
+
+
+def test_what_is_planned_is_said_as_on_the_terminal():
+    """A weight of 4 bits with an input in float is not planned as int8, and not as float."""
+    blocks = Grid("uint4", (0.1, 0.2), (8, 8), None, 32)
+    rows = (layer("a"), layer("b", planned=False, integer=False, weight=blocks), layer("c", planned=False))
+    shown = replace(INSPECTED, layers=rows)
+    head, *found = Read(page_of([document_of(shown.to_dict(), "i.json")])).table("Layers, in the order of the network")
+    assert [row[head.index("planned")] for row in found] == ["int8", "uint4 weight", "float"]
+    assert all(words in inspection_text(shown, every=True) for words in ("uint4 weight", "int8", "float"))

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -11,6 +12,7 @@ import onnx
 import pytest
 
 from qtool.core.errors import UsageError
+from qtool.core.records.evaluation import MetricInfo, MetricKind
 from qtool.core.records.inspection import (
     REQUANTISE,
     Finding,
@@ -20,10 +22,13 @@ from qtool.core.records.inspection import (
     Speed,
     TensorError,
 )
+from qtool.core.records.sensitivity import Figures, LayerSensitivity, Sensitivity
 from qtool.report.html.documents import load_document
 from qtool.report.html.documents import made as document_of
 from qtool.report.html.overlay import overlay
 from qtool.report.html.page import page_of
+from qtool.report.html.verdicts import headlines
+from qtool.report.sensitivity import sensitivity_text
 from tests.report.html.conftest import CONVS, HOSTILE, document
 
 SENSITIVE = "Layers, the most sensitive first"
@@ -320,13 +325,18 @@ def test_shares_and_times_of_layers_are_added_up_as_they_are_known():
     assert "The 4 layers found in float too take 2 ms, 4 ms in float, by onnxruntime's profiler." in page.text
 
 
-def test_the_overlay_has_a_value_for_each_node_and_colours_for_the_ends(made):
+def test_the_overlay_has_a_value_for_each_node_and_colours_by_what_it_means(made):
     found = overlay([document_of(INSPECTED.to_dict(), "i.json")])
     assert found["results"] == {"a": {"value": 31.25}, "b": {"value": 31.25}, "a_out": {"value": 31.25}}
-    assert [one["stop"] for one in found["gradient"]] == [0, 0.5, 1]
+    # an SQNR has the same colour in every file, whatever else is in it: the poor ones end at 15 dB, the fair ones at 30
+    bounds = [one["value"] for one in found["thresholds"]]
+    assert bounds == sorted(bounds) and bounds[0] == 15 and 30 in bounds and bounds[-1] >= 200
+    assert "gradient" not in found
     unmeasured = document_of({**INSPECTED.to_dict(), "layers": [], "errors": []}, "i.json")
     times = {"q": 0.25, "a": 0.5, "b": 1.25, "t": 0.0}
-    assert overlay([unmeasured])["results"] == {name: {"value": ms} for name, ms in times.items()}
+    timed = overlay([unmeasured])
+    assert timed["results"] == {name: {"value": ms} for name, ms in times.items()}
+    assert [one["stop"] for one in timed["gradient"]] == [0, 0.5, 1]
     proof = document(made / "q.json")["verification"]["tensors"]
     named = {row["node"] for row in proof} - {""}
     assert set(overlay([load_document(str(made / "q.json"))])["results"]) == {row["tensor"] for row in proof} | named
@@ -424,3 +434,50 @@ def test_what_is_exact_is_no_absence(made):
     content["candidates"][0]["sqnr_db"] = None
     row = Read(page_of([document_of(content, "e.json")])).table("Models")[2]
     assert row[3] == "inf"
+
+
+@pytest.mark.parametrize(
+    ("gained", "verdict", "advice"),
+    [
+        (0.0, "Most sensitive of 2 layers: a; no layer in float gains much by itself", None),
+        (4.0, "Most sensitive of 2 layers: a; in float b gains most", "--exclude b"),
+    ],
+)
+def test_a_page_advises_to_leave_in_float_what_the_terminal_does(gained, verdict, advice):
+    layers = [
+        LayerSensitivity(name, "Conv", 5, 0.5, Figures(0.9, 0.0, alone), Figures(0.9, 0.0, 25.0 + more), {})
+        for name, alone, more in (("a", 28.0, 0.0), ("b", math.inf, gained))
+    ]
+    info = MetricInfo("top1", MetricKind.ACCURACY, False, 0.0)
+    result = Sensitivity(
+        "m.onnx", "d.npz", 9, info, "max", False, "x86", "affine", "per-channel", ("alone", "without"),
+        {"model": "ab" * 32}, 0.9, Figures(0.9, 0.0, 25.0), tuple(layers),
+    )  # fmt: skip
+    page = Read(page_of([document_of(result.to_dict(), "s.json")]))
+    assert verdict in page.text
+    said = sensitivity_text(result)
+    for text in (said, page.text):
+        assert ("--exclude" in text) == (advice is not None) and (advice or "no layer in float gains much") in text
+
+
+def test_a_tensor_next_to_exact_does_not_take_the_room_of_the_others():
+    """What is told apart lies between 0 and 60 dB; a Transpose in front has 140."""
+    rows = tuple(TensorError(f"t{place}", "Conv", db) for place, db in enumerate((140.0, 34.0, 28.0, 22.0)))
+    text = page_of([document_of(replace(INSPECTED, errors=rows).to_dict(), "i.json")])
+    page = Read(text)
+    heights = [float(one["cy"]) for one in page.all("circle")]
+    assert heights[0] < heights[1] < heights[2] < heights[3] and heights[3] - heights[1] > 40
+    assert "t0 (Conv): 140.0 dB" in text and "dB; 60 and more in one place" in text
+    near = [replace(row, sqnr_db=row.sqnr_db + 60) for row in rows]
+    assert "in one place" not in page_of([document_of(replace(INSPECTED, errors=tuple(near)).to_dict(), "i.json")])
+
+
+@pytest.mark.parametrize(
+    ("rule", "remedy", "share", "tone"),
+    [("island", "", 0.6, "good"), ("island", "Add one.", 0.6, "warn"), ("accuracy", "Tune it.", None, "bad")],
+)
+def test_a_model_has_the_tone_of_what_is_to_be_mended(rule, remedy, share, tone):
+    finding = replace(INSPECTED.findings[0], rule=rule, remedy=remedy, ms_share=share)
+    fast = Speed((2.0, 1.9, 2.1), (1.0, 0.9, 1.1), 2.0, False, 1, 9)
+    (shown,) = headlines([document_of(replace(INSPECTED, findings=(finding,), speed=fast).to_dict(), "i.json")])
+    assert shown.tone == tone
