@@ -1,5 +1,7 @@
 """rewrite: apply a plan to the prepared graph. It holds no policy: what the plan says is done, nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from qtool.core.errors import ModelError
@@ -189,6 +191,9 @@ class _Rewriter:
         tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
         if tables:
             store_table(self.model, weight.params, tables, self._integers(weight), self.names)
+            products = tuple(reader for reader in weight.readers if reader not in tables)
+            if products:
+                self._weight(replace(weight, readers=products))
         elif all(edit.is_main_op(self._node(name), *RECURRENT) for name, _ in weight.readers):
             integers = self._integers(weight)
             real = fold_at_load(self.model, weight.tensor, weight.params, integers, self.names)

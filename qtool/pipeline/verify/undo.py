@@ -20,6 +20,8 @@ from qtool.runtime.session import Session
 
 _FOUR, _SIGNED = 4, 128
 """Bits; and what makes a signed byte an unsigned one."""
+_MOVES = ("Transpose", "Pad", "Reshape")
+"""What makes another order of a table's integers."""
 _OPERANDS, _ZERO = 2, 3
 """The inputs of a product, and the place of the zero points."""
 
@@ -73,6 +75,7 @@ def in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPla
     Raises:
         VerificationError: a node is not one that the rewriting makes.
     """
+    undo_computed(quantized)
     undo_blocks(prepared, quantized)
     nodes, names = {n.name: n for n in quantized.graph}, edit.Names(quantized.graph)
     for row in blocks:
@@ -159,10 +162,10 @@ def undo_computed(quantized: Model) -> None:
     for node in quantized.graph:
         if node.inputs and not edit.has_subgraph(node) and all(v is None or v in known for v in node.inputs):
             known.update(node.outputs)
-            if edit.is_main_op(node, "QuantizeLinear"):
-                turned = edit.single_consumer(node.outputs[0])
-                last = turned if turned is not None and edit.is_main_op(turned, "Transpose") else node
-                weights.append(last.outputs[0])
+            if edit.is_main_op(node, "QuantizeLinear") or _moves_bytes(node):
+                follower = edit.single_consumer(node.outputs[0])
+                if follower is None or not edit.is_main_op(follower, *_MOVES):
+                    weights.append(node.outputs[0])
     if not weights:
         return
     session = Session(compose.constant_part(quantized, weights), optimize=False, name="the weights that it computes")
@@ -170,6 +173,16 @@ def undo_computed(quantized: Model) -> None:
     for value, integers in zip(weights, session.run_list({}, [str(v.name) for v in weights]), strict=True):
         edit.replace_uses(value, edit.add_initializer(quantized.graph, names.fresh(f"{value.name}_undone"), integers))
     _remove_unread(quantized, known)
+
+
+def _moves_bytes(node: Node) -> bool:
+    """Whether it gives the integers of a table, or of a weight, in another shape."""
+    if not edit.is_main_op(node, *_MOVES) or node.inputs[0] is None:
+        return False
+    maker, array = node.inputs[0].producer(), edit.constant_or_none(node.inputs[0])
+    if maker is not None:
+        return edit.is_main_op(maker, "QuantizeLinear") or _moves_bytes(maker)
+    return array is not None and array.dtype in (np.int8, np.uint8)
 
 
 def _remove_unread(model: Model, values: set[Value]) -> None:
