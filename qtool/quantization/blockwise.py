@@ -151,6 +151,8 @@ class BlockSearch:
         products = [site for site in self.sites if not site.is_table]
         names = {id(layer): site.tensor for site in products for layer in site.layers}
         layers = [layer for site in products for layer in site.layers if layer.is_product]
+        # what is in a body of If, Loop or Scan is not seen
+        layers = [layer for layer in layers if layer.node.graph is self.prepared.model.graph]
         result: dict[str, Seen] = {}
         for layer, moments in second_moments(self.prepared.model, layers, self.statistics.examples):
             fit, confirming = (found.mean(centred=False)[0] for found in moments)

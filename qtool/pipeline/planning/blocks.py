@@ -131,7 +131,7 @@ def block_reason(  # noqa: PLR0911
         bits: of an integer.
         is_twin: whether a table holds the same in blocks, so that this weight takes no bytes of its own.
     """
-    if any(node.graph is not model.graph for node in readers):
+    if qdq and any(node.graph is not model.graph for node in readers):
         return "it is in a body of If, Loop or Scan"
     layers = [layer for node in readers if (layer := Layer.of(node)) is not None]
     weight = layers[0].weight

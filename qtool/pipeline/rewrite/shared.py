@@ -21,11 +21,12 @@ _LEAST = 4096
 def share_tables(model: Model) -> None:
     """Let constants that hold what a table of 8-bit integers or of blocks holds be made of it, in place.
 
-    Equal ones become one: tables, their scales and zero points. Bodies of If, Loop and Scan are left alone.
+    Equal ones become one: tables, their scales and zero points. Bodies of If, Loop and Scan read what the main graph
+    makes.
     """
     names = edit.Names(model.graph)
-    tables = dict.fromkeys(node.inputs[0] for node in model.graph if _takes_rows(node))
-    beside = dict.fromkeys(v for node in model.graph if _takes_rows(node) for v in node.inputs[2:])
+    tables = dict.fromkeys(node.inputs[0] for node in model.graph.all_nodes() if _takes_rows(node))
+    beside = dict.fromkeys(v for node in model.graph.all_nodes() if _takes_rows(node) for v in node.inputs[2:])
     for kept in [*tables, *beside]:
         array = edit.constant_or_none(kept)
         if kept is None or array is None or array.nbytes < _LEAST or not kept.uses():
@@ -51,13 +52,12 @@ def _takes_rows(node: Node) -> bool:
 
 
 def _candidates(graph: Graph, kept: Value, array: Array) -> Iterator[tuple[Value, Array]]:
-    """The other constants of this type that hold as many numbers, or a few more."""
+    """The other constants of the main graph of this type that hold as many numbers, or a few more."""
     for value in list(graph.initializers.values()):
         found = edit.constant_or_none(value)
         if found is None or value is kept or found.dtype != array.dtype or value.is_graph_output() or not value.uses():
             continue
-        inside = all(node.graph is graph for node, _ in value.uses())
-        if inside and array.size <= found.size <= 2 * array.size:
+        if array.size <= found.size <= 2 * array.size:
             yield value, found
 
 

@@ -14,6 +14,7 @@ from qtool.core.errors import VerificationError
 from qtool.core.numerics.blocks import middle, unpacked
 from qtool.core.records.plan import BlockPlan
 from qtool.graph import compose, edit
+from qtool.graph.bodies import alone, bodies, put_back, tell_types
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.runtime.session import Session
@@ -54,7 +55,7 @@ def undo_blocks(prepared: Model, quantized: Model) -> None:
     Raises:
         VerificationError: a node is not one that the rewriting makes.
     """
-    before = {n.name: n for n in prepared.graph}
+    before = {n.name: n for n in prepared.graph.all_nodes()}
     names = edit.Names(quantized.graph)
     for node in list(quantized.graph):
         old = before.get(node.name)
@@ -76,12 +77,27 @@ def in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPla
         VerificationError: a node is not one that the rewriting makes.
     """
     undo_computed(quantized)
+    tell_types(prepared, quantized)
+    readers = {name for row in blocks for name, _ in row.readers}
+    for body in reversed(list(bodies(quantized.graph))):
+        reads = any(node.name in readers for node in body.graph)
+        part = alone(quantized, body) if reads else None
+        if part is not None:
+            _in_real_numbers(prepared, part.model, blocks)
+            put_back(quantized, part)
+    _in_real_numbers(prepared, quantized, blocks)
+
+
+def _in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPlan]) -> None:
     undo_blocks(prepared, quantized)
     nodes, names = {n.name: n for n in quantized.graph}, edit.Names(quantized.graph)
     for row in blocks:
+        readers = [reader for reader in row.readers if reader[0] in nodes]
+        if not readers:
+            continue
         real = row.real(edit.constant(prepared.graph.initializers[row.tensor]))
         value = edit.add_initializer(quantized.graph, names.fresh(f"{row.tensor}_real"), real)
-        for name, index in row.readers:
+        for name, index in readers:
             read = nodes[name].inputs[index]
             nodes[name].replace_input_with(index, value)
             made = None if read is None else read.producer()
