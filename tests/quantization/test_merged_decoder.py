@@ -84,3 +84,19 @@ def test_blocks_are_shared_by_the_branches(decoder, tmp_path):
     exact, ours = ort.InferenceSession(decoder), ort.InferenceSession(result.output)
     for feeds in steps(4):
         assert signal_to_noise(*(session.run(["logits"], feeds)[0] for session in (exact, ours))) > 13.0
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["weight-only", pytest.param("dynamic", marks=pytest.mark.long), pytest.param("static", marks=pytest.mark.long)],
+)
+def test_a_weight_that_one_branch_reads_in_float_is_stored_once(decoder, form, tmp_path):
+    """The integers of the others are made of it when the model is loaded."""
+    given = {"data": steps(8), "calibrator": "max"} if form == "static" else {"form": form}
+    result = qtool.quantize(decoder, tmp_path / "q.onnx", target="x86", exclude=["/then.0.up.m/MatMul"], **given)
+    tensors = [t for graph in (onnx.load(result.output).graph, *bodies(result.output)) for t in graph.initializer]
+    numbers = 4 * WIDTH * WIDTH
+    assert [t.data_type for t in tensors if math.prod(t.dims) == numbers and t.name.startswith("0.up")] == [1]
+    exact, ours = ort.InferenceSession(decoder), ort.InferenceSession(result.output)
+    for feeds in steps(2):
+        assert signal_to_noise(*(session.run(["logits"], feeds)[0] for session in (exact, ours))) > 25.0
