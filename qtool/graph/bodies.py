@@ -202,7 +202,7 @@ def share_constants(model: ir.Model, before: Collection[str]) -> None:
 
 
 def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> None:
-    """Let a weight that several graphs dequantise, or that the main graph makes, be one of Cast and Mul there, in place.
+    """Let a weight that several graphs read, or that the main graph makes, be one of Cast and Mul there, in place.
 
     onnxruntime loads no model in which a product within a body reads the DequantizeLinear there of a constant from
     around it (it cannot make MatMulNBits of it), and would compute a DequantizeLinear of the main graph in each run.
