@@ -26,6 +26,7 @@ _FOLDS = {
     "activations": "activation functions recognised",
     "fold_pad": "Pads moved into layers",
     "sub_pixel": "ConvTransposes made Conv",
+    "einsum_products": "Einsums made MatMul",
     "stacked_products": "products with stacks of matrices taken apart",
     "matmul_add": "MatMul and Add made Gemm",
     "constant_branches": "Ifs decided",

@@ -13,7 +13,7 @@ from qtool.runtime.session import Session
 
 WORDS, WIDTH = 1200, 64
 FEEDS = [{"ids": np.random.default_rng(n).integers(0, WORDS, (1, 6))} for n in range(8)]
-HEADS = ("turned", "gemm", "copied")
+HEADS = ("turned", "gemm", pytest.param("copied", marks=pytest.mark.long))
 
 
 def tied(path: Path, head: str) -> Path:

@@ -144,6 +144,7 @@ def test_its_products_are_integers(large, form, tmp_path):
     assert (tmp_path / "q.onnx").stat().st_size < 0.27 * source.stat().st_size
 
 
+@pytest.mark.long
 def test_its_products_are_in_blocks(large, tmp_path):
     """With data, from a calibration file of the steps, and without."""
     source, data = large
