@@ -40,6 +40,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "onnxslim==0.1.98",
         "polygraphy==0.53.6",
     ),
+    "translation": (*_RUNTIME, "torch==2.13.0", "tokenizers==0.23.3"),
     "pytorch": (*_RUNTIME, "torch==2.13.0"),
     "brevitas": (*_RUNTIME, "torch==2.13.0", "brevitas==0.13.4", "onnxoptimizer==0.4.2"),
 }
@@ -47,6 +48,8 @@ LEARNING = ("aimet", "quark")
 """Takes part in the section "Learned rounding" alone."""
 INSPECTED = ("modelopt", "pytorch", "brevitas")
 """Takes part in the section "Other makers" alone."""
+TRAINING = ("translation",)
+"""Trains the wide example of the section "Pipelines", and nothing else."""
 OPTIONAL = ("neural_compressor",)
 """Takes part where `--peer` names it."""
 _OWN = ("pyproject.toml", "LICENSE", "README.md", "qtool")

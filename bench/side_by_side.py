@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.contenders import PLAIN, Contender, contenders, introduction, plain_command
-from bench.environments import INSPECTED, LEARNING, OPTIONAL, REQUIREMENTS, Environment, environment
+from bench.environments import INSPECTED, LEARNING, OPTIONAL, REQUIREMENTS, TRAINING, Environment, environment
 from bench.judging import judged
 from bench.peers.samples import Samples
 from bench.process import Outcome, measure
@@ -33,7 +33,7 @@ Environments = Mapping[str, Environment]
 
 def side_by_side(zoo: Path, folder: Path, only: list[str] | None, rounds: int, peers: Sequence[str]) -> str:
     """The section's text."""
-    elsewhere = (*LEARNING, *INSPECTED, *OPTIONAL)
+    elsewhere = (*LEARNING, *INSPECTED, *TRAINING, *OPTIONAL)
     homes = {name: environment(name) for name in REQUIREMENTS if name not in elsewhere or name in peers}
     for name in ("qtool", "onnxruntime"):
         if homes[name].failure is not None:

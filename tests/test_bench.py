@@ -14,7 +14,7 @@ from bench import environments
 from bench.contenders import CONTENDERS, contenders, plain_command
 from bench.detectors import EXPORTER, RECIPES, Case, compared
 from bench.document import replaced, signed
-from bench.environments import INSPECTED, LEARNING, OPTIONAL, REQUIREMENTS, Environment, digest, environment
+from bench.environments import INSPECTED, LEARNING, OPTIONAL, REQUIREMENTS, TRAINING, Environment, digest, environment
 from bench.incumbent import U8S8, Settings, quantize_incumbent
 from bench.judging import judged
 from bench.kernels import integer_layers
@@ -162,7 +162,7 @@ def test_names_of_contenders_are_unique_and_their_environments_known():
     for transformer in (True, False):
         names = [entry.name for entry in contenders(REQUIREMENTS, transformer=transformer)]
         assert len(set(names)) == len(names)
-    assert {entry.environment for entry in CONTENDERS} == set(REQUIREMENTS) - {*LEARNING, *INSPECTED}
+    assert {entry.environment for entry in CONTENDERS} == set(REQUIREMENTS) - {*LEARNING, *INSPECTED, *TRAINING}
     assert {home for home, _ in PEERS.values()} == set(LEARNING)
     assert set(OPTIONAL) < set(REQUIREMENTS)
     makers = {way.environment for _, way in CASES}

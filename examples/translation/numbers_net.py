@@ -1,24 +1,41 @@
-"""A small encoder-decoder in the manner of T5: RMS norm, no biases, distances instead of positions, shared embeddings.
+"""An encoder-decoder in the manner of T5: RMS norm, no biases, distances instead of positions, shared embeddings.
 
 Its three graphs have the names that Hugging Face's optimum gives them: `encoder_model`, `decoder_model` (the first
 step, which makes the cache) and `decoder_with_past_model` (each later step).
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-WIDTH, HEADS, HIDDEN, ENCODER_LAYERS, LAYERS = 32, 4, 64, 2, 1
 FARTHEST = 16
 """The distance between two tokens from which on all are alike."""
 Cache = list[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How large the network is; `hidden` is the width inside of a feed-forward part."""
+
+    width: int = 32
+    heads: int = 4
+    hidden: int = 64
+    encoder_layers: int = 2
+    layers: int = 1
+
+    @property
+    def head(self) -> int:
+        """The width of a head."""
+        return self.width // self.heads
+
+
 class Norm(nn.Module):
     """Each vector divided by its root mean square."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(WIDTH))
+        self.weight = nn.Parameter(torch.ones(sizes.width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
@@ -28,9 +45,9 @@ class Norm(nn.Module):
 class Distances(nn.Module):
     """What is added to the scores of attention for the distance of key and query."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.table = nn.Embedding(2 * FARTHEST + 1, HEADS)
+        self.table = nn.Embedding(2 * FARTHEST + 1, sizes.heads)
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Return [1, heads, queries, keys] for the positions of both."""
@@ -41,9 +58,10 @@ class Distances(nn.Module):
 class Attention(nn.Module):
     """Attention of several heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
+        self.sizes = sizes
+        self.q, self.k, self.v, self.o = (nn.Linear(sizes.width, sizes.width, bias=False) for _ in range(4))
 
     def keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values, each [batch, heads, length, width of a head]."""
@@ -51,16 +69,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, added: Tensor) -> Tensor:
         """Look up `x` among the keys; `added` is added to the scores."""
-        scores = self._heads(self.q(x)) @ keys.transpose(-1, -2) * (WIDTH // HEADS) ** -0.5 + added
+        scores = self._heads(self.q(x)) @ keys.transpose(-1, -2) * self.sizes.head**-0.5 + added
         found = (scores.softmax(-1) @ values).transpose(1, 2)
-        return self.o(found.reshape(x.shape[0], -1, WIDTH))
+        return self.o(found.reshape(x.shape[0], -1, self.sizes.width))
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], -1, HEADS, WIDTH // HEADS).transpose(1, 2)
+        return x.reshape(x.shape[0], -1, self.sizes.heads, self.sizes.head).transpose(1, 2)
 
 
-def _feed_forward() -> nn.Module:
-    return nn.Sequential(Norm(), nn.Linear(WIDTH, HIDDEN, bias=False), nn.ReLU(), nn.Linear(HIDDEN, WIDTH, bias=False))
+def _feed_forward(sizes: Sizes) -> nn.Module:
+    up, down = (sizes.width, sizes.hidden), (sizes.hidden, sizes.width)
+    return nn.Sequential(Norm(sizes), nn.Linear(*up, bias=False), nn.ReLU(), nn.Linear(*down, bias=False))
 
 
 def _hidden(mask: Tensor) -> Tensor:
@@ -71,12 +90,12 @@ def _hidden(mask: Tensor) -> Tensor:
 class Encoder(nn.Module):
     """The tokens of the source -> a vector each."""
 
-    def __init__(self, embed: nn.Embedding) -> None:
+    def __init__(self, embed: nn.Embedding, sizes: Sizes) -> None:
         super().__init__()
-        self.embed, self.distances, self.norm = embed, Distances(), Norm()
-        self.attend = nn.ModuleList(Attention() for _ in range(ENCODER_LAYERS))
-        self.before = nn.ModuleList(Norm() for _ in range(ENCODER_LAYERS))
-        self.feed = nn.ModuleList(_feed_forward() for _ in range(ENCODER_LAYERS))
+        self.embed, self.distances, self.norm = embed, Distances(sizes), Norm(sizes)
+        self.attend = nn.ModuleList(Attention(sizes) for _ in range(sizes.encoder_layers))
+        self.before = nn.ModuleList(Norm(sizes) for _ in range(sizes.encoder_layers))
+        self.feed = nn.ModuleList(_feed_forward(sizes) for _ in range(sizes.encoder_layers))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return [batch, length, width]."""
@@ -93,12 +112,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The tokens so far -> scores of the next, with a cache of keys and values."""
 
-    def __init__(self, embed: nn.Embedding) -> None:
+    def __init__(self, embed: nn.Embedding, sizes: Sizes) -> None:
         super().__init__()
-        self.embed, self.distances, self.norm = embed, Distances(), Norm()
-        self.attend, self.cross = (nn.ModuleList(Attention() for _ in range(LAYERS)) for _ in range(2))
-        self.before, self.between = (nn.ModuleList(Norm() for _ in range(LAYERS)) for _ in range(2))
-        self.feed = nn.ModuleList(_feed_forward() for _ in range(LAYERS))
+        self.sizes = sizes
+        self.embed, self.distances, self.norm = embed, Distances(sizes), Norm(sizes)
+        self.attend, self.cross = (nn.ModuleList(Attention(sizes) for _ in range(sizes.layers)) for _ in range(2))
+        self.before, self.between = (nn.ModuleList(Norm(sizes) for _ in range(sizes.layers)) for _ in range(2))
+        self.feed = nn.ModuleList(_feed_forward(sizes) for _ in range(sizes.layers))
 
     def crossed(self, encoded: Tensor) -> Cache:
         """Return keys and values of what the encoder said, a pair a layer."""
@@ -114,7 +134,7 @@ class Decoder(nn.Module):
         if past is None:
             added = added + (places[None, :] > queries[:, None]).float() * -1e4
         present = []
-        for i in range(LAYERS):
+        for i in range(self.sizes.layers):
             y = self.before[i](x)
             keys, values = self.attend[i].keys(y)
             if past:
@@ -129,11 +149,11 @@ class Decoder(nn.Module):
 class Numbers(nn.Module):
     """The whole model, as it is trained."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, sizes: Sizes) -> None:
         super().__init__()
-        embed = nn.Embedding(tokens, WIDTH)
-        nn.init.normal_(embed.weight, std=WIDTH**-0.5)
-        self.encoder, self.decoder = Encoder(embed), Decoder(embed)
+        embed = nn.Embedding(tokens, sizes.width)
+        nn.init.normal_(embed.weight, std=sizes.width**-0.5)
+        self.sizes, self.encoder, self.decoder = sizes, Encoder(embed, sizes), Decoder(embed, sizes)
 
     def forward(self, source: Tensor, mask: Tensor, target: Tensor) -> Tensor:
         """Return the scores of each next token of `target`."""
@@ -164,7 +184,7 @@ class NextStep(nn.Module):
 
     def forward(self, ids: Tensor, mask: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
         """Return scores and the grown cache of each layer; `past` is what the first step gave."""
-        own = [(past[4 * i], past[4 * i + 1]) for i in range(LAYERS)]
-        crossed = [(past[4 * i + 2], past[4 * i + 3]) for i in range(LAYERS)]
+        own = [(past[4 * i], past[4 * i + 1]) for i in range(self.decoder.sizes.layers)]
+        crossed = [(past[4 * i + 2], past[4 * i + 3]) for i in range(self.decoder.sizes.layers)]
         scores, present = self.decoder(ids, mask, crossed, own)
         return scores, *(array for pair in present for array in pair)

@@ -202,7 +202,7 @@ def share_constants(model: ir.Model, before: Collection[str]) -> None:
 
 
 def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> None:
-    """Let a weight that several graphs dequantise be one of Cast and Mul in the main graph, in place.
+    """Let a weight that several graphs read, or that the main graph makes, be one of Cast and Mul there, in place.
 
     onnxruntime loads no model in which a product within a body reads the DequantizeLinear there of a constant from
     around it (it cannot make MatMulNBits of it), and would compute a DequantizeLinear of the main graph in each run.
@@ -220,7 +220,8 @@ def share_dequantized(model: ir.Model, readers: Collection[tuple[str, int]]) -> 
         if maker is not None and source is not None and maker not in made.setdefault(source, []):
             made[source].append(maker)
     for source, same in made.items():
-        if len({id(node.graph) for node in same}) == 1:
+        inside = any(node.graph is not model.graph for node in same)
+        if len({id(node.graph) for node in same}) == 1 and not (inside and edit.origin_of(source) is not None):
             continue
         # weights that differ by a factor have the same integers
         made_once: dict[Hashable, ir.Value] = {}
@@ -255,8 +256,9 @@ def _real(model: ir.Model, stored: ir.Value, dequantize: ir.Node, names: Names) 
 def sink_constants(model: ir.Model) -> None:
     """Put each constant of the main graph that only one body reads into that body, in place; of grids, each body's own.
 
-    Some of onnxruntime's fusions, such as that of MatMulNBits, see no constants from around a body; those of version
-    1.24 do not see there that a zero point makes a Relu needless.
+    What others are made of stays, and so does what remembers what makes it, since that is done in the main graph. Some
+    of onnxruntime's fusions, such as that of MatMulNBits, see no constants from around a body; those of version 1.24 do
+    not see there that a zero point makes a Relu needless.
     """
     names = Names(model.graph)
     for value in list(model.graph.initializers.values()):
@@ -264,7 +266,8 @@ def sink_constants(model: ir.Model) -> None:
             _part_by_body(model, value, names)
     for name, value in list(model.graph.initializers.items()):
         graphs = {id(node.graph): node.graph for node, _ in value.uses()}
-        if len(graphs) == 1 and not value.is_graph_output():
+        stays = value.is_graph_output() or edit.origin_of(value) is not None or edit.is_read(value)
+        if len(graphs) == 1 and not stays:
             (graph,) = graphs.values()
             if graph is not None and graph is not model.graph:
                 del model.graph.initializers[name]

@@ -66,7 +66,7 @@ __all__ = [
 Array = np.ndarray
 # of constants that may be shapes, and of lengths that may be an input's
 _SHORT, _LONG = 16, 2**14
-_ORIGIN, _HALF = "qtool.origin", "qtool.half"
+_ORIGIN, _HALF, _READ = "qtool.origin", "qtool.half", "qtool.read"
 
 
 def clone(model: Model) -> Model:
@@ -321,6 +321,16 @@ def origin_of(constant: Value) -> Graph | None:
     """Return the graph that makes a constant, where it remembers one."""
     found: Graph | None = constant.meta.get(_ORIGIN)
     return found
+
+
+def mark_read(constant: Value) -> None:
+    """Let a constant know that it stays in the file as it is, since something reads it so; copies know it too."""
+    constant.meta[_READ] = True
+
+
+def is_read(constant: Value) -> bool:
+    """Return whether a constant is known to stay in the file as it is."""
+    return _READ in constant.meta
 
 
 def remember_half(constant: Value) -> None:

@@ -169,6 +169,15 @@ class Layer:
         """
         return weight if self.input_axis == 0 else weight.T
 
+    def holds_rows(self, rows: Array) -> bool:
+        """Return whether the constant weight of a matrix product holds `rows`, [M, C], as its output channels."""
+        weight = edit.constant_or_none(self.weight) if self.is_product else None
+        if weight is None or weight.ndim != rows.ndim:
+            return False
+        own = self.matrix(weight).T
+        # most others differ in their first row
+        return own.shape == rows.shape and np.array_equal(own[:1], rows[:1]) and np.array_equal(own, rows)
+
     def sum_length(self, weight: Shape) -> int:
         """Return how many products are added up in an element of a linear layer's output, from the shape of its weight.
 

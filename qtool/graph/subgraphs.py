@@ -3,6 +3,9 @@
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+_PAST = 4
+"""Where keys and values of the past begin among the inputs of an Attention of ONNX."""
+
 
 def has_subgraph(node: ir.Node) -> bool:
     """Return whether an attribute of a node holds a graph (If, Loop, Scan, ...)."""
@@ -32,14 +35,28 @@ def detach_subgraphs(node: ir.Node) -> None:
 def remove_unused(model: ir.Model) -> None:
     """Remove the nodes that no output needs, and the constants that nothing reads then, in place.
 
-    onnx-ir's own pass leaves what the graphs inside of a removed node read in use.
+    onnx-ir's own pass leaves what the graphs inside of a removed node read in use, and takes outputs away that nothing
+    reads: of an Attention with a cache, which onnxruntime runs with all of them alone.
     """
+    caches = {
+        node: [(o.name, o.type, o.shape) for o in node.outputs] for node in model.graph.all_nodes() if _continues(node)
+    }
     holders = [node for node in model.graph.all_nodes() if has_subgraph(node)]
     while True:
         common.RemoveUnusedNodesPass()(model)
         removed = [node for node in holders if node.graph is None]
         if not removed:
-            return
+            break
         for node in removed:
             detach_subgraphs(node)
             holders.remove(node)
+    for node, outputs in caches.items():
+        if node.graph is not None:
+            node.resize_outputs(len(outputs))
+            for output, (name, kind, shape) in zip(node.outputs, outputs, strict=True):
+                output.name, output.type, output.shape = name, kind, shape
+
+
+def _continues(node: ir.Node) -> bool:
+    """Whether it is an Attention that continues a cache."""
+    return node.op_type == "Attention" and any(value is not None for value in list(node.inputs)[_PAST : _PAST + 2])

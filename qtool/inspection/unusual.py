@@ -27,6 +27,11 @@ _FOLDS = {
     "activations": ("activation function recognised", "activation functions recognised"),
     "fold_pad": ("Pad moved into a layer", "Pads moved into layers"),
     "sub_pixel": ("ConvTranspose made Conv", "ConvTransposes made Conv"),
+    "einsum_products": ("Einsum made MatMul", "Einsums made MatMul"),
+    "stacked_products": (
+        "product with a stack of matrices taken apart",
+        "products with stacks of matrices taken apart",
+    ),
     "matmul_add": ("MatMul and Add made Gemm", "MatMuls and Adds made Gemm"),
     "constant_branches": ("If decided", "Ifs decided"),
     "vanishing_weights": ("weight of denormal numbers made zero", "weights of denormal numbers made zero"),

@@ -86,18 +86,19 @@ class BlockSearch:
         return cls(prepared, statistics, request, base, sites, declined, request.blocks, scorer)
 
     def _plan(self, rows: Rows) -> Plan:
-        return in_blocks(self.base, self.sites, [rows[site.tensor] for site in self.sites], self.declined)
+        found = [row for site in self.sites for row in site.with_twins(rows[site.tensor])]
+        return in_blocks(self.base, self.sites, found, self.declined)
 
     def without(self, layers: Mapping[str, str], plan: Plan) -> tuple["BlockSearch", Plan] | None:
         """Return the search, and its plan `plan`, with the weights of layers (name -> why) by channel instead.
 
         None where none of these layers has its weight in blocks.
         """
-        found = {site.tensor: [why for name, _ in site.readers if (why := layers.get(name))] for site in self.sites}
+        found = {site.tensor: [why for name, _ in site.all_readers if (why := layers.get(name))] for site in self.sites}
         if not any(found.values()):
             return None
         kept = [site for site in self.sites if not found[site.tensor]]
-        more = {name: found[site.tensor][0] for site in self.sites if site not in kept for name, _ in site.readers}
+        more = {name: found[site.tensor][0] for site in self.sites if site not in kept for name, _ in site.all_readers}
         orders = tuple([name for name in order if not found[name]] for order in self.orders)
         search = replace(self, sites=kept, declined={**self.declined, **more}, orders=orders)
         return search, search._plan({row.tensor: row for row in plan.blocks})
@@ -149,7 +150,9 @@ class BlockSearch:
             return {}
         products = [site for site in self.sites if not site.is_table]
         names = {id(layer): site.tensor for site in products for layer in site.layers}
-        layers = [layer for site in products for layer in site.layers]
+        layers = [layer for site in products for layer in site.layers if layer.is_product]
+        # what is in a body of If, Loop or Scan is not seen
+        layers = [layer for layer in layers if layer.node.graph is self.prepared.model.graph]
         result: dict[str, Seen] = {}
         for layer, moments in second_moments(self.prepared.model, layers, self.statistics.examples):
             fit, confirming = (found.mean(centred=False)[0] for found in moments)
@@ -205,7 +208,7 @@ class BlockSearch:
         """The tensors, those first that make the most noise for their size, and those that make the most."""
         assert self.scorer is not None
         model = self.prepared.model
-        alone = [replace(whole.within(_nodes(site.readers), ()), stored=()) for site in self.sites]
+        alone = [replace(whole.within(_nodes(site.all_readers), ()), stored=()) for site in self.sites]
         figures = self.scorer.compare(alone, model, self.memo, first=min(_FEW, self.scorer.samples))
         noise: dict[str, float] = {}
         for number, (site, figure) in enumerate(zip(self.sites, figures, strict=True), 1):

@@ -88,8 +88,14 @@ class Request:
         excluded |= any(is_called(n, p) for n in model.graph.all_nodes() if n.op_type == "GRU" for p in scheme.exclude)
         return {
             "transposed": self.form in ("dynamic", "weight-only"),
-            "recurrent": excluded or self.form == "weight-only" or not self.target.on_cpu,
+            "recurrent": excluded or self._stores_alone or not self.target.on_cpu,
         }
+
+    @property
+    def _stores_alone(self) -> bool:
+        """Whether a product in a body computes in float; in blocks of onnxruntime's operators it does not."""
+        in_blocks = self.blocks is not None and self.blocks.written != "qdq"
+        return self.form == "weight-only" and not in_blocks
 
     def ways(self, plan: Plan) -> list[tuple[Calibrator, bool]]:
         """Return the calibrators that a plan may be made by, with biases corrected (True) and without, as asked."""

@@ -1,5 +1,7 @@
 """The conditions that rows of the targets' tables name: why a node that has a rule is left float all the same."""
 
+from collections.abc import Iterable
+
 from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Node
@@ -49,15 +51,36 @@ def recurrent(node: Node) -> str | None:
 
 
 def table(node: Node) -> str | None:
-    """Return a reason where a Gather does not take rows of a large constant matrix that has no other use; else None."""
+    """Return a reason where a Gather does not take rows of a large constant matrix, or something else reads it.
+
+    None where it takes rows, and nothing else reads the matrix but others that do, and layers with a column for each
+    row: a Gemm that turns it.
+    """
     layer = Layer.of(node)
     rows = None if layer is None else layer.weight
     if rows is None or not edit.weight_like(rows) or edit.constant(rows).ndim != 2:
         return "its data is not a constant matrix of float32"
     if edit.constant(rows).size < _SMALL_TABLE:
         return "its table is small"
-    takers = all(edit.is_main_op(n, "Gather") and i == 0 and not edit.attribute(n, "axis", 0) for n, i in rows.uses())
+    takers = all(_takes_rows(n, i) or _multiplies_rows(n, i) for n, i in rows.uses())
     return None if takers and not rows.is_graph_output() else "its table is used for something else"
+
+
+def _takes_rows(node: Node, index: int) -> bool:
+    return edit.is_main_op(node, "Gather") and index == 0 and not edit.attribute(node, "axis", 0)
+
+
+def _multiplies_rows(node: Node, index: int) -> bool:
+    layer = Layer.of(node)
+    return layer is not None and layer.is_product and index in layer.operator.weights and layer.output_axis == 0
+
+
+def is_tied(layer: Layer, nodes: Iterable[Node]) -> bool:
+    """Return whether one of the nodes is a table that holds what the layer multiplies with, row by row."""
+    return any(
+        edit.is_main_op(node, "Gather") and table(node) is None and layer.holds_rows(edit.constant(node.inputs[0]))
+        for node in nodes
+    )
 
 
 def large(node: Node) -> bool:

@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qtool.graph import compose, edit, model_io, shapes
 from qtool.graph.edit import Model
+from qtool.graph.serialized import deserialize
 from qtool.runtime.session import Session
 
 
@@ -71,3 +72,38 @@ def test_a_part_is_refused_where_its_outputs_depend_on_more():
 
 def test_values_are_those_of_the_main_graph_without_constants():
     assert set(edit.named_values(branching().graph)) == {"x", "b", "inner", "total", "positive", "y"}
+
+
+def test_an_attention_with_a_cache_keeps_the_outputs_that_nothing_reads():
+    """onnxruntime runs it with all of them alone; where it is not needed it goes as everything does."""
+    info = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node(
+            "Attention",
+            ["x", "x", "x", "", "k", "v"],
+            ["y", "nk", "nv"],
+            q_num_heads=2,
+            kv_num_heads=2,
+            name="attention",
+        ),
+        helper.make_node("Relu", ["y"], ["after"], name="relu"),
+        helper.make_node("Tanh", ["x"], ["beside"], name="tanh"),
+    ]
+    cache = [1, 2, "P", 4]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            info("x", TensorProto.FLOAT, [1, "T", 8]),
+            info("k", TensorProto.FLOAT, cache),
+            info("v", TensorProto.FLOAT, cache),
+        ],
+        [info("after", TensorProto.FLOAT, None), info("beside", TensorProto.FLOAT, None)],
+    )
+    model = model_io.from_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11).SerializeToString()
+    )
+    kept = deserialize(compose.with_outputs(model, ["y"]))
+    assert [[output.name for output in node.outputs] for node in kept.graph] == [["y", "nk", "nv"]]
+    other = deserialize(compose.with_outputs(model, ["beside"]))
+    assert [node.op_type for node in other.graph] == ["Tanh"]

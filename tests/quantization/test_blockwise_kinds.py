@@ -1,5 +1,6 @@
 """Weights in blocks, of models of other kinds: which are in blocks, which by channel instead, and why."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import qtool
-from qtool.core.errors import ModelError, UsageError
+from qtool.core.errors import LayerError, ModelError, UsageError
 from qtool.core.numerics.sqnr import signal_to_noise
 from qtool.core.records.plan import load_plan
 from qtool.core.records.results import FilePart
+from qtool.graph import model_io
+from qtool.pipeline.prepare import prepare
+from qtool.pipeline.rewrite.unfold import rewritten
+from qtool.pipeline.verify.blocks import check_blocks
 from qtool.report.inspect import inspection_text
 from qtool.report.quantize import quantized_text
 from qtool.runtime.session import Session
@@ -71,12 +76,32 @@ def loop_behind_a_product(path: Path) -> Path:
     return saved(path, nodes, [weight("outer", WIDTH, HIDDEN), weight("inner", HIDDEN, HIDDEN, seed=1), *more])
 
 
-@pytest.mark.parametrize("written", ["operators", pytest.param("qdq", marks=pytest.mark.long)])
-def test_what_stands_in_a_body_is_stored_by_channel(tmp_path, written):
+def test_what_stands_in_a_body_is_in_blocks_and_proven_there(tmp_path):
     model = loop_behind_a_product(tmp_path / "loop.onnx")
     saved_plan = tmp_path / "plan.json"
-    form = {"weights": "int4"} if written == "operators" else {"weights": "int4", "weight_format": "qdq"}
-    result = qtool.quantize(model, tmp_path / "int4.onnx", save_plan=saved_plan, **form)
+    result = qtool.quantize(model, tmp_path / "int4.onnx", weights="int4", save_plan=saved_plan)
+    proof = result.verification
+    assert [row.tensor for row in result.plan.blocks] == ["outer", "inner"] and not result.plan.skipped
+    assert proof.kernels["MatMulNBits"] == 2 and proof.integer_share == 1.0 and proof.blocks_sqnr_db > 80.0
+    assert noise_db(model, result.output) > 14.0
+    again = qtool.quantize(model, tmp_path / "again.onnx", plan=saved_plan)
+    assert again.output.read_bytes() == result.output.read_bytes()
+    # the layer in the body is held against its definition: other integers than the plan's are found
+    prepared = prepare(model_io.load(model)).model
+    written, _ = rewritten(prepared, result.plan)
+    outer, inner = result.plan.blocks
+    examples = [{"x": np.ones((2, 3, WIDTH), np.float32)}]
+    assert set(check_blocks(prepared, written, result.plan, examples, {})) == {"around", "inside"}
+    other = inner.holding(np.full((HIDDEN, HIDDEN), 3, np.uint8))
+    with pytest.raises(LayerError, match="layer 'inside'"):
+        check_blocks(prepared, written, replace(result.plan, blocks=(outer, other)), examples, {})
+
+
+@pytest.mark.long
+def test_what_stands_in_a_body_is_stored_by_channel_as_dequantize_linear(tmp_path):
+    model = loop_behind_a_product(tmp_path / "loop.onnx")
+    saved_plan = tmp_path / "plan.json"
+    result = qtool.quantize(model, tmp_path / "int4.onnx", save_plan=saved_plan, weights="int4", weight_format="qdq")
     plan = load_plan(saved_plan)
     assert [row.tensor for row in plan.blocks] == ["outer"] and [row.tensor for row in plan.stored] == ["inner"]
     reason = "weight-only, 8 bits by channel: it is in a body of If, Loop or Scan"

@@ -69,3 +69,34 @@ def test_a_branch_that_the_data_never_takes(decoder, tmp_path):
     cached = steps(8)[1]
     for a, b in zip(exact.run(None, cached), ours.run(None, cached), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_are_shared_by_the_branches(decoder, tmp_path):
+    """In 4 bits; table and products of both branches read the same bytes, and each body is proven."""
+    result = qtool.quantize(decoder, tmp_path / "q.onnx", target="x86", data=steps(8), weights="int4", partial=False)
+    proof = result.verification
+    assert proof.kernels["MatMulNBits"] == 2 * (8 * LAYERS + 2 * LAYERS + 1) - 2 * LAYERS
+    assert proof.idle_bodies == () and proof.integer_share >= 0.95 and proof.blocks_sqnr_db > 80.0
+    tensors = [t for graph in (onnx.load(result.output).graph, *bodies(result.output)) for t in graph.initializer]
+    stored = sum(math.prod(t.dims) for t in tensors if t.data_type == onnx.TensorProto.UINT8)
+    # 4 bits a number, and a zero point for 32 of them; the table is too small for 8 bits and stays float
+    assert WEIGHTS / 2 <= stored <= 1.05 * WEIGHTS / 2 * (1 + 1 / 32)
+    exact, ours = ort.InferenceSession(decoder), ort.InferenceSession(result.output)
+    for feeds in steps(4):
+        assert signal_to_noise(*(session.run(["logits"], feeds)[0] for session in (exact, ours))) > 13.0
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["weight-only", pytest.param("dynamic", marks=pytest.mark.long), pytest.param("static", marks=pytest.mark.long)],
+)
+def test_a_weight_that_one_branch_reads_in_float_is_stored_once(decoder, form, tmp_path):
+    """The integers of the others are made of it when the model is loaded."""
+    given = {"data": steps(8), "calibrator": "max"} if form == "static" else {"form": form}
+    result = qtool.quantize(decoder, tmp_path / "q.onnx", target="x86", exclude=["/then.0.up.m/MatMul"], **given)
+    tensors = [t for graph in (onnx.load(result.output).graph, *bodies(result.output)) for t in graph.initializer]
+    numbers = 4 * WIDTH * WIDTH
+    assert [t.data_type for t in tensors if math.prod(t.dims) == numbers and t.name.startswith("0.up")] == [1]
+    exact, ours = ort.InferenceSession(decoder), ort.InferenceSession(result.output)
+    for feeds in steps(2):
+        assert signal_to_noise(*(session.run(["logits"], feeds)[0] for session in (exact, ours))) > 25.0

@@ -71,12 +71,14 @@ def quantize_weight(weight: Array, params: QParams) -> Array:
 class WeightMemo:
     """A store of what plans for one graph share and compute once; weights are known by their tensors' names.
 
-    largest: by axis, of weights that are known to be finite. saturating, integers: by grid.
+    largest: by axis, of weights that are known to be finite. saturating, integers: by grid. tied: whether a table and
+    the weight of a product hold the same rows.
     """
 
     largest: dict[tuple[str, int | None], Array] = field(default_factory=dict)
     saturating: dict[tuple[str, QParams], Array] = field(default_factory=dict)
     integers: dict[tuple[str, QParams], Array] = field(default_factory=dict)
+    tied: dict[tuple[str, str], bool] = field(default_factory=dict)
 
     def quantized(self, tensor: str, weight: Array, params: QParams) -> Array:
         """Return what `quantize_weight` gives; the array is shared, and must not be changed."""

@@ -8,10 +8,10 @@ import numpy as np
 from qtool.core.numerics.blocks import BlockGrids, Seen, confirmed, count, reaching, searched
 from qtool.core.records.options import BlockWise
 from qtool.core.records.placement import Reader
-from qtool.core.records.plan import BlockPlan, Plan
+from qtool.core.records.plan import BlockPlan, Plan, WeightPlan
 from qtool.graph import compose, edit
 from qtool.graph.edit import Array, Model, Node, Value
-from qtool.graph.layers import Layer
+from qtool.graph.layers import Layer, is_linear
 from qtool.targets.rules import Target
 
 _FOUR = 4
@@ -22,18 +22,32 @@ _STORED = "weight-only, 8 bits by channel: "
 
 @dataclass(frozen=True, slots=True)
 class BlockSite:
-    """A matrix that can be stored in blocks along `axis`, those that read it, and the kernels that they become."""
+    """A matrix that can be stored in blocks along `axis`, those that read it, and the kernels that they become.
+
+    twins: the sites of tables that hold the same rows, which take the same grids and integers.
+    """
 
     tensor: str
     axis: int
     readers: tuple[Reader, ...]
     layers: tuple[Layer, ...]
     kernels: Mapping[str, tuple[str, ...]]
+    twins: tuple["BlockSite", ...] = ()
 
     @property
     def is_table(self) -> bool:
         """Whether rows are taken of it, and nothing is multiplied."""
-        return not self.layers[0].is_product
+        return not any(layer.is_product for layer in self.layers)
+
+    @property
+    def all_readers(self) -> tuple[Reader, ...]:
+        """The readers of the site, and those of its twins."""
+        return self.readers + tuple(reader for twin in self.twins for reader in twin.readers)
+
+    def with_twins(self, row: BlockPlan) -> tuple[BlockPlan, ...]:
+        """Return the row of the site, and those of its twins."""
+        twins = (replace(row, tensor=twin.tensor, axis=twin.axis, readers=twin.readers) for twin in self.twins)
+        return row, *twins
 
     def rows(self) -> Array:
         """Return the matrix, float32 [M, K]."""
@@ -49,19 +63,41 @@ def block_sites(
     sites: list[BlockSite] = []
     padded: list[BlockSite] = []
     declined = {}
-    for row in plan.stored:
-        readers = [nodes[name] for name, _ in row.readers]
-        why = block_reason(model, readers, target, qdq=wanted.written == "qdq", bits=wanted.width)
+    rows = [(row, [nodes[name] for name, _ in row.readers]) for row in plan.stored]
+    # tables first, in whose bytes a product may find its own
+    for row, readers in sorted(rows, key=lambda found: any(map(is_linear, found[1]))):
+        site = _site(row, readers, target)
+        tables = [other for other in sites if other.is_table and any(_ties(layer, other) for layer in site.layers)]
+        why = block_reason(model, readers, target, qdq=wanted.written == "qdq", bits=wanted.width, is_twin=bool(tables))
         if why is None:
-            layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
-            kernels = {str(node.name): kernels_of(node, target) for node in readers}
-            site = BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels)
             why = _padded(site, wanted)
-            (sites if why is None else padded).append(site)
+            (sites if why is None else padded).append(replace(site, twins=tuple(tables)))
         if why is not None:
             declined.update({name: why for name, _ in row.readers})
+    order = {row.tensor: number for number, (row, _) in enumerate(rows)}
     # better larger than refused
-    return tuple(sites or padded), declined
+    return tuple(sorted(_alone(sites or padded), key=lambda site: order[site.tensor])), declined
+
+
+def _site(row: WeightPlan, readers: Sequence[Node], target: Target) -> BlockSite:
+    layers = tuple(layer for node in readers if (layer := Layer.of(node)) is not None)
+    kernels = {str(node.name): kernels_of(node, target) for node in readers}
+    return BlockSite(row.tensor, layers[0].input_axis, row.readers, layers, kernels)
+
+
+def _ties(layer: Layer, table: BlockSite) -> bool:
+    return layer.is_product and layer.holds_rows(table.rows())
+
+
+def _alone(sites: Sequence[BlockSite]) -> list[BlockSite]:
+    """Those that are no twin of another one, each of which is the twin of one site alone."""
+    found: list[BlockSite] = []
+    taken: set[str] = set()
+    for site in sites:
+        twins = tuple(twin for twin in site.twins if twin.tensor not in taken)
+        taken.update(twin.tensor for twin in twins)
+        found.append(replace(site, twins=twins))
+    return [site for site in found if site.tensor not in taken]
 
 
 def _padded(site: BlockSite, wanted: BlockWise) -> str | None:
@@ -83,7 +119,7 @@ def kernels_of(node: Node, target: Target) -> tuple[str, ...]:
 
 
 def block_reason(  # noqa: PLR0911
-    model: Model, readers: Sequence[Node], target: Target, *, qdq: bool, bits: int
+    model: Model, readers: Sequence[Node], target: Target, *, qdq: bool, bits: int, is_twin: bool = False
 ) -> str | None:
     """Return why the weight that these nodes read as theirs cannot be in blocks; None where it can.
 
@@ -93,8 +129,9 @@ def block_reason(  # noqa: PLR0911
         target: where it shall run.
         qdq: whether it is to be written as DequantizeLinear.
         bits: of an integer.
+        is_twin: whether a table holds the same in blocks, so that this weight takes no bytes of its own.
     """
-    if any(node.graph is not model.graph for node in readers):
+    if qdq and any(node.graph is not model.graph for node in readers):
         return "it is in a body of If, Loop or Scan"
     layers = [layer for node in readers if (layer := Layer.of(node)) is not None]
     weight = layers[0].weight
@@ -107,9 +144,9 @@ def block_reason(  # noqa: PLR0911
         return "its layers sum over different axes of it"
     if weight is None or len(weight.uses()) > len(layers) or weight.is_graph_output():
         return "something else reads its weight"
-    if _made_of_less(model, weight, bits):
+    if not is_twin and _made_of_less(model, weight, bits):
         return "the model computes its weight from less"
-    table = not layers[0].is_product
+    table = any(not layer.is_product for layer in layers)
     if table and qdq:
         return "onnxruntime takes rows of blocks by an operator of its own alone"
     if qdq and len(layers) > 1:
@@ -163,8 +200,9 @@ def in_blocks(
     plan: Plan, sites: Collection[BlockSite], rows: Collection[BlockPlan], declined: Mapping[str, str]
 ) -> Plan:
     """Return a plan with these sites in blocks, by their rows, instead of in `stored`; `declined`: why not others."""
-    moved = {(site.tensor, site.readers) for site in sites}
-    kernels = {name: found for site in sites for name, found in site.kernels.items()}
+    every = [one for site in sites for one in (site, *site.twins)]
+    moved = {(site.tensor, site.readers) for site in every}
+    kernels = {name: found for site in every for name, found in site.kernels.items()}
     return replace(
         plan,
         stored=tuple(row for row in plan.stored if (row.tensor, row.readers) not in moved),

@@ -1,6 +1,7 @@
 """plan: every scale and zero point, with why. Weights and biases are decided here too."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from qtool.core.records.placement import BiasSite, Placement, Site, WeightSite
 from qtool.core.records.plan import ActivationPlan, BiasPlan, ConstantPlan, Plan, WeightPlan
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model
+from qtool.graph.layers import Layer
 from qtool.targets.rules import Target
 
 
@@ -47,6 +49,8 @@ def make_plan(
     params = {site.tensor: _activation(site, ranges[site.root], bounds.get(site.root)) for site in placement.sites}
     memo = memo or WeightMemo()
     weights = {site: _weight(model, site, placement, params, target.saturates, memo) for site in placement.weights}
+    dynamic = tuple(_weight(model, site, placement, params, target.saturates, memo) for site in placement.dynamic)
+    stored = [_weight(model, site, placement, params, False, memo) for site in placement.stored]
     return Plan(
         model_digest=digest,
         target=target.name,
@@ -69,9 +73,32 @@ def make_plan(
         integer=placement.integer,
         layers=placement.layers,
         skipped=placement.skipped,
-        dynamic=tuple(_weight(model, site, placement, params, target.saturates, memo) for site in placement.dynamic),
-        stored=tuple(_weight(model, site, placement, params, False, memo) for site in placement.stored),
+        dynamic=dynamic,
+        stored=tuple(_tied(model, row, (*weights.values(), *dynamic), memo) for row in stored),
     )  # fmt: skip
+
+
+def _tied(model: Model, row: WeightPlan, products: Iterable[WeightPlan], memo: WeightMemo) -> WeightPlan:
+    """A table with the grid of the layer that multiplies with the same rows, so that a file needs them once."""
+    nodes = {str(node.name): node for node in model.graph}
+    taker = nodes.get(row.readers[0][0])
+    table = None if taker is None else Layer.of(taker)
+    if table is None or table.operator.kind != "table":
+        return row
+    for other in products:
+        grid = replace(other.params, axis=row.params.axis)
+        # other layers of the same size have other scales; grids that are equal need nothing
+        if (other.params.axis is None) != (grid.axis is None) or len(grid.scale) != len(row.params.scale):
+            continue
+        product = Layer.of(nodes[other.readers[0][0]]) if other.readers[0][0] in nodes else None
+        if product is None or grid == row.params:
+            continue
+        known = (row.tensor, other.tensor)
+        if known not in memo.tied:
+            memo.tied[known] = product.holds_rows(edit.constant(table.weight))
+        if memo.tied[known]:
+            return replace(row, params=grid, reduced_channels=other.reduced_channels)
+    return row
 
 
 def _activation(site: Site, low_high: tuple[float, float], bounds: tuple[float, float] | None) -> QParams:

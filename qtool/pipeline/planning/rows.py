@@ -216,7 +216,8 @@ class PlanRows:
             if reason is not None:
                 raise MisfitError(f"{where}: input {index} of node {node!r} ({self.nodes[node].op_type}) {reason}")
             readers.append(self.nodes[node])
-        reason = block_reason(self._model, readers, self._target, qdq=row.written == "qdq", bits=row.bits)
+        qdq = row.written == "qdq"
+        reason = block_reason(self._model, readers, self._target, qdq=qdq, bits=row.bits, is_twin=True)
         layer = Layer.of(readers[0])
         if layer is None or layer.input_axis != row.axis:
             reason = f"its layers do not sum over axis {row.axis}"

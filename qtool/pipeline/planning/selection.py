@@ -118,6 +118,7 @@ def select(model: Model, target: Target, scheme: Scheme, kept: Mapping[Node, str
         rule = selection.rule(node)
         if rule is not None:
             _forward(selection, node, rule, kept.get(node), scheme)
+    _leave_read_tables(selection)
     for node in reversed(nodes):
         _pull_to_input(selection, node)
     _prune(selection, nodes)
@@ -128,6 +129,16 @@ def select(model: Model, target: Target, scheme: Scheme, kept: Mapping[Node, str
             if (producer := tail.value.producer()) is not None and producer is not node
         )
     return selection
+
+
+def _leave_read_tables(selection: Selection) -> None:
+    """Tables whose numbers a layer in float reads too stay float: in 8 bits they would be in the file besides."""
+    chosen = {*selection.stored, *selection.dynamic, *selection.weighted}
+    for node, rule in list(selection.stored.items()):
+        table_of = node.inputs[0] if rule.kind != "weighted" else None
+        if table_of is not None and any(reader not in chosen for reader in edit.consumers(table_of)):
+            del selection.stored[node]
+            selection.declined[node] = "its table is used for something else"
 
 
 def _forward(selection: Selection, node: Node, rule: OpRule, excluded: str | None, scheme: Scheme) -> None:

@@ -17,6 +17,7 @@ from qtool.pipeline.prepare import (
     activations,
     channels_last,
     constant_branches,
+    einsum_products,
     fold_affine,
     fold_constants,
     fold_forward,
@@ -33,6 +34,7 @@ from qtool.pipeline.prepare import (
     residual_sum,
     resize_axes,
     spatial_mean,
+    stacked_products,
     sub_pixel,
     unfuse,
     vanishing_weights,
@@ -115,7 +117,7 @@ def _prepared(loaded: LoadedModel, fixed: Fixed, *, transposed: bool, recurrent:
     for part in parts_of(model):
         while _apply(part, changes, no_ops, known_shapes, fold_constants, constant_branches) & _MORE_TO_FOLD:
             _tidy(part)
-        if _apply(part, changes, channels_last):
+        if _apply(part, changes, channels_last, einsum_products, stacked_products):
             _tidy(part)
         _apply(part, changes, plain_products, fold_affine)
         if not transposed:

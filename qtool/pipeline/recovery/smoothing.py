@@ -8,7 +8,8 @@ elsewhere it is a Div of its own, which stands only where the expected noise fal
 Div has no integer kernel: in a Mul the factors would share one 8-bit grid, and the small ones would be lost.
 
 A weight that several layers read stays one weight: their inputs are divided by the same numbers, and where that cannot
-be they are left alone. A channel that is zero throughout, or that no weight reads, is not divided.
+be they are left alone; so is a weight that holds what a table holds, since their integers are in the file once. A
+channel that is zero throughout, or that no weight reads, is not divided.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from qtool.core.numerics.histogram import ChannelRange
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer, is_linear
+from qtool.targets.conditions import is_tied
 
 _STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _WORTH = 0.7
@@ -63,7 +65,7 @@ def find_smoothing(
     readers = {
         tensor: found
         for tensor, found in _readers(model).items()
-        if tensor in channels and all(layer.node.name in names for layer in found)
+        if tensor in channels and all(layer.node.name in names and not is_tied(layer, model.graph) for layer in found)
     }
     groups = _sharing(readers, names)
 

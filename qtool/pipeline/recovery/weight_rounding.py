@@ -20,6 +20,7 @@ from qtool.graph.edit import Array, Graph, Model, Node
 from qtool.graph.layers import Layer
 from qtool.pipeline.recovery.input_means import geometry
 from qtool.runtime.session import Session
+from qtool.targets.conditions import is_tied
 
 Examples = Sequence[Mapping[str, Array]]
 _LONGEST = 4096
@@ -134,8 +135,9 @@ def _layer_of(row: WeightPlan, nodes: Mapping[str, Node], steps: Mapping[str, fl
     if layer is None or layer.weight is None or len(row.readers) > 1 or len(layer.weight.uses()) > 1:
         inside = row.readers[0][0] not in nodes
         return "it stands in the body of an If, Loop or Scan" if inside else "several nodes read it"
-    if layer.weight.is_graph_output():
-        return "it is an output too"
+    tied = is_tied(layer, nodes.values())
+    if tied or layer.weight.is_graph_output():
+        return "a table holds the same numbers" if tied else "it is an output too"
     origin = edit.origin_of(layer.weight)
     if origin is not None and _bytes(origin) < edit.constant(layer.weight).size:
         return "the model computes it from less"

@@ -174,7 +174,7 @@ class _Emitter:
                 edit.add_initializer(graph, self.names.fresh(f"{tensor}_zero_point"), np.zeros(scale.shape, np.int8)),
             )
             exact = graph.initializers[tensor]
-            if edit.origin_of(exact) is not None or len(exact.uses()) > len(weight.readers):
+            if edit.origin_of(exact) is not None or edit.is_read(exact) or len(exact.uses()) > len(weight.readers):
                 axis, turned = layer.output_axis if scale.ndim else None, layer.output_axis == 0
                 origin = compose.quantized_origin(exact, factor, zero_point, axis, transposed=turned)
                 edit.remember(stored, origin)

@@ -1,10 +1,13 @@
 """rewrite: apply a plan to the prepared graph. It holds no policy: what the plan says is done, nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from qtool.core.errors import ModelError
 from qtool.core.numerics.affine import QParams, quantize
 from qtool.core.numerics.weights import WeightMemo, quantize_bias
+from qtool.core.records.placement import Reader
 from qtool.core.records.plan import ActivationPlan, BiasPlan, Plan, WeightPlan
 from qtool.graph import compose, edit, opset
 from qtool.graph.bodies import alone, bodies, put_back, share_constants, share_dequantized, sink_constants
@@ -30,6 +33,7 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
     if not found:
         return _Rewriter(shifted, plan, memo, edit.Names(shifted.graph, LONGEST)).run()
     before, names = set(shifted.graph.initializers), edit.Names(shifted.graph, LONGEST)
+    _mark_float(shifted, plan)
     # inner ones first: what holds a body takes it over as it is then
     for body in reversed(found):
         part = alone(shifted, body)
@@ -41,6 +45,17 @@ def rewrite(model: Model, plan: Plan, memo: WeightMemo | None = None) -> Model:
     share_dequantized(shifted, [reader for row in plan.stored for reader in row.readers])
     sink_constants(shifted)
     return shifted
+
+
+def _mark_float(model: Model, plan: Plan) -> None:
+    """Let each constant know that something reads it as float, in whatever graph: its integers are made of it then."""
+    readers: dict[str, set[Reader]] = {}
+    for row in (*plan.weights, *plan.dynamic, *plan.stored):
+        readers.setdefault(row.tensor, set()).update(row.readers)
+    for tensor, found in readers.items():
+        value = model.graph.initializers.get(tensor)
+        if value is not None and len(value.uses()) > len(found):
+            edit.mark_read(value)
 
 
 def _within(plan: Plan, part: Model) -> Plan:
@@ -182,7 +197,7 @@ class _Rewriter:
         stored = edit.add_initializer(self.graph, self.names.fresh(f"{tensor}_quantized"), integers)
         scale, zero_point = self._params(tensor, params)
         exact = self.graph.initializers[tensor]
-        if edit.origin_of(exact) is not None or len(exact.uses()) > len(readers):
+        if edit.origin_of(exact) is not None or edit.is_read(exact) or len(exact.uses()) > len(readers):
             edit.remember(stored, compose.quantized_origin(exact, scale, zero_point, params.axis))
         node = self._new("DequantizeLinear", [stored, scale, zero_point], f"{tensor}_dequantized", params.axis)
         self.graph.insert_before(self.graph[0], node)
@@ -192,6 +207,9 @@ class _Rewriter:
         tables = tuple(reader for reader in weight.readers if edit.is_main_op(self._node(reader[0]), "Gather"))
         if tables:
             store_table(self.model, weight.params, tables, self._integers(weight), self.names)
+            products = tuple(reader for reader in weight.readers if reader not in tables)
+            if products:
+                self._weight(replace(weight, readers=products))
         elif all(edit.is_main_op(self._node(name), *RECURRENT) for name, _ in weight.readers):
             integers = self._integers(weight)
             real = fold_at_load(self.model, weight.tensor, weight.params, integers, self.names)

@@ -12,6 +12,7 @@ from qtool.core.records.plan import Plan
 from qtool.graph import compose, contrib, edit, shapes
 from qtool.graph.edit import Graph, Model, Value
 from qtool.graph.serialized import Serialized, consume
+from qtool.pipeline.rewrite.shared import share_tables
 from qtool.pipeline.rewrite.static import rewrite, shift_biases
 from qtool.pipeline.rewrite.wider import widen
 
@@ -33,6 +34,7 @@ def rewritten(model: Model, plan: Plan, memo: WeightMemo | None = None) -> tuple
     widen(shifted, plan)
     readers = unfold(result)
     unfold(shifted, readers)
+    share_tables(result)
     lighten(result)
     contrib.define(result)
     return consume(result), shifted

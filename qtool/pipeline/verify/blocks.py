@@ -6,7 +6,7 @@ that neither onnxruntime nor what the file holds has a part in it. Source: onnxr
 `contrib_ops/cpu/quantization/matmul_nbits.cc` (accuracy level 4), `core/mlas/lib/qnbitgemm.h` (CompInt8).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,9 +15,11 @@ from qtool.core.numerics.blocks import blocks_of
 from qtool.core.numerics.sqnr import SignalToNoise, loudness
 from qtool.core.records.plan import Plan
 from qtool.graph import compose, edit
+from qtool.graph.bodies import parts, tell_types
 from qtool.graph.edit import Array, Model, Node
 from qtool.graph.layers import Layer
 from qtool.graph.serialized import Serialized, deserialize
+from qtool.runtime.bodies import BodyRuns
 from qtool.runtime.session import Session
 
 _LEAST_DB = 40.0
@@ -67,29 +69,60 @@ def check_blocks(
     if not plan.blocks or not examples:
         return {}
     model = deserialize(quantized)
-    before, after = ({str(n.name): n for n in graph.graph} for graph in (prepared, model))
-    known = set(model.graph.inputs) | set(model.graph.initializers.values())
+    tell_types(prepared, model)
+    before = {str(n.name): n for n in prepared.graph.all_nodes()}
     layers = {name: row for row in plan.blocks for name, _ in row.readers}
-    wanted = {name: _ends(after[name], before[name]) for name in layers}
-    asked = [v for ends in wanted.values() for v in ends if v not in known]
-    session = Session(compose.with_outputs(model, list(dict.fromkeys(str(v.name) for v in asked))), config=config)
     whole = {row.tensor: row.real(edit.constant(prepared.graph.initializers[row.tensor])) for row in plan.blocks}
-    real = {name: whole[row.tensor] for name, row in layers.items()}
     figures: dict[str, list[SignalToNoise]] = {name: [SignalToNoise(), SignalToNoise()] for name in layers}
     compared = 0
-    for example in examples:
+    for ends, arrays in _runs(model, before, layers, examples, config):
         if compared >= _ENOUGH:
             break
-        arrays = {**example, **session.run(example)}
-        for name, row in layers.items():
-            old, matrix = before[name], real[name]
-            fed, made = (arrays.get(str(value.name)) for value in wanted[name])
+        for name, values in ends.items():
+            row = layers[name]
+            fed, made = (arrays.get(value) for value in values)
             if fed is None or made is None or not made.size:
                 continue
             compared += made.size
-            for figure, expected in zip(figures[name], _expected(old, matrix, row.block, fed), strict=True):
-                figure.add(expected, made)
+            expected = _expected(before[name], whole[row.tensor], row.block, fed)
+            for figure, one in zip(figures[name], expected, strict=True):
+                figure.add(one, made)
     return _judged(figures)
+
+
+def _runs(
+    model: Model,
+    before: Mapping[str, Node],
+    layers: Collection[str],
+    examples: Sequence[Mapping[str, Array]],
+    config: Mapping[str, str],
+) -> Iterator[tuple[Mapping[str, tuple[str, str]], Mapping[str, Array]]]:
+    """What each layer reads and makes, by the layers' names, and these arrays: of the main graph, and of each body.
+
+    An example is run after another; in each the bodies as often as they run.
+    """
+    found = {part.body.name: _wanted(part.model, before, layers) for part in parts(model)}
+    inside = {body: ends for body, ends in found.items() if ends}
+    own = _wanted(model, before, layers)
+    known = {str(v.name) for v in (*model.graph.inputs, *model.graph.initializers.values())}
+    asked = dict.fromkeys(name for both in own.values() for name in both if name not in known)
+    names = {
+        body: list(dict.fromkeys(name for both in ends.values() for name in both)) for body, ends in inside.items()
+    }
+    ran = BodyRuns(model, names, config=config) if names else None
+    session = Session(compose.with_outputs(model, list(asked)), config=config) if asked else None
+    for example in examples:
+        if session is not None:
+            yield own, {**example, **session.run(example)}
+        for run in () if ran is None else ran.run(example):
+            yield inside[run.body], run.found
+
+
+def _wanted(model: Model, before: Mapping[str, Node], layers: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The layers of a graph -> the names of what each reads besides its weight, and of what it makes."""
+    nodes = {str(node.name): node for node in model.graph if node.name in layers}
+    ends = {name: _ends(node, before[name]) for name, node in nodes.items()}
+    return {name: (str(fed.name), str(made.name)) for name, (fed, made) in ends.items()}
 
 
 def _ends(node: Node, old: Node) -> tuple[edit.Value, edit.Value]:

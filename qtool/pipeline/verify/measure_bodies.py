@@ -12,6 +12,7 @@ from qtool.graph.serialized import Serialized, deserialize
 from qtool.pipeline.verify.measure import ENOUGH, EXACT_INPUTS, LayerSteps, Measured
 from qtool.pipeline.verify.original import Original
 from qtool.pipeline.verify.paired import BodyPair, paired_bodies
+from qtool.pipeline.verify.undo import in_real_numbers
 from qtool.runtime.bodies import BodyRun, BodyRuns
 from qtool.runtime.session import Session
 
@@ -33,12 +34,20 @@ def measure_bodies(
     """
     model = deserialize(quantized)
     tell_types(prepared, model)
+    if plan.blocks:
+        # `check_blocks` compares these
+        in_real_numbers(prepared, model, plan.blocks)
     pairs = {pair.name: pair for pair in paired_bodies(prepared, model)}
     planned = [
         part.body.name for part in parts(prepared) if any(node.name in plan.integer for node in part.model.graph)
     ]
     lost = tuple(name for name in planned if name not in pairs)
-    bodies = {pair.name: _Body(pair, plan, config) for pair in pairs.values() if pair.quantizes}
+    in_blocks = {name for row in plan.blocks for name, _ in row.readers}
+    bodies = {
+        pair.name: _Body(pair, plan, config)
+        for pair in pairs.values()
+        if pair.quantizes or any(node.name in in_blocks for node in pair.prepared.graph)
+    }
     if not bodies:
         return lost
     exact = BodyRuns(prepared, {name: body.tensors for name, body in bodies.items()}, name="the prepared model")

@@ -14,12 +14,15 @@ from qtool.core.errors import VerificationError
 from qtool.core.numerics.blocks import middle, unpacked
 from qtool.core.records.plan import BlockPlan
 from qtool.graph import compose, edit
+from qtool.graph.bodies import alone, bodies, put_back, tell_types
 from qtool.graph.edit import Array, Model, Node, Value
 from qtool.graph.layers import Layer
 from qtool.runtime.session import Session
 
 _FOUR, _SIGNED = 4, 128
 """Bits; and what makes a signed byte an unsigned one."""
+_MOVES = ("Transpose", "Pad", "Reshape")
+"""What makes another order of a table's integers."""
 _OPERANDS, _ZERO = 2, 3
 """The inputs of a product, and the place of the zero points."""
 
@@ -52,7 +55,7 @@ def undo_blocks(prepared: Model, quantized: Model) -> None:
     Raises:
         VerificationError: a node is not one that the rewriting makes.
     """
-    before = {n.name: n for n in prepared.graph}
+    before = {n.name: n for n in prepared.graph.all_nodes()}
     names = edit.Names(quantized.graph)
     for node in list(quantized.graph):
         old = before.get(node.name)
@@ -73,12 +76,28 @@ def in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPla
     Raises:
         VerificationError: a node is not one that the rewriting makes.
     """
+    undo_computed(quantized)
+    tell_types(prepared, quantized)
+    readers = {name for row in blocks for name, _ in row.readers}
+    for body in reversed(list(bodies(quantized.graph))):
+        reads = any(node.name in readers for node in body.graph)
+        part = alone(quantized, body) if reads else None
+        if part is not None:
+            _in_real_numbers(prepared, part.model, blocks)
+            put_back(quantized, part)
+    _in_real_numbers(prepared, quantized, blocks)
+
+
+def _in_real_numbers(prepared: Model, quantized: Model, blocks: Sequence[BlockPlan]) -> None:
     undo_blocks(prepared, quantized)
     nodes, names = {n.name: n for n in quantized.graph}, edit.Names(quantized.graph)
     for row in blocks:
+        readers = [reader for reader in row.readers if reader[0] in nodes]
+        if not readers:
+            continue
         real = row.real(edit.constant(prepared.graph.initializers[row.tensor]))
         value = edit.add_initializer(quantized.graph, names.fresh(f"{row.tensor}_real"), real)
-        for name, index in row.readers:
+        for name, index in readers:
             read = nodes[name].inputs[index]
             nodes[name].replace_input_with(index, value)
             made = None if read is None else read.producer()
@@ -159,10 +178,10 @@ def undo_computed(quantized: Model) -> None:
     for node in quantized.graph:
         if node.inputs and not edit.has_subgraph(node) and all(v is None or v in known for v in node.inputs):
             known.update(node.outputs)
-            if edit.is_main_op(node, "QuantizeLinear"):
-                turned = edit.single_consumer(node.outputs[0])
-                last = turned if turned is not None and edit.is_main_op(turned, "Transpose") else node
-                weights.append(last.outputs[0])
+            if edit.is_main_op(node, "QuantizeLinear") or _moves_bytes(node):
+                follower = edit.single_consumer(node.outputs[0])
+                if follower is None or not edit.is_main_op(follower, *_MOVES):
+                    weights.append(node.outputs[0])
     if not weights:
         return
     session = Session(compose.constant_part(quantized, weights), optimize=False, name="the weights that it computes")
@@ -170,6 +189,16 @@ def undo_computed(quantized: Model) -> None:
     for value, integers in zip(weights, session.run_list({}, [str(v.name) for v in weights]), strict=True):
         edit.replace_uses(value, edit.add_initializer(quantized.graph, names.fresh(f"{value.name}_undone"), integers))
     _remove_unread(quantized, known)
+
+
+def _moves_bytes(node: Node) -> bool:
+    """Whether it gives the integers of a table, or of a weight, in another shape."""
+    if not edit.is_main_op(node, *_MOVES) or node.inputs[0] is None:
+        return False
+    maker, array = node.inputs[0].producer(), edit.constant_or_none(node.inputs[0])
+    if maker is not None:
+        return edit.is_main_op(maker, "QuantizeLinear") or _moves_bytes(maker)
+    return array is not None and array.dtype in (np.int8, np.uint8)
 
 
 def _remove_unread(model: Model, values: set[Value]) -> None:

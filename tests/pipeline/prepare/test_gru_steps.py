@@ -147,6 +147,23 @@ def test_its_products_are_integers(large, form, tmp_path):
     assert (tmp_path / "q.onnx").stat().st_size < 0.27 * source.stat().st_size
 
 
+@pytest.mark.long
+def test_its_products_are_in_blocks(large, tmp_path):
+    """With data, from a calibration file of the steps, and without."""
+    source, data = large
+    statistics = qtool.calibrate(source, data).statistics
+    for given in ({"calibration": statistics, "partial": False}, {}):
+        done = qtool.quantize(source, tmp_path / "q.onnx", weights="int4", save_plan=tmp_path / "p.json", **given)
+        proof = done.verification
+        assert proof.integer_layers == proof.layers == 3 and proof.kernels["MatMulNBits"] == 3
+        assert done.size < 0.18 * source.stat().st_size and proof.idle_bodies == () and proof.blocks_sqnr_db > 80.0
+        again = qtool.quantize(source, tmp_path / "s.onnx", plan=tmp_path / "p.json")
+        assert again.output.read_bytes() == done.output.read_bytes()
+    # as DequantizeLinear nothing in a body is in blocks
+    done = qtool.quantize(source, tmp_path / "q.onnx", weights="int4", weight_format="qdq")
+    assert set(done.verification.float_layers) == {"gru"}
+
+
 def test_it_stays_one_where_its_steps_would_not_be_integers(large, tmp_path):
     """Of the same calibration file too, whose statistics are of the steps."""
     source, data = large
