@@ -20,20 +20,25 @@ _HEAD = [
 _TEXT = (
     f"`qtool finetune --no-partial --steps {STEPS} --samples {SAMPLES} --threads 1`, beside `quantize --no-partial` "
     "with `--refine off` and `on`, of the same calibration data. SQNR and metric are of all evaluation data, which "
-    "neither trained nor chose. `begun with` and `trained`: dB on the samples that choose, and `gain by sample` the "
-    "mean of the gains of these with its standard error; what is not kept is the plan that training began with."
+    "neither trained nor chose. Equalised: `calibrate --equalize --absorb-biases` before. `begun with` and "
+    "`trained`: dB on the samples that choose, and `gain by sample` the mean of the gains of these with its standard "
+    "error; what is not kept is the plan that training began with."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A model of the zoo and a kind of weights. form: `static` leaves no layer dynamic."""
+    """A model of the zoo and a kind of weights.
+
+    form: `static` leaves no layer dynamic. equalized: calibrated with `--equalize --absorb-biases`.
+    """
 
     model: str
     weights: str
     target: str = "x86"
     granularity: Literal["per-channel", "per-tensor"] = "per-channel"
     form: Literal["auto", "static"] = "auto"
+    equalized: bool = False
 
 
 CASES = (
@@ -47,6 +52,9 @@ CASES = (
     *(Case(name, "per tensor", granularity="per-tensor") for name in ("mobilenetv2", "mobilenetv1_025")),
     *(Case(name, "7 bits (x86-avx2)", target="x86-avx2") for name in ("mobilenetv2", "mobilenetv1_025")),
     Case("minilm_sst2", "all static (--static)", form="static"),
+    Case("mobilenetv2", "per channel, equalised", equalized=True),
+    Case("mobilenetv2", "per tensor, equalised", granularity="per-tensor", equalized=True),
+    Case("mobilenetv2", "7 bits (x86-avx2), equalised", target="x86-avx2", equalized=True),
 )  # fmt: skip
 
 
@@ -69,7 +77,8 @@ def _row(model: ZooModel, case: Case, folder: Path) -> list[str]:
         "scheme": Scheme(granularity=case.granularity), "target": case.target, "form": case.form, "partial": False,
     }  # fmt: skip
     files = {way: folder / f"{model.name} {way}.onnx" for way in ("off", "on", "finetuned")}
-    statistics = qtool.calibrate(model.model, data, samples=SAMPLES, **reading).statistics
+    recovery: dict[str, Any] = {"equalize": case.equalized, "absorb_biases": case.equalized}
+    statistics = qtool.calibrate(model.model, data, samples=SAMPLES, **recovery, **reading).statistics
     for way in ("off", "on"):
         qtool.quantize(model.model, files[way], calibration=statistics, refine=way, **asked)
     result = qtool.finetune(
