@@ -10,6 +10,7 @@ from qtool.core.compute import Compute
 from qtool.core.errors import NothingToQuantizeError, VerificationError
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.records.plan import Plan
+from qtool.core.records.recipe import ABSORB_BIASES, EQUALIZE
 from qtool.core.records.statistics import Statistics
 from qtool.feeds import open_for_model
 from qtool.finetuning.samples import Samples
@@ -34,28 +35,31 @@ Arrays = Mapping[str, np.ndarray]
 class Beginning:
     """The plan to begin with.
 
-    dynamic: the better one that `quantize` would have taken, which has nothing to train. refined: another one, whose
-    weights are rounded to what their layers compute, or None.
+    dynamic: the better one that `quantize` would have taken, which has nothing to train. others: with weights that are
+    rounded to what their layers compute, and of an equalised graph.
     """
 
     decision: Decision
     dynamic: Decision | None = None
-    refined: Decision | None = None
+    others: tuple[Decision, ...] = ()
 
     def better(self, choosing: Sequence[Arrays]) -> "Beginning":
-        """Return the beginning with the plan, of its own and the refined one, that has more SQNR on those that choose.
+        """Return the beginning with the plan, of its own and the others, that has most SQNR on those that choose.
 
         Raises:
             ModelError, DataError: the model does not run on them.
         """
-        if self.refined is None:
+        if not self.others:
             return self
-        figures = []
-        for one in (self.decision, self.refined):
-            config = TARGETS[one.plan.target].session
-            figures.append(loudness(Scorer(one.prepared.model, choosing, config).sqnr_db(one.plan)))
-        best = self.refined if figures[1] > figures[0] else self.decision
-        return replace(self, decision=best, refined=None)
+        found = (self.decision, *self.others)
+        # of equals the first
+        best = max(found, key=lambda one: _figure(one, choosing))
+        return replace(self, decision=best, others=())
+
+
+def _figure(decision: Decision, choosing: Sequence[Arrays]) -> float:
+    config = TARGETS[decision.plan.target].session
+    return loudness(Scorer(decision.prepared.model, choosing, config).sqnr_db(decision.plan))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +83,26 @@ class Given:
     def beginning(self, training: Samples, request: Request, compute: Compute, *, partial: bool) -> Beginning:
         """Return the plan to begin with: without one or statistics, by those of the samples that train.
 
+        These are counted of the equalised graph too then, with biases absorbed.
+
         Raises:
             ModelError, VerificationError: see `quantize`.
             DataError: the model does not run on the samples.
         """
         if self.plan is not None:
             return Beginning(Decision(self.prepared, self.plan))
-        statistics = self.statistics or calibrated_on(self.prepared, training, compute)
-        return find_beginning(self.prepared, statistics, request, partial=partial)
+        if self.statistics is not None:
+            return find_beginning(self.prepared, self.statistics, request, partial=partial)
+        prepared, statistics = calibrated_on(self.prepared, training, compute)
+        found = find_beginning(prepared, statistics, request, partial=partial)
+        even, statistics = calibrated_on(self.prepared, training, compute, (EQUALIZE, ABSORB_BIASES))
+        if len(even.recipe.idle) == len(even.recipe.steps):
+            return found
+        try:
+            other = find_beginning(even, statistics, request, partial=partial)
+        except (NothingToQuantizeError, VerificationError):
+            return found
+        return replace(found, others=(*found.others, other.decision, *other.others))
 
 
 def find_beginning(prepared: Prepared, statistics: Statistics, request: Request, *, partial: bool) -> Beginning:
@@ -105,7 +121,7 @@ def find_beginning(prepared: Prepared, statistics: Statistics, request: Request,
 
     found = best(request)
     if found.plan.weights or not found.plan.dynamic:
-        return Beginning(found, refined=_refined(found, request, best))
+        return Beginning(found, others=_refined(found, request, best))
     static = replace(request, form="static", scheme=replace(request.scheme, form="static"))
     try:
         beginning = best(static)
@@ -115,22 +131,28 @@ def find_beginning(prepared: Prepared, statistics: Statistics, request: Request,
         return Beginning(found)
 
 
-def _refined(found: Decision, request: Request, best: Callable[[Request], Decision]) -> Decision | None:
-    """The best plan of those whose weights are rounded to what their layers compute; None where there is none."""
+def _refined(found: Decision, request: Request, best: Callable[[Request], Decision]) -> tuple[Decision, ...]:
+    """The best plan of those whose weights are rounded to what their layers compute, where there is one."""
     if found.plan.refined or not found.plan.weights:
-        return None
+        return ()
     try:
         refined = best(replace(request, form="static", refinement="on"))
     except (NothingToQuantizeError, VerificationError):
-        return None
-    return refined if refined.plan.refined else None
+        return ()
+    return (refined,) if refined.plan.refined else ()
 
 
-def calibrated_on(prepared: Prepared, training: Samples, compute: Compute) -> Statistics:
-    """Return the statistics of the samples that train. Raises `DataError`: the model does not run on them."""
+def calibrated_on(
+    prepared: Prepared, training: Samples, compute: Compute, steps: Sequence[str] = ()
+) -> tuple[Prepared, Statistics]:
+    """Return the graph after these steps, and its statistics of the samples that train.
+
+    Raises:
+        DataError: the model does not run on the samples.
+    """
 
     def training_samples() -> Iterator[dict[str, np.ndarray]]:
         return (training[index] for index in range(len(training)))
 
     feeds = open_for_model(prepared.model, training_samples)
-    return count_prepared(prepared, (), feeds, find_tensors(prepared), compute)[1]
+    return count_prepared(prepared, steps, feeds, find_tensors(prepared), compute)

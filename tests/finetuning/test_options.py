@@ -291,3 +291,16 @@ def test_gains_that_differ_are_told_apart_in_words(begun, tmp_path):
     assert "what was trained has 9.0 dB on the samples that report, +5.0 dB on those that choose" in (
         finetuned_text(refused)
     )
+
+
+def test_without_a_calibration_file_it_begins_with_the_equalised_network_where_that_is_better(tmp_path):
+    """Channels that differ by 2^8, one scale for all of a weight's: what equalisation is for."""
+    model, data = lopsided(tmp_path)
+    options = {"scheme": PER_TENSOR, "steps": 1, "threads": 1}
+    even = qtool.finetune(model, data, tmp_path / "even.onnx", **options)
+    assert even.plan.recipe.steps[:2] == ("equalize", "absorb-biases")
+    # a calibration decides itself whether it is of that one
+    statistics = qtool.calibrate(model, data).statistics
+    plain = qtool.finetune(model, data, tmp_path / "plain.onnx", calibration=statistics, **options)
+    assert "equalize" not in plain.plan.recipe.steps
+    assert even.before_db > plain.before_db + 10.0
