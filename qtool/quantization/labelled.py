@@ -107,7 +107,7 @@ class DropLimit:
             UsageError, DataError: see `evaluate`.
         """
         found = probe(model, Reporting(feeds), self.metric, self.decode, **feeds.again)
-        check_gates(found.metrics, self.max_drop, None)
+        check_gates(found.metrics, self.max_drop, None, found.unlabelled)
 
     def measured(
         self,

@@ -139,7 +139,7 @@ def test_a_configuration_may_ask_for_it(folder, run):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--data", "plain.npz", "--max-drop", "1%"), "compares with float's outputs and cannot drop; use --min-sqnr"),
+        (("--data", "plain.npz", "--max-drop", "1%"), "--max-drop 1%: needs labels, and --data has none; add an array"),
         (("--data", "plain.npz", "--max-drop", "1%", "--metric", "top1"), "--metric top1: --data has no labels"),
         (("--data", "d.npz", "--metric", "top1"), "--metric says nothing without --max-drop"),
         (("--data", "d.npz", "--decode", "yolov8"), "--decode says nothing without --max-drop"),

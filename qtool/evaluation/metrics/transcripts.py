@@ -128,8 +128,8 @@ class Transcriber:
         labels = seen.labels[LABELS]
         if labels.shape not in {(seen.size,), (seen.size, 1)}:
             raise DataError(
-                f"{arg('metric', self._metric)}: 'labels' in {arg('data')} are texts of shape {list(labels.shape)} for "
-                f"{amount(seen.size, 'sample')} from sample {seen.start}; give one a sample"
+                f"{arg('metric', self._metric)}: '{seen.labels_name}' in {arg('data')} are texts of shape "
+                f"{list(labels.shape)} for {amount(seen.size, 'sample')} from sample {seen.start}; give one a sample"
             )
         return [_text(one) for one in labels.reshape(-1)]
 
