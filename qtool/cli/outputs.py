@@ -164,7 +164,8 @@ def write_failure(exit_code: int, message: str) -> None:
         with suppress(OutputError, OSError):
             if path == STDOUT:
                 print_late(made[option]())
-            elif not Path(path).exists() or (_is_ours(path, option) and identity_of(path) not in _read_meanwhile()):
+            elif not Path(path).exists() or (identity_of(path) not in _read_meanwhile() and _is_ours(path, option)):
+                # in this order: looking into it is reading it
                 write_text(path, made[option]())
 
 

@@ -175,6 +175,21 @@ def test_an_option_without_its_value_stands_at_the_end(folder, run):
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--data", "--junit", "q.xml"), "'--data': its value is missing, for --junit follows; give one"),
+        (("--data", "-o", "q.onnx"), "'--data': its value is missing, for -o follows"),
+        (("--data", "d.npz", "--exclude", "--min-sqnr=20"), "(--exclude=--min-sqnr=20 where it is that)"),
+        (("--data=--json",), "--json: does not exist"),
+    ],
+)
+def test_an_option_is_not_the_value_of_the_one_before_it(run, words, says):
+    code, out, err = run("quantize", "float.onnx", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and says in err, err
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_document_that_is_not_understood_is_not_written(folder, run):
     before = sorted(path.name for path in folder.iterdir())
     for words in (
@@ -182,6 +197,7 @@ def test_a_document_that_is_not_understood_is_not_written(folder, run):
         ("--json", "q.json", "--junit", "q.json"),
         ("-o", "q.json", "--json", "q.json", "--bogus"),
         ("--data", "--json", "q.json"),
+        ("--data", "d.npz", "--json", "--quiet"),
         ("--json",),
         ("--help", "--json", "q.json"),
     ):
@@ -230,6 +246,17 @@ def test_a_file_that_is_no_document_of_ours_outlives_a_failure(folder, run):
         assert run(*words, option, name)[0] == 2
         # what an earlier run has written is not what is asked for now
         assert (folder / name).read_text() != before
+
+
+def test_a_program_replaces_what_an_earlier_run_has_written(folder, run):
+    """Programs note what they read, and look into a document before they write over it."""
+    line = ["eval", "float.onnx", "float.onnx", "--data", "d.npz", "--json", "e.json", "--junit", "e.xml"]
+    assert run(*line)[0] == 0
+    line[2] = "absent.onnx"
+    done = subprocess.run([sys.executable, "-m", "qtool", *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads((folder / "e.json").read_text())["schema"] == "qtool.failure"
+    assert ET.parse(folder / "e.xml").getroot().find("testsuite/testcase/error") is not None
 
 
 def test_a_program_prints_what_failed_to_standard_output_alone(folder):
