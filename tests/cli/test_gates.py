@@ -47,7 +47,12 @@ def test_the_gates_of_quantize(folder, run):
     cases = ET.parse(folder / "q.xml").getroot().findall("testsuite/testcase")
     assert [case.find("failure") is not None for case in cases] == [not passed for _, passed in found.values()]
     assert f"FAIL q.onnx: size is {found['max-size'][0]:.0f} bytes, asked at most 100 bytes" in out
-    assert run(*QUANTIZE, *asked, "-q")[1:] == ("", out.splitlines()[-1].strip() + "\n")
+    failed, step = (line.strip() for line in out.splitlines()[-2:])
+    smaller = "qtool quantize float.onnx --data d.npz"
+    assert step.startswith(
+        f"next        `{smaller} --optimize-for size` leaves nothing in float for speed, and `{smaller} --w"
+    )
+    assert run(*QUANTIZE, *asked, "-q")[1:] == ("", f"{failed}; next: {step.removeprefix('next').strip()}\n")
 
 
 def test_the_gates_of_eval(folder, run):
@@ -57,6 +62,10 @@ def test_the_gates_of_eval(folder, run):
     assert code == 1
     assert "PASS q.onnx: integer: 100% of multiply-accumulates" in out
     assert "FAIL float.onnx (2): integer: 0% of multiply-accumulates" in out
+    step = "`qtool inspect float.onnx --float float.onnx` says of each layer why it is float"
+    assert out.splitlines()[-1] == f"next: {step}" and run(*words, "-q")[2].endswith(f"; next: {step}\n")
+    assert run(*words, "--markdown", "e.md", "-q")[0] == 1
+    assert (folder / "e.md").read_text().splitlines()[-1].replace("\\", "") == f"- next: {step}"
     document = json.loads((folder / "e.json").read_text())
     assert [model["integer_share"] for model in document["candidates"]] == [1.0, 0.0]
     assert schema_faults(document) == []

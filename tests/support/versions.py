@@ -8,6 +8,7 @@ are the newest. A row a combination: how many tests passed and failed, and where
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -67,6 +68,10 @@ def main() -> None:
     parser.add_argument("--packages", default="oldest,newest")
     parser.add_argument("arguments", nargs="*", help="of pytest")
     given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # in the background of a shell, or behind nohup, they are ignored, and so would the tests'; a handler is not handed on
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     bad = False
     for version in given.python.split(","):
         python = interpreter(version)

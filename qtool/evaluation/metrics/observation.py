@@ -29,7 +29,7 @@ class Observation:
 
     @property
     def labels_name(self) -> str:
-        """What the data calls the labels that metrics find under the name `labels`."""
+        """The name that the data gives to the labels, which metrics find as `labels`."""
         return labels_called(self.labels)
 
 
