@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="of pytest")
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGHUP):
-        # in the background of a shell, or behind nohup, they are ignored, and so would the tests'; a handler is not handed on
+        # in the background of a shell they are ignored, and would be in the tests; a handler is not handed on
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
     bad = False
