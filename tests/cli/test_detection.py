@@ -10,7 +10,7 @@ from qtool.cli import main
 from tests.support import detectors
 from tests.support.places import REPOSITORY, SHIPPED
 
-pytest.importorskip("faster_coco_eval", reason="pip install 'qtool[detection]'")
+pytest.importorskip("faster_coco_eval", reason="pip install '.[detection]'")
 PICTURES, FOUND = detectors.squares(10)
 READ = ["--data", "images", "--preprocess", "yolo", "--decode", "yolov8"]
 

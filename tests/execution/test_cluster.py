@@ -146,4 +146,4 @@ def test_workers_of_another_version(scheduler, monkeypatch, refused):
 def test_without_dask(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "distributed", None)
     line = ["calibrate", "m.onnx", "--data", "good.npz", "-o", "c", "--cluster", "tcp://127.0.0.1:9"]
-    refused(*line, says=["--cluster", "qtool[cluster]"])
+    refused(*line, says=["--cluster", "pip install distributed (or pip install '.[cluster]'"])

@@ -74,7 +74,7 @@ def test_tokens_alone_are_the_units_of_exact_match():
 
 @pytest.mark.parametrize(("name", "function"), [("bleu", "corpus_bleu"), ("chrf", "corpus_chrf")])
 def test_bleu_and_chrf_are_sacrebleus_over_the_whole_corpus(name, function, tokenizer):
-    sacrebleu = pytest.importorskip("sacrebleu", reason="pip install 'qtool[generation]'")
+    sacrebleu = pytest.importorskip("sacrebleu", reason="pip install '.[generation]'")
     expected = getattr(sacrebleu, function)(FOUND, [WANTED]).score
     assert 10 < expected < 90
     assert measure(name, texts(FOUND), WANTED) == pytest.approx(expected)
@@ -83,7 +83,7 @@ def test_bleu_and_chrf_are_sacrebleus_over_the_whole_corpus(name, function, toke
 
 def test_without_sacrebleu_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(UsageError, match=r"needs sacrebleu: pip install 'qtool\[generation\]'"):
+    with pytest.raises(UsageError, match=r"needs sacrebleu: pip install sacrebleu tokenizers"):
         measure("bleu", texts(FOUND), WANTED)
 
 
