@@ -371,6 +371,10 @@ def _files(text: str, name: str) -> list[Path]:
     if path.is_dir():
         return _data_in(path, labels=name == "labels")
     source, colon, _ = text.rpartition(":")
+    if name in ("metric", "metrics") and colon:
+        from qtool.evaluation.metrics.registry import tokenizers_of
+
+        return [path, Path(source), *tokenizers_of(text)]
     return [path, Path(source)] if colon and source.endswith(".py") else [path]
 
 
