@@ -32,7 +32,7 @@ class Reporting:
     @property
     def __name__(self) -> str:
         """What to call the data in messages and results."""
-        return f"{self.feeds.name} (what did not choose)" if self.chose else self.feeds.name
+        return f"{self.feeds.name} (those that did not choose the plan)" if self.chose else self.feeds.name
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         """Yield dictionaries of inputs and labels by name."""

@@ -109,7 +109,7 @@ def test_quantize_limits_what_map_loses(made, run):
     code, out, err = run("quantize", "float.onnx", *READ, *words, "-o", "gated.onnx")
     assert code == 0, err
     # ten pictures are ten examples, of which every other one chose
-    assert "map 1.0000, float 1.0000, on 5 samples of images (what did not choose)" in out
+    assert "map 1.0000, float 1.0000, on 5 samples of images (those that did not choose the plan)" in out
     (gate,) = json.loads((made / "g.json").read_text())["gates"]
     assert (gate["rule"], gate["metric"], gate["passed"]) == ("max-drop", "map", True)
 
