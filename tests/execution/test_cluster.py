@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,10 @@ def scheduler(tmp_path_factory):
         with (folder / "log").open("w") as log:
             processes.append(subprocess.Popen(line, cwd=folder, env=environment, stdout=log, stderr=log))
     try:
+        # a client waits for the file for ever
+        while not address_file.exists() and processes[0].poll() is None:
+            time.sleep(0.01)
+        assert address_file.exists(), (home / "0" / "log").read_text()
         with distributed.Client(scheduler_file=str(address_file), timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(WORKERS, timeout=60)
             yield client.scheduler.address

@@ -56,7 +56,10 @@ def environment(python: str, version: str, packages: str) -> Path:
     if not (place / "finished").exists():
         subprocess.run([python, "-m", "venv", "--clear", str(place)], check=True)
         wanted = oldest(version) if packages == "oldest" else []
-        subprocess.run([str(own), "-m", "pip", "install", "--quiet", "-e", f"{REPOSITORY}[dev]", *wanted], check=True)
+        # -I: what lies on PYTHONPATH is not installed in it
+        subprocess.run(
+            [str(own), "-I", "-m", "pip", "install", "--quiet", "-e", f"{REPOSITORY}[dev]", *wanted], check=True
+        )
         (place / "finished").touch()
     return own
 
@@ -88,8 +91,9 @@ def main() -> None:
             log = FOLDER / f"{version}-{packages}.log"
             with log.open("w", encoding="utf-8") as stream:
                 words = [str(own), "-m", "pytest", *(given.arguments or _QUICK)]
+                own_variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
                 done = subprocess.run(
-                    words, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ}, check=False
+                    words, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, env=own_variables, check=False
                 )
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             print(f"Python {version}, {packages}: {' '.join(last)} ({log})", flush=True)
