@@ -155,6 +155,9 @@ def test_dequantize_linear_in_blocks(tmp_path, model, bits, scheme):
     """The file is of opset 21, ONNX's reference evaluator computes the float weights that the plan says."""
     output = tmp_path / "qdq.onnx"
     result = qtool.quantize(model, output, weights=bits, weight_format="qdq", scheme=qtool.Scheme(scheme), block=16)
+    if bits == "int8" and not has("gemm-of-blocks"):
+        assert result.plan.blocks == () and {row.tensor for row in result.plan.stored} >= {"a", "turned", "straight"}
+        return
     written = onnx.load(output)
     assert written.opset_import[0].version == 21
     onnx.checker.check_model(written, full_check=True)

@@ -46,7 +46,7 @@ SINCE = {
     ),
     "gemm-of-blocks": Since(
         (1, 25),
-        "a Gemm behind a weight in blocks of DequantizeLinear (`--weight-format qdq`)",
+        "a Gemm behind a weight in blocks of DequantizeLinear (`--weight-format qdq`); with 8 bits a MatMul too",
         "runs in float: its weight gets 8 bits by channel instead, which is told",
         "runs as MatMulNBits",
     ),
