@@ -93,9 +93,14 @@ def test_a_check_compares_with_what_would_be_written(folder, run):
     assert (code, out) == (0, "q.onnx: is what these inputs and options give, byte for byte\n")
     code, out, _ = run(*QUANTIZE, "--check", "--scheme", "symmetric", "--json", "c.json")
     assert code == 1 and "q.onnx: is NOT what these inputs and options give" in out
+    assert out.splitlines()[1].startswith("it was made with scheme affine, now symmetric")
     document = json.loads((folder / "c.json").read_text())
     assert (document["schema"], document["same"]) == ("qtool.diff", False) and schema_faults(document) == []
     assert [row["tensor"] for row in document["ranges"]] == ["x"]
+    np.savez(folder / "other.npz", x=3 * X[:20])
+    code, out, _ = run("quantize", "float.onnx", "--data", "other.npz", *QUANTIZE[4:], "--check")
+    assert code == 1 and out.splitlines()[1].startswith("it was made with other samples (24, now 20)")
+    (folder / "other.npz").unlink()
     model = onnx.load("q.onnx")
     model.metadata_props.add(key="note", value="ours")
     onnx.save(model, "q.onnx")
