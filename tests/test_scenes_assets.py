@@ -108,7 +108,7 @@ def test_the_unet_joins_what_it_halved_with_what_it_doubled():
 
 def test_files_hold_what_arrays_hold(scenes, tmp_path):
     """Pictures through the preset, and labels in each of their three forms, give the figures of the arrays."""
-    pytest.importorskip("faster_coco_eval", reason="pip install 'qtool[detection]'")
+    pytest.importorskip("faster_coco_eval", reason="pip install '.[detection]'")
     DATA.write_pictures(tmp_path, DATA.calibration_scenes(2), scenes)
     assert len(list((tmp_path / "calibration").iterdir())) == 2
     read = {"preprocess": "yolo", "decode": "yolov8"}

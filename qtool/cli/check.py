@@ -7,10 +7,11 @@ from pathlib import Path
 from qtool.core.errors import ModelError, UsageError
 from qtool.core.reading import open_file
 from qtool.core.records.difference import Difference
+from qtool.core.records.doubts import made_otherwise
 from qtool.core.records.results import Quantized
 from qtool.core.scratch import scratch_folder
 from qtool.core.text import line
-from qtool.graph.model_files import model_files, model_size
+from qtool.graph.model_files import metadata_of, model_files, model_size
 from qtool.inspection.diff import diff
 from qtool.report.diff import diff_text
 from qtool.report.junit import Check
@@ -23,12 +24,14 @@ class Checked:
     """The outcome of a check.
 
     result: of what would be written. difference: what that has otherwise than what is there. exact: whether each byte
-    is the same; else names and notes may differ, such as the versions that made it.
+    is the same; else names and notes may differ, such as the versions that made it. made: what was otherwise when it
+    was made, a few words each, as far as the file says.
     """
 
     result: Quantized
     difference: Difference
     exact: bool
+    made: tuple[str, ...] = ()
 
 
 def checked(path: str, quantized: Callable[[str], Quantized]) -> Checked:
@@ -48,7 +51,8 @@ def checked(path: str, quantized: Callable[[str], Quantized]) -> Checked:
         asked = f"{there} as it would be written"
         if _files(there) == _files(made):
             return Checked(result, Difference("models", str(there), asked, same=True), exact=True)
-        return Checked(result, replace(diff(there, made), b=asked), exact=False)
+        found = replace(diff(there, made), b=asked)
+        return Checked(result, found, exact=False, made=made_otherwise(metadata_of(there), metadata_of(made)))
 
 
 def checked_text(check: Checked, *, verbose: bool) -> str:
@@ -59,7 +63,8 @@ def checked_text(check: Checked, *, verbose: bool) -> str:
     if check.difference.same:
         return line(f"{path}: computes what these inputs and options give; only names and notes in the file differ")
     said = line(f"{path}: is NOT what these inputs and options give; write it again without --check")
-    return f"{said}\n{diff_text(check.difference, every=verbose)}"
+    made = [line(f"it was made with {'; '.join(check.made)}")] if check.made else []
+    return "\n".join([said, *made, diff_text(check.difference, every=verbose)])
 
 
 def outcome(check: Checked) -> Check:

@@ -84,8 +84,9 @@ class Command(Helpful):
         if not ctx.resilient_parsing:
             note_documents(str(ctx.info_name), self._documents(ctx, args), args)
         try:
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
+            found, _, order = self.make_parser(ctx).parse_args(list(args))
             for parameter in self.params:
+                self._refuse_swallowed(ctx, parameter, found.get(str(parameter.name)), args)
                 once = isinstance(parameter, click.Option) and not parameter.is_flag and not parameter.multiple
                 if once and order.count(parameter) > 1:
                     raise click.BadParameter("it is given twice; give it once", ctx, parameter)
@@ -103,6 +104,28 @@ class Command(Helpful):
             if isinstance(value, float) and not math.isfinite(value):
                 raise click.BadParameter(f"{value} is no finite number; give one", ctx, parameter)
         return rest
+
+    def _refuse_swallowed(self, ctx: click.Context, parameter: click.Parameter, value: object, args: list[str]) -> None:
+        """Refuse an option that stands where the value of another was forgotten, which click takes for that value.
+
+        Raises:
+            click.BadParameter: it is so.
+        """
+        if not isinstance(parameter, click.Option):
+            return
+        for word in value if isinstance(value, list | tuple) else (value,):
+            if self._swallowed(word, args):
+                raise click.BadParameter(
+                    f"its value is missing, for {word} follows; give one "
+                    f"({parameter.opts[-1]}={word} where it is that)",
+                    ctx,
+                    parameter,
+                )
+
+    def _swallowed(self, value: object, args: Sequence[str]) -> bool:
+        """Whether a value is an option of the command that stands by itself among the words."""
+        known = {flag for one in self.params for flag in (*one.opts, *one.secondary_opts)}
+        return isinstance(value, str) and value[:1] == "-" and value.partition("=")[0] in known and value in args
 
     def _documents(self, context: click.Context, words: Sequence[str]) -> dict[str, str]:
         """The documents that tell how the command ended, as far as the words ask for them, by option.
@@ -123,7 +146,11 @@ class Command(Helpful):
             except click.UsageError:
                 break
             once = {p.name for p in order if order.count(p) == 1}
-            return {parameters[n]: v for n, v in found.items() if n in parameters and n in once and isinstance(v, str)}
+            return {
+                parameters[name]: value
+                for name, value in found.items()
+                if name in parameters and name in once and isinstance(value, str) and not self._swallowed(value, words)
+            }
         return {}
 
 

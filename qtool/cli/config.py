@@ -110,8 +110,15 @@ def _placed_text(metavar: str, value: Any, folder: Path) -> Any:
     named = metavar in _OR_NAME and not (Path(value).suffix or "/" in value)
     if (function and not source.endswith(".py")) or (named and not function):
         # MODULE:FUNCTION, or a name of ours
-        return value
+        return _measured(value, folder) if metavar == "METRIC" else value
     return str(folder / value)
+
+
+def _measured(metric: str, folder: Path) -> str:
+    """The name of a metric, in which the file of a tokenizer starts from the folder."""
+    from qtool.evaluation.metrics.registry import tokenizers_from
+
+    return tokenizers_from(metric, folder)
 
 
 _FILES = ("FILE", "FOLDER", "PATH", "MODEL")

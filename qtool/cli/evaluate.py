@@ -36,6 +36,7 @@ from qtool.evaluation.metrics.registry import NAMES
 from qtool.evaluation.worst.keep import reserved_index
 from qtool.feeds import LabelledOptions
 from qtool.generation.together import evaluate_pipeline
+from qtool.report.commands import word
 from qtool.report.evaluation import (
     evaluation_markdown,
     evaluation_text,
@@ -44,6 +45,7 @@ from qtool.report.evaluation import (
     quantized_lines,
     speed_lines,
 )
+from qtool.report.gates import Beside, beside_evaluation, failed_line, steps_after
 from qtool.report.junit import evaluation_junit
 
 
@@ -162,23 +164,33 @@ def command(
                     executor=executor,
                     **shared,
                 )
+            # of a pipeline, the rows of its parts say which to look at
+            beside = None if pipeline is not None else beside_evaluation(evaluation, _measured(decode, reading))
         if json_path is not None:
             written.json(json_path, evaluation.to_dict())
         written.text(junit_path, evaluation_junit(evaluation, taken()))
-        written.text(markdown_path, evaluation_markdown(evaluation))
+        after = [] if beside is None else steps_after(evaluation.gates, beside)
+        written.text(markdown_path, evaluation_markdown(evaluation, after))
     # the pictures are in their place now
     write_page(html_path, evaluation.to_dict())
     if quiet or STDOUT in paths.values():
-        _complain(evaluation)
+        _complain(evaluation, beside)
     else:
-        show(evaluation_text(evaluation), needed=not evaluation.gates and not any(paths.values()))
+        show(evaluation_text(evaluation, after), needed=not evaluation.gates and not any(paths.values()))
     warn(evaluation.warnings)
     if not evaluation.passed:
         context.exit(1)
 
 
-def _complain(evaluation: Evaluation) -> None:
+def _measured(decode: str | None, reading: LabelledOptions) -> str:
+    """The options by which the metric is measured, with a space in front of each."""
+    given = {"decode": decode, "labels": reading.get("labels")}
+    return "".join(f" --{name} {word(str(value))}" for name, value in given.items() if value is not None)
+
+
+def _complain(evaluation: Evaluation, beside: Beside | None) -> None:
     """Where the table is not printed, what is wrong goes to stderr."""
-    failed = [gate_line(gate) for gate in evaluation.gates if not gate.passed]
+    gates = [gate for gate in evaluation.gates if not gate.passed]
+    failed = [gate_line(gate) if beside is None else failed_line(gate, beside) for gate in gates]
     for text in quantized_lines(evaluation) + nan_lines(evaluation) + speed_lines(evaluation) + failed:
         remark(text)

@@ -70,7 +70,6 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a gate failed, 2 wrong usage or bad input, 3 a bug of qtool.",
 )
 @click.option(

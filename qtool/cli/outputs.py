@@ -164,7 +164,8 @@ def write_failure(exit_code: int, message: str) -> None:
         with suppress(OutputError, OSError):
             if path == STDOUT:
                 print_late(made[option]())
-            elif not Path(path).exists() or (_is_ours(path, option) and identity_of(path) not in _read_meanwhile()):
+            elif not Path(path).exists() or (identity_of(path) not in _read_meanwhile() and _is_ours(path, option)):
+                # in this order: looking into it is reading it
                 write_text(path, made[option]())
 
 
@@ -370,6 +371,10 @@ def _files(text: str, name: str) -> list[Path]:
     if path.is_dir():
         return _data_in(path, labels=name == "labels")
     source, colon, _ = text.rpartition(":")
+    if name in ("metric", "metrics") and colon:
+        from qtool.evaluation.metrics.registry import tokenizers_of
+
+        return [path, Path(source), *tokenizers_of(text)]
     return [path, Path(source)] if colon and source.endswith(".py") else [path]
 
 

@@ -49,9 +49,8 @@ from qtool.core.records.results import Quantized
 from qtool.feeds import LabelledOptions
 from qtool.quantization.quantize import quantize
 from qtool.quantization.request import GOALS, Goal
-from qtool.report.evaluation import gate_line
 from qtool.report.junit import quantized_junit
-from qtool.report.quantize import bad_verdict, failed_lines, quantized_text, slow_verdict
+from qtool.report.quantize import bad_verdict, check_lines, failed_lines, quantized_text, slow_verdict
 from qtool.targets.tables import find_target
 
 
@@ -252,14 +251,16 @@ def _tell(result: Quantized, found: Checked | None, *, silent: bool, verbose: bo
     if found is not None:
         said = checked_text(found, verbose=verbose)
         if not silent:
-            show("\n".join([said, *map(gate_line, result.gates)]))
+            show("\n".join([said, *check_lines(result, typed())]))
         else:
-            for one in ([] if found.difference.same else [said.splitlines()[0]]) + failed_lines(result):
+            for one in ([] if found.difference.same else [said.splitlines()[0]]) + failed_lines(result, typed()):
                 remark(one)
     elif not silent:
         show(quantized_text(result, verbose=verbose, typed=typed()))
     else:
-        for one in filter(None, [bad_verdict(result, typed()), slow_verdict(result, typed()), *failed_lines(result)]):
+        for one in filter(
+            None, [bad_verdict(result, typed()), slow_verdict(result, typed()), *failed_lines(result, typed())]
+        ):
             remark(one)
     warn(result.warnings)
 

@@ -88,6 +88,9 @@ def check_writable(path: str | Path) -> Path:
         raise OutputError(f"{target}: is a device or pipe; name a file")
     linked = f" is a link to {place}, and" if target.is_symlink() else ""
     shown = place.parent if linked else target.parent
+    if place.parent.is_dir() and (not target.parent.is_dir() or (place.exists() and not target.exists())):
+        # `missing/../file`, or a link to that: what it seems to lead to may be a file that is read
+        raise OutputError(f"{target}: leads through a folder that does not exist, to {place}; name that")
     if not place.parent.is_dir():
         raise OutputError(f"{target}:{linked} the folder {shown} does not exist; create it first{tilde(path)}")
     if not os.access(place.parent, os.W_OK):

@@ -87,13 +87,14 @@ _ENDING = ("SIGINT", "SIGTERM", "SIGHUP")
 class _Signals:
     """The signals that were caught, and what is done at the second one.
 
-    held: how many blocks must not be interrupted. settled: the exit code, once there is one.
+    held: how many blocks are not interrupted; finishing: that end soon. settled: the exit code, once there is one.
     """
 
     caught: list[int] = field(default_factory=list)
     at_second: Callable[[int], None] | None = None
     ignoring: bool = False
     held: int = 0
+    finishing: int = 0
     settled: int | None = None
 
 
@@ -128,7 +129,7 @@ def _caught(number: int, _frame: object) -> None:
     if _signals.settled is not None:
         _leave(_signals.settled)
     _signals.caught.append(number)
-    if not _signals.held:
+    if not _signals.held or (_signals.held == _signals.finishing and len(_signals.caught) > 1):
         _deliver()
 
 
@@ -152,6 +153,20 @@ def uninterrupted() -> Iterator[None]:
         _signals.held -= 1
     if len(_signals.caught) > before and not _signals.held:
         _deliver()
+
+
+@contextmanager
+def finishing() -> Iterator[Callable[[], bool]]:
+    """Let the first signal wait until the block has ended; yields a function, which tells whether one waits.
+
+    For what can stop between two steps, and keep what it has. A second signal ends the process, as anywhere.
+    """
+    _signals.finishing += 1
+    try:
+        with uninterrupted():
+            yield lambda: bool(_signals.caught)
+    finally:
+        _signals.finishing -= 1
 
 
 def settle(code: int) -> None:
@@ -428,5 +443,8 @@ def stop_workers(pool: "ProcessPoolExecutor") -> None:
     if hasattr(pool, "_processes"):
         for process in list((pool._processes or {}).values()):
             process.terminate()
+        writer = getattr(getattr(pool, "_result_queue", None), "_writer", None)
+        if writer is not None:
+            writer.close()  # the rest of a result is waited for as long as anybody could still send it
     elif hasattr(pool, "terminate_workers"):
         pool.terminate_workers()

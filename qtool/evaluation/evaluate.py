@@ -34,7 +34,7 @@ from qtool.evaluation.gates import check_gates, judge, scored_drop
 from qtool.evaluation.interface import check_interface
 from qtool.evaluation.latency import WARMUP_ROUNDS, measure_latency
 from qtool.evaluation.limits import Limits, ShareLimit, SizeLimit
-from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads
+from qtool.evaluation.metrics.heads import NO_HEADS, Heads, default_metric, find_heads, why_unlabelled
 from qtool.evaluation.metrics.observation import Observation
 from qtool.evaluation.metrics.registry import Metric, MetricSpec, check_decode, resolve_metrics
 from qtool.evaluation.parts import FloatOutputs, float_outputs
@@ -214,6 +214,7 @@ class Probed:
     metrics: those that `evaluate` takes. classes: whether an output says classes, so that predictions can be compared
     with float's. numbers: whether an output has an SQNR. by_sample: whether these classes are of samples, not tokens.
     places: whether an output says places or classes, of which differences have no size, but may be ranked by.
+    unlabelled: why the data has no labels that a metric compares with, where no metric was asked for.
     """
 
     metrics: tuple[MetricInfo, ...]
@@ -221,6 +222,7 @@ class Probed:
     numbers: bool
     by_sample: bool
     places: bool
+    unlabelled: str
 
 
 def probe(
@@ -249,7 +251,7 @@ def probe(
     heads = comparison.heads
     classes = heads.predicted is not None
     by_sample = classes and heads.predicted == heads.classes
-    return Probed(infos, classes, comparison.numbers, by_sample, bool(heads.places))
+    return Probed(infos, classes, comparison.numbers, by_sample, bool(heads.places), comparison.unlabelled)
 
 
 def with_boxes(decode: DecodeSpec | None, reading: LabelledOptions) -> LabelledOptions:
@@ -290,6 +292,7 @@ class _Comparison:
     samples: int = 0
     batch_size: int = 0
     steps: int = 0
+    unlabelled: str = ""
     spreads: dict[str, Spread] = field(default_factory=dict)
     labels: LabelDoubts | None = None
     worst: Keeper | None = None
@@ -332,7 +335,9 @@ class _Comparison:
             padding=self.judged.padding,
         )
         self.metrics = self.chosen or resolve_metrics([default_metric(self.heads, batch.labels, batch.size)])
-        check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr)
+        if self.chosen is None:
+            self.unlabelled = why_unlabelled(self.heads, batch.labels)
+        check_gates([metric.info for metric in self.metrics], self.max_drop, self.min_sqnr, self.unlabelled)
         labelled = any(metric.info.kind is MetricKind.ACCURACY for metric in self.metrics)
         self.labels = LabelDoubts(self.heads.classes) if labelled and self.heads.classes is not None else None
         self.trials = tuple(

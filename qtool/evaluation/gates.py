@@ -11,8 +11,12 @@ ROUNDING = 1e-9
 """0.80 - 0.792 is 0.008000000000000007: a drop of exactly what is allowed must pass."""
 
 
-def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqnr: float | None) -> None:
+def check_gates(
+    metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqnr: float | None, unlabelled: str = ""
+) -> None:
     """Refuse gates that could not be judged, or could not fail.
+
+    unlabelled: why the data has no labels to compare with, where nobody asked for these metrics.
 
     Raises:
         UsageError: a drop asked only of similarity metrics, a drop as large as the metric, an SQNR that is no finite
@@ -23,6 +27,11 @@ def check_gates(metrics: Sequence[MetricInfo], max_drop: MaxDrop | None, min_sqn
     if max_drop is None:
         return
     accuracy = [metric for metric in metrics if metric.kind is MetricKind.ACCURACY]
+    if not accuracy and unlabelled:
+        raise UsageError(
+            f"{arg('max_drop', max_drop)}: needs labels, and {unlabelled}; or ask what compares with float's outputs, "
+            f"{arg('min_agreement')} or {arg('min_sqnr')}"
+        )
     if not accuracy:
         names = ", ".join(metric.name for metric in metrics)
         raise UsageError(

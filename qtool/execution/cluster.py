@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from qtool.core.arguments import checked_types
 from qtool.core.errors import UsageError, WorkerError, arg, naming
+from qtool.core.extras import installed_by
 
 RETRIES = 3
 """How often work that a worker failed at is begun again elsewhere."""
@@ -37,7 +38,7 @@ class Cluster(Executor):
         try:
             distributed: Any = importlib.import_module("distributed")
         except ImportError as error:
-            raise UsageError(f"{arg('cluster')} needs dask.distributed: pip install 'qtool[cluster]'") from error
+            raise UsageError(f"{arg('cluster')} needs dask.distributed: {installed_by('cluster')}") from error
         # what goes wrong is told in one line, below
         for logger in ("distributed", "distributed.client"):
             logging.getLogger(logger).setLevel(logging.CRITICAL)

@@ -80,6 +80,12 @@ def with_labels(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {**arrays, LABELS: arrays[name]} if classes else arrays
 
 
+def labels_called(arrays: Mapping[str, object]) -> str:
+    """Return what the data itself calls the labels that `with_labels` has found; `labels` where it calls them so."""
+    found = [name for name in _LABEL_NAMES[1:] if name in arrays]
+    return found[0] if LABELS in arrays and len(found) == 1 else LABELS
+
+
 def _may_feed(array: Described, spec: InputSpec, *, images: bool) -> bool:
     is_images = array.dtype == np.uint8 and len(array.shape) in (3, 4)
     if images:

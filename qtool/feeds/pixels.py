@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qtool.core.errors import DataError, arg
+from qtool.core.extras import installed_by
 from qtool.core.tensorspec import InputSpec, describe
 from qtool.core.text import amount
 from qtool.feeds.checks import Described
@@ -14,7 +15,7 @@ from qtool.feeds.preprocess import Preprocess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NO_PILLOW = "needs Pillow: pip install 'qtool[images]'"
+NO_PILLOW = f"needs Pillow: {installed_by('images')}"
 
 
 class Pixels:

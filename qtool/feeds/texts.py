@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.extras import installed_by
 from qtool.core.process import without_panic
 from qtool.core.reading import DOCUMENT_LIMIT, read_bytes
 from qtool.core.tensorspec import InputSpec
@@ -168,7 +169,7 @@ def _loaded(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise UsageError(f"{arg('tokenizer', path)}: needs tokenizers: pip install 'qtool[text]'") from error
+        raise UsageError(f"{arg('tokenizer', path)}: needs tokenizers: {installed_by('text')}") from error
     try:
         content = read_bytes(path, DOCUMENT_LIMIT)
     except OSError as error:

@@ -10,6 +10,7 @@ from qtool.core.arguments import checked_types
 from qtool.core.compute import Compute
 from qtool.core.concurrency import cores, limited
 from qtool.core.errors import UsageError, arg
+from qtool.core.extras import installed_by
 from qtool.core.files import together
 from qtool.core.numerics.sqnr import loudness
 from qtool.core.progress import Progress, during, silent
@@ -293,7 +294,7 @@ def _instead(dynamic: Proven, after: Proven) -> str:
 def require_torch() -> None:
     """Refuse to go on without torch. Raises `UsageError`, which says what to install."""
     if importlib.util.find_spec("torch") is None:
-        raise UsageError("finetune: needs torch: pip install 'qtool[finetune]'")
+        raise UsageError(f"finetune: needs torch: {installed_by('finetune')}")
 
 
 def _chosen(learn: Names, rounding: str) -> tuple[str, ...]:

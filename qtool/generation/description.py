@@ -9,6 +9,7 @@ from qtool.core.reading import SETTINGS_LIMIT, read_text
 from qtool.core.records.codec import parsed_toml
 from qtool.core.state import State
 from qtool.core.text import meant
+from qtool.evaluation.metrics.registry import tokenizers_from, tokenizers_of
 from qtool.feeds.checks import quoted
 from qtool.feeds.formats.functions import is_function_spec
 from qtool.graph.model_files import model_files
@@ -122,7 +123,7 @@ def read_description(path: str | Path) -> Description:
         _parts(where, folder, document, loop),
         _settings(where, document),
         **texts,
-        metrics=tuple(_placed(folder, metric) for metric in metrics),
+        metrics=tuple(tokenizers_from(_placed(folder, metric), folder) for metric in metrics),
     )
 
 
@@ -141,6 +142,7 @@ def files_of_pipeline(path: Path) -> list[Path]:
             if model is not None:
                 found += _model_files(model)
     found += [file for file in (description.tokenizer, description.target_tokenizer) if file is not None]
+    found += [file for metric in description.metrics for file in tokenizers_of(metric)]
     sources = [function.rpartition(":")[0] for function in (description.loop, *description.metrics)]
     found += [Path(source) for source in sources if source.endswith(".py")]
     return list(dict.fromkeys(found))

@@ -32,7 +32,7 @@ class Reporting:
     @property
     def __name__(self) -> str:
         """What to call the data in messages and results."""
-        return f"{self.feeds.name} (what did not choose)" if self.chose else self.feeds.name
+        return f"{self.feeds.name} (those that did not choose the plan)" if self.chose else self.feeds.name
 
     def __call__(self) -> Iterator[dict[str, Any]]:
         """Yield dictionaries of inputs and labels by name."""
@@ -107,7 +107,7 @@ class DropLimit:
             UsageError, DataError: see `evaluate`.
         """
         found = probe(model, Reporting(feeds), self.metric, self.decode, **feeds.again)
-        check_gates(found.metrics, self.max_drop, None)
+        check_gates(found.metrics, self.max_drop, None, found.unlabelled)
 
     def measured(
         self,

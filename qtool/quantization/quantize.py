@@ -1,7 +1,7 @@
 """`quantize`, stage by stage. No click, no printing."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
@@ -36,7 +36,7 @@ from qtool.pipeline.calibration.tensors import CalibratedTensors, find_tensors
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.prepare import Prepared
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
-from qtool.pipeline.recovery.steps import chosen_steps, statistics_for
+from qtool.pipeline.recovery.steps import chosen_steps, idle_lines, statistics_for
 from qtool.pipeline.recovery.weight_rounding import left_alone
 from qtool.quantization.asked import asked_of, grid_options
 from qtool.quantization.blind import arithmetic_alone, check_raised, is_blind, without_data
@@ -261,6 +261,7 @@ def quantize(
         warnings=(
             *version_doubts(),
             *(() if blind else _doubts(statistics, final, prepared)),
+            *(() if blind or given is not None else _idle(prepared, steps, smoothing)),
             *(() if labelled is None else labelled.warnings),
         ),
         evaluation=None if labelled is None else replace(labelled, warnings=()),
@@ -315,6 +316,17 @@ def _doubts(statistics: Statistics, plan: Plan, prepared: Prepared) -> tuple[str
     """What is odd about the data."""
     inputs = {str(v.name) for v in prepared.model.graph.inputs}
     return (*calibration_doubts(statistics), *grid_doubts(statistics, plan, inputs))
+
+
+def _idle(prepared: Prepared, steps: Sequence[str], smoothing: Correction) -> tuple[str, ...]:
+    """A line for each change of the float graph that was asked for and found nothing to change."""
+    lines = idle_lines(prepared.recipe, steps)
+    if smoothing == "on" and not prepared.recipe.smoothing:
+        lines += (
+            "smoothing was asked for, and changes nothing: no layer over tokens reads channels so different that it "
+            "would gain",
+        )
+    return lines
 
 
 def _check_provider(provider: str, *, used: bool) -> None:

@@ -20,23 +20,26 @@ class _Column:
     cell: Callable[[ModelResult], str]
 
 
-def evaluation_text(evaluation: Evaluation) -> str:
-    """Return the table, a line on how it was taken, what is wrong with a model, and a line for each gate."""
+def evaluation_text(evaluation: Evaluation, after: Sequence[str] = ()) -> str:
+    """Return the table, a line on how it was taken, what is wrong with a model, and a line for each gate.
+
+    after: the commands that come next, each a line more.
+    """
     header, rows = _table(evaluation)
-    return "\n".join([aligned(header, rows), "", *map(line, [setup_line(evaluation), *_notes(evaluation)])])
+    return "\n".join([aligned(header, rows), "", *map(line, [setup_line(evaluation), *_notes(evaluation, after)])])
 
 
-def evaluation_markdown(evaluation: Evaluation) -> str:
+def evaluation_markdown(evaluation: Evaluation, after: Sequence[str] = ()) -> str:
     """Return an evaluation as Markdown: the table, then the lines of `evaluation_text`, and a line break."""
     header, rows = _table(evaluation)
     parts = [markdown(header, rows), in_markdown(setup_line(evaluation))]
-    notes = [in_markdown(note) for note in _notes(evaluation)]
+    notes = [in_markdown(note) for note in _notes(evaluation, after)]
     if notes:
         parts.append("\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"
 
 
-def _notes(evaluation: Evaluation) -> list[str]:
+def _notes(evaluation: Evaluation, after: Sequence[str]) -> list[str]:
     notes = (
         speed_lines(evaluation)
         + quantized_lines(evaluation)
@@ -44,7 +47,8 @@ def _notes(evaluation: Evaluation) -> list[str]:
         + output_lines(evaluation)
         + nan_lines(evaluation)
     )
-    return notes + worst_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
+    notes += worst_lines(evaluation) + [gate_line(gate) for gate in evaluation.gates]
+    return notes + [f"next: {step}" for step in after]
 
 
 def _states(states: Sequence[str]) -> str:

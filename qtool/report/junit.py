@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
-from qtool.core.records.evaluation import Evaluation, Gate, GateRule, ModelResult
+from qtool.core.records.evaluation import Evaluation, Gate, ModelResult
 from qtool.core.records.results import Quantized
 from qtool.core.text import line
+from qtool.report.gates import limit_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def _element(suite: _Suite, number: int, taken: Taken) -> ET.Element:
     elif not suite.gates:
         case("evaluated")
     for gate in suite.gates:
-        found = case(f"{gate.metric} {gate.rule.value} {_limit(gate)}")
+        found = case(f"{gate.metric} {gate.rule.value} {limit_text(gate)}")
         if not gate.passed:
             ET.SubElement(found, "failure", type=gate.rule.value, message=line(gate.message))
     passed = [line(suite.check.said)] if suite.check is not None and suite.check.same else []
@@ -148,11 +149,6 @@ def _element(suite: _Suite, number: int, taken: Taken) -> ET.Element:
 def _passed(suite: _Suite) -> list[bool]:
     checked = [] if suite.check is None else [suite.check.same]
     return [*checked, *(gate.passed for gate in suite.gates)]
-
-
-def _limit(gate: Gate) -> str:
-    in_percent = gate.relative or gate.rule in (GateRule.MIN_AGREEMENT, GateRule.MIN_INTEGER)
-    return f"{100 * gate.limit:g}%" if in_percent else f"{gate.limit:g}"
 
 
 def _properties(evaluation: Evaluation, model: ModelResult) -> list[tuple[str, float | int | str | None]]:

@@ -4,7 +4,7 @@ import math
 import shlex
 from collections.abc import Sequence
 
-from qtool.core.records.evaluation import GateRule
+from qtool.core.records.evaluation import Gate, GateRule
 from qtool.core.records.placement import NEEDS_RANGES
 from qtool.core.records.plan import Plan
 from qtool.core.records.recipe import text_of
@@ -23,6 +23,7 @@ from qtool.core.text import amount, line
 from qtool.report.blocks import blocks_kind, blocks_next, blocks_rows, less_padding
 from qtool.report.commands import after_calibration, calibration_text, data_text, eval_command, options_text, word
 from qtool.report.evaluation import gate_line, metric_lines
+from qtool.report.gates import Beside, failed_line, steps_after
 from qtool.report.proof import accuracy_rows, arithmetic_line, float_line, integer_line
 from qtool.report.text import ABSENT, aligned, decibels, file_size
 from qtool.report.timing import slower_line, timing_lines
@@ -72,6 +73,7 @@ def quantized_text(result: Quantized, *, verbose: bool = False, typed: Sequence[
         lines += [*rows("verdict", hardly[0]), *rows("next", hardly[1])]
     lines += rows("metric", *metric_lines(result.evaluation)) if result.evaluation is not None else []
     lines += rows("gates", *(gate_line(gate) for gate in result.gates)) if result.gates else []
+    lines += rows("next", *steps_after(_unadvised(result), _beside(result, typed)))
     return "\n".join(map(line, lines))
 
 
@@ -97,9 +99,42 @@ def _made_with(plan: Plan) -> str:
     return "dynamic ranges" if plan.dynamic else "weights alone in 8 bits" if plan.stored else "nothing in 8 bits"
 
 
-def failed_lines(result: Quantized) -> list[str]:
-    """Return a line for each gate that failed, but that on the SQNR, of which `bad_verdict` says more."""
-    return [gate_line(g) for g in result.gates if not g.passed and g.rule is not GateRule.MIN_SQNR]
+def failed_lines(result: Quantized, typed: Sequence[str] = ()) -> list[str]:
+    """Return a line for each gate that failed with what comes next, but that on the SQNR, which `bad_verdict` tells.
+
+    typed: the words of the command line, for the next one.
+    """
+    failed = [gate for gate in result.gates if not gate.passed and gate.rule is not GateRule.MIN_SQNR]
+    return [failed_line(gate, _beside(result, typed)) for gate in failed]
+
+
+def check_lines(result: Quantized, typed: Sequence[str] = ()) -> list[str]:
+    """Return a line for each gate below the outcome of a check, with what comes next where it failed.
+
+    typed: the words of the command line, for the next one.
+    """
+    return [failed_line(gate, _beside(result, typed)) for gate in result.gates]
+
+
+def _unadvised(result: Quantized) -> list[Gate]:
+    """The gates that failed and of which no row above says what comes next."""
+    told = (
+        {GateRule.MIN_SQNR, GateRule.MAX_DROP} if result.verdict is not None and result.verdict.met is False else set()
+    )
+    told |= {GateRule.MIN_SPEEDUP} if slower_line(result.timing, _ratio(result), None) else set()
+    return [gate for gate in result.gates if gate.rule not in told]
+
+
+def _beside(result: Quantized, typed: Sequence[str]) -> Beside:
+    asked, proof, name = result.asked, result.verification, result.output.name
+    return Beside(
+        asked.model,
+        {name: str(result.output)},
+        data_text(asked),
+        options_text(asked, only=("decode", "labels")),
+        _faster(result, typed),
+        {name: proof.judged_db if proof.examples else None},
+    )
 
 
 def bad_verdict(result: Quantized, typed: Sequence[str] = ()) -> str:

@@ -10,7 +10,7 @@ from qtool.cli import main
 from tests.support import detectors
 from tests.support.places import REPOSITORY, SHIPPED
 
-pytest.importorskip("faster_coco_eval", reason="pip install 'qtool[detection]'")
+pytest.importorskip("faster_coco_eval", reason="pip install '.[detection]'")
 PICTURES, FOUND = detectors.squares(10)
 READ = ["--data", "images", "--preprocess", "yolo", "--decode", "yolov8"]
 
@@ -109,7 +109,7 @@ def test_quantize_limits_what_map_loses(made, run):
     code, out, err = run("quantize", "float.onnx", *READ, *words, "-o", "gated.onnx")
     assert code == 0, err
     # ten pictures are ten examples, of which every other one chose
-    assert "map 1.0000, float 1.0000, on 5 samples of images (what did not choose)" in out
+    assert "map 1.0000, float 1.0000, on 5 samples of images (those that did not choose the plan)" in out
     (gate,) = json.loads((made / "g.json").read_text())["gates"]
     assert (gate["rule"], gate["metric"], gate["passed"]) == ("max-drop", "map", True)
 

@@ -43,7 +43,7 @@ def test_the_metric_is_of_what_did_not_choose(folder, run):
     document = json.loads((folder / "q.json").read_text())
     assert schema_faults(document) == []
     found = document["evaluation"]
-    assert (found["samples"], found["data"]) == (len(X) - CHOOSE, "d.npz (what did not choose)")
+    assert (found["samples"], found["data"]) == (len(X) - CHOOSE, "d.npz (those that did not choose the plan)")
     assert [metric["name"] for metric in found["metrics"]] == ["top1"]
     assert found["float_model"]["metrics"]["top1"]["value"] == 1.0
     (gate,) = document["gates"]
@@ -51,7 +51,7 @@ def test_the_metric_is_of_what_did_not_choose(folder, run):
     own = found["candidates"][0]["metrics"]["top1"]
     assert gate["found"] == own["relative_drop"] == pytest.approx(1.0 - own["value"])
     assert (found["candidates"][0]["name"], found["candidates"][0]["path"]) == ("q.onnx", "q.onnx")
-    assert f"top1 {own['value']:.4f}, float 1.0000, on 20 samples of d.npz (what did not choose)" in out
+    assert f"top1 {own['value']:.4f}, float 1.0000, on 20 samples of d.npz (those that did not choose the plan)" in out
     assert f"PASS {gate['message']}" in out
     suite = ET.parse(folder / "q.xml").getroot().find("testsuite")
     properties = {row.get("name"): row.get("value") for row in suite.iter("property")}
@@ -126,7 +126,7 @@ def test_the_page_shows_the_metric_and_its_gate(folder, run):
     assert run(*QUANTIZE, "--max-drop", "60%", "--json", "q.json", "--html", "q.html", "-q") == (0, "", "")
     (gate,) = json.loads((folder / "q.json").read_text())["gates"]
     page = (folder / "q.html").read_text()
-    assert "d.npz (what did not choose)" in page and gate["message"].removeprefix("q.onnx: ") in page
+    assert "d.npz (those that did not choose the plan)" in page and gate["message"].removeprefix("q.onnx: ") in page
     assert run("report", "q.json", "-o", "r.html", "-q") == (0, "", "")
 
 
@@ -139,7 +139,7 @@ def test_a_configuration_may_ask_for_it(folder, run):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--data", "plain.npz", "--max-drop", "1%"), "compares with float's outputs and cannot drop; use --min-sqnr"),
+        (("--data", "plain.npz", "--max-drop", "1%"), "--max-drop 1%: needs labels, and --data has none; add an array"),
         (("--data", "plain.npz", "--max-drop", "1%", "--metric", "top1"), "--metric top1: --data has no labels"),
         (("--data", "d.npz", "--metric", "top1"), "--metric says nothing without --max-drop"),
         (("--data", "d.npz", "--decode", "yolov8"), "--decode says nothing without --max-drop"),

@@ -47,7 +47,12 @@ def test_the_gates_of_quantize(folder, run):
     cases = ET.parse(folder / "q.xml").getroot().findall("testsuite/testcase")
     assert [case.find("failure") is not None for case in cases] == [not passed for _, passed in found.values()]
     assert f"FAIL q.onnx: size is {found['max-size'][0]:.0f} bytes, asked at most 100 bytes" in out
-    assert run(*QUANTIZE, *asked, "-q")[1:] == ("", out.splitlines()[-1].strip() + "\n")
+    failed, step = (line.strip() for line in out.splitlines()[-2:])
+    smaller = "qtool quantize float.onnx --data d.npz"
+    assert step.startswith(
+        f"next        `{smaller} --optimize-for size` leaves nothing in float for speed, and `{smaller} --w"
+    )
+    assert run(*QUANTIZE, *asked, "-q")[1:] == ("", f"{failed}; next: {step.removeprefix('next').strip()}\n")
 
 
 def test_the_gates_of_eval(folder, run):
@@ -57,6 +62,10 @@ def test_the_gates_of_eval(folder, run):
     assert code == 1
     assert "PASS q.onnx: integer: 100% of multiply-accumulates" in out
     assert "FAIL float.onnx (2): integer: 0% of multiply-accumulates" in out
+    step = "`qtool inspect float.onnx --float float.onnx` says of each layer why it is float"
+    assert out.splitlines()[-1] == f"next: {step}" and run(*words, "-q")[2].endswith(f"; next: {step}\n")
+    assert run(*words, "--markdown", "e.md", "-q")[0] == 1
+    assert (folder / "e.md").read_text().splitlines()[-1].replace("\\", "") == f"- next: {step}"
     document = json.loads((folder / "e.json").read_text())
     assert [model["integer_share"] for model in document["candidates"]] == [1.0, 0.0]
     assert schema_faults(document) == []
@@ -84,9 +93,14 @@ def test_a_check_compares_with_what_would_be_written(folder, run):
     assert (code, out) == (0, "q.onnx: is what these inputs and options give, byte for byte\n")
     code, out, _ = run(*QUANTIZE, "--check", "--scheme", "symmetric", "--json", "c.json")
     assert code == 1 and "q.onnx: is NOT what these inputs and options give" in out
+    assert out.splitlines()[1].startswith("it was made with scheme affine, now symmetric")
     document = json.loads((folder / "c.json").read_text())
     assert (document["schema"], document["same"]) == ("qtool.diff", False) and schema_faults(document) == []
     assert [row["tensor"] for row in document["ranges"]] == ["x"]
+    np.savez(folder / "other.npz", x=3 * X[:20])
+    code, out, _ = run("quantize", "float.onnx", "--data", "other.npz", *QUANTIZE[4:], "--check")
+    assert code == 1 and out.splitlines()[1].startswith("it was made with other samples (24, now 20)")
+    (folder / "other.npz").unlink()
     model = onnx.load("q.onnx")
     model.metadata_props.add(key="note", value="ours")
     onnx.save(model, "q.onnx")
@@ -175,6 +189,21 @@ def test_an_option_without_its_value_stands_at_the_end(folder, run):
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--data", "--junit", "q.xml"), "'--data': its value is missing, for --junit follows; give one"),
+        (("--data", "-o", "q.onnx"), "'--data': its value is missing, for -o follows"),
+        (("--data", "d.npz", "--exclude", "--min-sqnr=20"), "(--exclude=--min-sqnr=20 where it is that)"),
+        (("--data=--json",), "--json: does not exist"),
+    ],
+)
+def test_an_option_is_not_the_value_of_the_one_before_it(run, words, says):
+    code, out, err = run("quantize", "float.onnx", *words)
+    assert (code, out, err.count("\n")) == (2, "", 1) and says in err, err
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_document_that_is_not_understood_is_not_written(folder, run):
     before = sorted(path.name for path in folder.iterdir())
     for words in (
@@ -182,6 +211,7 @@ def test_a_document_that_is_not_understood_is_not_written(folder, run):
         ("--json", "q.json", "--junit", "q.json"),
         ("-o", "q.json", "--json", "q.json", "--bogus"),
         ("--data", "--json", "q.json"),
+        ("--data", "d.npz", "--json", "--quiet"),
         ("--json",),
         ("--help", "--json", "q.json"),
     ):
@@ -230,6 +260,17 @@ def test_a_file_that_is_no_document_of_ours_outlives_a_failure(folder, run):
         assert run(*words, option, name)[0] == 2
         # what an earlier run has written is not what is asked for now
         assert (folder / name).read_text() != before
+
+
+def test_a_program_replaces_what_an_earlier_run_has_written(folder, run):
+    """Programs note what they read, and look into a document before they write over it."""
+    line = ["eval", "float.onnx", "float.onnx", "--data", "d.npz", "--json", "e.json", "--junit", "e.xml"]
+    assert run(*line)[0] == 0
+    line[2] = "absent.onnx"
+    done = subprocess.run([sys.executable, "-m", "qtool", *line], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert json.loads((folder / "e.json").read_text())["schema"] == "qtool.failure"
+    assert ET.parse(folder / "e.xml").getroot().find("testsuite/testcase/error") is not None
 
 
 def test_a_program_prints_what_failed_to_standard_output_alone(folder):

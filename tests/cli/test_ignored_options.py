@@ -1,5 +1,6 @@
 """An option that would be accepted and ignored is refused."""
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -7,6 +8,7 @@ import qtool
 from qtool.cli import app, main
 from qtool.core.errors import UsageError
 from qtool.core.numerics.calibrators import CANDIDATES, MSE, Percentile
+from tests.support.evaluation_models import linear
 from tests.support.places import SHIPPED
 
 MODEL, CALIB = str(SHIPPED / "digits_cnn.onnx"), str(SHIPPED / "digits_calib.npz")
@@ -150,3 +152,21 @@ def test_a_size_that_is_asked_for_needs_no_data(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["quantize", MODEL, "--dynamic", "--optimize-for", "latency", "-o", str(tmp_path / "q")])
     assert "--optimize-for says nothing without data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["quantize", "--smoothing", "on"], "smoothing was asked for, and changes nothing: no layer over tokens"),
+        (["quantize", "--equalize"], "equalize was asked for, and changes nothing: no two layers follow each other"),
+        (["calibrate", "--absorb-biases"], "absorb-biases was asked for, and changes nothing: no channel in front"),
+    ],
+)
+def test_what_finds_nothing_to_do_says_so(tmp_path, run, words, says):
+    linear(tmp_path / "m.onnx", np.eye(4, 3, dtype=np.float32), output_name="logits")
+    np.savez(tmp_path / "d.npz", x=np.random.default_rng(5).normal(size=(32, 4)).astype(np.float32))
+    command, *options = words
+    data = (tmp_path / "m.onnx", "--data", tmp_path / "d.npz", "-o", tmp_path / "out", "-q")
+    code, out, err = run(command, *data, *options)
+    assert (code, out) == (0, "") and f"warning: {says}" in err, err
+    assert "changes nothing" not in run(command, *data)[2]

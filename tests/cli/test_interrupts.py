@@ -1,11 +1,13 @@
 """Ctrl-C, whenever it comes, leaves nothing behind and is exit 130."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from qtool.cli import main
@@ -89,3 +91,61 @@ def test_ctrl_c(folder, command, threads):
     assert (process.returncode, err) == (130, INTERRUPTED)
     (folder / "feeding").unlink()
     assert contents(folder) == before
+
+
+STOPPED = """
+import os, signal, sys
+from qtool.cli import run
+from qtool.pipeline.calibration import run as counting
+
+{patch}
+sys.argv = ["qtool", *{words!r}]
+run()
+"""
+HERE = """
+until = counting._Stream.until
+def stopped(self, *arguments):
+    for number, batch in enumerate(until(self, *arguments)):
+        if number == 40:
+            os.kill(os.getpid(), signal.{name})
+        yield batch
+counting._Stream.until = stopped
+"""
+WORKERS = """
+gather = counting.run
+def stopped(*arguments):
+    for part in gather(*arguments):
+        yield part
+        os.kill(os.getpid(), signal.{name})
+counting.run = stopped
+"""
+
+
+@pytest.mark.parametrize(
+    ("patch", "name", "words", "code"),
+    [
+        (HERE, "SIGINT", (), 130),
+        (HERE, "SIGTERM", ("--threads", "2"), 143),
+        (WORKERS, "SIGINT", ("--workers", "1"), 130),
+    ],
+)
+def test_what_calibrate_has_counted_is_kept_at_once(folder, run, patch, name, words, code):
+    """However long it is until the next checkpoint; the same command gives the bytes of a run at one go."""
+    np.savez(folder / "many.npz", x=np.random.default_rng(2).normal(size=(120, 3, 8, 8)).astype(np.float32))
+    line = ["calibrate", "m.onnx", "--data", "many.npz", "-o", "new", "--checkpoint", "1000", *words]
+    script = STOPPED.format(patch=patch.format(name=name), words=line)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    kept = "what was counted stands in new.checkpoint, and the same command goes on\n"
+    assert done.returncode == code and done.stderr.endswith(kept), done.stderr
+    assert (folder / "new.checkpoint").exists() and not (folder / "new").exists()
+    code, out, _ = run(*line, "--json", "-")
+    assert code == 0 and 0 < json.loads(out)["resumed"] < 120
+    assert run(*line[:5], "whole", "-q")[0] == 0
+    assert (folder / "new").read_bytes() == (folder / "whole").read_bytes()
+    assert not (folder / "new.checkpoint").exists()

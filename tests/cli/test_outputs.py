@@ -71,6 +71,7 @@ def test_an_input_is_not_written_over(house, refused):
         (house / f"hard{i}").hardlink_to(house / path)
         for output in (path, f"symbolic{i}", f"hard{i}"):
             refused(*words, "-o", output, says=[f"--output {output}: is {name} already; name another file"])
+        refused(*words, "-o", f"missing/../{path}", says=["leads through a folder that does not exist"])
     refused("merge", "m.calib", "-o", "new", "--json", "m.calib", says=["--json m.calib: is FILE m.calib already"])
 
 

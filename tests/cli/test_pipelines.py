@@ -188,3 +188,18 @@ def test_another_preprocess_is_noticed(run):
     said = "q.onnx was calibrated on data read with another preprocess; read this data with the same"
     assert said in run("eval", "flat.onnx", "q.onnx", *read, "raw")[2]
     assert said not in run("eval", "flat.onnx", "q.onnx", *read, "unit")[2]
+
+
+def test_the_tokenizer_of_a_metric_is_beside_its_configuration(tmp_path, run, monkeypatch):
+    """And it is no output."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.toml").write_text("[eval]\nmetric = ['bleu:end=1:tokenizer=t.json']\n")
+    (tmp_path / "sub" / "t.json").write_text("{}")
+    words = ("eval", "f.onnx", "q.onnx", "--data", "d.npz", "--json", "sub/t.json")
+    code, _, err = run(*words, "--config", "sub/c.toml")
+    assert code == 2 and "--json sub/t.json: is --metric bleu:end=1:tokenizer=sub/t.json already" in err
+    code, _, err = run(*words, "--metric", "wer:tokenizer=sub/../sub/t.json")
+    assert (
+        code == 2 and "--json sub/t.json: is --metric wer" in err and (tmp_path / "sub" / "t.json").read_text() == "{}"
+    )

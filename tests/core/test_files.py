@@ -320,6 +320,17 @@ def test_paths_that_are_no_files(tmp_path, path):
         check_writable(f"{tmp_path}/{path}")
 
 
+def test_a_path_through_a_missing_folder_leads_nowhere(tmp_path):
+    """Though it seems to name a file that is there, which may be an input."""
+    there = tmp_path / "there"
+    there.write_text("kept")
+    (tmp_path / "link").symlink_to("missing/../there")
+    for path in (tmp_path / "missing" / ".." / "there", tmp_path / "link", tmp_path / "missing" / ".." / "new"):
+        with pytest.raises(OutputError, match=r"leads through a folder that does not exist, to .*; name that"):
+            write_text(path, "new")
+    assert there.read_text() == "kept" and sorted(p.name for p in tmp_path.iterdir()) == ["link", "there"]
+
+
 def test_a_missing_folder(tmp_path):
     assert "does not exist; create it" in refusal(tmp_path / "nowhere" / "out.bin")
     assert names(tmp_path) == []

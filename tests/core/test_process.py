@@ -84,7 +84,7 @@ def test_what_main_raises_is_told():
 
 SIGNALLED = """
 import os, signal, sys, time
-from qtool.core.process import TerminatedError, may_be_interrupted, settle, uninterrupted, watch_signals
+from qtool.core.process import TerminatedError, may_be_interrupted, settle, finishing, uninterrupted, watch_signals
 
 def send(number):
     os.kill(os.getpid(), number)
@@ -122,6 +122,13 @@ print(before, may_be_interrupted(), flush=True)
             9,
             ["whole", "ended by 15"],
         ),
+        (
+            "try:\n    with finishing() as asked:\n        print(asked())\n        send(15)\n        print(asked())\n"
+            "except TerminatedError: print('late')",
+            0,
+            ["False", "True", "late"],
+        ),
+        ("with finishing() as asked:\n    send(2)\n    send(2)\n    print('never')", 9, ["ended by 2"]),
         (
             "try:\n    with uninterrupted():\n        send(2)\n        print('whole')\n"
             "except KeyboardInterrupt: print('late')",

@@ -196,3 +196,30 @@ def test_the_line_says_where_quantize_judges_more(tmp_path, activation):
     (gate,) = found.gates
     more = " (outputs as they are; quantize judges in front of the end of 'scores' too)"
     assert gate.passed and gate.message.endswith("asked at least 5 dB" + (more if activation else ""))
+
+
+@pytest.mark.parametrize(
+    ("others", "says"),
+    [
+        ({}, "--data has none; add an array 'labels'"),
+        ({"target": np.linspace(0, 1, 6)}, "--data has no class a sample, but 'target' (float64 a sample); call"),
+        ({"kind": np.arange(6) % 3}, "but 'kind' (int64 a sample); call the classes 'labels'"),
+        ({"y": np.zeros((6, 2), np.int64)}, "but 'y' (int64 [2] a sample)"),
+        ({"labels": np.array(list("abcabc"))}, "but 'labels' (string a sample)"),
+    ],
+)
+def test_a_drop_without_labels_says_what_there_is_instead(tmp_path, run, monkeypatch, others, says):
+    monkeypatch.chdir(tmp_path)
+    linear(tmp_path / "m.onnx", np.eye(4, 3, dtype=np.float32), output_name="logits")
+    np.savez(tmp_path / "d.npz", x=np.eye(6, 4, dtype=np.float32), **others)
+    code, out, err = run("eval", "m.onnx", "m.onnx", "--data", "d.npz", "--max-drop", "1%")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--max-drop 1%: needs labels, and " in err and says in err, err
+
+
+def test_labels_are_called_what_the_data_calls_them(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    linear(tmp_path / "m.onnx", np.eye(4, 3, dtype=np.float32), output_name="logits")
+    np.savez(tmp_path / "d.npz", x=np.eye(6, 4, dtype=np.float32), target=np.zeros((6, 2), np.int64))
+    _, _, err = run("eval", "m.onnx", "m.onnx", "--data", "d.npz", "--metric", "top1")
+    assert "'target' in --data has shape (1, 2)" in err

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,10 @@ def scheduler(tmp_path_factory):
         with (folder / "log").open("w") as log:
             processes.append(subprocess.Popen(line, cwd=folder, env=environment, stdout=log, stderr=log))
     try:
+        # a client waits for the file for ever
+        while not address_file.exists() and processes[0].poll() is None:
+            time.sleep(0.01)
+        assert address_file.exists(), (home / "0" / "log").read_text()
         with distributed.Client(scheduler_file=str(address_file), timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(WORKERS, timeout=60)
             yield client.scheduler.address
@@ -146,4 +151,4 @@ def test_workers_of_another_version(scheduler, monkeypatch, refused):
 def test_without_dask(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "distributed", None)
     line = ["calibrate", "m.onnx", "--data", "good.npz", "-o", "c", "--cluster", "tcp://127.0.0.1:9"]
-    refused(*line, says=["--cluster", "qtool[cluster]"])
+    refused(*line, says=["--cluster", "pip install distributed (or pip install '.[cluster]'"])

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -19,7 +20,7 @@ from qtool.core.errors import UnexpectedWorkerError, UsageError, WorkerError
 from qtool.execution import Missing, run, width
 from qtool.execution.supplies import ModelFile
 from qtool.execution.workers import Workers
-from tests.support.calibrated_data import array_folder, killer, mortal, picture_folder, pids
+from tests.support.calibrated_data import array_folder, half_said, killer, mortal, picture_folder, pids
 from tests.support.patterns import Net
 from tests.support.recurrent_models import accumulator
 from tests.support.refusals import SAMPLES, classifier, network
@@ -472,3 +473,17 @@ def alive(pid):
     except ProcessLookupError:
         return False
     return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def test_a_worker_that_is_stopped_while_it_sends_is_not_waited_for(tmp_path):
+    """The rest of its result never comes; the same happens where a signal ends a command with workers."""
+    begun = tmp_path / "begun"
+    workers = Workers(1)
+    future = workers.submit(half_said, str(begun))
+    while not begun.exists() and not future.done():
+        time.sleep(0.01)
+    assert not future.done(), future.exception()
+    ending = threading.Thread(target=workers.shutdown, kwargs={"wait": False, "cancel_futures": True}, daemon=True)
+    ending.start()
+    ending.join(60)
+    assert not ending.is_alive()

@@ -231,9 +231,9 @@ def test_without_torch_one_line_says_what_to_install(tmp_path, capsys, monkeypat
         main(["finetune", "absent.onnx", "--data", "d.npz", "--calibration", "c", "-o", str(tmp_path / "q.onnx")])
     assert (caught.value.code, capsys.readouterr().err) == (
         2,
-        "qtool: finetune: needs torch: pip install 'qtool[finetune]'\n",
+        "qtool: finetune: needs torch: pip install torch (or pip install '.[finetune]' in qtool's folder)\n",
     )
-    with pytest.raises(UsageError, match=r"qtool\[finetune\]"):
+    with pytest.raises(UsageError, match="pip install torch"):
         qtool.finetune("absent.onnx", {}, tmp_path / "q.onnx", plan="p")
 
 

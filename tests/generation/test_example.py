@@ -17,7 +17,7 @@ from qtool.cli import main
 from qtool.core.records.statistics import load_statistics
 from tests.support.places import REPOSITORY
 
-pytest.importorskip("tokenizers", reason="pip install 'qtool[generation]'")
+pytest.importorskip("tokenizers", reason="pip install '.[generation]'")
 
 EXAMPLE = REPOSITORY / "examples" / "translation"
 PARTS = ("encoder", "decoder", "decoder_with_past")

@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from qtool.core.errors import UsageError
+from qtool.generation.description import read_description
 from qtool.generation.together import calibrate_pipeline
 from tests.support.evaluation_models import linear
 
@@ -169,3 +170,16 @@ def test_a_pipeline_has_gates_on_agreement_and_size(folder, run):
     assert (gates["min-agreement"]["passed"], gates["max-size"]["passed"]) == (False, True)
     code, _, err = run(*EVAL, "--min-integer", "90%")
     assert code == 2 and "--min-integer does not go with --pipeline, which is judged by what its loop says" in err
+
+
+def test_the_tokenizer_of_a_metric_is_beside_the_file_and_never_written_over(folder, run, monkeypatch):
+    with (folder / "p.toml").open() as file:
+        text = file.read()
+    (folder / "p.toml").write_text(f"metrics = ['wer:tokenizer=t.json']\n{text}")
+    (folder / "t.json").write_text('{"kept": true}')
+    monkeypatch.chdir(folder.parent)
+    assert read_description(folder / "p.toml").metrics == (f"wer:tokenizer={folder / 't.json'}",)
+    words = ("eval", "--pipeline", folder / "p.toml", "--data", folder / "d.npz", "--json", folder / "t.json")
+    code, _, err = run(*words)
+    assert code == 2 and "t.json: is --pipeline already" in err
+    assert (folder / "t.json").read_text() == '{"kept": true}'

@@ -13,7 +13,7 @@ from qtool.generation.description import read_description
 from qtool.generation.pipeline import Pipeline, open_pipeline_data
 from tests.support.places import REPOSITORY
 
-pytest.importorskip("tokenizers", reason="pip install 'qtool[generation]'")
+pytest.importorskip("tokenizers", reason="pip install '.[generation]'")
 
 EXAMPLE = REPOSITORY / "examples" / "speech"
 

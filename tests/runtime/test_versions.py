@@ -33,13 +33,18 @@ def test_the_one_that_is_installed_is_tested():
 
 def test_the_oldest_packages(tmp_path):
     project = tmp_path / "pyproject.toml"
-    project.write_text('[project]\ndependencies = ["onnx>=1.18", "numpy >= 1.26", "click>=8.1,<9"]\n')
-    assert oldest(project) == ["onnx==1.18.*", "numpy==1.26.*", "click==8.1.*"]
-    assert {line.partition("==")[0] for line in oldest()} == {
-        "onnx",
-        "onnxruntime",
-        "onnx-ir",
-        "numpy",
-        "click",
-        "tqdm",
-    }
+    lines = (
+        "onnx>=1.18",
+        "numpy >= 1.26; python_version < '3.13'",
+        "numpy>=2.1; python_version >= '3.13'",
+        "click>=8.1,<9",
+    )
+    project.write_text(f"[project]\ndependencies = {list(lines)}\n")
+    assert oldest("3.11", project) == ["onnx==1.18.*", "numpy==1.26.*", "click==8.1.*"]
+    assert oldest("3.14", project) == ["onnx==1.18.*", "numpy==2.1.*", "click==8.1.*"]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+def test_each_python_has_each_package_once(python):
+    names = [line.partition("==")[0] for line in oldest(python)]
+    assert sorted(names) == ["click", "numpy", "onnx", "onnx-ir", "onnxruntime", "tqdm"]

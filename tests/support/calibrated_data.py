@@ -2,6 +2,8 @@
 
 import os
 import signal
+import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -77,3 +79,15 @@ def pids(executor: Executor) -> list[int]:
     """Of all processes of an executor."""
     futures = [executor.submit(busy_pid, n) for n in range(30)]
     return sorted({future.result() for future in futures})
+
+
+def half_said(begun: str) -> None:
+    """Send the beginning of a result from a worker process, tell so by making a file, and wait to be stopped."""
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    # the length of what follows, and less than that
+    frame.f_locals["result_queue"]._writer._send(struct.pack("!i", 1000) + b"0123456789")
+    Path(begun).touch()
+    time.sleep(600)

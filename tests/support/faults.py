@@ -32,6 +32,8 @@ OLD = b"what was there before"
 PATIENCE_S = 600
 """Of a command of a second, beside whatever else the machine does."""
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FAILURES = {"j": b'"schema": "qtool.failure"', "x": b"<error "}
+"""What documents hold of a command that failed."""
 CODES = {0, 1, 2, 129, 130, 143, -signal.SIGKILL}
 FAILING = """
 import builtins, errno, os, pathlib, sys, tempfile, zipfile
@@ -261,6 +263,17 @@ def _full_folder(folder: Path) -> Iterator[None]:
 FAULTS: tuple[Fault, ...] = (killed, killed, failing_call, failing_call, small_files, bad_streams, bad_tmpdir)
 
 
+def _new(
+    command: Command, ended: Ended, before: dict[str, bytes | None], after: dict[str, bytes | None]
+) -> dict[str, bool]:
+    """Which outputs are there that were not; a document that says why the command ended with 2 is none."""
+    new = {name: after.get(f"out/{name}") not in (None, before.get(f"out/{name}")) for name in command.outputs}
+    for name, says in FAILURES.items():
+        if ended.code == 2 and new.get(name) and says in (after[f"out/{name}"] or b""):
+            del new[name]
+    return new
+
+
 def violations(house: House, command: Command, ended: Ended, before: dict[str, bytes | None]) -> Iterator[str]:
     """What must not be after a command with a fault, in words."""
     after = contents(house.folder)
@@ -274,7 +287,7 @@ def violations(house: House, command: Command, ended: Ended, before: dict[str, b
     inputs = [name for name in before if not name.startswith(("out", "tmp"))]
     if any(before[name] != after.get(name) for name in inputs):
         yield "an input has changed"
-    new = {name: after.get(f"out/{name}") not in (None, before.get(f"out/{name}")) for name in command.outputs}
+    new = _new(command, ended, before, after)
     if len(set(new.values())) > 1:
         yield f"only some outputs are there: {new}"
     if ended.code in (0, 1) and not all(new.values()):

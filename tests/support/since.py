@@ -44,11 +44,29 @@ SINCE = {
         "runs in float, and is told so",
         "runs as MatMulNBits, which rounds its input to 8 bits",
     ),
+    "gemm-of-blocks": Since(
+        (1, 25),
+        "a Gemm behind a weight in blocks of DequantizeLinear (`--weight-format qdq`); with 8 bits a MatMul too",
+        "runs in float: its weight gets 8 bits by channel instead, which is told",
+        "runs as MatMulNBits",
+    ),
+    "shared-by-channel": Since(
+        (1, 27),
+        "two MatMul behind one weight in 8 bits by channel (`--weight-only`)",
+        "run as MatMulNBits on 1.25 and 1.26, in float on 1.24",
+        "run in float, and are told so",
+    ),
     "computed-product": Since(
         (1, 32),
         "a MatMul of two activations behind a convolution",
         "the convolution is told to run in float, and stays so",
         "the convolution runs in integers",
+    ),
+    "empty-convolution": Since(
+        (1, 32),
+        "a Conv whose weight has no output channels, beside others",
+        "is not loaded, be it float or int8: `quantize` refuses it",
+        "loaded; `quantize` leaves that Conv in float",
     ),
     "signed-pixels": Since(
         (1, 28),

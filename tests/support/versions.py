@@ -7,12 +7,14 @@ are the newest. A row a combination: how many tests passed and failed, and where
 
 import argparse
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from tests.support.places import REPOSITORY
 
@@ -21,14 +23,18 @@ _PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 _QUICK = ("-q", "-m", "not slow and not long", "-p", "no:cacheprovider", "-n", "2")
 
 
-def oldest(project: Path = REPOSITORY / "pyproject.toml") -> list[str]:
-    """The packages that qtool needs, each in the oldest version that is admitted: `numpy>=1.26` as `numpy==1.26.*`."""
-    needed = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+def oldest(python: str, project: Path = REPOSITORY / "pyproject.toml") -> list[str]:
+    """The packages that qtool needs on a Python, each in the oldest version that is admitted.
+
+    `numpy>=1.26` gives `numpy==1.26.*`. python: such as `3.11`; what pyproject.toml asks for on others is left out.
+    """
     found = []
-    for line in needed:
-        match = re.fullmatch(r"([\w-]+)>=([\d.]+)(,<[\d.]+)?", line.replace(" ", ""))
-        assert match, line
-        found.append(f"{match[1]}=={match[2]}.*")
+    for line in tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]:
+        needed = Requirement(line)
+        if needed.marker is not None and not needed.marker.evaluate({"python_version": python}):
+            continue
+        (bound,) = (part.version for part in needed.specifier if part.operator == ">=")
+        found.append(f"{needed.name}=={bound}.*")
     return found
 
 
@@ -49,8 +55,11 @@ def environment(python: str, version: str, packages: str) -> Path:
     own = place / "bin" / "python"
     if not (place / "finished").exists():
         subprocess.run([python, "-m", "venv", "--clear", str(place)], check=True)
-        wanted = oldest() if packages == "oldest" else []
-        subprocess.run([str(own), "-m", "pip", "install", "--quiet", "-e", f"{REPOSITORY}[dev]", *wanted], check=True)
+        wanted = oldest(version) if packages == "oldest" else []
+        # -I: what lies on PYTHONPATH is not installed in it
+        subprocess.run(
+            [str(own), "-I", "-m", "pip", "install", "--quiet", "-e", f"{REPOSITORY}[dev]", *wanted], check=True
+        )
         (place / "finished").touch()
     return own
 
@@ -62,6 +71,10 @@ def main() -> None:
     parser.add_argument("--packages", default="oldest,newest")
     parser.add_argument("arguments", nargs="*", help="of pytest")
     given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # in the background of a shell they are ignored, and would be in the tests; a handler is not handed on
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     bad = False
     for version in given.python.split(","):
         python = interpreter(version)
@@ -78,8 +91,9 @@ def main() -> None:
             log = FOLDER / f"{version}-{packages}.log"
             with log.open("w", encoding="utf-8") as stream:
                 words = [str(own), "-m", "pytest", *(given.arguments or _QUICK)]
+                own_variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
                 done = subprocess.run(
-                    words, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, env={**os.environ}, check=False
+                    words, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT, env=own_variables, check=False
                 )
             last = log.read_text(encoding="utf-8").strip().splitlines()[-1:]
             print(f"Python {version}, {packages}: {' '.join(last)} ({log})", flush=True)

@@ -105,9 +105,9 @@ def test_without_torch_tuning_does_not_begin(tmp_path, capsys, monkeypatch):
     )
     with pytest.raises(SystemExit) as caught:
         main(["tune", "absent.onnx", "--data", "d.npz", "--finetune", "-o", str(tmp_path / "q.onnx")])
-    said = "qtool: finetune: needs torch: pip install 'qtool[finetune]'\n"
+    said = "qtool: finetune: needs torch: pip install torch (or pip install '.[finetune]' in qtool's folder)\n"
     assert (caught.value.code, capsys.readouterr().err) == (2, said)
-    with pytest.raises(UsageError, match=r"qtool\[finetune\]"):
+    with pytest.raises(UsageError, match="pip install torch"):
         qtool.tune("absent.onnx", {}, tmp_path / "q.onnx", finetune=True)
 
 

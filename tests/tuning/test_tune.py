@@ -204,7 +204,10 @@ def test_the_command(hard, tmp_path):
     missed = run(hard, "--data", CALIB, "--eval-data", EVAL, "--calibrators", "max", "--time-budget", "1s", "-q",
                  "--max-float-macs", "0%", "-o", output)  # fmt: skip
     assert missed.stdout == ""
-    assert re.fullmatch(r"\S+q.onnx: target missed \(top1 drop at most 1%\): .*; nearest: max.*\n", missed.stderr)
+    # on a busy machine a second is so few samples that warnings follow
+    first, *more = missed.stderr.splitlines()
+    assert re.fullmatch(r"\S+q.onnx: target missed \(top1 drop at most 1%\): .*; nearest: max.*", first)
+    assert all(text.startswith("warning: ") for text in more)
 
 
 @pytest.mark.parametrize(

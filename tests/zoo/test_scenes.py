@@ -11,7 +11,7 @@ import qtool
 from tests.support.places import SHIPPED
 from tests.support.scenes import boxes, masks, script
 
-pytest.importorskip("faster_coco_eval", reason="pip install 'qtool[detection]'")
+pytest.importorskip("faster_coco_eval", reason="pip install '.[detection]'")
 DATA = script()
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -105,12 +106,41 @@ def notes(plan: Plan) -> dict[str, str]:
 
 def reading_noted(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return how the data was read that calibrated a model with this metadata; empty where that is not noted."""
+    reading = _table(_table(_made(metadata).get("calibration")).get("reading"))
+    return {str(k): str(v) for k, v in reading.items()}
+
+
+def made_otherwise(there: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what a model was made of that another one was not, a few words each; none where it does not say.
+
+    there, now: the metadata of both.
+    """
+    before, after = _made(there), _made(now)
+    if not before or not after:
+        return ()
+    found = ["another float model"] if there.get(FLOAT) != now.get(FLOAT) else []
+    fed, feeds = _table(before.get("calibration")), _table(after.get("calibration"))
+    if fed.get("sha256") != feeds.get("sha256"):
+        one, other = (table.get("samples", 0) for table in (fed, feeds))
+        found.append("other samples" + (f" ({one}, now {other})" if one != other else ""))
+    others = read_otherwise(reading_noted(there), reading_noted(now))
+    found += [f"another {name}" for name in others]
+    rows = [(name, before.get(name), after.get(name)) for name in ("target", "scheme", "granularity", "calibrator")]
+    versions, own = _table(before.get("versions")), _table(after.get("versions"))
+    rows += [(name, versions.get(name), own[name]) for name in own]
+    return (*found, *(f"{name} {one}, now {other}" for name, one, other in rows if one != other))
+
+
+def _made(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """How a model was made, as its metadata say; empty where they do not."""
     try:
-        made = json.loads(metadata.get(MADE, "{}"))
-        reading = ((made.get("calibration") or {}) if isinstance(made, dict) else {}).get("reading")
-        return {str(k): str(v) for k, v in reading.items()} if isinstance(reading, dict) else {}
-    except (ValueError, AttributeError, RecursionError):
+        return _table(json.loads(metadata.get(MADE, "{}")))
+    except (ValueError, RecursionError):
         return {}
+
+
+def _table(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def reading_doubts(calibrated: Mapping[str, str], reading: Mapping[str, str], whose: str) -> tuple[str, ...]:

@@ -165,14 +165,14 @@ def class_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
         return one_hot
     if array.shape not in {(seen.size,), (seen.size, 1)}:
         raise DataError(
-            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {array.shape} for "
+            f"{arg('metric', metric)}: '{seen.labels_name}' in {arg('data')} has shape {array.shape} for "
             f"{amount(seen.size, 'sample')} from sample {seen.start}; it must hold one class a sample, or "
             f"{_ALTERNATIVE}"
         )
     if not are_whole(array):
         raise DataError(
-            f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give class "
-            f"numbers from 0, use {arg('metric', 'pearson')} where they are scores, or {_ALTERNATIVE}"
+            f"{arg('metric', metric)}: '{seen.labels_name}' in {arg('data')} are not whole numbers ({array.dtype}); "
+            f"give class numbers from 0, use {arg('metric', 'pearson')} where they are scores, or {_ALTERNATIVE}"
         )
     labels = array.reshape(-1).astype(np.int64)
     _check_range(labels, seen, output, metric)

@@ -37,8 +37,9 @@ class _Scored:
             )
         if labels.shape not in {(seen.size,), (seen.size, 1)} or labels.dtype.kind not in "iubf":
             raise DataError(
-                f"{arg('metric', self._metric)}: 'labels' in {arg('data')} is {labels.dtype} {list(labels.shape)} "
-                f"for {amount(seen.size, 'sample')} from sample {seen.start}; give one number a sample"
+                f"{arg('metric', self._metric)}: '{seen.labels_name}' in {arg('data')} is {labels.dtype} "
+                f"{list(labels.shape)} for {amount(seen.size, 'sample')} from sample {seen.start}; "
+                "give one number a sample"
             )
         wanted = labels.reshape(-1).astype(np.float64)
         if not np.isfinite(wanted).all():

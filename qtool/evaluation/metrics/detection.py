@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.extras import installed_by
 from qtool.evaluation.decoding.boxes import Detections
 from qtool.evaluation.decoding.user import AnyDecoder
 from qtool.evaluation.metrics.observation import Observation, holds_nan
@@ -247,5 +248,5 @@ def _library(metric: str) -> tuple[Any, Any]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise UsageError(f"{arg('metric', metric)}: needs faster-coco-eval: pip install 'qtool[detection]'") from error
+        raise UsageError(f"{arg('metric', metric)}: needs faster-coco-eval: {installed_by('detection')}") from error
     return COCO, COCOeval_faster

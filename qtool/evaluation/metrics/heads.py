@@ -18,10 +18,12 @@ import numpy as np
 from qtool.core.errors import DataError, UsageError, arg
 from qtool.core.numerics.padding import Padding
 from qtool.core.numerics.sqnr import Parts
+from qtool.core.tensorspec import describe
 from qtool.core.text import amount
 from qtool.evaluation.decoding.user import DecodeSpec, decoder_name, resolve_decoder
 from qtool.evaluation.metrics.detection import Detector
 from qtool.feeds.boxes import BOXES, CROWD, MASKS
+from qtool.feeds.matching import labels_called
 
 THRESHOLD = 0.5
 LABELS = "labels"
@@ -252,6 +254,31 @@ def default_metric(heads: Heads, labels: Mapping[str, np.ndarray], size: int) ->
     if array is not None and heads.classes is not None and len(array) == size:
         labelled = labelled or one_hot_classes(array, heads.classes.columns) is not None
     return "top1" if labelled and heads.classes is not None else "sqnr"
+
+
+def why_unlabelled(heads: Heads, labels: Mapping[str, np.ndarray]) -> str:
+    """Return why `default_metric` may find none that compares with labels, and what to do.
+
+    labels: what the data has beside the inputs, of the first batch.
+    """
+    if heads.detector is not None:
+        return f"{arg('data')} has no labelled boxes; say where they are with {arg('labels')}"
+    if not labels:
+        return f"{arg('data')} has none; add an array 'labels' (.npz), or sub-folders or a labels.csv (images)"
+    own = [name for name in labels if name != LABELS or labels_called(labels) == LABELS]
+    found = ", ".join(f"'{name}' ({_sample(labels[name])} a sample)" for name in own)
+    if heads.classes is None:
+        return f"no output says a class a sample; say with {arg('metric')} how {found} is compared"
+    return (
+        f"{arg('data')} has no class a sample, but {found}; call the classes 'labels', or say with {arg('metric')} how "
+        "it is compared"
+    )
+
+
+def _sample(array: np.ndarray) -> str:
+    """A sample of it: its type, and its shape where it is more than one value."""
+    kind = np.dtype(np.object_) if array.dtype.kind in "US" else array.dtype
+    return describe(kind, array.shape[1:]).removesuffix(" []")
 
 
 def predictions(array: np.ndarray, output: ClassOutput) -> tuple[np.ndarray, np.ndarray]:

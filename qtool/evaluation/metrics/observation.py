@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qtool.core.numerics.sqnr import unlike
+from qtool.feeds.matching import labels_called
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Observation:
     size: int
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kept: np.ndarray | None = None
+
+    @property
+    def labels_name(self) -> str:
+        """The name that the data gives to the labels, which metrics find as `labels`."""
+        return labels_called(self.labels)
 
 
 def holds_nan(seen: Observation) -> bool:

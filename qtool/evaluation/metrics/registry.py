@@ -1,9 +1,10 @@
 """The metrics by name, and the accumulators that they become once the first batch has shown the outputs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from qtool.core.errors import UsageError, arg
@@ -36,6 +37,7 @@ from qtool.evaluation.metrics.transcripts import (
 from qtool.evaluation.metrics.user import UserAccumulator, UserMetric, check_user_metric, load_user_metric
 
 MetricSpec = str | UserMetric
+_TOKENIZER = "tokenizer="
 
 
 class Accumulator(Protocol):
@@ -123,6 +125,31 @@ def resolve_metric(spec: MetricSpec) -> Metric:
     if len(found) > 1:
         raise UsageError(f"{arg('metric', spec)}: names {len(found)} metrics; give one of them")
     return found[0]
+
+
+def tokenizers_from(spec: str, folder: Path) -> str:
+    """Return a text that names metrics with the files of their tokenizers starting from a folder, else as it is.
+
+    `wer:tokenizer=t.json` from `here` is `wer:tokenizer=here/t.json`.
+    """
+    return ",".join(":".join(_from_folder(name.split(":"), folder)) for name in _split(spec))
+
+
+def tokenizers_of(spec: str) -> list[Path]:
+    """Return the files of the tokenizers in a text that names metrics."""
+    named = [_tokenizer(name.split(":"), word) for name in _split(spec) for word in name.split(":")]
+    return [Path(file) for file in named if file]
+
+
+def _from_folder(words: Sequence[str], folder: Path) -> Iterator[str]:
+    for word in words:
+        file = _tokenizer(words, word)
+        yield f"{_TOKENIZER}{folder / file}" if file else word
+
+
+def _tokenizer(words: Sequence[str], word: str) -> str:
+    """The file that one of the words of a metric's name says, "" where it says none."""
+    return word.removeprefix(_TOKENIZER) if words[0] in _PARAMETERS and word.startswith(_TOKENIZER) else ""
 
 
 def check_decode(metrics: Sequence[Metric], decode: DecodeSpec | None) -> None:

@@ -31,9 +31,9 @@ class TokenAccuracy:
         labels = token_labels(seen, self._output, "token_accuracy")
         if not same_places(shape, labels.shape):
             raise DataError(
-                f"{arg('metric', 'token_accuracy')}: 'labels' in {arg('data')} has shape {list(labels.shape)} from "
-                f"sample {seen.start}, "
-                f"output '{self._output.name}' has {list(scores.shape)}; give a label for every token, -1 where there "
+                f"{arg('metric', 'token_accuracy')}: '{seen.labels_name}' in {arg('data')} has shape "
+                f"{list(labels.shape)} from sample {seen.start}, output "
+                f"'{self._output.name}' has {list(scores.shape)}; give a label for every token, -1 where there "
                 "is none"
             )
         found, bad = predictions(scores, self._output)
@@ -90,12 +90,13 @@ def token_labels(seen: Observation, output: ClassOutput, metric: str) -> np.ndar
         )
     if array.ndim < 2 or len(array) != seen.size:
         raise DataError(
-            f"{arg('metric', metric)}: 'labels' in {arg('data')} has shape {list(array.shape)} for "
+            f"{arg('metric', metric)}: '{seen.labels_name}' in {arg('data')} has shape {list(array.shape)} for "
             f"{amount(seen.size, 'sample')} from sample {seen.start}; it must hold a row of tokens a sample"
         )
     if not are_whole(array):
         raise DataError(
-            f"{arg('metric', metric)}: 'labels' in {arg('data')} are not whole numbers ({array.dtype}); give classes"
+            f"{arg('metric', metric)}: '{seen.labels_name}' in {arg('data')} are not whole numbers ({array.dtype}); "
+            "give classes"
         )
     labels = array.astype(np.int64)
     if output.classes is not None and (labels >= output.classes).any():

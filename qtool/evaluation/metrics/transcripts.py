@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from qtool.core.errors import DataError, UsageError, arg
+from qtool.core.extras import installed_by
 from qtool.core.text import amount
 from qtool.evaluation.metrics.heads import LABELS, ClassOutput, Heads, predictions
 from qtool.evaluation.metrics.observation import Observation
@@ -128,8 +129,8 @@ class Transcriber:
         labels = seen.labels[LABELS]
         if labels.shape not in {(seen.size,), (seen.size, 1)}:
             raise DataError(
-                f"{arg('metric', self._metric)}: 'labels' in {arg('data')} are texts of shape {list(labels.shape)} for "
-                f"{amount(seen.size, 'sample')} from sample {seen.start}; give one a sample"
+                f"{arg('metric', self._metric)}: '{seen.labels_name}' in {arg('data')} are texts of shape "
+                f"{list(labels.shape)} for {amount(seen.size, 'sample')} from sample {seen.start}; give one a sample"
             )
         return [_text(one) for one in labels.reshape(-1)]
 
@@ -288,7 +289,7 @@ def _sacrebleu(metric: str):  # type: ignore[no-untyped-def]  # a module
     try:
         import sacrebleu
     except ImportError as error:
-        raise UsageError(f"{arg('metric', metric)}: needs sacrebleu: pip install 'qtool[generation]'") from error
+        raise UsageError(f"{arg('metric', metric)}: needs sacrebleu: {installed_by('generation')}") from error
     return sacrebleu
 
 

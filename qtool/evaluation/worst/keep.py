@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from qtool.core.errors import UsageError, arg
+from qtool.core.extras import installed_by
 from qtool.core.files import (
     check_folder,
     made_folder,
@@ -61,7 +62,7 @@ def worst_folder(number: int, folder: str | Path, read: Iterable[object]) -> Pat
     try:
         import PIL.Image  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"{arg('save_worst')}: drawing needs Pillow: pip install 'qtool[images]'") from error
+        raise UsageError(f"{arg('save_worst')}: drawing needs Pillow: {installed_by('images')}") from error
     place = Path(folder).resolve()
     for one in read:
         if isinstance(one, str | Path) and Path(one).is_dir() and place.is_relative_to(Path(one).resolve()):

@@ -26,7 +26,7 @@ from qtool.pipeline.calibration.run import CalibrationRun, with_steps
 from qtool.pipeline.calibration.tensors import find_tensors
 from qtool.pipeline.prepare import prepare
 from qtool.pipeline.prepare.fixed_inputs import Fixing, parse_fixed
-from qtool.pipeline.recovery.steps import chosen_steps
+from qtool.pipeline.recovery.steps import chosen_steps, idle_lines
 from qtool.runtime.providers import find_provider
 from qtool.runtime.session import Session
 
@@ -121,9 +121,8 @@ def calibrate(
         statistics = replace(statistics, name=str(output))
     if kept is not None:
         kept.remove()
-    return Calibrated(
-        statistics, None if output is None else Path(output), size, counting.resumed, calibration_doubts(statistics)
-    )
+    doubts = (*calibration_doubts(statistics), *idle_lines(prepared.recipe, steps))
+    return Calibrated(statistics, None if output is None else Path(output), size, counting.resumed, doubts)
 
 
 @checked_types

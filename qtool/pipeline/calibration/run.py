@@ -3,13 +3,15 @@
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 
 from qtool.core.compute import Compute
 from qtool.core.errors import CalibrationError, DataError
+from qtool.core.process import TerminatedError, finishing, uninterrupted
 from qtool.core.records.merging import Sum, whole
 from qtool.core.records.parts import BatchRange, Shard, missing
 from qtool.core.records.statistics import Statistics, read_statistics
@@ -61,14 +63,10 @@ class CalibrationRun:
             WorkerError: workers failed.
         """
         total = self._begun()
-        for part in self._counted(() if total is None else total.ranges):
-            if total is None:
-                total = Sum(part)
-            else:
-                total.add(part)
-            self._tell(total.samples)
-            if self.checkpoint is not None and time.monotonic() >= self.checkpoint.due:
-                self.checkpoint.save(total)
+        # a block of workers, or a function of the user's, may take longer than anybody waits
+        waits = self.checkpoint is not None and self.compute.executor is None and self.feeds.source.by_path
+        with finishing() if waits else nullcontext(lambda: False) as asked:
+            total = self._sum(total, asked)
         total = total or Sum(self._collector().collect((), self.shard, 0, settings=self._settings()))
         found = total.statistics(complete=True)
         result = replace(found, name=self.prepared.name, read_by=self.feeds.source.read_by())
@@ -77,6 +75,27 @@ class CalibrationRun:
         if result.samples == 0:
             raise DataError(f"{self.feeds.name}: holds no samples; give at least one")
         return whole(result)
+
+    def _sum(self, total: Sum | None, asked: Callable[[], bool]) -> Sum | None:
+        """Add all parts to the sum of what an earlier run has counted; less where somebody asks to stop."""
+        try:
+            for part in self._counted(() if total is None else total.ranges, asked):
+                with uninterrupted():
+                    if total is None:
+                        total = Sum(part)
+                    else:
+                        total.add(part)
+                self._tell(total.samples)
+                if self.checkpoint is not None and (asked() or time.monotonic() >= self.checkpoint.due):
+                    self.checkpoint.save(total)
+                if asked():
+                    break
+        except (KeyboardInterrupt, TerminatedError):
+            if self.checkpoint is not None and total is not None:
+                with uninterrupted():
+                    self.checkpoint.save(total)
+            raise
+        return total
 
     def _begun(self) -> Sum | None:
         if self.checkpoint is None:
@@ -94,13 +113,16 @@ class CalibrationRun:
         mine = all_ if all_ is None or self.shard.count == 1 else -(-all_ // self.shard.count)
         self.compute.progress("calibrate", samples, mine)
 
-    def _counted(self, done: tuple[BatchRange, ...]) -> Iterator[Statistics]:
-        """Yield parts that together are all batches that are not done; at least one, if need be without any batch."""
+    def _counted(self, done: tuple[BatchRange, ...], asked: Callable[[], bool]) -> Iterator[Statistics]:
+        """Yield parts that together are all batches that are not done; at least one, if need be without any batch.
+
+        asked: whether to stop; a part of what is counted here then ends at once.
+        """
         gaps = missing(done, 0, _ENDLESS)
         executor = self.compute.executor
-        return self._here(gaps) if executor is None else self._elsewhere(executor, gaps)
+        return self._here(gaps, asked) if executor is None else self._elsewhere(executor, gaps)
 
-    def _here(self, gaps: list[BatchRange]) -> Iterator[Statistics]:
+    def _here(self, gaps: list[BatchRange], asked: Callable[[], bool]) -> Iterator[Statistics]:
         collector = self._collector()
         settings, before = self._settings(), self.resumed
         for begin, stop in gaps:
@@ -111,7 +133,7 @@ class CalibrationRun:
                 def tell(samples: int, before: int = before) -> None:
                     self._tell(before + samples)
 
-                part = collector.collect(batches.until(due), self.shard, first, settings=settings, tell=tell)
+                part = collector.collect(batches.until(due, asked), self.shard, first, settings=settings, tell=tell)
                 first += part.part.batches if part.part is not None else 0
                 before += part.samples
                 yield part
@@ -216,11 +238,11 @@ class _Stream:
         self._batches = batches
         self.ended = False
 
-    def until(self, due: float) -> Iterator[Batch]:
-        """Yield the next batches, at least one, until a time in time.monotonic or the end."""
+    def until(self, due: float, asked: Callable[[], bool]) -> Iterator[Batch]:
+        """Yield the next batches, at least one, until a time in time.monotonic, the end, or somebody asks to stop."""
         for batch in self._batches:
             yield batch
-            if time.monotonic() >= due:
+            if asked() or time.monotonic() >= due:
                 return
         self.ended = True
 

@@ -35,6 +35,11 @@ from qtool.pipeline.recovery.masks import soften_masks
 from qtool.pipeline.recovery.smoothing import check_channels, smooth
 from qtool.runtime.session import Session
 
+_NEEDED = {
+    EQUALIZE: "no two layers follow each other whose channels may be rescaled",
+    ABSORB_BIASES: "no channel in front of a layer stays above 0 on all of the data",
+}
+
 
 def chosen_steps(**asked: bool) -> tuple[str, ...]:
     """Return the names of the steps asked for, as `Recipe` has them and in its order; each argument must be given."""
@@ -54,6 +59,15 @@ def decide(prepared: Prepared, steps: Sequence[str], feeds: Feeds, compute: Comp
     scales = find_scales(model, extremes) if EQUALIZE in steps else {}
     shifts = find_shifts(model, extremes, scales) if ABSORB_BIASES in steps else {}
     return replace(prepared.recipe, steps=tuple(steps), scales=scales, shifts=shifts)
+
+
+def idle_lines(recipe: Recipe, steps: Sequence[str]) -> tuple[str, ...]:
+    """Return a line for each of the steps asked for that has found nothing to do."""
+    return tuple(
+        f"{ASKED[step].replace('_', '-')} was asked for, and changes nothing: {_NEEDED[step]}"
+        for step in recipe.idle
+        if step in steps
+    )
 
 
 def apply(prepared: Prepared, recipe: Recipe) -> Prepared:

@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 from qtool.core.errors import UsageError
+from qtool.core.extras import installed_by
 from qtool.report.html.accuracy import accuracy, worst
 from qtool.report.html.blocks import Page, Section
 from qtool.report.html.cards import cards
@@ -29,7 +30,7 @@ def require_jinja() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError as error:
-        raise UsageError("a page needs Jinja: pip install 'qtool[report]'") from error
+        raise UsageError(f"a page needs Jinja: {installed_by('report')}") from error
 
 
 def page_of(documents: Sequence[Document]) -> str:

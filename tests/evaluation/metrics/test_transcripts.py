@@ -1,6 +1,7 @@
 """wer, cer, exact_match, bleu and chrf of texts: against their definitions, and sacrebleu's own figures."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from qtool.core.errors import DataError, UsageError
 from qtool.evaluation.metrics.heads import find_heads
 from qtool.evaluation.metrics.observation import Observation
-from qtool.evaluation.metrics.registry import resolve_metrics
+from qtool.evaluation.metrics.registry import resolve_metrics, tokenizers_from, tokenizers_of
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -74,7 +75,7 @@ def test_tokens_alone_are_the_units_of_exact_match():
 
 @pytest.mark.parametrize(("name", "function"), [("bleu", "corpus_bleu"), ("chrf", "corpus_chrf")])
 def test_bleu_and_chrf_are_sacrebleus_over_the_whole_corpus(name, function, tokenizer):
-    sacrebleu = pytest.importorskip("sacrebleu", reason="pip install 'qtool[generation]'")
+    sacrebleu = pytest.importorskip("sacrebleu", reason="pip install '.[generation]'")
     expected = getattr(sacrebleu, function)(FOUND, [WANTED]).score
     assert 10 < expected < 90
     assert measure(name, texts(FOUND), WANTED) == pytest.approx(expected)
@@ -83,7 +84,7 @@ def test_bleu_and_chrf_are_sacrebleus_over_the_whole_corpus(name, function, toke
 
 def test_without_sacrebleu_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(UsageError, match=r"needs sacrebleu: pip install 'qtool\[generation\]'"):
+    with pytest.raises(UsageError, match=r"needs sacrebleu: pip install sacrebleu tokenizers"):
         measure("bleu", texts(FOUND), WANTED)
 
 
@@ -109,3 +110,12 @@ def test_what_cannot_be_read_is_one_line(name, outputs, labels, error, message):
         pytest.importorskip("sacrebleu")
     with pytest.raises(error, match=message):
         measure(name, outputs, labels)
+
+
+def test_the_tokenizer_of_a_name_starts_from_the_folder_of_its_file():
+    spec = "bleu:end=1:tokenizer=t.json,cer:tokenizer=/abs/u.json,top1"
+    placed = "bleu:end=1:tokenizer=here/t.json,cer:tokenizer=/abs/u.json,top1"
+    assert tokenizers_from(spec, Path("here")) == placed
+    assert tokenizers_of(placed) == [Path("here/t.json"), Path("/abs/u.json")]
+    for other in ("top1", "file.py:tokenizer=x", "wer:tokenizer=", "wer:ctc=3"):
+        assert tokenizers_from(other, Path("here")) == other and tokenizers_of(other) == []

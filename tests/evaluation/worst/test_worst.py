@@ -200,7 +200,7 @@ def test_a_detector_of_which_nobody_says_how_it_is_read(made, tmp_path):
 
 def test_pillow_is_asked_for_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
-    with pytest.raises(UsageError, match=r"pip install 'qtool\[images\]'"):
+    with pytest.raises(UsageError, match="pip install pillow"):
         evaluate("none.onnx", "none.onnx", "none", save_worst=(1, tmp_path / "o"))
 
 

@@ -166,9 +166,13 @@ def test_without_pillow_the_extra_is_named(tmp_path, monkeypatch):
     save(tmp_path / "0.png", picture(0))
     for name in [name for name in sys.modules if name.split(".")[0] == "PIL"]:
         monkeypatch.setitem(sys.modules, name, None)
-    assert "pip install 'qtool[images]'" in refused(tmp_path, preprocess="raw")
+    assert "needs Pillow: pip install pillow (or pip install '.[images]' in qtool's folder)" in refused(
+        tmp_path, preprocess="raw"
+    )
     arrays = {"x": picture(0, 12, 10)[None]}
-    assert "pip install 'qtool[images]'" in refused(arrays, preprocess="raw")  # type: ignore[arg-type]
+    assert "needs Pillow: pip install pillow (or pip install '.[images]' in qtool's folder)" in refused(
+        arrays, preprocess="raw"
+    )  # type: ignore[arg-type]
     assert len(list(open_feeds({"x": picture(0)[None]}, [X], preprocess="raw"))) == 1
 
 

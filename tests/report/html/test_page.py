@@ -418,7 +418,7 @@ def test_no_document_is_written_over(refused, folder, made):
 
 def test_without_jinja_one_line_says_what_to_install(refused, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
-    says = ["a page needs Jinja", "pip install 'qtool[report]'"]
+    says = ["a page needs Jinja", "pip install jinja2 (or pip install '.[report]'"]
     refused("quantize", "m.onnx", "--calibration", "m.calib", "-o", "q.onnx", "--html", "q.html", says=says)
     refused("report", "q.json", "-o", "r.html", says=says)
 
