@@ -345,8 +345,10 @@ def _wider(plan: Plan) -> str:
     """Which convolutions are written with more channels than they have, and why."""
     named = [f"{row.layer} ({row.channels})" for row in plan.wider]
     more = f", and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-    layers = amount(len(named), "convolution computes", "convolutions compute")
-    return f"{layers} more channels than wanted, which is faster in integers: {', '.join(named[:_NAMED])}{more}"
+    return (
+        f"{amount(len(named), 'convolution computes', 'convolutions compute')} more channels than wanted, which is "
+        f"faster in integers: {', '.join(named[:_NAMED])}{more}"
+    )
 
 
 def _refined(result: Quantized) -> str:

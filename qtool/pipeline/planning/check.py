@@ -2,6 +2,7 @@
 
 from qtool.core.errors import UsageError
 from qtool.core.records.plan import Plan
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.bodies import levels
 from qtool.graph.edit import Model, Node
@@ -104,7 +105,7 @@ def _check_wider(model: Model, plan: Plan) -> None:
         if row.layer not in found:
             raise MisfitError(f"wider[{i}]: {row.layer!r} is no convolution with a weight of its own in `weights`")
         if row.channels <= found[row.layer][1]:
-            raise MisfitError(f"wider[{i}]: {row.layer!r} has {found[row.layer][1]} channels already")
+            raise MisfitError(f"wider[{i}]: {row.layer!r} has {amount(found[row.layer][1], 'channel')} already")
         if row.layer in [other.layer for other in plan.wider[:i]]:
             raise MisfitError(f"wider[{i}]: {row.layer!r} stands there twice")
 

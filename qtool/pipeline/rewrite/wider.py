@@ -9,6 +9,7 @@ import numpy as np
 
 from qtool.core.errors import ModelError
 from qtool.core.records.plan import Plan
+from qtool.core.text import amount
 from qtool.graph import edit
 from qtool.graph.edit import Array, Model, Names, Node, Value
 from qtool.graph.layers import end_of
@@ -29,7 +30,9 @@ def widen(model: Model, plan: Plan) -> None:
             raise ModelError(f"the plan widens node {row.layer!r}, which the model does not hold; make the plan again")
         channels = edit.constant(weight).shape[0]
         if channels >= row.channels:
-            raise ModelError(f"the plan widens node {row.layer!r}, which has {channels} channels; make the plan again")
+            raise ModelError(
+                f"the plan widens node {row.layer!r}, which has {amount(channels, 'channel')}; make the plan again"
+            )
         for index in (1, 2):
             _pad(model, node, index, channels, row.channels, names)
         node.outputs[0].shape = None

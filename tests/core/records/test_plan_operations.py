@@ -15,6 +15,7 @@ from qtool.core.records.plan import (
     ConstantPlan,
     Plan,
     WeightPlan,
+    WiderPlan,
 )
 
 GRID = QParams((0.1,), (0,), "int8")
@@ -55,6 +56,7 @@ PLAN = Plan(
     blocks=(BlockPlan("n", 4, 16, 0, "AACAPw==", (("f", 1), ("other f", 1)), "qdq", "CA=="),),
     inputs={"y": (0.0, 1.0)},
     calibration=CalibrationNote(3, "ab", {"trim": "mask"}),
+    wider=(WiderPlan("a", 16), WiderPlan("c", 16)),
 )
 
 

@@ -60,7 +60,10 @@ def test_what_each_key_of_a_result_means_is_said():
         assert name in _OF_PLANS or missing == [], name
 
 
-_OF_PLANS = {"plan", "ActivationPlan", "BiasPlan", "BiasShift", "BlockPlan", "ConstantPlan", "WeightPlan", "QParams"}
+_OF_PLANS = {
+    "plan", "ActivationPlan", "BiasPlan", "BiasShift", "BlockPlan", "ConstantPlan", "QParams", "WeightPlan",
+    "WiderPlan",
+}  # fmt: skip
 """Explained in docs/quantization.md, as files that are edited."""
 
 
