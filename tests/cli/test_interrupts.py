@@ -124,9 +124,9 @@ counting.run = stopped
 @pytest.mark.parametrize(
     ("patch", "name", "words", "code"),
     [
-        (HERE, "SIGINT", (), 130),
+        pytest.param(HERE, "SIGINT", (), 130, marks=pytest.mark.long),
         (HERE, "SIGTERM", ("--threads", "2"), 143),
-        (WORKERS, "SIGINT", ("--workers", "1"), 130),
+        pytest.param(WORKERS, "SIGINT", ("--workers", "1"), 130, marks=pytest.mark.long),
     ],
 )
 def test_what_calibrate_has_counted_is_kept_at_once(folder, run, patch, name, words, code):

@@ -52,7 +52,7 @@ def written(source, feeds, path):
     return path.read_bytes(), {key: document[key] for key in ("trials", "verification", "plan")}
 
 
-@pytest.mark.parametrize("kind", ["vision", "language"])
+@pytest.mark.parametrize("kind", ["vision", pytest.param("language", marks=pytest.mark.long)])
 def test_the_same_model_on_any_number_of_cores(kind, tmp_path, monkeypatch):
     if kind == "vision":
         net = Net(3, 12, 12)

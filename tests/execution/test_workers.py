@@ -147,7 +147,7 @@ def test_a_user_s_metric_runs_here(workers):
     assert there.float_model.scores[0].value == here.float_model.scores[0].value
 
 
-@pytest.mark.parametrize("form", ["path", "content"])
+@pytest.mark.parametrize("form", ["path", pytest.param("content", marks=pytest.mark.long)])
 def test_a_worker_that_is_killed_loses_nothing(folder, monkeypatch, form):
     monkeypatch.setattr("qtool.pipeline.calibration.run._SMALLEST", 1)
     data = "good.npz" if form == "path" else {"x": SAMPLES}
@@ -174,6 +174,7 @@ def die(_work, _supplies):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_work_that_always_kills_is_given_up(refused, monkeypatch):
     monkeypatch.setattr("qtool.pipeline.calibration.run.count_block", die)
     line = ["calibrate", "m.onnx", "--data", "good.npz", "-o", "new.calib"]

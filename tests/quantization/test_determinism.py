@@ -67,7 +67,7 @@ def outputs(network, folder, *, threads, hash_seed, batch_size=1):
     return found | {"q.json": json.dumps(document).encode(), "c.json": json.dumps(calibrated).encode()}
 
 
-@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(8, marks=pytest.mark.long)])
 def test_bytes_do_not_depend_on_the_process_or_the_threads(network, tmp_path, batch_size):
     first = outputs(network, tmp_path / "a", threads=1, hash_seed=1, batch_size=batch_size)
     assert set(first) == {"c.calib", "c.json", "q.onnx", "q.json", "plan.json", "direct.onnx"}

@@ -73,6 +73,7 @@ def test_made_up_inputs_fit(name, tmp_path):
     assert proof.macs > 0
 
 
+@pytest.mark.long
 def test_made_up_inputs_exhaust_no_memory(tmp_path, monkeypatch):
     """No square picture fits, and the products of all its places with each other would soon take gigabytes."""
     nodes = [

@@ -75,6 +75,7 @@ def test_a_hard_case_that_the_plain_way_fails_and_tune_solves(hard, tmp_path):
     assert result.verification.integer_share >= 0.5
 
 
+@pytest.mark.long
 def test_layers_are_left_in_float_where_ranges_cannot_help(hard, tmp_path):
     """Without equalisation: the worst layer, and no more than need be, is float as executed."""
     result = searched(hard, tmp_path / "tuned.onnx", max_float_macs=0.6)
@@ -151,6 +152,7 @@ def test_asking_for_a_signal_to_noise_ratio(tmp_path):
     assert len(result.steps) > 2  # it went on to mix ranges and to leave layers in float
 
 
+@pytest.mark.long
 def test_interrupted_or_out_of_time_the_best_so_far_is_there(hard, tmp_path, monkeypatch):
     output = tmp_path / "q.onnx"
     result = tune(hard, CALIB, output, eval_data=EVAL, calibrators=ONE, time_budget=1e-3)

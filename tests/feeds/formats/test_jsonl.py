@@ -169,6 +169,7 @@ def test_an_endless_line_is_never_held(tmp_path, monkeypatch):
         tracemalloc.stop()
 
 
+@pytest.mark.long
 def test_memory_is_one_batch_not_the_file(tmp_path):
     path = tmp_path / "d.jsonl"
     spec = InputSpec("x", np.dtype(np.float32), ("N", 1000))

@@ -314,6 +314,7 @@ def test_a_skewed_network_is_healed(tmp_path):
     assert healed > original - 1.0
 
 
+@pytest.mark.long
 def test_weights_by_channel_need_it_for_the_activations_alone(tmp_path):
     """Measured: 46.6 -> 46.7 dB as it was, 22.6 -> 46.7 dB skewed."""
     net, y = relu_network()

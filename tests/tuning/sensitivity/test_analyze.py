@@ -169,6 +169,7 @@ def test_the_layer_made_bad_is_first_in_both_views(bad_net):
     assert all(layer.alone is None for layer in other.layers)
 
 
+@pytest.mark.long
 def test_ties_of_the_metric_are_broken_by_sqnr():
     found = found_on_digits()
     assert found.metric.name == "top1"
@@ -204,6 +205,7 @@ def test_memory_and_threads_change_nothing(options):
     assert on_digits(**options).to_dict() == found_on_digits().to_dict()
 
 
+@pytest.mark.long
 def test_a_small_budget_makes_several_groups(monkeypatch):
     taken = []
     items = module.Bases.items
