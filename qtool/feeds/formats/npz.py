@@ -173,8 +173,14 @@ class _StreamRows:
         return _read_values(self._where, self._label, self._stream, shape, self._header.dtype)
 
     def skip(self, count: int) -> None:
+        size = count * math.prod(self._header.shape[1:]) * self._header.dtype.itemsize
         with _readable(self._where):
-            self._stream.seek(count * math.prod(self._header.shape[1:]) * self._header.dtype.itemsize, io.SEEK_CUR)
+            if not isinstance(self._stream, zipfile.ZipExtFile):
+                self._stream.seek(size, io.SEEK_CUR)
+                return
+            # seeking from where a member is, Python 3.12.1 seeks from where another one was read last
+            while size > 0 and (passed := len(self._stream.read(min(size, _PIECE)))):
+                size -= passed
 
 
 def _stored_rows(where: str, label: str, stream: IO[bytes]) -> Rows:
