@@ -31,8 +31,8 @@ _INPUTS, _OUTPUTS, _LEAST = 4, 4, 16
 """Input and output channels are multiples of these, and outputs so many at least, where images are read as they are."""
 _WIDER = 0.9
 """A kernel with more channels than are wanted takes less than this share of the time of one with these alone."""
-_BYTE_NS = 1.0
-"""The nanoseconds that a byte of the file is worth."""
+BYTE_NS = 1.0
+"""The nanoseconds that a weight in 8 bits, a byte of the file, is worth."""
 COPIED, SLICED = "copied", "Slice"
 """The kind of integer convolutions that copy rows out of the image, and of what drops channels behind a wider one."""
 BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip", "Concat")
@@ -65,7 +65,7 @@ class Units:
     integer: Terms
     floating: Terms
     copied: Terms | None = None
-    wider: "Wider | None" = None
+    wider: Wider | None = None
 
 
 def terms_of(node: Node, shapes: Mapping[str, Shape]) -> Units | None:
@@ -283,7 +283,7 @@ class Costs:
         wide = self._sum(f"integer {terms.kind}", terms.wider.integer)
         if own is None or behind is None or wide is None:
             return None
-        return wide + behind if wide + behind + _BYTE_NS * terms.wider.more < _WIDER * own else None
+        return wide + behind if wide + behind + BYTE_NS * terms.wider.more < _WIDER * own else None
 
     def floating(self, terms: Units) -> float | None:
         """Return the time of a node in float between blocks of channels; None where its kind was not measured."""

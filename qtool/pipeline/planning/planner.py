@@ -11,10 +11,9 @@ from qtool.core.records.options import Scheme
 from qtool.core.records.placement import NOTHING_AMENDED, Amendment, Placement, Reader
 from qtool.core.records.plan import BiasShift, Plan, WeightPlan
 from qtool.core.records.statistics import Statistics
-from qtool.graph import edit
 from qtool.graph.bodies import parts, tensors_inside
 from qtool.graph.edit import Array, Model
-from qtool.graph.layers import Layer
+from qtool.graph.layers import Layer, end_of
 from qtool.pipeline.planning.apart import joined_apart
 from qtool.pipeline.planning.place import place
 from qtool.pipeline.planning.plan import make_plan
@@ -211,9 +210,7 @@ class Planner:
         node = next((node for node in self.prepared.model.graph.all_nodes() if node.name == layer), None)
         rule = None if node is None else self.target.rule(node)
         if node is not None and rule is not None and rule.kind == "weighted" and self.scheme.form_of(layer) == "static":
-            follower = edit.single_consumer(node.outputs[0])
-            clipped = follower is not None and edit.is_main_op(follower, "Relu", "Clip")
-            output = follower.outputs[0] if clipped and follower is not None else node.outputs[0]
+            output = end_of(node)
             tried = layer in amendment.closed or layer in amendment.dynamic
             closed = any(row.tensor == output.name and row.produced for row in plan.activations)
             if not (tried or closed) and output.name in self.statistics.tensors:

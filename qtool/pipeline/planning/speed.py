@@ -15,7 +15,7 @@ from qtool.core.text import rounded
 from qtool.graph import edit
 from qtool.graph.edit import Model, Node, Value
 from qtool.graph.layers import Layer
-from qtool.targets.costs import BLOCKED, Costs, Shape, terms_of
+from qtool.targets.costs import BLOCKED, BYTE_NS, Costs, Shape, terms_of
 
 Measured = Mapping[str, tuple[float, float]]
 """Node -> nanoseconds in integers, and in float, where somebody's clock says it."""
@@ -24,7 +24,7 @@ Speed = Callable[[Placement], Mapping[str, str]]
 """The nodes of a placement that are to stay float, since they are faster so -> why."""
 _DOUBT, _LAYER_NS = 1.0, 300.0
 """What is left in float is taken to be so much slower than the table says, and a layer so many nanoseconds."""
-_WORTHS, _MOST = (1.0, 3.0, 10.0), 0.5
+_WORTHS, _MOST = (BYTE_NS, 3.0 * BYTE_NS, 10.0 * BYTE_NS), 0.5
 """The nanoseconds that a weight in 8 bits is worth: the first with which at most that share of the weights is float."""
 _LEAST = 0.02
 """Of the time in integers: for less, nothing is left in float."""

@@ -22,7 +22,7 @@ def with_wider_kernels(
         known: the shapes of tensors where it is fed, if somebody has them; what has none stays as it is.
     """
     costs = costs_of(plan.target)
-    found = [node for node, channels in widenable(model, plan).values() if may_be_wider(_weight(node))]
+    found = [node for node, _ in widenable(model, plan).values() if may_be_wider(_weight(node))]
     if costs is None or not found:
         return replace(plan, wider=())
     known = known or shapes.known_shapes(model, {name: array.shape for name, array in example.items()})
